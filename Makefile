@@ -1,0 +1,63 @@
+# One environment, .venv; two stages: what runs the gateway, and what tests it.
+# `make` alone prints what there is.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench lock clean FORCE
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+RUNS := .venv/.runs
+TESTS := .venv/.tests
+PYTEST := $(BIN)/python -m pytest
+OTHER_TIERS := integration or flow or campaign or load
+
+# A moved folder or a removed interpreter makes .venv useless whatever the stamps say.
+STALE := $(shell test "$$(cat .venv/place 2>/dev/null)" = "$$(pwd -P)" \
+	&& .venv/bin/python -c '' 2>/dev/null || echo FORCE)
+
+help: ## this list
+	@echo 'smsgw: an SMS gateway. First: make run'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(RUNS) ## make .venv with all that the gateway needs (from requirements.lock)
+	@echo 'Ready: $(BIN)/smsgw'
+
+run: $(RUNS) ## start the gateway with simulated carriers, and print how to send
+	@$(BIN)/smsgw up --sandbox
+
+check: $(TESTS) ## format, lint, types, imports, unit and wire tests: before every commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST) tests/unit tests/wire -m 'not ($(OTHER_TIERS))'
+
+test: check ## check, then every other test but load and campaigns: what CI runs
+	$(PYTEST) tests --ignore=tests/unit --ignore=tests/wire -m 'not (campaign or load)'
+
+bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
+	@$(BIN)/python -m loadtest.bench
+
+# No header, no annotations, no index: nothing of the machine that made them stands in the locks.
+LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url pyproject.toml - --extra embedded
+lock: $(TESTS) ## renew both lock files from pyproject.toml (make lock UPGRADE=--upgrade)
+	echo 'setuptools>=77' | $(LOCKED) $(UPGRADE) -o requirements.lock
+	echo 'setuptools>=77' | $(LOCKED) $(UPGRADE) --extra dev -c requirements.lock \
+		-o requirements-dev.lock
+
+clean: ## remove .venv and caches; the data directory .smsgw stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUNS): requirements.lock pyproject.toml $(STALE)
+	@sh deploy/setup.sh requirements.lock
+	@touch $@
+
+# The development lock holds the other one, so one stage makes both stamps.
+$(TESTS): requirements.lock requirements-dev.lock pyproject.toml $(STALE)
+	@sh deploy/setup.sh requirements-dev.lock
+	@touch $(RUNS) $@
+
+FORCE:

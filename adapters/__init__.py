@@ -1,0 +1,1 @@
+"""Carrier protocols, one folder each; nothing here knows another room."""

@@ -1,0 +1,88 @@
+"""What every channel offers and what it calls back: the door between a protocol and the flow.
+
+A channel is a thin asyncio shell round sans-IO sessions. It owns its connections, windows and
+time-outs; it decides nothing about routes, retries or states. Everything crosses this door in
+lists, one call per burst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sms.model import Inbound, Report, Submit
+from sms.outcomes import Outcome
+
+
+class ChannelSink(Protocol):
+    """What the flow offers a channel; all calls are synchronous and must not raise."""
+
+    def may_submit(self) -> bool:
+        """Whether our lease still holds; asked before each socket burst."""
+        ...
+
+    def journal_writes(self, channel: int, submits: Sequence[Submit]) -> bool:
+        """One write() of the burst's write lines, before its first byte; False stops it."""
+        ...
+
+    def outcomes(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
+        """Answers, time-outs and losses of one burst, each submit exactly once.
+
+        A late answer after `Uncertain` comes as a second call with the same submit
+        (RELIABILITY transition 13); the window slot stays taken until then, 120 s or the close.
+        """
+        ...
+
+    def reports(self, channel: int, reports: Sequence[Report]) -> None:
+        """Status reports of one burst; answered later through `Channel.answer`."""
+        ...
+
+    def inbound(self, channel: int, texts: Sequence[Inbound]) -> None:
+        """Texts from phones; answered later through `Channel.answer`."""
+        ...
+
+    def window_open(self, channel: int) -> None:
+        """The channel can take more: a session was bound, or answers freed slots."""
+        ...
+
+    def link_changed(self, channel: int, is_up: bool, reason: str) -> None:
+        """The first session was bound or the last one lost."""
+        ...
+
+
+class Channel(Protocol):
+    """One account at one carrier."""
+
+    id: int
+
+    def start(self) -> None:
+        """Begin connecting; returns at once, keeps trying with backoff and jitter."""
+        ...
+
+    def is_up(self) -> bool:
+        """Whether at least one session is bound."""
+        ...
+
+    def free(self) -> int:
+        """How many segments may be submitted now, over all sessions (windows' free slots)."""
+        ...
+
+    def window(self) -> int:
+        """The sum of the bound sessions' windows."""
+        ...
+
+    def submit(self, submits: Sequence[Submit]) -> list[Submit]:
+        """Journal and write one burst; returns those that did not leave (in order).
+
+        All segments of one message given together go to one session. What is returned was not
+        written; nothing of it counts as an attempt.
+        """
+        ...
+
+    def answer(self, tokens: Sequence[object], *, accepted: bool) -> None:
+        """Answer reports or inbound texts: accepted = durable; otherwise "try again later"."""
+        ...
+
+    async def stop(self, timeout_s: float) -> None:
+        """Log out gracefully: no new submits, wait for answers, unbind, close."""
+        ...

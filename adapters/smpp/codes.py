@@ -1,0 +1,59 @@
+"""What a command_status in a submit's answer means: a table, kept as data, read once.
+
+RELIABILITY section 6 gives the classes; `command_status.json` says which code is which; a
+channel may overrule single codes (`status_classes` in its settings), which is where vendors'
+0x400–0x4FF belong. Status 0 is no business of this file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from sms.outcomes import Cause, Rejected, Throttled
+
+# class → (cause, our reason); `throttled` stands apart because it is another outcome
+_CAUSES: Final[Mapping[str, tuple[Cause, str]]] = {
+    "number": (Cause.NUMBER, "recipient.invalid"),
+    "content": (Cause.CONTENT, "content.blocked"),
+    # a final no that names neither number nor text: resending elsewhere would not help
+    "refused": (Cause.CONTENT, "carrier.rejected"),
+    "channel": (Cause.CHANNEL, "carrier.system_error"),
+    "config": (Cause.CONFIG, "channel.misconfigured"),
+    "account": (Cause.CONFIG, "channel.account"),
+    "unknown": (Cause.UNKNOWN, "carrier.unknown_code"),
+}
+THROTTLED: Final = "throttled"
+CLASSES: Final = frozenset((*_CAUSES, THROTTLED))
+THROTTLE_PAUSE_S: Final = 1.0  # RELIABILITY 6: +1–5 s; the flow doubles it while it repeats
+
+
+def _load() -> dict[int, str]:
+    text = Path(__file__).with_name("command_status.json").read_text(encoding="utf-8")
+    return {int(code, 16): row["class"] for code, row in json.loads(text)["codes"].items()}
+
+
+_TABLE: Final = _load()
+
+
+class StatusTable:
+    """The standard's classes with one channel's own on top."""
+
+    __slots__ = ("_classes",)
+
+    def __init__(self, overrides: Mapping[int, str] | None = None) -> None:
+        self._classes = {**_TABLE, **(overrides or {})}
+
+    def outcome(self, status: int, *, is_nack: bool = False) -> Rejected | Throttled:
+        """The outcome of a submit that was answered with `status` (not 0, or a generic_nack).
+
+        A generic_nack ends its request as a failure whatever status it carries.
+        """
+        code = f"{'nack:' if is_nack else ''}{status:#010x}"
+        name = self._classes.get(status, "unknown")
+        if name == THROTTLED:
+            return Throttled(THROTTLE_PAUSE_S, code)
+        cause, reason = _CAUSES[name]
+        return Rejected(code, cause, reason)

@@ -1,0 +1,136 @@
+"""What a deliver_sm holds: a status report in text and TLV form, or a text from a phone.
+
+The report's text (SMPP 3.4 appendix B) is a habit, not a standard:
+
+    id:… sub:SSS dlvrd:DDD submit date:YYMMDDhhmm done date:YYMMDDhhmm stat:DDDDDDD err:E text:…
+
+so it is read by key names, any case, any of them absent but id and stat; each may come as a TLV
+instead. The TLV's id wins (it is machine-made), the text's state word wins (it says more).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from adapters.smpp.pdu import (
+    ESM_UDHI,
+    HEADER_SIZE,
+    TLV_MESSAGE_PAYLOAD,
+    TLV_MESSAGE_STATE,
+    TLV_NETWORK_ERROR_CODE,
+    TLV_RECEIPTED_MESSAGE_ID,
+    Short,
+)
+from adapters.smpp.settings import IdMatch
+from adapters.wire import parse_tlvs
+from sms.gsm import decode as decode_gsm7
+
+DATA_CODING_LATIN1: Final = 3
+DATA_CODING_UCS2: Final = 8
+
+# The usual report as a whole deliver_sm frame, read in one match over its Latin-1 text (1.1 µs
+# with its TLV, against 2.6 in steps): source_addr, sm_length, id, stat, err. Whatever does not
+# fit it goes to the patient parser.
+_USUAL = re.compile(
+    r"[^\0]{0,64}\0..\+?([^\0]{0,64})\0..[^\0]{0,64}\0\x04..[^\0]{0,64}\0[^\0]{0,64}\0..\0.(.)"
+    r"id:([!-~]{1,64}) sub:[!-~]{0,4} dlvrd:[!-~]{0,4} submit date:[!-~]{0,14}"
+    r" done date:[!-~]{0,14} stat:([!-~]{1,20}) err:([!-~]{0,8})(?=[ \r\n]|\Z)",
+    re.DOTALL,
+).match
+_KEYS = re.compile(r"(?:^|[\s,;])(id|stat|err)\s*:\s*([^\s,;]*)", re.IGNORECASE)
+_ID_TLV_HEAD = "\x00\x1e\x00"
+
+# (id, state word or number, error); "" when absent
+Parsed = tuple[str, str, str]
+
+
+def parse_usual_receipt(frame: bytes) -> tuple[str, str, str, str] | None:
+    """Read a deliver_sm that is a report in its usual form: (number, id, state, error).
+
+    None says only that the patient way (`parse_short`, `parse_receipt`) must look.
+    """
+    text = frame.decode("latin-1")
+    found = _USUAL(text, HEADER_SIZE)
+    if found is None:
+        return None
+    number, count, carrier_id, state, error = found.groups()
+    tlvs = found.end(2) + ord(count)
+    if found.end() > tlvs:
+        return None
+    if tlvs < len(frame):
+        if not text.startswith(_ID_TLV_HEAD, tlvs):
+            return None
+        stop = tlvs + 4 + frame[tlvs + 3]
+        if stop > len(frame) or stop > tlvs + 69:
+            return None
+        carrier_id = text[tlvs + 4 : stop].rstrip("\0") or carrier_id
+    return number, carrier_id, state, error
+
+
+def parse_receipt(frame: bytes, short: Short) -> Parsed | None:
+    """Read a status report; None when neither text nor TLVs name an id and a state."""
+    tlvs = parse_tlvs(frame, short[6])
+    body = short[5] or next((value for tag, value in tlvs if tag == TLV_MESSAGE_PAYLOAD), b"")
+    text = body.decode("utf-16-be" if short[4] == DATA_CODING_UCS2 else "latin-1", "replace")
+    keys = {key.lower(): value for key, value in reversed(_KEYS.findall(text[:1024]))}
+    parsed = _merge(
+        (keys.get("id", "")[:64], keys.get("stat", "")[:20], keys.get("err", "")[:8]), tlvs
+    )
+    return parsed if parsed[0] and parsed[1] else None
+
+
+def _merge(text: Parsed, tlvs: list[tuple[int, bytes]]) -> Parsed:
+    carrier_id, state, error = text
+    for tag, value in tlvs:
+        if tag == TLV_RECEIPTED_MESSAGE_ID:
+            carrier_id = value.rstrip(b"\0")[:64].decode("latin-1") or carrier_id
+        elif tag == TLV_MESSAGE_STATE and not state and value:
+            state = str(value[0])
+        elif tag == TLV_NETWORK_ERROR_CODE and not error and len(value) == 3:
+            error = str(int.from_bytes(value[1:], "big"))
+    return carrier_id, state, error
+
+
+def parse_text(frame: bytes, short: Short) -> str:
+    """The text of a deliver_sm from a phone, its user data header removed.
+
+    Data coding 8 is UTF-16BE, 0 and 1 the GSM alphabet in single octets, the rest Latin-1:
+    never an error, since an odd character must not cost an opt-out.
+    """
+    body = short[5]
+    if not body:
+        tlvs = parse_tlvs(frame, short[6])
+        body = next((value for tag, value in tlvs if tag == TLV_MESSAGE_PAYLOAD), b"")
+    if short[2] & ESM_UDHI and body:
+        body = body[1 + body[0] :]
+    if short[4] & 0x0F == DATA_CODING_UCS2:
+        text = body.decode("utf-16-be", "replace")
+    elif short[4] == DATA_CODING_LATIN1:
+        text = body.decode("latin-1")
+    else:
+        text = decode_gsm7(body)
+    return text
+
+
+def _plain_zeros(text: str) -> str:
+    return text.lstrip("0") or text
+
+
+def _from_hex(text: str) -> str:
+    try:
+        return str(int(text, 16))
+    except ValueError:
+        return text
+
+
+# (how to write the id of an answer, how to write the id of a receipt) so that both are equal
+_Form = Callable[[str], str] | None  # None = as it is
+ID_FORMS: Final[dict[IdMatch, tuple[_Form, _Form]]] = {
+    IdMatch.EXACT: (None, None),
+    IdMatch.IGNORE_CASE: (str.lower, str.lower),
+    IdMatch.IGNORE_ZEROS: (_plain_zeros, _plain_zeros),
+    IdMatch.HEX_DECIMAL: (_from_hex, _plain_zeros),
+    IdMatch.DECIMAL_HEX: (_plain_zeros, _from_hex),
+}

@@ -1,0 +1,236 @@
+"""The settings of an SMPP channel: names, bounds, defaults; nothing else reads the raw mapping.
+
+Names are the standard's own. Every wrong or unknown one is found in one go, each with its
+JSON pointer and what to do, so that a configuration file is mended in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from adapters.smpp.codes import CLASSES
+from adapters.smpp.pdu import SubmitLook
+from sms.errors import ConfigError
+
+
+class NumberFormat(StrEnum):
+    """How a destination is written on the wire."""
+
+    E164 = "e164"  # digits without '+', TON 1 NPI 1
+    PLUS = "plus"  # '+' and digits
+    NATIONAL_CN = "national_cn"  # mainland numbers without 86, others as e164
+
+
+class IdMatch(StrEnum):
+    """How the id in a receipt relates to the one in the submit's answer."""
+
+    EXACT = "exact"
+    IGNORE_CASE = "ignore_case"
+    IGNORE_ZEROS = "ignore_zeros"  # leading zeros differ
+    HEX_DECIMAL = "hex_decimal"  # answer hexadecimal, receipt decimal
+    DECIMAL_HEX = "decimal_hex"  # answer decimal, receipt hexadecimal
+
+
+class Validity(StrEnum):
+    """What stands in validity_period."""
+
+    RELATIVE = "relative"  # what is left of valid_for_s, YYMMDDhhmmss000R
+    NONE = "none"  # the carrier's default; for carriers that refuse the field
+
+
+@dataclass(frozen=True, slots=True)
+class SmppSettings:
+    """One channel's settings, checked."""
+
+    host: str
+    port: int
+    system_id: str
+    password: str = field(repr=False)
+    system_type: str = ""
+    interface_version: int = 0x34
+    addr_ton: int = 0
+    addr_npi: int = 0
+    address_range: str = ""
+    look: SubmitLook = field(default_factory=SubmitLook)
+    number_format: NumberFormat = NumberFormat.E164
+    id_match: IdMatch = IdMatch.EXACT
+    status_classes: Mapping[int, str] = field(default_factory=dict)
+    enquire_link_s: float | None = None  # None = the policy's
+    response_timeout_s: float | None = None  # None = the policy's
+
+
+Check = Callable[[object], str | None]  # what is wrong with a value, or None
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _integer(low: int, high: int) -> Check:
+    def check(value: object) -> str | None:
+        is_good = isinstance(value, int) and _is_int(value) and low <= value <= high
+        return None if is_good else f"give a whole number from {low} to {high}"
+
+    return check
+
+
+def _seconds(low: float, high: float) -> Check:
+    def check(value: object) -> str | None:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_good = isinstance(value, (int, float)) and is_number and low <= value <= high
+        return None if is_good else f"give seconds from {low:g} to {high:g}"
+
+    return check
+
+
+def _string(least: int, most: int) -> Check:
+    def check(value: object) -> str | None:
+        is_good = (
+            isinstance(value, str)
+            and least <= len(value) <= most
+            and value.isascii()
+            and (value.isprintable() or not value)
+        )
+        size = f"{least} to {most}" if least else f"at most {most}"
+        return None if is_good else f"give {size} printable ASCII characters (SMPP 3.4)"
+
+    return check
+
+
+def _choice(words: type[StrEnum]) -> Check:
+    def check(value: object) -> str | None:
+        known = [word.value for word in words]
+        return None if value in known else f"give one of {', '.join(known)}"
+
+    return check
+
+
+def _bind(value: object) -> str | None:
+    if value in ("tx", "rx"):
+        return "separate tx and rx sessions are not built yet; use trx"
+    return None if value == "trx" else "give trx"
+
+
+def _version(value: object) -> str | None:
+    return None if value in (0x34, 0x50) and _is_int(value) else "give 0x34 (3.4) or 0x50 (5.0)"
+
+
+def _status_code(text: object) -> int | None:
+    try:
+        code = int(text, 16) if isinstance(text, str) else text
+    except ValueError:
+        return None
+    is_code = isinstance(code, int) and not isinstance(code, bool) and 0 < code <= 0xFFFFFFFF
+    return code if is_code and isinstance(code, int) else None
+
+
+def _classes(value: object) -> str | None:
+    remedy = (
+        'give a map of hexadecimal codes to classes, as {"0x0401": number}; '
+        f"classes: {', '.join(sorted(CLASSES))}"
+    )
+    if not isinstance(value, Mapping):
+        return remedy
+    is_good = all(_status_code(code) and word in CLASSES for code, word in value.items())
+    return None if is_good else remedy
+
+
+_OCTET = _integer(0, 255)
+_REQUIRED: Final = ("host", "port", "system_id", "password")
+# name → check; defaults stand in SmppSettings and SubmitLook
+_CHECKS: Final[Mapping[str, Check]] = {
+    "host": _string(1, 253),
+    "port": _integer(1, 65535),
+    "system_id": _string(1, 15),
+    "password": _string(0, 8),
+    "system_type": _string(0, 12),
+    "bind": _bind,
+    "interface_version": _version,
+    "addr_ton": _OCTET,
+    "addr_npi": _OCTET,
+    "address_range": _string(0, 40),
+    "service_type": _string(0, 5),
+    "source_ton": _OCTET,
+    "source_npi": _OCTET,
+    "dest_ton": _OCTET,
+    "dest_npi": _OCTET,
+    "gsm7_data_coding": _OCTET,
+    "ucs2_data_coding": _OCTET,
+    "validity_period": _choice(Validity),
+    "number_format": _choice(NumberFormat),
+    "id_match": _choice(IdMatch),
+    "status_classes": _classes,
+    "enquire_link_s": _seconds(1, 3600),
+    "response_timeout_s": _seconds(1, 300),
+}
+
+
+def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
+    wrong: list[tuple[str, str]] = []
+    for name in _REQUIRED:
+        if name not in raw:
+            wrong.append((f"/{name}", "is missing; an SMPP channel cannot bind without it"))
+    for name, value in raw.items():
+        check = _CHECKS.get(name)
+        detail = f"is not a setting of SMPP; known: {', '.join(_CHECKS)}"
+        if check is not None:
+            found = check(value)
+            if found is None:
+                continue
+            detail = found
+        wrong.append((f"/{name.replace('~', '~0').replace('/', '~1')}", detail))
+    return wrong
+
+
+def parse(raw: Mapping[str, Any]) -> SmppSettings:
+    """The settings of one channel; ConfigError naming the first wrong one."""
+    wrong = validate(raw)
+    if wrong:
+        pointer, detail = wrong[0]
+        raise ConfigError(f"SMPP setting {pointer}: {detail}")
+    plain = {
+        name: raw[name]
+        for name in (
+            "host",
+            "port",
+            "system_id",
+            "password",
+            "system_type",
+            "interface_version",
+            "addr_ton",
+            "addr_npi",
+            "address_range",
+            "enquire_link_s",
+            "response_timeout_s",
+        )
+        if name in raw
+    }
+    return SmppSettings(
+        **plain,
+        look=_look(raw),
+        number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
+        id_match=IdMatch(raw.get("id_match", IdMatch.EXACT)),
+        status_classes={
+            code: word
+            for text, word in raw.get("status_classes", {}).items()
+            if (code := _status_code(text)) is not None
+        },
+    )
+
+
+def _look(raw: Mapping[str, Any]) -> SubmitLook:
+    default = SubmitLook()
+    return SubmitLook(
+        service_type=raw.get("service_type", default.service_type),
+        source_addr_ton=raw.get("source_ton", default.source_addr_ton),
+        source_addr_npi=raw.get("source_npi", default.source_addr_npi),
+        dest_addr_ton=raw.get("dest_ton", default.dest_addr_ton),
+        dest_addr_npi=raw.get("dest_npi", default.dest_addr_npi),
+        gsm7_data_coding=raw.get("gsm7_data_coding", default.gsm7_data_coding),
+        ucs2_data_coding=raw.get("ucs2_data_coding", default.ucs2_data_coding),
+        has_validity=raw.get("validity_period", Validity.RELATIVE) == Validity.RELATIVE,
+    )

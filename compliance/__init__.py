@@ -1,0 +1,1 @@
+"""What may not be sent: signature, opt-out, hours, words."""

@@ -1,0 +1,200 @@
+"""The command `smsgw`. Errors of settings are one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from gateway.settings import Settings
+from gateway.terminal import Terminal
+from sms.errors import ConfigError, GatewayError
+from sms.model import MessageClass
+
+_DESCRIPTION = """\
+An SMS gateway: HTTPS JSON in, the carriers' protocols out, nothing lost.
+
+First steps:
+  smsgw up --sandbox                      the whole gateway with simulated carriers, here and now
+  smsgw send +8613800138000 "Hello"       in a second terminal: send a text
+  smsgw status ID --timeline              and see what became of it
+"""
+_EPILOG = """\
+Settings are environment variables; the main ones:
+  SMSGW_DATA_DIR      everything this node keeps (default ./.smsgw)
+  SMSGW_PORT          the public door (default 8080); SMSGW_ADMIN_PORT health and metrics (8081)
+  SMSGW_HOST          address to listen on (default 127.0.0.1)
+  SMSGW_DATABASE_URL  PostgreSQL (default: an embedded one); SMSGW_REDIS_URL likewise for Valkey
+  SMSGW_URL, SMSGW_API_KEY_FILE           for send and status (default: the sandbox's)
+`smsgw check` looks whether all of them are right. Exit codes: 0 done, 1 refused or wrong,
+2 a setting or argument is wrong.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except (ConfigError, GatewayError) as error:
+        sys.stderr.write(f"smsgw: {error}\n")
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    if arguments.role != "all":
+        raise ConfigError(f"--role {arguments.role} comes with several workers; leave it out")
+    from gateway.supervisor import up  # here, not above: a client command starts twice as fast
+
+    settings = Settings.load(is_sandbox=arguments.sandbox)
+    if arguments.workers is not None:
+        settings = settings.model_copy(update={"workers": arguments.workers})
+    terminal = _terminal(arguments)
+    try:
+        return up(settings, terminal)
+    finally:
+        terminal.close()
+
+
+def _worker(_: argparse.Namespace) -> int:
+    from gateway.worker import run
+
+    return run(Settings.load())
+
+
+def _send(arguments: argparse.Namespace) -> int:
+    from gateway.client import send
+
+    body = {"to": arguments.to, "text": arguments.text}
+    if arguments.message_class is not None:
+        body["class"] = arguments.message_class
+    if arguments.signature is not None:
+        body["signature"] = arguments.signature
+    return send(Settings.load(), body, _terminal(arguments))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from gateway.client import status
+
+    return status(
+        Settings.load(), arguments.id, _terminal(arguments), with_timeline=arguments.timeline
+    )
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from gateway.check import run
+
+    return run(Settings.load(), _terminal(arguments))
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from gateway.servers import reachable
+    from store.database import migrate
+
+    terminal = _terminal(arguments)
+    with reachable(Settings.load(), terminal.step) as settings:
+        applied = asyncio.run(migrate(settings.database_url or "", terminal.step))
+    done = f"{len(applied)} migrations run" if applied else "nothing to do"
+    terminal.say(done, "migrated", applied=applied)
+    return 0
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from gateway import apply
+    from gateway.servers import reachable
+    from store.database import migrate
+
+    def tell(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    with reachable(Settings.load(), tell) as settings:
+        asyncio.run(migrate(settings.database_url or "", tell))
+        return apply.run(settings, arguments.file)
+
+
+def _terminal(arguments: argparse.Namespace) -> Terminal:
+    return Terminal(is_json=arguments.json)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("smsgw")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="smsgw",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"smsgw {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    up = _add(commands, "up", _up, "start the whole gateway on this machine and stay")
+    up.add_argument(
+        "--sandbox", action="store_true", help="with four simulated carriers, a tenant and its key"
+    )
+    up.add_argument(
+        "--workers", type=_count, metavar="N", help="worker processes (default SMSGW_WORKERS or 1)"
+    )
+    up.add_argument(
+        "--role", choices=("all", "api", "carrier"), default="all", help="what the workers do"
+    )
+
+    _add(commands, "worker", _worker, "one worker process (what `up` starts)", has_json=False)
+
+    send = _add(commands, "send", _send, "send one text")
+    send.add_argument("to", metavar="TO", help="the number, as +8613800138000")
+    send.add_argument("text", metavar="TEXT", help="the text, without signature")
+    send.add_argument(
+        "--class",
+        dest="message_class",
+        choices=[str(kind) for kind in MessageClass],
+        help="what kind of text it is (default transactional)",
+    )
+    send.add_argument("--signature", help="the brand in front (default: the tenant's first)")
+
+    status = _add(commands, "status", _status, "show where a message stands")
+    status.add_argument("id", metavar="ID", help="the id that sending answered, as msg_…")
+    status.add_argument("--timeline", action="store_true", help="with everything that happened")
+
+    _add(commands, "check", _check, "look whether settings and connections are right")
+    _add(commands, "migrate", _migrate, "bring the database's schema up to date")
+
+    apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)", has_json=False)
+    apply.add_argument("file", metavar="FILE", type=Path, help="tenants, keys, channels, routes …")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    has_json: bool = True,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
+    command.set_defaults(command=run)
+    if has_json:
+        command.add_argument("--json", action="store_true", help="answer in JSON lines")
+    return command
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError("a number from 1 to 64")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

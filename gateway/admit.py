@@ -1,0 +1,322 @@
+"""Whether a message may be taken: fields, number, content, signature, route, tokens.
+
+    entry ─▶ admit ─▶ Message (not yet accepted) ─▶ charge ─▶ the acceptor
+                   └▶ Refused: every wrong field, each with pointer, code and remedy
+
+Pure of I/O: it reads the configuration snapshot and the clock value it is given. `admit` looks at
+one message and takes nothing; `charge` takes the tokens of a whole request, so that a batch fits
+as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import phonenumbers
+
+from compliance.signature import MAINLAND, choose_brand, has_brackets, sign
+from gateway.api.models import (
+    DEFAULT_SEGMENTS,
+    MAX_METADATA_BYTES,
+    MAX_SEGMENTS,
+    MAX_VALIDITY_S,
+    MIN_VALIDITY_S,
+    UNSET,
+    SendRequest,
+    metadata_size,
+)
+from gateway.api.problems import FieldError, Problem, of_fields, retry_after
+from sms.config import Snapshot, Tenant
+from sms.model import Carrier, Encoding, Message, MessageClass
+from sms.numbers import BadNumber, Number, parse_number
+from sms.segmentation import NotGsm7, Segmentation, TooLong, segment
+
+if TYPE_CHECKING:
+    from gateway.api.port import LimiterPort, TakenPort
+
+DEFAULT_VALIDITY_S = {
+    MessageClass.OTP: 300,
+    MessageClass.TRANSACTIONAL: 36_000,
+    MessageClass.MARKETING: 86_400,
+}
+_ENCODINGS: dict[str, Encoding | str] = {
+    "auto": "auto",
+    "gsm7": Encoding.GSM7,
+    "ucs2": Encoding.UCS2,
+}
+_SENDER_EXT = re.compile(r"[0-9]{1,12}")
+_NO_SUCH_NUMBER = (
+    "`to`: no number of that country looks like this; write it as E.164, such as +14155552671."
+)
+_MAX_CHARS = MAX_SEGMENTS * 153  # nothing longer fits, whatever the encoding
+
+
+@dataclass(slots=True)
+class Refused:
+    """All that is wrong with one message; never empty."""
+
+    errors: list[FieldError]
+
+
+class Rules:
+    """What `admit` asks of one configuration snapshot, with its look-ups remembered."""
+
+    __slots__ = ("_has_route", "snapshot")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._has_route: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
+
+    def has_route(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> bool:
+        """Whether some channel is meant for such messages; bounded by classes and networks."""
+        key = (tenant, message_class, carrier, country)
+        known = self._has_route.get(key)
+        if known is None:
+            route = self.snapshot.route_for(tenant, message_class, carrier, country)
+            known = self._has_route[key] = route is not None and bool(route.channels)
+        return known
+
+
+def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Message | Refused:
+    """Check one message and build it; `now` is Unix seconds and becomes its `created_at`.
+
+    The message has no id yet and no tokens were taken for it.
+    """
+    errors: list[FieldError] = []
+    message_class = entry.message_class
+    if message_class is UNSET:
+        message_class = MessageClass.TRANSACTIONAL
+    number = _recipient(entry, tenant, errors)
+    _check_options(entry, errors)
+    parts = _content(entry, tenant, 0 if number is None else number.country, errors)
+    if number is None or parts is None or errors:
+        return Refused(errors)
+    if not rules.has_route(tenant.id, message_class, number.carrier, number.country):
+        return Refused([_no_route(message_class, number)])
+    valid_for_s = entry.valid_for_s
+    if valid_for_s is UNSET:
+        valid_for_s = DEFAULT_VALIDITY_S[message_class]
+    return Message(
+        0,
+        tenant.id,
+        message_class,
+        number.digits,
+        number.carrier,
+        number.country,
+        parts.encoding,
+        parts.texts,
+        now + valid_for_s,
+        now,
+        None if entry.sender_ext is UNSET else entry.sender_ext,
+        None,
+        None if entry.metadata is UNSET else entry.metadata,
+        None if entry.on_uncertain is UNSET else entry.on_uncertain,
+    )
+
+
+def check_defaults(entry: SendRequest, tenant: Tenant) -> list[FieldError]:
+    """What is wrong with a batch's defaults whatever the messages say; pointers as in `admit`."""
+    errors: list[FieldError] = []
+    if entry.to is not UNSET:
+        _recipient(entry, tenant, errors)
+    if entry.text is not UNSET and not entry.text.strip():
+        errors.append(_empty())
+    if entry.signature is not UNSET and entry.signature not in tenant.signatures:
+        errors.append(_signature_error("signature.unknown"))
+    _check_options(entry, errors)
+    return errors
+
+
+def charge(
+    limiter: LimiterPort, tenant: Tenant, segments: int, pointer: str, now: float
+) -> tuple[TakenPort, Problem | None]:
+    """Take a request's tokens, all or none; `now` is monotonic."""
+    taken = limiter.take(tenant.id, segments, now)
+    if taken.depth and segments > taken.depth:
+        limit = int(taken.depth)
+        detail = (
+            f"The request has {segments} segments, and the tenant's limit never holds more than "
+            f"{limit}; send at most {limit} in one request."
+        )
+        return taken, of_fields([FieldError(pointer, "quota.message_too_large", detail)])
+    if not taken.retry_after_s:
+        return taken, None
+    wait_s = max(1, math.ceil(taken.retry_after_s))
+    detail = f"The tenant's limit of segments per second is used up; try again in {wait_s} s."
+    return taken, retry_after("quota.segments_per_second", detail, wait_s)
+
+
+def _recipient(entry: SendRequest, tenant: Tenant, errors: list[FieldError]) -> Number | None:
+    if entry.to is UNSET:
+        errors.append(FieldError("/to", "field.missing", "`to` is missing; give the number."))
+        return None
+    number = parse_number(entry.to)
+    if isinstance(number, BadNumber):
+        errors.append(FieldError("/to", number.code, f"`to`: {number.detail}."))
+        return None
+    if number.country != MAINLAND and not _is_plausible(number.digits):
+        errors.append(FieldError("/to", "recipient.invalid", _NO_SUCH_NUMBER))
+        return None
+    if number.country not in tenant.countries:
+        errors.append(
+            FieldError(
+                "/to",
+                "recipient.country_not_allowed",
+                "The tenant may not send to this country; ask the operator to add it to "
+                "`countries`.",
+            )
+        )
+        return None
+    return number
+
+
+def _is_plausible(digits: str) -> bool:
+    """Whether a number outside the mainland can exist, remembered by all but 4 last digits."""
+    return _block_is_plausible(digits[:-4], len(digits))
+
+
+@lru_cache(maxsize=65_536)
+def _block_is_plausible(prefix: str, length: int) -> bool:
+    # The numbers of one block of 10,000 differ in nothing that numbering plans decide by, with
+    # exceptions too few to spend 15 µs a message on. Whether the block is in service is the
+    # carrier's to say: refusing by an old table would be worse than asking.
+    try:
+        parsed = phonenumbers.parse("+" + prefix.ljust(length, "1"))
+    except phonenumbers.NumberParseException:
+        return False
+    if not phonenumbers.is_possible_number(parsed):
+        return False
+    national = phonenumbers.national_significant_number(parsed)
+    regions = phonenumbers.region_codes_for_country_code(parsed.country_code or 0)
+    for region in regions:
+        plan = phonenumbers.PhoneMetadata.metadata_for_region(region, None)
+        pattern = None
+        if plan is not None and plan.general_desc is not None:
+            pattern = plan.general_desc.national_number_pattern
+        if pattern is None or re.fullmatch(pattern, national):
+            return True
+    return False
+
+
+def _check_options(entry: SendRequest, errors: list[FieldError]) -> None:
+    ext = entry.sender_ext
+    if ext is not UNSET and _SENDER_EXT.fullmatch(ext) is None:
+        errors.append(_value("sender_ext", "must be 1 to 12 digits"))
+    valid = entry.valid_for_s
+    if valid is not UNSET and not MIN_VALIDITY_S <= valid <= MAX_VALIDITY_S:
+        errors.append(_value("valid_for_s", f"must be {MIN_VALIDITY_S} to {MAX_VALIDITY_S}"))
+    limit = entry.max_segments
+    if limit is not UNSET and not 1 <= limit <= MAX_SEGMENTS:
+        errors.append(_value("max_segments", f"must be 1 to {MAX_SEGMENTS}"))
+    metadata = entry.metadata
+    if metadata is not UNSET and metadata_size(metadata) > MAX_METADATA_BYTES:
+        errors.append(
+            FieldError(
+                "/metadata",
+                "metadata.too_large",
+                f"`metadata` is longer than {MAX_METADATA_BYTES} bytes as JSON; send less.",
+            )
+        )
+
+
+def _content(
+    entry: SendRequest, tenant: Tenant, country: int, errors: list[FieldError]
+) -> Segmentation | None:
+    """The segments, signature included; None with errors added. `country` 0 = not known."""
+    text = entry.text
+    if text is UNSET:
+        errors.append(FieldError("/text", "field.missing", "`text` is missing; give the body."))
+        return None
+    given = None if entry.signature is UNSET else entry.signature
+    brand, code = choose_brand(given, tenant.signatures, country)
+    if code is not None:
+        errors.append(_signature_error(code))
+    if not text or text.isspace():
+        errors.append(_empty())
+        return None
+    if country == MAINLAND and has_brackets(text):
+        errors.append(
+            FieldError(
+                "/text",
+                "content.signature_in_text",
+                "`text` holds 【 or 】; remove them and name the brand in `signature`: we put it "
+                "in front.",
+            )
+        )
+        return None
+    return _segments(entry, sign(text, brand, country), errors)
+
+
+def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> Segmentation | None:
+    limit = entry.max_segments
+    if limit is UNSET or not 1 <= limit <= MAX_SEGMENTS:
+        limit = DEFAULT_SEGMENTS
+    if len(final_text) > _MAX_CHARS:
+        errors.append(_too_long(f"more than {MAX_SEGMENTS}", limit))
+        return None
+    encoding = "auto" if entry.encoding is UNSET else _ENCODINGS[entry.encoding]
+    parts = segment(final_text, encoding, smart=entry.smart_encoding is True, max_segments=limit)
+    if isinstance(parts, TooLong):
+        errors.append(_too_long(str(parts.segments), limit))
+        return None
+    if isinstance(parts, NotGsm7):
+        errors.append(_not_gsm7(final_text, parts))
+        return None
+    return parts
+
+
+def _value(name: str, what: str) -> FieldError:
+    return FieldError(f"/{name}", "field.value", f"`{name}` {what}.")
+
+
+def _empty() -> FieldError:
+    return FieldError("/text", "content.empty", "`text` is empty; send at least one character.")
+
+
+def _too_long(count: str, limit: int) -> FieldError:
+    return FieldError(
+        "/text",
+        "content.too_long",
+        f"The text takes {count} segments and max_segments is {limit}; shorten it, or raise "
+        f"max_segments (at most {MAX_SEGMENTS}).",
+    )
+
+
+def _not_gsm7(final_text: str, found: NotGsm7) -> FieldError:
+    # The place and not the character: an answer never repeats what it was sent.
+    place = min(final_text.index(char) for char in found.characters) + 1
+    return FieldError(
+        "/text",
+        "content.not_gsm7",
+        f"{len(found.characters)} different characters are not in GSM-7, the first at position "
+        f"{place} of the text with its signature; replace them, or use encoding auto or ucs2.",
+    )
+
+
+def _signature_error(code: str) -> FieldError:
+    if code == "signature.required":
+        detail = (
+            "A text to +86 needs a signature and none is filed for the tenant; ask the operator "
+            "to add one to `signatures`."
+        )
+    else:
+        detail = (
+            "`signature` is not filed for the tenant; use one that is, or ask the operator to "
+            "add it to `signatures`."
+        )
+    return FieldError("/signature", code, detail)
+
+
+def _no_route(message_class: MessageClass, number: Number) -> FieldError:
+    return FieldError(
+        "/to",
+        "route.missing",
+        f"No route leads to carrier {number.carrier} in country {number.country} for class "
+        f"{message_class}; ask the operator to add one.",
+    )

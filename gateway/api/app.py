@@ -1,0 +1,175 @@
+"""The whole HTTP face of a worker: the send door in front, FastAPI behind it.
+
+    request ─▶ guard ─▶ SendDoor ─▶ POST /v1/messages, POST /v1/batches
+               │           └──────▶ FastAPI: reading, health, metrics, OpenAPI
+               └ whatever falls through becomes a 500 that says nothing of the inside
+
+Every answer carries X-Request-Id, and every "no" is a problem document.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from gateway.api.auth import authenticate
+from gateway.api.frame import (
+    METHODS,
+    App,
+    Receive,
+    Scope,
+    Send,
+    answer_problem,
+    headers_of,
+    refuse_secret_in_query,
+    request_id_of,
+)
+from gateway.api.health import Health
+from gateway.api.messages import Messages
+from gateway.api.openapi import build_document
+from gateway.api.port import FlowPort
+from gateway.api.problems import Problem, ProblemError
+from gateway.api.reply import check_query, not_found, problem_response
+from gateway.api.send import SendDoor
+from sms.errors import StoreUnavailable
+from telemetry.logs import get_logger
+
+log = get_logger(__name__)
+
+_STORE_RETRY_S = b"2"
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
+
+
+def build(flow: FlowPort, monotonic: Callable[[], float] = time.monotonic) -> App:
+    """The ASGI app of one worker, for uvicorn."""
+    behind = _timed(flow, _behind(flow), monotonic)
+    return _guarded(SendDoor(flow, behind))
+
+
+def _behind(flow: FlowPort) -> FastAPI:
+    """What FastAPI answers; its own documentation pages are off, `/openapi.json` is ours."""
+    app = FastAPI(title="smsgw", openapi_url=None, docs_url=None, redoc_url=None)
+    app.router.redirect_slashes = False
+    app.add_exception_handler(ProblemError, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(StoreUnavailable, _on_store_away)
+    app.add_exception_handler(Exception, _on_bug)
+    Messages(flow).register(app)
+    Health(flow).register(app)
+    document = build_document(app)
+
+    async def openapi(request: Request) -> Response:
+        check_query(request)
+        return Response(document, media_type="application/json")
+
+    app.add_api_route("/openapi.json", openapi, include_in_schema=False)
+    return app
+
+
+def _guarded(app: App) -> App:
+    """The last resort: an error nobody foresaw is logged and becomes a plain 500."""
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        try:
+            await app(scope, receive, send)
+        except Exception:
+            known = scope.get("state", {}).get("request_id")
+            request_id = known or request_id_of(dict(scope["headers"]))
+            log.exception("request failed", request_id=request_id)
+            if not scope.get("state", {}).get("is_answered"):
+                await answer_problem(send, _broken(), request_id)
+
+    return guard
+
+
+def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
+    """Add the request id to scope and answer, check the key and the query, measure."""
+
+    async def timed(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        started = monotonic()
+        request_id = request_id_of(dict(scope["headers"]))
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 500
+
+        async def with_id(event: Scope) -> None:
+            nonlocal status
+            if event["type"] == "http.response.start":
+                status = event["status"]
+                scope["state"]["is_answered"] = True
+                if all(name != b"x-request-id" for name, _ in event["headers"]):
+                    event["headers"] = [
+                        *event["headers"],
+                        (b"x-request-id", request_id.encode()),
+                    ]
+            await send(event)
+
+        try:
+            _enter(flow, scope)
+        except ProblemError as refusal:
+            await answer_problem(with_id, refusal.problem, request_id)
+        else:
+            await app(scope, receive, with_id)
+        route = scope.get("route")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        flow.metrics.http_request_seconds.observe(
+            (getattr(route, "path", "other"), method, str(status)), monotonic() - started
+        )
+
+    return timed
+
+
+def _enter(flow: FlowPort, scope: Scope) -> None:
+    """What holds for every route: no secret in the URL, and a key before anything under /v1."""
+    query: bytes = scope.get("query_string", b"")
+    if query:
+        refuse_secret_in_query(query)
+    headers = headers_of(scope["headers"])
+    if scope["path"] in _OPEN_PATHS:
+        return
+    snapshot = flow.snapshot
+    key = authenticate(headers, snapshot, flow.keyring.pepper)
+    if isinstance(key, Problem):
+        raise ProblemError(key)
+    scope["state"]["key"] = key
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ProblemError):
+        raise error
+    return problem_response(request, error.problem)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """What the router says no to: an unknown path, a method that is not there."""
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code == 405:
+        allowed = dict(error.headers or {}).get("Allow", "GET")
+        problem = Problem("method.not_allowed", f"Only {allowed} is answered here.")
+        problem.headers.append((b"allow", allowed.encode()))
+        return problem_response(request, problem)
+    return problem_response(request, not_found().problem)
+
+
+async def _on_store_away(request: Request, _: Exception) -> Response:
+    problem = Problem("store.unavailable", "The store does not answer just now.")
+    problem.headers.append((b"retry-after", _STORE_RETRY_S))
+    return problem_response(request, problem)
+
+
+async def _on_bug(request: Request, _: Exception) -> Response:
+    return problem_response(request, _broken())  # Starlette raises it again: `_guarded` logs it
+
+
+def _broken() -> Problem:
+    return Problem("internal.error", "The gateway failed while it answered.")

@@ -1,0 +1,59 @@
+"""Reading one message: its object and its timeline (API section 3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from gateway.api.reply import caller, check_query, json_response, not_found
+from gateway.views import add_codes, message_view, timeline
+from receipts.state import fold
+from sms.ids import from_text
+from sms.model import EventRow, Message
+
+if TYPE_CHECKING:
+    from gateway.api.port import FlowPort
+
+
+class Messages:
+    """The two routes under /v1/messages/{id}."""
+
+    def __init__(self, flow: FlowPort) -> None:
+        self._flow = flow
+
+    def register(self, app: FastAPI) -> None:
+        """Add the routes; what they answer is described in `openapi.py`."""
+        app.add_api_route("/v1/messages/{id}", self.read, name="readMessage")
+        app.add_api_route("/v1/messages/{id}/timeline", self.steps, name="readTimeline")
+
+    async def read(self, request: Request) -> Response:
+        """The message as it stands now; the number whole, the text never."""
+        message, rows = await self._find(request)
+        live = self._flow.live(message.id)
+        if live is not None and live.sequence >= message.sequence:
+            message = live
+        view = message_view(
+            message, channel_name=self._flow.channel_name(message.channel), full_number=True
+        )
+        add_codes(view, rows)
+        return json_response(view)
+
+    async def steps(self, request: Request) -> Response:
+        """What happened to the message, in order."""
+        message, rows = await self._find(request)
+        return json_response({"data": timeline(message, rows, self._flow.channel_name)})
+
+    async def _find(self, request: Request) -> tuple[Message, list[EventRow]]:
+        """The stored message, folded, with its rows; raises the 404."""
+        key = caller(request, self._flow, "read")
+        check_query(request)
+        message_id = from_text("msg", request.path_params["id"])
+        if message_id is None:
+            raise not_found()
+        stored = await self._flow.reader.message(message_id, key.tenant)
+        if stored is None:
+            raise not_found()
+        fold(stored.message, stored.rows)
+        return stored.message, stored.rows

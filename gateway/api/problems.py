@@ -1,0 +1,188 @@
+"""Problem documents (RFC 9457): the one form of every answer that is not a success.
+
+A code is stable and dotted; the table below fixes its HTTP status, its title and what the caller
+can do about it. A document never repeats what the caller sent, and never holds a stack or SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+
+class FieldError(NamedTuple):
+    """One field that is wrong: an RFC 6901 pointer, a dotted code, and a sentence."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class Kind(NamedTuple):
+    """What is fixed for a code."""
+
+    status: int
+    title: str
+    action: str
+
+
+_FIX = "Correct the fields named in `errors` and send the request again."
+_JSON = "Send one JSON object, encoded as UTF-8, as RFC 8259 describes it."
+_LATER = "Leave the field out: this version does not offer it yet."
+_WAIT = "Wait for the seconds in Retry-After, then send the same request again."
+
+KINDS: dict[str, Kind] = {
+    "auth.secret_in_query": Kind(
+        400,
+        "Secret in the URL",
+        "Send the key in the Authorization header, and replace it: URLs are written to logs.",
+    ),
+    "request.header_repeated": Kind(400, "Header given twice", "Send the header once."),
+    "request.disconnected": Kind(400, "Request cut off", "Send the whole body."),
+    "json.syntax": Kind(400, "Not JSON", _JSON),
+    "json.not_utf8": Kind(400, "Not UTF-8", _JSON),
+    "json.duplicate_key": Kind(400, "A name stands twice", "Give each name of an object once."),
+    "json.too_deep": Kind(400, "Nested too deeply", "Nest at most 20 levels."),
+    "json.nul": Kind(400, "NUL in a string", "Remove U+0000 from names and values."),
+    "json.surrogate": Kind(
+        400, "Half a character", "Send characters beyond U+FFFF as a whole surrogate pair."
+    ),
+    "auth.missing": Kind(401, "No key", "Send `Authorization: Bearer <api key>`."),
+    "auth.invalid": Kind(401, "Key not accepted", "Check the key, or ask for a new one."),
+    "auth.scope": Kind(403, "Not allowed with this key", "Use a key that has the scope."),
+    "tenant.suspended": Kind(403, "Tenant suspended", "Ask the operator of this gateway."),
+    "resource.not_found": Kind(404, "Not found", "Check the address and the id."),
+    "method.not_allowed": Kind(405, "Method not allowed", "Use a method that Allow names."),
+    "request.slow": Kind(408, "Too slow", "Send the whole body within 30 seconds."),
+    "body.too_large": Kind(413, "Body too large", "Send less in one request."),
+    "body.media_type": Kind(415, "Not application/json", "Send `Content-Type: application/json`."),
+    "body.charset": Kind(415, "Charset not supported", "Encode the body as UTF-8."),
+    "body.encoding": Kind(
+        415, "Content-Encoding not supported", "Send the body as it is, without Content-Encoding."
+    ),
+    "query.unknown": Kind(422, "Unknown query parameter", "Remove it, or correct its name."),
+    "query.repeated": Kind(422, "Query parameter given twice", "Give each parameter once."),
+    "query.value": Kind(422, "Query parameter out of range", "Correct its value."),
+    "idempotency.unavailable": Kind(
+        422,
+        "Idempotency-Key not available",
+        "Leave the header out: this version has no replay yet.",
+    ),
+    "field.unknown": Kind(422, "Unknown field", _FIX),
+    "field.missing": Kind(422, "Field missing", _FIX),
+    "field.type": Kind(422, "Wrong type", _FIX),
+    "field.null": Kind(422, "Null is not absent", "Leave the field out instead of sending null."),
+    "field.value": Kind(422, "Value not allowed", _FIX),
+    "field.unavailable": Kind(422, "Field not available", _LATER),
+    "metadata.too_large": Kind(422, "Metadata too large", "Send at most 4096 bytes of metadata."),
+    "batch.empty": Kind(422, "Empty batch", "Send 1 to 1000 messages."),
+    "batch.too_many": Kind(422, "Too many messages", "Send 1 to 1000 messages in a batch."),
+    "recipient.invalid": Kind(
+        422, "Number not valid", "Send E.164 (+8613800138000) or a mainland number of 11 digits."
+    ),
+    "recipient.country_not_allowed": Kind(
+        422, "Country not allowed", "Ask the operator to add the country to the tenant."
+    ),
+    "content.empty": Kind(422, "Empty text", "Send a text."),
+    "content.too_long": Kind(422, "Text too long", "Shorten the text or raise max_segments."),
+    "content.not_gsm7": Kind(
+        422, "Not GSM-7", "Use encoding auto or ucs2, or replace the characters."
+    ),
+    "content.signature_in_text": Kind(
+        422,
+        "Signature inside the text",
+        "Remove 【】 from the text; name the brand in `signature`.",
+    ),
+    "signature.required": Kind(
+        422, "Signature required", "Ask the operator to file a signature for the tenant."
+    ),
+    "signature.unknown": Kind(
+        422, "Signature not filed", "Use a signature that is filed for the tenant."
+    ),
+    "route.missing": Kind(
+        422, "No route", "Ask the operator to add a route for this class, carrier and country."
+    ),
+    "quota.message_too_large": Kind(
+        422, "More segments than the limit can hold", "Send fewer segments in one request."
+    ),
+    "quota.segments_per_second": Kind(429, "Too fast", _WAIT),
+    "internal.error": Kind(
+        500, "Internal error", "Tell the operator the request_id; the message was not accepted."
+    ),
+    "store.unavailable": Kind(503, "Store not available", _WAIT),
+    "shed.queue_full": Kind(503, "Queue full", _WAIT),
+    "outcome_unknown": Kind(
+        503,
+        "Outcome unknown",
+        "The message may exist: look for it before sending it again.",
+    ),
+}
+_SHED = Kind(503, "Too busy", _WAIT)
+_UNKNOWN_KIND = Kind(422, "Refused", _FIX)
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(slots=True)
+class Problem:
+    """An answer that says no. `headers` go out beside the usual ones."""
+
+    code: str
+    detail: str
+    errors: Sequence[FieldError] = ()
+    headers: list[Header] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the code."""
+        return kind_of(self.code).status
+
+
+class ProblemError(Exception):
+    """Carries a `Problem` out of a handler."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.code)
+        self.problem = problem
+
+
+def kind_of(code: str) -> Kind:
+    """The fixed part of a code; codes that another room coined get a general one."""
+    kind = KINDS.get(code)
+    if kind is not None:
+        return kind
+    return _SHED if code.startswith("shed.") else _UNKNOWN_KIND
+
+
+def of_fields(errors: Sequence[FieldError]) -> Problem:
+    """All field errors in one document; the first one's code is the document's."""
+    return Problem(errors[0].code, errors[0].detail, errors)
+
+
+def retry_after(code: str, detail: str, seconds: int) -> Problem:
+    """A refusal that ends by itself after whole `seconds`."""
+    return Problem(code, detail, headers=[(b"retry-after", b"%d" % max(1, seconds))])
+
+
+def document(problem: Problem, request_id: str) -> dict[str, object]:
+    """The JSON object of RFC 9457 section 3, with our members beside it."""
+    kind = kind_of(problem.code)
+    return {
+        "type": f"urn:smsgw:problem:{problem.code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": problem.detail,
+        "instance": f"urn:smsgw:request:{request_id}",
+        "code": problem.code,
+        "action": kind.action,
+        "request_id": request_id,
+        "errors": [error._asdict() for error in problem.errors],
+    }
+
+
+def build_body(problem: Problem, request_id: str) -> bytes:
+    """The document as JSON."""
+    return msgspec.json.encode(document(problem, request_id))

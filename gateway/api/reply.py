@@ -1,0 +1,56 @@
+"""Answers and checks for the routes behind FastAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+from fastapi import Request
+from fastapi.responses import Response
+
+from gateway.api.auth import allow
+from gateway.api.frame import PROBLEM_TYPE
+from gateway.api.port import FlowPort
+from gateway.api.problems import FieldError, Problem, ProblemError, build_body
+from sms.config import ApiKey
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """Plain values as JSON."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    """A problem document."""
+    body = build_body(problem, request.state.request_id)
+    response = Response(body, problem.status, media_type=PROBLEM_TYPE[1].decode())
+    for name, value in problem.headers:
+        response.headers[name.decode()] = value.decode()
+    return response
+
+
+def not_found() -> ProblemError:
+    """One answer for what is not there and for what belongs to somebody else."""
+    return ProblemError(Problem("resource.not_found", "There is nothing here for this key."))
+
+
+def caller(request: Request, flow: FlowPort, scope: str) -> ApiKey:
+    """The key of the request, once it may do what `scope` names; raises the 403."""
+    key: ApiKey = request.state.key
+    problem = allow(key, scope, flow.snapshot)
+    if problem is not None:
+        raise ProblemError(problem)
+    return key
+
+
+def check_query(request: Request, known: Collection[str] = ()) -> None:
+    """Raise the 422 for a parameter that is unknown or repeated."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            allowed = ", ".join(sorted(known)) or "none"
+            detail = f"A query parameter is not known here; known are: {allowed}."
+            raise ProblemError(Problem("query.unknown", detail))
+        if names.count(name) > 1:
+            errors = [FieldError("", "query.repeated", f"`{name}` stands there twice.")]
+            raise ProblemError(Problem("query.repeated", f"`{name}` stands there twice.", errors))

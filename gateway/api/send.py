@@ -1,0 +1,317 @@
+"""The raw ASGI door of POST /v1/messages and POST /v1/batches: JSON in, HTTP status out.
+
+    headers: method, key, scope, media type ─▶ body ─▶ decode ─▶ admit ─▶ charge ─▶ accept ─▶ 202
+             nothing of the body is read before the key is known to be good
+
+It stands in front of FastAPI because these two routes carry the traffic (DESIGN decision 8): one
+decode, one admit, one await until the commit. Everything else goes on to the app behind it. The
+promise of a 202 is made by the await on `accept` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from gateway.admit import Refused, Rules, admit, charge, check_defaults
+from gateway.api.answers import build_accepted, build_batch_accepted
+from gateway.api.auth import allow, authenticate
+from gateway.api.bodies import Batch, check_media_type, parse_batch, parse_one
+from gateway.api.frame import (
+    JSON_TYPE,
+    METHODS,
+    App,
+    BodyReader,
+    DisconnectedError,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    answer_problem,
+    headers_of,
+    limit_headers,
+    refuse_secret_in_query,
+    refuse_too_large,
+    request_id_of,
+)
+from gateway.api.port import FlowPort, TakenPort
+from gateway.api.problems import (
+    FieldError,
+    Header,
+    Problem,
+    ProblemError,
+    of_fields,
+    retry_after,
+)
+from sms.config import Tenant
+from sms.errors import OutcomeUnknown, StoreUnavailable
+from sms.model import Message, MessageClass
+
+MESSAGES = "/v1/messages"
+BATCHES = "/v1/batches"
+MAX_BODY = {MESSAGES: 1 << 20, BATCHES: 8 << 20}
+_STORE_RETRY_S = 2
+_BATCH_SLICE_S = 0.003  # of the loop, then others have a turn (DESIGN 8: never above 5 ms)
+_LOOK_EVERY = 20  # messages between two looks at the clock
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request on its way through the door."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: dict[bytes, bytes]
+    request_id: str
+    tenant: Tenant | None = None
+    taken: TakenPort | None = None  # what the bucket said last
+
+
+class SendDoor:
+    """The ASGI app; `app` gets what is not one of the two routes."""
+
+    def __init__(
+        self,
+        flow: FlowPort,
+        app: App,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._flow = flow
+        self._app = app
+        self._now = now
+        self._monotonic = monotonic
+        self._rules = Rules(flow.snapshot)
+        self._bodies = BodyReader(monotonic)
+        self._handlers: dict[str, Callable[[_Request, Tenant, bytes], Awaitable[bytes]]] = {
+            MESSAGES: self._send_one,
+            BATCHES: self._send_batch,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
+        if handler is None:
+            await self._app(scope, receive, send)
+            return
+        started = self._monotonic()
+        headers = dict(scope["headers"])
+        request = _Request(scope, receive, send, headers, request_id_of(headers))
+        try:
+            tenant = self._enter(request)
+            body = await self._body(request)
+            reply = await handler(request, tenant, body)
+        except ProblemError as refusal:
+            status = await self._refuse(request, refusal.problem)
+        except DisconnectedError:
+            status = 499  # only the metric sees it: there is nobody to answer
+        else:
+            status = 202
+            await answer(send, status, reply, self._answer_headers(request))
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._flow.metrics.http_request_seconds.observe(
+            (scope["path"], method, str(status)), self._monotonic() - started
+        )
+
+    # -- before the body -----------------------------------------------------------------------
+
+    def _enter(self, request: _Request) -> Tenant:
+        """Everything that needs no body; raises the refusal."""
+        scope, flow = request.scope, self._flow
+        query: bytes = scope.get("query_string", b"")
+        if query:
+            refuse_secret_in_query(query)
+        if scope["method"] != "POST":
+            detail = "Only POST is answered here."
+            raise ProblemError(Problem("method.not_allowed", detail, headers=[(b"allow", b"POST")]))
+        headers = request.headers
+        if len(headers) != len(scope["headers"]):
+            headers_of(scope["headers"])
+        snapshot = flow.snapshot
+        if snapshot is not self._rules.snapshot:
+            self._rules = Rules(snapshot)
+        key = authenticate(headers, snapshot, flow.keyring.pepper)
+        if isinstance(key, Problem):
+            raise ProblemError(key)
+        tenant = request.tenant = snapshot.tenants.get(key.tenant)
+        problem = allow(key, "send", snapshot)
+        if problem is not None or tenant is None:
+            raise ProblemError(problem or Problem("auth.scope", "The key belongs to no tenant."))
+        if query:
+            detail = "This route takes no query parameters; remove them from the URL."
+            raise ProblemError(Problem("query.unknown", detail))
+        if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
+            check_media_type(headers)
+        if b"idempotency-key" in headers:
+            detail = "The Idempotency-Key header is not available in this version; leave it out."
+            raise ProblemError(Problem("idempotency.unavailable", detail))
+        return tenant
+
+    async def _body(self, request: _Request) -> bytes:
+        limit = MAX_BODY[request.scope["path"]]
+        declared = request.headers.get(b"content-length", b"")
+        if len(declared) > 6 and (not declared.isdigit() or int(declared[:20]) > limit):
+            raise await refuse_too_large(request.receive, limit, is_whole=False)
+        return await self._bodies.read(request.receive, limit)
+
+    # -- one message ---------------------------------------------------------------------------
+
+    async def _send_one(self, request: _Request, tenant: Tenant, body: bytes) -> bytes:
+        now = _whole_ms(self._now())
+        entry, errors = parse_one(body)
+        verdict = admit(entry, tenant, self._rules, now)
+        if errors or isinstance(verdict, Refused):
+            raise ProblemError(of_fields(merge(errors, verdict)))
+        await self._accept(request, tenant, [verdict], "/text", None)
+        return build_accepted(verdict)
+
+    # -- a batch -------------------------------------------------------------------------------
+
+    async def _send_batch(self, request: _Request, tenant: Tenant, body: bytes) -> bytes:
+        now = _whole_ms(self._now())
+        batch = await parse_batch(body)
+        wrong = merge(batch.default_errors, Refused(check_defaults(batch.defaults, tenant)))
+        if wrong:
+            raise ProblemError(of_fields(_below("/defaults", wrong)))
+        messages, indexes, refused = await self._admit_batch(batch, tenant, now)
+        if not messages:
+            errors = [e for index, found in refused for e in _below(f"/messages/{index}", found)]
+            raise ProblemError(of_fields(errors))
+        verdicts = [(index, found[0].code) for index, found in refused]
+        await self._accept(request, tenant, messages, "/messages", msgspec.json.encode(verdicts))
+        for _, code in verdicts:
+            self._flow.metrics.refused_total.inc((code,))
+        return build_batch_accepted(messages, indexes, refused)
+
+    async def _admit_batch(
+        self, batch: Batch, tenant: Tenant, now: float
+    ) -> tuple[list[Message], list[int], list[tuple[int, list[FieldError]]]]:
+        """A verdict for each entry; long batches let others have the loop in between."""
+        messages: list[Message] = []
+        indexes: list[int] = []
+        refused: list[tuple[int, list[FieldError]]] = []
+        rules = self._rules
+        turn_ends = self._monotonic() + _BATCH_SLICE_S
+        for index in range(len(batch.entries)):
+            if not index % _LOOK_EVERY and self._monotonic() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = self._monotonic() + _BATCH_SLICE_S
+            entry, errors = batch.entry(index)
+            verdict = admit(entry, tenant, rules, now)
+            if errors or isinstance(verdict, Refused):
+                refused.append((index, merge(errors, verdict)))
+            else:
+                messages.append(verdict)
+                indexes.append(index)
+        return messages, indexes, refused
+
+    # -- the promise ---------------------------------------------------------------------------
+
+    async def _accept(
+        self,
+        request: _Request,
+        tenant: Tenant,
+        messages: list[Message],
+        pointer: str,
+        verdicts: bytes | None,
+    ) -> None:
+        """Reserve, charge, store; returns after COMMIT or raises the refusal."""
+        flow = self._flow
+        wanted = _by_class(messages)
+        for message_class in wanted:
+            closed = flow.shed(message_class)
+            if closed is not None:
+                raise ProblemError(retry_after(*closed))
+        segments = sum([parts for _, parts in wanted.values()])
+        taken, problem = charge(flow.limiter, tenant, segments, pointer, self._monotonic())
+        request.taken = taken
+        if problem is not None:
+            flow.metrics.throttled_total.inc((tenant.name, "tenant"), len(messages))
+            raise ProblemError(problem)
+        if not self._take_room(wanted):
+            self._put_back(request, tenant, segments)
+            detail = "The queue of this class is full; the message was not accepted."
+            raise ProblemError(retry_after("shed.queue_full", detail, _STORE_RETRY_S))
+        try:
+            await flow.accept(messages, verdicts)
+        except StoreUnavailable:
+            self._put_back(request, tenant, segments)
+            detail = "The store does not answer; nothing was accepted."
+            raise ProblemError(retry_after("store.unavailable", detail, _STORE_RETRY_S)) from None
+        except OutcomeUnknown:
+            detail = "The store went away during the commit; nobody can say whether it holds this."
+            raise ProblemError(Problem("outcome_unknown", detail)) from None
+
+    def _take_room(self, wanted: Mapping[MessageClass, tuple[int, int]]) -> bool:
+        taken: list[tuple[MessageClass, int]] = []
+        for message_class, (count, _) in wanted.items():
+            if not self._flow.room(message_class, count):
+                for other, held in taken:
+                    self._flow.give_back(other, held)
+                return False
+            taken.append((message_class, count))
+        return True
+
+    def _put_back(self, request: _Request, tenant: Tenant, segments: int) -> None:
+        now = self._monotonic()
+        self._flow.limiter.put_back(tenant.id, segments, now)
+        request.taken = self._flow.limiter.take(tenant.id, 0, now)
+
+    # -- answers -------------------------------------------------------------------------------
+
+    async def _refuse(self, request: _Request, problem: Problem) -> int:
+        self._flow.metrics.refused_total.inc((problem.code,))
+        headers: list[Header] = []
+        if request.tenant is not None:
+            taken = request.taken
+            if taken is None:
+                taken = self._flow.limiter.take(request.tenant.id, 0, self._monotonic())
+            headers = limit_headers(taken)
+        await answer_problem(request.send, problem, request.request_id, headers)
+        return problem.status
+
+    def _answer_headers(self, request: _Request) -> list[Header]:
+        headers: list[Header] = [JSON_TYPE, (b"x-request-id", request.request_id.encode())]
+        if request.taken is not None:
+            headers += limit_headers(request.taken)
+        return headers
+
+
+def merge(errors: list[FieldError], verdict: object) -> list[FieldError]:
+    """What the decoder found and what `admit` found beside it, each field once.
+
+    After a wrong type `admit` saw the field as absent: what it says about that field, or about a
+    route it could not know, is left out.
+    """
+    found = verdict.errors if isinstance(verdict, Refused) else []
+    if not errors:
+        return found
+    seen = {error.pointer for error in errors}
+    if "" in seen:
+        return errors
+    return errors + [e for e in found if e.pointer not in seen and e.code != "route.missing"]
+
+
+def _below(parent: str, errors: list[FieldError]) -> list[FieldError]:
+    return [error._replace(pointer=parent + error.pointer) for error in errors]
+
+
+def _by_class(messages: list[Message]) -> dict[MessageClass, tuple[int, int]]:
+    """Messages and segments of each class."""
+    if len(messages) == 1:
+        return {messages[0].message_class: (1, len(messages[0].texts))}
+    found: dict[MessageClass, tuple[int, int]] = {}
+    for message in messages:
+        count, segments = found.get(message.message_class, (0, 0))
+        found[message.message_class] = (count + 1, segments + len(message.texts))
+    return found
+
+
+def _whole_ms(now: float) -> float:
+    """Milliseconds are all that answers show: so kept, a time reads the same ever after."""
+    return int(now * 1000) / 1000

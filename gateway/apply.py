@@ -1,0 +1,246 @@
+"""`smsgw apply FILE`: one YAML file becomes the configuration in force.
+
+    text ─▶ checked as a whole ─┬─▶ complaints, all of them: nothing was changed
+                                └─▶ key files made ─▶ one transaction ─▶ workers see the version
+
+It adds and changes; what the file does not name stays as it is. A second run of the same file
+changes nothing. Secrets that had to be made are shown once, in what this returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from adapters.smpp.settings import validate as validate_smpp
+from gateway.api.auth import hash_secret, new_key, new_key_id, parse_key
+from gateway.document import ObjectKey, Surroundings, Validate, Wanted, check_document
+from gateway.settings import Settings
+from gateway.yamlfile import Complaint
+from sms.errors import ConfigError
+from store.config import ConfigStore, StoredObject, Upsert
+from store.database import open_pool
+from store.seal import Keyring, load_or_create_master_key
+from webhooks.address import AllowList
+from webhooks.sign import new_secret
+
+PROTOCOLS: Mapping[str, Validate] = {"smpp": validate_smpp}
+_ACTOR = "smsgw apply"
+_MAX_FILE = 16 << 20
+_WORDS = {
+    "tenant": "tenant",
+    "api_key": "API key",
+    "channel": "channel",
+    "route": "route",
+    "webhook_endpoint": "webhook endpoint",
+}
+
+
+class StorePort(Protocol):
+    """What apply needs of `store.config.ConfigStore`."""
+
+    async def current(self) -> Mapping[ObjectKey, StoredObject]:
+        """Every object in force, secrets open."""
+        ...
+
+    async def apply(self, upserts: Sequence[Upsert], actor: str) -> int:
+        """Write all or nothing; the new version."""
+        ...
+
+    async def version(self) -> int:
+        """The version in force."""
+        ...
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a file did. `shown` are secrets that were made: (whose, secret), never to be seen again.
+
+    Names are `(kind, name)`.
+    """
+
+    version: int
+    made: list[ObjectKey] = field(default_factory=list)
+    changed: list[ObjectKey] = field(default_factory=list)
+    unchanged: list[ObjectKey] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    shown: list[tuple[str, str]] = field(default_factory=list)
+
+
+def run(settings: Settings, path: Path) -> int:
+    """Apply a file and say what it did; 0, or 2 when the file is wrong and nothing changed."""
+    try:
+        with path.open("rb") as handle:
+            text = handle.read(_MAX_FILE).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{path} cannot be read ({cause}); name a YAML file") from None
+    result = asyncio.run(_apply(settings, text, path.absolute().parent))
+    if isinstance(result, Applied):
+        sys.stdout.write(_report(result))
+        return 0
+    for complaint in result:
+        where = f"{path}:{complaint.line}: {complaint.pointer or '/'}"
+        sys.stderr.write(f"{where} {complaint.detail}\n")
+    sys.stderr.write(f"{len(result)} to correct; nothing was changed.\n")
+    return 2
+
+
+async def apply_document(
+    text: str,
+    base_dir: Path,
+    store: StorePort,
+    keyring: Keyring,
+    allow: AllowList,
+    protocols: Mapping[str, Validate] = PROTOCOLS,
+) -> Applied | list[Complaint]:
+    """Check the file as a whole and put it in force, or return all that is wrong with it.
+
+    Key files are written before the commit: a key whose file is lost could never be used, a
+    file whose key is not stored is simply read by the next run.
+    """
+    current = await store.current()
+    known = {key: stored.spec for key, stored in current.items()}
+    around = Surroundings(base_dir, known, protocols, allow)
+    wanted, complaints = check_document(text, around)
+    if complaints:
+        return complaints
+    applied = Applied(0)
+    upserts: list[Upsert] = []
+    for one in wanted:
+        key = (one.kind, one.name)
+        standing = current.get(key)
+        problem = _complete(one, standing, keyring, applied)
+        if problem is not None:
+            return [problem]
+        if standing is not None and (standing.spec, standing.secrets) == (one.spec, one.secrets):
+            applied.unchanged.append(key)
+            continue
+        (applied.made if standing is None else applied.changed).append(key)
+        upserts.append(Upsert(one.kind, one.name, one.spec, one.secrets))
+    applied.version = await store.apply(upserts, _ACTOR) if upserts else await store.version()
+    return applied
+
+
+def _complete(
+    wanted: Wanted, standing: StoredObject | None, keyring: Keyring, applied: Applied
+) -> Complaint | None:
+    """Give the object the secrets that only exist from now on."""
+    if wanted.kind == "api_key":
+        return _complete_key(wanted, standing, keyring, applied)
+    if wanted.kind == "webhook_endpoint":
+        return _complete_endpoint(wanted, standing, applied)
+    return None
+
+
+def _complete_key(
+    wanted: Wanted, standing: StoredObject | None, keyring: Keyring, applied: Applied
+) -> Complaint | None:
+    key = wanted.key
+    if key is None and wanted.is_secret_open and standing is not None:
+        wanted.spec["key_id"] = standing.spec["key_id"]
+        wanted.secrets = dict(standing.secrets)
+        return None
+    if key is None:
+        text, _ = new_key(keyring.pepper, new_key_id())
+        if wanted.make_in is None:
+            applied.shown.append((f"API key {wanted.name}", text))
+        else:
+            problem = _write_secret(wanted.make_in, text, applied)
+            if problem is not None:
+                return problem
+        key = parse_key(text.encode())
+        if key is None:
+            raise RuntimeError("a new key does not parse")
+    wanted.spec["key_id"] = key.id
+    wanted.secrets = {"secret_hash": hash_secret(keyring.pepper, key.secret).hex()}
+    return None
+
+
+def _complete_endpoint(
+    wanted: Wanted, standing: StoredObject | None, applied: Applied
+) -> Complaint | None:
+    given: list[bytes] = wanted.secrets.get("secrets", [])
+    if not given and wanted.is_secret_open and standing is not None:
+        wanted.secrets = dict(standing.secrets)
+        return None
+    if not given:
+        text, raw = new_secret()
+        given = [raw]
+        if wanted.make_in is None:
+            applied.shown.append((f"webhook secret of {wanted.name}", text))
+        else:
+            problem = _write_secret(wanted.make_in, text, applied)
+            if problem is not None:
+                return problem
+    wanted.secrets = {"secrets": [base64.b64encode(raw).decode("ascii") for raw in given]}
+    return None
+
+
+def _write_secret(path: Path, text: str, applied: Applied) -> Complaint | None:
+    """Make the file (0600); never overwrites one."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w", encoding="ascii") as handle:
+            handle.write(text + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        detail = f"secret_file {path} cannot be made ({error.strerror}); correct the path"
+        return Complaint(1, "", detail)
+    applied.files.append(path)
+    return None
+
+
+async def _apply(settings: Settings, text: str, base_dir: Path) -> Applied | list[Complaint]:
+    if settings.database_url is None:
+        raise ConfigError("SMSGW_DATABASE_URL is not set and no embedded server runs")
+    keyring = Keyring(load_or_create_master_key(settings.master_key_file))
+    pool = await open_pool(settings.database_url, size=1)
+    try:
+        store = ConfigStore(pool, keyring)
+        return await apply_document(text, base_dir, store, keyring, allow_list(settings))
+    finally:
+        await pool.close()
+
+
+def allow_list(settings: Settings) -> AllowList:
+    """The operator's exceptions for webhooks; a sandbox's data directory allows loopback too."""
+    ports = set(settings.sandbox_ports) | {settings.port, settings.admin_port}
+    is_sandbox = settings.is_sandbox
+    if not is_sandbox and settings.sandbox_file.exists():
+        is_sandbox = True  # `smsgw apply` beside a running sandbox: its ports stand in that file
+        ports |= _sandbox_ports(settings.sandbox_file)
+    return AllowList.of(settings.webhook_allow, loopback_except=ports if is_sandbox else None)
+
+
+def _sandbox_ports(path: Path) -> set[int]:
+    try:
+        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        carriers = told["carriers"]
+        urls = [told["url"], told["admin_url"], *(carrier["control_url"] for carrier in carriers)]
+        ports = {int(url.rsplit(":", 1)[1].split("/", 1)[0]) for url in urls}
+        return ports | {int(carrier["port"]) for carrier in carriers}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return set()
+
+
+def _report(applied: Applied) -> str:
+    lines = [f"made {_WORDS[kind]} {name}" for kind, name in applied.made]
+    lines += [f"changed {_WORDS[kind]} {name}" for kind, name in applied.changed]
+    lines += [f"wrote {path} (0600)" for path in applied.files]
+    for whose, secret in applied.shown:
+        lines.append(f"{whose}: {secret}")
+    if applied.shown:
+        lines.append("Secrets are shown once; keep them now.")
+    if not applied.made and not applied.changed:
+        lines.append("unchanged")
+    lines.append(f"version {applied.version} is in force; workers take it up within 5 s")
+    return "\n".join(lines) + "\n"

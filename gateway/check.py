@@ -1,0 +1,150 @@
+"""`smsgw check`: settings and connections, one line each, with the remedy for what is wrong.
+
+It changes nothing. Embedded servers are asked when they run; otherwise it looks whether their
+programs are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gateway.settings import Settings
+from gateway.terminal import Terminal
+from sms.errors import ConfigError, GatewayError
+from store import binaries, probe
+from store.embedded import endpoints_of, existing_run_directory
+from store.seal import read_master_key
+
+LEAST_FREE_SHARE = 0.05
+Look = Callable[[Settings], str]
+
+
+def run(settings: Settings, terminal: Terminal) -> int:
+    """Look at everything; 0 = all is well, 1 = something is wrong."""
+    wrong = 0
+    for name, is_ok, text in results(settings):
+        wrong += not is_ok
+        mark = "ok   " if is_ok else "wrong"
+        terminal.say(f"{mark}  {name:<12} {text}", "check", name=name, ok=is_ok, text=text)
+    return 1 if wrong else 0
+
+
+def results(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    """Name, verdict and what to say for each thing looked at."""
+    looks: dict[str, Look] = {
+        "settings": lambda _: "every SMSGW_ variable can be read",
+        "data": _data,
+        "master key": _master_key,
+        "port": lambda s: _port(s, s.port, "SMSGW_PORT"),
+        "admin port": lambda s: _port(s, s.admin_port, "SMSGW_ADMIN_PORT"),
+        "tls": _tls,
+        "database": _database,
+        "redis": _redis,
+    }
+    for name, look in looks.items():
+        try:
+            yield name, True, look(settings)
+        except GatewayError as error:
+            yield name, False, str(error)
+
+
+def _data(settings: Settings) -> str:
+    path = settings.data_dir
+    if not path.exists():
+        parent = next(p for p in path.parents if p.exists())
+        if not os.access(parent, os.W_OK):
+            raise ConfigError(f"{path} cannot be made in {parent}; set SMSGW_DATA_DIR")
+        return f"{path} will be made"
+    if path.stat().st_uid != os.geteuid() or not os.access(path, os.W_OK):
+        raise ConfigError(f"{path} is not ours; run as its owner, or set SMSGW_DATA_DIR")
+    usage = shutil.disk_usage(path)
+    if usage.free < usage.total * LEAST_FREE_SHARE:
+        raise ConfigError(f"the disk under {path} is full: the gateway would refuse everything")
+    return f"{path}, {usage.free / 1e9:.1f} GB free"
+
+
+def _master_key(settings: Settings) -> str:
+    path = settings.master_key_file
+    if not path.exists():
+        return f"{path} will be made by `smsgw up`"
+    read_master_key(path)
+    return f"{path} (keep a copy apart from the database)"
+
+
+def _port(settings: Settings, port: int, variable: str) -> str:
+    run_dir = existing_run_directory(settings.data_dir)
+    if run_dir is not None and _answers(run_dir / "supervisor.sock"):
+        return "in use by the gateway that runs on this data directory"
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"{settings.host}:{port} cannot be opened ({error.strerror}); set {variable}"
+            ) from None
+    return f"{settings.host}:{port} is free"
+
+
+def _tls(settings: Settings) -> str:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        if settings.host in ("127.0.0.1", "::1", "localhost"):
+            return "off, loopback only"
+        raise ConfigError(
+            f"off, but {settings.host} is no loopback address: keys would travel in the clear; set "
+            "SMSGW_TLS_CERT_FILE and SMSGW_TLS_KEY_FILE, or SMSGW_HOST=127.0.0.1 behind a proxy"
+        )
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"SMSGW_TLS_CERT_FILE and SMSGW_TLS_KEY_FILE do not load ({error.strerror or error})"
+        ) from None
+    return f"{settings.tls_cert_file}"
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _database(settings: Settings) -> str:
+    url = settings.database_url
+    if url is None:
+        run_dir = existing_run_directory(settings.data_dir)
+        if run_dir is None or not _answers(run_dir / ".s.PGSQL.5432"):
+            found = binaries.find_postgres()
+            return f"embedded PostgreSQL {found.major} will be started ({found.bin_dir})"
+        url = endpoints_of(run_dir).database_url
+
+    async def look(dsn: str) -> str:
+        major, warnings = await probe.check_postgres(dsn)
+        pending = await probe.pending_migrations(dsn)
+        words = [f"PostgreSQL {major}, durable", *warnings]
+        if pending:
+            words.append(f"{len(pending)} migrations will be run by `smsgw up` or `smsgw migrate`")
+        return "; ".join(words)
+
+    return asyncio.run(look(url))
+
+
+def _redis(settings: Settings) -> str:
+    url = settings.redis_url
+    if url is None:
+        run_dir = existing_run_directory(settings.data_dir)
+        if run_dir is None or not _answers(run_dir / "valkey.sock"):
+            return f"embedded Valkey will be started ({binaries.find_valkey()})"
+        url = endpoints_of(run_dir).redis_url
+    return f"version {asyncio.run(probe.check_redis(url))}"

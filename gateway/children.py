@@ -1,0 +1,137 @@
+"""A child process that is started again when it ends.
+
+It dies with its parent, logs into a file of its own, and comes back at once the first time, then
+ever later while it keeps dying.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.embedded import open_log
+from store.spawn import spawn
+
+BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+STEADY_S = 30.0  # who lived so long starts with a clean record
+
+
+def backoff_s(deaths: int) -> float:
+    """Seconds to wait before the next start after so many deaths in a row."""
+    return BACKOFF_S[min(max(deaths, 1), len(BACKOFF_S)) - 1]
+
+
+def tail(path: Path, lines: int = 5, *, since: int = 0) -> list[str]:
+    """The last lines of a log from byte `since` on, short enough for a message.
+
+    Of a structured line what happened and the last line of its traceback are shown.
+    """
+    try:
+        with path.open("rb") as log:
+            log.seek(max(since, path.stat().st_size - 65_536))
+            told = log.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return [_short(line) for line in told if line.strip()][-lines:]
+
+
+def _short(line: str) -> str:
+    try:
+        told = json.loads(line)
+        words = [str(told["event"]).strip()]
+    except (ValueError, KeyError, TypeError):
+        return line[:300]
+    words += [str(told[name]) for name in ("error", "reason") if told.get(name)]
+    words += str(told.get("exception", "")).strip().splitlines()[-1:]
+    return ": ".join(words)[:300]
+
+
+def ended_how(code: int) -> str:
+    """`exit code 3`, or the name of the signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process; `start` only from the main thread."""
+
+    name: str
+    args: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    death_signal: signal.Signals = signal.SIGKILL
+    pass_fds: Sequence[int] = ()
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    starts: int = 0
+    started_at: float = 0.0  # monotonic
+    due_at: float = 0.0  # monotonic; when to start it again
+    log_from: int = 0  # bytes; where the log of this life begins
+
+    def start(self, now: float) -> None:
+        """Fork and exec."""
+        log = open_log(self.log)
+        try:
+            self.log_from = os.fstat(log).st_size
+            self.process = spawn(
+                self.args,
+                death_signal=self.death_signal,
+                log=log,
+                env=self.env,
+                pass_fds=self.pass_fds,
+            )
+        finally:
+            os.close(log)
+        self.started_at = now
+        self.starts += 1
+
+    def last_words(self) -> list[str]:
+        """The end of what this life wrote into its log."""
+        return tail(self.log, since=self.log_from)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        if self.process is None or self.process.poll() is not None:
+            return None
+        return self.process.pid
+
+    def reap(self, now: float) -> int | None:
+        """The exit code when it has ended since the last look; the next start is then due."""
+        if self.process is None:
+            return None
+        code = self.process.poll()
+        if code is None:
+            return None
+        self.process = None
+        self.deaths = 1 if now - self.started_at > STEADY_S else self.deaths + 1
+        self.due_at = now + backoff_s(self.deaths)
+        return code
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal while it runs."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def end(self, timeout_s: float) -> None:
+        """SIGTERM, then SIGKILL; waits."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        end = time.monotonic() + timeout_s
+        while self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        self.process.kill()
+        self.process.wait()
+        self.process = None

@@ -1,0 +1,503 @@
+"""Fill the carriers' free windows from the lanes.
+
+    lanes ─▶ take ─▶ claimed? ──no──▶ claims row in the next flush ─▶ back here
+                        │ yes
+                        ▼
+              segments ─▶ Channel.submit (journal, then bytes)
+
+A message is bound to a channel when it enters a lane and chosen again when that channel goes
+down. Nothing is written to a carrier before its claim is committed (DESIGN decision 5). One call
+of `pump` handles a whole burst; there is no task and no timer per message.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Protocol
+
+from adapters.base import Channel
+from failover.choose import choose
+from gateway.lanes import HELD, Lanes
+from gateway.ledger import Ledger
+from ratelimit.bucket import Bucket
+from receipts.state import Path, begin_attempt
+from sms import config
+from sms.model import Carrier, Message, MessageClass, State, Submit
+from sms.segmentation import payload
+from store.fragments import unpark_sql
+from telemetry.metrics import Metrics
+
+CLAIM_BLOCK = 256  # per accept lane beyond the free windows; what a power cut may make uncertain
+OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
+MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
+CUT_SHARE = 0.7  # window after a throttling answer (RELIABILITY section 6)
+RECOVER_SHARE = 1.05  # per second
+REPAIR_S = 60.0  # missing segments wait this long for their channel (RELIABILITY section 2)
+
+RouteKey = tuple[int, MessageClass, Carrier, int]
+
+
+class Claimer(Protocol):
+    """The claim book, as far as dispatch needs it."""
+
+    def block(self, ids: list[int], on_claimed: Callable[[], None] | None) -> int:
+        """Claim ids with the next flush; returns the block's number."""
+        ...
+
+
+@dataclass(slots=True)
+class ChannelRuntime:
+    """One channel as dispatch sees it; mutable, one object per channel and process."""
+
+    config: config.Channel
+    adapter: Channel
+    bucket: Bucket
+    unsent: deque[Submit] = field(default_factory=deque)  # segments that found no slot yet
+    repairs: list[tuple[float, float, Submit]] = field(default_factory=list)  # (due, until, …)
+    claiming: int = 0  # segments whose claim is in a flush
+    share: float = 1.0  # of the window, cut by throttling answers
+    cut_at: float = -10.0  # monotonic
+    is_up: bool = False
+    is_paused: bool = False
+    is_pumping: bool = False
+
+    def free(self) -> int:
+        """Segments that may leave now: the windows' free slots inside our own share of them."""
+        free = self.adapter.free()
+        if self.share >= 1.0 or free <= 0:
+            return free
+        window = self.adapter.window()
+        allowed = max(1, int(window * self.share))
+        return min(free, allowed - (window - free))
+
+
+class Dispatcher:
+    """Chooses channels, claims and submits. All methods are synchronous."""
+
+    def __init__(  # noqa: PLR0913 (keyword-only, joined once by wiring)
+        self,
+        *,
+        lanes: Lanes,
+        ledger: Ledger,
+        claims: Claimer,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+        unix: Callable[[], float],
+        call_later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._lanes = lanes
+        self._ledger = ledger
+        self._claims = claims
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._unix = unix
+        self._call_later = call_later
+        self._routes: dict[RouteKey, tuple[int, ...] | None] = {}
+        self._delayed: list[tuple[float, int, Message]] = []
+        self._order = count()
+        self._reference = int(unix() * 1000) & 0xFF
+        self._waking: set[int] = set()
+        self._swept_at = 0.0
+        self.channels: dict[int, ChannelRuntime] = {}
+        self.snapshot = config.Snapshot()
+        self.is_stopped = False
+        self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
+        self.lost: Callable[[int, Sequence[Submit], str], None] | None = None
+
+    # -- configuration ---------------------------------------------------------------------
+
+    def reconfigure(self, snapshot: config.Snapshot) -> None:
+        """Use the new routes; channels are added and removed by wiring before this."""
+        self.snapshot = snapshot
+        self._routes.clear()
+        for channel, _ in list(self._lanes.items()):
+            if channel == HELD or channel not in self.channels:
+                self._rechoose(channel)
+
+    def add_channel(self, runtime: ChannelRuntime) -> None:
+        """Know a channel; it takes part once its link is up."""
+        self.channels[runtime.config.id] = runtime
+
+    def remove_channel(self, channel: int) -> ChannelRuntime | None:
+        """Forget a channel; what waits for it is chosen again by `reconfigure`."""
+        runtime = self.channels.pop(channel, None)
+        if runtime is not None and self.not_sent is not None and runtime.unsent:
+            submits = list(runtime.unsent)
+            runtime.unsent.clear()
+            self.not_sent(channel, submits, "channel.removed")
+        return runtime
+
+    def route_channels(self, message: Message) -> tuple[int, ...]:
+        """The channels of the message's route in order, empty when no route matches."""
+        key = (message.tenant, message.message_class, message.carrier, message.country)
+        try:
+            channels = self._routes[key]
+        except KeyError:
+            route = self.snapshot.route_for(*key)
+            channels = self._routes[key] = route.channels if route else None
+        return channels or ()
+
+    # -- choosing --------------------------------------------------------------------------
+
+    def _is_fit(self, channel: int, message_class: MessageClass) -> bool:
+        runtime = self.channels.get(channel)
+        return runtime is not None and runtime.is_up and message_class in runtime.config.classes
+
+    def _is_configured(self, channel: int, message_class: MessageClass) -> bool:
+        """Whether waiting for the channel makes sense, by the configuration.
+
+        Not by what runs: during recovery no channel has been started yet.
+        """
+        known = self.snapshot.channels.get(channel)
+        return known is not None and message_class in known.classes
+
+    def choose(self, message: Message) -> int | None:
+        """The channel to try next, `HELD` when all left are down, None when none is left."""
+        channels = self.route_channels(message)
+        if channels and not message.tried and self._is_fit(channels[0], message.message_class):
+            return channels[0]
+        if message.copy and message.tried:
+            return self._choose_copy(message, channels)
+        fit = choose(
+            channels, lambda channel: self._is_fit(channel, message.message_class), message.tried
+        )
+        if fit is not None:
+            return fit
+        could = any(
+            channel not in message.tried and self._is_configured(channel, message.message_class)
+            for channel in channels
+        )
+        return HELD if could else None
+
+    def has_other(self, message: Message, channel: int) -> bool:
+        """Whether the route has a channel that was not tried yet, besides this one."""
+        return any(
+            other != channel
+            and other not in message.tried
+            and self._is_configured(other, message.message_class)
+            for other in self.route_channels(message)
+        )
+
+    def _choose_copy(self, message: Message, channels: Sequence[int]) -> int | None:
+        """The marked copy goes to another channel first, else to the same one."""
+        ordered = [channel for channel in channels if channel not in message.tried]
+        ordered += [channel for channel in channels if channel in message.tried]
+        fit = choose(ordered, lambda channel: self._is_fit(channel, message.message_class), ())
+        if fit is not None:
+            return fit
+        could = any(self._is_configured(channel, message.message_class) for channel in ordered)
+        return HELD if could else None
+
+    # -- claims that ride in the accept flush ---------------------------------------------
+
+    def choose_claims(self, messages: list[Message]) -> list[Message]:
+        """Those of a flush that can go at once: at most the free windows plus one block.
+
+        What already waits in the lane counts against the budget, so the number of claimed
+        messages stays bounded without a counter that could drift.
+        """
+        budgets: dict[int, int] = {}
+        chosen: list[Message] = []
+        for message in messages:
+            channel = self.choose(message)
+            if not channel:
+                continue
+            budget = budgets.get(channel)
+            if budget is None:
+                runtime = self.channels[channel]
+                waiting = self._lanes.lane(channel).size()
+                budget = runtime.free() + CLAIM_BLOCK - waiting
+            if budget > 0:
+                chosen.append(message)
+            budgets[channel] = budget - len(message.texts)
+        return chosen
+
+    # -- entering --------------------------------------------------------------------------
+
+    def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
+        """Queue owned messages and fill the windows they may use."""
+        now = self._monotonic()
+        touched: set[int] = set()
+        for message in messages:
+            if not message.queued_at:
+                message.queued_at = now
+            if message.not_before > now:
+                heapq.heappush(self._delayed, (message.not_before, next(self._order), message))
+                continue
+            channel = self._enter(message, first=first)
+            if channel:
+                touched.add(channel)
+        for channel in touched:
+            self.pump(channel)
+
+    def _enter(self, message: Message, *, first: bool) -> int:
+        channel = self.choose(message)
+        if channel is None:
+            self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
+            return 0
+        message.channel = channel
+        if first:
+            self._lanes.put_first(channel, message)
+        else:
+            self._lanes.put(channel, message)
+        return channel
+
+    def _end(self, message: Message, path: Path, status: State, reason: str) -> None:
+        if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
+            path, status, reason = Path.UNKNOWN, State.UNKNOWN, "evidence.none"
+        row = self._ledger.row(
+            message, path, status, self._unix(), copy=message.copy, reason=reason
+        )
+        if row is not None:
+            sql = unpark_sql([message.id]) if message.is_parked else ""
+            message.is_parked = False
+            self._ledger.commit([row], sql=sql)
+
+    # -- leaving ---------------------------------------------------------------------------
+
+    def pump(self, channel: int) -> None:
+        """Hand the channel as much as its windows, its bucket and the lanes allow."""
+        runtime = self.channels.get(channel)
+        if runtime is None or not runtime.is_up or runtime.is_pumping or self.is_stopped:
+            return
+        runtime.is_pumping = True
+        try:
+            burst = self._collect(runtime)
+            if burst:
+                self._write(runtime, burst)
+        finally:
+            runtime.is_pumping = False
+
+    def _write(self, runtime: ChannelRuntime, burst: list[Submit]) -> None:
+        left = runtime.adapter.submit(burst)
+        if left:
+            runtime.unsent.extendleft(reversed(left))
+        now = self._monotonic()
+        for submit in burst if not left else burst[: len(burst) - len(left)]:
+            submit.message.sent_at = now
+
+    def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
+        burst: list[Submit] = []
+        free = runtime.free()
+        while runtime.unsent and free > 0:
+            burst.append(runtime.unsent.popleft())
+            free -= 1
+        if runtime.is_paused or runtime.unsent:
+            return burst
+        lane = self._lanes.lane(runtime.config.id)
+        reserve = runtime.adapter.window() // OTP_SHARE
+        free -= runtime.claiming
+        now, unix = self._monotonic(), self._unix()
+        to_claim: list[Message] = []
+        while free > 0:
+            message = lane.take(otp_only=free <= reserve)
+            if message is None:
+                break
+            if message.valid_until <= unix:
+                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                continue
+            segments = len(message.texts)
+            wait_s = runtime.bucket.take(
+                segments, now, is_otp=message.message_class is MessageClass.OTP
+            )
+            if wait_s > 0.0:
+                lane.queue(message.message_class).put_first(message)
+                self._wake(runtime.config.id, wait_s)
+                break
+            free -= segments
+            if message.claim:
+                burst += self._submits(message, runtime, unix)
+            else:
+                to_claim.append(message)
+        if to_claim:
+            self._claim(runtime, to_claim)
+        return burst
+
+    def _claim(self, runtime: ChannelRuntime, messages: list[Message]) -> None:
+        segments = sum(len(message.texts) for message in messages)
+        runtime.claiming += segments
+        channel = runtime.config.id
+
+        def claimed() -> None:
+            runtime.claiming -= segments
+            self._send_claimed(channel, messages)
+
+        block = self._claims.block([message.id for message in messages], claimed)
+        for message in messages:
+            message.claim = block
+        self._ledger.commit([])
+
+    def _send_claimed(self, channel: int, messages: list[Message]) -> None:
+        runtime = self.channels.get(channel)
+        if runtime is None or not runtime.is_up:
+            self.put(messages, first=True)
+            return
+        unix = self._unix()
+        for message in messages:
+            if message.valid_until <= unix:
+                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+            else:
+                runtime.unsent.extend(self._submits(message, runtime, unix))
+        self.pump(channel)
+
+    def _submits(self, message: Message, runtime: ChannelRuntime, unix: float) -> list[Submit]:
+        """The segments of one attempt, all with one reference."""
+        texts = message.texts
+        total = len(texts)
+        sender = runtime.config.sender + (message.sender_ext or "")
+        validity_s = max(1, int(message.valid_until - unix))
+        begin_attempt(message, runtime.config.id)
+        message.open_segments = total
+        message.answers = [None] * total
+        if total > 1:
+            self._reference = (self._reference + 1) & 0xFF
+        submits = []
+        for index in range(total):
+            data, has_udh = payload(texts, index, message.encoding, self._reference)
+            submits.append(
+                Submit(
+                    message,
+                    index,
+                    total,
+                    message.number,
+                    sender,
+                    message.encoding,
+                    data,
+                    has_udh,
+                    validity_s,
+                    message.attempt,
+                    message.copy,
+                )
+            )
+        if total > 1:
+            message.parts = submits
+        return submits
+
+    def _wake(self, channel: int, wait_s: float) -> None:
+        if channel in self._waking:
+            return
+        self._waking.add(channel)
+
+        def wake() -> None:
+            self._waking.discard(channel)
+            self.pump(channel)
+
+        self._call_later(min(wait_s, 1.0), wake)
+
+    # -- segments that wait for their own channel -----------------------------------------
+
+    def repair(self, channel: int, submits: Sequence[Submit], due: float, until: float) -> None:
+        """Try missing segments of a partly taken message again on the same channel."""
+        runtime = self.channels.get(channel)
+        if runtime is None:
+            if self.lost is not None:
+                self.lost(channel, submits, "channel.removed")
+            return
+        runtime.repairs += [(due, until, submit) for submit in submits]
+
+    def _repair_due(self, channel: int, runtime: ChannelRuntime, now: float) -> None:
+        if not runtime.repairs:
+            return
+        keep: list[tuple[float, float, Submit]] = []
+        lost: list[Submit] = []
+        for due, until, submit in runtime.repairs:
+            if runtime.is_up and due <= now:
+                runtime.unsent.append(submit)
+            elif until <= now:
+                lost.append(submit)
+            else:
+                keep.append((due, until, submit))
+        runtime.repairs = keep
+        if lost and self.lost is not None:
+            self.lost(channel, lost, "channel.link_lost")
+
+    def resend(self, message: Message) -> None:
+        """Queue what came back (RELIABILITY 14, 14a, 17), after its row is committed."""
+        self._ledger.take_back(message)
+        message.queued_at = self._monotonic()
+        self.put([message], first=True)
+
+    # -- what happens to channels ----------------------------------------------------------
+
+    def link_changed(self, channel: int, *, is_up: bool) -> None:
+        """A channel's first session was bound or its last one lost."""
+        runtime = self.channels.get(channel)
+        if runtime is None or runtime.is_up == is_up:
+            return
+        runtime.is_up = is_up
+        if is_up:
+            self._rechoose(HELD)
+            self.pump(channel)
+            return
+        unsent = list(runtime.unsent)
+        runtime.unsent.clear()
+        if unsent and self.not_sent is not None:
+            self.not_sent(channel, unsent, "channel.link_lost")
+        self._rechoose(channel)
+
+    def _rechoose(self, channel: int) -> None:
+        messages = self._lanes.drain(channel)
+        if messages:
+            moved_from = self._ledger.channel_names.get(channel)
+            before = len(messages)
+            self.put(messages)
+            if channel != HELD and moved_from is not None:
+                to = self._ledger.channel_names.get(messages[0].channel, "none")
+                self._metrics.failover_total.inc((moved_from, to, "link"), before)
+
+    def throttled(self, channel: int) -> None:
+        """A throttling answer came: cut our share of the window, at most once a second."""
+        runtime = self.channels.get(channel)
+        now = self._monotonic()
+        if runtime is None or now - runtime.cut_at < 1.0:
+            return
+        runtime.cut_at = now
+        runtime.share = max(1.0 / max(1, runtime.adapter.window()), runtime.share * CUT_SHARE)
+
+    # -- time ------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Ten times a second: delayed messages, repairs, the throttle's recovery, validity."""
+        now = self._monotonic()
+        due: list[Message] = []
+        while self._delayed and self._delayed[0][0] <= now:
+            due.append(heapq.heappop(self._delayed)[2])
+        if due:
+            self.put(due, first=True)
+        for channel, runtime in list(self.channels.items()):
+            self._repair_due(channel, runtime, now)
+            if runtime.share < 1.0 and now - runtime.cut_at >= 1.0:
+                runtime.share = min(1.0, runtime.share * RECOVER_SHARE**0.1)
+            if runtime.unsent or self._lanes.lane(channel).size():
+                self.pump(channel)
+        if now - self._swept_at >= 1.0:
+            self._swept_at = now
+            self._sweep()
+
+    def _sweep(self) -> None:
+        unix = self._unix()
+        for message in self._lanes.remove_expired(tuple(MessageClass), unix):
+            self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+        late = [entry for entry in self._delayed if entry[2].valid_until <= unix]
+        if late:
+            self._delayed = [entry for entry in self._delayed if entry[2].valid_until > unix]
+            heapq.heapify(self._delayed)
+            for _, _, message in late:
+                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+
+    def delayed_ids(self) -> list[int]:
+        """Ids of the messages that wait for their next try (for tests and the drain)."""
+        return [entry[2].id for entry in self._delayed]
+
+
+def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
+    """The lowest id that still needs its owner: everything below needs no recovery.
+
+    What stands in `parked` is found there, so it does not hold the mark back.
+    """
+    lowest = min((key for key, message in live.items() if not message.is_parked), default=next_id)
+    return lowest if pending is None else min(lowest, pending)

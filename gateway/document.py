@@ -1,0 +1,430 @@
+"""A configuration file, checked as a whole: every complaint at once, or the objects it wants.
+
+Nothing is written here, neither to the store nor to a file: what has to be made (keys, webhook
+secrets) is only noted, and `gateway/apply.py` makes it once the whole file is good.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway import configfields as fields
+from gateway.api.auth import ParsedKey, parse_key
+from gateway.configfields import LATER, Field
+from gateway.yamlfile import Complaint, member, read_yaml
+from sms.config import Channel, Tenant
+from webhooks.address import AllowList, refusal
+from webhooks.sign import parse_secret
+
+# Everything wrong with a channel's own settings: (pointer, what to do).
+Validate = Callable[[Mapping[str, object]], list[tuple[str, str]]]
+ObjectKey = tuple[str, str]  # kind, name
+
+LATER_PROTOCOLS = (
+    *("cmpp2", "cmpp3", "sgip", "smgp"),
+    *("aliyun", "tencent", "huawei", "twilio", "infobip", "http"),
+)
+_CHANNEL_SECRETS = frozenset(
+    {"password", "secret", "shared_secret", "access_key_secret", "auth_token", "api_key"}
+)
+_MAX_SECRET_FILE = 65_536
+_NO_URL = "is not a URL; write it as https://host/path"
+_EXCEPTION = "or let the operator name the origin in SMSGW_WEBHOOK_ALLOW"
+_ANY_PUBLIC = "1.1.1.1"
+
+
+@dataclass(slots=True)
+class Wanted:
+    """One object as the file wants it. Of a key or a webhook secret one of three is known."""
+
+    kind: str
+    name: str
+    spec: dict[str, Any]
+    secrets: dict[str, Any] = field(default_factory=dict)
+    key: ParsedKey | None = None  # an API key given
+    make_in: Path | None = None  # its file does not exist yet: make it there
+    is_secret_open: bool = False  # neither given nor to be filed: keep the old one, or print one
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the file stands in: files beside it, objects in force, protocols, URL exceptions."""
+
+    base_dir: Path
+    known: Mapping[ObjectKey, Mapping[str, Any]]  # spec of every object in force
+    protocols: Mapping[str, Validate]
+    allow: AllowList
+
+
+def check_document(text: str, around: Surroundings) -> tuple[list[Wanted], list[Complaint]]:
+    """All objects the file wants, in an order that names nothing before it stands; or complaints.
+
+    The objects are only to be used when there is no complaint.
+    """
+    value, lines, complaints = read_yaml(text)
+    reader = _Document(around, lines.find, list(complaints))
+    if value is None and not complaints:
+        reader.complain("", "is empty; it needs tenants, channels, routes …")
+    elif not complaints:
+        reader.read(value)
+    return reader.wanted, sorted(set(reader.complaints))
+
+
+class _Document:
+    def __init__(
+        self,
+        around: Surroundings,
+        line_of: Callable[[str], int],
+        complaints: list[Complaint],
+    ) -> None:
+        self.wanted: list[Wanted] = []
+        self.complaints = complaints
+        self._around = around
+        self._line_of = line_of
+        self._names: set[ObjectKey] = set()
+        self._planned: set[Path] = set()
+        self._key_ids: dict[int, str] = {
+            spec["key_id"]: name
+            for (kind, name), spec in around.known.items()
+            if kind == "api_key" and "key_id" in spec
+        }
+
+    def complain(self, pointer: str, detail: str) -> None:
+        """Add a complaint."""
+        self.complaints.append(Complaint(self._line_of(pointer), pointer, detail))
+
+    def read(self, value: object) -> None:
+        """Check the whole document."""
+        top = self._fields(value, "", fields.TOP)
+        for read, section in (
+            (self._tenant, "tenants"),
+            (self._admin_key, "admin_keys"),
+            (self._channel, "channels"),
+            (self._route, "routes"),
+            (self._endpoint, "webhook_endpoints"),
+        ):
+            for pointer, entry in self._entries(top.get(section), f"/{section}"):
+                read(entry, pointer)
+
+    # -- forms ---------------------------------------------------------------------------------
+
+    def _entries(self, value: object, pointer: str) -> Iterator[tuple[str, object]]:
+        if value is None:
+            return
+        if not isinstance(value, list):
+            self.complain(pointer, "must be a list; begin each entry with -")
+            return
+        for index, entry in enumerate(value):
+            yield member(pointer, index), entry
+
+    def _fields(
+        self,
+        value: object,
+        pointer: str,
+        table: Mapping[str, Field],
+        *,
+        is_open: bool = False,
+    ) -> dict[str, Any]:
+        """The fields that are right; names outside the table only when `is_open`."""
+        if not isinstance(value, dict):
+            self.complain(pointer, "must be an object of named fields")
+            return {}
+        good: dict[str, Any] = {}
+        for name, inner in value.items():
+            at = member(pointer, name)
+            known = table.get(name)
+            if known is None and is_open:
+                good[name] = inner
+                continue
+            wrong = self._wrong(name, inner, known, table)
+            if wrong is None:
+                good[name] = inner
+            else:
+                self.complain(at, wrong)
+        for name, known in table.items():
+            if known.is_required and name not in value:
+                self.complain(pointer, f"has no `{name}`; add it")
+        return good
+
+    @staticmethod
+    def _wrong(
+        name: str, value: object, known: Field | None, table: Mapping[str, Field]
+    ) -> str | None:
+        if known is None:
+            near = difflib.get_close_matches(name, table, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(table)}"
+            return f"is not a field here; {hint}"
+        if known.is_later:
+            return LATER
+        if value is None:
+            return "has no value; give one, or remove it"
+        return known.check(value)
+
+    def _take(self, wanted: Wanted, pointer: str) -> None:
+        key = (wanted.kind, wanted.name)
+        if key in self._names:
+            self.complain(pointer, f"another {wanted.kind} of this file is the same; remove one")
+        self._names.add(key)
+        self.wanted.append(wanted)
+
+    def _exists(self, kind: str, name: object) -> bool:
+        return (kind, name) in self._names or (kind, name) in self._around.known
+
+    # -- secrets -------------------------------------------------------------------------------
+
+    def _secret(self, good: dict[str, Any], pointer: str, name: str) -> str | Path | None:
+        """The secret, or the path of a file that does not exist, or None when neither is given."""
+        plain = good.get(name)
+        file = good.get(f"{name}_file")
+        if plain is not None and file is not None:
+            self.complain(pointer, f"has both `{name}` and `{name}_file`; remove one of them")
+            return None
+        if file is None:
+            return str(plain) if plain is not None else None
+        path = self._around.base_dir / str(file)
+        try:
+            with path.open("rb") as handle:
+                content = handle.read(_MAX_SECRET_FILE).decode().strip("\r\n")
+        except FileNotFoundError:
+            self._plan_file(path, f"{pointer}/{name}_file")
+            return path
+        except (OSError, UnicodeDecodeError) as error:
+            cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            self.complain(f"{pointer}/{name}_file", f"cannot be read ({cause}); correct the file")
+            return None
+        if not content:
+            self.complain(f"{pointer}/{name}_file", "names an empty file; put the secret into it")
+            return None
+        return content
+
+    def _plan_file(self, path: Path, pointer: str) -> None:
+        """The file may have to be made: nobody else makes it, and its folder is there."""
+        if path in self._planned:
+            self.complain(pointer, "is the file of another entry too; give each its own")
+        elif not path.parent.is_dir():
+            self.complain(pointer, "lies in a folder that does not exist; make the folder")
+        self._planned.add(path)
+
+    def _key(self, good: dict[str, Any], pointer: str, wanted: Wanted) -> None:
+        secret = self._secret(good, pointer, "secret")
+        wanted.is_secret_open = "secret" not in good and "secret_file" not in good
+        if isinstance(secret, Path):
+            wanted.make_in = secret
+        elif secret is not None:
+            at = f"{pointer}/{'secret' if 'secret' in good else 'secret_file'}"
+            wanted.key = parse_key(secret.strip().encode())
+            if wanted.key is None or wanted.key.id >= 1 << 63:
+                self.complain(
+                    at,
+                    "is not an API key (smsgw_…); give a whole key, or remove the file to get one",
+                )
+            elif self._key_ids.setdefault(wanted.key.id, wanted.name) != wanted.name:
+                self.complain(at, "is the key of another entry; every entry needs its own")
+        self._take(wanted, pointer)
+
+    # -- sections ------------------------------------------------------------------------------
+
+    def _tenant(self, value: object, pointer: str) -> None:
+        good = self._fields(value, pointer, fields.TENANT)
+        limits = self._fields(good.get("limits", {}), f"{pointer}/limits", fields.LIMITS)
+        if "name" not in good:
+            return
+        name = good["name"]
+        rate = limits.get("segments_per_second", Tenant(0, "").segments_per_second)
+        burst = limits.get("burst_segments", min(fields.MAX_RATE, max(1, round(2 * rate))))
+        spec = {
+            "signatures": good.get("signatures", []),
+            "countries": good.get("countries", [86]),
+            "segments_per_second": rate,
+            "burst_segments": burst,
+        }
+        standing = self._around.known.get(("tenant", name), {})
+        if standing.get("is_suspended"):  # an operator's act, which no file undoes by silence
+            spec["is_suspended"] = True
+        self._take(Wanted("tenant", name, spec), pointer)
+        for at, entry in self._entries(good.get("api_keys"), f"{pointer}/api_keys"):
+            self._api_key(entry, at, name)
+
+    def _api_key(self, value: object, pointer: str, tenant: str) -> None:
+        good = self._fields(value, pointer, fields.API_KEY)
+        if "name" in good:
+            scopes = sorted(good.get("scopes", ["send", "read"]))
+            spec = {"tenant": tenant, "name": good["name"], "scopes": scopes}
+            self._key(good, pointer, Wanted("api_key", f"{tenant}/{good['name']}", spec))
+
+    def _admin_key(self, value: object, pointer: str) -> None:
+        good = self._fields(value, pointer, fields.ADMIN_KEY)
+        if "name" in good:
+            spec = {"tenant": None, "name": good["name"], "scopes": ["admin"]}
+            self._key(good, pointer, Wanted("api_key", f"/{good['name']}", spec))
+
+    def _channel(self, value: object, pointer: str) -> None:
+        good = self._fields(value, pointer, fields.CHANNEL, is_open=True)
+        own = {name: good[name] for name in good if name not in fields.CHANNEL}
+        secrets = self._channel_secrets(own, pointer)
+        settings = {
+            name: inner for name, inner in own.items() if name.removesuffix("_file") not in secrets
+        }
+        validate = self._protocol(good, pointer)
+        if validate is not None:
+            for inner, detail in validate({**settings, **secrets}):
+                self.complain(pointer + inner, detail)
+        if "name" not in good:
+            return
+        default = Channel(0, "", "", {})
+        spec: dict[str, Any] = {
+            "protocol": good.get("protocol"),
+            "settings": settings,
+            "sessions": good.get("sessions", default.sessions),
+            "window": good.get("window", default.window),
+            "segments_per_second": good.get("segments_per_second", default.segments_per_second),
+            "classes": sorted(good.get("classes", [str(word) for word in default.classes])),
+            "sender": good.get("sender", default.sender),
+            "submit_timeout_s": good.get("submit_timeout_s"),
+        }
+        if "price_per_segment" in good:
+            spec["price_per_segment"] = good["price_per_segment"]
+        self._take(Wanted("channel", good["name"], spec, secrets), pointer)
+
+    def _channel_secrets(self, own: dict[str, Any], pointer: str) -> dict[str, Any]:
+        secrets: dict[str, Any] = {}
+        for name in _CHANNEL_SECRETS:
+            if name not in own and f"{name}_file" not in own:
+                continue
+            wrong = fields.text(4096)(own.get(f"{name}_file", "."))
+            if wrong is not None:
+                self.complain(f"{pointer}/{name}_file", wrong)
+                secrets[name] = ""
+                continue
+            found = self._secret(own, pointer, name)
+            if isinstance(found, Path):
+                self._planned.discard(found)
+                detail = "names a file that does not exist; write the secret into it"
+                self.complain(f"{pointer}/{name}_file", detail)
+                found = ""
+            # As it was written, so that the protocol's check sees a number that lacks quotes.
+            secrets[name] = own.get(name, found or "")
+        return secrets
+
+    def _protocol(self, good: dict[str, Any], pointer: str) -> Validate | None:
+        protocol = good.get("protocol")
+        if protocol is None:
+            return None
+        validate = self._around.protocols.get(protocol) if isinstance(protocol, str) else None
+        if validate is None:
+            known = ", ".join(self._around.protocols)
+            detail = LATER if protocol in LATER_PROTOCOLS else f"must be one of {known}"
+            self.complain(f"{pointer}/protocol", detail)
+        return validate
+
+    def _route(self, value: object, pointer: str) -> None:
+        good = self._fields(value, pointer, fields.ROUTE)
+        tenant = good.get("tenant", "*")
+        if tenant != "*" and not self._exists("tenant", tenant):
+            detail = 'names no tenant of this file or gateway; add it, or write "*"'
+            self.complain(f"{pointer}/tenant", detail)
+        message_class = good.get("class", "*")
+        if "channels" not in good:
+            return
+        channels = self._route_channels(good["channels"], f"{pointer}/channels", message_class)
+        country = good.get("country", "*")
+        carrier = good.get("carrier", "*")
+        spec = {
+            "tenant": tenant,
+            "class": message_class,
+            "carrier": carrier,
+            "country": 0 if country == "*" else country,
+            "channels": channels,
+        }
+        name = f"{tenant}/{message_class}/{carrier}/{country}"
+        self._take(Wanted("route", name, spec), pointer)
+
+    def _route_channels(self, value: object, pointer: str, message_class: str) -> list[str]:
+        most = 1 + fields.MAX_BACKUPS
+        wrong = fields.list_of(fields.name, least=1)(value)
+        if wrong is not None or not isinstance(value, list):
+            self.complain(pointer, wrong or "must be a list")
+            return []
+        if len(value) > most:
+            detail = f"has {len(value) - 1} backups; at most {fields.MAX_BACKUPS} may follow"
+            self.complain(pointer, f"{detail} the primary, remove some")
+        for index, name in enumerate(value):
+            if not self._exists("channel", name):
+                detail = "names no channel of this file or gateway; add it or correct the name"
+                self.complain(member(pointer, index), detail)
+            elif message_class not in ("*", *self._classes_of(name)):
+                detail = f"names a channel that does not take the class {message_class}"
+                self.complain(member(pointer, index), f"{detail}; add it to its `classes`")
+        return value
+
+    def _classes_of(self, channel: str) -> Sequence[str]:
+        for wanted in self.wanted:
+            if (wanted.kind, wanted.name) == ("channel", channel):
+                return list(wanted.spec["classes"])
+        return list(self._around.known["channel", channel].get("classes", ()))
+
+    def _endpoint(self, value: object, pointer: str) -> None:
+        good = self._fields(value, pointer, fields.WEBHOOK_ENDPOINT)
+        if "tenant" in good and not self._exists("tenant", good["tenant"]):
+            detail = "names no tenant of this file or gateway; add it or correct the name"
+            self.complain(f"{pointer}/tenant", detail)
+        if "url" in good:
+            wrong = url_refusal(good["url"], self._around.allow)
+            if wrong is not None:
+                self.complain(f"{pointer}/url", wrong)
+        if "tenant" not in good or "url" not in good:
+            return
+        spec = {
+            "tenant": good["tenant"],
+            "url": good["url"],
+            "events": good.get("events", ["message.*"]),
+            "batch": good.get("batch", False),
+            "full_number": good.get("full_number", False),
+        }
+        wanted = Wanted("webhook_endpoint", f"{good['tenant']} {good['url']}", spec)
+        secret = self._secret(good, pointer, "secret")
+        wanted.is_secret_open = "secret" not in good and "secret_file" not in good
+        if isinstance(secret, Path):
+            wanted.make_in = secret
+        elif secret is not None:
+            try:
+                wanted.secrets = {"secrets": [parse_secret(secret.strip())]}
+            except ValueError as error:
+                at = f"{pointer}/{'secret' if 'secret' in good else 'secret_file'}"
+                self.complain(at, f"is not right: {error}; give whsec_… or remove it to get one")
+        self._take(wanted, pointer)
+
+
+def url_refusal(url: str, allow: AllowList) -> str | None:
+    """What is wrong with a webhook's URL and what to do, or None (RELIABILITY section 10)."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+    except ValueError:
+        return _NO_URL
+    host = parts.hostname
+    if parts.scheme not in ("http", "https") or not host or not url.isascii():
+        return _NO_URL
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        return "must not hold a user name, a password or a #fragment; remove it"
+    if allow.allows(parts.scheme, host, port):
+        return None
+    if parts.scheme != "https":
+        return f"must begin with https://; use TLS, {_EXCEPTION}"
+    return _address_refusal(host, port)
+
+
+def _address_refusal(host: str, port: int) -> str | None:
+    # A name is judged by the address it has when it is called; here only by its port.
+    is_address = host.replace(".", "").isdigit() or ":" in host
+    why = refusal(host if is_address else _ANY_PUBLIC, port)
+    if why == "port":
+        return f"has the port {port}; use 443 or 8443, {_EXCEPTION}"
+    if why is not None:
+        return f"is not an address of the public Internet; use one, {_EXCEPTION}"
+    return None

@@ -1,0 +1,332 @@
+"""The hub of one worker: what the API asks, what channels tell, what the store commits.
+
+Nothing is decided here. Each callback goes to the part that decides, so that the path can be
+read in those: `admit` → `accept` → `lanes` → `dispatch` → `settle` / `reports` → `notify`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from asyncio import Future
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+
+from gateway.conflicts import Conflicts
+from gateway.dispatch import Dispatcher
+from gateway.evidence import Evidence
+from gateway.lanes import HELD, Lanes
+from gateway.ledger import ENDS, Ledger
+from gateway.reports import Reports
+from gateway.settings import Reliability
+from gateway.settle import AnswerLine, Settler
+from ratelimit.limiter import LocalLimiter
+from sms.config import Snapshot
+from sms.model import FINAL_STATES, EventRow, Inbound, Message, MessageClass, Report, State, Submit
+from sms.outcomes import Outcome
+from store.accept import Acceptor
+from store.events import EventLane
+from store.journal import Journal
+from store.processes import ProcessLease
+from store.read import Reader
+from store.seal import Keyring
+from telemetry.logs import get_logger
+from telemetry.metrics import Metrics
+
+log = get_logger(__name__)
+
+# Intake closes by class: marketing first, otp last (RELIABILITY section 7).
+_SHED_FACTOR = {
+    MessageClass.MARKETING: 1.0,
+    MessageClass.TRANSACTIONAL: 1.5,
+    MessageClass.OTP: 2.5,
+}
+STORAGE_CHECK_S = 5.0
+
+
+class JournalGate:
+    """The journal, once recovery has been committed; before that nothing is written to it."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.journal: Journal | None = None
+        self._metrics = metrics
+
+    def write_lines(self, channel: int, submits: Sequence[Submit]) -> bool:
+        """One write() before the burst's first byte; False = nothing may leave."""
+        if self.journal is None:
+            return False
+        is_written = self.journal.write_lines(
+            [(s.message.id, s.segment, s.attempt, s.copy, channel) for s in submits]
+        )
+        if not is_written:
+            self._metrics.journal_failures_total.inc()
+        return is_written
+
+    def answer_lines(self, entries: Sequence[AnswerLine]) -> bool:
+        """One write() for a burst of answers; a failure only widens what recovery must ask."""
+        if self.journal is None:
+            return True
+        is_written = self.journal.answer_lines(entries)
+        if not is_written:
+            self._metrics.journal_failures_total.inc()
+        return is_written
+
+
+@dataclass(slots=True)
+class Parts:
+    """What wiring joins; every field is one object of the worker."""
+
+    reliability: Reliability
+    keyring: Keyring
+    metrics: Metrics
+    reader: Reader
+    limiter: LocalLimiter
+    lease: ProcessLease
+    lanes: Lanes
+    ledger: Ledger
+    dispatcher: Dispatcher
+    evidence: Evidence
+    settler: Settler
+    reports: Reports
+    journal: JournalGate
+    data_dir: FilePath
+    supervisor_socket: FilePath | None
+    public_metrics: bool
+    monotonic: Callable[[], float]
+
+
+class Flow:
+    """The door between the API, the channels and the store of one worker."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.reliability = parts.reliability
+        self.keyring = parts.keyring
+        self.metrics = parts.metrics
+        self.reader = parts.reader
+        self.limiter = parts.limiter
+        self.lease = parts.lease
+        self.lanes = parts.lanes
+        self.ledger = parts.ledger
+        self.dispatcher = parts.dispatcher
+        self.evidence = parts.evidence
+        self.settler = parts.settler
+        self.reports_desk = parts.reports
+        self.journal = parts.journal
+        self.supervisor_socket = parts.supervisor_socket
+        self.public_metrics = parts.public_metrics
+        self._data_dir = parts.data_dir
+        self._monotonic = parts.monotonic
+        self.snapshot = Snapshot()
+        self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
+        self.events: EventLane | None = None
+        self.conflicts: Conflicts | None = None
+        self.loop_lag_s = 0.0
+        self.is_draining = False
+        self.is_intake_closed = False
+        self._storage_at = -STORAGE_CHECK_S
+        self._storage_share = 0.0
+        self._queue_bound = 0.0
+        self._closed: dict[MessageClass, tuple[str, str, int]] = {}
+        self.tenant_names: dict[int, str] = {}
+
+    # -- for the API -----------------------------------------------------------------------
+
+    def room(self, message_class: MessageClass, n: int) -> bool:
+        """Reserve room for `n` messages in memory; False = full."""
+        return self.lanes.reserve(message_class, n)
+
+    def give_back(self, message_class: MessageClass, n: int) -> None:
+        """Undo `room` for messages that `accept` was never called with."""
+        self.lanes.release(message_class, n)
+
+    def accept(self, messages: list[Message], batch_verdicts: bytes | None = None) -> Future[None]:
+        """Done after COMMIT: the promise of the gateway is made when this future resolves."""
+        if self.acceptor is None:
+            raise RuntimeError("the flow is not joined to an acceptor")
+        return self.acceptor.accept(messages, batch_verdicts=batch_verdicts)
+
+    def live(self, message_id: int) -> Message | None:
+        """The owner's object as the API may show it, None when this process has none."""
+        message = self.ledger.live.get(message_id)
+        if message is None:
+            return None
+        if message.state is State.ACCEPTED:
+            return replace(message, state=State.QUEUED)
+        return message
+
+    def channel_name(self, channel_id: int) -> str | None:
+        """The name of a channel, also of one that was removed since."""
+        return self.ledger.channel_names.get(channel_id)
+
+    def shed(self, message_class: MessageClass) -> tuple[str, str, int] | None:
+        """(code, detail, Retry-After s) while intake of the class is closed."""
+        if self.is_intake_closed:
+            return "shed.draining", "This process is shutting down; another one takes over.", 5
+        return self._closed.get(message_class)
+
+    def refresh_shed(self) -> None:
+        """Look at database, event loop, queues and disk, some twenty times a second."""
+        is_up = self.acceptor is not None and self.acceptor.is_up()
+        self._closed = {}
+        for message_class, factor in _SHED_FACTOR.items():
+            why = self._overload(factor)
+            if not is_up or not self.lease.is_valid():
+                why = "store.unavailable", "The gateway waits for its database.", 2
+            if why is not None:
+                self._closed[message_class] = why
+
+    def _overload(self, factor: float) -> tuple[str, str, int] | None:
+        """RELIABILITY section 9; `factor` makes the classes close one after another."""
+        limits = self.reliability
+        age_s = self.acceptor.oldest_write_age_s() if self.acceptor is not None else 0.0
+        if age_s > limits.shed_write_age_s * factor:
+            return "shed.store_slow", "The database answers too slowly just now.", 2
+        if self.loop_lag_s > limits.shed_loop_lag_s * factor:
+            return "shed.overloaded", "The gateway is overloaded just now.", 1
+        if self._queue_bound and self._queued() > self._queue_bound * factor:
+            return "shed.queue_full", "More is queued than the channels can send in time.", 10
+        if self._storage() > limits.shed_storage_share:
+            return "shed.storage_full", "The gateway's disk is almost full.", 60
+        return None
+
+    def _queued(self) -> int:
+        return sum(self.lanes.used(message_class) for message_class in MessageClass)
+
+    def _storage(self) -> float:
+        now = self._monotonic()
+        if now - self._storage_at >= STORAGE_CHECK_S:
+            self._storage_at = now
+            usage = shutil.disk_usage(self._data_dir)
+            self._storage_share = 1.0 - usage.free / usage.total if usage.total else 0.0
+        return self._storage_share
+
+    def is_ready(self) -> list[str]:
+        """What is missing before this process may take traffic; empty = ready."""
+        missing: list[str] = []
+        if self.is_draining:
+            missing.append("draining: this process is shutting down")
+        if not self.lease.is_valid():
+            missing.append("lease: the process could not renew its lease in PostgreSQL")
+        if self.acceptor is None or not self.acceptor.is_up():
+            missing.append("store: PostgreSQL is not writable")
+        channels = self.dispatcher.channels
+        for route in self.snapshot.routes:
+            if not any(cid in channels and channels[cid].is_up for cid in route.channels):
+                names = ", ".join(self.channel_name(cid) or str(cid) for cid in route.channels)
+                missing.append(f"route {route.id}: none of its channels has a session ({names})")
+        return missing
+
+    # -- adapters.base.ChannelSink ---------------------------------------------------------
+
+    def may_submit(self) -> bool:
+        """Whether our lease still holds."""
+        return self.lease.is_valid()
+
+    def journal_writes(self, channel: int, submits: Sequence[Submit]) -> bool:
+        """The write lines of one burst."""
+        return self.journal.write_lines(channel, submits)
+
+    def outcomes(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
+        """Answers, time-outs and losses of one burst."""
+        if results:
+            self.settler.outcomes(channel, results)
+
+    def reports(self, channel: int, reports: Sequence[Report]) -> None:
+        """Status reports of one burst."""
+        self.reports_desk.receive(channel, reports)
+
+    def inbound(self, channel: int, texts: Sequence[Inbound]) -> None:
+        """Texts from phones cannot be kept yet: the carrier is told to send them later."""
+        self.metrics.reports_total.inc((self.channel_name(channel) or "", "inbound"), len(texts))
+        self.answer(channel, [text.token for text in texts], accepted=False)
+
+    def window_open(self, channel: int) -> None:
+        """Slots are free again."""
+        self.dispatcher.pump(channel)
+
+    def link_changed(self, channel: int, is_up: bool, reason: str) -> None:
+        """The first session was bound or the last one lost."""
+        name = self.channel_name(channel) or ""
+        log.info("link changed", channel=name, is_up=is_up, reason=reason)
+        self.dispatcher.link_changed(channel, is_up=is_up)
+
+    def answer(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
+        """Answer reports through the channel that brought them, if it is still there."""
+        runtime = self.dispatcher.channels.get(channel)
+        if runtime is not None:
+            runtime.adapter.answer(tokens, accepted=accepted)
+
+    # -- store callbacks -------------------------------------------------------------------
+
+    def accepted(self, messages: list[Message]) -> None:
+        """After the accept's COMMIT: from here on the messages are ours."""
+        counts: dict[tuple[int, MessageClass], list[int]] = {}
+        for message in messages:
+            count = counts.setdefault((message.tenant, message.message_class), [0, 0])
+            count[0] += 1
+            count[1] += len(message.texts)
+        for (tenant, message_class), (number, segments) in counts.items():
+            labels = (self.tenant_names.get(tenant, ""), message_class.value)
+            self.metrics.accepted_total.inc(labels, number)
+            self.metrics.accepted_segments_total.inc(labels, segments)
+        self.ledger.took(messages)
+        self.dispatcher.put(messages)
+
+    def refused(self, messages: list[Message]) -> None:
+        """An accept failed: its room is free again."""
+        for message in messages:
+            self.lanes.release(message.message_class)
+
+    def quarantined(self, rows: list[EventRow], reason: str) -> None:
+        """A row the database would not take; the others went on."""
+        self.metrics.quarantined_total.inc(("events",), len(rows))
+        log.error("event row quarantined", reason=reason, rows=len(rows))
+
+    @staticmethod
+    def tally(rows: list[EventRow]) -> Mapping[int, tuple[int, int]]:
+        """Per tenant: newly submitted and newly final, for the conservation counts."""
+        counts: dict[int, tuple[int, int]] = {}
+        for row in rows:
+            end = ENDS[row.path]
+            if end is None:
+                continue
+            submitted, final = counts.get(row.tenant, (0, 0))
+            if end is State.SUBMITTED:
+                counts[row.tenant] = (submitted + 1, final)
+            elif end in FINAL_STATES:
+                counts[row.tenant] = (submitted, final + 1)
+        return counts
+
+    # -- configuration ---------------------------------------------------------------------
+
+    def reconfigure(self, snapshot: Snapshot) -> None:
+        """Use a new configuration; channels were added and removed before."""
+        self.snapshot = snapshot
+        self.tenant_names = {tenant.id: tenant.name for tenant in snapshot.tenants.values()}
+        for channel in snapshot.channels.values():
+            self.ledger.channel_names[channel.id] = channel.name
+        rate = sum(channel.segments_per_second for channel in snapshot.channels.values())
+        self._queue_bound = rate * self.reliability.shed_queue_s
+        self.limiter.configure(snapshot, self._monotonic())
+        self.dispatcher.reconfigure(snapshot)
+        self.metrics.config_version.set((), snapshot.version)
+
+    def set_gauges(self) -> None:
+        """Before a scrape: queues, ages, channel states."""
+        now = self._monotonic()
+        metrics = self.metrics
+        metrics.queue_messages.clear()
+        metrics.queue_oldest_age_seconds.clear()
+        for channel, lane in self.lanes.items():
+            name = "held" if channel == HELD else self.channel_name(channel) or str(channel)
+            for message_class, queue in lane.queues():
+                labels = (message_class.value, name)
+                oldest = queue.oldest_at()
+                metrics.queue_messages.set(labels, queue.size)
+                metrics.queue_oldest_age_seconds.set(labels, now - oldest if oldest else 0.0)
+        for runtime in self.dispatcher.channels.values():
+            for state in ("up", "down"):
+                is_now = (state == "up") == runtime.is_up
+                metrics.channel_state.set((runtime.config.name, state), float(is_now))
+        metrics.loop_lag_seconds.set((), self.loop_lag_s)
+        metrics.parked_reports.set((), self.reports_desk.parked)

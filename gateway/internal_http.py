@@ -1,0 +1,49 @@
+"""What a worker tells its supervisor: one small document on a Unix socket.
+
+`GET /snapshot` answers JSON `{"metrics", "ready", "missing", "counts"}`. The socket stands in the
+node's run directory (0700), so only this node's own user reaches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+REQUEST_TIMEOUT_S = 5.0
+MAX_REQUEST_LINES = 64
+
+
+async def serve_internal(
+    path: Path, snapshot: Callable[[], Mapping[str, object]]
+) -> asyncio.Server:
+    """Serve `snapshot()` on the socket at `path` (an old one is replaced)."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                request = await reader.readline()
+                for _ in range(MAX_REQUEST_LINES):
+                    if await reader.readline() in (b"\r\n", b"\n", b""):
+                        break
+                writer.write(_answer(request, snapshot))
+                await writer.drain()
+        except (TimeoutError, OSError, ValueError):
+            return  # the supervisor asks again; a broken request says nothing
+        finally:
+            writer.close()
+
+    path.unlink(missing_ok=True)  # noqa: ASYNC240 (once, at start)
+    return await asyncio.start_unix_server(handle, path=path)
+
+
+def _answer(request: bytes, snapshot: Callable[[], Mapping[str, object]]) -> bytes:
+    if request.split(b" ")[:2] != [b"GET", b"/snapshot"]:
+        return b"HTTP/1.0 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+    body = msgspec.json.encode(snapshot())
+    head = (
+        f"HTTP/1.0 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body

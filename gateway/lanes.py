@@ -1,0 +1,201 @@
+"""Where committed messages wait: per channel, by class, fair by tenant, bounded.
+
+    lanes[channel]   otp ───────────┐ strictly first
+                     transactional ─┤ 4 : 1        each a ring of tenants, one message a turn
+                     marketing ─────┘
+    lanes[0]         held: no channel of the route is up
+
+Nothing here does I/O or decides about channels. Room is reserved before a message is accepted
+(`reserve`) and given back when it has left for a carrier or ended, so that memory is bounded by
+the sum of the limits whatever the carriers do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+
+from sms.model import Message, MessageClass
+
+HELD = 0
+TRANSACTIONAL_TURNS = 4  # transactional to marketing 4:1 (RELIABILITY section 9)
+
+
+class FairQueue:
+    """Messages of one class on one channel; each tenant gets one message a turn."""
+
+    __slots__ = ("_by_tenant", "_ring", "size")
+
+    def __init__(self) -> None:
+        self._by_tenant: dict[int, deque[Message]] = {}
+        self._ring: deque[int] = deque()
+        self.size = 0
+
+    def put(self, message: Message) -> None:
+        """Append behind the tenant's own messages."""
+        waiting = self._by_tenant.get(message.tenant)
+        if waiting is None:
+            self._by_tenant[message.tenant] = deque((message,))
+            self._ring.append(message.tenant)
+        else:
+            waiting.append(message)
+        self.size += 1
+
+    def put_first(self, message: Message) -> None:
+        """Put back first in line: of its tenant, and the tenant first in the ring."""
+        waiting = self._by_tenant.get(message.tenant)
+        if waiting is None:
+            self._by_tenant[message.tenant] = deque((message,))
+            self._ring.appendleft(message.tenant)
+        else:
+            waiting.appendleft(message)
+        self.size += 1
+
+    def take(self) -> Message | None:
+        """Return the next message, or None when nothing waits."""
+        if not self._ring:
+            return None
+        tenant = self._ring[0]
+        waiting = self._by_tenant[tenant]
+        message = waiting.popleft()
+        if waiting:
+            self._ring.rotate(-1)
+        else:
+            del self._by_tenant[tenant]
+            self._ring.popleft()
+        self.size -= 1
+        return message
+
+    def oldest_at(self) -> float | None:
+        """The earliest `queued_at` among the tenants' first messages, monotonic."""
+        if not self._by_tenant:
+            return None
+        return min(waiting[0].queued_at for waiting in self._by_tenant.values())
+
+    def remove_expired(self, unix_now: float) -> list[Message]:
+        """Take out what is past its validity; costs one look at each waiting message."""
+        gone: list[Message] = []
+        for tenant, waiting in list(self._by_tenant.items()):
+            late = [message for message in waiting if message.valid_until <= unix_now]
+            if not late:
+                continue
+            gone += late
+            left = deque(message for message in waiting if message.valid_until > unix_now)
+            if left:
+                self._by_tenant[tenant] = left
+            else:
+                del self._by_tenant[tenant]
+                self._ring.remove(tenant)
+        self.size -= len(gone)
+        return gone
+
+    def __iter__(self) -> Iterator[Message]:
+        for waiting in self._by_tenant.values():
+            yield from waiting
+
+
+class Lane:
+    """The three classes that wait for one channel."""
+
+    __slots__ = ("_turn", "marketing", "otp", "transactional")
+
+    def __init__(self) -> None:
+        self.otp = FairQueue()
+        self.transactional = FairQueue()
+        self.marketing = FairQueue()
+        self._turn = 0
+
+    def queue(self, message_class: MessageClass) -> FairQueue:
+        """The queue of one class."""
+        if message_class is MessageClass.OTP:
+            return self.otp
+        if message_class is MessageClass.TRANSACTIONAL:
+            return self.transactional
+        return self.marketing
+
+    def take(self, *, otp_only: bool = False) -> Message | None:
+        """The next message by class: otp first, then transactional and marketing 4:1."""
+        if self.otp.size or otp_only:
+            return self.otp.take()
+        if not self.marketing.size:
+            return self.transactional.take()
+        if not self.transactional.size:
+            return self.marketing.take()
+        self._turn = (self._turn + 1) % (TRANSACTIONAL_TURNS + 1)
+        return self.marketing.take() if self._turn == 0 else self.transactional.take()
+
+    def size(self) -> int:
+        """How many messages wait."""
+        return self.otp.size + self.transactional.size + self.marketing.size
+
+    def queues(self) -> tuple[tuple[MessageClass, FairQueue], ...]:
+        """The queues with their class, otp first."""
+        return (
+            (MessageClass.OTP, self.otp),
+            (MessageClass.TRANSACTIONAL, self.transactional),
+            (MessageClass.MARKETING, self.marketing),
+        )
+
+
+class Lanes:
+    """All lanes of one process, and how much room is left in them."""
+
+    def __init__(self, limits: Mapping[MessageClass, int]) -> None:
+        self._limits = dict(limits)
+        self._used = dict.fromkeys(MessageClass, 0)
+        self._lanes: dict[int, Lane] = {HELD: Lane()}
+
+    def reserve(self, message_class: MessageClass, count: int) -> bool:
+        """Take room for `count` messages; False (and nothing taken) when there is not enough."""
+        used = self._used[message_class] + count
+        if used > self._limits[message_class]:
+            return False
+        self._used[message_class] = used
+        return True
+
+    def force(self, message_class: MessageClass) -> None:
+        """Take room beyond the limit: for what was accepted before a restart."""
+        self._used[message_class] += 1
+
+    def release(self, message_class: MessageClass, count: int = 1) -> None:
+        """Give room back: the messages left for a carrier, ended, or were never accepted."""
+        self._used[message_class] -= count
+
+    def used(self, message_class: MessageClass) -> int:
+        """How many messages hold room now."""
+        return self._used[message_class]
+
+    def lane(self, channel: int) -> Lane:
+        """The lane of a channel, made on first use; `HELD` is where no channel is up."""
+        lane = self._lanes.get(channel)
+        if lane is None:
+            lane = self._lanes[channel] = Lane()
+        return lane
+
+    def put(self, channel: int, message: Message) -> None:
+        """Queue behind the tenant's messages of that class."""
+        self.lane(channel).queue(message.message_class).put(message)
+
+    def put_first(self, channel: int, message: Message) -> None:
+        """Queue first in line."""
+        self.lane(channel).queue(message.message_class).put_first(message)
+
+    def drain(self, channel: int) -> list[Message]:
+        """Empty one lane, otp first: its messages need another channel."""
+        lane = self.lane(channel)
+        self._lanes[channel] = Lane()
+        return [message for _, queue in lane.queues() for message in queue]
+
+    def remove_expired(self, classes: Iterable[MessageClass], unix_now: float) -> list[Message]:
+        """Take what is past its validity out of every lane."""
+        gone: list[Message] = []
+        for lane in self._lanes.values():
+            for message_class in classes:
+                queue = lane.queue(message_class)
+                if queue.size:
+                    gone += queue.remove_expired(unix_now)
+        return gone
+
+    def items(self) -> Iterator[tuple[int, Lane]]:
+        """Every lane with its channel id."""
+        yield from self._lanes.items()

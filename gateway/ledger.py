@@ -1,0 +1,148 @@
+"""The one place where a message's next row is made, committed and told.
+
+    decision ─▶ row() ─▶ commit() ═COMMIT═▶ committed(): room given back, metrics, webhooks
+
+Rows are numbered and applied to the live object when they are decided, so that two decisions in
+one flush follow one another; nothing outside the process learns of a row before its commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from gateway.lanes import Lanes
+from receipts.state import STATES_OF_PATH, Path, apply_row
+from sms.ids import IdClock
+from sms.model import FINAL_STATES, EventRow, Message, State
+from telemetry.metrics import Metrics
+
+# Where each path ends, and after which ends the owner has nothing more to bring to a carrier.
+ENDS = [STATES_OF_PATH[path][-1] if STATES_OF_PATH[path] else None for path in Path]
+_LEAVES = frozenset({State.SUBMITTED, State.UNCERTAIN}) | FINAL_STATES
+
+
+class EventSink(Protocol):
+    """The event lane of the store, as far as the ledger needs it."""
+
+    def add(
+        self,
+        rows: list[EventRow],
+        *,
+        urgent: bool,
+        sql: str = "",
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Join the next flush; `done` is called after its commit."""
+        ...
+
+
+class ClaimRelease(Protocol):
+    """The claim book, as far as the ledger needs it."""
+
+    def settled(self, block: int, count: int) -> None:
+        """Tell that `count` messages of a block no longer need their claim."""
+        ...
+
+
+class Told(Protocol):
+    """Who must hear of committed rows: the webhooks."""
+
+    def rows_committed(self, rows: Sequence[EventRow]) -> None:
+        """Called once per flush, after the commit."""
+        ...
+
+
+class Ledger:
+    """Makes rows, hands them to the event lane and acts when they are committed."""
+
+    def __init__(
+        self, *, ids: IdClock, lanes: Lanes, claims: ClaimRelease, metrics: Metrics
+    ) -> None:
+        self._ids = ids
+        self._lanes = lanes
+        self._claims = claims
+        self._metrics = metrics
+        self.events: EventSink | None = None  # joined by wiring: the lane calls back `committed`
+        self.told: Told | None = None
+        self.live: dict[int, Message] = {}  # what this process must still bring to a carrier
+        self.channel_names: dict[int, str] = {}
+
+    def row(
+        self,
+        message: Message,
+        path: Path,
+        status: State,
+        at: float,
+        **columns: object,
+    ) -> EventRow | None:
+        """Make the message's next row and apply it; None when the move is illegal (counted).
+
+        `columns` are the optional fields of `EventRow`; `at` is Unix seconds.
+        """
+        row = EventRow(
+            message.id,
+            message.sequence + 1,
+            self._ids.next(),
+            message.tenant,
+            path,
+            status,
+            at,
+            message=message,
+            previous=message.state,
+            **columns,  # type: ignore[arg-type]  # checked by the dataclass of the store's COPY
+        )
+        if not apply_row(message, row):
+            self._metrics.illegal_transition_total.inc()
+            return None
+        return row
+
+    def commit(
+        self,
+        rows: list[EventRow],
+        *,
+        urgent: bool = True,
+        sql: str = "",
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Join the next flush; `sql` is integer-only text that rides in the same transaction."""
+        events = self.events
+        if events is None:
+            raise RuntimeError("the ledger is not joined to an event lane")
+        events.add(rows, urgent=urgent, sql=sql, done=done)
+
+    def took(self, messages: Iterable[Message]) -> None:
+        """Own what was just committed; its room was reserved before."""
+        live = self.live
+        for message in messages:
+            live[message.id] = message
+
+    def take_back(self, message: Message) -> None:
+        """Own again what had left (resend, recovery): room beyond the limit, it is promised."""
+        if message.id not in self.live:
+            self.live[message.id] = message
+            self._lanes.force(message.message_class)
+
+    def committed(self, rows: Sequence[EventRow]) -> None:
+        """After a commit: give room and claims back, count finals, tell the webhooks."""
+        live = self.live
+        for row in rows:
+            end = ENDS[row.path]
+            message = row.message
+            if end not in _LEAVES or message is None:
+                continue
+            if live.pop(row.message_id, None) is not None:
+                self._lanes.release(message.message_class)
+            if message.claim:
+                self._claims.settled(message.claim, 1)
+                message.claim = 0
+            if end in FINAL_STATES:
+                self._metrics.final_total.inc(
+                    (
+                        end.value,
+                        message.message_class.value,
+                        self.channel_names.get(row.channel, ""),
+                    )
+                )
+        if self.told is not None:
+            self.told.rows_committed(rows)

@@ -1,0 +1,187 @@
+"""The node's own answers: /healthz, /readyz and /metrics of all its processes in one.
+
+    GET :8081/metrics ─▶ supervisor ─▶ run/worker-0.sock GET /snapshot ─▶ merge ─▶ render
+                                    └▶ run/worker-1.sock …
+
+The supervisor serves them on the admin port and on `run/supervisor.sock`, where a worker asks
+when the public port is asked. A worker that does not answer in time counts with what it said last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from telemetry.metrics import CONTENT_TYPE, Metrics, Snapshot, lasting, merge, render
+
+ASK_TIMEOUT_S = 1.0
+LONGEST_ANSWER = 16 * 1024 * 1024  # bytes
+Scope = Mapping[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[Mapping[str, Any]], Any]
+
+
+@dataclass(slots=True)
+class WorkerView:
+    """What a worker said last, and what its predecessors in the slot had counted."""
+
+    socket: Path
+    metrics: Snapshot = field(default_factory=dict)
+    earlier: Snapshot = field(default_factory=dict)
+    is_ready: bool = False
+    missing: tuple[str, ...] = ("worker",)
+    has_ever_answered: bool = False
+
+    def forget(self) -> None:
+        """The process ended: its totals stay, its gauges go."""
+        self.earlier = merge([self.earlier, lasting(self.metrics)])
+        self.metrics = {}
+        self.is_ready = False
+        self.missing = ("worker",)
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        """Take over the answer to GET /snapshot."""
+        self.metrics = told["metrics"]
+        self.is_ready = bool(told["ready"])
+        self.missing = tuple(str(name) for name in told["missing"])
+        self.has_ever_answered = True
+
+
+async def ask(path: Path, target: str, timeout_s: float = ASK_TIMEOUT_S) -> tuple[int, bytes]:
+    """GET `target` over a Unix socket: status and body; raises OSError when nobody answers.
+
+    HTTP/1.0, so the answer ends with the connection.
+    """
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_unix_connection(str(path), limit=LONGEST_ANSWER)
+        try:
+            writer.write(f"GET {target} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = bytearray()
+            while chunk := await reader.read(65536):
+                body += chunk
+                if len(body) > LONGEST_ANSWER:
+                    raise OSError("the answer does not end")
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+    words = head.split(None, 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise OSError("this is no HTTP")
+    return int(words[1]), bytes(body)
+
+
+class Node:
+    """The workers of this node, seen together."""
+
+    def __init__(self, views: Sequence[WorkerView]) -> None:
+        self.views = views
+        self.metrics = Metrics()  # the supervisor's own
+        self.missing_servers: Callable[[], list[str]] = list
+        self.is_stopping = False
+
+    async def refresh(self) -> None:
+        """Ask all workers at once; who does not answer is not ready."""
+        await asyncio.gather(*(self._refresh(view) for view in self.views))
+
+    async def _refresh(self, view: WorkerView) -> None:
+        try:
+            status, body = await ask(view.socket, "/snapshot")
+            told = json.loads(body)
+            if status == 200:
+                view.take(told)
+        except (OSError, EOFError, asyncio.LimitOverrunError, ValueError, KeyError, TypeError):
+            view.is_ready = False
+            view.missing = ("worker",)
+
+    def traffic(self) -> Snapshot:
+        """The workers' numbers as one snapshot."""
+        return merge([part for view in self.views for part in (view.earlier, view.metrics)])
+
+    def merged(self) -> Snapshot:
+        """All processes' numbers as one snapshot."""
+        return merge([self.metrics.snapshot(), self.traffic()])
+
+    def missing(self) -> list[str]:
+        """What keeps this node from being ready, empty when one worker can do everything."""
+        if self.is_stopping:
+            return ["stopping"]
+        missing = self.missing_servers()
+        if not any(view.is_ready for view in self.views):
+            missing += [name for view in self.views for name in view.missing]
+        return list(dict.fromkeys(missing))
+
+    async def answer(self, path: str) -> tuple[int, str, bytes]:
+        """Status, content type and body for one path."""
+        if path == "/healthz":
+            return 200, "application/json", b'{"status":"ok"}'
+        if path not in ("/readyz", "/metrics"):
+            return _problem(404, "not_found", "Here are /healthz, /readyz and /metrics.")
+        await self.refresh()
+        if path == "/metrics":
+            return 200, CONTENT_TYPE, render(self.merged())
+        missing = self.missing()
+        told = {"status": "unready" if missing else "ready", "missing": missing}
+        return 503 if missing else 200, "application/json", json.dumps(told).encode()
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The raw ASGI application."""
+        if scope["type"] != "http":
+            return
+        if scope["method"] in ("GET", "HEAD"):
+            status, kind, body = await self.answer(scope["path"])
+        else:
+            status, kind, body = _problem(405, "method_not_allowed", "Use GET.")
+        headers = [
+            (b"content-type", kind.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if status == 405:
+            headers.append((b"allow", b"GET, HEAD"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send(
+            {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
+        )
+
+
+def _problem(status: int, code: str, action: str) -> tuple[int, str, bytes]:
+    problem = {"type": "about:blank", "title": code, "status": status, "code": code}
+    return status, "application/problem+json", json.dumps({**problem, "action": action}).encode()
+
+
+class NodeServer(uvicorn.Server):
+    """uvicorn without its signal handlers: the supervisor has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+def make_server(node: Node) -> NodeServer:
+    """A server for the node's answers; `await serve(sockets=…)`, end by `should_exit`."""
+    config = uvicorn.Config(
+        node.app,
+        interface="asgi3",
+        loop="asyncio",
+        proxy_headers=False,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=1,
+        limit_concurrency=100,
+    )
+    return NodeServer(config)

@@ -1,0 +1,200 @@
+"""What a process owes after a crash, before it sends anything (RELIABILITY section 4).
+
+    claimed?  no ───────────────────────────────────────────▶ back to its lane
+       │ yes
+    journal of this boot?  no ──────────────────────────────▶ uncertain
+       │ yes
+    write line?  no ────────────────────────────────────────▶ back to its lane
+       │ yes
+    answer line?  yes ─▶ applied as if it had just arrived   no ─▶ uncertain
+
+It costs what was in flight: everything below the low-water mark is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.flow import Flow
+from gateway.reports import fold_stored
+from receipts.state import begin_attempt
+from sms.model import Message, State, Submit
+from sms.outcomes import (
+    Cause,
+    NotSent,
+    Outcome,
+    Rejected,
+    Submitted,
+    Throttled,
+    Uncertain,
+)
+from store.claims import ClaimBook
+from store.fragments import Why
+from store.journal import AnswerLine, Replay, WriteLine
+from store.read import Parked, Reader
+
+LOST = "process.lost"
+_FOREVER = 4e9  # Unix seconds: every parked row is due by then
+_PARKED_PAGE = 1_000_000
+_OPEN = frozenset({State.ACCEPTED, State.QUEUED})
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What was found, for the log; mutable while counting."""
+
+    queued: int = 0
+    answered: int = 0
+    uncertain: int = 0
+
+
+async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
+    """Bring every unfinished message of this process into a defined state and commit that."""
+    process = flow.lease.process
+    reader = flow.reader
+    blocks = await reader.claims(process)
+    block_of: dict[int, int] = {}
+    for block, ids in blocks.items():
+        claims.adopt(block, ids)
+        block_of.update(dict.fromkeys(ids, block))
+    found = Recovered()
+    async for page in reader.unfinished(process, flow.lease.low_water):
+        _settle_page(flow, [fold_stored(stored) for stored in page], block_of, replay, found)
+    await _parked(flow, reader, block_of, replay, found)
+    for block in block_of.values():  # the rest of each block had ended before the crash
+        claims.settled(block)
+    await _committed(flow)
+    return found
+
+
+async def _parked(
+    flow: Flow, reader: Reader, block_of: dict[int, int], replay: Replay, found: Recovered
+) -> None:
+    """What came back before the crash stands in `parked`, whatever its id."""
+    rows = await reader.due_parked(flow.lease.process, _FOREVER, _PARKED_PAGE)
+    wanted: list[Parked] = [row for row in rows if row.why == Why.QUEUED]
+    for start in range(0, len(wanted), 1000):
+        stored = await reader.messages([row.message_id for row in wanted[start : start + 1000]])
+        messages = [fold_stored(record) for record in stored.values()]
+        for message in messages:
+            message.is_parked = True
+        _settle_page(flow, messages, block_of, replay, found)
+
+
+def _settle_page(
+    flow: Flow,
+    messages: Iterable[Message],
+    block_of: dict[int, int],
+    replay: Replay,
+    found: Recovered,
+) -> None:
+    queued: list[Message] = []
+    for message in messages:
+        if message.state not in _OPEN:
+            continue
+        message.claim = block_of.pop(message.id, 0)
+        results = _results(message, replay) if message.claim else []
+        flow.ledger.take_back(message)
+        if not results:
+            queued.append(message)
+            found.queued += 1
+            continue
+        is_lost = any(isinstance(outcome, Uncertain) for _, outcome, _ in results)
+        found.uncertain += is_lost
+        found.answered += not is_lost
+        _apply(flow, message, results)
+    flow.dispatcher.put(queued)
+
+
+def _apply(flow: Flow, message: Message, results: list[tuple[int, Outcome, int]]) -> None:
+    """Settle what the journal knows, as if the answers had just arrived."""
+    channel = results[0][2]
+    begin_attempt(message, channel)
+    total = message.segments
+    message.open_segments = total
+    message.answers = [None] * total
+    pairs = [
+        (
+            Submit(
+                message,
+                segment,
+                total,
+                message.number,
+                "",
+                message.encoding,
+                b"",
+                has_udh=False,
+                validity_s=1,
+                attempt=message.attempt,
+                copy=message.copy,
+            ),
+            outcome,
+        )
+        for segment, outcome, _ in results
+    ]
+    flow.settler.outcomes(channel, pairs)
+
+
+def _results(message: Message, replay: Replay) -> list[tuple[int, Outcome, int]]:
+    """(segment, outcome, channel) of the attempt that was open; empty when nothing was written."""
+    if not replay.is_present:
+        return [(index, Uncertain(LOST), message.channel) for index in range(message.segments)]
+    writes = [
+        line
+        for line in replay.writes.get(message.id, ())
+        if line.attempt > message.attempt and line.copy == message.copy
+    ]
+    if not writes:
+        return []
+    newest = max(line.attempt for line in writes)
+    writes = [line for line in writes if line.attempt == newest]
+    answers = [
+        line
+        for line in replay.answers.get(message.id, ())
+        if line.attempt == newest and line.copy == message.copy
+    ]
+    outcomes = [
+        _outcome(
+            [line for line in writes if line.segment == index],
+            [line for line in answers if line.segment == index],
+        )
+        for index in range(message.segments)
+    ]
+    if len(outcomes) > 1 and not all(isinstance(outcome, Submitted) for outcome in outcomes):
+        # part of it may be on the air and the reference of its segments is gone with the process
+        outcomes = [
+            Uncertain(LOST) if isinstance(outcome, NotSent | Throttled) else outcome
+            for outcome in outcomes
+        ]
+    return [(index, outcome, writes[-1].channel) for index, outcome in enumerate(outcomes)]
+
+
+def _outcome(writes: list[WriteLine], answers: list[AnswerLine]) -> Outcome:
+    """One segment: as many answers as writes means the last answer counts."""
+    if not writes:
+        return NotSent(LOST)
+    if len(answers) < len(writes):
+        return Uncertain(LOST)
+    return from_line(answers[-1])
+
+
+def from_line(line: AnswerLine) -> Outcome:
+    """The outcome behind a journal line (kinds as in `store.journal`)."""
+    if line.kind == 0:
+        return Submitted(line.carrier_id)
+    if line.kind == 1:
+        cause, _, rest = line.code.partition("|")
+        reason, _, code = rest.partition("|")
+        return Rejected(code, Cause(cause), reason)
+    if line.kind == 2:
+        return Throttled(1.0, line.code)
+    return NotSent(LOST) if line.kind == 3 else Uncertain(LOST)
+
+
+async def _committed(flow: Flow) -> None:
+    """Wait until every row decided so far is durable."""
+    done = asyncio.Event()
+    flow.ledger.commit([], done=done.set)
+    await done.wait()

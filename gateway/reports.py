@@ -1,0 +1,405 @@
+"""Whose report is it, and what does it change? Answered to the carrier only when durable.
+
+report ─▶ id in memory? ──yes──▶ row ═COMMIT═▶ answer
+             │ no
+             ▼
+          look-up in the store, in batches ──found──▶ fold, row ═COMMIT═▶ answer
+             │ nobody's (yet)
+             ▼
+          parked_reports ═COMMIT═▶ answer; tried again 1 s, 5 s, 30 s, 5 min, hourly, dropped
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.dispatch import Dispatcher
+from gateway.evidence import Evidence
+from gateway.ledger import Ledger
+from gateway.matches import Match, Matches
+from receipts.normalise import Verdict, judge
+from receipts.state import Path, fold, report_path
+from sms.errors import Unavailable
+from sms.ids import IdClock, unix_of
+from sms.model import FINAL_STATES, EventRow, Message, MessageClass, Report, State
+from store.fragments import (
+    ParkedReport,
+    Why,
+    delete_reports_sql,
+    park_reports_sql,
+    park_sql,
+    unpark_sql,
+)
+from store.read import Reader, Stored
+from store.seal import Keyring
+from telemetry.logs import get_logger
+from telemetry.metrics import Metrics
+
+RETRY_AFTER_S = (1.0, 5.0, 30.0, 300.0)  # then hourly (issue of receipts: decision 2)
+HOURLY_S = 3600.0
+KEPT_S = 259_200.0  # 72 h, then counted and dropped
+LOOKUP_BATCH = 500
+MAX_PENDING = 50_000  # reports that wait for a look-up; beyond, the carrier is told "later"
+REPARK_S = 600.0
+
+log = get_logger(__name__)
+
+
+class Answerer(Protocol):
+    """How reports are answered: through the channel that brought them."""
+
+    def __call__(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
+        """Tell the carrier that these reports are kept (or to send them again later)."""
+        ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one burst of reports amounts to; mutable, one per burst."""
+
+    unix: float
+    rows: list[EventRow] = field(default_factory=list)
+    sql: list[str] = field(default_factory=list)
+    back: list[Message] = field(default_factory=list)  # transition 17, after the commit
+    ends: dict[str, int] = field(default_factory=dict)
+
+
+class Reports:
+    """Settles reports; `receive` is synchronous, look-ups run in one long-lived loop."""
+
+    def __init__(  # noqa: PLR0913 (keyword-only, joined once by wiring)
+        self,
+        *,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        evidence: Evidence,
+        matches: Matches,
+        reader: Reader,
+        keyring: Keyring,
+        ids: IdClock,
+        metrics: Metrics,
+        answer: Answerer,
+        unix: Callable[[], float],
+        max_attempts: int = 4,
+    ) -> None:
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._evidence = evidence
+        self._matches = matches
+        self._reader = reader
+        self._keyring = keyring
+        self._ids = ids
+        self._metrics = metrics
+        self._answer = answer
+        self._unix = unix
+        self._max_attempts = max_attempts
+        self._pending: list[Report] = []
+        self._returning: list[Message] = []
+        self._wake = asyncio.Event()
+        self.parked = 0  # how many stand in parked_reports, as last seen
+
+    # -- from a channel --------------------------------------------------------------------
+
+    def receive(self, channel: int, reports: Sequence[Report]) -> None:
+        """Status reports of one burst of one channel."""
+        batch = Batch(self._unix())
+        tokens: list[object] = []
+        for report in reports:
+            match = self._matches.get(channel, report.carrier_id)
+            if match is None:
+                self._pending.append(report)
+                continue
+            tokens.append(report.token)
+            self._settle(batch, report, match)
+        if tokens:
+            self._finish(channel, batch, tokens)
+        if self._pending:
+            self._refuse_overflow(channel)
+            self._wake.set()
+
+    def _refuse_overflow(self, channel: int) -> None:
+        beyond = self._pending[MAX_PENDING:]
+        if beyond:
+            del self._pending[MAX_PENDING:]
+            tokens = [report.token for report in beyond if report.channel == channel]
+            self._answer(channel, tokens, accepted=False)
+            self._count(channel, {"refused": len(beyond)})
+
+    def _finish(self, channel: int, batch: Batch, tokens: list[object]) -> None:
+        back = batch.back
+        self._count(channel, batch.ends)
+
+        def done() -> None:
+            if tokens:
+                self._answer(channel, tokens, accepted=True)
+            for message in back:
+                self._come_back(message)
+
+        self._ledger.commit(batch.rows, sql="".join(batch.sql), done=done)
+
+    def _count(self, channel: int, ends: dict[str, int]) -> None:
+        name = self._ledger.channel_names.get(channel, "")
+        for end, number in ends.items():
+            self._metrics.reports_total.inc((name, end), number)
+
+    # -- one report ------------------------------------------------------------------------
+
+    def _settle(self, batch: Batch, report: Report, match: Match) -> None:
+        end = self._judge(batch, report, match)
+        batch.ends[end] = batch.ends.get(end, 0) + 1
+
+    def _judge(self, batch: Batch, report: Report, match: Match) -> str:
+        message, segment, copy = match
+        verdict = judge(report.state, report.error)
+        name = self._ledger.channel_names.get(report.channel, "")
+        if not verdict.is_known:
+            self._metrics.unmapped_codes_total.inc((name, report.error or report.state))
+        state = verdict.state
+        if state is None:
+            return "intermediate"
+        path = report_path(message, segment, copy, state, carrier_id=report.carrier_id)
+        if path is None:
+            return "duplicate"
+        if self._may_resend(message, path, verdict, report.channel):
+            return self._resend(batch, report, message, verdict)
+        code = f"{report.state} {report.error}" if report.error else report.state
+        submitted_at = message.submitted_at
+        row = self._ledger.row(
+            message,
+            path,
+            state,
+            batch.unix,
+            segment=segment,
+            copy=copy,
+            channel=report.channel,
+            code=code,
+            reason=verdict.reason,
+        )
+        if row is None:
+            return "illegal"
+        batch.rows.append(row)
+        if submitted_at is not None:
+            labels = (name, message.carrier.value)
+            self._metrics.receipt_lag_seconds.observe(labels, max(0.0, batch.unix - submitted_at))
+        if message.state in FINAL_STATES:
+            self._ended(batch, report, message)
+        return "matched"
+
+    def _ended(self, batch: Batch, report: Report, message: Message) -> None:
+        if message.is_parked:
+            message.is_parked = False
+            self._evidence.found(message)
+            batch.sql.append(unpark_sql([message.id]))
+        if message.segments == 1:
+            self._matches.forget(report.channel, report.carrier_id)
+
+    def _may_resend(self, message: Message, path: Path, verdict: Verdict, channel: int) -> bool:
+        """Transition 17: the receipt names a temporary or channel fault, and another may do."""
+        return (
+            verdict.is_temporary
+            and path is Path.UNDELIVERED
+            and message.state is State.SUBMITTED
+            and not message.copy
+            and message.message_class is not MessageClass.MARKETING
+            and message.attempt < self._max_attempts
+            and message.valid_until > self._unix()
+            and self._dispatcher.has_other(message, channel)
+        )
+
+    def _resend(self, batch: Batch, report: Report, message: Message, verdict: Verdict) -> str:
+        row = self._ledger.row(
+            message,
+            Path.QUEUED,
+            State.QUEUED,
+            batch.unix,
+            copy=message.copy,
+            channel=report.channel,
+            code=f"{report.state} {report.error}".strip(),
+            reason=verdict.reason,
+        )
+        if row is None:
+            return "illegal"
+        batch.rows.append(row)
+        message.is_parked = True
+        parked = (
+            message.id,
+            batch.unix + REPARK_S,
+            Why.QUEUED,
+            message.message_class,
+            message.tenant,
+        )
+        batch.sql.append(park_sql([parked]))
+        batch.back.append(message)
+        return "resent"
+
+    def _come_back(self, message: Message) -> None:
+        """The text was dropped when the carrier took it: read it back, then queue."""
+        self._returning.append(message)
+        self._wake.set()
+
+    # -- look-ups --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look up unknown ids and retry parked reports until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), 1.0)
+            self._wake.clear()
+            try:
+                await self._round()
+            except Unavailable:
+                self._metrics.reports_total.inc(("", "lookup_failed"))
+                await asyncio.sleep(0.5)
+
+    async def _round(self) -> None:
+        while self._pending:
+            batch = self._pending[:LOOKUP_BATCH]
+            await self._look_up(batch)
+            del self._pending[: len(batch)]
+        while self._returning:
+            await self._read_back(self._returning[:LOOKUP_BATCH])
+        await self._retry_parked()
+
+    async def _read_back(self, messages: list[Message]) -> None:
+        stored = await self._reader.messages([message.id for message in messages])
+        for message in messages:
+            found = stored.get(message.id)
+            if found is not None:
+                message.texts = found.message.texts
+                self._dispatcher.resend(message)
+        del self._returning[: len(messages)]
+
+    async def _look_up(self, reports: list[Report]) -> None:
+        found, missing = await self._owners(reports)
+        by_channel: dict[int, list[tuple[Report, Match]]] = {}
+        for report, match in found:
+            by_channel.setdefault(report.channel, []).append((report, match))
+        for channel, pairs in by_channel.items():
+            batch = Batch(self._unix())
+            for report, match in pairs:
+                self._settle(batch, report, match)
+            self._finish(channel, batch, [report.token for report, _ in pairs])
+        if missing:
+            self._park(missing)
+
+    async def _owners(
+        self, reports: Sequence[Report]
+    ) -> tuple[list[tuple[Report, Match]], list[Report]]:
+        """Which of the reports are whose: memory once more, then the store."""
+        found: list[tuple[Report, Match]] = []
+        asked: list[Report] = []
+        for report in reports:
+            match = self._matches.get(report.channel, report.carrier_id)
+            if match is None:
+                asked.append(report)
+            else:
+                found.append((report, match))
+        if not asked:
+            return found, []
+        pairs = list({(report.channel, report.carrier_id) for report in asked})
+        ids = await self._reader.by_carrier_ids(pairs, now=self._unix())
+        stored = await self._reader.messages(
+            [message_id for message_id, _, _ in ids.values() if self._at_hand(message_id) is None]
+        )
+        folded = {message_id: fold_stored(record) for message_id, record in stored.items()}
+        missing: list[Report] = []
+        for report in asked:
+            hit = ids.get((report.channel, report.carrier_id))
+            message = None
+            if hit is not None:
+                message = self._at_hand(hit[0]) or folded.get(hit[0])
+            if hit is None or message is None:
+                missing.append(report)
+            else:
+                found.append((report, (message, hit[1], hit[2])))
+        return found, missing
+
+    def _at_hand(self, message_id: int) -> Message | None:
+        return self._ledger.live.get(message_id) or self._evidence.waiting.get(message_id)
+
+    # -- parked reports --------------------------------------------------------------------
+
+    def _park(self, reports: Sequence[Report]) -> None:
+        """Nobody knows the id yet: keep the report, then answer it."""
+        unix = self._unix()
+        parked = [
+            ParkedReport(
+                self._ids.next(),
+                report.channel,
+                report.carrier_id,
+                report.state,
+                report.error,
+                report.number,
+                0,
+                unix + RETRY_AFTER_S[0],
+            )
+            for report in reports
+        ]
+        by_channel: dict[int, list[object]] = {}
+        for report in reports:
+            by_channel.setdefault(report.channel, []).append(report.token)
+        for channel, tokens in by_channel.items():
+            self._count(channel, {"parked": len(tokens)})
+
+        def done() -> None:
+            for channel, tokens in by_channel.items():
+                self._answer(channel, tokens, accepted=True)
+
+        self._ledger.commit([], sql=park_reports_sql(self._keyring, parked), done=done)
+
+    async def _retry_parked(self) -> None:
+        unix = self._unix()
+        due = await self._reader.due_reports(unix, LOOKUP_BATCH)
+        self.parked = len(due)
+        if not due:
+            return
+        reports = [_unpark(parked) for parked in due]
+        by_report = {id(report): parked for report, parked in zip(reports, due, strict=True)}
+        found, missing = await self._owners(reports)
+        for report, match in found:
+            batch = Batch(unix)
+            self._settle(batch, report, match)
+            batch.sql.append(delete_reports_sql([by_report[id(report)].id]))
+            self._finish(report.channel, batch, [])
+        later: list[ParkedReport] = []
+        dropped: list[int] = []
+        for report in missing:
+            parked = by_report[id(report)]
+            if unix - unix_of(parked.id) > KEPT_S:
+                dropped.append(parked.id)
+                self._count(parked.channel, {"dropped": 1})
+            else:
+                parked.tries += 1
+                parked.due = unix + retry_after_s(parked.tries)
+                later.append(parked)
+        sql = park_reports_sql(self._keyring, later) if later else ""
+        if dropped:
+            sql += delete_reports_sql(dropped)
+        if sql:
+            self._ledger.commit([], sql=sql)
+
+
+def retry_after_s(tries: int) -> float:
+    """How long a parked report waits before its next look-up."""
+    return RETRY_AFTER_S[tries] if tries < len(RETRY_AFTER_S) else HOURLY_S
+
+
+def fold_stored(stored: Stored) -> Message:
+    """The message of a record with its rows applied."""
+    message = stored.message
+    fold(message, stored.rows)
+    for row in reversed(stored.rows):
+        if row.path == Path.UNCERTAIN:
+            message.uncertain_at = row.at
+            break
+    return message
+
+
+def _unpark(parked: ParkedReport) -> Report:
+    return Report(
+        parked.channel, parked.carrier_id, parked.state, parked.error, parked.number, None
+    )

@@ -1,0 +1,292 @@
+"""`smsgw up --sandbox`: four simulated carriers, a webhook sink, a tenant and its key.
+
+    data_dir/sandbox.yaml   what is applied, through the same door as any configuration
+    data_dir/sandbox.json   addresses and keys for scripts and tests (0600)
+    data_dir/sandbox/       secrets and the ports chosen the first time
+    data_dir/carriers/      what each simulated carrier got
+
+The carriers and the sink are real processes on real sockets. Everything is made once and found
+again, so a second start has the same keys, ports and configuration.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import apply
+from gateway.children import Child
+from gateway.client import command_line
+from gateway.settings import Settings, child_environment
+from gateway.terminal import Terminal
+from sms.errors import ConfigError
+from store.embedded import make_private
+
+CARRIERS = ("carrier-a", "carrier-b", "carrier-c", "carrier-d")
+FIRST_SMPP_PORT = 2775
+FIRST_CONTROL_PORT = 2785
+SINK_PORT = 9900
+SINK_CONTROL_PORT = 9901
+LIMIT = 1_000_000
+SYSTEM_ID = "sandbox"
+PORT_WAIT_S = 2.0  # the last run's carriers may still be on their way out
+START_WAIT_S = 10.0
+EXAMPLE = {"to": "+8613800138000", "text": "您的验证码是 482915，5 分钟内有效。", "class": "otp"}
+
+_YAML = """\
+# Made by `smsgw up --sandbox`; applied at each start, changes here are overwritten.
+tenants:
+  - name: sandbox
+    signatures: [沙箱]
+    countries: [86, 1]
+    limits: {{segments_per_second: {limit}, burst_segments: {limit}}}
+    api_keys: [{{name: sandbox, scopes: [send, read], secret_file: sandbox/api.key}}]
+admin_keys: [{{name: sandbox-admin, secret_file: sandbox/admin.key}}]
+channels:
+{channels}routes:
+  - {{tenant: "*", class: "*", carrier: "*", channels: [{names}]}}
+webhook_endpoints:
+  - {{tenant: sandbox, url: "{sink}", events: ["message.*"], batch: true,
+     secret_file: sandbox/webhook.secret}}
+"""
+_CHANNEL = """\
+  - name: {name}
+    protocol: smpp
+    host: 127.0.0.1
+    port: {port}
+    system_id: {system_id}
+    password_file: sandbox/carrier.pw
+    bind: trx
+    sessions: 2
+    window: 512
+    segments_per_second: {limit}
+    classes: [otp, transactional, marketing]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """TCP ports of the sandbox on 127.0.0.1."""
+
+    smpp: tuple[int, ...]
+    control: tuple[int, ...]
+    sink: int
+    sink_control: int
+
+    def all(self) -> tuple[int, ...]:
+        """Every one of them."""
+        return (*self.smpp, *self.control, self.sink, self.sink_control)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _choose(wanted: int, taken: set[int], wait_s: float) -> int:
+    """`wanted` when it is (or soon gets) free, else the next free one at a distance of 100."""
+    end = time.monotonic() + wait_s
+    while wanted not in taken and not _is_free(wanted) and time.monotonic() < end:
+        time.sleep(0.02)
+    for port in range(wanted, 65_000, 100):
+        if port not in taken and _is_free(port):
+            taken.add(port)
+            return port
+    raise ConfigError(f"no free port above {wanted} for the sandbox")
+
+
+def choose_ports(path: Path, reserved: set[int]) -> Ports:
+    """The ports of the last run where they are free, near the defaults otherwise; kept."""
+    wanted = [FIRST_SMPP_PORT + i for i in range(len(CARRIERS))]
+    wanted += [FIRST_CONTROL_PORT + i for i in range(len(CARRIERS))]
+    wanted += [SINK_PORT, SINK_CONTROL_PORT]
+    wait_s = 0.0
+    with contextlib.suppress(OSError, ValueError):
+        kept = [int(port) for port in json.loads(path.read_text("utf-8"))]
+        if len(kept) == len(wanted):
+            wanted, wait_s = kept, PORT_WAIT_S
+    taken = set(reserved)
+    chosen: list[int] = []
+    for port in wanted:
+        chosen.append(_choose(port, taken, wait_s))
+        if chosen[-1] != port:
+            wait_s = 0.0  # somebody else's: waiting for the others would not help either
+    path.write_text(json.dumps(chosen), "utf-8")
+    count = len(CARRIERS)
+    return Ports(tuple(chosen[:count]), tuple(chosen[count : 2 * count]), chosen[-2], chosen[-1])
+
+
+def _keep_secret(path: Path, text: str) -> str:
+    """The secret in that file, written there (0600) when it is missing."""
+    with contextlib.suppress(FileExistsError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    return path.read_text("utf-8").strip()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file as a whole; 0600 from its first byte."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def configuration(ports: Ports) -> str:
+    """The sandbox's YAML: a primary and three backups, one batched webhook endpoint."""
+    channels = "".join(
+        _CHANNEL.format(name=name, port=port, system_id=SYSTEM_ID, limit=LIMIT)
+        for name, port in zip(CARRIERS, ports.smpp, strict=True)
+    )
+    return _YAML.format(
+        limit=LIMIT,
+        channels=channels,
+        names=", ".join(CARRIERS),
+        sink=f"http://127.0.0.1:{ports.sink}/hooks",
+    )
+
+
+def prepare(
+    settings: Settings, terminal: Terminal, stack: contextlib.ExitStack
+) -> tuple[Settings, list[Child]]:
+    """Start carriers and sink and apply the configuration; the gateway's worker comes after.
+
+    Returns settings that allow webhooks to the sink, and the children to watch over. Raises
+    ConfigError when a child does not come up or the configuration is refused.
+    """
+    private = make_private(settings.data_dir / "sandbox")
+    make_private(settings.carriers_dir)
+    ports = choose_ports(private / "ports.json", {settings.port, settings.admin_port})
+    _keep_secret(private / "carrier.pw", secrets.token_hex(4))  # SMPP 3.4: at most 8 characters
+    webhook_key = base64.b64encode(secrets.token_bytes(32)).decode()
+    _keep_secret(private / "webhook.secret", f"whsec_{webhook_key}")
+    terminal.step("starting four simulated carriers and a webhook sink …")
+    children = _children(settings, ports, private)
+    for child in children:
+        child.start(time.monotonic())
+        stack.callback(child.end, 2.0)
+    _wait_listening(children, (*ports.smpp, ports.sink))
+    allowed = (*settings.webhook_allow, f"http://127.0.0.1:{ports.sink}")
+    settings = settings.model_copy(
+        update={
+            "webhook_allow": tuple(dict.fromkeys(allowed)),
+            "sandbox_ports": (settings.port, settings.admin_port, *ports.smpp, *ports.control),
+        }
+    )
+    file = settings.data_dir / "sandbox.yaml"
+    _write_private(file, configuration(ports))
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        code = apply.run(settings, file)
+    if code != 0:
+        raise ConfigError(f"the sandbox's configuration was refused: {told.getvalue().strip()}")
+    _write_private(settings.sandbox_file, json.dumps(_description(settings, ports), indent=2))
+    return settings, children
+
+
+def _children(settings: Settings, ports: Ports, private: Path) -> list[Child]:
+    env = child_environment(settings)
+    children = []
+    for name, port, control in zip(CARRIERS, ports.smpp, ports.control, strict=True):
+        args = ["--name", name, "--port", str(port), "--control-port", str(control)]
+        args += ["--record", str(settings.carriers_dir / f"{name}.jsonl")]
+        args += ["--system-id", SYSTEM_ID, "--password-file", str(private / "carrier.pw")]
+        children.append(_child(name, "loadtest.carrier", args, env, settings))
+    args = ["--port", str(ports.sink), "--control-port", str(ports.sink_control)]
+    args += ["--secret-file", str(private / "webhook.secret")]
+    args += ["--record", str(settings.carriers_dir / "sink.jsonl")]
+    children.append(_child("sink", "loadtest.sink", args, env, settings))
+    return children
+
+
+def _child(
+    name: str, module: str, args: list[str], env: dict[str, str], settings: Settings
+) -> Child:
+    command = [sys.executable, "-P", "-m", module, *args]
+    log = settings.log_dir / f"{name}.log"
+    return Child(name, command, env, log, death_signal=signal.SIGTERM)
+
+
+def _wait_listening(children: list[Child], ports: tuple[int, ...]) -> None:
+    end = time.monotonic() + START_WAIT_S
+    waiting = list(ports)
+    while waiting:
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            if probe.connect_ex(("127.0.0.1", waiting[0])) == 0:
+                waiting.pop(0)
+                continue
+        ended = [child for child in children if child.pid is None]
+        if ended or time.monotonic() > end:
+            child = ended[0] if ended else children[0]
+            words = " / ".join(child.last_words()[-3:]) or "it left no word"
+            raise ConfigError(f"{child.name} does not start: {words} (log in {child.log})")
+        time.sleep(0.02)
+
+
+def _description(settings: Settings, ports: Ports) -> dict[str, object]:
+    """What sandbox.json holds (API section 6), and the sink."""
+    scheme = "https" if settings.tls_cert_file else "http"
+    private = settings.data_dir / "sandbox"
+    host = "127.0.0.1"
+    return {
+        "url": f"{scheme}://{host}:{settings.port}",
+        "admin_url": f"http://{host}:{settings.admin_port}",
+        "api_key": (private / "api.key").read_text("utf-8").strip(),
+        "admin_key": (private / "admin.key").read_text("utf-8").strip(),
+        "carriers": [
+            {
+                "name": name,
+                "protocol": "smpp",
+                "port": port,
+                "control_url": f"http://{host}:{control}",
+            }
+            for name, port, control in zip(CARRIERS, ports.smpp, ports.control, strict=True)
+        ],
+        "sink": {
+            "url": f"http://{host}:{ports.sink}/hooks",
+            "control_url": f"http://{host}:{ports.sink_control}",
+        },
+    }
+
+
+def greet(settings: Settings, terminal: Terminal, url: str) -> None:
+    """Say how to send: key, a curl line to copy, how to look at the message."""
+    told = json.loads(settings.sandbox_file.read_text("utf-8"))
+    insecure = " -k" if url.startswith("https") else ""
+    body = json.dumps(EXAMPLE, ensure_ascii=False)
+    curl = (
+        f"curl -sS{insecure} {url}/v1/messages -H 'Authorization: Bearer {told['api_key']}' "
+        f"-H 'Content-Type: application/json' -d '{body}'"
+    )
+    command = command_line(settings)
+    terminal.say(
+        f"key      {told['api_key']}\n"
+        f"carriers {', '.join(c['name'] for c in told['carriers'])}   (records in carriers/)\n"
+        f"webhooks go to the sandbox's own sink, {told['sink']['url']}, allowed for that reason\n\n"
+        f"Send a text:\n  {curl}\n\n"
+        f"See what became of it (id from the answer):\n  {command} status ID --timeline\n",
+        "sandbox",
+        url=url,
+        api_key=told["api_key"],
+        curl=curl,
+        sandbox_file=str(settings.sandbox_file),
+    )

@@ -1,0 +1,326 @@
+"""Every setting of the gateway, read from the environment once, checked, frozen.
+
+This file alone reads `SMSGW_…`; rooms get the values they need from wiring. Secrets come as
+files and never stand here. A wrong value is a `ConfigError` that names the variable and says
+what to do; a variable that looks like a mistyped one is refused too, because
+`SMSGW_DATABSE_URL` would silently start an embedded server.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import secrets
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sms.errors import ConfigError
+
+PREFIX = "SMSGW_"
+RELIABILITY_PREFIX = "SMSGW_RELIABILITY__"
+
+Seconds = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+class Reliability(BaseModel):
+    """The numbers of RELIABILITY.md; each is settable as `SMSGW_RELIABILITY__NAME`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lease_s: Seconds = 15  # a process owns its messages this long after a renewal
+    lease_renew_s: Seconds = 5  # renewed this often: two renewals may fail
+    submit_timeout_otp_s: Seconds = 10  # no answer for so long: uncertain
+    submit_timeout_s: Seconds = 60  # the same for the other classes
+    uncertain_wait_otp_s: Seconds = 8  # evidence is awaited so long before the second copy
+    uncertain_wait_transactional_s: Seconds = 120  # the same for transactional
+    uncertain_slot_s: Seconds = 120  # the window slot of an uncertain submit stays taken
+    receipt_deadline_s: Seconds = 259_200  # 72 h without a receipt: unknown
+    otp_min_validity_s: Seconds = 60  # an otp with less left gets no second copy
+    flush_rows: Count = 2000  # rows of one COPY at most
+    submitted_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5  # `submitted` rows may wait
+    lane_otp: Count = 20_000  # messages in memory per class
+    lane_transactional: Count = 60_000
+    lane_marketing: Count = 60_000
+    parked_after_s: Seconds = 600  # what stood in a lane so long moves to `parked`
+    max_attempts: Annotated[int, Field(ge=1, le=16)] = 4  # one per channel, the copy included
+    retry_budget_share: Share = 0.10  # extra attempts of first attempts, per 60 s
+    retry_budget_minimum: Count = 10  # extra attempts a minute that are always allowed
+    drain_before_s: Annotated[float, Field(ge=0, le=600)] = 5  # not ready, still accepting
+    drain_answers_s: Seconds = 20  # waiting for carriers' answers
+    drain_total_s: Seconds = 30  # SIGTERM to exit
+    enquire_link_s: Seconds = 15  # link test of an idle session
+    response_timeout_s: Seconds = 10  # answer to bind and enquire_link
+    reconnect_min_s: Seconds = 1  # backoff of a session, first step
+    reconnect_max_s: Seconds = 60  # and its cap
+    config_poll_s: Seconds = 1  # configuration version asked so often (in force <= 5 s)
+    statement_timeout_s: Seconds = 2  # one database statement
+    webhook_connect_s: Seconds = 3
+    webhook_total_s: Seconds = 15
+    webhook_in_flight: Count = 32  # requests per endpoint
+    webhook_linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 50  # batch gathers so long
+    partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2
+    match_cache: Count = 200_000  # carrier ids in memory
+    shed_write_age_s: Seconds = 1  # a database write older than this: 503
+    shed_loop_lag_s: Seconds = 0.2  # event loop later than this: 503
+    shed_storage_share: Share = 0.95  # disk fuller than this: 503
+    shed_queue_s: Seconds = 600  # queue longer than this at the channel's rate: 503
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.lease_renew_s * 2 > self.lease_s:
+            raise ValueError("lease_renew_s must be at most half of lease_s")
+        if self.drain_before_s + self.drain_answers_s > self.drain_total_s:
+            raise ValueError("drain_before_s + drain_answers_s must fit into drain_total_s")
+        if self.reconnect_min_s > self.reconnect_max_s:
+            raise ValueError("reconnect_min_s must not be above reconnect_max_s")
+        return self
+
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class Settings(BaseModel):
+    """One frozen object; `Settings.load()` makes it. Paths are absolute."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path = Path(".smsgw")  # everything this node keeps, 0700
+    host: str = "127.0.0.1"  # address both ports listen on; loopback until told otherwise
+    port: Port = 8080  # the public door; 0 = any free one
+    admin_port: Port = 8081  # health and metrics of the node; 0 = any free one
+    database_url: str | None = None  # None = embedded PostgreSQL in data_dir
+    redis_url: str | None = None  # None = embedded Valkey in data_dir
+    node: str | None = None  # None = a random name kept in data_dir (see `node_name`)
+    master_key_file: Path = Path("master.key")  # default: master.key in data_dir
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    public_metrics: bool = True  # /metrics on the public port too
+    webhook_allow: tuple[str, ...] = ()  # origins exempt from the HTTPS, port, address rules
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
+    url: str | None = None  # client commands: the gateway's address
+    api_key_file: Path | None = None  # client commands: file with the bearer key
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    role: Literal["all", "api", "carrier"] = "all"
+    is_sandbox: bool = False
+    worker_slot: Annotated[int, Field(ge=0, le=63)] = 0  # set by the supervisor
+    listen_fds: tuple[int, ...] = ()  # sockets inherited from the supervisor
+    run_dir: Path | None = None  # sockets of this node; set by the supervisor for its workers
+    sandbox_ports: tuple[int, ...] = ()  # the sandbox's own ports: no webhook may go there
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    reliability: Reliability = Reliability()
+
+    @classmethod
+    def load(cls, env: Mapping[str, str] | None = None, **overrides: object) -> Self:
+        """Read `env` (default `os.environ`); `overrides` (from the command line) win.
+
+        An empty variable counts as not set. Raises ConfigError naming the variable and the
+        remedy.
+        """
+        env = os.environ if env is None else env
+        _refuse_mistyped(env)
+        values: dict[str, object] = {}
+        for name in cls.model_fields:
+            text = env.get(variable(name), "")
+            if text.strip() and name != "reliability":
+                values[name] = text.strip()
+        numbers = {
+            name: env[key].strip()
+            for name in Reliability.model_fields
+            if env.get(key := RELIABILITY_PREFIX + name.upper(), "").strip()
+        }
+        values.update(overrides)
+        try:
+            if "reliability" not in overrides:
+                values["reliability"] = Reliability.model_validate(numbers)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, RELIABILITY_PREFIX)) from None
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, PREFIX)) from None
+
+    @field_validator("webhook_allow", "trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part for part in value.replace(",", " ").split() if part)
+        return value
+
+    @field_validator("listen_fds", "sandbox_ports", mode="before")
+    @classmethod
+    def _split_numbers(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("log_level", "role", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in ("postgresql", "postgres"):
+            raise ValueError("must start with postgresql://, as postgresql://name:pw@host/db")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
+            raise ValueError("must be an address such as http://127.0.0.1:8080")
+        return value.rstrip("/")
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
+                raise ValueError("must list origins such as http://127.0.0.1:9900")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError("must list networks such as 10.0.0.0/8") from None
+        return value
+
+    @field_validator("node")
+    @classmethod
+    def _is_node(cls, value: str | None) -> str | None:
+        allowed = value is None or (
+            len(value) <= 64 and all(c.isascii() and (c.isalnum() or c in "-_.") for c in value)
+        )
+        if not allowed:
+            raise ValueError("must be at most 64 letters, digits, '-', '_' or '.'")
+        return value
+
+    @model_validator(mode="after")
+    def _finish(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
+        if self.port and self.port == self.admin_port:
+            raise ValueError("port and admin_port must differ: set one of them to another number")
+        data_dir = self.data_dir.expanduser().absolute()
+        is_default = "master_key_file" not in self.model_fields_set
+        key_file = data_dir / "master.key" if is_default else self.master_key_file.expanduser()
+        # the object is frozen for everybody else; paths become absolute once, here
+        object.__setattr__(self, "data_dir", data_dir)
+        object.__setattr__(self, "master_key_file", key_file.absolute())
+        return self
+
+    @property
+    def log_dir(self) -> Path:
+        """Logs of every process of this node."""
+        return self.data_dir / "log"
+
+    @property
+    def carriers_dir(self) -> Path:
+        """Records of the simulated carriers."""
+        return self.data_dir / "carriers"
+
+    @property
+    def sandbox_file(self) -> Path:
+        """What scripts read about a sandbox: addresses and keys, 0600."""
+        return self.data_dir / "sandbox.json"
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field of `Settings`."""
+    return PREFIX + ("SANDBOX" if field == "is_sandbox" else field.upper())
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Our environment for a child process, with exactly these settings as its `SMSGW_…`.
+
+    Our own packages are found by the child wherever it is started.
+    """
+    env = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if name != "reliability" and value not in (None, ()):
+            env[variable(name)] = _as_text(value)
+    for name in Reliability.model_fields:
+        value = getattr(settings.reliability, name)
+        env[RELIABILITY_PREFIX + name.upper()] = _as_text(value)
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
+    env["PYTHONPATH"] = os.pathsep.join([root, *paths])
+    return env
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def node_name(settings: Settings) -> str:
+    """`SMSGW_NODE`, else the random name kept in the data directory (made when missing).
+
+    Two nodes must never share one: process leases are held by node and slot.
+    """
+    if settings.node:
+        return settings.node
+    path = settings.data_dir / "node"
+    try:
+        kept = path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        kept = ""
+    if not kept:
+        kept = "node-" + secrets.token_hex(6)
+        path.write_text(kept + "\n", "utf-8")
+    return kept
+
+
+def _known() -> list[str]:
+    return [variable(name) for name in Settings.model_fields if name != "reliability"] + [
+        RELIABILITY_PREFIX + name.upper() for name in Reliability.model_fields
+    ]
+
+
+def _refuse_mistyped(env: Mapping[str, str]) -> None:
+    # not every unknown SMSGW_ name is refused: Kubernetes adds its own for a service "smsgw"
+    known = _known()
+    for name in env:
+        if not name.startswith(PREFIX) or name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+        if name.startswith(RELIABILITY_PREFIX) and not near:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        if near:
+            raise ConfigError(f"{name} is not a setting; did you mean {near[0]}?")
+
+
+def _explain(error: ValidationError, prefix: str) -> str:
+    """One line for the first wrong value; the value itself is not shown (it may be a secret)."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    text = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        words = text.split()
+        fields = Settings.model_fields.keys() | Reliability.model_fields.keys()
+        named = [prefix + word.upper() if word in fields else word for word in words]
+        return " ".join(named)
+    field = str(first["loc"][0])
+    name = variable(field) if prefix == PREFIX else prefix + field.upper()
+    return f"{name}: {text[:1].lower()}{text[1:]}; set it right or unset it for the default"

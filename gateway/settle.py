@@ -1,0 +1,455 @@
+"""What carriers answer becomes rows, committed in batches.
+
+    answers ─▶ journal line ─▶ all segments answered? ─▶ one decision ─▶ row(s) ═COMMIT═▶
+
+One submit ends as exactly one of the five outcomes; what follows from each is RELIABILITY
+sections 5 and 6. All methods are synchronous and take a burst at a time. Reports are settled in
+`reports.py`, lost answers in `evidence.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, assert_never
+
+from gateway.dispatch import REPAIR_S, Dispatcher
+from gateway.evidence import Evidence
+from gateway.ledger import Ledger
+from gateway.matches import Matches
+from receipts.state import Path, settled, undo_attempt
+from sms.model import EventRow, Message, State, Submit
+from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
+from store.fragments import unpark_sql
+from telemetry.metrics import Metrics
+
+_CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.UNKNOWN})
+THROTTLE_MIN_S, THROTTLE_MAX_S = 1.0, 5.0  # RELIABILITY section 6
+
+AnswerLine = tuple[int, int, int, int, int, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SettlePolicy:
+    """The numbers of RELIABILITY that settling needs."""
+
+    max_attempts: int = 4
+    backoff_cap_s: float = 60.0
+
+
+class AnswerJournal(Protocol):
+    """The attempt journal, as far as settling needs it."""
+
+    def answer_lines(self, entries: Sequence[AnswerLine]) -> bool:
+        """One write() for a burst of answers."""
+        ...
+
+
+@dataclass(slots=True)
+class Burst:
+    """What one burst of answers of one channel amounts to; mutable, one per burst."""
+
+    channel: int
+    unix: float
+    now: float
+    rows: list[EventRow] = field(default_factory=list)
+    sql: list[str] = field(default_factory=list)
+    again: list[Message] = field(default_factory=list)  # back into their lanes now
+    after: list[Message] = field(default_factory=list)  # back into their lanes after the commit
+    is_urgent: bool = False
+
+
+class Settler:
+    """Turns outcomes into rows."""
+
+    def __init__(  # noqa: PLR0913 (keyword-only, joined once by wiring)
+        self,
+        *,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        evidence: Evidence,
+        matches: Matches,
+        journal: AnswerJournal,
+        metrics: Metrics,
+        policy: SettlePolicy,
+        unix: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._evidence = evidence
+        self._matches = matches
+        self._journal = journal
+        self._metrics = metrics
+        self._policy = policy
+        self._unix = unix
+        self._monotonic = monotonic
+        dispatcher.not_sent = self._segments_not_sent
+        dispatcher.lost = self._segments_lost
+
+    def outcomes(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
+        """Answers, time-outs and losses of one burst."""
+        self._journal.answer_lines([_line(submit, outcome) for submit, outcome in results])
+        burst = Burst(channel, self._unix(), self._monotonic())
+        counts: dict[type, int] = {}
+        answer_s = 0.0
+        for submit, outcome in results:
+            kind = type(outcome)
+            counts[kind] = counts.get(kind, 0) + 1
+            answer_s += burst.now - submit.sent_at
+            self._settle(burst, submit, outcome)
+        self._count(channel, counts, answer_s, len(results))
+        self._finish(burst)
+
+    def _count(self, channel: int, counts: dict[type, int], answer_s: float, size: int) -> None:
+        name = self._ledger.channel_names.get(channel, "")
+        for kind, number in counts.items():
+            self._metrics.submits_total.inc((name, _LABELS[kind]), number)
+        if Submitted in counts:
+            self._metrics.submit_seconds.observe((name,), answer_s / size, size)
+
+    def _finish(self, burst: Burst) -> None:
+        after = burst.after
+
+        def done() -> None:
+            if after:  # committed before anything is sent again
+                self._dispatcher.put(after, first=True)
+
+        if burst.rows or burst.sql or after:
+            self._ledger.commit(
+                burst.rows,
+                urgent=burst.is_urgent or bool(after),
+                sql="".join(burst.sql),
+                done=done if after else None,
+            )
+        if burst.again:
+            self._dispatcher.put(burst.again, first=True)
+
+    def _settle(self, burst: Burst, submit: Submit, outcome: Outcome) -> None:
+        message = submit.message
+        answers = message.answers
+        segment = submit.segment
+        if (
+            message.state is not State.SUBMITTING
+            or submit.copy != message.copy
+            or answers[segment] is not None
+        ):
+            self._late(burst, submit, outcome)
+            return
+        answers[segment] = outcome
+        message.open_segments -= 1
+        if type(outcome) is Submitted and outcome.carrier_id:  # some carriers give no id
+            self._matches.put(burst.channel, outcome.carrier_id, message, segment, submit.copy)
+        if message.open_segments:
+            return
+        if submit.total > 1:
+            self._decide_long(burst, message)
+        elif type(outcome) is Submitted:
+            self._submitted(burst, message, 0, outcome, Path.SUBMITTED)
+            self._left(burst, message)
+        else:
+            self._decide(burst, message, outcome)
+
+    # -- taken -----------------------------------------------------------------------------
+
+    def _submitted(
+        self, burst: Burst, message: Message, segment: int, outcome: Submitted, path: Path
+    ) -> None:
+        row = self._ledger.row(
+            message,
+            path,
+            State.SUBMITTED,
+            burst.unix,
+            segment=segment,
+            copy=message.copy,
+            channel=burst.channel,
+            carrier_id=outcome.carrier_id or None,
+            times=() if path is Path.NOTE else self._times(burst, message),
+        )
+        if row is not None:
+            burst.rows.append(row)
+
+    def _left(self, burst: Burst, message: Message) -> None:
+        """The carrier has it: nothing is parked, no text is kept in memory."""
+        if message.is_parked:
+            message.is_parked = False
+            burst.sql.append(unpark_sql([message.id]))
+        message.parts = []
+        forget_text(message)
+        if message.copy and message.state is State.SUBMITTED:
+            self._resettle(burst, message)
+
+    def _resettle(self, burst: Burst, message: Message) -> None:
+        """The first copy may have ended while the second was on its way."""
+        end = settled(message)
+        if end is None:
+            return
+        row = self._ledger.row(message, Path[end.name], end, burst.unix, copy=message.copy)
+        if row is not None:
+            burst.rows.append(row)
+            burst.is_urgent = True
+
+    def _times(self, burst: Burst, message: Message) -> tuple[int, int]:
+        """Milliseconds: waited in the lane, waited for the answer."""
+        waited_s = message.sent_at - message.queued_at if message.queued_at else 0.0
+        return int(waited_s * 1000), int((burst.now - message.sent_at) * 1000)
+
+    # -- long messages ---------------------------------------------------------------------
+
+    def _decide_long(self, burst: Burst, message: Message) -> None:
+        """Several segments, all answered: all taken, none taken, or some of each."""
+        answers = _outcomes(message)
+        taken = sum(type(outcome) is Submitted for outcome in answers)
+        if not taken:
+            self._decide(burst, message, max(answers, key=_gravity))
+            return
+        if any(type(outcome) is Uncertain for outcome in answers):
+            for segment, outcome in enumerate(answers):
+                if type(outcome) is Submitted:
+                    self._submitted(burst, message, segment, outcome, Path.NOTE)
+            self._uncertain(burst, message, "segment.uncertain")
+            return
+        missing = [index for index, outcome in enumerate(answers) if _is_repairable(outcome)]
+        if missing and self._repair(burst, message, missing):
+            return
+        if any(type(answers[index]) is not Rejected for index in missing):
+            self._uncertain(burst, message, "channel.link_lost")
+            return
+        self._submitted_long(burst, message, answers)
+
+    def _repair(self, burst: Burst, message: Message, missing: Sequence[int]) -> bool:
+        """Missing segments go to the same channel with the same reference (RELIABILITY 2)."""
+        until = message.sent_at + REPAIR_S
+        if burst.now >= until:
+            return False
+        for index in missing:
+            message.answers[index] = None
+        message.open_segments = len(missing)
+        submits = [message.parts[index] for index in missing]
+        self._dispatcher.repair(burst.channel, submits, burst.now + 1.0, until)
+        return True
+
+    def _submitted_long(self, burst: Burst, message: Message, answers: Sequence[Outcome]) -> None:
+        """k rows for k segments; the path rides on the last taken one (DESIGN decision 2)."""
+        last = max(i for i, outcome in enumerate(answers) if type(outcome) is Submitted)
+        for segment, outcome in enumerate(answers):
+            if segment == last:
+                continue
+            if isinstance(outcome, Submitted):
+                self._submitted(burst, message, segment, outcome, Path.NOTE)
+            elif isinstance(outcome, Rejected):
+                self._segment_refused(burst, message, segment, outcome)
+        final = answers[last]
+        if isinstance(final, Submitted):
+            self._submitted(burst, message, last, final, Path.SUBMITTED)
+        self._left(burst, message)
+
+    def _segment_refused(
+        self, burst: Burst, message: Message, segment: int, outcome: Rejected
+    ) -> None:
+        row = self._ledger.row(
+            message,
+            Path.NOTE,
+            State.UNDELIVERED,
+            burst.unix,
+            segment=segment,
+            copy=message.copy,
+            channel=burst.channel,
+            code=outcome.code,
+            reason=outcome.reason,
+        )
+        if row is not None:
+            burst.rows.append(row)
+
+    # -- not taken -------------------------------------------------------------------------
+
+    def _decide(self, burst: Burst, message: Message, outcome: Outcome) -> None:
+        """No segment was taken: the gravest outcome decides for the message."""
+        match outcome:
+            case Uncertain(reason):
+                self._uncertain(burst, message, reason)
+            case Rejected():
+                self._rejected(burst, message, outcome)
+            case Throttled(retry_after_s):
+                self._dispatcher.throttled(burst.channel)
+                if undo_attempt(message):
+                    wait_s = min(max(retry_after_s, THROTTLE_MIN_S), THROTTLE_MAX_S)
+                    message.not_before = burst.now + _jitter(wait_s)
+                    burst.again.append(message)
+            case NotSent():
+                if undo_attempt(message):
+                    burst.again.append(message)
+            case Submitted():
+                raise AssertionError("a taken segment is decided elsewhere")
+            case _:
+                assert_never(outcome)
+
+    def _rejected(self, burst: Burst, message: Message, outcome: Rejected) -> None:
+        goes_on = self._may_try_next(burst.channel, message, outcome)
+        is_first_open = message.duplicate_risk and not goes_on  # it may yet turn out delivered
+        row = self._ledger.row(
+            message,
+            Path.REQUEUED if goes_on or is_first_open else Path.SUBMIT_FAILED,
+            State.QUEUED if goes_on or is_first_open else State.FAILED,
+            burst.unix,
+            copy=message.copy,
+            channel=burst.channel,
+            code=outcome.code,
+            reason=outcome.reason,
+            times=self._times(burst, message),
+        )
+        if row is None:
+            return
+        burst.rows.append(row)
+        if is_first_open:
+            self._end_unknown(burst, message)
+        if not goes_on:
+            self._left(burst, message)
+            return
+        if outcome.cause is Cause.CHANNEL:
+            wait_s = min(2.0 ** (message.attempt - 1), self._policy.backoff_cap_s)
+            message.not_before = burst.now + _jitter(wait_s)
+        burst.after.append(message)
+
+    def _end_unknown(self, burst: Burst, message: Message) -> None:
+        """The copy was refused for good while nobody knows of the first one."""
+        row = self._ledger.row(
+            message,
+            Path.UNKNOWN,
+            State.UNKNOWN,
+            burst.unix,
+            copy=message.copy,
+            reason="evidence.none",
+        )
+        if row is not None:
+            burst.rows.append(row)
+
+    def _may_try_next(self, channel: int, message: Message, outcome: Rejected) -> bool:
+        if outcome.cause is Cause.UNKNOWN:
+            name = self._ledger.channel_names.get(channel, "")
+            self._metrics.unmapped_codes_total.inc((name, outcome.code))
+        if outcome.cause not in _CHANNEL_CAUSES or message.attempt >= self._policy.max_attempts:
+            return False
+        if outcome.cause is Cause.UNKNOWN and message.attempt > 1:
+            return False  # an unknown code gets one other channel, then it is final
+        return self._dispatcher.has_other(message, channel)
+
+    def _uncertain(self, burst: Burst, message: Message, reason: str) -> None:
+        row = self._ledger.row(
+            message,
+            Path.UNCERTAIN,
+            State.UNCERTAIN,
+            burst.unix,
+            copy=message.copy,
+            channel=burst.channel,
+            reason=reason,
+            times=self._times(burst, message),
+        )
+        if row is None:
+            return
+        burst.rows.append(row)
+        burst.is_urgent = True
+        burst.sql.append(self._evidence.park(message, burst.unix))
+        name = self._ledger.channel_names.get(burst.channel, "")
+        self._metrics.uncertain_total.inc((name, reason))
+
+    # -- late ------------------------------------------------------------------------------
+
+    def _late(self, burst: Burst, submit: Submit, outcome: Outcome) -> None:
+        """An answer after its submit was given up: transition 13, or one more id to match."""
+        if not isinstance(outcome, Submitted):
+            return
+        message, segment, copy = submit.message, submit.segment, submit.copy
+        if outcome.carrier_id:
+            self._matches.put(burst.channel, outcome.carrier_id, message, segment, copy)
+        is_newest = copy == message.copy
+        if is_newest and segment < len(message.answers):
+            message.answers[segment] = outcome
+        is_whole = is_newest and all(type(answer) is Submitted for answer in message.answers)
+        is_end = message.state is State.UNCERTAIN and is_whole
+        row = self._ledger.row(
+            message,
+            Path.SUBMITTED_LATE if is_end else Path.NOTE,
+            State.SUBMITTED,
+            burst.unix,
+            segment=segment,
+            copy=copy,
+            channel=burst.channel,
+            carrier_id=outcome.carrier_id or None,
+        )
+        if row is None:
+            return
+        burst.rows.append(row)
+        if is_end:
+            self._evidence.found(message)
+            self._left(burst, message)
+
+    # -- segments that did not leave -------------------------------------------------------
+
+    def _segments_not_sent(self, channel: int, submits: Sequence[Submit], reason: str) -> None:
+        if submits:
+            self.outcomes(channel, [(submit, NotSent(reason)) for submit in submits])
+
+    def _segments_lost(self, channel: int, submits: Sequence[Submit], reason: str) -> None:
+        """Missing segments whose channel stayed away: the message is uncertain."""
+        self.outcomes(channel, [(submit, Uncertain(reason)) for submit in submits])
+
+
+_LABELS: dict[type, str] = {
+    Submitted: "answered_ok",
+    Rejected: "rejected",
+    Throttled: "throttled",
+    NotSent: "not_sent",
+    Uncertain: "uncertain",
+}
+_KINDS: dict[type, int] = {Submitted: 0, Rejected: 1, Throttled: 2, NotSent: 3, Uncertain: 4}
+_GRAVITY: dict[type, int] = {Submitted: 0, NotSent: 1, Throttled: 2, Rejected: 3, Uncertain: 4}
+
+
+def _gravity(outcome: Outcome) -> int:
+    return _GRAVITY[type(outcome)]
+
+
+def _outcomes(message: Message) -> list[Outcome]:
+    return [
+        outcome
+        for outcome in message.answers
+        if isinstance(outcome, Submitted | Rejected | Throttled | NotSent | Uncertain)
+    ]
+
+
+def _is_repairable(outcome: Outcome) -> bool:
+    if isinstance(outcome, Rejected):
+        return outcome.cause is Cause.CHANNEL
+    return isinstance(outcome, NotSent | Throttled)
+
+
+def _line(submit: Submit, outcome: Outcome) -> AnswerLine:
+    """The journal's line of one answer."""
+    kind = type(outcome)
+    return (
+        submit.message.id,
+        submit.segment,
+        submit.attempt,
+        submit.copy,
+        _KINDS[kind],
+        outcome.carrier_id if isinstance(outcome, Submitted) else "",
+        f"{outcome.cause}|{outcome.reason}|{outcome.code}" if isinstance(outcome, Rejected) else "",
+    )
+
+
+def _jitter(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 (spreads retries, no secret)
+
+
+_EMPTY_TEXTS: dict[int, tuple[str, ...]] = {}
+
+
+def forget_text(message: Message) -> None:
+    """Drop the text of what a carrier took: the store has it, memory needs only the count."""
+    size = len(message.texts)
+    texts = _EMPTY_TEXTS.get(size)
+    if texts is None:
+        texts = _EMPTY_TEXTS[size] = ("",) * size
+    message.texts = texts

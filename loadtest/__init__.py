@@ -1,0 +1,1 @@
+"""Traffic, and simulated carriers and endpoints that answer; nothing imports it."""

@@ -1,0 +1,62 @@
+"""How a simulated carrier behaves, and how that is changed while it runs.
+
+The names and bounds are a table; what is left out of a change keeps its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+MAXIMUM_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What the carrier does with what it gets."""
+
+    latency_ms: int = 5  # from a submit to its answer
+    receipt_delay_ms: int = 300  # from that answer to the report
+    failure_share: float = 0.0  # of submits, answered with `failure_status`
+    throttle_share: float = 0.0  # of submits, answered with 0x58
+    silent: bool = False  # takes submits, answers none of them, makes no reports
+    receipts: bool = True
+    link: str = "up"  # "down": drops its connections and refuses new ones
+    failure_status: int = 0x08  # RSYSERR; what a failing submit is answered with
+    undelivered_share: float = 0.0  # of reports, saying UNDELIV instead of DELIVRD
+
+    def shown(self) -> dict[str, Any]:
+        """The fields as the control port shows them."""
+        return asdict(self)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _wrong(name: str, value: Any) -> str | None:  # noqa: ANN401 – straight from JSON
+    match name:
+        case "latency_ms" | "receipt_delay_ms":
+            is_good = type(value) is int and 0 <= value <= MAXIMUM_MS
+            return None if is_good else f"give whole milliseconds from 0 to {MAXIMUM_MS}"
+        case "failure_share" | "throttle_share" | "undelivered_share":
+            is_good = _is_number(value) and 0 <= value <= 1
+            return None if is_good else "give a number from 0 to 1"
+        case "silent" | "receipts":
+            return None if isinstance(value, bool) else "give true or false"
+        case "link":
+            return None if value in ("up", "down") else 'give "up" or "down"'
+        case "failure_status":
+            is_good = type(value) is int and 0 < value <= 0xFFFFFFFF
+            return None if is_good else "give a command_status from 1 to 4294967295"
+        case _:
+            return f"is unknown; known: {', '.join(Behaviour.__dataclass_fields__)}"
+
+
+def change(now: Behaviour, raw: object) -> Behaviour | list[tuple[str, str]]:
+    """The behaviour after a change, or everything wrong with it: (JSON pointer, detail)."""
+    if not isinstance(raw, Mapping):
+        return [("", "give a JSON object")]
+    wrong = [(f"/{name}", detail) for name, value in raw.items() if (detail := _wrong(name, value))]
+    return wrong or replace(now, **raw)

@@ -1,0 +1,291 @@
+"""One simulated carrier as a process: an SMSC on a real socket, a control port beside it.
+
+    python -m loadtest.carrier --name mobile-a --port 2775 --control-port 9775 \\
+        --record carriers/mobile-a.jsonl --system-id shop --password secret08
+
+Control port (HTTP, JSON): GET /submits[?after=N], GET and POST /behaviour, GET /counts. It ends on
+SIGTERM and when its parent dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import uvloop
+from aiohttp import web
+
+from loadtest.behaviour import Behaviour, change
+from loadtest.record import Record
+from loadtest.smpp_server import ServerSession
+from loadtest.smsc import Smsc
+from loadtest.wheel import Wheel
+
+PR_SET_PDEATHSIG = 1
+BODY_MAXIMUM = 64 * 1024
+
+
+class _Connection(asyncio.Protocol):
+    """One client's socket."""
+
+    def __init__(self, carrier: Carrier) -> None:
+        self.session = ServerSession()
+        self.transport: asyncio.Transport | None = None
+        self._carrier = carrier
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # a cast, because uvloop's transports are no subclass of asyncio's
+        self.transport = cast("asyncio.Transport", transport)
+        self._carrier.connections[self.session] = self
+
+    def data_received(self, data: bytes) -> None:
+        reason = self._carrier.smsc.receive(self.session, data, time.monotonic())
+        self._carrier.flush()
+        if reason and self.transport is not None:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._carrier.connections.pop(self.session, None)
+        self._carrier.smsc.lost(self.session)
+        self._carrier.flush()
+
+
+class Carrier:
+    """The sockets round one Smsc."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        loop = asyncio.get_running_loop()
+        self.connections: dict[ServerSession, _Connection] = {}
+        self._host: str = options.host
+        self._port: int = options.port
+        self._server: asyncio.Server | None = None
+        self.smsc = Smsc(
+            name=options.name,
+            system_id=options.system_id,
+            password=options.password,
+            window=options.window,
+            record=Record(options.record),
+            wheel=Wheel(loop, self.flush),
+            behaviour=Behaviour(
+                latency_ms=options.latency_ms,
+                receipt_delay_ms=options.receipt_delay_ms,
+                failure_share=options.failure_share,
+                throttle_share=options.throttle_share,
+            ),
+        )
+
+    def flush(self) -> None:
+        """Write what the sessions have queued, one call each."""
+        dirty = self.smsc.dirty
+        while dirty:
+            session = dirty.pop()
+            data = session.to_send()
+            connection = self.connections.get(session)
+            if data and connection is not None and connection.transport is not None:
+                connection.transport.write(data)
+
+    async def listen(self) -> int:
+        """Open the port; returns it."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: _Connection(self), self._host, self._port, backlog=128
+        )
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self._port
+
+    async def set_link(self, link: str) -> None:
+        """Go up or down; down refuses connections and drops those there are."""
+        if link == "up" and self._server is None:
+            await self.listen()
+        elif link == "down" and self._server is not None:
+            self._server.close()
+            self._server = None
+            for connection in list(self.connections.values()):
+                if connection.transport is not None:
+                    connection.transport.abort()
+
+    async def tick(self) -> None:
+        """Once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            self.smsc.tick(time.monotonic())
+            self.flush()
+
+    # -- the control port ------------------------------------------------------------------
+
+    async def get_submits(self, request: web.Request) -> web.StreamResponse:
+        """The record as JSON, from line `after` on; `next_after` is where to go on."""
+        try:
+            after = int(request.query.get("after", "0"))
+        except ValueError:
+            after = -1
+        if after < 0 or set(request.query) - {"after"}:
+            return _problem([("/after", "give a whole number, 0 or more; nothing else is known")])
+        record = self.smsc.record
+        count = record.count
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(b'{"next_after":%d,"data":[' % count)
+        separator = b""
+        for chunk in record.read(after):
+            await response.write(separator + chunk[:-1].replace(b"\n", b","))
+            separator = b","
+        await response.write(b"]}")
+        return response
+
+    async def get_behaviour(self, _request: web.Request) -> web.Response:
+        """How it behaves now."""
+        return web.json_response(self.smsc.behaviour.shown())
+
+    async def post_behaviour(self, request: web.Request) -> web.Response:
+        """Change what is named; 422 names every wrong field and changes nothing."""
+        try:
+            raw = json.loads(await request.read())
+        except ValueError:
+            return _problem([("", "give a JSON object")], status=400)
+        changed = change(self.smsc.behaviour, raw)
+        if isinstance(changed, list):
+            return _problem(changed)
+        self.smsc.behaviour = changed
+        await self.set_link(changed.link)
+        return web.json_response(changed.shown())
+
+    async def get_counts(self, _request: web.Request) -> web.Response:
+        """Counters since the start."""
+        names = (
+            *("binds", "binds_refused", "submits", "accepted", "throttled", "silent"),
+            *("reports_sent", "reports_answered", "reports_again"),
+        )
+        counts: dict[str, Any] = {name: self.smsc.counts[name] for name in names}
+        counts["sessions"] = self.smsc.sessions()
+        counts["reports_waiting"] = self.smsc.waiting()
+        counts["cpu_s"] = time.process_time()
+        return web.json_response(counts)
+
+    def routes(self) -> web.Application:
+        """The control port's application."""
+        application = web.Application(client_max_size=BODY_MAXIMUM)
+        application.add_routes(
+            [
+                web.get("/submits", self.get_submits),
+                web.get("/behaviour", self.get_behaviour),
+                web.post("/behaviour", self.post_behaviour),
+                web.get("/counts", self.get_counts),
+            ]
+        )
+        return application
+
+
+def _problem(wrong: list[tuple[str, str]], status: int = 422) -> web.Response:
+    pointer, detail = wrong[0]
+    body = {
+        "type": "about:blank",
+        "title": "This cannot be done",
+        "status": status,
+        "detail": f"{pointer or 'the body'}: {detail}",
+        "code": "behaviour.invalid",
+        "errors": [{"pointer": pointer, "detail": detail} for pointer, detail in wrong],
+    }
+    return web.json_response(body, status=status, content_type="application/problem+json")
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent dies (Linux; prctl(2))."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    carrier = Carrier(options)
+    port = await carrier.listen()
+    runner = web.AppRunner(carrier.routes(), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, options.host, options.control_port)
+    await site.start()
+    control_port = runner.addresses[0][1]
+    _say(options, port, control_port)
+    async with asyncio.TaskGroup() as group:
+        ticking = group.create_task(carrier.tick())
+        await stop.wait()
+        ticking.cancel()
+    await carrier.set_link("down")
+    await runner.cleanup()
+    carrier.smsc.record.close()
+
+
+def _say(options: argparse.Namespace, port: int, control_port: int) -> None:
+    control_url = f"http://{options.host}:{control_port}"
+    if options.json:
+        told = {
+            "event": "listening",
+            "name": options.name,
+            "protocol": "smpp",
+            "host": options.host,
+            "port": port,
+            "control_url": control_url,
+            "pid": os.getpid(),
+        }
+        line = json.dumps(told)
+    else:
+        line = f"{options.name}: SMPP on {options.host}:{port}, control on {control_url}"
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("a share is a number from 0 to 1")
+    return value
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="loadtest.carrier", description="A simulated SMSC.")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True, help="0 takes any free one")
+    parser.add_argument("--control-port", type=int, required=True, help="0 takes any free one")
+    parser.add_argument("--record", type=Path, required=True, help="JSONL file, continued")
+    parser.add_argument("--latency-ms", type=int, default=Behaviour().latency_ms)
+    parser.add_argument("--receipt-delay-ms", type=int, default=Behaviour().receipt_delay_ms)
+    parser.add_argument("--failure-share", type=_share, default=0.0)
+    parser.add_argument("--throttle-share", type=_share, default=0.0)
+    parser.add_argument("--system-id", default="", help="empty takes any")
+    parser.add_argument("--password", default="", help="empty takes any")
+    parser.add_argument("--password-file", type=Path, help="instead of --password")
+    parser.add_argument(
+        "--window", type=int, default=0, help="unanswered submits per session, 0 = no limit"
+    )
+    parser.add_argument("--json", action="store_true", help="say so in JSON when listening")
+    return parser
+
+
+def main() -> None:
+    """The process."""
+    die_with_parent()
+    options = arguments().parse_args()
+    if options.password_file is not None:
+        options.password = options.password_file.read_text(encoding="utf-8").strip()
+    uvloop.run(run(options))
+
+
+if __name__ == "__main__":
+    main()

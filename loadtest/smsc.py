@@ -1,0 +1,310 @@
+"""A simulated SMSC: what it decides about logins, submits and reports. No sockets, no HTTP.
+
+    submit ─▶ record line ─▶ (latency) ─▶ answer ─▶ (receipt delay) ─▶ report ─▶ kept till answered
+
+Reports belong to the account (system_id), not to the connection: they wait while no session is
+bound, go out over any session of the account, and go out again when the client answers with an
+error, does not answer, or loses its link – as a real SMSC does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from json.encoder import encode_basestring
+from random import random
+
+from adapters.smpp import pdu
+from adapters.smpp.pdu import ESM_UDHI
+from adapters.smpp.receipt import DATA_CODING_UCS2
+from loadtest.behaviour import Behaviour
+from loadtest.record import Record
+from loadtest.smpp_server import (
+    BindAsked,
+    Ended,
+    Event,
+    ReportsAnswered,
+    ServerSession,
+    Submits,
+    build_report,
+)
+from loadtest.wheel import Wheel
+from sms import gsm
+
+REPORT_AGAIN_S = 1.0  # after an error answer
+REPORT_TIMEOUT_S = 30.0  # without an answer
+ENQUIRE_S = 30.0  # of silence from a client
+REPORT_ALWAYS = 1  # registered_delivery, bits 1–0
+
+# (carrier id, to, sender) of a submit that is owed a report
+Owed = tuple[bytes, bytes, bytes]
+
+
+@dataclass(slots=True)
+class Account:
+    """One system_id: its sessions and the reports that wait for one."""
+
+    sessions: list[ServerSession] = field(default_factory=list)
+    waiting: deque[bytes] = field(default_factory=deque)
+
+
+def segment_of(esm_class: int, body: bytes) -> tuple[int | None, int, int, bytes]:
+    """(reference, index, total, user data) of a segment, by its user data header (23.040)."""
+    if not esm_class & ESM_UDHI or not body:
+        return None, 1, 1, body
+    stop = 1 + body[0]
+    header, data = body[1:stop], body[stop:]
+    position = 0
+    while position + 2 <= len(header):
+        kind, size = header[position], header[position + 1]
+        value = header[position + 2 : position + 2 + size]
+        if kind == 0x00 and len(value) == 3:
+            return value[0], value[2], value[1], data
+        if kind == 0x08 and len(value) == 4:
+            return int.from_bytes(value[:2], "big"), value[3], value[2], data
+        position += 2 + size
+    return None, 1, 1, data
+
+
+def text_of(data_coding: int, data: bytes) -> str:
+    """The text a phone would show."""
+    if data_coding & 0x0F == DATA_CODING_UCS2:
+        return data.decode("utf-16-be", "replace")
+    return gsm.decode(data)
+
+
+def _line(stamp: str, frame: bytes, short: pdu.Short, status: int, carrier_id: str) -> str:
+    """One line of the record; put together by hand, a third of what json.dumps takes."""
+    source, destination, esm_class, _, data_coding, body, _ = short
+    reference, index, total, data = segment_of(esm_class, body)
+    shown_id = f'"{carrier_id}"' if carrier_id else "null"
+    return (
+        f'{{"at":"{stamp}","to":{encode_basestring(destination.decode("latin-1"))}'
+        f',"segment_ref":{"null" if reference is None else reference}'
+        f',"index":{index},"total":{total},"carrier_id":{shown_id},"status":{status}'
+        f',"from":{encode_basestring(source.decode("latin-1"))}'
+        f',"text":{encode_basestring(text_of(data_coding, data))},"hex":"{frame.hex()}"}}\n'
+    )
+
+
+class Smsc:
+    """One simulated carrier; `flush(session)` must write what a session has queued."""
+
+    def __init__(  # noqa: PLR0913 – what a carrier is made of
+        self,
+        *,
+        name: str,
+        system_id: str,
+        password: str,
+        window: int,
+        record: Record,
+        wheel: Wheel,
+        behaviour: Behaviour,
+    ) -> None:
+        self.name = name
+        self.behaviour = behaviour
+        self.counts: Counter[str] = Counter()
+        self.dirty: set[ServerSession] = set()  # sessions with something to write
+        self.record = record
+        self._system_id = system_id
+        self._password = password
+        self._window = window
+        self._wheel = wheel
+        self._accounts: dict[str, Account] = {}
+        # unique over carriers and restarts
+        self._prefix = f"{int(time.time()) & 0xFFFFFFFF:08x}{os.getpid() & 0xFFFF:04x}"
+        self._number = 0
+        self._second = -1
+        self._second_text = ""
+
+    def receive(self, session: ServerSession, data: bytes, now: float) -> str | None:
+        """Bytes from a client; a reason when its connection is to be closed."""
+        reason: str | None = None
+        for event in session.receive(data, now):
+            reason = self._act(session, event) or reason
+        self.dirty.add(session)
+        return reason
+
+    def _act(self, session: ServerSession, event: Event) -> str | None:
+        match event:
+            case Submits(submits):
+                self._submitted(session, submits)
+            case ReportsAnswered(taken, again):
+                self.counts["reports_answered"] += taken
+                self._reports_answered(session, again)
+            case BindAsked():
+                return self._bind(session, event)
+            case Ended(reason):
+                return reason
+        return None
+
+    # -- logins ----------------------------------------------------------------------------
+
+    def _bind(self, session: ServerSession, asked: BindAsked) -> str | None:
+        status = pdu.ESME_ROK
+        if self._system_id and asked.system_id != self._system_id:
+            status = pdu.ESME_RINVSYSID
+        elif self._password and asked.password != self._password:
+            status = pdu.ESME_RINVPASWD
+        session.answer_bind(asked, status, self.name[:15])
+        if status:
+            self.counts["binds_refused"] += 1
+            return "login refused"
+        self.counts["binds"] += 1
+        self._account(asked.system_id).sessions.append(session)
+        self._deliver(asked.system_id)
+        return None
+
+    def _account(self, system_id: str) -> Account:
+        return self._accounts.setdefault(system_id, Account())
+
+    def lost(self, session: ServerSession) -> None:
+        """A connection is gone; the reports it had not answered go first to the next one."""
+        self.dirty.discard(session)
+        account = self._accounts.get(session.system_id)
+        if account is None or session not in account.sessions:
+            return
+        account.sessions.remove(session)
+        account.waiting.extendleft(reversed(session.lost()))
+        self._deliver(session.system_id)
+
+    def sessions(self) -> int:
+        """Bound sessions of all accounts."""
+        return sum(len(account.sessions) for account in self._accounts.values())
+
+    def waiting(self) -> int:
+        """Reports that wait for a session or for room."""
+        return sum(len(account.waiting) for account in self._accounts.values())
+
+    # -- submits ---------------------------------------------------------------------------
+
+    def _submitted(
+        self, session: ServerSession, submits: list[tuple[int, bytes, pdu.Short]]
+    ) -> None:
+        behaviour = self.behaviour
+        stamp = self._stamp()
+        over = session.unanswered - self._window if self._window and not behaviour.silent else 0
+        is_plain = not (behaviour.failure_share or behaviour.throttle_share or over > 0)
+        lines: list[str] = []
+        answers: list[tuple[int, int, bytes]] = []
+        owed: list[Owed] = []
+        for place, (sequence, frame, short) in enumerate(submits):
+            status = 0 if is_plain else self._verdict(is_over=place >= len(submits) - over)
+            carrier_id = ""
+            if not status:
+                self._number += 1
+                carrier_id = f"{self._prefix}{self._number:08x}"
+            lines.append(_line(stamp, frame, short, status, carrier_id))
+            answer_id = carrier_id.encode()
+            answers.append((sequence, status, answer_id))
+            if short[3] & 3 == REPORT_ALWAYS and not status:
+                owed.append((answer_id, short[1], short[0]))
+        self.record.write(lines)
+        self.counts["submits"] += len(submits)
+        if behaviour.silent:
+            # They hold no place in the window afterwards: silence is to end when it is told to.
+            session.unanswered -= len(submits)
+            self.counts["silent"] += len(submits)
+            return
+        self._later(behaviour.latency_ms, partial(self._answer, session, answers, owed))
+
+    def _stamp(self) -> str:
+        at = time.time()
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._second_text}.{int((at - second) * 1e6):06}Z"
+
+    def _verdict(self, *, is_over: bool) -> int:
+        if is_over:
+            return pdu.ESME_RTHROTTLED
+        dice = random()
+        if dice < self.behaviour.throttle_share:
+            return pdu.ESME_RTHROTTLED
+        if dice < self.behaviour.throttle_share + self.behaviour.failure_share:
+            return self.behaviour.failure_status
+        return 0
+
+    def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        if delay_ms:
+            self._wheel.add(delay_ms / 1000, action)
+        else:
+            action()
+
+    def _answer(
+        self, session: ServerSession, answers: list[tuple[int, int, bytes]], owed: list[Owed]
+    ) -> None:
+        if not session.is_closed:
+            session.answer_submits(answers)
+            self.dirty.add(session)
+        self.counts["accepted"] += sum(1 for answer in answers if not answer[1])
+        self.counts["throttled"] += sum(1 for answer in answers if answer[1] == 0x58)
+        if owed and self.behaviour.receipts:
+            report = partial(self._report, session.system_id, owed, time.time())
+            self._later(self.behaviour.receipt_delay_ms, report)
+
+    # -- reports ---------------------------------------------------------------------------
+
+    def _report(self, system_id: str, owed: list[Owed], submitted_at: float) -> None:
+        submitted = time.strftime("%y%m%d%H%M", time.localtime(submitted_at)).encode()
+        done = time.strftime("%y%m%d%H%M").encode()
+        bad_share = self.behaviour.undelivered_share
+        self._account(system_id).waiting.extend(
+            build_report(
+                carrier_id,
+                to,
+                sender,
+                submitted=submitted,
+                done=done,
+                is_good=not bad_share or random() >= bad_share,
+            )
+            for carrier_id, to, sender in owed
+        )
+        self._deliver(system_id)
+
+    def _deliver(self, system_id: str) -> None:
+        """Hand waiting reports to the account's sessions, an equal share to each."""
+        account = self._accounts[system_id]
+        able = [session for session in account.sessions if session.deliver_room() > 0]
+        now = time.monotonic()
+        for left, session in zip(range(len(able), 0, -1), able, strict=True):
+            share = -(-len(account.waiting) // left)
+            count = min(share, session.deliver_room(), len(account.waiting))
+            if count:
+                session.deliver(list(islice(account.waiting, count)), now)
+                for _ in range(count):
+                    account.waiting.popleft()
+                self.dirty.add(session)
+                self.counts["reports_sent"] += count
+
+    def _reports_answered(self, session: ServerSession, again: list[bytes]) -> None:
+        account = self._accounts.get(session.system_id)
+        if account is None:
+            return
+        if again:
+            self.counts["reports_again"] += len(again)
+            self._wheel.add(REPORT_AGAIN_S, partial(self._again, session.system_id, again))
+        if account.waiting:
+            self._deliver(session.system_id)
+
+    def _again(self, system_id: str, bodies: Sequence[bytes]) -> None:
+        self._accounts[system_id].waiting.extendleft(reversed(bodies))
+        self._deliver(system_id)
+
+    def tick(self, now: float) -> None:
+        """Once a second: reports without an answer, clients without a word."""
+        for system_id, account in self._accounts.items():
+            for session in account.sessions:
+                late = session.overdue(now, REPORT_TIMEOUT_S)
+                if late:
+                    self.counts["reports_again"] += len(late)
+                    self._again(system_id, late)
+                if now - session.heard_at >= ENQUIRE_S:
+                    session.enquire()
+                    self.dirty.add(session)

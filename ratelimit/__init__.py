@@ -1,0 +1,1 @@
+"""Token buckets in segments per second: the arithmetic, and a tenant's limits."""

@@ -1,0 +1,1 @@
+"""Carriers' reports normalised, and the state table of a message. Pure: no I/O, no clock."""

@@ -1,0 +1,1 @@
+"""The nouns of the gateway and the rules of text: pure, standard library only."""

@@ -1,0 +1,119 @@
+"""What a gateway is configured with: tenants, keys, channels, routes, webhook endpoints.
+
+These are the parsed, validated objects that run; `gateway/apply.py` makes them from YAML and
+`store/config.py` keeps them. A `Snapshot` is immutable: a change makes a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sms.model import Carrier, MessageClass
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Our customer: limits, brands, countries."""
+
+    id: int
+    name: str
+    signatures: tuple[str, ...] = ()
+    countries: tuple[int, ...] = (86,)
+    segments_per_second: float = 100.0  # rate of the token bucket
+    burst_segments: int = 200  # its depth
+    is_suspended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One bearer key; only `secret_hash` = HMAC(pepper, secret) is known."""
+
+    id: int
+    name: str
+    tenant: int  # 0 for admin keys: they belong to the platform
+    scopes: frozenset[str]
+    secret_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One account at one carrier over one protocol.
+
+    `settings` holds the protocol's own settings by their standard names (host, port, system_id,
+    password, bind …), already validated by the protocol's folder. Secrets are plain in memory
+    and sealed in the store.
+    """
+
+    id: int
+    name: str
+    protocol: str
+    settings: Mapping[str, Any]
+    sessions: int = 1
+    window: int = 16
+    segments_per_second: float = 100.0
+    classes: frozenset[MessageClass] = frozenset(MessageClass)
+    sender: str = ""  # access code or alphanumeric sender; sender_ext is appended
+    submit_timeout_s: float | None = None  # None = the class default
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An ordered choice: channels[0] is the primary, then at most three backups."""
+
+    id: int
+    tenant: int  # 0 = any
+    message_class: MessageClass | None  # None = any
+    carrier: Carrier | None  # None = any
+    country: int  # 0 = any
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookEndpoint:
+    """Where a tenant wants its events."""
+
+    id: int
+    tenant: int
+    url: str
+    events: tuple[str, ...] = ("message.*",)
+    batch: bool = False
+    full_number: bool = False
+    secrets: tuple[bytes, ...] = ()  # the raw keys that sign now, newest first
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole configuration at one version."""
+
+    version: int = 0
+    tenants: Mapping[int, Tenant] = field(default_factory=dict)
+    api_keys: Mapping[int, ApiKey] = field(default_factory=dict)
+    channels: Mapping[int, Channel] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
+    endpoints: Mapping[int, WebhookEndpoint] = field(default_factory=dict)
+
+    def route_for(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> Route | None:
+        """The most exact match wins: tenant, then class, then carrier, then country."""
+        best: Route | None = None
+        best_rank = -1
+        for route in self.routes:
+            if (
+                route.tenant not in (0, tenant)
+                or route.message_class not in (None, message_class)
+                or route.carrier not in (None, carrier)
+                or route.country not in (0, country)
+            ):
+                continue
+            rank = (
+                8 * (route.tenant != 0)
+                + 4 * (route.message_class is not None)
+                + 2 * (route.carrier is not None)
+                + (route.country != 0)
+            )
+            if rank > best_rank:
+                best, best_rank = route, rank
+        return best

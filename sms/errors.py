@@ -1,0 +1,65 @@
+"""Every exception of the gateway.
+
+What is expected is a value (`sms.outcomes`); what is not is one of these:
+
+    GatewayError
+    ├── LocalProtocolError   we broke the protocol: our bug. Log, alarm, close the session
+    ├── RemoteProtocolError  the peer broke it. Close the session, health down, no alarm
+    ├── ChannelError         ConnectFailed, LoginRefused, ChannelClosed
+    ├── Unavailable          StoreUnavailable, ClusterUnavailable → 503 with Retry-After
+    ├── OutcomeUnknown       connection lost in COMMIT: the message may exist
+    ├── LeaseLost            another process owns our messages now: stop writing
+    └── ConfigError          at start or apply; names the setting and the remedy; exit code 2
+"""
+
+
+class GatewayError(Exception):
+    """The root: `except GatewayError` catches everything of ours and nothing else."""
+
+
+class LocalProtocolError(GatewayError):
+    """We broke the protocol: a bug of ours."""
+
+
+class RemoteProtocolError(GatewayError):
+    """The peer broke the protocol: its session is closed, the process goes on."""
+
+
+class ChannelError(GatewayError):
+    """A channel could not be used."""
+
+
+class ConnectFailed(ChannelError):
+    """The socket could not be opened."""
+
+
+class LoginRefused(ChannelError):
+    """The carrier refused the bind; the text holds its code."""
+
+
+class ChannelClosed(ChannelError):
+    """The session ended."""
+
+
+class Unavailable(GatewayError):
+    """A store is away for now: try again later."""
+
+
+class StoreUnavailable(Unavailable):
+    """PostgreSQL does not answer; nothing was promised."""
+
+
+class ClusterUnavailable(Unavailable):
+    """Valkey does not answer."""
+
+
+class OutcomeUnknown(GatewayError):
+    """The connection broke during COMMIT and nobody can say whether the row exists."""
+
+
+class LeaseLost(GatewayError):
+    """Another process holds our process number with a newer epoch."""
+
+
+class ConfigError(GatewayError):
+    """A setting or a configuration file is wrong; the text names it and says what to do."""

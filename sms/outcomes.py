@@ -1,0 +1,62 @@
+"""What one submit came to: exactly one of five (HOUSE section 5).
+
+An expected result is a value, never an exception. Every `match` over `Outcome` ends in
+`assert_never`. `RELIABILITY.md` section 6 says which carrier code is which; the tables live in
+each protocol's folder as data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a carrier said no, in classes that decide what happens next."""
+
+    NUMBER = "number"  # final: invalid, blocked or absent number
+    CONTENT = "content"  # final: text, signature or template refused
+    CHANNEL = "channel"  # system error: next channel after a backoff
+    CONFIG = "config"  # account, sender, balance: next channel now, page
+    UNKNOWN = "unknown"  # code nobody mapped: next channel once, then failed
+
+
+@dataclass(slots=True)  # the outcomes are made per submit on the hot path, so not frozen
+class Submitted:
+    """The carrier took the segment and gave it an id."""
+
+    carrier_id: str
+
+
+@dataclass(slots=True)
+class Rejected:
+    """The carrier said no; `code` is its own word, `reason` our dotted one."""
+
+    code: str
+    cause: Cause
+    reason: str
+
+
+@dataclass(slots=True)
+class Throttled:
+    """Too fast, or its queue is full: not an attempt, put back first in line."""
+
+    retry_after_s: float
+    code: str
+
+
+@dataclass(slots=True)
+class NotSent:
+    """Nothing left us: another channel may take it at once."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class Uncertain:
+    """Bytes left and no answer came: never resend at once."""
+
+    reason: str
+
+
+Outcome = Submitted | Rejected | Throttled | NotSent | Uncertain

@@ -1,0 +1,1 @@
+"""All SQL and everything durable: lanes, read-back, configuration, sealing, embedded servers."""

@@ -1,0 +1,175 @@
+"""Which messages may have left for a carrier: blocks of claims (DESIGN decision 5).
+
+    block() ─▶ new ─flush─▶ open ─settled() to 0─▶ ended ─flush─▶ gone
+                └─ settled to 0 or dropped before its flush ─────▶ gone, nothing written
+
+A block's INSERT commits before the first byte of any of its messages. The book only decides
+and formats; the lanes carry its SQL with whatever they flush next and say how that ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class _Stage(IntEnum):
+    NEW = 0  # INSERT not under way
+    GOING = 1  # INSERT rides on a flush
+    OPEN = 2  # in the table
+    ENDED = 3  # DELETE not under way
+    ENDING = 4  # DELETE rides on a flush
+
+
+@dataclass(slots=True)
+class _Block:
+    number: int
+    ids: list[int]
+    left: int
+    floor: int
+    on_claimed: Callable[[], None] | None
+    stage: _Stage = _Stage.NEW
+    is_dropped: bool = False
+    may_exist: bool = False  # an INSERT of it was in doubt
+
+
+@dataclass(slots=True)
+class ClaimToken:
+    """What rides on one flush; handed back by `committed` or `failed`."""
+
+    inserts: list[_Block] = field(default_factory=list)
+    deletes: list[_Block] = field(default_factory=list)
+
+
+class ClaimBook:
+    """The claims of one process; `first_block` lies above everything the table holds."""
+
+    def __init__(self, process: int, first_block: int = 1) -> None:
+        self._process = process
+        self._next = first_block
+        self._blocks: dict[int, _Block] = {}
+        self._inserts: list[_Block] = []
+        self._deletes: list[_Block] = []
+
+    def block(self, ids: list[int], on_claimed: Callable[[], None] | None = None) -> int:
+        """Claim these messages: the number of their block; `on_claimed` runs after the commit."""
+        block = _Block(self._next, ids, len(ids), min(ids), on_claimed)
+        self._next += 1
+        self._blocks[block.number] = block
+        self._inserts.append(block)
+        return block.number
+
+    def adopt(self, number: int, ids: list[int]) -> None:
+        """Take over a block that stands in the table, so that `settled` can delete it."""
+        self._next = max(self._next, number + 1)
+        self._blocks[number] = block = _Block(number, ids, len(ids), min(ids, default=0), None)
+        block.stage = _Stage.OPEN
+        if not ids:
+            self._end(block)
+
+    def settled(self, number: int, count: int = 1) -> None:
+        """`count` of the block's messages can no longer be uncertain by a crash.
+
+        Called when what became of them is committed or rides on the same or an earlier flush.
+        """
+        block = self._blocks.get(number)
+        if block is None:
+            return
+        block.left -= count
+        if block.left <= 0:
+            self._end(block)
+
+    def drop(self, number: int) -> None:
+        """The block's messages do not exist after all."""
+        block = self._blocks.get(number)
+        if block is not None:
+            self._end(block)
+
+    def has_pending(self) -> bool:
+        """Whether the next flush would carry something."""
+        return bool(self._inserts or self._deletes)
+
+    def open_blocks(self) -> int:
+        """How many blocks a crash now would find, or soon would."""
+        return len(self._blocks)
+
+    def floor(self) -> int | None:
+        """The lowest id in any block whose DELETE has not committed; None without blocks.
+
+        The journal keeps everything from here on.
+        """
+        return min((block.floor for block in self._blocks.values()), default=None)
+
+    def take_sql(self) -> tuple[str, ClaimToken]:
+        """What is pending, as SQL made of integers only, for the flush about to run."""
+        if not (self._inserts or self._deletes):
+            return "", ClaimToken()
+        token = ClaimToken(self._inserts, self._deletes)
+        self._inserts, self._deletes = [], []
+        parts = []
+        if token.inserts:
+            values = ",".join(
+                f"({self._process},{block.number},'{{{_numbers(block.ids)}}}')"
+                for block in token.inserts
+            )
+            # a flush tried again after a lost connection may find its own block
+            parts.append(
+                f"INSERT INTO claims (process,block,ids) VALUES {values} ON CONFLICT DO NOTHING;"
+            )
+            for block in token.inserts:
+                block.stage = _Stage.GOING
+        if token.deletes:
+            numbers = _numbers(block.number for block in token.deletes)
+            parts.append(
+                f"DELETE FROM claims WHERE process={self._process} AND block IN ({numbers});"
+            )
+            for block in token.deletes:
+                block.stage = _Stage.ENDING
+        return "".join(parts), token
+
+    def committed(self, token: ClaimToken) -> None:
+        """The flush with this token is durable: run what waited for it."""
+        for block in token.deletes:
+            self._blocks.pop(block.number, None)
+        for block in token.inserts:
+            if block.is_dropped:
+                block.stage = _Stage.ENDED
+                self._deletes.append(block)
+                continue
+            block.stage = _Stage.OPEN
+            if block.on_claimed is not None:
+                block.on_claimed()
+
+    def failed(self, token: ClaimToken, *, is_certain: bool = True) -> None:
+        """The flush with this token did not commit: all of it is pending again.
+
+        Not `is_certain`: it may have; its SQL runs again all the same and changes nothing then.
+        """
+        for block in token.deletes:
+            block.stage = _Stage.ENDED
+            self._deletes.append(block)
+        for block in token.inserts:
+            block.may_exist |= not is_certain
+            block.stage = _Stage.NEW
+            self._inserts.append(block)
+            if block.is_dropped:
+                self._end(block)
+
+    def _end(self, block: _Block) -> None:
+        block.is_dropped = True
+        if block.stage is _Stage.NEW:
+            self._inserts.remove(block)
+            if block.may_exist:
+                block.stage = _Stage.ENDED
+                self._deletes.append(block)
+            else:
+                del self._blocks[block.number]
+        elif block.stage is _Stage.OPEN:
+            block.stage = _Stage.ENDED
+            self._deletes.append(block)
+        # GOING: decided when its flush has ended; ENDED, ENDING: already on its way
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return ",".join(map(str, values))

@@ -1,0 +1,194 @@
+"""Connections, migrations and the checks before the first promise.
+
+Every connection carries its process number and epoch (the fence trigger reads them), commits
+synchronously and reads committed: under repeatable read an old owner wrote after a takeover.
+No transaction pooler may stand between us and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from typing import TypeAlias
+
+import asyncpg
+
+from sms.errors import ConfigError, StoreUnavailable
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+AnyConnection: TypeAlias = (
+    "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+)
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+OpenConnection: TypeAlias = Callable[[], Awaitable[Connection]]
+
+CONNECT_TIMEOUT_S = 5.0
+CLIENT_GRACE_S = 3.0  # the server's own time-out speaks first; COMMIT's fsync is outside it
+_MIGRATION_LOCK = 43  # the first key of 42 belongs to the processes
+
+# What tells that PostgreSQL is away or going away, at connect time and in a pool.
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
+def _settings(process: int, epoch: int, statement_timeout_s: float) -> dict[str, str]:
+    return {
+        "smsgw.process": str(process),
+        "smsgw.epoch": str(epoch),
+        "application_name": application_name(process, epoch),
+        "synchronous_commit": "on",
+        "default_transaction_isolation": "read committed",
+        "default_transaction_read_only": "off",
+        "statement_timeout": str(int(statement_timeout_s * 1000)),
+        "jit": "off",
+        "TimeZone": "UTC",
+    }
+
+
+def application_name(process: int, epoch: int) -> str:
+    """What a takeover looks for in pg_stat_activity; epoch 0 belongs to no process."""
+    return f"smsgw/{process}/{epoch}" if epoch else "smsgw"
+
+
+async def connect(
+    dsn: str, *, process: int = 0, epoch: int = 0, statement_timeout_s: float = 2.0
+) -> Connection:
+    """Open one connection; raises StoreUnavailable when PostgreSQL is away.
+
+    Without an epoch the connection may read and configure, but the fence refuses it every row
+    of a process. Prepared statements are not kept, so a migration cannot surprise it.
+    """
+    try:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=statement_timeout_s + CLIENT_GRACE_S,
+            statement_cache_size=0,
+            server_settings=_settings(process, epoch, statement_timeout_s),
+        )
+    except AWAY as error:
+        raise StoreUnavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
+
+
+def connector(
+    dsn: str, *, process: int, epoch: int, statement_timeout_s: float = 2.0
+) -> OpenConnection:
+    """The `open_conn` the lanes are given."""
+
+    async def open_conn() -> Connection:
+        return await connect(
+            dsn, process=process, epoch=epoch, statement_timeout_s=statement_timeout_s
+        )
+
+    return open_conn
+
+
+async def open_pool(
+    dsn: str, *, process: int = 0, epoch: int = 0, size: int = 4, statement_timeout_s: float = 2.0
+) -> Pool:
+    """A small pool for reading and configuration; raises StoreUnavailable when away."""
+    try:
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=size,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=statement_timeout_s + CLIENT_GRACE_S,
+            server_settings=_settings(process, epoch, statement_timeout_s),
+        )
+    except AWAY as error:
+        raise StoreUnavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
+
+
+def _files() -> list[tuple[str, str]]:
+    folder = resources.files("store.migrations")
+    return sorted(
+        (entry.name, entry.read_text("utf-8"))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    )
+
+
+def migration_names() -> list[str]:
+    """Every migration there is, in the order they run."""
+    return [name for name, _ in _files()]
+
+
+async def migrate(dsn: str, on_progress: Callable[[str], None] | None = None) -> list[str]:
+    """Bring the schema up to date; returns the names applied now, empty when it was.
+
+    Each file is one transaction. Two that migrate at once wait for each other.
+    """
+    conn = await connect(dsn, statement_timeout_s=600)
+    applied: list[str] = []
+    try:
+        await conn.execute("SELECT pg_advisory_lock($1, 0)", _MIGRATION_LOCK)
+        await conn.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations"
+            " (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+        )
+        known = {row["name"] for row in await conn.fetch("SELECT name FROM schema_migrations")}
+        for name, sql in _files():
+            if name in known:
+                continue
+            if on_progress is not None:
+                on_progress(name)
+            async with conn.transaction():
+                await conn.execute(sql)
+                await conn.execute("INSERT INTO schema_migrations (name) VALUES ($1)", name)
+            applied.append(name)
+    finally:
+        await close(conn)
+    return applied
+
+
+async def check_durability(dsn: str) -> list[str]:
+    """Raise ConfigError when PostgreSQL could lose what it confirmed (RELIABILITY 1.1).
+
+    Returns warnings. Asked without our own session settings, so that it sees the server's.
+    """
+    try:
+        conn = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=5)
+    except AWAY as error:
+        raise StoreUnavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
+    try:
+        names = ("fsync", "synchronous_commit", "full_page_writes")
+        values = {name: await conn.fetchval(f"SHOW {name}") for name in names}
+    finally:
+        await close(conn)
+    for name in names[:2]:
+        if values[name] == "off":
+            raise ConfigError(
+                f"PostgreSQL runs with {name}=off and could lose accepted messages: "
+                f"set {name}=on in postgresql.conf (also for this role and database) and restart it"
+            )
+    if values["full_page_writes"] == "off":
+        return ["PostgreSQL runs with full_page_writes=off: a power cut can tear its pages"]
+    return []
+
+
+async def server_major(dsn: str) -> int:
+    """The server's major version, such as 18."""
+    conn = await connect(dsn)
+    try:
+        return int(conn.get_server_version().major)
+    finally:
+        await close(conn)
+
+
+async def close(conn: Connection) -> None:
+    """Close politely, at once when the peer does not answer."""
+    try:
+        await asyncio.shield(conn.close(timeout=2))
+    except AWAY:
+        conn.terminate()

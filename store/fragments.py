@@ -1,0 +1,160 @@
+"""SQL that rides with a COPY: small tables changed in the same commit as the rows.
+
+A simple query takes no parameters, so nothing but integers and hexadecimal bytes is ever
+formatted into it. Every fragment is idempotent: a flush whose connection broke runs again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from sms.model import CLASS_CODES, MessageClass
+from store.seal import Keyring
+
+
+class Why(IntEnum):
+    """Why a message stands in `parked`. Append only: the store holds these numbers."""
+
+    SCHEDULED = 0  # send_at, or outside the hours of its class
+    HELD = 1  # a paused batch and the like
+    UNCERTAIN = 2  # waits for evidence, then for its policy
+    QUEUED = 3  # stood in a lane too long, or came back with an id below the low-water mark
+
+
+@dataclass(slots=True)
+class ParkedReport:
+    """A carrier's report that found no message yet; `due` is when to look again, Unix seconds."""
+
+    id: int
+    channel: int
+    carrier_id: str
+    state: str
+    error: str
+    number: str
+    tries: int
+    due: float
+
+
+@dataclass(slots=True)
+class ParkedWebhook:
+    """An event an endpoint did not take; `due` is its next try, Unix seconds, inf for never."""
+
+    endpoint: int
+    event_id: int
+    message_id: int
+    sequence: int
+    tries: int
+    due: float
+
+
+def park_sql(rows: Iterable[tuple[int, float, int, MessageClass, int]]) -> str:
+    """Put messages into `parked`, or move them: (message_id, due, Why, class, tenant)."""
+    values = ",".join(
+        f"({int(message_id)},{_moment(due)},{int(why)},{CLASS_CODES[cls]},{int(tenant)})"
+        for message_id, due, why, cls, tenant in rows
+    )
+    if not values:
+        return ""
+    return (
+        f"INSERT INTO parked (message_id,due,why,class,tenant) VALUES {values}"
+        " ON CONFLICT (message_id) DO UPDATE SET due=excluded.due, why=excluded.why;"
+    )
+
+
+def unpark_sql(message_ids: Iterable[int]) -> str:
+    """Take messages out of `parked`."""
+    ids = ",".join(str(int(message_id)) for message_id in message_ids)
+    return f"DELETE FROM parked WHERE message_id IN ({ids});" if ids else ""
+
+
+def park_reports_sql(keyring: Keyring, reports: Iterable[ParkedReport]) -> str:
+    """Put reports into `parked_reports`, or move them by id; their content is sealed."""
+    values = ",".join(
+        f"({int(report.id)},{int(report.channel)},{_text(report.carrier_id)},"
+        f"{_bytes(seal_report(keyring, report))},{int(report.tries)},{_moment(report.due)})"
+        for report in reports
+    )
+    if not values:
+        return ""
+    return (
+        f"INSERT INTO parked_reports (id,channel,carrier_id,raw,tries,due) VALUES {values}"
+        " ON CONFLICT (id) DO UPDATE SET tries=excluded.tries, due=excluded.due;"
+    )
+
+
+def delete_reports_sql(ids: Iterable[int]) -> str:
+    """Take reports out of `parked_reports`."""
+    listed = ",".join(str(int(value)) for value in ids)
+    return f"DELETE FROM parked_reports WHERE id IN ({listed});" if listed else ""
+
+
+def park_webhooks_sql(rows: Iterable[ParkedWebhook]) -> str:
+    """Put events into `webhook_parked`, or move them to their next try."""
+    values = ",".join(
+        f"({int(row.endpoint)},{int(row.event_id)},{int(row.message_id)},{int(row.sequence)},"
+        f"{int(row.tries)},{_moment(row.due)})"
+        for row in rows
+    )
+    if not values:
+        return ""
+    return (
+        "INSERT INTO webhook_parked (endpoint,event_id,message_id,sequence,tries,due)"
+        f" VALUES {values}"
+        " ON CONFLICT (endpoint,event_id) DO UPDATE SET tries=excluded.tries, due=excluded.due;"
+    )
+
+
+def delete_webhooks_sql(keys: Iterable[tuple[int, int]]) -> str:
+    """Take events out of `webhook_parked`: (endpoint, event_id)."""
+    listed = ",".join(f"({int(endpoint)},{int(event_id)})" for endpoint, event_id in keys)
+    return f"DELETE FROM webhook_parked WHERE (endpoint,event_id) IN ({listed});" if listed else ""
+
+
+def deltas_sql(process: int, counts: Mapping[int, tuple[int, int, int]]) -> str:
+    """Count a flush: tenant to (accepted, submitted, final)."""
+    values = ",".join(
+        f"({process},{tenant},{accepted},{submitted},{final})"
+        for tenant, (accepted, submitted, final) in counts.items()
+    )
+    if not values:
+        return ""
+    return f"INSERT INTO deltas (process,tenant,accepted,submitted,final) VALUES {values};"
+
+
+def batch_sql(first_id: int, last_id: int, tenant: int, at: float, verdicts: bytes) -> str:
+    """A batch's own row: its contiguous ids and the verdicts of its entries."""
+    return (
+        "INSERT INTO batches (first_id,last_id,tenant,at,verdicts)"
+        f" VALUES ({first_id},{last_id},{tenant},{_moment(at)},{_bytes(verdicts)});"
+    )
+
+
+def seal_report(keyring: Keyring, report: ParkedReport) -> bytes:
+    """What the carrier said, sealed: it names the destination."""
+    plain = json.dumps([report.state, report.error, report.number]).encode()
+    return keyring.seal_secret(plain, f"parked_report {report.id}")
+
+
+def open_report(keyring: Keyring, report_id: int, raw: bytes) -> tuple[str, str, str]:
+    """State, error and number again."""
+    state, error, number = json.loads(keyring.open_secret(raw, f"parked_report {report_id}"))
+    return state, error, number
+
+
+def _moment(unix_s: float) -> str:
+    if unix_s == math.inf:
+        return "'infinity'::timestamptz"
+    return f"to_timestamp({int(unix_s * 1000)}/1000.0)"
+
+
+def _bytes(data: bytes) -> str:
+    return f"'\\x{data.hex()}'::bytea"
+
+
+def _text(text: str) -> str:
+    data = text.encode("utf-8", "replace").replace(b"\0", b"?")
+    return f"convert_from('\\x{data.hex()}','UTF8')"

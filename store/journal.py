@@ -1,0 +1,258 @@
+r"""The attempt journal: what left for a carrier and what came back (RELIABILITY section 4).
+
+    <directory>/<process>/<epoch>-<n>     segments of 64 MiB, never fsynced: it outlives the
+                                          process, not the machine, and says so by the boot id
+    segment  = "SMSJ" version(1) boot id(36) frame…
+    frame    = kind(1) length(4) crc32(4) highest message id(8) lines…     one os.write()
+    write line  = message id(8) segment(2) attempt(2) copy(1) channel(2)
+    answer line = message id(8) segment(2) attempt(2) copy(1) kind(1) length(2) length(2)
+                  carrier id, code
+
+A frame goes out before the burst of bytes it speaks of: no frame, no burst. A kill in the middle
+of a write leaves a frame whose checksum fails; what stands behind it is not read.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import starmap
+from pathlib import Path
+from struct import Struct
+from struct import error as struct_error
+from typing import NamedTuple
+
+SUBMITTED, REJECTED, THROTTLED, NOT_SENT, UNCERTAIN = range(5)
+
+SEGMENT_BYTES = 64 << 20
+_MAGIC = b"SMSJ\x01"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_BYTES = 36
+_FRAME = Struct(">BIIq")
+_WRITE = Struct(">qHHBH")
+_ANSWER = Struct(">qHHBBHH")
+_WRITES, _ANSWERS = 1, 2
+
+
+class WriteLine(NamedTuple):
+    """One segment was about to be written to a channel."""
+
+    segment: int
+    attempt: int
+    copy: int
+    channel: int
+
+
+class AnswerLine(NamedTuple):
+    """What came of it: `kind` is SUBMITTED … UNCERTAIN."""
+
+    segment: int
+    attempt: int
+    copy: int
+    kind: int
+    carrier_id: str
+    code: str
+
+
+@dataclass(slots=True)
+class Replay:
+    """What the journal of a dead process says, by message id, in order of writing.
+
+    Without `is_present` (absent, or the machine was restarted since) a missing write line means
+    nothing: whatever was claimed and not answered is uncertain.
+    """
+
+    is_present: bool = False
+    writes: dict[int, list[WriteLine]] = field(default_factory=dict)
+    answers: dict[int, list[AnswerLine]] = field(default_factory=dict)
+
+
+class Journal:
+    """The journal of a living process.
+
+    Making one removes what older epochs wrote: make it only after their recovery is committed.
+    Raises OSError when the directory cannot be written.
+    """
+
+    def __init__(
+        self, directory: Path, process: int, epoch: int, *, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
+        self.failures = 0  # writes that did not reach the file whole
+        self._folder = _folder(directory, process)
+        self._epoch = epoch
+        self._segment_bytes = segment_bytes
+        self._is_open = True
+        self._path = Path()
+        self._size = 0
+        self._highest = 0  # message id in the open segment
+        self._closed: list[tuple[Path, int]] = []  # path, highest message id in it
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        older = _segments(self._folder)
+        self._count = max((n for e, n, _ in older if e == epoch), default=-1) + 1
+        self._handle = self._open()
+        for _, _, path in older:
+            path.unlink(missing_ok=True)
+
+    def write_lines(self, entries: Sequence[tuple[int, int, int, int, int]]) -> bool:
+        """(message_id, segment, attempt, copy, channel) of a burst, before its first byte.
+
+        False: nothing may be written to the carrier.
+        """
+        if not entries:
+            return True
+        return self._append(_WRITES, max(entries)[0], starmap(_WRITE.pack, entries))
+
+    def answer_lines(self, entries: Sequence[tuple[int, int, int, int, int, str, str]]) -> bool:
+        """(message_id, segment, attempt, copy, kind, carrier_id, code) of a burst of answers.
+
+        False: the lines are lost, after a crash these segments would be uncertain.
+        """
+        if not entries:
+            return True
+        return self._append(_ANSWERS, max(entries)[0], starmap(_answer, entries))
+
+    def note_low_water(self, message_id: int) -> None:
+        """Nothing below this id can need its lines again: drop closed segments wholly below.
+
+        The id is the lower one of the low-water mark and the floor of the claims.
+        """
+        kept = []
+        for path, highest in self._closed:
+            if highest < message_id:
+                path.unlink(missing_ok=True)
+            else:
+                kept.append((path, highest))
+        self._closed = kept
+
+    def close(self) -> None:
+        """Close the file; it stays for the next owner. Later lines are refused."""
+        self._is_open = False
+        self._let_go()
+
+    @staticmethod
+    def replay(directory: Path, process: int) -> Replay:
+        """Read what is there; changes nothing."""
+        replay = Replay()
+        boot_id = _boot_id()
+        boots = set()
+        for _, _, path in _segments(_folder(directory, process)):
+            data = path.read_bytes()
+            head = len(_MAGIC) + _BOOT_BYTES
+            if len(data) < head or not data.startswith(_MAGIC):
+                continue
+            boots.add(data[len(_MAGIC) : head])
+            for kind, lines in _frames(data, head):
+                _READERS[kind](lines, replay)
+        replay.is_present = boots == {boot_id}
+        return replay
+
+    # ---- one frame ----
+
+    def _append(self, kind: int, highest: int, lines: Iterator[bytes]) -> bool:
+        if not self._is_open:
+            return False
+        try:
+            body = b"".join(lines)
+            if self._size >= self._segment_bytes or self._handle < 0:
+                self._rotate()
+            frame = _FRAME.pack(kind, len(body), zlib.crc32(body), highest) + body
+            written = os.write(self._handle, frame)
+        except (OSError, struct_error):
+            self.failures += 1
+            self._let_go()  # half a frame may stand at the end: nothing goes behind it
+            return False
+        if written != len(frame):
+            self.failures += 1
+            self._let_go()
+            return False
+        self._size += written
+        if highest > self._highest:
+            self._highest = highest
+        return True
+
+    def _rotate(self) -> None:
+        self._let_go()
+        self._handle = self._open()
+
+    def _let_go(self) -> None:
+        if self._handle >= 0:
+            self._closed.append((self._path, self._highest))
+            os.close(self._handle)
+            self._handle = -1
+
+    def _open(self) -> int:
+        self._path = self._folder / f"{self._epoch}-{self._count:06d}"
+        self._count += 1
+        self._highest = 0
+        handle = os.open(
+            self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        try:
+            self._size = os.write(handle, _MAGIC + _boot_id())
+        except OSError:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _answer(  # noqa: PLR0913, PLR0917 - the fields of one line
+    message_id: int, segment: int, attempt: int, copy: int, kind: int, carrier_id: str, code: str
+) -> bytes:
+    carrier, word = carrier_id.encode("utf-8", "replace"), code.encode("utf-8", "replace")
+    head = _ANSWER.pack(message_id, segment, attempt, copy, kind, len(carrier), len(word))
+    return head + carrier + word
+
+
+def _folder(directory: Path, process: int) -> Path:
+    return directory / f"{process:04d}"
+
+
+def _segments(folder: Path) -> list[tuple[int, int, Path]]:
+    """(epoch, n, path), oldest first."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        epoch, _, number = path.name.partition("-")
+        if epoch.isdigit() and number.isdigit():
+            found.append((int(epoch), int(number), path))
+    return sorted(found)
+
+
+def _boot_id() -> bytes:
+    return _BOOT_ID.read_bytes().strip().ljust(_BOOT_BYTES)[:_BOOT_BYTES]
+
+
+def _frames(data: bytes, at: int) -> Iterator[tuple[int, memoryview]]:
+    view = memoryview(data)
+    while at + _FRAME.size <= len(data):
+        kind, length, checksum, _ = _FRAME.unpack_from(data, at)
+        at += _FRAME.size
+        body = view[at : at + length]
+        if len(body) < length or zlib.crc32(body) != checksum or kind not in _READERS:
+            return
+        yield kind, body
+        at += length
+
+
+def _read_writes(body: memoryview, replay: Replay) -> None:
+    if len(body) % _WRITE.size:
+        return
+    for message_id, segment, attempt, copy, channel in _WRITE.iter_unpack(body):
+        line = WriteLine(segment, attempt, copy, channel)
+        replay.writes.setdefault(message_id, []).append(line)
+
+
+def _read_answers(body: memoryview, replay: Replay) -> None:
+    at = 0
+    while at + _ANSWER.size <= len(body):
+        message_id, segment, attempt, copy, kind, n_id, n_code = _ANSWER.unpack_from(body, at)
+        at += _ANSWER.size
+        carrier_id = str(body[at : at + n_id], "utf-8", "replace")
+        code = str(body[at + n_id : at + n_id + n_code], "utf-8", "replace")
+        at += n_id + n_code
+        line = AnswerLine(segment, attempt, copy, kind, carrier_id, code)
+        replay.answers.setdefault(message_id, []).append(line)
+
+
+_READERS = {_WRITES: _read_writes, _ANSWERS: _read_answers}

@@ -1,0 +1,448 @@
+"""Reading back: one message, a receipt's message, what a restart must take up again.
+
+Nothing is folded here: the rows come in order and `receipts.state` says what they mean. A read
+that knows the id touches one partition; one that does not is batched and names its partitions
+newest first (DESIGN decision 3).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import asyncpg
+
+from sms.errors import StoreUnavailable
+from sms.model import (
+    CLASSES_BY_CODE,
+    ENCODINGS_BY_CODE,
+    STATES_BY_CODE,
+    EventRow,
+    Message,
+    MessageClass,
+)
+from sms.reasons import CODE_BY_SMALLINT
+from store.copying import CARRIERS, COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, texts_of
+from store.database import AWAY, AnyConnection, Pool
+from store.fragments import ParkedReport, ParkedWebhook, Why, open_report
+from store.partitions import day_range, today
+from store.seal import COLUMN_BODY, COLUMN_NUMBER, COLUMN_OPTIONS, Keyring, Sealer, day_of
+
+_MESSAGE_COLUMNS = (
+    "id,tenant,number,body,options,class,encoding,segments,flags,valid_until,created_at"
+)
+# Paths of receipts.state.Path after whose newest row a message needs nobody who owns it:
+# submitted or final. A test holds them together.
+RESTING_PATHS = (1, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18)
+# The due < 'infinity' lets the planner see that the partial index holds all it needs.
+DUE_WEBHOOKS_SQL = (
+    "SELECT due.* FROM unnest($2::int[]) WITH ORDINALITY AS wanted (endpoint, place)"
+    " CROSS JOIN LATERAL (SELECT endpoint, event_id, message_id, sequence, tries, due"
+    "  FROM webhook_parked WHERE endpoint = wanted.endpoint AND (event_id >> 12) & 1023 = $1"
+    "  AND due <= $3 AND due < 'infinity' ORDER BY due LIMIT $4) due"
+    " ORDER BY wanted.place, due.due"
+)
+OLDEST_WEBHOOK_SQL = (
+    "SELECT event_id FROM webhook_parked WHERE (event_id >> 12) & 1023 = $1"
+    " AND due < 'infinity' ORDER BY event_id LIMIT 1"
+)
+NEWEST_DAYS = (2, 7)  # partitions a receipt is looked for in first, then next
+
+
+@dataclass(slots=True)
+class Stored:
+    """One message as stored: `message` holds what was accepted, its live fields are not folded."""
+
+    message: Message
+    rows: list[EventRow] = field(default_factory=list)  # by sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """One row of `parked`; `due` in Unix seconds."""
+
+    message_id: int
+    due: float
+    why: Why
+    message_class: MessageClass
+    tenant: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch: its messages are first_id … last_id without a gap."""
+
+    first_id: int
+    last_id: int
+    tenant: int
+    state: int
+    at: float
+    verdicts: bytes | None
+
+
+class Reader:
+    """All reads; every method raises StoreUnavailable when PostgreSQL is away."""
+
+    def __init__(self, pool: Pool, keyring: Keyring) -> None:
+        self._pool = pool
+        self._keyring = keyring
+
+    async def message(self, message_id: int, tenant: int | None = None) -> Stored | None:
+        """One message with its rows; None when absent or another tenant's."""
+        stored = (await self.messages([message_id])).get(message_id)
+        if stored is None or tenant not in (None, stored.message.tenant):
+            return None
+        return stored
+
+    async def messages(self, ids: Sequence[int]) -> dict[int, Stored]:
+        """Those of the messages that exist, with their rows, in order of id."""
+        if not ids:
+            return {}
+        wanted = sorted(set(ids))
+        async with self._conn() as conn:
+            rows = []
+            events: list[asyncpg.Record] = []
+            for some in _by_day(wanted):
+                rows += await conn.fetch(
+                    f"SELECT {_MESSAGE_COLUMNS} FROM messages"
+                    f" WHERE {_within('id', some)} AND id = ANY($1) ORDER BY id",
+                    some,
+                )
+                events += await conn.fetch(
+                    f"SELECT {EVENT_COLUMNS} FROM events"
+                    f" WHERE {_within('message_id', some)} AND message_id = ANY($1)"
+                    " ORDER BY message_id, sequence",
+                    some,
+                )
+            return await self._restore(conn, rows, events)
+
+    async def by_carrier_ids(
+        self, pairs: Sequence[tuple[int, str]], *, now: float
+    ) -> dict[tuple[int, str], tuple[int, int, int]]:
+        """Find the messages behind (channel, carrier id): (message_id, segment, copy).
+
+        Asked in the two newest partitions, then the next five days, then all: a receipt may
+        come three days later. A carrier id used twice means the newer message.
+        """
+        found: dict[tuple[int, str], tuple[int, int, int]] = {}
+        wanted = set(pairs)
+        newest, week = (day_range(max(today(now) - days + 1, 0))[0] for days in NEWEST_DAYS)
+        steps = ((newest, None), (week, newest), (0, week))
+        async with self._conn() as conn:
+            for low, high in steps:
+                if wanted and (high is None or high > low):
+                    sql = carrier_ids_sql(low, high)
+                    channels = list({channel for channel, _ in wanted})
+                    carrier_ids = list({carrier_id for _, carrier_id in wanted})
+                    for row in await conn.fetch(sql, channels, carrier_ids):
+                        key = (row["channel"], row["carrier_id"])
+                        if key in wanted:  # newest first; two channels may share an id
+                            found.setdefault(
+                                key, (row["message_id"], row["segment"] or 0, row["copy"])
+                            )
+                    wanted -= found.keys()
+        return found
+
+    async def unfinished(
+        self, process: int, low_water: int, *, page: int = 1000
+    ) -> AsyncIterator[list[Stored]]:
+        """What the former owner of this process number had not brought to rest, by id.
+
+        Its messages from `low_water` on that are neither submitted, final nor parked, in pages
+        of at most `page` messages. It costs what was accepted since the mark, not what is stored.
+        """
+        after = low_water - 1
+        while True:
+            async with self._conn() as conn:
+                ids = [
+                    row["id"]
+                    for row in await conn.fetch(
+                        "SELECT id FROM messages WHERE id > $1 AND (id >> 12) & 1023 = $2"
+                        " ORDER BY id LIMIT $3",
+                        after,
+                        process,
+                        page,
+                    )
+                ]
+                if not ids:
+                    return
+                after = ids[-1]
+                wanted = await _without_rest(conn, ids)
+            if wanted:
+                yield list((await self.messages(wanted)).values())
+
+    async def claims(self, process: int) -> dict[int, list[int]]:
+        """The blocks that stand in the table, by number."""
+        async with self._conn() as conn:
+            rows = await conn.fetch(
+                "SELECT block, ids FROM claims WHERE process = $1 ORDER BY block", process
+            )
+        return {row["block"]: list(row["ids"]) for row in rows}
+
+    async def events_after(self, process: int, cursor: int, limit: int) -> list[EventRow]:
+        """The event rows this process wrote after its cursor, by event_id."""
+        async with self._conn() as conn:
+            rows = await conn.fetch(
+                f"SELECT {EVENT_COLUMNS} FROM events WHERE event_id > $1"
+                " AND (event_id >> 12) & 1023 = $2 ORDER BY event_id LIMIT $3",
+                cursor,
+                process,
+                limit,
+            )
+        return [_event(row) for row in rows]
+
+    async def due_parked(self, process: int, now: float, limit: int) -> list[Parked]:
+        """Parked messages of this process whose time has come, oldest due first."""
+        async with self._conn() as conn:
+            rows = await conn.fetch(
+                "SELECT message_id, due, why, class, tenant FROM parked"
+                " WHERE (message_id >> 12) & 1023 = $1 AND due <= $2"
+                " ORDER BY (message_id >> 12) & 1023, due LIMIT $3",
+                process,
+                _moment(now),
+                limit,
+            )
+        return [
+            Parked(
+                row["message_id"],
+                row["due"].timestamp(),
+                Why(row["why"]),
+                CLASSES_BY_CODE[row["class"]],
+                row["tenant"],
+            )
+            for row in rows
+        ]
+
+    async def parked_counts(self) -> dict[tuple[int, int], int]:
+        """How many messages are parked, by (tenant, Why)."""
+        async with self._conn() as conn:
+            rows = await conn.fetch(
+                "SELECT tenant, why, count(*) AS n FROM parked GROUP BY tenant, why"
+            )
+        return {(row["tenant"], row["why"]): row["n"] for row in rows}
+
+    async def due_reports(
+        self, now: float, limit: int, channel: int | None = None
+    ) -> list[ParkedReport]:
+        """Parked reports whose time has come, oldest due first."""
+        async with self._conn() as conn:
+            rows = await conn.fetch(
+                "SELECT id, channel, carrier_id, raw, tries, due FROM parked_reports"
+                " WHERE due <= $1 AND ($3::int IS NULL OR channel = $3) ORDER BY due LIMIT $2",
+                _moment(now),
+                limit,
+                channel,
+            )
+        return [
+            ParkedReport(
+                row["id"],
+                row["channel"],
+                row["carrier_id"],
+                *open_report(self._keyring, row["id"], row["raw"]),
+                tries=row["tries"],
+                due=row["due"].timestamp(),
+            )
+            for row in rows
+        ]
+
+    async def due_webhooks(
+        self, process: int, now: float, limit: int, *, endpoints: Sequence[int]
+    ) -> list[ParkedWebhook]:
+        """Parked webhook events of this process whose next try is due, by endpoint, then by due.
+
+        At most `limit` for each of these endpoints: what one of them lets pile up hides nothing
+        of another's. Dead letters (due = inf) are never among them.
+        """
+        async with self._conn() as conn:
+            rows = await conn.fetch(
+                DUE_WEBHOOKS_SQL, process, list(dict.fromkeys(endpoints)), _moment(now), limit
+            )
+        return [
+            ParkedWebhook(
+                row["endpoint"],
+                row["event_id"],
+                row["message_id"],
+                row["sequence"],
+                row["tries"],
+                row["due"].timestamp(),
+            )
+            for row in rows
+        ]
+
+    async def oldest_webhook(self, process: int) -> int | None:
+        """The lowest event id of this process that is parked and will be tried again."""
+        async with self._conn() as conn:
+            oldest: int | None = await conn.fetchval(OLDEST_WEBHOOK_SQL, process)
+        return oldest
+
+    async def batch(self, first_id: int, tenant: int) -> Batch | None:
+        """One batch by its first message; None when absent or another tenant's."""
+        async with self._conn() as conn:
+            row = await conn.fetchrow(
+                "SELECT first_id, last_id, tenant, state, at, verdicts FROM batches"
+                " WHERE first_id = $1 AND tenant = $2",
+                first_id,
+                tenant,
+            )
+        if row is None:
+            return None
+        return Batch(
+            row["first_id"],
+            row["last_id"],
+            row["tenant"],
+            row["state"],
+            row["at"].timestamp(),
+            row["verdicts"],
+        )
+
+    async def deltas(self) -> dict[int, tuple[int, int, int]]:
+        """Per tenant: accepted, submitted, final, as the flushes counted them."""
+        async with self._conn() as conn:
+            rows = await conn.fetch(
+                "SELECT tenant, sum(accepted)::bigint, sum(submitted)::bigint, sum(final)::bigint"
+                " FROM deltas GROUP BY tenant"
+            )
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+    async def fold_deltas(self) -> None:
+        """Make one row a tenant and process of what the flushes left; for once a minute or so."""
+        async with self._conn() as conn:
+            await conn.execute(
+                "WITH old AS (DELETE FROM deltas RETURNING *)"
+                " INSERT INTO deltas (process, tenant, accepted, submitted, final)"
+                " SELECT process, tenant, sum(accepted), sum(submitted), sum(final)"
+                " FROM old GROUP BY process, tenant"
+            )
+
+    async def recount(self) -> dict[int, int]:
+        """Messages stored per tenant, counted one by one: for tests and the nightly check."""
+        async with self._conn() as conn:
+            rows = await conn.fetch("SELECT tenant, count(*) AS n FROM messages GROUP BY tenant")
+        return {row["tenant"]: row["n"] for row in rows}
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless PostgreSQL answers and takes writes."""
+        async with self._conn() as conn:
+            if await conn.fetchval("SELECT pg_is_in_recovery()"):
+                raise StoreUnavailable("PostgreSQL is a standby: it takes no writes")
+
+    # ---- restoring ----
+
+    @asynccontextmanager
+    async def _conn(self) -> AsyncIterator[AnyConnection]:
+        try:
+            async with self._pool.acquire(timeout=2) as conn:
+                yield conn
+        except (*AWAY, asyncpg.QueryCanceledError) as error:
+            raise StoreUnavailable("PostgreSQL is away") from error
+
+    async def _restore(
+        self,
+        conn: AnyConnection,
+        rows: Iterable[asyncpg.Record],
+        events: Iterable[asyncpg.Record],
+    ) -> dict[int, Stored]:
+        stored: dict[int, Stored] = {}
+        for row in rows:
+            stored[row["id"]] = Stored(_message(row, await self._sealer(conn, row)))
+        for event in events:
+            if (owner := stored.get(event["message_id"])) is not None:
+                owner.rows.append(_event(event))
+        return stored
+
+    async def _sealer(self, conn: AnyConnection, row: asyncpg.Record) -> Sealer:
+        sealer = self._keyring.sealer_for(row["tenant"], row["id"])
+        if sealer is None:
+            await self._keyring.load_days(conn, [day_of(row["id"])])
+            sealer = self._keyring.sealer_for(row["tenant"], row["id"])
+        if sealer is None:
+            raise StoreUnavailable("the data key of a message is gone: its day was destroyed")
+        return sealer
+
+
+def carrier_ids_sql(low: int, high: int | None) -> str:
+    """The look-up of one step: partitions by literal bounds, so that planning prunes them."""
+    below = "" if high is None else f" AND message_id < {high}"
+    return (
+        "SELECT message_id, segment, copy, channel, carrier_id FROM events"
+        f" WHERE message_id >= {low}{below}"
+        " AND channel = ANY($1) AND carrier_id = ANY($2) ORDER BY message_id DESC"
+    )
+
+
+async def _without_rest(conn: AnyConnection, ids: list[int]) -> list[int]:
+    """The ids (ascending) that are neither at rest nor parked."""
+    within = _within("message_id", ids)
+    resting = await conn.fetch(
+        "SELECT message_id FROM ("
+        "  SELECT DISTINCT ON (message_id) message_id, path FROM events"
+        f" WHERE {within} AND path <> 0 ORDER BY message_id, sequence DESC) newest"
+        " WHERE path = ANY($1)",
+        list(RESTING_PATHS),
+    )
+    parked = await conn.fetch(f"SELECT message_id FROM parked WHERE {within}")
+    out = {row[0] for row in resting} | {row[0] for row in parked}
+    return [message_id for message_id in ids if message_id not in out]
+
+
+def _within(column: str, ids: Sequence[int]) -> str:
+    """A literal range round sorted ids: it prunes partitions when the plan is made."""
+    return f"{column} >= {int(ids[0])} AND {column} <= {int(ids[-1])}"
+
+
+def _by_day(ids: Sequence[int]) -> Iterable[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for message_id in ids:
+        groups.setdefault(day_of(message_id), []).append(message_id)
+    return groups.values()
+
+
+def _moment(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)
+
+
+def _message(row: asyncpg.Record, sealer: Sealer) -> Message:
+    message_id, tenant, flags = row["id"], row["tenant"], row["flags"]
+    sender_ext = client_ref = metadata = None
+    if row["options"] is not None:
+        plain = sealer.open(tenant, message_id, COLUMN_OPTIONS, row["options"])
+        sender_ext, client_ref, metadata = json.loads(plain)
+    return Message(
+        id=message_id,
+        tenant=tenant,
+        message_class=CLASSES_BY_CODE[row["class"]],
+        number=sealer.open(tenant, message_id, COLUMN_NUMBER, row["number"]).decode(),
+        carrier=CARRIERS[flags & 7],
+        country=flags >> COUNTRY_SHIFT,
+        encoding=ENCODINGS_BY_CODE[row["encoding"]],
+        texts=texts_of(sealer.open(tenant, message_id, COLUMN_BODY, row["body"]), row["segments"]),
+        valid_until=row["valid_until"].timestamp(),
+        created_at=row["created_at"].timestamp(),
+        sender_ext=sender_ext,
+        client_ref=client_ref,
+        metadata=metadata,
+        on_uncertain=ON_UNCERTAIN[flags >> 3 & 3],
+    )
+
+
+def _event(row: asyncpg.Record) -> EventRow:
+    reason = row["reason"]
+    return EventRow(
+        message_id=row["message_id"],
+        sequence=row["sequence"],
+        event_id=row["event_id"],
+        tenant=row["tenant"],
+        path=row["path"],
+        status=STATES_BY_CODE[row["status"]],
+        at=row["at"].timestamp(),
+        segment=row["segment"],
+        copy=row["copy"],
+        channel=row["channel"],
+        carrier_id=row["carrier_id"],
+        code=row["code"],
+        reason=None if reason is None else CODE_BY_SMALLINT.get(reason, "internal.error"),
+        times=tuple(row["times"] or ()),
+    )

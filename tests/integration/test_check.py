@@ -1,0 +1,94 @@
+import asyncio
+import io
+import json
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from gateway import check
+from gateway.servers import reachable
+from gateway.settings import Settings
+from gateway.terminal import Terminal
+from store.database import migrate
+from store.embedded import EmbeddedServers
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def data_dir():
+    top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    yield top / "data"
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def look(settings):
+    stream = io.StringIO()
+    code = check.run(settings, Terminal(is_json=True, stream=stream))
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    return code, {line["name"]: line for line in told}
+
+
+def test_before_the_first_start_it_says_what_will_be_made(data_dir):
+    code, told = look(Settings.load({}, data_dir=data_dir, port=0, admin_port=0))
+    assert code == 0
+    assert "will be made" in told["data"]["text"]
+    assert "embedded PostgreSQL" in told["database"]["text"]
+    assert not data_dir.exists()
+
+
+def test_running_servers_are_asked(data_dir):
+    servers = EmbeddedServers(data_dir)
+    servers.start()
+    try:
+        code, told = look(Settings.load({}, data_dir=data_dir, port=0, admin_port=0))
+    finally:
+        servers.stop(is_fast=True)
+    assert code == 0
+    assert "durable; " in told["database"]["text"]
+    assert "migrations will be run" in told["database"]["text"]
+    assert told["redis"]["text"].startswith("version ")
+
+
+def test_what_is_wrong_is_named_with_its_remedy(data_dir):
+    data_dir.mkdir()
+    (data_dir / "master.key").write_text("short")
+    (data_dir / "master.key").chmod(0o600)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        settings = Settings.load(
+            {},
+            data_dir=data_dir,
+            port=other.getsockname()[1],
+            admin_port=0,
+            database_url="postgresql://x@127.0.0.1:1/x",
+            redis_url="redis://127.0.0.1:1",
+            tls_cert_file=data_dir / "none",
+            tls_key_file=data_dir / "none",
+        )
+        code, told = look(settings)
+    assert code == 1
+    wrong = {name: line["text"] for name, line in told.items() if not line["ok"]}
+    assert wrong.keys() == {"master key", "port", "tls", "database", "redis"}
+    assert "SMSGW_PORT" in wrong["port"]
+    assert "SMSGW_DATABASE_URL" in wrong["database"]
+    assert "SMSGW_REDIS_URL" in wrong["redis"]
+    assert "SMSGW_TLS_CERT_FILE" in wrong["tls"]
+
+
+def test_an_open_address_without_tls_is_wrong(data_dir):
+    settings = Settings.load({}, data_dir=data_dir, host="0.0.0.0", port=0, admin_port=0)
+    _, told = look(settings)
+    assert "keys would travel in the clear" in told["tls"]["text"]
+
+
+def test_a_command_has_servers_for_its_length(data_dir):
+    with reachable(Settings.load({}, data_dir=data_dir), lambda _: None) as settings:
+        assert settings.database_url is not None
+        assert asyncio.run(migrate(settings.database_url))
+        assert asyncio.run(migrate(settings.database_url)) == []
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()

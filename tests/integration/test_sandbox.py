@@ -1,0 +1,125 @@
+"""`smsgw up --sandbox` as a newcomer meets it: started, sent, looked at, started again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def env():
+    top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SMSGW_")}
+    yield {
+        **kept,
+        "SMSGW_DATA_DIR": str(top / "data"),
+        "SMSGW_PORT": "0",
+        "SMSGW_ADMIN_PORT": "0",
+        "SMSGW_RELIABILITY__DRAIN_BEFORE_S": "0",
+    }
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def smsgw(env, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *words],
+        check=False,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+class Sandbox:
+    """A running `smsgw up --sandbox --json`."""
+
+    def __init__(self, env):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "up", "--sandbox", "--json"],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.told = {}
+
+    def __enter__(self):
+        assert self.process.stdout is not None
+        while "ready" not in self.told:
+            line = self.process.stdout.readline()
+            assert line, f"ended early: {self.told}"
+            event = json.loads(line)
+            self.told[event["event"]] = event
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.communicate(timeout=45)
+
+
+def test_a_text_travels_and_a_second_start_finds_everything(env):
+    data_dir = Path(env["SMSGW_DATA_DIR"])
+    file = data_dir / "sandbox.json"
+    with Sandbox(env) as sandbox:
+        described = json.loads(file.read_text())
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert described.keys() == {
+            "url",
+            "admin_url",
+            "api_key",
+            "admin_key",
+            "carriers",
+            "sink",
+        }
+        assert [c["name"] for c in described["carriers"]] == [f"carrier-{x}" for x in "abcd"]
+        assert described["api_key"] in sandbox.told["sandbox"]["curl"]
+        sent = smsgw(env, "send", "+8613800138000", "你好", "--class", "otp")
+        assert sent.returncode == 0, sent.stderr
+        message_id = sent.stdout.splitlines()[0]
+        end = time.monotonic() + 5
+        while True:
+            shown = smsgw(env, "status", message_id, "--timeline")
+            if "delivered" in shown.stdout.splitlines()[0]:
+                break
+            assert time.monotonic() < end, shown.stdout
+        assert "receipt" in shown.stdout
+        assert "on carrier-a" in shown.stdout
+        applied = smsgw(env, "apply", str(data_dir / "sandbox.yaml"))
+        assert applied.returncode == 0
+        assert "unchanged" in applied.stdout
+        assert smsgw(env, "check").returncode == 0
+        assert smsgw(env, "migrate").stdout.strip() == "nothing to do"
+    assert sandbox.process.returncode == 0
+    with Sandbox(env) as again:
+        second = json.loads(file.read_text())
+        assert second["api_key"] == described["api_key"]
+        assert second["carriers"] == described["carriers"]
+        assert smsgw(env, "status", message_id).stdout.startswith(f"{message_id}  delivered")
+    assert again.process.returncode == 0
+
+
+def test_refusals_say_field_and_remedy(env):
+    with Sandbox(env):
+        for text in ("", "x" * 5000):
+            refused = smsgw(env, "send", "+8613800138000", text)
+            assert refused.returncode == 1
+            assert "text" in refused.stdout
+            assert "what to do:" in refused.stdout
+        refused = smsgw(env, "send", "12", "hello")
+        assert "recipient.invalid" in refused.stdout
+        wrong = Path(env["SMSGW_DATA_DIR"]) / "wrong.yaml"
+        wrong.write_text("tenants:\n  - name: shop\n    signatur: [x]\n")
+        applied = smsgw(env, "apply", str(wrong))
+        assert applied.returncode == 2
+        assert "wrong.yaml:" in applied.stderr

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+
+from store import spawn
+from store.embedded import EmbeddedServers
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A fresh PostgreSQL cluster to copy: making one takes a second, and there are many tests."""
+    top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    servers = EmbeddedServers(top / "data", wanted=("postgres",))
+    servers.start()
+    servers.stop()
+    yield top / "data" / "postgres"
+    shutil.rmtree(top, ignore_errors=True)
+
+
+@pytest.fixture
+def data_dir(cluster):
+    top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    shutil.copytree(cluster, top / "data" / "postgres")
+    yield top / "data"
+    for up in Up.started:
+        up.end(signal.SIGKILL)
+    Up.started.clear()
+    shutil.rmtree(top, ignore_errors=True)
+
+
+class Up:
+    """`smsgw up --json` with a worker that only answers."""
+
+    started: ClassVar[list[Up]] = []
+
+    def __init__(self, data_dir, *arguments, **env):
+        names = {"SMSGW_DATA_DIR": str(data_dir), "SMSGW_PORT": "0", "SMSGW_ADMIN_PORT": "0"}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("SMSGW_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.fake_up", "up", "--json", *arguments],
+            cwd=ROOT,
+            env={**kept, **names, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.events = []
+        self.started.append(self)
+
+    def until(self, event):
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+            if self.events[-1]["event"] == event:
+                return self.events[-1]
+        raise AssertionError(f"ended without {event}: {self.events} {self.process.stderr.read()}")
+
+    def listening(self):
+        told = self.until("listening")
+        self.port = int(told["url"].rsplit(":", 1)[1])
+        self.admin_port = int(told["admin_url"].rsplit(":", 1)[1])
+        self.until("ready")
+        return self
+
+    def get(self, path, *, admin=False):
+        port = self.admin_port if admin else self.port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def worker(self):
+        return json.loads(self.get("/pid")[1])["pid"]
+
+    def children(self):
+        return {
+            p.name(): p.pid
+            for p in psutil.Process(self.process.pid).children()
+            if p.status() != psutil.STATUS_ZOMBIE
+        }
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        self.process.wait(45)
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+        return self.process.returncode
+
+
+def run_up(data_dir, *arguments, **env):
+    up = Up(data_dir, *arguments, **env)
+    out, err = up.process.communicate(timeout=60)
+    return up.process.returncode, out, err
+
+
+def wait_for(condition, timeout_s=10):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_it_serves_health_metrics_and_ends_in_order(data_dir):
+    up = Up(data_dir).listening()
+    assert up.get("/healthz", admin=True) == (200, b'{"status":"ok"}')
+    assert up.get("/readyz", admin=True)[0] == 200
+    status, metrics = up.get("/metrics", admin=True)
+    assert status == 200
+    assert b'smsgw_accepted_total{class="otp",tenant="shop"} 5.0' in metrics
+    for name in (b"supervisor", b"worker-0", b"postgres", b"valkey"):
+        assert b'smsgw_process_up{process="' + name + b'"} 1.0' in metrics
+        assert b'smsgw_process_cpu_seconds_total{process="' + name + b'"}' in metrics
+    assert up.get("/other", admin=True)[0] == 404
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(data_dir / "run" / "supervisor.sock"))
+        client.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert b"200" in client.recv(100)
+    assert (data_dir / "master.key").stat().st_mode & 0o777 == 0o600
+    children = up.children()
+    assert up.end() == 0
+    assert not any(spawn.started_at(pid) for pid in children.values())
+    assert b"database system is shut down" in (data_dir / "log" / "postgres.log").read_bytes()
+
+
+def test_a_dead_worker_comes_back_and_no_connection_is_dropped(data_dir):
+    up = Up(data_dir).listening()
+    before = up.worker()
+    totals = up.get("/metrics", admin=True)[1]
+    os.kill(before, signal.SIGSTOP)
+    waiting = http.client.HTTPConnection("127.0.0.1", up.port, timeout=10)
+    waiting.request("GET", "/pid")  # stands in the backlog
+    os.kill(before, signal.SIGKILL)
+    after = json.loads(waiting.getresponse().read())["pid"]
+    waiting.close()
+    assert after != before
+    ended = up.until("ended")
+    assert (ended["child"], ended["how"]) == ("worker-0", "SIGKILL")
+    wait_for(lambda: up.get("/readyz", admin=True)[0] == 200)
+    metrics = up.get("/metrics", admin=True)[1]
+    assert b'smsgw_accepted_total{class="otp",tenant="shop"} 5.0' in totals
+    assert b'smsgw_accepted_total{class="otp",tenant="shop"} 10.0' in metrics  # both lives
+    assert b'smsgw_process_restarts_total{process="worker-0"} 1.0' in metrics
+    assert up.end() == 0
+
+
+def test_dead_servers_come_back(data_dir):
+    up = Up(data_dir).listening()
+    before = up.children()
+    for name in ("postgres", "valkey-server"):
+        os.kill(before[name], signal.SIGKILL)
+    names = {up.until("restarted")["server"], up.until("restarted")["server"]}
+    assert names == {"postgres", "valkey"}
+    wait_for(lambda: {"postgres", "valkey-server"} <= up.children().keys())
+    assert up.end() == 0
+
+
+def test_kill_9_takes_the_children_along_and_a_start_needs_no_cleaning(data_dir):
+    up = Up(data_dir).listening()
+    children = [p.pid for p in psutil.Process(up.process.pid).children()]
+    up.end(signal.SIGKILL)
+    again = Up(data_dir).listening()
+    assert not any(spawn.started_at(pid) for pid in children)
+    assert again.end() == 0
+
+
+def test_several_workers_share_the_socket(data_dir):
+    up = Up(data_dir, "--workers", "2").listening()
+    wait_for((data_dir / "run" / "worker-1.sock").exists)
+    seen = set()
+
+    def both_answered():
+        seen.add(up.worker())
+        return len(seen) == 2
+
+    wait_for(both_answered)
+    assert up.end() == 0
+
+
+def test_a_second_supervisor_is_refused_with_the_first_ones_pid(data_dir):
+    up = Up(data_dir).listening()
+    code, _, err = run_up(data_dir)
+    assert code == 2
+    assert f"pid {up.process.pid}" in err
+    assert up.end() == 0
+
+
+@pytest.mark.parametrize("variable", ["SMSGW_PORT", "SMSGW_ADMIN_PORT"])
+def test_a_taken_port_is_named_with_its_variable(data_dir, variable):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, _, err = run_up(data_dir, **{variable: str(port)})
+    assert code == 2
+    assert f"port {port} is taken" in err
+    assert f"{variable}=" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_worker_with_wrong_settings_ends_the_start(data_dir):
+    code, out, _ = run_up(data_dir, FAKE_WORKER="broken")
+    assert code == 2
+    assert "worker is broken" in out
+
+
+def test_a_worker_that_keeps_dying_is_started_ever_later(data_dir):
+    up = Up(data_dir, FAKE_WORKER="dying")
+    begun = time.monotonic()
+    for _ in range(4):
+        assert up.until("ended")["log"][-1] == "worker is dying"
+    assert time.monotonic() - begun > 1.5  # 0, 0.5 and 1 s
+    assert up.end() == 0
+
+
+def test_a_second_signal_ends_it_now(data_dir):
+    up = Up(data_dir, FAKE_WORKER="stubborn").listening()
+    begun = time.monotonic()
+    up.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert up.process.poll() is None
+    assert up.end(signal.SIGINT) == 1
+    assert time.monotonic() - begun < 8
+
+
+def test_fsync_off_is_refused(data_dir):
+    assert Up(data_dir).listening().end() == 0
+    with (data_dir / "postgres" / "postgresql.conf").open("a") as conf:
+        conf.write("fsync = off\n")
+    code, _, err = run_up(data_dir)
+    assert code == 2
+    assert "fsync=on" in err
+
+
+def test_roles_are_refused_until_they_come(data_dir):
+    code, _, err = run_up(data_dir, "--role", "api")
+    assert code == 2
+    assert "comes with several workers" in err
+
+
+def test_servers_of_the_environment_are_used(data_dir):
+    up = Up(data_dir).listening()
+    other = data_dir.parent / "other"
+    second = Up(
+        other,
+        SMSGW_DATABASE_URL=f"postgresql://smsgw@/postgres?host={data_dir}/run",
+        SMSGW_REDIS_URL=f"unix://{data_dir}/run/valkey.sock",
+        SMSGW_MASTER_KEY_FILE=str(data_dir / "master.key"),
+    ).listening()
+    assert not (other / "postgres").exists()
+    assert second.end() == 0
+    assert up.end() == 0
+
+
+def test_a_database_that_does_not_answer_is_told(data_dir):
+    code, _, err = run_up(
+        data_dir,
+        SMSGW_DATABASE_URL="postgresql://x@127.0.0.1:1/x",
+        SMSGW_REDIS_URL="redis://127.0.0.1:1",
+    )
+    assert code == 2
+    assert "correct SMSGW_DATABASE_URL" in err

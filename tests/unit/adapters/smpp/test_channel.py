@@ -1,0 +1,140 @@
+"""What of the shell needs no socket: backoff, and a carrier that does not read."""
+
+import asyncio
+
+import pytest
+
+from adapters.smpp import pdu
+from adapters.smpp.channel import SmppChannel, _Link, backoff_s
+from adapters.smpp.session import Session, SmppPolicy
+from adapters.smpp.settings import parse
+from sms import config
+from sms.errors import ConfigError
+from sms.outcomes import Rejected
+from tests.support.smpp import SETTINGS, FakeSink, some_submits
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self):
+        super().__init__()
+        self.written = b""
+        self.unread = 0
+        self.ended = ""
+
+    def get_extra_info(self, name, default=None):
+        return self
+
+    def setsockopt(self, *_):
+        pass
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        pass
+
+    def get_write_buffer_size(self):
+        return self.unread
+
+    def is_closing(self):
+        return bool(self.ended)
+
+    def write(self, data):
+        self.written += data
+
+    def close(self):
+        self.ended = "closed"
+
+    def abort(self):
+        self.ended = "aborted"
+
+
+def a_channel(**settings):
+    sink = FakeSink()
+    channel = SmppChannel(
+        config.Channel(7, "x", "smpp", {**SETTINGS, **settings}, window=4), sink, SmppPolicy()
+    )
+    return channel, sink
+
+
+def bound(channel):
+    """A link over a fake transport, logged in."""
+    link = _Link(channel, Session(7, parse(SETTINGS), SmppPolicy(), 4))
+    transport = FakeTransport()
+    link.connection_made(transport)
+    link.data_received(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, {"system_id": "S"}))
+    transport.written = b""
+    return link, transport
+
+
+@pytest.mark.parametrize(
+    ("failures", "least", "most"),
+    [(1, 0.8, 1.2), (2, 1.6, 2.4), (4, 6.4, 9.6), (7, 48.0, 72.0), (10_000, 48.0, 72.0)],
+)
+def test_the_backoff_doubles_to_a_minute_with_a_fifth_of_jitter(failures, least, most):
+    policy = SmppPolicy()
+    assert backoff_s(failures, policy, 0.0) == pytest.approx(least)
+    assert backoff_s(failures, policy, 1.0) == pytest.approx(most)
+
+
+def test_wrong_settings_make_no_channel():
+    with pytest.raises(ConfigError, match="/port"):
+        a_channel(port=0)
+
+
+async def test_a_carrier_that_does_not_read_gets_no_more_until_it_reads():
+    channel, sink = a_channel()
+    link, transport = bound(channel)
+    assert channel.free() == 4
+    link.pause_writing()
+    assert channel.free() == 0
+    submits = some_submits(2)
+    assert channel.submit(submits) == submits
+    assert transport.written == b""
+    openings = sink.openings
+    link.resume_writing()
+    assert sink.openings == openings + 1
+    assert channel.submit(submits) == []
+    assert transport.written != b""
+
+
+async def test_a_burst_is_one_write_and_a_burst_of_answers_too():
+    channel, _ = a_channel()
+    _, transport = bound(channel)
+    writes: list[bytes] = []
+    transport.write = writes.append
+    channel.submit(some_submits(4))
+    assert len(writes) == 1
+
+
+async def test_a_closing_socket_takes_nothing():
+    channel, _ = a_channel()
+    _, transport = bound(channel)
+    transport.ended = "closed by the other end"
+    assert channel.free() == 0
+    assert len(channel.submit(some_submits(1))) == 1
+
+
+async def test_garbage_closes_the_session_and_an_unread_rest_is_not_waited_for():
+    channel, sink = a_channel()
+    link, transport = bound(channel)
+    channel.submit(some_submits(2))
+    transport.unread = 10
+    link.data_received(b"\xff" * 40)
+    assert transport.ended == "aborted"
+    assert [is_up for is_up, _ in sink.links] == [True, False]
+    assert len(sink.results) == 2
+    link.connection_lost(None)
+    assert len(sink.results) == 2
+    assert link.ended.done()
+
+
+async def test_what_cannot_be_packed_is_told_after_the_call():
+    channel, sink = a_channel()
+    bound(channel)
+    [bad] = some_submits(1)
+    bad.number = "9" * 30
+    assert channel.submit([bad]) == []
+    assert sink.results == []
+    await asyncio.sleep(0)
+    [(submit, outcome)] = sink.results
+    assert submit is bad
+    assert isinstance(outcome, Rejected)
+    assert channel.free() == 4

@@ -1,0 +1,436 @@
+"""One session by hand: bytes and a clock of our own."""
+
+from typing import cast
+
+import pytest
+
+from adapters.smpp import pdu
+from adapters.smpp.session import (
+    Answered,
+    Bound,
+    Ended,
+    Received,
+    Reported,
+    Session,
+    SessionState,
+    SmppPolicy,
+    Token,
+)
+from adapters.smpp.settings import parse
+from sms.errors import LocalProtocolError, RemoteProtocolError
+from sms.model import MessageClass
+from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
+from tests.support.smpp import (
+    SETTINGS,
+    a_message,
+    bound_session,
+    frames,
+    outcomes,
+    report,
+    some_submits,
+    submit_answer,
+    submits_of,
+)
+
+
+def header(command_id, sequence=1, status=0):
+    return pdu.pack_header(16, command_id, status, sequence)
+
+
+def sent(session):
+    return [(found.command_id, found.sequence, found.status) for found in frames(session.to_send())]
+
+
+def tokens(reported: Reported) -> list[Token]:
+    """What answers its reports; the channel alone knows what a token is."""
+    return [cast(Token, report.token) for report in reported.reports]
+
+
+# -- logging in ----------------------------------------------------------------------------
+
+
+def test_it_logs_in_as_a_transceiver_with_the_settings():
+    settings = parse({**SETTINGS, "system_type": "VMS", "addr_ton": 1, "addr_npi": 1})
+    session = Session(7, settings, SmppPolicy(), 16)
+    session.connected(0.0)
+    vector = "0000002800000009000000000000000165736d65303100736563726574303800564d530034010100"
+    assert session.to_send().hex() == vector
+    assert session.free() == 0
+    [event] = session.receive(
+        bytes.fromhex("0000001c8000000900000000000000015635534d5343000210000150"), 0.1
+    )
+    assert event == Bound("V5SMSC")
+    assert session.free() == 16
+
+
+@pytest.mark.parametrize("answer", [header(0x80000009, 1, 0x0E), header(0x80000000, 1, 3)])
+def test_a_refused_login_ends_it_with_the_code(answer):
+    session = Session(7, parse(SETTINGS), SmppPolicy(), 16)
+    session.connected(0.0)
+    [ended] = session.receive(answer, 0.1)
+    assert isinstance(ended, Ended)
+    assert "0x000000" in ended.reason
+    assert session.free() == 0
+
+
+def test_a_login_without_answer_ends_after_the_response_time():
+    session = Session(7, parse(SETTINGS), SmppPolicy(response_timeout_s=10), 16)
+    session.connected(0.0)
+    assert session.tick(9.9) == []
+    assert [type(event) for event in session.tick(10.0)] == [Ended]
+
+
+# -- submits -------------------------------------------------------------------------------
+
+
+def test_answers_are_matched_in_any_order_and_free_their_slots():
+    session = bound_session(window=4)
+    submits = some_submits(4)
+    assert session.submit(submits, 1.0) == []
+    assert [found.sequence for found in frames(session.to_send())] == [2, 3, 4, 5]
+    assert session.free() == 0
+    [event] = session.receive(submit_answer(5, "d") + submit_answer(2, "a"), 1.1)
+    assert event == Answered([(submits[3], Submitted("d")), (submits[0], Submitted("a"))])
+    assert event.results[0][0] is submits[3]
+    assert session.free() == 2
+    assert submits[0].sent_at == 1.0
+
+
+def test_the_window_is_never_exceeded():
+    session = bound_session(window=2)
+    with pytest.raises(LocalProtocolError):
+        session.submit(some_submits(3), 1.0)
+
+
+def test_segments_carry_their_header_and_its_flag():
+    session = bound_session()
+    session.submit(submits_of(a_message(segments=2)), 1.0)
+    for index, found in enumerate(frames(session.to_send()), 1):
+        assert found.number("esm_class") == 0x40
+        assert found.octets("short_message")[:6] == bytes((5, 0, 3, 7, 2, index))
+        assert found.number("registered_delivery") == 1
+
+
+def test_a_submit_that_cannot_be_packed_is_told_and_takes_no_slot():
+    session = bound_session(window=4)
+    good, bad = some_submits(2)
+    bad.sender = "x" * 40
+    [(refused, outcome)] = session.submit([good, bad], 1.0)
+    assert refused is bad
+    assert isinstance(outcome, Rejected)
+    assert outcome.cause is Cause.CONFIG
+    assert session.free() == 3
+    assert len(frames(session.to_send())) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (submit_answer(2, status=0x58), Throttled),  # no body
+        (pdu.build_pdu(0x80000004, 2, {"message_id": ""}, status=0x0B), Rejected),
+        (header(0x80000000, 2, 3), Rejected),
+        (header(0x80000000, 2, 0), Rejected),
+        (header(0x80000004, 2), Submitted),  # taken, and no id
+    ],
+)
+def test_each_form_of_answer_becomes_one_outcome(answer, kind):
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    [outcome] = outcomes(session.receive(answer, 1.1))
+    assert isinstance(outcome, kind)
+    assert outcomes(session.receive(answer, 1.2)) == []
+    assert session.strays == 1
+
+
+def test_an_id_longer_than_the_standard_s_is_cut_and_the_submit_is_still_taken():
+    session = bound_session()
+    session.submit(some_submits(2), 1.0)
+    body = b"z" * 90 + b"\0"
+    long = pdu.pack_header(16 + len(body), pdu.SUBMIT_SM_RESP, 0, 2) + body
+    unended = pdu.pack_header(16 + 3, pdu.SUBMIT_SM_RESP, 0, 3) + b"abc"
+    assert outcomes(session.receive(long + unended, 1.1)) == [Submitted("z" * 64), Submitted("abc")]
+
+
+def test_sequence_numbers_wrap_to_one():
+    session = bound_session()
+    session._sequence = pdu.SEQUENCE_MAXIMUM - 1
+    session.submit(some_submits(3), 1.0)
+    assert [found.sequence for found in frames(session.to_send())] == [0x7FFFFFFF, 1, 2]
+
+
+def test_an_unbound_answer_makes_it_bind_again_after_the_rest():
+    session = bound_session()
+    session.submit(some_submits(2), 1.0)
+    [answered] = session.receive(submit_answer(2, status=0x04), 1.1)
+    assert isinstance(answered, Answered)
+    assert session.free() == 0
+    events = session.receive(submit_answer(3, "x"), 1.2)
+    assert [type(event) for event in events] == [Answered, Ended]
+
+
+# -- time ----------------------------------------------------------------------------------
+
+
+def test_a_time_out_is_uncertain_once_keeps_its_slot_and_a_late_answer_is_told_again():
+    session = bound_session(window=2)
+    otp, other = some_submits(1, message_class=MessageClass.OTP) + some_submits(1)
+    session.submit([otp, other], 0.0)
+    session.to_send()
+    session.receive(header(pdu.ENQUIRE_LINK), 9.0)  # the link is alive
+    session.to_send()
+    assert session.tick(9.9) == []
+    [event] = session.tick(10.0)
+    assert isinstance(event, Answered)
+    assert event.results == [(otp, Uncertain("channel.timeout"))]
+    assert session.free() == 0
+    assert outcomes(session.tick(11.0)) == []
+    [late] = session.receive(submit_answer(2, "late"), 12.0)
+    assert isinstance(late, Answered)
+    assert late.results == [(otp, Submitted("late"))]
+    assert session.free() == 1
+
+
+def test_a_late_answer_counts_even_after_its_slot_came_back():
+    session = bound_session(window=1, policy=SmppPolicy(enquire_link_s=1e6))
+    [otp] = some_submits(1, message_class=MessageClass.OTP)
+    session.submit([otp], 0.0)
+    session.tick(10.0)
+    session.tick(129.0)
+    assert session.free() == 0
+    session.tick(130.0)
+    assert session.free() == 1
+    assert outcomes(session.receive(submit_answer(2, "x"), 200.0)) == [Submitted("x")]
+
+
+def test_the_channel_s_own_time_out_goes_before_the_class_s():
+    session = bound_session()
+    session.submit_timeout_s = 3.0
+    session.submit(some_submits(1), 0.0)
+    assert outcomes(session.tick(3.0)) == [Uncertain("channel.timeout")]
+
+
+def test_a_loss_makes_every_unanswered_submit_uncertain_exactly_once():
+    session = bound_session()
+    otp, second, third = some_submits(1, message_class=MessageClass.OTP) + some_submits(2)
+    session.submit([otp, second, third], 0.0)
+    session.receive(submit_answer(3, "x"), 1.0)
+    session.tick(10.0)
+    [event] = session.lost("channel.link_lost")
+    assert isinstance(event, Answered)
+    assert event.results == [(third, Uncertain("channel.link_lost"))]
+    assert event.results[0][0] is third
+    assert session.lost("channel.link_lost") == []
+    assert session.receive(submit_answer(4, "x"), 11.0) == []
+    assert session.to_send() == b""
+
+
+# -- link tests ----------------------------------------------------------------------------
+
+
+def test_silence_is_answered_with_a_link_test_and_its_answer_keeps_the_session():
+    session = bound_session(policy=SmppPolicy(enquire_link_s=15, response_timeout_s=10))
+    assert session.tick(14.9) == []
+    assert session.to_send() == b""
+    session.tick(15.0)
+    [(command_id, sequence, _)] = sent(session)
+    assert command_id == pdu.ENQUIRE_LINK
+    session.tick(16.0)
+    assert session.to_send() == b""
+    session.receive(header(pdu.ENQUIRE_LINK_RESP, sequence), 20.0)
+    assert session.tick(30.0) == []
+
+
+def test_an_unanswered_link_test_ends_the_session():
+    session = bound_session(policy=SmppPolicy(enquire_link_s=15, response_timeout_s=10))
+    session.tick(15.0)
+    assert session.tick(24.9) == []
+    assert [type(event) for event in session.tick(25.0)] == [Ended]
+
+
+def test_a_nacked_link_test_says_that_somebody_is_there():
+    session = bound_session()
+    session.tick(15.0)
+    [(_, sequence, _)] = sent(session)
+    session.receive(header(pdu.GENERIC_NACK, sequence, 3), 15.1)
+    assert session.tick(26.0) == []
+
+
+def test_the_peer_s_link_test_is_answered_in_every_state():
+    session = bound_session()
+    session.receive(header(pdu.ENQUIRE_LINK, 77), 1.0)
+    assert sent(session) == [(pdu.ENQUIRE_LINK_RESP, 77, 0)]
+    session.unbind(1.0)
+    session.to_send()
+    session.receive(header(pdu.ENQUIRE_LINK, 78), 1.1)
+    assert sent(session) == [(pdu.ENQUIRE_LINK_RESP, 78, 0)]
+
+
+# -- logging out ---------------------------------------------------------------------------
+
+
+def test_our_logout_waits_for_its_answer():
+    session = bound_session()
+    session.unbind(1.0)
+    [(command_id, sequence, _)] = sent(session)
+    assert command_id == pdu.UNBIND
+    assert session.free() == 0
+    [ended] = session.receive(header(pdu.UNBIND_RESP, sequence), 1.1)
+    assert ended == Ended("unbound")
+
+
+def test_an_unanswered_logout_ends_by_itself():
+    session = bound_session()
+    session.unbind(1.0)
+    assert [type(event) for event in session.tick(11.0)] == [Ended]
+
+
+def test_the_peer_s_logout_lets_the_last_answers_come():
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    session.to_send()
+    assert session.receive(header(pdu.UNBIND, 9), 1.1) == []
+    assert sent(session) == [(pdu.UNBIND_RESP, 9, 0)]
+    assert session.free() == 0
+    events = session.receive(submit_answer(2, "x"), 1.2)
+    assert [type(event) for event in events] == [Answered, Ended]
+
+
+def test_the_peer_s_logout_is_not_waited_for_for_ever():
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    session.receive(header(pdu.UNBIND, 9), 1.1)
+    assert [type(event) for event in session.tick(11.1)] == [Ended]
+    assert outcomes(session.lost("channel.link_lost")) == [Uncertain("channel.link_lost")]
+
+
+def test_the_peer_s_logout_with_nothing_open_ends_at_once():
+    session = bound_session()
+    [ended] = session.receive(header(pdu.UNBIND, 9), 1.0)
+    assert isinstance(ended, Ended)
+    assert sent(session) == [(pdu.UNBIND_RESP, 9, 0)]
+
+
+# -- reports and texts ---------------------------------------------------------------------
+
+
+def test_reports_wait_for_their_answer_and_a_burst_is_one_event():
+    session = bound_session()
+    [event] = session.receive(report(11, "a") + report(12, "b", "UNDELIV"), 1.0)
+    assert isinstance(event, Reported)
+    assert [(found.carrier_id, found.state) for found in event.reports] == [
+        ("a", "DELIVRD"),
+        ("b", "UNDELIV"),
+    ]
+    assert event.reports[0].number == "8613800138000"
+    assert event.reports[0].channel == 7
+    assert session.to_send() == b""
+    first, second = tokens(event)
+    session.answer([first], pdu.ESME_ROK)
+    session.answer([second], pdu.ESME_RX_T_APPN)
+    assert session.to_send().hex() == (
+        "000000118000000500000000" + "0000000b00" + "000000118000000500000064" + "0000000c00"
+    )
+
+
+def test_an_answer_comes_before_the_report_of_the_same_burst():
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    events = session.receive(report(11, "a") + submit_answer(2, "a"), 1.1)
+    assert [type(event) for event in events] == [Answered, Reported]
+
+
+def test_ids_are_written_alike_where_the_channel_says_so():
+    session = bound_session(id_match="hex_decimal")
+    session.submit(some_submits(1), 1.0)
+    events = session.receive(submit_answer(2, "1a2b3c00") + report(11, "439041024"), 1.1)
+    assert outcomes(events) == [Submitted("439041024")]
+    assert isinstance(events[1], Reported)
+    assert events[1].reports[0].carrier_id == "439041024"
+
+
+def deliver(**fields):
+    return pdu.build_pdu(
+        pdu.DELIVER_SM,
+        5,
+        {"source_addr": "+8613800138000", "destination_addr": "10690001", **fields},
+    )
+
+
+def test_a_text_from_a_phone_is_handed_on_and_answered_when_told():
+    session = bound_session()
+    text = "退订".encode("utf-16-be")
+    [event] = session.receive(deliver(data_coding=8, short_message=text), 1.0)
+    assert isinstance(event, Received)
+    [inbound] = event.texts
+    assert (inbound.number, inbound.to, inbound.text) == ("8613800138000", "10690001", "退订")
+    assert session.to_send() == b""
+
+
+@pytest.mark.parametrize("esm_class", [0x08, 0x10, 0x20, 0x0C])
+def test_other_kinds_of_delivery_are_answered_and_dropped(esm_class):
+    session = bound_session()
+    assert session.receive(deliver(esm_class=esm_class, short_message=b"x"), 1.0) == []
+    assert sent(session) == [(pdu.DELIVER_SM_RESP, 5, 0)]
+
+
+def test_a_report_that_says_nothing_is_answered_and_counted():
+    session = bound_session()
+    assert session.receive(deliver(esm_class=4, short_message=b"hello"), 1.0) == []
+    assert sent(session) == [(pdu.DELIVER_SM_RESP, 5, 0)]
+    assert session.unreadable == 1
+
+
+def test_a_report_may_come_as_data_sm():
+    session = bound_session()
+    frame = pdu.build_pdu(
+        pdu.DATA_SM,
+        6,
+        {"source_addr": "8613800138000", "esm_class": 4},
+        tlvs=[(pdu.TLV_RECEIPTED_MESSAGE_ID, b"m1\0"), (pdu.TLV_MESSAGE_STATE, b"\x02")],
+    )
+    [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Reported)
+    assert [(found.carrier_id, found.state) for found in event.reports] == [("m1", "2")]
+    session.answer(tokens(event), 0)
+    assert sent(session) == [(pdu.DATA_SM_RESP, 6, 0)]
+
+
+# -- what is wrong -------------------------------------------------------------------------
+
+
+def test_an_unknown_request_is_nacked_and_the_session_goes_on():
+    session = bound_session()
+    assert session.receive(header(0x21, 5) + header(0x102, 6) + header(0x80000103, 7), 1.0) == []
+    assert sent(session) == [(pdu.GENERIC_NACK, 5, 3)]
+    assert session.state is SessionState.BOUND
+
+
+@pytest.mark.parametrize("length", [0, 15, 0x10001, 0xFFFFFFFF])
+def test_a_bad_length_keeps_the_good_answers_nacks_and_ends(length):
+    session = bound_session()
+    session.submit(some_submits(2), 1.0)
+    session.to_send()
+    data = submit_answer(2, "a") + length.to_bytes(4, "big") + b"\0" * 40
+    answered, ended = session.receive(data, 1.1)
+    assert isinstance(answered, Answered)
+    assert answered.results[0][1] == Submitted("a")
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.error, RemoteProtocolError)
+    assert sent(session) == [(pdu.GENERIC_NACK, 0, 2)]
+    assert outcomes(session.lost("channel.link_lost")) == [Uncertain("channel.link_lost")]
+
+
+def test_a_cut_deliver_keeps_the_good_answers_and_ends():
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    cut = pdu.pack_header(20, pdu.DELIVER_SM, 0, 5) + b"abcd"
+    answered, ended = session.receive(submit_answer(2, "a") + cut, 1.1)
+    assert isinstance(answered, Answered)
+    assert isinstance(ended, Ended)
+    assert session.free() == 0
+
+
+def test_a_second_connect_is_our_own_mistake():
+    session = bound_session()
+    with pytest.raises(LocalProtocolError):
+        session.connected(1.0)

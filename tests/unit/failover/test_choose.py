@@ -1,0 +1,36 @@
+from itertools import chain, combinations
+
+import pytest
+
+from failover.choose import choose
+
+ROUTE = (11, 12, 13, 14)
+SUBSETS = [set(s) for s in chain.from_iterable(combinations(ROUTE, n) for n in range(5))]
+
+
+@pytest.mark.parametrize("fit", SUBSETS)
+@pytest.mark.parametrize("tried", SUBSETS)
+def test_the_first_fit_and_untried_channel_in_the_order_of_the_route(fit, tried):
+    chosen = choose(ROUTE, fit.__contains__, tried)
+    left = [channel for channel in ROUTE if channel in fit - tried]
+    assert chosen == (left[0] if left else None)
+
+
+def test_the_order_is_the_routes_not_the_numbers():
+    assert choose((30, 4, 20), lambda channel: channel != 30, ()) == 4
+    assert choose((30, 20, 4), lambda channel: channel != 30, ()) == 20
+
+
+def test_a_tried_channel_is_not_even_asked():
+    asked = []
+
+    def unfit(channel):
+        asked.append(channel)
+        return False
+
+    choose(ROUTE, unfit, (11, 13))
+    assert asked == [12, 14]
+
+
+def test_an_empty_route_is_spent():
+    assert choose((), lambda channel: True, ()) is None

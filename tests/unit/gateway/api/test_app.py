@@ -1,0 +1,221 @@
+"""Reading, health and errors: what FastAPI answers behind the send door."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from gateway.api import app, health
+from gateway.api.app import build
+from receipts.state import Path
+from sms.errors import StoreUnavailable
+from sms.model import EventRow, State
+from tests.support.fake_flow import FakeFlow
+
+
+@pytest.fixture
+def flow():
+    return FakeFlow()
+
+
+async def get(flow, path, key="both", method="GET", **headers):
+    if key:
+        headers["authorization"] = f"Bearer {flow.keys[key]}"
+    transport = httpx.ASGITransport(build(flow))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        return await http.request(method, path, headers=headers)
+
+
+async def make(flow):
+    """Send one message; returns its id as text."""
+    transport = httpx.ASGITransport(build(flow))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        answer = await http.post(
+            "/v1/messages",
+            json={"to": "+8613800138000", "text": "secret words", "metadata": {"a": "b"}},
+            headers={"authorization": f"Bearer {flow.keys['both']}"},
+        )
+    return answer.json()["id"]
+
+
+def deliver(flow):
+    stored = next(iter(flow.reader.stored.values()))
+    message = stored.message
+    stored.rows = [
+        EventRow(
+            message.id, 2, 1, 1, Path.SUBMITTED, State.SUBMITTED, message.created_at + 0.1,
+            segment=0, channel=7, carrier_id="abc1", times=(12, 34),
+        ),
+        EventRow(
+            message.id, 3, 2, 1, Path.DELIVERED, State.DELIVERED, message.created_at + 1.6,
+            segment=0, channel=7, code="DELIVRD",
+        ),
+    ]  # fmt: skip
+
+
+async def test_a_message_reads_as_the_contract_says(flow):
+    message_id = await make(flow)
+    deliver(flow)
+    answer = await get(flow, f"/v1/messages/{message_id}", "read")
+    assert answer.status_code == 200
+    told = answer.json()
+    for name in ("created_at", "valid_until", "submitted_at", "final_at"):
+        assert told.pop(name).endswith("Z")
+    assert told == {
+        "id": message_id,
+        "to": "+8613800138000",
+        "class": "transactional",
+        "status": "delivered",
+        "reason": None,
+        "carrier_code": "DELIVRD",
+        "retryable": False,
+        "channel": "mobile-a",
+        "segments": 1,
+        "segment_states": [{"index": 0, "status": "delivered", "carrier_code": "DELIVRD"}],
+        "encoding": "ucs2",
+        "client_ref": None,
+        "metadata": {"a": "b"},
+        "duplicate_risk": False,
+        "sequence": 3,
+    }
+    assert "secret words" not in answer.text
+    assert answer.headers["x-request-id"]
+
+
+async def test_the_owner_s_object_is_fresher_than_the_store(flow):
+    message_id = await make(flow)
+    message = next(iter(flow.reader.stored.values())).message
+    flow.live_messages[message.id] = type(message)(
+        **{
+            name: getattr(message, name)
+            for name in type(message).__dataclass_fields__
+            if name != "state"
+        },
+        state=State.SUBMITTING,
+    )
+    assert (await get(flow, f"/v1/messages/{message_id}")).json()["status"] == "submitting"
+
+
+async def test_the_timeline_names_every_step(flow):
+    message_id = await make(flow)
+    deliver(flow)
+    steps = (await get(flow, f"/v1/messages/{message_id}/timeline")).json()["data"]
+    assert [step["step"] for step in steps] == ["accepted", "queued", "attempt", "receipt"]
+    assert [step["ms"] for step in steps] == [None, 12, 34, 1500]
+    assert steps[2]["channel"] == "mobile-a"
+    assert [step["carrier_id"] for step in steps[2:]] == ["abc1", "abc1"]
+    assert steps[3]["code"] == "DELIVRD"
+    assert sorted(step["at"] for step in steps) == [step["at"] for step in steps]
+
+
+@pytest.mark.parametrize("tail", ["", "/timeline"])
+async def test_a_foreign_id_looks_like_a_missing_one(flow, tail):
+    message_id = await make(flow)
+    answers = [
+        await get(flow, f"/v1/messages/{message_id}{tail}", "other", **{"x-request-id": "r"}),
+        await get(flow, f"/v1/messages/msg_{7:016x}{tail}", **{"x-request-id": "r"}),
+        await get(flow, f"/v1/messages/nonsense{tail}", **{"x-request-id": "r"}),
+        await get(flow, "/v1/nothing-here", **{"x-request-id": "r"}),
+    ]
+    assert {answer.status_code for answer in answers} == {404}
+    assert len({answer.content for answer in answers}) == 1
+    assert answers[0].json()["code"] == "resource.not_found"
+
+
+async def test_reading_needs_the_key_and_its_scope(flow):
+    message_id = await make(flow)
+    path = f"/v1/messages/{message_id}"
+    missing = await get(flow, path, None)
+    assert (missing.status_code, missing.json()["code"]) == (401, "auth.missing")
+    assert missing.headers["www-authenticate"].startswith("Bearer")
+    for key in ("send", "admin"):
+        answer = await get(flow, path, key)
+        assert (answer.status_code, answer.json()["code"]) == (403, "auth.scope")
+    assert (await get(flow, path, "read")).status_code == 200
+
+
+async def test_unknown_and_repeated_query_parameters_are_422(flow):
+    message_id = await make(flow)
+    for path in (f"/v1/messages/{message_id}", f"/v1/messages/{message_id}/timeline", "/healthz"):
+        answer = await get(flow, f"{path}?stauts=x")
+        assert (answer.status_code, answer.json()["code"]) == (422, "query.unknown")
+    secret = await get(flow, "/healthz?token=abc", None)
+    assert (secret.status_code, secret.json()["code"]) == (400, "auth.secret_in_query")
+
+
+async def test_other_methods_are_405_with_allow(flow):
+    for path in (f"/v1/messages/msg_{1:016x}", "/healthz", "/openapi.json"):
+        answer = await get(flow, path, method="POST")
+        assert (answer.status_code, answer.json()["code"]) == (405, "method.not_allowed")
+        assert "GET" in answer.headers["allow"]
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_slash_at_the_end_is_another_address(flow):
+    assert (await get(flow, "/v1/messages/")).status_code == 404
+
+
+async def test_a_store_that_is_away_is_503(flow):
+    message_id = await make(flow)
+    flow.reader.error = StoreUnavailable("gone")
+    answer = await get(flow, f"/v1/messages/{message_id}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "store.unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_an_error_nobody_foresaw_is_a_plain_500(flow, monkeypatch):
+    logged = []
+    monkeypatch.setattr(app.log, "exception", lambda *_, **fields: logged.append(fields))
+    message_id = await make(flow)
+    flow.reader.error = RuntimeError("SELECT number FROM messages")
+    answer = await get(flow, f"/v1/messages/{message_id}")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal.error")
+    assert "SELECT" not in answer.text
+    assert logged == [{"request_id": answer.json()["request_id"]}]
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+
+
+async def test_health_needs_no_key(flow):
+    assert (await get(flow, "/healthz", None)).json() == {"status": "ok"}
+    assert (await get(flow, "/readyz", None)).json() == {"status": "ready", "missing": []}
+    flow.missing = ["store: PostgreSQL is not writable"]
+    answer = await get(flow, "/readyz", None)
+    assert answer.status_code == 503
+    assert answer.json()["missing"] == flow.missing
+
+
+async def test_metrics_are_prometheus_text_unless_switched_off(flow):
+    await make(flow)
+    answer = await get(flow, "/metrics", None)
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'smsgw_http_request_seconds_count{code="202"' in answer.text
+    flow.public_metrics = False
+    assert (await get(flow, "/metrics", None)).status_code == 404
+
+
+async def test_readiness_and_metrics_are_the_supervisor_s_when_it_answers(
+    flow, monkeypatch, tmp_path
+):
+    flow.supervisor_socket = tmp_path / "supervisor.sock"
+    asked = []
+
+    async def ask(path, target, timeout_s):
+        asked.append((path, target))
+        if target == "/metrics":
+            return 200, b"whole_node 1\n"
+        return 503, json.dumps({"status": "unready", "missing": ["postgres"]}).encode()
+
+    monkeypatch.setattr(health, "ask", ask)
+    assert (await get(flow, "/metrics", None)).text == "whole_node 1\n"
+    answer = await get(flow, "/readyz", None)
+    assert (answer.status_code, answer.json()["missing"]) == (503, ["postgres"])
+    assert asked[0] == (flow.supervisor_socket, "/metrics")
+
+    async def away(path, target, timeout_s):
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(health, "ask", away)
+    assert (await get(flow, "/readyz", None)).status_code == 200
+    assert "smsgw_" in (await get(flow, "/metrics", None)).text

@@ -1,0 +1,394 @@
+"""A configuration file: all complaints at once, and the same file twice changes nothing."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+import pytest
+
+from gateway.api.auth import hash_secret, new_key, parse_key
+from gateway.apply import Applied, apply_document
+from store.config import StoredObject
+from store.seal import Keyring
+from webhooks.address import AllowList
+from webhooks.sign import parse_secret
+
+KEYRING = Keyring(b"k" * 32)
+
+
+class Store:
+    """The configuration store in memory, with the real one's rules."""
+
+    def __init__(self):
+        self.objects = {}
+        self.number = 0
+
+    async def current(self):
+        return dict(self.objects)
+
+    async def version(self):
+        return self.number
+
+    async def apply(self, upserts, actor):
+        assert actor
+        if upserts:
+            self.number += 1
+        for one in upserts:
+            known = self.objects.get((one.kind, one.name))
+            number = known.id if known else len(self.objects) + 1
+            self.objects[one.kind, one.name] = StoredObject(
+                number, self.number, dict(one.spec), dict(one.secrets)
+            )
+        return self.number
+
+
+WHOLE = """
+tenants:
+  - name: shop
+    signatures: [某商城]
+    countries: [86, 1]
+    limits: {segments_per_second: 2000, burst_segments: 4000}
+    api_keys:
+      - {name: backend, scopes: [send, read], secret_file: shop.key}
+      - {name: reader, scopes: [read]}
+admin_keys: [{name: ops, secret_file: ops.key}]
+channels:
+  - name: mobile-a
+    protocol: smpp
+    host: 127.0.0.1
+    port: 2775
+    system_id: shop
+    password_file: mobile-a.pw
+    bind: trx
+    sessions: 2
+    window: 64
+    segments_per_second: 1000
+    classes: [otp, transactional, marketing]
+    price_per_segment: "0.035"
+  - {name: unicom-b, protocol: smpp, host: b.example, port: 2775, system_id: shop, password: "123"}
+routes:
+  - {tenant: "*", class: "*", carrier: "*", channels: [mobile-a, unicom-b]}
+  - {tenant: shop, class: otp, carrier: CU, country: 86, channels: [unicom-b]}
+webhook_endpoints:
+  - {tenant: shop, url: "https://backend.example/hooks/sms", events: ["message.*"], batch: true}
+"""
+
+
+@pytest.fixture
+def store():
+    return Store()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mobile-a.pw").write_text("secret\n")
+    return tmp_path
+
+
+async def put(text, folder, store, allow=None):
+    text = textwrap.dedent(text)
+    return await apply_document(text, folder, store, KEYRING, allow or AllowList())
+
+
+async def test_a_whole_file(folder, store):
+    applied = await put(WHOLE, folder, store)
+    assert isinstance(applied, Applied), applied
+    assert applied.version == 1
+    assert len(applied.made) == 9
+    assert store.objects["tenant", "shop"].spec == {
+        "signatures": ["某商城"],
+        "countries": [86, 1],
+        "segments_per_second": 2000,
+        "burst_segments": 4000,
+    }
+    channel = store.objects["channel", "mobile-a"]
+    assert channel.spec["settings"] == {
+        "host": "127.0.0.1",
+        "port": 2775,
+        "system_id": "shop",
+        "bind": "trx",
+    }
+    assert channel.secrets == {"password": "secret"}
+    assert channel.spec["price_per_segment"] == "0.035"
+    route = store.objects["route", "*/*/*/*"].spec
+    assert (route["channels"], route["country"]) == (["mobile-a", "unicom-b"], 0)
+    assert store.objects["route", "shop/otp/CU/86"].spec["country"] == 86
+    assert store.objects["webhook_endpoint", "shop https://backend.example/hooks/sms"]
+
+
+async def test_keys_are_made_kept_and_shown_once(folder, store):
+    applied = await put(WHOLE, folder, store)
+    for file, name in [("shop.key", "shop/backend"), ("ops.key", "/ops")]:
+        path = folder / file
+        assert path.stat().st_mode & 0o777 == 0o600
+        key = parse_key(path.read_text().strip().encode())
+        stored = store.objects["api_key", name]
+        assert key is not None
+        assert stored.spec["key_id"] == key.id
+        digest = hash_secret(KEYRING.pepper, key.secret)
+        assert stored.secrets == {"secret_hash": digest.hex()}
+    assert store.objects["api_key", "/ops"].spec["scopes"] == ["admin"]
+    assert store.objects["api_key", "/ops"].spec["tenant"] is None
+    shown = dict(applied.shown)
+    assert set(shown) == {
+        "API key shop/reader",
+        "webhook secret of shop https://backend.example/hooks/sms",
+    }
+    assert parse_key(shown["API key shop/reader"].encode())
+    assert (
+        len(parse_secret(shown["webhook secret of shop https://backend.example/hooks/sms"])) == 32
+    )
+
+
+async def test_the_same_file_twice_changes_nothing(folder, store):
+    await put(WHOLE, folder, store)
+    before = dict(store.objects)
+    again = await put(WHOLE, folder, store)
+    assert (again.version, again.made, again.changed, again.shown, again.files) == (
+        1,
+        [],
+        [],
+        [],
+        [],
+    )
+    assert len(again.unchanged) == 9
+    assert store.objects == before
+
+
+async def test_one_change_is_one_object(folder, store):
+    await put(WHOLE, folder, store)
+    applied = await put(WHOLE.replace("window: 64", "window: 65"), folder, store)
+    assert applied.changed == [("channel", "mobile-a")]
+    assert applied.version == 2
+    (folder / "mobile-a.pw").write_text("changed")
+    assert (await put(WHOLE.replace("window: 64", "window: 65"), folder, store)).changed == [
+        ("channel", "mobile-a")
+    ]
+
+
+async def test_a_key_file_that_exists_is_read(folder, store):
+    text, digest = new_key(KEYRING.pepper, 4711)
+    (folder / "shop.key").write_text(text + "\n")
+    await put(WHOLE, folder, store)
+    stored = store.objects["api_key", "shop/backend"]
+    assert (stored.spec["key_id"], stored.secrets["secret_hash"]) == (4711, digest.hex())
+
+
+async def test_objects_of_an_earlier_file_may_be_named(folder, store):
+    await put(WHOLE, folder, store)
+    more = "routes: [{tenant: shop, class: marketing, channels: [unicom-b]}]"
+    applied = await put(more, folder, store)
+    assert applied.made == [("route", "shop/marketing/*/*")]
+    assert ("tenant", "shop") in store.objects
+
+
+async def test_a_suspended_tenant_stays_suspended(folder, store):
+    await put(WHOLE, folder, store)
+    store.objects["tenant", "shop"].spec["is_suspended"] = True
+    assert ("tenant", "shop") in (await put(WHOLE, folder, store)).unchanged
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "pointer", "words"),
+    [
+        ("", 1, "", "is empty"),
+        ("tenants: [", 1, "", "not YAML"),
+        ("- a", 1, "", "must be an object"),
+        ("tenants: {}", 1, "/tenants", "must be a list"),
+        ("tennants: []", 1, "/tennants", "did you mean `tenants`"),
+        ("templates: []", 1, "/templates", "later version"),
+        ("tenants:\n  - {}", 2, "/tenants/0", "has no `name`"),
+        ("tenants:\n  - name: 5", 2, "/tenants/0/name", "quotes"),
+        ("tenants:\n  - name: a\n    name: b", 3, "/tenants/0/name", "twice"),
+        ("tenants:\n  - name: a\n  - name: a", 3, "/tenants/1", "the same"),
+        ("tenants:\n  - name: a\n    signatures: [【a】]", 3, "/tenants/0/signatures", "without"),
+        ("tenants:\n  - name: a\n    countries: [0]", 3, "/tenants/0/countries", "1 to 999"),
+        ("tenants:\n  - name: a\n    allowed_ips: []", 3, "/tenants/0/allowed_ips", "later"),
+        (
+            "tenants:\n  - name: a\n    limits:\n      segments_per_day: 5",
+            4, "/tenants/0/limits/segments_per_day", "later",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      segments_per_second: 1000001",
+            4, "/tenants/0/limits/segments_per_second", "1e+06",
+        ),
+        (
+            "tenants:\n  - name: a\n    api_keys: [{name: k, scopes: [admin]}]",
+            3, "/tenants/0/api_keys/0/scopes", "send, read",
+        ),
+        (
+            "tenants:\n  - name: a\n    api_keys: [{name: k, secret: smsgw_1_x}]",
+            3, "/tenants/0/api_keys/0/secret", "not an API key",
+        ),
+        (
+            "tenants:\n  - name: a\n    api_keys: [{name: k, signing: true}]",
+            3, "/tenants/0/api_keys/0/signing", "later",
+        ),
+        (
+            "tenants:\n  - name: a\n    api_keys: [{name: k, secret_file: no/such/k}]",
+            3, "/tenants/0/api_keys/0/secret_file", "make the folder",
+        ),
+        ("channels: [{name: c, protocol: cmpp2}]", 1, "/channels/0/protocol", "later"),
+        ("channels: [{name: c, protocol: x25}]", 1, "/channels/0/protocol", "one of smpp"),
+        (
+            "channels:\n  - {name: c, protocol: smpp, host: h, port: 1, password: '1'}",
+            2, "/channels/0/system_id", "missing",
+        ),
+        (
+            "channels:\n  - name: c\n    protocol: smpp\n    host: h\n    port: 70000\n"
+            "    system_id: s\n    password: '1'",
+            5, "/channels/0/port", "65535",
+        ),
+        (
+            "channels:\n  - name: c\n    protocol: smpp\n    host: h\n    port: 1\n"
+            "    system_id: s\n    password: 12345",
+            7, "/channels/0/password", "characters",
+        ),
+        (
+            "channels:\n  - name: c\n    protocol: smpp\n    host: h\n    port: 1\n"
+            "    system_id: s\n    password_file: nothing.pw",
+            7, "/channels/0/password_file", "does not exist",
+        ),
+        (
+            "channels:\n  - {name: c, protocol: smpp, host: h, port: 1, system_id: s,\n"
+            "     password: '1', wimdow: 5}",
+            3, "/channels/0/wimdow", "not a setting",
+        ),
+        (
+            "channels: [{name: c, protocol: smpp, host: h, port: 1, system_id: s, password: '1',\n"
+            "  price_per_segment: 0.035}]",
+            2, "/channels/0/price_per_segment", "in quotes",
+        ),
+        ("routes: [{channels: [nobody]}]", 1, "/routes/0/channels/0", "names no channel"),
+        ("routes: [{channels: []}]", 1, "/routes/0/channels", "1 to"),
+        ("routes: [{carrier: XX, channels: [a]}]", 1, "/routes/0/carrier", "one of *, CM"),
+        ("routes: [{tenant: nobody, channels: []}]", 1, "/routes/0/tenant", "names no tenant"),
+        ("webhook_endpoints: [{tenant: a, url: 'x'}]", 1, "/webhook_endpoints/0/url", "not a URL"),
+    ],
+)  # fmt: skip
+async def test_a_complaint_names_line_pointer_and_remedy(folder, store, text, line, pointer, words):
+    complaints = await put(text, folder, store)
+    assert isinstance(complaints, list)
+    found = [c for c in complaints if c.pointer == pointer and words in c.detail]
+    assert found, complaints
+    assert found[0].line == line
+    assert not store.objects
+
+
+async def test_all_complaints_come_at_once_and_nothing_is_made(folder, store):
+    text = WHOLE.replace("window: 64", "window: 0").replace("class: otp", "class: opt")
+    text = text.replace("unicom-b]}\n  - ", "unicom-c]}\n  - ").replace("[send, read]", "[sned]")
+    complaints = await put(text, folder, store)
+    assert {c.pointer for c in complaints} == {
+        "/tenants/0/api_keys/0/scopes",
+        "/channels/0/window",
+        "/routes/0/channels/1",
+        "/routes/1/class",
+    }
+    lines = text.splitlines()
+    for complaint in complaints:
+        name = complaint.pointer.rsplit("/", 2)
+        word = name[-1] if not name[-1].isdigit() else name[-2]
+        assert word in lines[complaint.line - 1] or "scopes" in lines[complaint.line - 1]
+    assert not (folder / "shop.key").exists()
+    assert not store.objects
+
+
+async def test_more_than_three_backups(folder, store):
+    channels = "\n".join(
+        f"  - {{name: c{i}, protocol: smpp, host: h, port: 1, system_id: s, password: ''}}"
+        for i in range(5)
+    )
+    names = ", ".join(f"c{i}" for i in range(5))
+    complaints = await put(
+        f"channels:\n{channels}\nroutes: [{{channels: [{names}]}}]", folder, store
+    )
+    assert [c.pointer for c in complaints] == ["/routes/0/channels"]
+    assert "at most 3" in complaints[0].detail
+
+
+async def test_a_route_s_class_must_be_taken_by_its_channels(folder, store):
+    text = """
+    channels:
+      - {name: c, protocol: smpp, host: h, port: 1, system_id: s, password: '', classes: [otp]}
+    routes: [{class: marketing, channels: [c]}]
+    """
+    complaints = await put(text, folder, store)
+    assert [c.pointer for c in complaints] == ["/routes/0/channels/0"]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://backend.example/", "https://"),
+        ("https://user:pw@backend.example/", "user name"),
+        ("https://backend.example:9000/", "port 9000"),
+        ("https://127.0.0.1/", "public Internet"),
+        ("https://[::1]/", "public Internet"),
+        ("https://10.0.0.1:8443/", "public Internet"),
+        ("https://backend.example/#x", "fragment"),
+        ("ftp://backend.example/", "not a URL"),
+        ("https://例え.example/", "not a URL"),
+        ("https://h:99999/", "not a URL"),
+    ],
+)
+async def test_forbidden_urls(folder, store, url, words):
+    text = f"tenants: [{{name: a}}]\nwebhook_endpoints: [{{tenant: a, url: '{url}'}}]"
+    complaints = await put(text, folder, store)
+    assert [c.pointer for c in complaints] == ["/webhook_endpoints/0/url"]
+    assert words in complaints[0].detail
+
+
+async def test_the_operator_s_exceptions_are_allowed(folder, store):
+    text = "tenants: [{name: a}]\nwebhook_endpoints: [{tenant: a, url: 'http://127.0.0.1:9900/x'}]"
+    assert isinstance(await put(text, folder, store), list)
+    for allow in (AllowList.of(["http://127.0.0.1:9900"]), AllowList.of([], loopback_except=[])):
+        assert isinstance(await put(text, folder, Store(), allow), Applied)
+
+
+async def test_a_webhook_secret_may_be_given_or_filed(folder, store):
+    secret = "whsec_" + "A" * 43 + "="
+    (folder / "hook").write_text(secret)
+    text = "tenants: [{name: a}]\nwebhook_endpoints:\n"
+    text += f"  - {{tenant: a, url: 'https://a.example/1', secret: '{secret}'}}\n"
+    text += "  - {tenant: a, url: 'https://a.example/2', secret_file: hook}\n"
+    text += "  - {tenant: a, url: 'https://a.example/3', secret_file: new}\n"
+    applied = await put(text, folder, store)
+    assert isinstance(applied, Applied), applied
+    assert applied.shown == []
+    same = [store.objects["webhook_endpoint", f"a https://a.example/{i}"].secrets for i in (1, 2)]
+    assert same[0] == same[1] == {"secrets": ["A" * 43 + "="]}
+    assert (folder / "new").read_text().startswith("whsec_")
+    bad = text.replace(secret, "whsec_short").replace(
+        "secret_file: new", "events: [message.queued]"
+    )
+    assert [c.pointer for c in await put(bad, folder, store)] == [
+        "/webhook_endpoints/0/secret",
+        "/webhook_endpoints/2/events",
+    ]
+
+
+async def test_two_keys_must_not_share_a_file_or_a_secret(folder, store):
+    text = "tenants: [{name: a, api_keys: [{name: x, secret_file: k}, {name: y, secret_file: k}]}]"
+    assert "another entry" in (await put(text, folder, store))[0].detail
+    (folder / "k").write_text(new_key(KEYRING.pepper, 9)[0])
+    assert "another entry" in (await put(text, folder, store))[0].detail
+
+
+async def test_no_secret_stands_in_a_complaint(folder, store):
+    text = "channels: [{name: c, protocol: smpp, host: h, port: 1, system_id: s,"
+    text += " password: topsecret99}]"
+    complaints = await put(text, folder, store)
+    assert complaints
+    assert not any("topsecret99" in c.detail for c in complaints)
+
+
+async def test_aliases_cannot_blow_a_file_up(folder, store):
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(20)
+    )
+    complaints = await put(bomb, folder, store)
+    assert re.search("without aliases", complaints[0].detail)
+    loop = "a: &a [*a]"
+    assert re.search("aliases", (await put(loop, folder, store))[0].detail)

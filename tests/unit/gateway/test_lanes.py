@@ -1,0 +1,134 @@
+"""Lanes: otp first, 4:1, fair by tenant, bounded."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.lanes import HELD, FairQueue, Lane, Lanes
+from sms.model import Carrier, Encoding, Message, MessageClass
+
+
+def message(
+    number: int, tenant: int = 1, cls: MessageClass = MessageClass.TRANSACTIONAL, until: float = 1e9
+) -> Message:
+    return Message(
+        id=number,
+        tenant=tenant,
+        message_class=cls,
+        number="8613800138000",
+        carrier=Carrier.CM,
+        country=86,
+        encoding=Encoding.GSM7,
+        texts=("x",),
+        valid_until=until,
+        created_at=0.0,
+    )
+
+
+def take_all(queue: FairQueue) -> list[Message]:
+    taken = []
+    while (found := queue.take()) is not None:
+        taken.append(found)
+    return taken
+
+
+def test_tenants_take_turns_and_each_keeps_its_own_order() -> None:
+    queue = FairQueue()
+    for number in range(100):
+        queue.put(message(number, tenant=1))
+    for number in range(100, 103):
+        queue.put(message(number, tenant=2))
+    taken = take_all(queue)
+    assert [m.tenant for m in taken[:6]] == [1, 2, 1, 2, 1, 2]
+    assert [m.id for m in taken if m.tenant == 1] == list(range(100))
+    assert queue.size == 0
+
+
+def test_put_first_is_taken_next_whatever_the_tenant() -> None:
+    queue = FairQueue()
+    queue.put(message(1, tenant=1))
+    queue.put_first(message(9, tenant=2))
+    assert queue.take().id == 9  # type: ignore[union-attr]
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=80))
+def test_nothing_is_lost_or_doubled_in_a_queue(puts: list[tuple[int, bool]]) -> None:
+    queue = FairQueue()
+    for number, (tenant, first) in enumerate(puts):
+        (queue.put_first if first else queue.put)(message(number, tenant))
+    assert queue.size == len(puts)
+    assert sorted(m.id for m in take_all(queue)) == list(range(len(puts)))
+
+
+def test_otp_goes_first_then_transactional_to_marketing_four_to_one() -> None:
+    lane = Lane()
+    for number in range(10):
+        lane.transactional.put(message(number))
+        lane.marketing.put(message(100 + number, cls=MessageClass.MARKETING))
+    lane.otp.put(message(999, cls=MessageClass.OTP))
+    first = lane.take()
+    assert first is not None
+    assert first.id == 999
+    kinds = [lane.take().message_class for _ in range(10)]  # type: ignore[union-attr]
+    assert kinds.count(MessageClass.MARKETING) == 2
+    assert kinds.count(MessageClass.TRANSACTIONAL) == 8
+
+
+def test_otp_only_leaves_the_others_alone() -> None:
+    lane = Lane()
+    lane.marketing.put(message(1, cls=MessageClass.MARKETING))
+    assert lane.take(otp_only=True) is None
+    assert lane.size() == 1
+
+
+def test_room_is_bounded_per_class_and_comes_back() -> None:
+    lanes = Lanes(dict.fromkeys(MessageClass, 3))
+    assert lanes.reserve(MessageClass.MARKETING, 3)
+    assert not lanes.reserve(MessageClass.MARKETING, 1)
+    assert lanes.reserve(MessageClass.OTP, 1)  # another class has its own room
+    lanes.release(MessageClass.MARKETING, 2)
+    assert not lanes.reserve(MessageClass.MARKETING, 3)
+    assert lanes.reserve(MessageClass.MARKETING, 2)
+
+
+def test_what_is_promised_gets_room_beyond_the_limit() -> None:
+    lanes = Lanes(dict.fromkeys(MessageClass, 0))
+    lanes.force(MessageClass.OTP)
+    assert lanes.used(MessageClass.OTP) == 1
+    assert not lanes.reserve(MessageClass.OTP, 1)
+
+
+def test_drain_empties_a_lane_otp_first() -> None:
+    lanes = Lanes(dict.fromkeys(MessageClass, 10))
+    lanes.put(7, message(1))
+    lanes.put(7, message(2, cls=MessageClass.OTP))
+    lanes.put(HELD, message(3))
+    assert [m.id for m in lanes.drain(7)] == [2, 1]
+    assert lanes.lane(7).size() == 0
+    assert lanes.lane(HELD).size() == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=40))
+def test_expired_ones_leave_and_the_others_keep_their_order(rows: list[tuple[int, bool]]) -> None:
+    lanes = Lanes(dict.fromkeys(MessageClass, 100))
+    for number, (tenant, is_late) in enumerate(rows):
+        lanes.put(1, message(number, tenant, until=5.0 if is_late else 50.0))
+    gone = lanes.remove_expired(tuple(MessageClass), 5.0)
+    assert {m.id for m in gone} == {n for n, (_, late) in enumerate(rows) if late}
+    queue = lanes.lane(1).transactional
+    left = take_all(queue)
+    assert {m.id for m in left} == {n for n, (_, late) in enumerate(rows) if not late}
+    for tenant in (1, 2, 3):
+        own = [m.id for m in left if m.tenant == tenant]
+        assert own == sorted(own)
+    assert queue.size == 0
+
+
+def test_oldest_is_the_longest_waiting_head() -> None:
+    queue = FairQueue()
+    first, second = message(1, tenant=1), message(2, tenant=2)
+    first.queued_at, second.queued_at = 20.0, 10.0
+    queue.put(first)
+    queue.put(second)
+    assert queue.oldest_at() == 10.0

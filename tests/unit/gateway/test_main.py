@@ -1,0 +1,59 @@
+import pytest
+
+from gateway.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SMSGW_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("SMSGW_API_KEY_FILE", raising=False)
+
+
+def test_help_shows_the_first_steps(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    for words in ("up --sandbox", "send +86", "status ID --timeline", "SMSGW_DATA_DIR"):
+        assert words in told
+
+
+def test_every_command_has_help(capsys):
+    for command in ("up", "worker", "send", "status", "check", "migrate", "apply"):
+        with pytest.raises(SystemExit) as left:
+            main([command, "--help"])
+        assert left.value.code == 0
+    assert "usage: smsgw apply" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("smsgw ")
+
+
+@pytest.mark.parametrize("role", ["api", "carrier"])
+def test_a_role_is_refused_until_it_comes(role, capsys):
+    assert main(["up", "--role", role]) == 2
+    assert "comes with several workers" in capsys.readouterr().err
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setenv("SMSGW_PORT", "http")
+    assert main(["check"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("smsgw: SMSGW_PORT")
+    assert len(told.splitlines()) == 1
+
+
+def test_sending_without_a_key_says_what_to_set(capsys):
+    assert main(["send", "+8613800138000", "x"]) == 2
+    assert "SMSGW_API_KEY_FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["0", "65", "two"])
+def test_the_number_of_workers_is_checked(count, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["up", "--workers", count])
+    assert left.value.code == 2
+    assert "a number from 1 to 64" in capsys.readouterr().err

@@ -1,0 +1,200 @@
+"""Reports: whose they are, what they change, and that they are answered only when durable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gateway import reports as reports_module
+from gateway.reports import Reports, retry_after_s
+from receipts.state import Path
+from sms.model import MessageClass, Report, State
+from sms.outcomes import Submitted, Uncertain
+from store.fragments import ParkedReport
+from store.read import Stored
+from store.seal import Keyring
+from tests.support.flow_kit import Kit
+
+
+class FakeReader:
+    """What the store knows, by hand."""
+
+    def __init__(self) -> None:
+        self.owners: dict[tuple[int, str], tuple[int, int, int]] = {}
+        self.stored: dict[int, Stored] = {}
+        self.due: list[ParkedReport] = []
+
+    async def by_carrier_ids(
+        self, pairs: Sequence[tuple[int, str]], *, now: float
+    ) -> dict[tuple[int, str], tuple[int, int, int]]:
+        return {pair: self.owners[pair] for pair in pairs if pair in self.owners}
+
+    async def messages(self, ids: Sequence[int]) -> dict[int, Stored]:
+        return {key: self.stored[key] for key in ids if key in self.stored}
+
+    async def due_reports(
+        self, now: float, limit: int, channel: int | None = None
+    ) -> list[ParkedReport]:
+        return self.due
+
+
+class Desk:
+    """Reports over the kit."""
+
+    def __init__(self) -> None:
+        self.kit = Kit()
+        self.reader = FakeReader()
+        self.answers: list[tuple[object, bool]] = []
+        reader: Any = self.reader
+        self.reports = Reports(
+            ledger=self.kit.ledger,
+            dispatcher=self.kit.dispatcher,
+            evidence=self.kit.evidence,
+            matches=self.kit.matches,
+            reader=reader,
+            keyring=Keyring(b"k" * 32),
+            ids=self.kit.ids,
+            metrics=self.kit.metrics,
+            answer=self._answer,
+            unix=self.kit.clock.unix,
+        )
+
+    def _answer(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
+        self.answers += [(token, accepted) for token in tokens]
+
+    def report(self, carrier_id: str, state: str = "DELIVRD", error: str = "000") -> None:
+        self.reports.receive(1, [Report(1, carrier_id, state, error, "", f"token {carrier_id}")])
+
+
+def test_a_report_is_answered_only_after_its_row_is_committed() -> None:
+    desk = Desk()
+    message = desk.kit.message()
+    desk.kit.accept(message)
+    desk.kit.answer(1, Submitted("abc"))
+    desk.report("abc")
+    assert desk.answers == []
+    desk.kit.events.flush()
+    assert desk.answers == [("token abc", True)]
+    assert message.state is State.DELIVERED
+    assert desk.kit.paths(message) == [Path.SUBMITTED, Path.DELIVERED]
+
+
+def test_a_second_report_is_answered_and_changes_nothing() -> None:
+    desk = Desk()
+    message = desk.kit.message(texts=("a" * 153, "b"))
+    desk.kit.accept(message)
+    for number in range(2):
+        desk.kit.answer(1, Submitted(f"id{number}"))
+    for _ in range(2):
+        desk.report("id0")
+        desk.kit.events.flush()
+    assert desk.answers == [("token id0", True)] * 2
+    assert desk.kit.paths(message) == [Path.NOTE, Path.SUBMITTED, Path.NOTE]
+    desk.report("id1")
+    desk.kit.events.flush()
+    assert message.state is State.DELIVERED
+
+
+def test_an_unfinished_word_leaves_the_message_waiting() -> None:
+    desk = Desk()
+    message = desk.kit.message()
+    desk.kit.accept(message)
+    desk.kit.answer(1, Submitted("abc"))
+    desk.report("abc", "ENROUTE")
+    desk.kit.events.flush()
+    assert message.state is State.SUBMITTED
+    assert desk.answers == [("token abc", True)]
+
+
+async def test_nobodys_report_is_parked_before_it_is_answered() -> None:
+    desk = Desk()
+    desk.report("stranger")
+    await desk.reports._round()
+    assert desk.answers == []
+    desk.kit.events.flush()
+    assert desk.answers == [("token stranger", True)]
+    assert any("parked_reports" in sql for sql in desk.kit.events.sql)
+
+
+async def test_a_report_for_a_message_of_an_earlier_life_is_read_back_and_settled() -> None:
+    desk = Desk()
+    old = desk.kit.message()
+    desk.kit.accept(old)
+    desk.kit.answer(1, Submitted("abc"))
+    rows = list(desk.kit.events.rows)
+    fresh = desk.kit.message()
+    fresh.id = old.id
+    desk.kit.matches.forget(1, "abc")
+    desk.reader.owners[1, "abc"] = (old.id, 0, 0)
+    desk.reader.stored[old.id] = Stored(fresh, rows)
+    desk.report("abc")
+    await desk.reports._round()
+    desk.kit.events.flush()
+    assert fresh.state is State.DELIVERED
+    assert desk.answers == [("token abc", True)]
+    assert desk.kit.events.rows[-1].sequence == 3
+
+
+async def test_a_temporary_fault_resends_otp_over_another_channel_after_its_row() -> None:
+    desk = Desk()
+    message = desk.kit.message(MessageClass.OTP)
+    desk.kit.accept(message)
+    desk.kit.answer(1, Submitted("abc"))
+    again = desk.kit.message(MessageClass.OTP)
+    again.id = message.id
+    desk.reader.stored[message.id] = Stored(again, [])
+    desk.report("abc", "UNDELIV", "034")
+    await desk.reports._round()
+    assert desk.kit.channels[2].seen == []
+    desk.kit.events.flush()
+    await desk.reports._round()
+    desk.kit.events.flush()
+    assert [submit.message for submit in desk.kit.channels[2].seen] == [message]
+    assert desk.kit.channels[2].seen[0].payload == b"hello"
+    assert message.is_parked  # its id may lie below the low-water mark
+
+
+def test_a_marketing_text_with_a_temporary_fault_is_final() -> None:
+    desk = Desk()
+    message = desk.kit.message(MessageClass.MARKETING)
+    desk.kit.accept(message)
+    desk.kit.answer(1, Submitted("abc"))
+    desk.report("abc", "UNDELIV", "034")
+    desk.kit.events.flush()
+    assert message.state is State.UNDELIVERED
+
+
+def test_a_report_ends_an_uncertain_message_and_its_wait() -> None:
+    desk = Desk()
+    message = desk.kit.message(MessageClass.OTP, texts=("a" * 153, "b"))
+    desk.kit.accept(message)
+    first, second = list(desk.kit.channels[1].open)
+    desk.kit.answer(1, Submitted("id0"), first)
+    desk.kit.answer(1, Uncertain("submit.timeout"), second)
+    assert message.state is State.UNCERTAIN
+    desk.report("id0")
+    desk.kit.events.flush()
+    assert message.state is State.UNCERTAIN  # one segment of two
+    desk.kit.answer(1, Submitted("id1"), second)
+    assert desk.kit.paths(message)[-1] == Path.SUBMITTED_LATE
+    desk.report("id1")
+    desk.kit.events.flush()
+    assert desk.kit.paths(message)[-1] == Path.DELIVERED
+    assert message.id not in desk.kit.evidence.waiting
+
+
+def test_more_reports_than_can_wait_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports_module, "MAX_PENDING", 3)
+    desk = Desk()
+    for number in range(5):
+        desk.report(f"x{number}")
+    assert [answer for answer in desk.answers if not answer[1]] == [
+        ("token x3", False),
+        ("token x4", False),
+    ]
+
+
+def test_parked_reports_are_tried_soon_then_hourly() -> None:
+    assert [retry_after_s(tries) for tries in range(6)] == [1, 5, 30, 300, 3600, 3600]

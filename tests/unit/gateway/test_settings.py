@@ -1,0 +1,113 @@
+import pytest
+
+from gateway.settings import Reliability, Settings, child_environment, node_name
+from sms.errors import ConfigError
+
+
+def test_defaults_are_those_of_the_contract(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.load({})
+    assert settings.data_dir == tmp_path / ".smsgw"
+    assert settings.master_key_file == tmp_path / ".smsgw" / "master.key"
+    assert (settings.host, settings.port, settings.admin_port) == ("127.0.0.1", 8080, 8081)
+    assert settings.database_url is None
+    assert settings.public_metrics is True
+    assert settings.reliability.lease_s == 15
+    assert settings.reliability.uncertain_wait_otp_s == 8
+
+
+def test_every_variable_is_read():
+    settings = Settings.load(
+        {
+            "SMSGW_DATA_DIR": "/srv/sms",
+            "SMSGW_PORT": "9000",
+            "SMSGW_DATABASE_URL": "postgresql://a:b@db/x",
+            "SMSGW_REDIS_URL": "redis://cache",
+            "SMSGW_PUBLIC_METRICS": "0",
+            "SMSGW_WEBHOOK_ALLOW": "http://127.0.0.1:9900, https://x.example",
+            "SMSGW_TRUSTED_PROXIES": "10.0.0.0/8",
+            "SMSGW_LISTEN_FDS": "5,6",
+            "SMSGW_SANDBOX": "1",
+            "SMSGW_LOG_LEVEL": "INFO",
+            "SMSGW_HOST": " ",
+            "SMSGW_RELIABILITY__UNCERTAIN_WAIT_OTP_S": "2",
+        }
+    )
+    assert str(settings.master_key_file) == "/srv/sms/master.key"
+    assert settings.port == 9000
+    assert settings.public_metrics is False
+    assert settings.webhook_allow == ("http://127.0.0.1:9900", "https://x.example")
+    assert settings.listen_fds == (5, 6)
+    assert settings.is_sandbox is True
+    assert settings.host == "127.0.0.1"  # an empty variable is an unset one
+    assert settings.reliability.uncertain_wait_otp_s == 2
+
+
+def test_overrides_win_over_the_environment():
+    settings = Settings.load({"SMSGW_WORKERS": "2"}, workers=3, reliability=Reliability(lease_s=30))
+    assert settings.workers == 3
+    assert settings.reliability.lease_s == 30
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.load({}).port = 1
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"SMSGW_PORT": "tcp://10.0.0.1:8080"}, "SMSGW_PORT"),
+        ({"SMSGW_PORT": "70000"}, "SMSGW_PORT"),
+        ({"SMSGW_DATABSE_URL": "x"}, "did you mean SMSGW_DATABASE_URL"),
+        ({"SMSGW_RELIABILITY__LEASE": "1"}, "did you mean SMSGW_RELIABILITY__LEASE_S"),
+        ({"SMSGW_RELIABILITY__LEASE_S": "soon"}, "SMSGW_RELIABILITY__LEASE_S"),
+        ({"SMSGW_RELIABILITY__LEASE_S": "nan"}, "SMSGW_RELIABILITY__LEASE_S"),
+        ({"SMSGW_RELIABILITY__LEASE_RENEW_S": "9"}, "SMSGW_RELIABILITY__LEASE_RENEW_S must"),
+        ({"SMSGW_DATABASE_URL": "mysql://x"}, "SMSGW_DATABASE_URL"),
+        ({"SMSGW_WEBHOOK_ALLOW": "127.0.0.1:9900"}, "SMSGW_WEBHOOK_ALLOW"),
+        ({"SMSGW_TRUSTED_PROXIES": "proxy"}, "SMSGW_TRUSTED_PROXIES"),
+        ({"SMSGW_TLS_CERT_FILE": "/c"}, "SMSGW_TLS_KEY_FILE"),
+        ({"SMSGW_PORT": "8081"}, "SMSGW_ADMIN_PORT"),
+        ({"SMSGW_NODE": "a b"}, "SMSGW_NODE"),
+        ({"SMSGW_ROLE": "both"}, "SMSGW_ROLE"),
+    ],
+)
+def test_a_wrong_value_names_its_variable(env, says):
+    with pytest.raises(ConfigError, match=says):
+        Settings.load(env)
+
+
+def test_a_wrong_value_is_not_echoed():
+    with pytest.raises(ConfigError) as caught:
+        Settings.load({"SMSGW_DATABASE_URL": "mysql://root:hunter2@db"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_variables_of_others_are_left_alone():
+    Settings.load({"SMSGW_SERVICE_HOST": "10.0.0.1", "HOME": "/"})
+
+
+def test_the_node_name_is_made_once_and_kept(tmp_path):
+    settings = Settings.load({"SMSGW_DATA_DIR": str(tmp_path)})
+    name = node_name(settings)
+    assert name.startswith("node-")
+    assert node_name(settings) == name
+    assert node_name(Settings.load({"SMSGW_NODE": "a"}, data_dir=tmp_path)) == "a"
+
+
+def test_a_child_gets_exactly_the_same_settings(monkeypatch):
+    monkeypatch.setenv("SMSGW_PORT", "1")
+    monkeypatch.setenv("SMSGW_NODE", "not-this-one")
+    settings = Settings.load(
+        {},
+        port=9000,
+        listen_fds=(3, 4),
+        webhook_allow=("http://127.0.0.1:9900",),
+        public_metrics=False,
+        is_sandbox=True,
+        reliability=Reliability(lease_s=20),
+    )
+    env = child_environment(settings)
+    assert Settings.load(env) == settings
+    assert "SMSGW_NODE" not in env

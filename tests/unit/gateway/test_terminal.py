@@ -1,0 +1,44 @@
+import io
+import json
+
+from gateway.terminal import Terminal
+
+
+def test_json_is_one_object_a_line_and_nothing_else():
+    stream = io.StringIO()
+    terminal = Terminal(is_json=True, stream=stream)
+    terminal.step("making the database …")
+    terminal.say("for persons", "ready", url="http://x")
+    terminal.live("accepted 1", accepted=1)
+    terminal.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert lines == [
+        {"event": "progress", "text": "making the database …"},
+        {"event": "ready", "url": "http://x"},
+        {"event": "counts", "accepted": 1},
+    ]
+
+
+def test_into_a_pipe_the_live_line_is_rare():
+    stream = io.StringIO()
+    terminal = Terminal(stream=stream)
+    terminal.say("hello", "x")
+    terminal.live("accepted 1")
+    terminal.live("accepted 2")
+    assert stream.getvalue() == "hello\n"
+
+
+def test_on_a_terminal_the_live_line_is_replaced_and_lines_stay():
+    class Tty(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Tty()
+    terminal = Terminal(stream=stream)
+    terminal.live("accepted 1")
+    terminal.say("[worker] ended", "ended")
+    terminal.live("accepted 2")
+    terminal.close()
+    shown = stream.getvalue()
+    assert "[worker] ended" in shown  # brackets are no markup
+    assert "accepted 2" in shown

@@ -1,0 +1,1 @@
+"""Webhooks out: signing, retry schedule, which addresses may be called, delivery."""

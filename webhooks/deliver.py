@@ -1,0 +1,299 @@
+"""Send one webhook request and say what became of it.
+
+Connections are pooled. Each new one is checked on its final socket address by the connector's
+socket factory, after all name resolution and just before connect (RELIABILITY section 10); the
+operator's allowed origins use a connector of their own, which asks nothing, so that an exempt
+connection is never shared with a tenant's URL. A bad peer is a value here, never an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict
+from yarl import URL
+
+from webhooks import sign
+from webhooks.address import PORTS, AllowList, is_global_unicast, refusal
+from webhooks.schedule import parse_retry_after
+
+MAX_URL = 2048  # characters
+RESOLVER_THREADS = 16  # a name server that does not answer holds one for up to half a minute
+# Below the 5 s after which uvicorn and Node close an idle connection: a request that crosses such
+# a close is lost and waits for its first retry.
+KEEPALIVE_S = 4.0
+
+
+class Fault(StrEnum):
+    """Why a request did not succeed; also the label of its metric."""
+
+    ADDRESS_REFUSED = "webhook.address_refused"
+    NAME = "webhook.name_unresolved"
+    CONNECT = "webhook.connect_failed"
+    TLS = "webhook.tls_failed"
+    TIMEOUT = "webhook.timeout"
+    CUT = "webhook.connection_lost"
+    PROTOCOL = "webhook.bad_answer"
+    REDIRECT = "webhook.redirect_refused"
+    STATUS = "webhook.status"
+    INTERNAL = "webhook.internal"  # a bug of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A 2xx status was read."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Try again later; `status` when one was read, `retry_after_s` from a 429 or 503."""
+
+    fault: Fault
+    status: int | None = None
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """410: the endpoint wants nothing any more."""
+
+
+Delivery = Delivered | Failed | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPolicy:
+    """Limits of one request."""
+
+    connect_s: float = 3.0  # for TCP and TLS; as much for the name before
+    total_s: float = 15.0  # until the answer's end
+    answer_bytes: int = 65536  # read of the answer's body; the rest is cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL that may be called."""
+
+    url: URL
+    is_exempt: bool  # an origin of the operator's allow-list
+
+
+class _AddressRefused(OSError):
+    """The final socket address is not one we call."""
+
+    def __init__(self) -> None:
+        # One text for all: happy eyeballs then raises this type when every address is refused.
+        super().__init__("address refused")
+
+
+def parse_target(text: str, allow: AllowList) -> Target | str:
+    """The target behind a URL, or a sentence that says why it is refused.
+
+    The text is checked for what can be seen in it (scheme, port, user, numeric addresses); names
+    are decided when they are called.
+    """
+    if len(text) > MAX_URL or any(char <= " " or char == "\x7f" for char in text):
+        return f"a webhook URL has at most {MAX_URL} characters and no spaces"
+    try:
+        url = URL(text)
+        host, port = url.host, url.port
+    except ValueError:
+        return "this is not a URL"
+    if url.scheme not in ("https", "http") or not host or port is None:
+        return "a webhook URL begins with https:// and names a host"
+    is_exempt = allow.allows(url.scheme, host.lower(), port)
+    refused = _visible_refusal(url, host, port, is_exempt=is_exempt)
+    return refused or Target(url.with_fragment(None), is_exempt)
+
+
+def _visible_refusal(url: URL, host: str, port: int, *, is_exempt: bool) -> str | None:
+    """What can be said against the URL before its name is resolved."""
+    if url.user is not None or url.password is not None:
+        return "a webhook URL carries no user name or password"
+    if is_exempt:
+        return None
+    if url.scheme != "https":
+        return "a webhook URL begins with https://"
+    if port not in PORTS:
+        return "a webhook URL uses port 443 or 8443"
+    if _is_numeric(host) and not is_global_unicast(host):
+        return "this address is not one of the public Internet"
+    return None
+
+
+def _is_numeric(host: str) -> bool:
+    """Whether the host is an address in any spelling that getaddrinfo understands."""
+    if ":" in host:
+        return True
+    last = host.rstrip(".").rpartition(".")[2].lower()
+    return last.isdigit() or last.startswith("0x")
+
+
+def _checked_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    """aiohttp's socket factory: the last thing that runs before connect."""
+    family, kind, protocol, _, address = info
+    if refusal(str(address[0]), int(address[1])) is not None:
+        raise _AddressRefused
+    return socket.socket(family, kind, protocol)
+
+
+class _Resolver(AbstractResolver):
+    """getaddrinfo in threads of its own.
+
+    uvloop has four for the whole process and asyncio a few more: names that hang would stop
+    everybody else's look-ups.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        async with asyncio.timeout(self._timeout_s):
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
+            )
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Deliverer:
+    """Holds the connections; made inside a running loop, closed with `close`."""
+
+    def __init__(self, policy: DeliveryPolicy, *, tls: ssl.SSLContext | None = None) -> None:
+        """`tls` replaces the system's trust roots (tests, private authorities)."""
+        self._policy = policy
+        if tls is None:
+            tls = ssl.create_default_context()
+            tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._resolver = _Resolver(policy.connect_s)
+        self._checked = self._session(tls, is_checked=True)
+        self._exempt = self._session(tls, is_checked=False)
+
+    def _session(self, tls: ssl.SSLContext, *, is_checked: bool) -> aiohttp.ClientSession:
+        policy = self._policy
+        connector = aiohttp.TCPConnector(
+            limit=0,  # the notifier bounds what is in flight, endpoint by endpoint
+            ssl=tls,
+            resolver=self._resolver,
+            ttl_dns_cache=30,
+            keepalive_timeout=KEEPALIVE_S,
+            socket_factory=_checked_socket if is_checked else None,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            # `connect` would be one more timer per request, for a pool that never makes wait.
+            timeout=aiohttp.ClientTimeout(total=policy.total_s, sock_connect=policy.connect_s),
+            headers={"user-agent": "smsgw", "content-type": "application/json"},
+            skip_auto_headers=("accept", "accept-encoding"),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # the answer is not looked at: nothing to unpack, no bomb
+            trust_env=False,  # no proxy and no .netrc from the environment
+            read_bufsize=policy.answer_bytes,
+        )
+
+    async def deliver(
+        self, target: Target, keys: Sequence[bytes], webhook_id: str, body: bytes
+    ) -> Delivery:
+        """Sign and send; never raises for what a peer does."""
+        now = time.time()
+        headers = CIMultiDict(sign.headers(keys, webhook_id, int(now), body))
+        session = self._exempt if target.is_exempt else self._checked
+        try:
+            answer = await session.post(
+                target.url, data=body, headers=headers, allow_redirects=False
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # OSError: TimeoutError too
+            return Failed(_fault_of(error))
+        delivery = _judge(answer.status, answer.headers.get("retry-after"), now)
+        await self._drain(answer)
+        return delivery
+
+    async def _drain(self, answer: aiohttp.ClientResponse) -> None:
+        """Read the answer's body away so that the connection can be used again.
+
+        The status has decided already: a body that is cut, slow or endless only costs the
+        connection.
+        """
+        left = self._policy.answer_bytes
+        try:
+            while left > 0:
+                chunk = await answer.content.read(left)
+                if not chunk:
+                    return
+                left -= len(chunk)
+        except (aiohttp.ClientError, OSError):
+            pass  # closed below; the outcome stands
+        finally:
+            if not answer.content.is_eof():
+                answer.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._checked.close()
+        await self._exempt.close()
+        await self._resolver.close()
+
+
+def _judge(status: int, retry_after: str | None, now: float) -> Delivery:
+    if 200 <= status < 300:
+        return Delivered(status)
+    if status == 410:
+        return Gone()
+    if 300 <= status < 400:
+        return Failed(Fault.REDIRECT, status)
+    if status in (429, 503):
+        return Failed(Fault.STATUS, status, parse_retry_after(retry_after, now))
+    return Failed(Fault.STATUS, status)
+
+
+def _fault_of(error: BaseException) -> Fault:
+    """Which fault an exception of aiohttp or the socket means."""
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+        error.os_error, _AddressRefused
+    ):
+        return Fault.ADDRESS_REFUSED
+    for kind, fault in _FAULTS:
+        if isinstance(error, kind):
+            return fault
+    return Fault.PROTOCOL
+
+
+_FAULTS: tuple[tuple[type[BaseException], Fault], ...] = (  # the first that fits
+    (TimeoutError, Fault.TIMEOUT),
+    (aiohttp.ClientConnectorDNSError, Fault.NAME),
+    (aiohttp.InvalidURL, Fault.NAME),  # a numeric host that is no address, such as 127.1
+    (aiohttp.ClientSSLError, Fault.TLS),
+    (aiohttp.ClientConnectorError, Fault.CONNECT),
+    (aiohttp.ServerDisconnectedError, Fault.CUT),
+    (aiohttp.ClientOSError, Fault.CUT),
+    (aiohttp.ClientPayloadError, Fault.CUT),
+    (aiohttp.ClientError, Fault.PROTOCOL),
+    (UnicodeError, Fault.NAME),  # a name IDNA cannot encode
+    (OSError, Fault.CONNECT),
+)
