@@ -13,6 +13,9 @@ from typing import Protocol
 from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome
 
+# How a protocol's check of settings begins what it says about a name that it does not know.
+NOT_A_SETTING = "is not a setting"
+
 
 class ChannelSink(Protocol):
     """What the flow offers a channel; all calls are synchronous and must not raise."""
@@ -61,6 +64,10 @@ class Channel(Protocol):
 
     def is_up(self) -> bool:
         """Whether at least one session is bound."""
+        ...
+
+    def why_down(self) -> str:
+        """Why there is no session, in words and with a remedy; "" while there is one."""
         ...
 
     def free(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
+    if command in (_up, _worker, _apply, _migrate):
+        os.umask(0o077)  # what they leave on disk is nobody else's to read
     try:
         return command(arguments)
     except (ConfigError, GatewayError) as error:
@@ -94,11 +97,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
-    from gateway.servers import reachable
+    from gateway.servers import describe_place, reachable
     from store.database import migrate
 
     terminal = _terminal(arguments)
-    with reachable(Settings.load(), terminal.step) as settings:
+    given = Settings.load()
+    terminal.step(describe_place(given))
+    with reachable(given, terminal.step) as settings:
         applied = asyncio.run(migrate(settings.database_url or "", terminal.step))
     done = f"{len(applied)} migrations run" if applied else "nothing to do"
     terminal.say(done, "migrated", applied=applied)
@@ -107,13 +112,15 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 def _apply(arguments: argparse.Namespace) -> int:
     from gateway import apply
-    from gateway.servers import reachable
+    from gateway.servers import describe_place, reachable
     from store.database import migrate
 
     def tell(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
-    with reachable(Settings.load(), tell) as settings:
+    given = Settings.load()
+    tell(describe_place(given))
+    with reachable(given, tell) as settings:
         asyncio.run(migrate(settings.database_url or "", tell))
         return apply.run(settings, arguments.file)
 

@@ -50,7 +50,13 @@ _ENCODINGS: dict[str, Encoding | str] = {
 }
 _SENDER_EXT = re.compile(r"[0-9]{1,12}")
 _NO_SUCH_NUMBER = (
-    "`to`: no number of that country looks like this; write it as E.164, such as +14155552671."
+    "`to`: no number of that country looks like this; check its digits and how many they are."
+)
+_NEVER_GSM7 = FieldError(
+    "/encoding",
+    "content.not_gsm7",
+    "`encoding` gsm7 cannot go to +86: a mainland text carries its signature 【…】, which is not "
+    "in GSM-7; leave `encoding` out.",
 )
 _MAX_CHARS = MAX_SEGMENTS * 153  # nothing longer fits, whatever the encoding
 
@@ -126,7 +132,7 @@ def check_defaults(entry: SendRequest, tenant: Tenant) -> list[FieldError]:
     if entry.to is not UNSET:
         _recipient(entry, tenant, errors)
     if entry.text is not UNSET and not entry.text.strip():
-        errors.append(_empty())
+        errors.append(_empty(entry.text))
     if entry.signature is not UNSET and entry.signature not in tenant.signatures:
         errors.append(_signature_error("signature.unknown"))
     _check_options(entry, errors)
@@ -168,8 +174,9 @@ def _recipient(entry: SendRequest, tenant: Tenant, errors: list[FieldError]) -> 
             FieldError(
                 "/to",
                 "recipient.country_not_allowed",
-                "The tenant may not send to this country; ask the operator to add it to "
-                "`countries`.",
+                f"The number is read as one of the country with the calling code "
+                f"{number.country}, and the tenant may not send there; correct the number, or ask "
+                f"the operator to add {number.country} to the tenant's `countries`.",
             )
         )
         return None
@@ -238,7 +245,10 @@ def _content(
     if code is not None:
         errors.append(_signature_error(code))
     if not text or text.isspace():
-        errors.append(_empty())
+        errors.append(_empty(text))
+        return None
+    if country == MAINLAND and entry.encoding == "gsm7":
+        errors.append(_NEVER_GSM7)
         return None
     if country == MAINLAND and has_brackets(text):
         errors.append(
@@ -275,16 +285,20 @@ def _value(name: str, what: str) -> FieldError:
     return FieldError(f"/{name}", "field.value", f"`{name}` {what}.")
 
 
-def _empty() -> FieldError:
-    return FieldError("/text", "content.empty", "`text` is empty; send at least one character.")
+def _empty(text: str) -> FieldError:
+    what = "holds only white space" if text else "is empty"
+    detail = f"`text` {what}; send at least one character that can be seen."
+    return FieldError("/text", "content.empty", detail)
 
 
 def _too_long(count: str, limit: int) -> FieldError:
+    remedy = "shorten it"
+    if count.isdigit() and int(count) <= MAX_SEGMENTS:
+        remedy = f"shorten it, or raise max_segments to {count}"
     return FieldError(
         "/text",
         "content.too_long",
-        f"The text takes {count} segments and max_segments is {limit}; shorten it, or raise "
-        f"max_segments (at most {MAX_SEGMENTS}).",
+        f"The text takes {count} segments and max_segments is {limit}; {remedy}.",
     )
 
 

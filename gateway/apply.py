@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from adapters.smpp.settings import validate as validate_smpp
+from gateway import inforce
 from gateway.api.auth import hash_secret, new_key, new_key_id, parse_key
 from gateway.document import ObjectKey, Surroundings, Validate, Wanted, check_document
 from gateway.settings import Settings
-from gateway.yamlfile import Complaint
+from gateway.yamlfile import MAX_BYTES, Complaint
 from sms.errors import ConfigError
 from store.config import ConfigStore, StoredObject, Upsert
 from store.database import open_pool
@@ -33,7 +35,7 @@ from webhooks.sign import new_secret
 
 PROTOCOLS: Mapping[str, Validate] = {"smpp": validate_smpp}
 _ACTOR = "smsgw apply"
-_MAX_FILE = 16 << 20
+_MAX_FILE = MAX_BYTES + 1  # read; one byte too many is told as such
 _WORDS = {
     "tenant": "tenant",
     "api_key": "API key",
@@ -71,6 +73,7 @@ class Applied:
     changed: list[ObjectKey] = field(default_factory=list)
     unchanged: list[ObjectKey] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what an operator should not overlook
     shown: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -82,15 +85,37 @@ def run(settings: Settings, path: Path) -> int:
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{path} cannot be read ({cause}); name a YAML file") from None
-    result = asyncio.run(_apply(settings, text, path.absolute().parent))
+    result = apply_text(settings, text, path.absolute().parent)
     if isinstance(result, Applied):
         sys.stdout.write(_report(result))
+        sys.stdout.flush()
+        sys.stdout.write(inforce.wait(settings, result.version, _tell) + "\n")
         return 0
     for complaint in result:
-        where = f"{path}:{complaint.line}: {complaint.pointer or '/'}"
-        sys.stderr.write(f"{where} {complaint.detail}\n")
+        where = f"{path}:{complaint.line}: {complaint.pointer.removeprefix('/') or 'the file'}"
+        sys.stderr.write(f"{where}: {complaint.detail}\n")
     sys.stderr.write(f"{len(result)} to correct; nothing was changed.\n")
     return 2
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def apply_text(settings: Settings, text: str, base_dir: Path) -> Applied | list[Complaint]:
+    """Apply the text of a file whose secret files stand under `base_dir`; a new event loop."""
+    return asyncio.run(_apply(settings, text, base_dir))
+
+
+def current(settings: Settings) -> Mapping[ObjectKey, StoredObject]:
+    """Every object in force, secrets open; a new event loop."""
+
+    async def look() -> Mapping[ObjectKey, StoredObject]:
+        async with _store(settings) as (store, _):
+            return await store.current()
+
+    return asyncio.run(look())
 
 
 async def apply_document(
@@ -124,9 +149,24 @@ async def apply_document(
             applied.unchanged.append(key)
             continue
         (applied.made if standing is None else applied.changed).append(key)
+        applied.notes += _notes(one, standing)
         upserts.append(Upsert(one.kind, one.name, one.spec, one.secrets))
     applied.version = await store.apply(upserts, _ACTOR) if upserts else await store.version()
     return applied
+
+
+def _notes(one: Wanted, standing: StoredObject | None) -> list[str]:
+    """A changed route of every tenant moves traffic that the file's author may not think of."""
+    if standing is None or one.kind != "route" or one.spec["tenant"] != "*":
+        return []
+    before, after = (", ".join(spec["channels"]) for spec in (standing.spec, one.spec))
+    where = [
+        f"{word} {one.spec[word]}"
+        for word in ("class", "carrier", "country")
+        if one.spec[word] not in ("*", 0)
+    ]
+    whose = f"all tenants{' (' + ', '.join(where) + ')' if where else ''}"
+    return [f"NOTE: the route of {whose} now leads to {after}; before: {before}"]
 
 
 def _complete(
@@ -151,7 +191,7 @@ def _complete_key(
     if key is None:
         text, _ = new_key(keyring.pepper, new_key_id())
         if wanted.make_in is None:
-            applied.shown.append((f"API key {wanted.name}", text))
+            applied.shown.append((_called(wanted.kind, wanted.name), text))
         else:
             problem = _write_secret(wanted.make_in, text, applied)
             if problem is not None:
@@ -193,6 +233,7 @@ def _write_secret(path: Path, text: str, applied: Applied) -> Complaint | None:
             handle.flush()
             os.fsync(handle.fileno())
     except OSError as error:
+        path = Path(os.path.normpath(path))
         detail = f"secret_file {path} cannot be made ({error.strerror}); correct the path"
         return Complaint(1, "", detail)
     applied.files.append(path)
@@ -200,13 +241,18 @@ def _write_secret(path: Path, text: str, applied: Applied) -> Complaint | None:
 
 
 async def _apply(settings: Settings, text: str, base_dir: Path) -> Applied | list[Complaint]:
+    async with _store(settings) as (store, keyring):
+        return await apply_document(text, base_dir, store, keyring, allow_list(settings))
+
+
+@contextlib.asynccontextmanager
+async def _store(settings: Settings) -> AsyncIterator[tuple[ConfigStore, Keyring]]:
     if settings.database_url is None:
         raise ConfigError("SMSGW_DATABASE_URL is not set and no embedded server runs")
     keyring = Keyring(load_or_create_master_key(settings.master_key_file))
     pool = await open_pool(settings.database_url, size=1)
     try:
-        store = ConfigStore(pool, keyring)
-        return await apply_document(text, base_dir, store, keyring, allow_list(settings))
+        yield ConfigStore(pool, keyring), keyring
     finally:
         await pool.close()
 
@@ -233,14 +279,21 @@ def _sandbox_ports(path: Path) -> set[int]:
 
 
 def _report(applied: Applied) -> str:
-    lines = [f"made {_WORDS[kind]} {name}" for kind, name in applied.made]
-    lines += [f"changed {_WORDS[kind]} {name}" for kind, name in applied.changed]
-    lines += [f"wrote {path} (0600)" for path in applied.files]
+    lines = [f"made {_called(*key)}" for key in applied.made]
+    lines += [f"changed {_called(*key)}" for key in applied.changed]
+    lines += applied.notes
+    lines += [f"wrote {os.path.normpath(path)} (0600)" for path in applied.files]
     for whose, secret in applied.shown:
         lines.append(f"{whose}: {secret}")
     if applied.shown:
         lines.append("Secrets are shown once; keep them now.")
     if not applied.made and not applied.changed:
         lines.append("unchanged")
-    lines.append(f"version {applied.version} is in force; workers take it up within 5 s")
     return "\n".join(lines) + "\n"
+
+
+def _called(kind: str, name: str) -> str:
+    """An object as a person calls it."""
+    if kind == "api_key" and name.startswith("/"):
+        return f"admin key {name[1:]}"
+    return f"{_WORDS[kind]} {name}"

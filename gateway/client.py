@@ -28,6 +28,10 @@ TIMEOUT_S = 15.0
 REFUSED = 1  # exit code: the gateway said no
 
 Json = Mapping[str, Any]
+_NOT_HERE = (
+    "\nwhere I looked: {url}, with a key that sees its own tenant's messages only; another gateway "
+    "is SMSGW_URL, another key SMSGW_API_KEY_FILE"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +160,12 @@ def status(settings: Settings, message_id: str, terminal: Terminal, *, with_time
         is_whole = with_timeline and code == 200
         terminal.raw({**message, "timeline": steps} if is_whole else message)
     elif code != 200:
-        terminal.say(_refusal(code, message), "refused")
+        hint = _NOT_HERE.format(url=door.url) if code == 404 else ""
+        terminal.say(_refusal(code, message) + hint, "refused")
     else:
-        terminal.say("\n".join([*_standing(message), *_timeline(steps)]), "status")
+        terminal.say(
+            "\n".join([*_standing(message), *_timeline(steps, message["segments"])]), "status"
+        )
     return 0 if code == 200 else REFUSED
 
 
@@ -168,6 +175,7 @@ def _standing(message: Json) -> list[str]:
         "to": message.get("to"),
         "class": message.get("class"),
         "channel": message.get("channel"),
+        "waiting": message.get("waiting"),
         "reason": message.get("reason"),
         "carrier's word": message.get("carrier_code"),
         "segments": message.get("segments"),
@@ -178,7 +186,7 @@ def _standing(message: Json) -> list[str]:
     return lines
 
 
-def _timeline(steps: list[Json]) -> list[str]:
+def _timeline(steps: list[Json], total: int) -> list[str]:
     if not steps:
         return []
     first = _moment(steps[0]["at"])
@@ -186,10 +194,13 @@ def _timeline(steps: list[Json]) -> list[str]:
     for step in steps:
         details = [str(step["step"]).replace("_", " ")]
         if step.get("segment") is not None:
-            details.append(f"segment {step['segment'] + 1}")
+            of_all = f" of {total}" if total > 1 else ""
+            details.append(f"segment {step['segment'] + 1}{of_all}")
         for name, word in (("channel", "on"), ("carrier_id", "carrier's id"), ("code", "code")):
             if step.get(name) not in (None, ""):
                 details.append(f"{word} {step[name]}")
+        if step.get("detail"):
+            details = [str(step["detail"])]
         if step.get("ms") is not None:
             details.append(f"took {step['ms']:g} ms")
         lines.append(f"  {_moment(step['at']) - first:>10.3f}  {', '.join(details)}")

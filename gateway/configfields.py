@@ -58,12 +58,19 @@ def name(value: object) -> str | None:
     return wrong
 
 
+def _unquote(value: object) -> str:
+    is_quoted = isinstance(value, str) and value.replace(".", "", 1).isdecimal()
+    return "; remove the quotes" if is_quoted else ""
+
+
 def whole(low: int, high: int) -> Check:
     """A whole number."""
 
     def check(value: object) -> str | None:
         is_good = isinstance(value, int) and is_number(value) and low <= value <= high
-        return None if is_good else f"must be a whole number from {low} to {high}"
+        if is_good:
+            return None
+        return f"must be a whole number from {low} to {high}{_unquote(value)}"
 
     return check
 
@@ -73,7 +80,7 @@ def number(low: float, high: float) -> Check:
 
     def check(value: object) -> str | None:
         is_good = isinstance(value, int | float) and is_number(value) and low <= value <= high
-        return None if is_good else f"must be a number from {low:g} to {high:g}"
+        return None if is_good else f"must be a number from {low:g} to {high:g}{_unquote(value)}"
 
     return check
 

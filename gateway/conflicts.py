@@ -1,19 +1,22 @@
-"""Rows that lost the race for their sequence: read again, fold, try the next sequence.
+"""Rows that lost the race for their sequence: read again, judge again, try the next sequence.
 
-Only rows after the first `submitted` or `uncertain` can lose (DESIGN decision 2): two processes
-may hear of the same message. Three tries, then the row is given up and counted.
+Only rows after the first `submitted` or `uncertain` can lose (DESIGN decision 2): two processes,
+or two look-ups of one, may hear of the same message. What a report means is decided anew on the
+fresh fold: the other writer's row may have made it the last segment, or may already say it. After
+three tries a row is given up, counted and logged.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.ledger import Ledger
-from receipts.state import apply_row, fold
+from receipts.state import Path, apply_row, fold, report_path
 from sms.errors import Unavailable
 from sms.ids import IdClock
-from sms.model import EventRow, Message
+from sms.model import FINAL_STATES, EventRow, Message, State
 from store.read import Reader
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
@@ -22,30 +25,39 @@ MAX_TRIES = 3
 
 log = get_logger(__name__)
 
-# The live part of a message: what a fresh fold may put right.
+# The live part of a message: what a fresh fold may put right. Of one that is being submitted the
+# store does not know the open attempt, so there only what the rows add is taken over.
 _LIVE = (
     *("state", "sequence", "attempt", "tried", "channel", "copy", "duplicate_risk"),
     *("carrier_ids", "segment_states", "first_states", "reason", "carrier_code"),
     *("submitted_at", "final_at"),
 )
+_LIVE_SUBMITTING = ("sequence", "first_states")
 
 
 class Conflicts:
     """Holds the losers of a flush until they are settled."""
 
-    def __init__(self, *, ledger: Ledger, reader: Reader, ids: IdClock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        reader: Reader,
+        ids: IdClock,
+        metrics: Metrics,
+        resend: Callable[[Message], None],
+    ) -> None:
         self._ledger = ledger
         self._reader = reader
         self._ids = ids
         self._metrics = metrics
-        self._rows: list[tuple[EventRow, int]] = []
-        self._tries: dict[int, int] = {}  # event_id of the newest try → tries so far
+        self._resend = resend
+        self._rows: list[EventRow] = []
         self._wake = asyncio.Event()
 
     def lost(self, rows: list[EventRow]) -> None:
         """Called by the event lane: these rows are not in the table."""
-        for row in rows:
-            self._rows.append((row, self._tries.pop(row.event_id, 0) + 1))
+        self._rows += rows
         self._wake.set()
 
     async def run(self) -> None:
@@ -55,37 +67,57 @@ class Conflicts:
             self._wake.clear()
             rows, self._rows = self._rows, []
             try:
-                await self._settle(rows)
+                await self.settle(rows)
             except Unavailable:
                 self._metrics.reports_total.inc(("", "conflict_waits"))
                 self._rows = rows + self._rows
                 await asyncio.sleep(0.5)
                 self._wake.set()
 
-    async def _settle(self, rows: list[tuple[EventRow, int]]) -> None:
-        stored = await self._reader.messages(sorted({row.message_id for row, _ in rows}))
+    async def settle(self, rows: list[EventRow]) -> None:
+        """Read the messages again and give each row its place, or none."""
+        stored = await self._reader.messages(sorted({row.message_id for row in rows}))
         fresh: dict[int, Message] = {}
         for message_id, record in stored.items():
             fold(record.message, record.rows)
             fresh[message_id] = record.message
-        for row, tries in sorted(rows, key=lambda pair: (pair[0].message_id, pair[0].sequence)):
+        for row in sorted(rows, key=lambda row: (row.message_id, row.sequence)):
             message = fresh.get(row.message_id)
-            if message is None or tries > MAX_TRIES:
+            if message is None or row.tries >= MAX_TRIES:
                 self._metrics.quarantined_total.inc(("conflict",))
-                log.error("row given up after conflicts", message_id=row.message_id, tries=tries)
-                continue
-            self._again(row, message, tries)
+                log.error("row given up after conflicts", message_id=row.message_id)
+            else:
+                self._again(row, message)
 
-    def _again(self, row: EventRow, fresh: Message, tries: int) -> None:
+    def _again(self, row: EventRow, fresh: Message) -> None:
+        path = self._path(row, fresh)
         live = row.message
         again = replace(
-            row, sequence=fresh.sequence + 1, event_id=self._ids.next(), message=live or fresh
+            row,
+            path=Path.NOTE if path is None else path,
+            sequence=fresh.sequence + 1,
+            event_id=self._ids.next(),
+            message=live or fresh,
+            previous=fresh.state,
+            tries=row.tries + 1,
         )
-        if not apply_row(fresh, again):
+        if path is None or not apply_row(fresh, again):
             self._metrics.reports_total.inc(("", "conflict_settled"))
             return  # the other writer's row already says it, or says better
         if live is not None:
-            for name in _LIVE:
+            for name in _LIVE_SUBMITTING if live.state is State.SUBMITTING else _LIVE:
                 setattr(live, name, getattr(fresh, name))
-        self._tries[again.event_id] = tries
-        self._ledger.commit([again])
+        back = live or fresh
+
+        def done() -> None:
+            if again.is_stored and path == Path.QUEUED:
+                self._resend(back)
+
+        self._ledger.commit([again], done=done)
+
+    @staticmethod
+    def _path(row: EventRow, fresh: Message) -> int | None:
+        """What the row does to the message as it stands now; None = nothing any more."""
+        if row.segment is None or row.status not in FINAL_STATES:
+            return row.path
+        return report_path(fresh, row.segment, row.copy, row.status)

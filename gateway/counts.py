@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from telemetry.metrics import Sample, Snapshot
@@ -43,11 +43,12 @@ class Counts:
         self._at, self._before = now, totals
         return fields
 
-    def line(self, fields: Mapping[str, float]) -> str:
-        """The same for a person."""
-        return (
+    def line(self, fields: Mapping[str, float], missing: Sequence[str] = ()) -> str:
+        """The same for a person; a second line says why the node is not ready."""
+        text = (
             f"accepted {fields['accepted']:,.0f} ({fields['accepted_per_second']:,.0f}/s) · "
             f"delivered {fields['delivered']:,.0f} ({fields['delivered_per_second']:,.0f}/s) · "
             f"not delivered {fields['not_delivered']:,.0f} · queued {fields['queued']:,.0f} · "
             f"refused {fields['refused']:,.0f} · webhook requests {fields['webhooks']:,.0f}"
         )
+        return f"{text}\nnot ready: {', '.join(missing)}" if missing else text

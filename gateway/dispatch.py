@@ -24,9 +24,9 @@ from failover.choose import choose
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from ratelimit.bucket import Bucket
-from receipts.state import Path, begin_attempt
+from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
-from sms.model import Carrier, Message, MessageClass, State, Submit
+from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
 from sms.segmentation import payload
 from store.fragments import unpark_sql
 from telemetry.metrics import Metrics
@@ -36,7 +36,10 @@ OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
 CUT_SHARE = 0.7  # window after a throttling answer (RELIABILITY section 6)
 RECOVER_SHARE = 1.05  # per second
+MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
 REPAIR_S = 60.0  # missing segments wait this long for their channel (RELIABILITY section 2)
+
+_OTP = MessageClass.OTP  # as a global for the path: a call in Python 3.11
 
 RouteKey = tuple[int, MessageClass, Carrier, int]
 
@@ -62,7 +65,6 @@ class ChannelRuntime:
     share: float = 1.0  # of the window, cut by throttling answers
     cut_at: float = -10.0  # monotonic
     is_up: bool = False
-    is_paused: bool = False
     is_pumping: bool = False
 
     def free(self) -> int:
@@ -70,9 +72,11 @@ class ChannelRuntime:
         free = self.adapter.free()
         if self.share >= 1.0 or free <= 0:
             return free
-        window = self.adapter.window()
-        allowed = max(1, int(window * self.share))
-        return min(free, allowed - (window - free))
+        return min(free, self.allowed() - (self.adapter.window() - free))
+
+    def allowed(self) -> int:
+        """Our own share of the windows, in segments; an eighth of it is kept for otp."""
+        return max(1, int(self.adapter.window() * self.share))
 
 
 class Dispatcher:
@@ -98,6 +102,7 @@ class Dispatcher:
         self._call_later = call_later
         self._routes: dict[RouteKey, tuple[int, ...] | None] = {}
         self._delayed: list[tuple[float, int, Message]] = []
+        self._moving: deque[Message] = deque()  # out of a lane, not yet in another one
         self._order = count()
         self._reference = int(unix() * 1000) & 0xFF
         self._waking: set[int] = set()
@@ -115,7 +120,8 @@ class Dispatcher:
         self.snapshot = snapshot
         self._routes.clear()
         for channel, _ in list(self._lanes.items()):
-            if channel == HELD or channel not in self.channels:
+            runtime = self.channels.get(channel)  # HELD has none; a changed channel starts down
+            if runtime is None or not runtime.is_up:
                 self._rechoose(channel)
 
     def add_channel(self, runtime: ChannelRuntime) -> None:
@@ -125,10 +131,15 @@ class Dispatcher:
     def remove_channel(self, channel: int) -> ChannelRuntime | None:
         """Forget a channel; what waits for it is chosen again by `reconfigure`."""
         runtime = self.channels.pop(channel, None)
-        if runtime is not None and self.not_sent is not None and runtime.unsent:
-            submits = list(runtime.unsent)
-            runtime.unsent.clear()
-            self.not_sent(channel, submits, "channel.removed")
+        if runtime is None:
+            return None
+        unsent, lost = list(runtime.unsent), [submit for _, _, submit in runtime.repairs]
+        runtime.unsent.clear()
+        runtime.repairs.clear()
+        if unsent and self.not_sent is not None:
+            self.not_sent(channel, unsent, "channel.removed")
+        if lost and self.lost is not None:
+            self.lost(channel, lost, "channel.removed")
         return runtime
 
     def route_channels(self, message: Message) -> tuple[int, ...]:
@@ -223,6 +234,8 @@ class Dispatcher:
         now = self._monotonic()
         touched: set[int] = set()
         for message in messages:
+            if message.state in FINAL_STATES:
+                continue  # its first copy ended it while the second came back
             if not message.queued_at:
                 message.queued_at = now
             if message.not_before > now:
@@ -246,9 +259,16 @@ class Dispatcher:
             self._lanes.put(channel, message)
         return channel
 
-    def _end(self, message: Message, path: Path, status: State, reason: str) -> None:
+    def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
+        if message.state in FINAL_STATES:
+            return
         if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
-            path, status, reason = Path.UNKNOWN, State.UNKNOWN, "evidence.none"
+            end = settled(message)
+            known = None if end is None else path_to(message, end)
+            if end is not None and known is not None:  # the first copy has ended it
+                path, status, reason = known, end, None
+            else:
+                path, status, reason = Path.UNKNOWN, State.UNKNOWN, "evidence.none"
         row = self._ledger.row(
             message, path, status, self._unix(), copy=message.copy, reason=reason
         )
@@ -278,18 +298,17 @@ class Dispatcher:
             runtime.unsent.extendleft(reversed(left))
         now = self._monotonic()
         for submit in burst if not left else burst[: len(burst) - len(left)]:
-            submit.message.sent_at = now
+            if not submit.message.sent_at:  # the first byte of the attempt: repairs count from it
+                submit.message.sent_at = now
 
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
-        burst: list[Submit] = []
         free = runtime.free()
-        while runtime.unsent and free > 0:
-            burst.append(runtime.unsent.popleft())
-            free -= 1
-        if runtime.is_paused or runtime.unsent:
+        burst = self._take_unsent(runtime, free) if runtime.unsent else []
+        if runtime.unsent:
             return burst
+        free -= len(burst)
         lane = self._lanes.lane(runtime.config.id)
-        reserve = runtime.adapter.window() // OTP_SHARE
+        reserve = runtime.allowed() // OTP_SHARE
         free -= runtime.claiming
         now, unix = self._monotonic(), self._unix()
         to_claim: list[Message] = []
@@ -297,13 +316,13 @@ class Dispatcher:
             message = lane.take(otp_only=free <= reserve)
             if message is None:
                 break
+            if message.state in FINAL_STATES:
+                continue
             if message.valid_until <= unix:
                 self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
                 continue
             segments = len(message.texts)
-            wait_s = runtime.bucket.take(
-                segments, now, is_otp=message.message_class is MessageClass.OTP
-            )
+            wait_s = runtime.bucket.take(segments, now, is_otp=message.message_class is _OTP)
             if wait_s > 0.0:
                 lane.queue(message.message_class).put_first(message)
                 self._wake(runtime.config.id, wait_s)
@@ -315,6 +334,19 @@ class Dispatcher:
                 to_claim.append(message)
         if to_claim:
             self._claim(runtime, to_claim)
+        return burst
+
+    def _take_unsent(self, runtime: ChannelRuntime, free: int) -> list[Submit]:
+        """What found no slot before goes first; what is too late for goes back to expire."""
+        burst: list[Submit] = []
+        late: list[Submit] = []
+        unix = self._unix()
+        while runtime.unsent and len(burst) < free:
+            submit = runtime.unsent.popleft()
+            is_late = submit.total == 1 and submit.message.valid_until <= unix
+            (late if is_late else burst).append(submit)
+        if late and self.not_sent is not None:
+            self.not_sent(runtime.config.id, late, "validity.expired")
         return burst
 
     def _claim(self, runtime: ChannelRuntime, messages: list[Message]) -> None:
@@ -338,7 +370,9 @@ class Dispatcher:
             return
         unix = self._unix()
         for message in messages:
-            if message.valid_until <= unix:
+            if message.state in FINAL_STATES:
+                self._ledger.release_claim(message)
+            elif message.valid_until <= unix:
                 self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
             else:
                 runtime.unsent.extend(self._submits(message, runtime, unix))
@@ -351,6 +385,7 @@ class Dispatcher:
         sender = runtime.config.sender + (message.sender_ext or "")
         validity_s = max(1, int(message.valid_until - unix))
         begin_attempt(message, runtime.config.id)
+        message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
         if total > 1:
@@ -440,14 +475,25 @@ class Dispatcher:
         self._rechoose(channel)
 
     def _rechoose(self, channel: int) -> None:
+        """Bind what waits in a lane to the channels of its routes anew, otp first."""
         messages = self._lanes.drain(channel)
-        if messages:
-            moved_from = self._ledger.channel_names.get(channel)
-            before = len(messages)
-            self.put(messages)
-            if channel != HELD and moved_from is not None:
-                to = self._ledger.channel_names.get(messages[0].channel, "none")
-                self._metrics.failover_total.inc((moved_from, to, "link"), before)
+        if not messages:
+            return
+        is_moving = bool(self._moving)
+        self._moving.extend(messages)
+        if not is_moving:
+            self._move_some()
+        name = self._ledger.channel_names.get(channel)
+        if channel != HELD and name is not None:
+            to = self._ledger.channel_names.get(messages[0].channel, "none")
+            self._metrics.failover_total.inc((name, to, "link"), len(messages))
+
+    def _move_some(self) -> None:
+        """A long lane moves in slices, so that the loop is not held."""
+        moving = self._moving
+        self.put([moving.popleft() for _ in range(min(MOVE_SLICE, len(moving)))])
+        if moving:
+            self._call_later(0.0, self._move_some)
 
     def throttled(self, channel: int) -> None:
         """A throttling answer came: cut our share of the window, at most once a second."""

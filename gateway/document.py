@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from adapters.base import NOT_A_SETTING
 from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.configfields import LATER, Field
 from gateway.yamlfile import Complaint, member, read_yaml
 from sms.config import Channel, Tenant
 from webhooks.address import AllowList, refusal
+from webhooks.deliver import parse_target
 from webhooks.sign import parse_secret
 
 # Everything wrong with a channel's own settings: (pointer, what to do).
@@ -36,6 +38,8 @@ _MAX_SECRET_FILE = 65_536
 _NO_URL = "is not a URL; write it as https://host/path"
 _EXCEPTION = "or let the operator name the origin in SMSGW_WEBHOOK_ALLOW"
 _ANY_PUBLIC = "1.1.1.1"
+# Two channels that agree in these are one account at the carrier.
+_ACCOUNT = ("host", "port", "system_id")
 
 
 @dataclass(slots=True)
@@ -88,6 +92,7 @@ class _Document:
         self._line_of = line_of
         self._names: set[ObjectKey] = set()
         self._planned: set[Path] = set()
+        self._channel_pointers: dict[str, str] = {}
         self._key_ids: dict[int, str] = {
             spec["key_id"]: name
             for (kind, name), spec in around.known.items()
@@ -110,6 +115,7 @@ class _Document:
         ):
             for pointer, entry in self._entries(top.get(section), f"/{section}"):
                 read(entry, pointer)
+        self._check_accounts()
 
     # -- forms ---------------------------------------------------------------------------------
 
@@ -273,9 +279,10 @@ class _Document:
         validate = self._protocol(good, pointer)
         if validate is not None:
             for inner, detail in validate({**settings, **secrets}):
-                self.complain(pointer + inner, detail)
+                self.complain(pointer + inner, _setting_detail(inner, detail))
         if "name" not in good:
             return
+        self._channel_pointers.setdefault(good["name"], pointer)
         default = Channel(0, "", "", {})
         spec: dict[str, Any] = {
             "protocol": good.get("protocol"),
@@ -290,6 +297,28 @@ class _Document:
         if "price_per_segment" in good:
             spec["price_per_segment"] = good["price_per_segment"]
         self._take(Wanted("channel", good["name"], spec, secrets), pointer)
+
+    def _check_accounts(self) -> None:
+        """Refuse two channels on one account: a receipt may come on either, and only the one
+        that sent the text knows its id."""
+        specs = {
+            name: spec for (kind, name), spec in self._around.known.items() if kind == "channel"
+        }
+        specs |= {one.name: one.spec for one in self.wanted if one.kind == "channel"}
+        first: dict[tuple[object, ...], str] = {}
+        for name in sorted(specs, key=lambda name: name in self._channel_pointers):
+            spec = specs[name]
+            settings = spec.get("settings", {})
+            account = (spec.get("protocol"), *(settings.get(part) for part in _ACCOUNT))
+            other = first.setdefault(account, name)
+            if other != name and name in self._channel_pointers and None not in account:
+                is_here = other in self._channel_pointers
+                remedy = "remove one of the two" if is_here else f"name this one {other}"
+                self.complain(
+                    f"{self._channel_pointers[name]}/system_id",
+                    f"is the account of channel {other} too (same host, port and system_id); a "
+                    f"channel is one account: {remedy}, and use `sessions: N` for more links",
+                )
 
     def _channel_secrets(self, own: dict[str, Any], pointer: str) -> dict[str, Any]:
         secrets: dict[str, Any] = {}
@@ -400,6 +429,18 @@ class _Document:
         self._take(wanted, pointer)
 
 
+def _setting_detail(pointer: str, detail: str) -> str:
+    """What a protocol said about a setting, with every channel's fields where it is unknown."""
+    if not detail.startswith(NOT_A_SETTING):
+        return detail
+    near = difflib.get_close_matches(pointer.removeprefix("/"), fields.CHANNEL, n=1)
+    if near:
+        return f"is not a field of a channel; did you mean `{near[0]}`?"
+    if "did you mean" in detail:
+        return detail
+    return f"{detail}; every channel has {', '.join(fields.CHANNEL)}"
+
+
 def url_refusal(url: str, allow: AllowList) -> str | None:
     """What is wrong with a webhook's URL and what to do, or None (RELIABILITY section 10)."""
     try:
@@ -412,11 +453,15 @@ def url_refusal(url: str, allow: AllowList) -> str | None:
         return _NO_URL
     if parts.username is not None or parts.password is not None or parts.fragment:
         return "must not hold a user name, a password or a #fragment; remove it"
-    if allow.allows(parts.scheme, host, port):
-        return None
-    if parts.scheme != "https":
-        return f"must begin with https://; use TLS, {_EXCEPTION}"
-    return _address_refusal(host, port)
+    wrong = None
+    if not allow.allows(parts.scheme, host, port):
+        if parts.scheme != "https":
+            return f"must begin with https://; use TLS, {_EXCEPTION}"
+        wrong = _address_refusal(host, port)
+    if wrong is None:  # the last word has the room that will call it
+        target = parse_target(url, allow)
+        wrong = f"is refused: {target}; correct it" if isinstance(target, str) else None
+    return wrong
 
 
 def _address_refusal(host: str, port: int) -> str | None:

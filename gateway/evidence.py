@@ -17,6 +17,7 @@ from sms.model import Message, MessageClass, OnUncertain, State
 from store.fragments import Why, park_sql, unpark_sql
 from telemetry.metrics import Metrics
 
+MAX_WAITING = 20_000  # live objects of uncertain messages
 REPARK_S = 600.0  # what came back keeps its parked row, pushed out this far, until it has left
 
 
@@ -54,6 +55,8 @@ class Evidence:
         message.is_parked = True
         message.uncertain_at = unix
         self.waiting[message.id] = message
+        if len(self.waiting) > MAX_WAITING:  # its parked row suffices: it is read back when due
+            del self.waiting[next(iter(self.waiting))]
         return self._park(message, unix + self._wait_s(message), Why.UNCERTAIN)
 
     def found(self, message: Message) -> None:
@@ -113,7 +116,7 @@ class Evidence:
         self._ledger.commit(
             [row],
             sql=self._park(message, unix + REPARK_S, Why.QUEUED),
-            done=lambda: self._dispatcher.resend(message),
+            done=lambda: self._dispatcher.resend(message) if row.is_stored else None,
         )
 
     def _give_up(self, message: Message, unix: float) -> None:

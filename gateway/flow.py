@@ -212,9 +212,14 @@ class Flow:
         channels = self.dispatcher.channels
         for route in self.snapshot.routes:
             if not any(cid in channels and channels[cid].is_up for cid in route.channels):
-                names = ", ".join(self.channel_name(cid) or str(cid) for cid in route.channels)
+                names = "; ".join(self._why_down(cid) for cid in route.channels)
                 missing.append(f"route {route.id}: none of its channels has a session ({names})")
         return missing
+
+    def _why_down(self, channel: int) -> str:
+        runtime = self.dispatcher.channels.get(channel)
+        why = "is not started" if runtime is None else runtime.adapter.why_down()
+        return f"{self.channel_name(channel) or channel}: {why or 'has just connected'}"
 
     # -- adapters.base.ChannelSink ---------------------------------------------------------
 

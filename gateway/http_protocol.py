@@ -1,65 +1,315 @@
-"""uvicorn's HTTP protocol with head and body of an answer in one write.
+"""uvicorn's HTTP protocol with a short way for the ordinary POST /v1/messages (DESIGN decision 8).
 
-uvicorn writes the head of an answer when it starts and the body when it comes: two system calls
-and two packets for every 202, measured as a seventh of a worker's time at single sends. Here the
-head waits for the body that the same turn of the loop brings.
+    whole request in one read? ──yes──▶ QuickDoor.take ──▶ answer written when its commit is done
+          │ no                              │ None: out of the ordinary
+          └─────────────────────────────────┴──▶ uvicorn's cycle and the ASGI app, from the start
+
+A request takes the short way only when nothing else is under way on its connection, it is
+HTTP/1.1 and all of it arrived in one read: slow and large bodies stay with the door that has time
+limits for them. While an answer is open, uvicorn's own pipelining queues what comes after it.
+
+uvicorn has no limits before the headers are whole; they are here (RELIABILITY section 11): 16 KiB
+and 100 headers, 10 s from the first silence to the end of the head, a cap on connections, and
+trailers are dropped instead of becoming headers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import http
+import resource
+import time
+from collections.abc import Iterable
+from typing import Any
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
-if TYPE_CHECKING:
-    _Transport = asyncio.Transport
-else:
-    _Transport = object  # a plain stand-in: what it does not change goes to the real transport
+from gateway.api.frame import PROBLEM_TYPE, request_id_of
+from gateway.api.problems import Problem, build_body
+from gateway.api.quick import Quick, QuickDoor
+from telemetry.logs import get_logger
 
-_HEAD = b"HTTP/1."
+log = get_logger(__name__)
 
+MAX_HEAD_BYTES = 16_384
+MAX_HEADERS = 100
+HEAD_TIMEOUT_S = 10.0
+KEPT_DESCRIPTORS = 256  # for carriers, PostgreSQL, webhooks and files
+_SWEEP_S = 1.0
 
-class _Corked(_Transport):
-    """A transport that keeps an answer's head until the next write or the next loop turn."""
-
-    __slots__ = ("_head", "_loop", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head = b""
-
-    def write(self, data: Any) -> None:  # noqa: ANN401 (as asyncio's own)
-        """Join a waiting head and this body; keep a head that comes alone."""
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data[:7] == _HEAD:
-            self._head = data
-            self._loop.call_soon(self._flush)
-            return
-        self._transport.write(data)
-
-    def _flush(self) -> None:
-        if self._head:
-            data, self._head = self._head, b""
-            if not self._transport.is_closing():
-                self._transport.write(data)
-
-    def close(self) -> None:
-        """Close after what waits was written."""
-        self._flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever the transport has)
-        return getattr(self._transport, name)
+_PATH = b"/v1/messages"
+_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
 
 
-class CorkedHttp(HttpToolsProtocol):
-    """uvicorn's protocol over a corked transport."""
+class _QuickCycle:
+    """What uvicorn's protocol asks of the request that is under way."""
+
+    __slots__ = ("disconnected", "keep_alive", "message_event", "quick", "response_complete")
+
+    def __init__(self, quick: Quick, *, keep_alive: bool) -> None:
+        self.quick = quick
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _Deaf
+
+
+class _Deaf:
+    """An event nobody waits for."""
+
+    @staticmethod
+    def set() -> None:
+        """Nothing to do."""
+
+
+class Connections:
+    """What the connections of one worker share: how many there may be, and who is too slow."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.heads: dict[GatewayHttp, float] = {}  # whose head is not whole, and since when
+        self._is_sweeping = False
+
+    def begin(self, connection: GatewayHttp) -> None:
+        """A head is awaited; a sweep a second costs less than a timer a request."""
+        self.heads[connection] = time.monotonic()
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+
+    def end(self, connection: GatewayHttp) -> None:
+        """The head is whole, or the connection is gone."""
+        self.heads.pop(connection, None)
+
+    def _sweep(self) -> None:
+        before = time.monotonic() - HEAD_TIMEOUT_S
+        for connection in [who for who, since in self.heads.items() if since < before]:
+            del self.heads[connection]
+            connection.close_slow()
+        self._is_sweeping = bool(self.heads)
+        if self._is_sweeping:
+            asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+
+
+def connection_limit() -> int:
+    """Connections this process may hold: the descriptors it may have, less what it needs itself.
+
+    Raises the soft limit to the hard one first.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return max(64, min(soft, 1_000_000) - KEPT_DESCRIPTORS)
+
+
+class _HeadTooLargeError(Exception):
+    """Ends the parsing of a request whose head is over the limit."""
+
+
+class GatewayHttp(HttpToolsProtocol):
+    """uvicorn's protocol; `door` is the short way."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        door: QuickDoor,
+        shared: Connections,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._door = door
+        self._shared = shared
+        self._waiting: list[bytes] | None = None  # the body of a request that may go the short way
+        self._head_bytes = 0
+        self._head_read = 0  # octets read while the head was not whole
+        self._is_head = True  # headers after it are trailers
+        self._is_whole = True  # the newest request has arrived to its end
 
     def connection_made(  # type: ignore[override]  # uvicorn's own annotation
         self, transport: asyncio.Transport
     ) -> None:
-        """Take the connection as uvicorn does, with our transport round it."""
-        super().connection_made(_Corked(transport, asyncio.get_running_loop()))
+        """Take the connection, unless there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._shared.limit:
+            self._refuse("shed.connections", "The gateway holds as many connections as it can.")
+        else:
+            self._shared.begin(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._shared.end(self)
+        super().connection_lost(exc)
+
+    def close_slow(self) -> None:
+        """Its head, or the rest of a body that was answered early, did not come in time."""
+        if not self.transport.is_closing():
+            self._refuse("request.slow", "The head of the request did not arrive within 10 s.")
+
+    # -- parser callbacks ------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Keep only what the short way needs; the rest is made when it is needed."""
+        self._waiting = None
+        self._head_bytes = 0
+        self._is_head = True
+        self._is_whole = False
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_url(self, url: bytes) -> None:
+        """Count the request line."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header; what comes after the body is a trailer and no header (RFC 9110 6.5.1)."""
+        self._count_head(len(name) + len(value) + 4)
+        if self._is_head:
+            super().on_header(name, value)
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
+            raise _HeadTooLargeError
+
+    def on_headers_complete(self) -> None:
+        """Decide which way this request may go."""
+        self._is_head = False
+        self._head_read = 0
+        self._shared.end(self)
+        cycle = self.cycle
+        if (
+            self.url == _PATH
+            and (cycle is None or cycle.response_complete)
+            and not self.pipeline
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+        ):
+            self._waiting = []
+            return
+        self._go_the_long_way()
+
+    def on_body(self, body: bytes) -> None:
+        """Collect a body that may go the short way."""
+        if self._waiting is None:
+            super().on_body(body)
+        else:
+            self._waiting.append(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: try the short way."""
+        self._is_whole = True
+        parts = self._waiting
+        if parts is None:
+            super().on_message_complete()
+            return
+        quick = self._take(parts[0] if len(parts) == 1 else b"".join(parts))
+        if quick is None:
+            self._long_way_after_all()
+            super().on_message_complete()
+            return
+        self._waiting = None
+        cycle = _QuickCycle(quick, keep_alive=self.parser.should_keep_alive())
+        self.cycle = cycle  # type: ignore[assignment]  # it has what the protocol looks at
+        quick.stored.add_done_callback(lambda _: self._answer(cycle))
+
+    def on_response_complete(self) -> None:
+        """An answer is out; a body that still drips in has only the time of a head left."""
+        super().on_response_complete()
+        if not self._is_whole and not self.transport.is_closing():
+            self._shared.begin(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what is not whole by the end of this read goes to the door with time limits."""
+        shared = self._shared
+        if self._is_whole and self not in shared.heads:
+            shared.begin(self)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self in shared.heads:  # the head goes on: one endless header has no callback of its own
+            self._head_read += len(data)
+            if self._head_read > MAX_HEAD_BYTES:
+                self._head_bytes = self._head_read
+                self.send_400_response("")
+        elif self._waiting is not None:
+            self._long_way_after_all()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's word for a request it cannot parse: ours is a problem document."""
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) >= MAX_HEADERS:
+            self._refuse("header.too_large", "The head is over 16 KiB or has over 100 headers.")
+        else:
+            self._refuse("request.malformed", "The request is not HTTP/1.1 as RFC 9112 has it.")
+
+    def _refuse(self, code: str, detail: str) -> None:
+        """Answer outside of any request, and close."""
+        problem = Problem(code, detail)
+        request_id = request_id_of({})
+        body = build_body(problem, request_id)
+        headers = [PROBLEM_TYPE, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
+        self._shared.end(self)
+        self._door.refused(code)
+        if not self.transport.is_closing():
+            self.transport.write(_build(problem.status, headers, body))
+            self.transport.close()
+
+    # -- the short way ---------------------------------------------------------------------
+
+    def _take(self, body: bytes) -> Quick | None:
+        try:
+            return self._door.take(self.headers, body)
+        except Exception:  # whatever it is, the long way meets it again and answers 500
+            log.exception("short way failed")
+            return None
+
+    def _answer(self, cycle: _QuickCycle) -> None:
+        """The commit is done, or refused: write the answer in one piece."""
+        if cycle.quick.stored.cancelled():
+            self.transport.close()
+            return
+        status, headers, body = cycle.quick.answer()
+        cycle.response_complete = True
+        if cycle.disconnected:
+            return
+        if not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        self.transport.write(_build(status, (*self.server_state.default_headers, *headers), body))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    # -- the long way ----------------------------------------------------------------------
+
+    def _go_the_long_way(self) -> None:
+        headers = self.headers
+        url, expects = self.url, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)  # the list that stands in the scope
+        super().on_headers_complete()
+
+    def _long_way_after_all(self) -> None:
+        parts, self._waiting = self._waiting or [], None
+        self._go_the_long_way()
+        for part in parts:
+            super().on_body(part)
+
+
+def _build(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """One whole answer as bytes."""
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (
+        _LINES[status],
+        b"".join(lines),
+        len(body),
+        body,
+    )

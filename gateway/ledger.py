@@ -14,7 +14,7 @@ from typing import Protocol
 from gateway.lanes import Lanes
 from receipts.state import STATES_OF_PATH, Path, apply_row
 from sms.ids import IdClock
-from sms.model import FINAL_STATES, EventRow, Message, State
+from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State
 from telemetry.metrics import Metrics
 
 # Where each path ends, and after which ends the owner has nothing more to bring to a carrier.
@@ -68,17 +68,24 @@ class Ledger:
         self.live: dict[int, Message] = {}  # what this process must still bring to a carrier
         self.channel_names: dict[int, str] = {}
 
-    def row(
+    def row(  # noqa: PLR0913 - the columns of a row; a row costs 1.8 µs, with **columns 3.6
         self,
         message: Message,
         path: Path,
         status: State,
         at: float,
-        **columns: object,
+        *,
+        segment: int | None = None,
+        copy: int = 0,
+        channel: int = 0,
+        carrier_id: str | None = None,
+        code: str | None = None,
+        reason: str | None = None,
+        times: tuple[int, ...] = (),
     ) -> EventRow | None:
         """Make the message's next row and apply it; None when the move is illegal (counted).
 
-        `columns` are the optional fields of `EventRow`; `at` is Unix seconds.
+        The columns are those of `EventRow`; `at` is Unix seconds.
         """
         row = EventRow(
             message.id,
@@ -88,9 +95,15 @@ class Ledger:
             path,
             status,
             at,
-            message=message,
-            previous=message.state,
-            **columns,  # type: ignore[arg-type]  # checked by the dataclass of the store's COPY
+            segment,
+            copy,
+            channel,
+            carrier_id,
+            code,
+            reason,
+            times,
+            message,
+            message.state,
         )
         if not apply_row(message, row):
             self._metrics.illegal_transition_total.inc()
@@ -117,6 +130,12 @@ class Ledger:
         for message in messages:
             live[message.id] = message
 
+    def release_claim(self, message: Message) -> None:
+        """Its claim is not needed any more; the block goes when all of it are released."""
+        if message.claim:
+            self._claims.settled(message.claim, 1)
+            message.claim = 0
+
     def take_back(self, message: Message) -> None:
         """Own again what had left (resend, recovery): room beyond the limit, it is promised."""
         if message.id not in self.live:
@@ -126,23 +145,32 @@ class Ledger:
     def committed(self, rows: Sequence[EventRow]) -> None:
         """After a commit: give room and claims back, count finals, tell the webhooks."""
         live = self.live
+        left: dict[MessageClass, int] = {}
+        settled: dict[int, int] = {}  # by block of claims
+        finals: dict[tuple[State, MessageClass, int], int] = {}
         for row in rows:
+            row.is_stored = True
             end = ENDS[row.path]
             message = row.message
-            if end not in _LEAVES or message is None:
+            if end is None or end not in _LEAVES or message is None:
                 continue
+            message_class = message.message_class
             if live.pop(row.message_id, None) is not None:
-                self._lanes.release(message.message_class)
-            if message.claim:
-                self._claims.settled(message.claim, 1)
+                left[message_class] = left.get(message_class, 0) + 1
+            block = message.claim
+            if block:
+                settled[block] = settled.get(block, 0) + 1
                 message.claim = 0
             if end in FINAL_STATES:
-                self._metrics.final_total.inc(
-                    (
-                        end.value,
-                        message.message_class.value,
-                        self.channel_names.get(row.channel, ""),
-                    )
-                )
+                key = end, message_class, row.channel
+                finals[key] = finals.get(key, 0) + 1
+        for message_class, count in left.items():
+            self._lanes.release(message_class, count)
+        for block, count in settled.items():
+            self._claims.settled(block, count)
+        names = self.channel_names
+        for (end, message_class, channel), count in finals.items():
+            labels = end.value, message_class.value, names.get(channel, "")
+            self._metrics.final_total.inc(labels, count)
         if self.told is not None:
             self.told.rows_committed(rows)

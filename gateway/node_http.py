@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.api.frame import refuse_secret_in_query
+from gateway.api.problems import ProblemError, kind_of
 from telemetry.metrics import CONTENT_TYPE, Metrics, Snapshot, lasting, merge, render
 
 ASK_TIMEOUT_S = 1.0
+HEAD_TIMEOUT_S = 10.0  # from the first silence to the end of a request's head
 LONGEST_ANSWER = 16 * 1024 * 1024  # bytes
 Scope = Mapping[str, Any]
 Receive = Callable[[], Any]
@@ -136,7 +140,10 @@ class Node:
         """The raw ASGI application."""
         if scope["type"] != "http":
             return
-        if scope["method"] in ("GET", "HEAD"):
+        refused = _refuse_query(scope.get("query_string", b""))
+        if refused is not None:
+            status, kind, body = refused
+        elif scope["method"] in ("GET", "HEAD"):
             status, kind, body = await self.answer(scope["path"])
         else:
             status, kind, body = _problem(405, "method_not_allowed", "Use GET.")
@@ -153,9 +160,59 @@ class Node:
         )
 
 
+def _refuse_query(query: bytes) -> tuple[int, str, bytes] | None:
+    """The answer to a URL with a query: no parameter is known here, and a secret is told as one."""
+    if not query:
+        return None
+    try:
+        refuse_secret_in_query(query)
+    except ProblemError as error:
+        code = error.problem.code
+        return _problem(error.problem.status, code, kind_of(code).action)
+    return _problem(422, "query.unknown", "No parameter is known here; remove it from the URL.")
+
+
 def _problem(status: int, code: str, action: str) -> tuple[int, str, bytes]:
     problem = {"type": "about:blank", "title": code, "status": status, "code": code}
     return status, "application/problem+json", json.dumps({**problem, "action": action}).encode()
+
+
+class _NodeHttp(HttpToolsProtocol):
+    """uvicorn's protocol, which ends a connection that does not ask: there are few of them."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(  # type: ignore[override]  # uvicorn's own annotation
+        self, transport: asyncio.Transport
+    ) -> None:
+        """Wait for the first head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is awaited any more."""
+        self._end_wait()
+        super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        """The head is here."""
+        self._end_wait()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next head; a body that still drips in does not make it wait longer."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._end_wait()
+        self._patience = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def _end_wait(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
 
 class NodeServer(uvicorn.Server):
@@ -174,7 +231,7 @@ def make_server(node: Node) -> NodeServer:
         interface="asgi3",
         loop="asyncio",
         proxy_headers=False,
-        http="httptools",
+        http=_NodeHttp,
         ws="none",
         lifespan="off",
         access_log=False,

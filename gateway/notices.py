@@ -5,7 +5,9 @@
 
 `data` is the message as the API shows it, with the row's own `status` and `sequence`, and
 `previous_status`. The text is never in it; the number is masked unless the endpoint opted in. A
-body is encoded once, however many endpoints and tries it has. Nothing here waits or sends.
+body is made once, when its row is committed, however many endpoints and tries it has: written
+out directly (`_event`, 2.1 µs), which a test holds equal to `event_data` and an encoder (4.2 µs).
+Nothing here waits or sends.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from json.encoder import encode_basestring as quote  # in C; str in, its JSON out
 from typing import Any
 
 import msgspec
 
-from gateway.views import message_view, rfc3339
+from gateway.views import mask_number, message_view, rfc3339
 from receipts.state import ATTEMPTS, STATES_OF_PATH, Path, apply_row
-from sms.model import EventRow, Message, State
+from sms.ids import to_text
+from sms.model import Encoding, EventRow, Message, MessageClass, State
+from sms.reasons import is_retryable
 
 MAX_EVENT_BYTES = 20_000
 MAX_BATCH_BYTES = 262_144
@@ -54,46 +59,21 @@ class Notice:
     event_id: int
     tenant: int
     type: str
-    at: float  # Unix seconds
     sequence: int
     message_id: int
-    data: dict[str, Any]  # the number masked
-    number: str = ""  # whole, E.164 with '+', for endpoints that opted in
-    _masked: bytes | None = None
+    number: str  # digits, for endpoints that opted in
+    masked: bytes  # the single-event body
     _whole: bytes | None = None
 
     def body(self, *, full_number: bool) -> bytes:
-        """The single-event body, encoded on first use."""
-        if full_number:
-            if self._whole is None:
-                self._whole = self._encoded({**self.data, "to": self.number})
-            return self._whole
-        if self._masked is None:
-            self._masked = self._encoded(self.data)
-        return self._masked
-
-    def _encoded(self, data: dict[str, Any]) -> bytes:
-        body = self._with_frame(_encode(data))
-        if len(body) < MAX_EVENT_BYTES:
-            return body
-        # RELIABILITY 10 caps an event: what GET /v1/messages/{id} has as well gives way first.
-        body = self._with_frame(_encode({**data, "segment_states": []}))
-        if len(body) < MAX_EVENT_BYTES:
-            return body
-        return self._with_frame(_encode({**data, "segment_states": [], "metadata": None}))
-
-    def _with_frame(self, data: bytes) -> bytes:
-        return b'{"id":"evt_%016x","type":"%b","timestamp":"%b","data":%b}' % (
-            self.event_id,
-            self.type.encode(),
-            _stamp(self.at),
-            data,
-        )
-
-
-@lru_cache(maxsize=1024)  # the rows of one burst share their moment: 0.1 instead of 1.1 µs
-def _stamp(unix_s: float) -> bytes:
-    return rfc3339(unix_s).encode()
+        """The single-event body, with the number as the endpoint may see it."""
+        if not full_number:
+            return self.masked
+        if self._whole is None:
+            # The first number in a body is `to`: before it stand only ids, type and a time.
+            number = mask_number(self.number).encode(), b"+" + self.number.encode()
+            self._whole = self.masked.replace(*number, 1)
+        return self._whole
 
 
 def batch_body(bodies: Iterable[bytes], at: float) -> bytes:
@@ -118,25 +98,117 @@ def notice_of_row(
     row that ends a life at the carrier then follows `submitted`.
     """
     path = row.path
-    status = _STATUS[path]
     kind = _TYPES[path]
-    if status is None or kind is None:
+    if kind is None:
         return None
+    before = _BEFORE[path] or _VALUES[previous]
+    body = _event(message, row, before, channel_name)
+    if len(body) >= MAX_EVENT_BYTES:
+        body = _shortened(message, row, before, channel_name)
+    return Notice(
+        row.event_id, row.tenant, kind, row.sequence, row.message_id, message.number, body
+    )
+
+
+def _event(message: Message, row: EventRow, before: str, channel_name: str | None) -> bytes:
+    """The body of one event, written out."""
+    status = _STATUS[row.path]
+    client_ref = message.client_ref
+    metadata = message.metadata
+    submitted_at = message.submitted_at
+    final_at = message.final_at
+    about = _about(
+        message.message_class,
+        status,
+        message.reason,
+        message.carrier_code,
+        channel_name,
+        message.encoding,
+        _segment_states(message),
+    )
+    return (
+        f'{{"id":"evt_{row.event_id:016x}","type":"message.{status}"'
+        f',"timestamp":"{rfc3339(row.at)}"'
+        f',"data":{{"id":"msg_{message.id:016x}","to":"{mask_number(message.number)}",{about}'
+        f',"client_ref":{"null" if client_ref is None else quote(client_ref)}'
+        f',"metadata":{"null" if metadata is None else _encode(metadata).decode()}'
+        f',"duplicate_risk":{"true" if message.duplicate_risk else "false"}'
+        f',"sequence":{row.sequence}'
+        f',"created_at":"{rfc3339(message.created_at)}"'
+        f',"valid_until":"{rfc3339(message.valid_until)}"'
+        f',"submitted_at":{"null" if submitted_at is None else quote(rfc3339(submitted_at))}'
+        f',"final_at":{"null" if final_at is None else quote(rfc3339(final_at))}'
+        f',"previous_status":"{before}"}}}}'
+    ).encode()
+
+
+def _segment_states(message: Message) -> tuple[State, ...]:
+    """One per segment; those nobody told about stand where the message stands."""
+    states = message.segment_states
+    size = len(message.texts)
+    if size == 1:
+        return (states[0],) if states else (message.state,)
+    return (*states[:size], *(message.state,) * (size - len(states)))
+
+
+@lru_cache(maxsize=1024)  # few different ones in a stream of events: 0.15 instead of 1.4 µs
+def _about(  # noqa: PLR0913, PLR0917 - the key is everything that it shows
+    message_class: MessageClass,
+    status: str | None,
+    reason: str | None,
+    carrier_code: str | None,
+    channel_name: str | None,
+    encoding: Encoding,
+    states: tuple[State, ...],
+) -> str:
+    """The fields of `data` that many messages share, `class` to `encoding`."""
+    code = "null" if carrier_code is None else quote(carrier_code)
+    size = len(states)
+    own_code = code if size == 1 else "null"
+    segments = ",".join(
+        f'{{"index":{index},"status":"{state.value}","carrier_code":{own_code}}}'
+        for index, state in enumerate(states)
+    )
+    return (
+        f'"class":"{message_class.value}","status":"{status}"'
+        f',"reason":{"null" if reason is None else quote(reason)},"carrier_code":{code}'
+        f',"retryable":{"true" if reason is not None and is_retryable(reason) else "false"}'
+        f',"channel":{"null" if channel_name is None else quote(channel_name)}'
+        f',"segments":{size},"segment_states":[{segments}],"encoding":"{encoding.value}"'
+    )
+
+
+def event_data(
+    message: Message, row: EventRow, before: str, channel_name: str | None
+) -> dict[str, Any]:
+    """`data` of one event as values: what `_event` must give."""
     data = message_view(message, channel_name=channel_name, full_number=False)
     # The live message may already be further than this row: two decisions in one flush.
-    data["status"] = status
+    data["status"] = _STATUS[row.path]
     data["sequence"] = row.sequence
-    data["previous_status"] = _BEFORE[path] or _VALUES[previous]
-    return Notice(
-        row.event_id,
-        row.tenant,
-        kind,
-        row.at,
-        row.sequence,
-        row.message_id,
-        data,
-        "+" + message.number,
-    )
+    data["previous_status"] = before
+    return data
+
+
+def _shortened(message: Message, row: EventRow, before: str, channel_name: str | None) -> bytes:
+    """RELIABILITY 10 caps an event: what GET /v1/messages/{id} has as well gives way first."""
+    data = event_data(message, row, before, channel_name)
+    data["segment_states"] = []
+    body = _framed(row, data)
+    if len(body) >= MAX_EVENT_BYTES:
+        data["metadata"] = None
+        body = _framed(row, data)
+    return body
+
+
+def _framed(row: EventRow, data: dict[str, Any]) -> bytes:
+    event = {
+        "id": to_text("evt", row.event_id),
+        "type": _TYPES[row.path],
+        "timestamp": rfc3339(row.at),
+        "data": data,
+    }
+    return _encode(event)
 
 
 def notices_of_stored(

@@ -227,6 +227,10 @@ class Notifier:
             floor = min(floor, pending)
         return floor - 1
 
+    def is_idle(self) -> bool:
+        """Whether no event is open or about to commit: the cursor may then be any newer id."""
+        return self._store.pending_floor() is None and not any(f.open for f in self._flushes)
+
     async def recover(self, until: int) -> int:
         """Read on from the persisted cursor; returns how many events were taken up.
 

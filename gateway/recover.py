@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from gateway.flow import Flow
 from gateway.reports import fold_stored
+from gateway.settle import is_repairable
 from receipts.state import begin_attempt
 from sms.model import Message, State, Submit
 from sms.outcomes import (
@@ -111,7 +112,9 @@ def _settle_page(
 def _apply(flow: Flow, message: Message, results: list[tuple[int, Outcome, int]]) -> None:
     """Settle what the journal knows, as if the answers had just arrived."""
     channel = results[0][2]
+    known = message.carrier_ids, message.segment_states  # reports of this very attempt
     begin_attempt(message, channel)
+    message.carrier_ids, message.segment_states = known
     total = message.segments
     message.open_segments = total
     message.answers = [None] * total
@@ -162,12 +165,9 @@ def _results(message: Message, replay: Replay) -> list[tuple[int, Outcome, int]]
         )
         for index in range(message.segments)
     ]
-    if len(outcomes) > 1 and not all(isinstance(outcome, Submitted) for outcome in outcomes):
+    if any(isinstance(outcome, Submitted | Uncertain) for outcome in outcomes):
         # part of it may be on the air and the reference of its segments is gone with the process
-        outcomes = [
-            Uncertain(LOST) if isinstance(outcome, NotSent | Throttled) else outcome
-            for outcome in outcomes
-        ]
+        outcomes = [Uncertain(LOST) if is_repairable(outcome) else outcome for outcome in outcomes]
     return [(index, outcome, writes[-1].channel) for index, outcome in enumerate(outcomes)]
 
 

@@ -1,19 +1,19 @@
 """`smsgw up --sandbox`: four simulated carriers, a webhook sink, a tenant and its key.
 
-    data_dir/sandbox.yaml   what is applied, through the same door as any configuration
+    data_dir/sandbox.yaml   what was applied first, through the same door as any configuration
     data_dir/sandbox.json   addresses and keys for scripts and tests (0600)
     data_dir/sandbox/       secrets and the ports chosen the first time
     data_dir/carriers/      what each simulated carrier got
 
 The carriers and the sink are real processes on real sockets. Everything is made once and found
-again, so a second start has the same keys, ports and configuration.
+again, so a second start has the same keys and ports. It applies only what the store lacks and the
+port of a carrier that had to move: what an operator applied since is never taken back.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import json
 import os
 import secrets
@@ -21,15 +21,19 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway import apply
 from gateway.children import Child
 from gateway.client import command_line
+from gateway.document import ObjectKey
 from gateway.settings import Settings, child_environment
 from gateway.terminal import Terminal
 from sms.errors import ConfigError
+from store.config import StoredObject
 from store.embedded import make_private
 
 CARRIERS = ("carrier-a", "carrier-b", "carrier-c", "carrier-d")
@@ -43,8 +47,12 @@ PORT_WAIT_S = 2.0  # the last run's carriers may still be on their way out
 START_WAIT_S = 10.0
 EXAMPLE = {"to": "+8613800138000", "text": "您的验证码是 482915，5 分钟内有效。", "class": "otp"}
 
-_YAML = """\
-# Made by `smsgw up --sandbox`; applied at each start, changes here are overwritten.
+_HEAD = """\
+# Made by `smsgw up --sandbox`, which applied it at its first start. Later starts apply nothing of
+# it but what is missing and a changed port; this file is written anew each time, so put your own
+# configuration into another one.
+"""
+_TENANT = """\
 tenants:
   - name: sandbox
     signatures: [沙箱]
@@ -52,9 +60,12 @@ tenants:
     limits: {{segments_per_second: {limit}, burst_segments: {limit}}}
     api_keys: [{{name: sandbox, scopes: [send, read], secret_file: sandbox/api.key}}]
 admin_keys: [{{name: sandbox-admin, secret_file: sandbox/admin.key}}]
-channels:
-{channels}routes:
+"""
+_ROUTE = """\
+routes:
   - {{tenant: "*", class: "*", carrier: "*", channels: [{names}]}}
+"""
+_ENDPOINT = """\
 webhook_endpoints:
   - {{tenant: sandbox, url: "{sink}", events: ["message.*"], batch: true,
      secret_file: sandbox/webhook.secret}}
@@ -156,12 +167,60 @@ def configuration(ports: Ports) -> str:
         _CHANNEL.format(name=name, port=port, system_id=SYSTEM_ID, limit=LIMIT)
         for name, port in zip(CARRIERS, ports.smpp, strict=True)
     )
-    return _YAML.format(
-        limit=LIMIT,
-        channels=channels,
-        names=", ".join(CARRIERS),
-        sink=f"http://127.0.0.1:{ports.sink}/hooks",
-    )
+    parts = [_HEAD, _tenant(), "channels:\n", channels, _route(), _endpoint(ports)]
+    return "".join(parts)
+
+
+def _tenant() -> str:
+    return _TENANT.format(limit=LIMIT)
+
+
+def _route() -> str:
+    return _ROUTE.format(names=", ".join(CARRIERS))
+
+
+def _sink_url(ports: Ports) -> str:
+    return f"http://127.0.0.1:{ports.sink}/hooks"
+
+
+def _endpoint(ports: Ports) -> str:
+    return _ENDPOINT.format(sink=_sink_url(ports))
+
+
+def what_is_missing(
+    ports: Ports, known: Mapping[ObjectKey, StoredObject], password: str, *, has_keys: bool
+) -> str:
+    """The YAML of what the store lacks, and of carriers whose port or password is another now.
+
+    Empty when nothing has to be applied. A carrier that moved keeps what an operator gave it.
+    """
+    parts = []
+    if not has_keys or ("tenant", "sandbox") not in known:
+        parts.append(_tenant())
+    channels = []
+    for name, port in zip(CARRIERS, ports.smpp, strict=True):
+        standing = known.get(("channel", name))
+        if standing is None:
+            channels.append(_CHANNEL.format(name=name, port=port, system_id=SYSTEM_ID, limit=LIMIT))
+        elif (standing.spec["settings"].get("port"), standing.secrets) != (
+            port,
+            {"password": password},
+        ):
+            channels.append(_moved(name, standing.spec, port))
+    if channels:
+        parts += ["channels:\n", *channels]
+    if ("route", "*/*/*/*") not in known:
+        parts.append(_route())
+    if ("webhook_endpoint", f"sandbox {_sink_url(ports)}") not in known:
+        parts.append(_endpoint(ports))
+    return "".join(parts)
+
+
+def _moved(name: str, spec: Mapping[str, Any], port: int) -> str:
+    """A stored channel as an entry of a file, with another port. JSON is YAML too."""
+    own = {key: value for key, value in spec.items() if key != "settings" and value is not None}
+    settings = {**spec["settings"], "port": port, "password_file": "sandbox/carrier.pw"}
+    return f"  - {json.dumps({'name': name, **own, **settings}, ensure_ascii=False)}\n"
 
 
 def prepare(
@@ -193,13 +252,21 @@ def prepare(
     )
     file = settings.data_dir / "sandbox.yaml"
     _write_private(file, configuration(ports))
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-        code = apply.run(settings, file)
-    if code != 0:
-        raise ConfigError(f"the sandbox's configuration was refused: {told.getvalue().strip()}")
+    _apply_missing(settings, ports, private)
     _write_private(settings.sandbox_file, json.dumps(_description(settings, ports), indent=2))
     return settings, children
+
+
+def _apply_missing(settings: Settings, ports: Ports, private: Path) -> None:
+    password = (private / "carrier.pw").read_text("utf-8").strip()
+    has_keys = all((private / name).exists() for name in ("api.key", "admin.key"))
+    text = what_is_missing(ports, apply.current(settings), password, has_keys=has_keys)
+    if not text:
+        return
+    result = apply.apply_text(settings, text, settings.data_dir)
+    if not isinstance(result, apply.Applied):
+        words = "; ".join(f"{found.pointer} {found.detail}" for found in result)
+        raise ConfigError(f"the sandbox's configuration was refused: {words}")
 
 
 def _children(settings: Settings, ports: Ports, private: Path) -> list[Child]:

@@ -59,6 +59,21 @@ def start(
     return settings
 
 
+def describe_place(settings: Settings) -> str:
+    """Which gateway a command works on. Raises ConfigError when there is none at that place.
+
+    A mistyped directory must not become a new and empty database beside the real one.
+    """
+    if settings.database_url is not None:
+        return f"database: that of SMSGW_DATABASE_URL; data directory {settings.data_dir}"
+    if not (settings.data_dir / "postgres").is_dir():
+        raise ConfigError(
+            f"there is no gateway in {settings.data_dir}: set SMSGW_DATA_DIR to the directory of "
+            "yours, or start it there once with `smsgw up`"
+        )
+    return f"data directory {settings.data_dir}"
+
+
 @contextlib.contextmanager
 def reachable(settings: Settings, on_progress: Callable[[str], None]) -> Iterator[Settings]:
     """Settings with addresses that answer, for the length of one command."""

@@ -312,10 +312,19 @@ def _refuse_mistyped(env: Mapping[str, str]) -> None:
             raise ConfigError(f"{name} is not a setting; did you mean {near[0]}?")
 
 
+_PLAIN = {  # pydantic's words for the usual mistakes, as a person says them
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be 1 or 0",
+}
+
+
 def _explain(error: ValidationError, prefix: str) -> str:
     """One line for the first wrong value; the value itself is not shown (it may be a secret)."""
     first = error.errors(include_input=False, include_url=False)[0]
     text = first["msg"].removeprefix("Value error, ")
+    text = _PLAIN.get(first["type"], text)
     if not first["loc"]:
         words = text.split()
         fields = Settings.model_fields.keys() | Reliability.model_fields.keys()

@@ -18,16 +18,20 @@ from gateway.dispatch import REPAIR_S, Dispatcher
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Matches
-from receipts.state import Path, settled, undo_attempt
+from receipts.state import Path, path_to, settled, undo_attempt
 from sms.model import EventRow, Message, State, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
 from store.fragments import unpark_sql
-from telemetry.metrics import Metrics
+from telemetry.metrics import Metrics, code_label
 
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.UNKNOWN})
 THROTTLE_MIN_S, THROTTLE_MAX_S = 1.0, 5.0  # RELIABILITY section 6
 
 AnswerLine = tuple[int, int, int, int, int, str, str]
+
+# As globals for the path: `State.X` is a function call in Python 3.11.
+_SUBMITTING, _SUBMITTED = State.SUBMITTING, State.SUBMITTED
+_PATH_NOTE, _PATH_SUBMITTED = Path.NOTE, Path.SUBMITTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class Burst:
     rows: list[EventRow] = field(default_factory=list)
     sql: list[str] = field(default_factory=list)
     again: list[Message] = field(default_factory=list)  # back into their lanes now
-    after: list[Message] = field(default_factory=list)  # back into their lanes after the commit
+    # back into their lanes after the commit, if that row is stored then
+    after: list[tuple[Message, EventRow]] = field(default_factory=list)
     is_urgent: bool = False
 
 
@@ -90,14 +95,18 @@ class Settler:
 
     def outcomes(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
         """Answers, time-outs and losses of one burst."""
-        self._journal.answer_lines([_line(submit, outcome) for submit, outcome in results])
+        # What never left has no write line, so it gets no answer line: lines are counted in pairs.
+        lines = [_line(s, o) for s, o in results if s.sent_at or type(o) is not NotSent]
+        if lines:
+            self._journal.answer_lines(lines)
         burst = Burst(channel, self._unix(), self._monotonic())
         counts: dict[type, int] = {}
         answer_s = 0.0
         for submit, outcome in results:
             kind = type(outcome)
             counts[kind] = counts.get(kind, 0) + 1
-            answer_s += burst.now - submit.sent_at
+            if submit.sent_at:  # not after a restart: nobody knows when it left
+                answer_s += burst.now - submit.sent_at
             self._settle(burst, submit, outcome)
         self._count(channel, counts, answer_s, len(results))
         self._finish(burst)
@@ -114,7 +123,8 @@ class Settler:
 
         def done() -> None:
             if after:  # committed before anything is sent again
-                self._dispatcher.put(after, first=True)
+                stored = [message for message, row in after if row.is_stored]
+                self._dispatcher.put(stored, first=True)
 
         if burst.rows or burst.sql or after:
             self._ledger.commit(
@@ -131,7 +141,7 @@ class Settler:
         answers = message.answers
         segment = submit.segment
         if (
-            message.state is not State.SUBMITTING
+            message.state is not _SUBMITTING
             or submit.copy != message.copy
             or answers[segment] is not None
         ):
@@ -146,7 +156,7 @@ class Settler:
         if submit.total > 1:
             self._decide_long(burst, message)
         elif type(outcome) is Submitted:
-            self._submitted(burst, message, 0, outcome, Path.SUBMITTED)
+            self._submitted(burst, message, 0, outcome, _PATH_SUBMITTED)
             self._left(burst, message)
         else:
             self._decide(burst, message, outcome)
@@ -159,13 +169,13 @@ class Settler:
         row = self._ledger.row(
             message,
             path,
-            State.SUBMITTED,
+            _SUBMITTED,
             burst.unix,
             segment=segment,
             copy=message.copy,
             channel=burst.channel,
             carrier_id=outcome.carrier_id or None,
-            times=() if path is Path.NOTE else self._times(burst, message),
+            times=() if path is _PATH_NOTE else self._times(burst, message),
         )
         if row is not None:
             burst.rows.append(row)
@@ -175,23 +185,44 @@ class Settler:
         if message.is_parked:
             message.is_parked = False
             burst.sql.append(unpark_sql([message.id]))
-        message.parts = []
+        if message.parts:
+            message.parts = []
         forget_text(message)
-        if message.copy and message.state is State.SUBMITTED:
+        is_single = len(message.texts) == 1 and not message.copy
+        if not is_single and message.state is _SUBMITTED:
             self._resettle(burst, message)
 
-    def _resettle(self, burst: Burst, message: Message) -> None:
-        """The first copy may have ended while the second was on its way."""
-        end = settled(message)
-        if end is None:
-            return
-        row = self._ledger.row(message, Path[end.name], end, burst.unix, copy=message.copy)
-        if row is not None:
-            burst.rows.append(row)
-            burst.is_urgent = True
+    def _resettle(self, burst: Burst, message: Message) -> bool:
+        """All may have ended already: the first copy, or segments while the last was repaired.
 
-    def _times(self, burst: Burst, message: Message) -> tuple[int, int]:
-        """Milliseconds: waited in the lane, waited for the answer."""
+        RELIABILITY 15: with two copies out any delivered one counts. True when that ended it.
+        """
+        end = settled(message)
+        path = None if end is None else path_to(message, end)
+        if end is None or path is None:
+            return False
+        row = self._ledger.row(message, path, end, burst.unix, copy=message.copy)
+        if row is None:
+            return False
+        burst.rows.append(row)
+        burst.is_urgent = True
+        if message.is_parked:
+            message.is_parked = False
+            burst.sql.append(unpark_sql([message.id]))
+        self._evidence.found(message)
+        return True
+
+    def _come_back(self, burst: Burst, message: Message, wait_s: float = 0.0) -> None:
+        """Not an attempt: into its lane again, unless its first copy ended it meanwhile."""
+        if not undo_attempt(message) or (message.copy and self._resettle(burst, message)):
+            return
+        message.not_before = burst.now + wait_s if wait_s else 0.0
+        burst.again.append(message)
+
+    def _times(self, burst: Burst, message: Message) -> tuple[int, ...]:
+        """Milliseconds: waited in the lane, waited for the answer; () when nobody knows."""
+        if not message.sent_at:
+            return ()
         waited_s = message.sent_at - message.queued_at if message.queued_at else 0.0
         return int(waited_s * 1000), int((burst.now - message.sent_at) * 1000)
 
@@ -210,7 +241,7 @@ class Settler:
                     self._submitted(burst, message, segment, outcome, Path.NOTE)
             self._uncertain(burst, message, "segment.uncertain")
             return
-        missing = [index for index, outcome in enumerate(answers) if _is_repairable(outcome)]
+        missing = [index for index, outcome in enumerate(answers) if is_repairable(outcome)]
         if missing and self._repair(burst, message, missing):
             return
         if any(type(answers[index]) is not Rejected for index in missing):
@@ -273,13 +304,10 @@ class Settler:
                 self._rejected(burst, message, outcome)
             case Throttled(retry_after_s):
                 self._dispatcher.throttled(burst.channel)
-                if undo_attempt(message):
-                    wait_s = min(max(retry_after_s, THROTTLE_MIN_S), THROTTLE_MAX_S)
-                    message.not_before = burst.now + _jitter(wait_s)
-                    burst.again.append(message)
+                wait_s = min(max(retry_after_s, THROTTLE_MIN_S), THROTTLE_MAX_S)
+                self._come_back(burst, message, _jitter(wait_s))
             case NotSent():
-                if undo_attempt(message):
-                    burst.again.append(message)
+                self._come_back(burst, message)
             case Submitted():
                 raise AssertionError("a taken segment is decided elsewhere")
             case _:
@@ -302,7 +330,7 @@ class Settler:
         if row is None:
             return
         burst.rows.append(row)
-        if is_first_open:
+        if is_first_open and not self._resettle(burst, message):
             self._end_unknown(burst, message)
         if not goes_on:
             self._left(burst, message)
@@ -310,7 +338,7 @@ class Settler:
         if outcome.cause is Cause.CHANNEL:
             wait_s = min(2.0 ** (message.attempt - 1), self._policy.backoff_cap_s)
             message.not_before = burst.now + _jitter(wait_s)
-        burst.after.append(message)
+        burst.after.append((message, row))
 
     def _end_unknown(self, burst: Burst, message: Message) -> None:
         """The copy was refused for good while nobody knows of the first one."""
@@ -328,7 +356,7 @@ class Settler:
     def _may_try_next(self, channel: int, message: Message, outcome: Rejected) -> bool:
         if outcome.cause is Cause.UNKNOWN:
             name = self._ledger.channel_names.get(channel, "")
-            self._metrics.unmapped_codes_total.inc((name, outcome.code))
+            self._metrics.unmapped_codes_total.inc((name, code_label(outcome.code)))
         if outcome.cause not in _CHANNEL_CAUSES or message.attempt >= self._policy.max_attempts:
             return False
         if outcome.cause is Cause.UNKNOWN and message.attempt > 1:
@@ -350,6 +378,8 @@ class Settler:
             return
         burst.rows.append(row)
         burst.is_urgent = True
+        if message.copy and self._resettle(burst, message):
+            return
         burst.sql.append(self._evidence.park(message, burst.unix))
         name = self._ledger.channel_names.get(burst.channel, "")
         self._metrics.uncertain_total.inc((name, reason))
@@ -419,7 +449,8 @@ def _outcomes(message: Message) -> list[Outcome]:
     ]
 
 
-def _is_repairable(outcome: Outcome) -> bool:
+def is_repairable(outcome: Outcome) -> bool:
+    """Whether a segment that ended so goes again when others of its message were taken."""
     if isinstance(outcome, Rejected):
         return outcome.cause is Cause.CHANNEL
     return isinstance(outcome, NotSent | Throttled)
@@ -427,16 +458,13 @@ def _is_repairable(outcome: Outcome) -> bool:
 
 def _line(submit: Submit, outcome: Outcome) -> AnswerLine:
     """The journal's line of one answer."""
-    kind = type(outcome)
-    return (
-        submit.message.id,
-        submit.segment,
-        submit.attempt,
-        submit.copy,
-        _KINDS[kind],
-        outcome.carrier_id if isinstance(outcome, Submitted) else "",
-        f"{outcome.cause}|{outcome.reason}|{outcome.code}" if isinstance(outcome, Rejected) else "",
-    )
+    carrier_id = code = ""
+    if isinstance(outcome, Submitted):
+        carrier_id = outcome.carrier_id
+    elif isinstance(outcome, Rejected):
+        code = f"{outcome.cause}|{outcome.reason}|{outcome.code}"
+    kind = _KINDS[type(outcome)]
+    return submit.message.id, submit.segment, submit.attempt, submit.copy, kind, carrier_id, code
 
 
 def _jitter(seconds: float) -> float:

@@ -45,6 +45,7 @@ WORKER: Final = ("-P", "-m", "gateway", "worker")  # -P: the directory we stand 
 TICK_S: Final = 0.5
 LOOK_S: Final = {True: 1.0, False: 5.0}  # how often workers are asked: with a live line, without
 UNREADY_LOOK_S: Final = 0.2  # and while the node is not ready
+SETTLED_S: Final = 2.0  # a new cause of being unready that lasts so long is told
 KILLED: Final = 1  # exit code after a second signal
 WRONG: Final = 2  # exit code of a ConfigError, ours and a worker's
 
@@ -117,6 +118,27 @@ class _Mending:
 
 
 @dataclass(slots=True)
+class Readiness:
+    """What was told of readiness, so that each change is told once."""
+
+    told: list[str] | None = None  # None = nothing yet
+    seen: list[str] = field(default_factory=list)
+    since: float = 0.0  # monotonic, when `seen` became what it is
+
+    def is_news(self, missing: list[str], now: float) -> bool:
+        """Whether to tell: an end of readiness at once, another cause once it has lasted."""
+        if missing != self.seen:
+            self.seen, self.since = missing, now
+        if missing == self.told:
+            return False
+        was_ready = self.told == []
+        if missing and not was_ready and now - self.since < SETTLED_S:
+            return False
+        self.told = missing
+        return True
+
+
+@dataclass(slots=True)
 class Supervisor:
     """The running node; built by `up`, everything is started already but the workers."""
 
@@ -127,6 +149,7 @@ class Supervisor:
     terminal: Terminal
     node: Node
     counts: Counts = field(default_factory=Counts)
+    readiness: Readiness = field(default_factory=Readiness)
     signals: int = 0
     exit_code: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -252,21 +275,20 @@ class Supervisor:
             metrics.process_cpu_seconds_total.set_total((name,), held.total(pid, seconds))
 
     async def _look(self) -> None:
-        was_ready = False
         shows = self.terminal.is_live or self.settings.is_sandbox or self.terminal.is_json
+        shown_at = time.monotonic()
         while True:
             await self.node.refresh()
-            is_ready = not self.node.missing()
-            if is_ready != was_ready:
-                was_ready = is_ready
-                missing = self.node.missing()
-                log.info("readiness changed", is_ready=is_ready, missing=missing)
-                line = "ready" if is_ready else f"not ready: {', '.join(missing)}"
-                self.terminal.say(line, "ready" if is_ready else "unready", missing=missing)
-            if shows and is_ready:
-                fields = self.counts.take(self.node.traffic(), time.monotonic())
-                self.terminal.live(self.counts.line(fields), **fields)
-            await asyncio.sleep(LOOK_S[shows] if is_ready else UNREADY_LOOK_S)
+            now, missing = time.monotonic(), self.node.missing()
+            if self.readiness.is_news(missing, now):
+                log.info("readiness changed", is_ready=not missing, missing=missing)
+                line = f"not ready: {', '.join(missing)}" if missing else "ready"
+                self.terminal.say(line, "unready" if missing else "ready", missing=missing)
+            if shows and now >= shown_at + LOOK_S[shows] * 0.9:  # the counts move on when unready
+                shown_at = now
+                fields = self.counts.take(self.node.traffic(), now)
+                self.terminal.live(self.counts.line(fields, missing), **fields, missing=missing)
+            await asyncio.sleep(UNREADY_LOOK_S if missing else LOOK_S[shows])
 
     # -- ending ----------------------------------------------------------------------------
 

@@ -181,7 +181,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             monotonic=time.monotonic,
         )
     )
-    conflicts = Conflicts(ledger=ledger, reader=reader, ids=ids, metrics=metrics)
+    conflicts = Conflicts(
+        ledger=ledger, reader=reader, ids=ids, metrics=metrics, resend=dispatcher.resend
+    )
     open_conn = connector(
         settings.database_url or "",
         process=lease.process,

@@ -17,14 +17,15 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 import uvloop
 
-from gateway.api.app import build as build_api
+from gateway.api.app import build_doors
 from gateway.dispatch import low_water
-from gateway.http_protocol import CorkedHttp
+from gateway.http_protocol import Connections, GatewayHttp, connection_limit
 from gateway.internal_http import serve_internal
 from gateway.recover import recover
 from gateway.reports import fold_stored
@@ -57,6 +58,7 @@ MAINTENANCE_S = 3600.0
 DELTAS_S = 60.0
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
 EXIT_LEASE_LOST = 3
+_STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
 BACKLOG = 2048
 
@@ -163,7 +165,9 @@ class _Life:
         flow.reconfigure(snapshot)  # routes are known, no channel is up yet: everything is held
         notifier = self.worker.notifier  # first: it must hear of what recovery commits
         notifier.reconfigure(snapshot)
-        events = await notifier.recover(self.lease.id_floor)
+        # Nothing of this life is committed yet, so our own clock bounds the earlier one: its last
+        # rows may lie above the high-water mark when the database was away for a while.
+        events = await notifier.recover(self.worker.ids.next())
         found = await recover(flow, self.worker.claims, replay)
         flow.journal.journal = Journal(self._journal_dir, self.lease.process, self.lease.epoch)
         self._is_recovered = True
@@ -196,7 +200,7 @@ class _Life:
                 {serving, stopping, renewing, *loops}, return_when=asyncio.FIRST_COMPLETED
             )
             _raise_first([renewing, serving, *loops])
-            await self._drain(http, serving)
+            await self._drain(http, serving, renewing)
         finally:
             internal.close()
             for task in (*loops, stopping):
@@ -206,9 +210,10 @@ class _Life:
 
     def _http_config(self) -> uvicorn.Config:
         settings = self.settings
+        app, door = build_doors(self.worker.flow)
         return uvicorn.Config(
-            build_api(self.worker.flow),
-            http=CorkedHttp,
+            app,
+            http=partial(GatewayHttp, door=door, shared=Connections(connection_limit())),  # type: ignore[arg-type]  # called like a class
             ws="none",
             lifespan="off",
             access_log=False,
@@ -305,8 +310,10 @@ class _Life:
             return high_water, self.lease.low_water, self.lease.event_cursor
         floors = [worker.acceptor.pending_floor(), worker.events.pending_message_floor()]
         known = [floor for floor in floors if floor is not None]
-        mark = low_water(worker.flow.ledger.live, min(known, default=None), worker.ids.next())
-        return high_water, mark, worker.notifier.cursor()
+        newest = worker.ids.next()
+        mark = low_water(worker.flow.ledger.live, min(known, default=None), newest)
+        notifier = worker.notifier
+        return high_water, mark, newest if notifier.is_idle() else notifier.cursor()
 
     async def _parked_round(self) -> None:
         """Messages whose wait is over; acts on a page and waits for its commit."""
@@ -324,7 +331,7 @@ class _Life:
                 message.is_parked = True
             if message is None:
                 continue
-            if row.why == Why.QUEUED and message.state is not State.UNCERTAIN:
+            if row.why == Why.QUEUED and message.state in _STANDING:
                 push_out.append(message)
             else:
                 flow.evidence.due(message)
@@ -401,7 +408,9 @@ class _Life:
 
     # -- the end ---------------------------------------------------------------------------
 
-    async def _drain(self, http: _Http, serving: asyncio.Task[None]) -> None:
+    async def _drain(
+        self, http: _Http, serving: asyncio.Task[None], renewing: asyncio.Task[None]
+    ) -> None:
         """RELIABILITY section 9: not ready, no intake, answers, unbind, flush, release."""
         worker, flow = self.worker, self.worker.flow
         numbers = self.numbers
@@ -422,6 +431,7 @@ class _Life:
         await worker.deliverer.close()
         await worker.events.drain(max(0.1, deadline - time.monotonic()))
         high_water, mark, cursor = self._marks(0.0)
+        renewing.cancel()  # it speaks over the same connection, and would take the lease again
         with contextlib.suppress(Unavailable, LeaseLost):
             await self.lease.release(id_high_water=high_water, low_water=mark, event_cursor=cursor)
         await worker.events.stop()

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -173,18 +174,26 @@ class Bench:
         assert process.stdin is not None  # noqa: S101 - asked for above
         assert process.stdout is not None  # noqa: S101 - asked for above
         process.stdin.write(json.dumps(asdict(plan)).encode() + b"\n")
+        try:
+            return await self._listen(process.stdout)
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            await process.wait()
+
+    async def _listen(self, lines: asyncio.StreamReader) -> Result:
         started = time.monotonic()
-        async for line in process.stdout:
+        async for line in lines:
             told = json.loads(line)
             event = told.pop("event")
             if event == "progress":
                 self._bar.tell(time.monotonic() - started, f"{told['accepted']:,} accepted")
             elif event == "result":
-                await process.wait()
                 return Result(**{**told, "answer_ms": Spread(**told["answer_ms"])})
             else:
                 raise NotStock(f"the load client could not work: {told['text']}")
-        raise NotStock(f"the load client ended with exit code {await process.wait()}")
+        raise NotStock("the load client ended without a result")
 
     # -- the sink's count over time --------------------------------------------------------
 
@@ -221,6 +230,9 @@ class Bench:
 
 async def bench(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Start, run everything, stop; the whole report as JSON-able data. Raises NotStock."""
+    task = asyncio.current_task()
+    if task is not None:  # a SIGTERM ends the gateway too, as Ctrl-C does
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     loads = [
         Load("single", options.connections, 1),
         Load(f"batches of {options.batch}", options.batch_connections, options.batch),
@@ -299,7 +311,7 @@ def main() -> int:
     except (NotStock, ValueError, RuntimeError, OSError) as error:
         console.print(f"bench: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     then = json.loads(RECORD.read_text("utf-8")) if RECORD.is_file() else {"runs": []}
     for run in found["runs"]:

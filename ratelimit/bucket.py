@@ -22,10 +22,11 @@ class Bucket:
     `otp_reserve` segments of the depth are kept for takes with `is_otp`.
     """
 
-    __slots__ = ("_at_ns", "_depth", "_level", "_rate", "_reserve")
+    __slots__ = ("_at_ns", "_depth", "_filled_at", "_level", "_rate", "_reserve")
 
     def __init__(self, rate: float, depth: float, now: float, *, otp_reserve: float = 0.0) -> None:
         self._at_ns = int(now * _NS)
+        self._filled_at = now
         self._set(rate, depth, otp_reserve)
         self._level = self._depth
 
@@ -45,6 +46,9 @@ class Bucket:
         return self._depth / _UNIT
 
     def _fill(self, now: float) -> None:
+        if now == self._filled_at:  # the takes of one burst share their moment: half the time
+            return
+        self._filled_at = now
         now_ns = int(now * _NS)
         passed = now_ns - self._at_ns
         if passed > 0:
@@ -59,11 +63,13 @@ class Bucket:
         `is_otp`), or the rate is 0. n = 0 takes nothing and returns 0.0.
         """
         self._fill(now)
+        if n <= 0:
+            return 0.0
         kept = 0 if is_otp else self._reserve
         wanted = n * _UNIT
         missing = wanted + kept - self._level
-        if missing <= 0 or n <= 0:
-            self._level -= max(0, wanted)
+        if missing <= 0:
+            self._level -= wanted
             return 0.0
         if wanted + kept > self._depth or not self._rate:
             return math.inf

@@ -214,6 +214,9 @@ def derive(segment_states: Sequence[State]) -> State | None:
     return _EXPIRED if kinds == {_EXPIRED} else _UNDELIVERED
 
 
+_DERIVED = {state: derive((state,)) for state in State}  # of one segment
+
+
 def derive_copies(first: Sequence[State], second: Sequence[State]) -> State | None:
     """The same with two copies out (15): any delivered whole, or both at an end."""
     ends = (derive(first), derive(second))
@@ -247,8 +250,32 @@ def report_path(
     message that is already final takes only the corrections of transition 19. With `carrier_id`
     a report about an earlier attempt of the same copy is left out, unless it says delivered.
     """
-    if segment >= message.segments or _is_stale(message, segment, copy, state, carrier_id):
+    size = len(message.texts)
+    if segment >= size or _is_stale(message, segment, copy, state, carrier_id):
         return None
+    if size == 1 and not message.copy:
+        return _report_path_of_one(message, state)
+    return report_path_of_many(message, segment, copy, state)
+
+
+def _report_path_of_one(message: Message, state: State) -> Path | None:
+    """One segment, one copy: without lists (0.3 instead of 0.9 µs)."""
+    states = message.segment_states
+    if states:
+        known = states[0]
+        if known in FINAL_STATES and (known is not _UNKNOWN or state is _UNKNOWN):
+            return None
+    end = _DERIVED[state]
+    if end is None:
+        return _PATH_NOTE
+    before = message.state
+    path = _DETOURS.get((before, end)) or _PATH_TO[end]
+    ends = _ENDS_WITH_COPY if message.duplicate_risk else _ENDS
+    return path if (before, path) in ends else _PATH_NOTE
+
+
+def report_path_of_many(message: Message, segment: int, copy: int, state: State) -> Path | None:
+    """`report_path` for any number of segments and copies, without its look at old attempts."""
     states = _filled(_states_of(message, copy), message.segments, _open_state(message.state))
     known = states[segment]
     if known in FINAL_STATES and (known is not _UNKNOWN or state is _UNKNOWN):
@@ -266,6 +293,13 @@ def report_path(
     if advance(message.state, path, has_copy=message.duplicate_risk) is None:
         return _PATH_NOTE
     return path
+
+
+def path_to(message: Message, end: State) -> Path | None:
+    """The path of the row that ends a message in the final state `end`; None when it may not."""
+    path = _DETOURS.get((message.state, end)) or _PATH_TO[end]
+    legal = advance(message.state, path, has_copy=message.duplicate_risk)
+    return None if legal is None else path
 
 
 def _is_stale(

@@ -222,3 +222,5 @@ class EventRow:
     times: tuple[int, ...] = ()
     message: Message | None = None  # the owner's live object, never stored
     previous: State | None = None  # where the message stood before this row, never stored
+    is_stored: bool = False  # its commit is known; a row that lost its key is not
+    tries: int = 0  # how often it lost its key to another writer

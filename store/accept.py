@@ -171,7 +171,8 @@ class Acceptor:
 
     def pending_floor(self) -> int | None:
         """The lowest id that was given and is neither committed nor refused."""
-        return min((unit.messages[0].id for unit in self._uncommitted()), default=None)
+        units = self._uncommitted() + self._orphans
+        return min((unit.messages[0].id for unit in units), default=None)
 
     # ---- lanes ----
 
@@ -197,10 +198,13 @@ class Acceptor:
                 # A lane must outlive a bug of ours. What it had under way is in doubt: it keeps
                 # the low-water mark down, so that the next recovery finds what was stored.
                 _LOG.exception("an accept flush failed in an unforeseen way")
+                if not self.is_up():
+                    self._refuse_waiting("PostgreSQL is away")
                 units = [unit for unit in self._flying.pop(link, []) if not unit.is_over]
                 self._orphans += units
                 self._doubt(units)
                 link.abandon()
+                await asyncio.sleep(backoff.next_s())
 
     def _take(self) -> list[_Unit]:
         units: list[_Unit] = []
@@ -235,10 +239,10 @@ class Acceptor:
         began = time.monotonic()
         messages = [message for unit in units for message in unit.messages]
         block = self._claim(units, messages)
+        sql, data = self._riders(units) + COPY_MESSAGES, payload([unit.rows for unit in units])
         claims_sql, token = self._claims.take_sql()
-        sql = claims_sql + self._riders(units) + COPY_MESSAGES
         try:
-            await link.run(sql, payload([unit.rows for unit in units]))
+            await link.run(claims_sql + sql, data)
         except Aborted as error:
             self._undo(token, block)
             await self._divide(link, units, error)
@@ -250,6 +254,9 @@ class Acceptor:
         except StoreUnavailable as error:
             self._undo(token, block)
             self._refuse(units, str(error))
+        except BaseException:
+            self._claims.failed(token, is_certain=False)
+            raise
         else:
             self._succeed(units, messages, token)
             ask(self._hooks.on_flush, None, "accept", len(messages), time.monotonic() - began)
@@ -385,7 +392,7 @@ class Acceptor:
         units = [self._waiting[0]] if self._waiting else []  # ids grow along the list
         for flying in self._flying.values():
             units += flying
-        return [unit for unit in units + self._orphans if not unit.is_over]
+        return [unit for unit in units if not unit.is_over]
 
     def _refuse(self, units: list[_Unit], reason: str) -> None:
         """Certainly not stored."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from store.link import ask
+
 
 class _Stage(IntEnum):
     NEW = 0  # INSERT not under way
@@ -139,7 +141,7 @@ class ClaimBook:
                 continue
             block.stage = _Stage.OPEN
             if block.on_claimed is not None:
-                block.on_claimed()
+                ask(block.on_claimed, None)
 
     def failed(self, token: ClaimToken, *, is_certain: bool = True) -> None:
         """The flush with this token did not commit: all of it is pending again.

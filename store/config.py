@@ -20,7 +20,7 @@ import asyncpg
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant, WebhookEndpoint
 from sms.errors import ConfigError, StoreUnavailable
 from sms.model import Carrier, MessageClass
-from store.database import AWAY, AnyConnection, Pool
+from store.database import TROUBLE, AnyConnection, Pool
 from store.seal import Keyring
 
 KINDS = ("tenant", "api_key", "channel", "route", "webhook_endpoint")
@@ -58,7 +58,7 @@ class ConfigStore:
         """The number that grows with every change."""
         try:
             return int(await self._pool.fetchval("SELECT version FROM config_version"))
-        except AWAY as error:
+        except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL is away") from error
 
     async def load(self) -> Snapshot:
@@ -74,7 +74,7 @@ class ConfigStore:
             ):
                 version = int(await conn.fetchval("SELECT version FROM config_version"))
                 objects = await self._read(conn)
-        except AWAY as error:
+        except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL is away") from error
         return _snapshot(version, objects)
 
@@ -83,7 +83,7 @@ class ConfigStore:
         try:
             async with self._pool.acquire() as conn:
                 return await self._read(conn)
-        except AWAY as error:
+        except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL is away") from error
 
     async def apply(self, upserts: Sequence[Upsert], actor: str) -> int:
@@ -99,7 +99,7 @@ class ConfigStore:
                 for upsert in changed:
                     await self._write(conn, upsert, standing, version + 1, actor)
                 return await _bump(conn, version) if changed else version
-        except AWAY as error:
+        except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL is away") from error
 
     async def disable(self, kind: str, name: str, actor: str) -> int:
@@ -119,7 +119,7 @@ class ConfigStore:
                     return version
                 await _record(conn, (kind, row["id"], version + 1), actor, row, is_deleted=True)
                 return await _bump(conn, version)
-        except AWAY as error:
+        except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL is away") from error
 
     async def _read(self, conn: AnyConnection) -> dict[tuple[str, str], StoredObject]:

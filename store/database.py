@@ -36,8 +36,20 @@ AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,  # a changed password is no bug of ours
+    asyncpg.InvalidCatalogNameError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
+)
+
+# What a statement may meet that is no fault of the statement: worth another try later.
+TROUBLE = (
+    *AWAY,
+    asyncpg.OperatorInterventionError,  # time-outs too
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,  # deadlocks too
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, until it is promoted
 )
 
 
@@ -60,6 +72,11 @@ def application_name(process: int, epoch: int) -> str:
     return f"smsgw/{process}/{epoch}" if epoch else "smsgw"
 
 
+def _away(error: BaseException) -> StoreUnavailable:
+    does = "refuses us" if isinstance(error, asyncpg.PostgresError) else "does not answer"
+    return StoreUnavailable(f"PostgreSQL {does}: {type(error).__name__}")
+
+
 async def connect(
     dsn: str, *, process: int = 0, epoch: int = 0, statement_timeout_s: float = 2.0
 ) -> Connection:
@@ -77,7 +94,7 @@ async def connect(
             server_settings=_settings(process, epoch, statement_timeout_s),
         )
     except AWAY as error:
-        raise StoreUnavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
+        raise _away(error) from error
 
 
 def connector(
@@ -107,7 +124,7 @@ async def open_pool(
             server_settings=_settings(process, epoch, statement_timeout_s),
         )
     except AWAY as error:
-        raise StoreUnavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
+        raise _away(error) from error
 
 
 def _files() -> list[tuple[str, str]]:
@@ -160,7 +177,7 @@ async def check_durability(dsn: str) -> list[str]:
     try:
         conn = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=5)
     except AWAY as error:
-        raise StoreUnavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
+        raise _away(error) from error
     try:
         names = ("fsync", "synchronous_commit", "full_page_writes")
         values = {name: await conn.fetchval(f"SHOW {name}") for name in names}

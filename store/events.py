@@ -37,6 +37,8 @@ from store.fragments import deltas_sql
 from store.link import UNIQUE_VIOLATION, Aborted, Backoff, Link, LinkLost, ask
 
 _LOG = logging.getLogger(__name__)
+_TIMED_OUT = "57014"
+_SQL_PER_ROW = 100  # bytes of a fragment that weigh as much as a row in a flush
 _KEY = attrgetter("message_id", "sequence")
 _IDENTITY = attrgetter("message_id", "sequence", "event_id")
 _COPY_INCOMING = f"COPY pg_temp.incoming ({EVENT_COLUMNS}) FROM STDIN (FORMAT binary)"
@@ -66,7 +68,7 @@ class EventHooks:
 
 
 class _Entry:
-    __slots__ = ("done", "event_floor", "message_floor", "rows", "since", "sql")
+    __slots__ = ("done", "event_floor", "message_floor", "rows", "since", "sql", "weight")
 
     def __init__(self, rows: list[EventRow], sql: str, done: Callable[[], None] | None) -> None:
         self.rows = rows
@@ -75,10 +77,15 @@ class _Entry:
         self.since = time.monotonic()
         self.event_floor = min((row.event_id for row in rows), default=0)
         self.message_floor = min((row.message_id for row in rows), default=0)
+        self.weight = max(len(rows), len(sql) // _SQL_PER_ROW, 1)  # in rows
 
 
 class _BadData(Exception):
     """The entries hold something PostgreSQL cannot store."""
+
+
+class _TooMuch(Exception):
+    """The entries together outlast the statement time-out."""
 
 
 class EventLane:
@@ -229,6 +236,7 @@ class EventLane:
                 # The lane must outlive a bug of ours; its entries are tried again.
                 _LOG.exception("an event flush failed in an unforeseen way")
                 self._link.abandon()
+                self._is_due = True
                 await asyncio.sleep(backoff.next_s())
 
     async def _flush_next(self) -> None:
@@ -242,10 +250,11 @@ class EventLane:
             self._is_due = True
 
     def _take(self) -> list[_Entry]:
-        rows = count = 0
+        rows = weight = count = 0
         for entry in self._entries:
-            if count and rows + len(entry.rows) > self._max_rows:
+            if count and weight + entry.weight > self._max_rows:
                 break
+            weight += entry.weight
             rows += len(entry.rows)
             count += 1
         taken, self._entries = self._entries[:count], self._entries[count:]
@@ -258,10 +267,10 @@ class EventLane:
         return taken
 
     async def _flush(self, entries: list[_Entry]) -> None:
-        """Bring these entries to their end, dividing them when one holds bad data."""
+        """Bring these entries to their end, dividing them where they cannot go together."""
         try:
             await self._commit(entries)
-        except _BadData as error:
+        except (_BadData, _TooMuch) as error:
             if len(entries) > 1:
                 middle = len(entries) // 2
                 await self._flush(entries[:middle])
@@ -288,7 +297,9 @@ class EventLane:
                 await self._quarantine(piece, str(bad))
 
     async def _commit(self, entries: list[_Entry]) -> None:
-        """One transaction. Raises _BadData when it cannot hold; waits as long as it takes."""
+        """One transaction. Raises _BadData when it cannot hold, _TooMuch when several entries
+        could go one by one; waits as long as it takes.
+        """
         rows = sorted((row for entry in entries for row in entry.rows), key=_KEY)
         sql = "".join([entry.sql for entry in entries])
         try:
@@ -305,6 +316,8 @@ class EventLane:
                     is_contested = True
                 elif self._is_bad(error, sql):
                     raise _BadData(error.sqlstate) from error
+                elif error.sqlstate == _TIMED_OUT and len(entries) > 1:
+                    raise _TooMuch from error
                 else:
                     _LOG.warning("an event flush is tried again: %s", error.sqlstate)
                     await asyncio.sleep(backoff.next_s())
@@ -332,7 +345,8 @@ class EventLane:
             else:
                 await self._link.run(claims_sql + sql + self._deltas(rows) + COPY_EVENTS, data)
         except BaseException as error:
-            self._claims.failed(token, is_certain=not isinstance(error, LinkLost))
+            is_certain = isinstance(error, Aborted | StoreUnavailable | LeaseLost)
+            self._claims.failed(token, is_certain=is_certain)
             raise
         self._claims.committed(token)
         self._report(rows, lost, time.monotonic() - began)

@@ -88,7 +88,8 @@ class Journal:
         self._size = 0
         self._highest = 0  # message id in the open segment
         self._closed: list[tuple[Path, int]] = []  # path, highest message id in it
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in (directory, self._folder):  # `parents=True` gives those above no mode
+            path.mkdir(parents=path == directory, exist_ok=True, mode=0o700)
         older = _segments(self._folder)
         self._count = max((n for e, n, _ in older if e == epoch), default=-1) + 1
         self._handle = self._open()

@@ -7,8 +7,9 @@ a day nobody made is an error to be seen, not a row to be moved later.
 
 from __future__ import annotations
 
+from sms.errors import StoreUnavailable
 from sms.ids import DAY_MS, EPOCH_MS, TIME_SHIFT
-from store.database import Connection
+from store.database import TROUBLE, Connection
 from store.seal import Keyring, date_of
 
 _LOCK = 44
@@ -30,9 +31,17 @@ async def ensure(conn: Connection, keyring: Keyring, *, days_ahead: int, now: fl
     """Make partitions and data keys from yesterday to `days_ahead` days from now; load the keys.
 
     Idempotent; returns the names of the partitions made. Called at start and hourly. A detach
-    that a crash left half done is finished first, or every later one would be refused.
+    that a crash left half done is finished first, or every later one would be refused. Raises
+    StoreUnavailable when PostgreSQL is away or in trouble.
     """
     days = range(max(today(now) - 1, 0), today(now) + days_ahead + 1)
+    try:
+        return await _ensure(conn, keyring, days)
+    except TROUBLE as error:
+        raise StoreUnavailable("PostgreSQL made no partitions ahead") from error
+
+
+async def _ensure(conn: Connection, keyring: Keyring, days: range) -> list[str]:
     made: list[str] = []
     await _finish_detach(conn)
     attached = await _attached(conn)

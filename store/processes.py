@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 from sms.errors import LeaseLost, StoreUnavailable
-from sms.ids import MAX_PROCESS
-from store.database import AWAY, Connection, application_name, close, connect
+from sms.ids import MAX_PROCESS, id_at
+from store.database import TROUBLE, Connection, application_name, close, connect
 
 SAFETY_S = 2.0  # we stop sending this long before the lease ends
 _TAKE_TIMEOUT_S = 30.0
@@ -24,6 +24,9 @@ _NUMBERS_LOCK = 45
 
 def _boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+NEW_PROCESS_MARGIN_S = 60.0  # clocks of nodes differ; far above any difference that may be
 
 
 class ProcessLease:
@@ -66,8 +69,8 @@ class ProcessLease:
                 )
             if row is None:
                 raise StoreUnavailable(f"the row of process {process} vanished")
-        except AWAY as error:
-            raise StoreUnavailable("PostgreSQL went away during a takeover") from error
+        except TROUBLE as error:
+            raise StoreUnavailable("PostgreSQL failed during a takeover") from error
         finally:
             await close(conn)
         lease.epoch = row["epoch"]
@@ -121,8 +124,8 @@ class ProcessLease:
                 low_water,
                 event_cursor,
             )
-        except AWAY as error:
-            raise StoreUnavailable("PostgreSQL is away: the lease was not renewed") from error
+        except TROUBLE as error:
+            raise StoreUnavailable("PostgreSQL did not renew the lease") from error
         if reserved is None:
             self.lease_end_boot = 0.0
             raise LeaseLost(f"process {self.process} has a newer owner than epoch {self.epoch}")
@@ -146,12 +149,19 @@ async def _number_of(conn: Connection, node: str, slot: int) -> int:
         await conn.execute(
             "INSERT INTO processes (process, epoch, node, slot, lease_until,"
             " id_high_water, low_water, event_cursor)"
-            " VALUES ($1, 0, $2, $3, '-infinity', 0, 0, 0)",
+            " VALUES ($1, 0, $2, $3, '-infinity', $4, $4, $4)",
             process,
             node,
             slot,
+            await _now_id(conn),
         )
         return process
+
+
+async def _now_id(conn: Connection) -> int:
+    """Where a new process begins: it owes nothing older, so it need not look for it."""
+    unix_s = await conn.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+    return id_at(float(unix_s) - NEW_PROCESS_MARGIN_S)
 
 
 async def _end_backends(conn: Connection, process: int) -> None:
@@ -159,6 +169,7 @@ async def _end_backends(conn: Connection, process: int) -> None:
     prefix = application_name(process, 1).rsplit("/", 1)[0] + "/"
     await conn.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()",
+        " WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()"
+        " AND datname = current_database()",  # another gateway may live beside us
         prefix,
     )

@@ -26,7 +26,7 @@ from sms.model import (
 )
 from sms.reasons import CODE_BY_SMALLINT
 from store.copying import CARRIERS, COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, texts_of
-from store.database import AWAY, AnyConnection, Pool
+from store.database import TROUBLE, AnyConnection, Pool
 from store.fragments import ParkedReport, ParkedWebhook, Why, open_report
 from store.partitions import day_range, today
 from store.seal import COLUMN_BODY, COLUMN_NUMBER, COLUMN_OPTIONS, Keyring, Sealer, day_of
@@ -128,7 +128,7 @@ class Reader:
         come three days later. A carrier id used twice means the newer message.
         """
         found: dict[tuple[int, str], tuple[int, int, int]] = {}
-        wanted = set(pairs)
+        wanted = {pair for pair in pairs if "\0" not in pair[1]}  # no text column holds a NUL
         newest, week = (day_range(max(today(now) - days + 1, 0))[0] for days in NEWEST_DAYS)
         steps = ((newest, None), (week, newest), (0, week))
         async with self._conn() as conn:
@@ -336,7 +336,7 @@ class Reader:
         try:
             async with self._pool.acquire(timeout=2) as conn:
                 yield conn
-        except (*AWAY, asyncpg.QueryCanceledError) as error:
+        except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL is away") from error
 
     async def _restore(

@@ -15,6 +15,7 @@ tenants, the rest are `other`; every other series stops growing at `MAX_LABEL_SE
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
@@ -75,6 +76,17 @@ class TopTenants:
                     continue
                 self.names.discard(idlest)
             self.names.add(tenant)
+
+
+_CODE = re.compile(r"[A-Za-z][A-Za-z_:-]{0,11}|0x[0-9A-Fa-f]{1,8}|-?[0-9]{1,5}")
+
+
+def code_label(code: str) -> str:
+    """A carrier's code as a label: a word or a short number; what else it sends is `other`.
+
+    A carrier chooses these words: without a rule one could put a phone number or a text there.
+    """
+    return code if _CODE.fullmatch(code) else "other"
 
 
 class Series:

@@ -35,14 +35,22 @@ from sms import config
 from sms.errors import ConnectFailed
 from sms.model import Submit
 from sms.outcomes import Outcome
+from telemetry.logs import get_logger
+
+log = get_logger(__name__)
 
 TICK_S = 1.0
+LOGOUT_S = 2.0  # the answer to unbind is awaited so long; nothing depends on it
 WRITE_BUFFER_HIGH = 256 * 1024  # octets unread by the carrier before we stop submitting
 USER_TIMEOUT_MS = 10_000  # RELIABILITY section 4: TCP_USER_TIMEOUT 10 s, keepalive 5 s + 3 × 2 s
 KEEPALIVE_IDLE_S = 5
 KEEPALIVE_INTERVAL_S = 2
 KEEPALIVE_PROBES = 3
 JITTER = 0.2
+REMIND_S = 60.0  # a failure that lasts is logged again this often
+
+
+_UNREACHED = "check host and port, and that the carrier lets our address in"
 
 
 def backoff_s(failures: int, policy: SmppPolicy, dice: float) -> float:
@@ -106,12 +114,16 @@ class _Link(asyncio.Protocol):
         self._channel.act(self, self.session.receive(data, time.monotonic()))
 
     def pause_writing(self) -> None:
-        """The carrier reads too slowly."""
+        """The carrier reads too slowly: what it asks of us would only pile up, so read less."""
         self._is_full = True
+        if self._transport is not None:
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It reads again."""
         self._is_full = False
+        if self._transport is not None:
+            self._transport.resume_reading()
         self._channel.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,6 +169,7 @@ class SmppChannel:
         self.id = channel.id
         self.last_reason = ""  # why the newest link ended or could not be opened
         self.failures = 0  # connects and logins that failed, in all
+        self._told = ("", -REMIND_S)  # the reason logged last, and when (monotonic)
         self._config = channel
         self._settings = parse(channel.settings)
         self._sink = sink
@@ -168,6 +181,7 @@ class SmppChannel:
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._quiet = asyncio.Event()  # while stopping: no submit is unanswered
+        self._is_answering = False  # answers wait for the end of this turn of the loop
 
     # -- adapters.base.Channel -------------------------------------------------------------
 
@@ -182,6 +196,10 @@ class SmppChannel:
     def is_up(self) -> bool:
         """Whether at least one session is bound."""
         return bool(self._links)
+
+    def why_down(self) -> str:
+        """Why there is no session, with a remedy where one is known; "" while there is one."""
+        return "" if self._links else self.last_reason or "still connecting"
 
     def free(self) -> int:
         """Free slots of all sessions."""
@@ -225,9 +243,15 @@ class SmppChannel:
                 by_session.setdefault(token[0], []).append(token)
         for session, own in by_session.items():
             session.answer(own, status)
+        # One flush of the store answers several bursts: one write for all of them.
+        if by_session and not self._is_answering:
+            self._is_answering = True
+            asyncio.get_running_loop().call_soon(self._write_answers)
+
+    def _write_answers(self) -> None:
+        self._is_answering = False
         for link in self._links:
-            if link.session in by_session:
-                link.flush()
+            link.flush()
 
     async def stop(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` for answers, log out, close. What stays open is Uncertain."""
@@ -242,7 +266,7 @@ class SmppChannel:
             link.close("stopped")
         if self._links:
             endings = [link.ended for link in self._links]
-            await _within(asyncio.wait(endings), min(timeout_s, self._response_s()))
+            await _within(asyncio.wait(endings), min(timeout_s, LOGOUT_S))
         for link in list(self._links):
             link.close("stopped")
         if self._timer is not None:
@@ -294,7 +318,8 @@ class SmppChannel:
         for event in link.session.lost("channel.link_lost"):
             if isinstance(event, Answered):
                 self._sink.outcomes(self.id, event.results)
-        if was_bound and not self._links:
+        # Who stops a channel knows that it is down; its successor has the same id.
+        if was_bound and not self._links and not self._stopping.is_set():
             self._sink.link_changed(self.id, False, link.reason)
         if self._stopping.is_set():
             self._look_quiet()
@@ -304,6 +329,7 @@ class SmppChannel:
     def _bound(self, link: _Link) -> None:
         self._dialling.discard(link)
         link.was_bound = True
+        self._told = ("", -REMIND_S)
         self._links.append(link)
         if len(self._links) == 1:
             self._sink.link_changed(self.id, True, "bound")
@@ -349,7 +375,22 @@ class SmppChannel:
             else:
                 self.failures += 1
             failures += 1
+            self._tell(time.monotonic())
             await _within(self._stopping.wait(), backoff_s(failures, self._policy, self._dice()))
+
+    def _tell(self, now: float) -> None:
+        """Log why a session is missing: each reason when it is new, then once a minute."""
+        reason, at = self._told
+        if self._stopping.is_set() or (reason == self.last_reason and now - at < REMIND_S):
+            return
+        self._told = (self.last_reason, now)
+        log.warning(
+            "channel cannot hold a session",
+            channel=self._config.name,
+            reason=self.last_reason,
+            failures=self.failures,
+            sessions=len(self._links),
+        )
 
     async def _dial(self) -> _Link | None:
         session = Session(self.id, self._settings, self._policy, self._config.window)
@@ -387,9 +428,11 @@ async def _connect(link: _Link, host: str, port: int, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             await asyncio.get_running_loop().create_connection(lambda: link, host, port)
     except TimeoutError:
-        raise ConnectFailed(f"no connection to {host}:{port} in {timeout_s:g} s") from None
+        detail = f"no connection to {host}:{port} in {timeout_s:g} s"
+        raise ConnectFailed(f"{detail}, {_UNREACHED}") from None
     except OSError as error:
-        raise ConnectFailed(f"no connection to {host}:{port}: {error.strerror}") from None
+        why = (error.strerror or "none of its addresses answers").lower()
+        raise ConnectFailed(f"no connection to {host}:{port} ({why}), {_UNREACHED}") from None
 
 
 async def _within(waiting: Awaitable[object], timeout_s: float) -> None:

@@ -304,6 +304,7 @@ def parse_short(frame: bytes) -> Short:
     )
 
 
+_UCS2 = Encoding.UCS2  # as a global for the path: a call in Python 3.11
 _COUNTS = tuple(bytes((count,)) for count in range(256))
 _HEADS_MAXIMUM = 4096
 _TAILS_MAXIMUM = 4096
@@ -349,7 +350,7 @@ class SubmitTemplate:
         """
         head = self._heads.get(submit.sender) or self._head(submit.sender)
         key = submit.validity_s * 4 + submit.has_udh
-        if submit.encoding is Encoding.UCS2:
+        if submit.encoding is _UCS2:
             key += 2
         tail = self._tails.get(key) or self._tail(key)
         number = submit.number

@@ -65,7 +65,7 @@ def parse_usual_receipt(frame: bytes) -> tuple[str, str, str, str] | None:
         stop = tlvs + 4 + frame[tlvs + 3]
         if stop > len(frame) or stop > tlvs + 69:
             return None
-        carrier_id = text[tlvs + 4 : stop].rstrip("\0") or carrier_id
+        carrier_id = text[tlvs + 4 : stop].partition("\0")[0] or carrier_id
     return number, carrier_id, state, error
 
 
@@ -76,7 +76,12 @@ def parse_receipt(frame: bytes, short: Short) -> Parsed | None:
     text = body.decode("utf-16-be" if short[4] == DATA_CODING_UCS2 else "latin-1", "replace")
     keys = {key.lower(): value for key, value in reversed(_KEYS.findall(text[:1024]))}
     parsed = _merge(
-        (keys.get("id", "")[:64], keys.get("stat", "")[:20], keys.get("err", "")[:8]), tlvs
+        (
+            keys.get("id", "").partition("\0")[0][:64],
+            keys.get("stat", "")[:20],
+            keys.get("err", "")[:8],
+        ),
+        tlvs,
     )
     return parsed if parsed[0] and parsed[1] else None
 
@@ -85,7 +90,7 @@ def _merge(text: Parsed, tlvs: list[tuple[int, bytes]]) -> Parsed:
     carrier_id, state, error = text
     for tag, value in tlvs:
         if tag == TLV_RECEIPTED_MESSAGE_ID:
-            carrier_id = value.rstrip(b"\0")[:64].decode("latin-1") or carrier_id
+            carrier_id = value.partition(b"\0")[0][:64].decode("latin-1") or carrier_id
         elif tag == TLV_MESSAGE_STATE and not state and value:
             state = str(value[0])
         elif tag == TLV_NETWORK_ERROR_CODE and not error and len(value) == 3:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from adapters.smpp import pdu
-from adapters.smpp.codes import StatusTable
+from adapters.smpp.codes import StatusTable, login_refused
 from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RESP, parse_header
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import NumberFormat, SmppSettings
@@ -370,7 +370,7 @@ class Session:
         elif self._asked is not None and self._asked[0] == sequence:
             self._asked = None  # it knows no enquire_link, but it is there
         elif self.state is SessionState.BINDING:
-            return self._end(f"login refused with generic_nack {status:#010x}")
+            return self._end(login_refused(status, is_nack=True))
         else:
             self.strays += 1
         return None
@@ -398,7 +398,7 @@ class Session:
             self.strays += 1
             return None
         if status:
-            return self._end(f"login refused with status {status:#010x}")
+            return self._end(login_refused(status))
         system_id = pdu.parse_pdu(frame).text("system_id")
         self._move(Move.BOUND, self._heard_at)
         burst.bound.append(Bound(system_id))

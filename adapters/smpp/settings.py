@@ -6,11 +6,13 @@ JSON pointer and what to do, so that a configuration file is mended in one pass.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from adapters.base import NOT_A_SETTING
 from adapters.smpp.codes import CLASSES
 from adapters.smpp.pdu import SubmitLook
 from sms.errors import ConfigError
@@ -72,7 +74,9 @@ def _is_int(value: object) -> bool:
 def _integer(low: int, high: int) -> Check:
     def check(value: object) -> str | None:
         is_good = isinstance(value, int) and _is_int(value) and low <= value <= high
-        return None if is_good else f"give a whole number from {low} to {high}"
+        is_quoted = isinstance(value, str) and value.isdecimal()
+        hint = ", without quotes" if is_quoted else ""
+        return None if is_good else f"give a whole number from {low} to {high}{hint}"
 
     return check
 
@@ -176,14 +180,17 @@ def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
             wrong.append((f"/{name}", "is missing; an SMPP channel cannot bind without it"))
     for name, value in raw.items():
         check = _CHECKS.get(name)
-        detail = f"is not a setting of SMPP; known: {', '.join(_CHECKS)}"
-        if check is not None:
-            found = check(value)
-            if found is None:
-                continue
-            detail = found
-        wrong.append((f"/{name.replace('~', '~0').replace('/', '~1')}", detail))
+        found = _unknown(name) if check is None else check(value)
+        if found is None:
+            continue
+        wrong.append((f"/{name.replace('~', '~0').replace('/', '~1')}", found))
     return wrong
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, _CHECKS, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"its own are {', '.join(_CHECKS)}"
+    return f"{NOT_A_SETTING} of SMPP; {hint}"
 
 
 def parse(raw: Mapping[str, Any]) -> SmppSettings:

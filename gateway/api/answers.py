@@ -19,6 +19,20 @@ def build_accepted(message: Message) -> bytes:
     ).encode("ascii")
 
 
+def _rejected(index: int, found: list[FieldError]) -> dict[str, object]:
+    """One entry's verdict: its first fault, and all of them with pointers into the request."""
+    at = f"/messages/{index}"
+    return {
+        "index": index,
+        "code": found[0].code,
+        "detail": found[0].detail,
+        "errors": [
+            {"pointer": at + error.pointer, "code": error.code, "detail": error.detail}
+            for error in found
+        ],
+    }
+
+
 def build_batch_accepted(
     messages: list[Message], indexes: list[int], refused: list[tuple[int, list[FieldError]]]
 ) -> bytes:
@@ -29,8 +43,6 @@ def build_batch_accepted(
             for index, message in zip(indexes, messages, strict=True)
         ]
     )
-    rejected = msgspec.json.encode(
-        [{"index": i, "code": found[0].code, "detail": found[0].detail} for i, found in refused]
-    )
+    rejected = msgspec.json.encode([_rejected(index, found) for index, found in refused])
     head = f'{{"id":"bat_{messages[0].id:016x}","accepted":[{accepted}],"rejected":'
     return head.encode("ascii") + rejected + b"}"

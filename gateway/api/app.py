@@ -24,6 +24,7 @@ from gateway.api.frame import (
     Scope,
     Send,
     answer_problem,
+    check_host,
     headers_of,
     refuse_secret_in_query,
     request_id_of,
@@ -33,7 +34,8 @@ from gateway.api.messages import Messages
 from gateway.api.openapi import build_document
 from gateway.api.port import FlowPort
 from gateway.api.problems import Problem, ProblemError
-from gateway.api.reply import check_query, not_found, problem_response
+from gateway.api.quick import QuickDoor
+from gateway.api.reply import check_query, problem_response
 from gateway.api.send import SendDoor
 from sms.errors import StoreUnavailable
 from telemetry.logs import get_logger
@@ -46,8 +48,16 @@ _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 
 def build(flow: FlowPort, monotonic: Callable[[], float] = time.monotonic) -> App:
     """The ASGI app of one worker, for uvicorn."""
+    return build_doors(flow, monotonic)[0]
+
+
+def build_doors(
+    flow: FlowPort, monotonic: Callable[[], float] = time.monotonic
+) -> tuple[App, QuickDoor]:
+    """The ASGI app, and the short way in front of it (`gateway.http_protocol`)."""
     behind = _timed(flow, _behind(flow), monotonic)
-    return _guarded(SendDoor(flow, behind))
+    door = SendDoor(flow, behind)
+    return _guarded(door), QuickDoor(flow, door, monotonic)
 
 
 def _behind(flow: FlowPort) -> FastAPI:
@@ -130,6 +140,7 @@ def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
 
 def _enter(flow: FlowPort, scope: Scope) -> None:
     """What holds for every route: no secret in the URL, and a key before anything under /v1."""
+    check_host(scope)
     query: bytes = scope.get("query_string", b"")
     if query:
         refuse_secret_in_query(query)
@@ -158,7 +169,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         problem = Problem("method.not_allowed", f"Only {allowed} is answered here.")
         problem.headers.append((b"allow", allowed.encode()))
         return problem_response(request, problem)
-    return problem_response(request, not_found().problem)
+    detail = "There is no such route; /openapi.json names them all."
+    return problem_response(request, Problem("resource.not_found", detail))
 
 
 async def _on_store_away(request: Request, _: Exception) -> Response:

@@ -72,6 +72,9 @@ def authenticate(
     if header is None:
         return _refuse("auth.missing", "The request carries no API key.")
     bearer = _BEARER.fullmatch(header) if len(header) <= _MAX_HEADER else None
+    if bearer is None and parse_key(header.strip()) is not None:
+        detail = "The Authorization header holds a key without the word Bearer before it."
+        return _refuse("auth.invalid", f"{detail[:-1]}; write `Bearer <api key>`.")
     if bearer is None:
         return _refuse("auth.invalid", "The Authorization header is not a bearer API key.")
     parsed = parse_key(bearer[1])

@@ -7,20 +7,37 @@ inside one message comes back as its list of errors, beside what was right of it
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET
 
 from gateway.api.explain import explain, unknown_names
-from gateway.api.models import MAX_BATCH, BatchRequest, SendRequest, batch_decoder, send_decoder
+from gateway.api.models import (
+    MAX_BATCH,
+    BatchRequest,
+    SendRequest,
+    batch_decoder,
+    entries_decoder,
+    send_decoder,
+)
 from gateway.api.problems import FieldError, Problem, ProblemError, of_fields
 from gateway.api.strict import is_clean, parse_strict
 
 _DECODER_SAID_NO = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ENTRY_DEPTH = 2  # an entry stands inside the object and its list
 _DEFAULTS_DEPTH = 1
-_THREAD_BYTES = 1 << 18  # a larger text is read again beside the loop, not on it
+MAX_MESSAGE = 1 << 20  # bytes, alone or in a batch
+THREAD_BYTES = 1 << 15  # what is larger is read beside the loop, not on it
+# One at a time: each thread that works in Python may keep the loop waiting for 5 ms.
+_beside = ThreadPoolExecutor(1, "smsgw-json")
+_OUTER_NAME = re.compile(rb'\s*[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*')
+_OUTER_END = re.compile(rb"\s*\}")
+_Result = TypeVar("_Result")
 _MEDIA_TYPE = re.compile(
     rb'application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*"?([^";\s]*)"?[ \t]*)?;?[ \t]*',
     re.IGNORECASE,
@@ -32,13 +49,17 @@ class Batch:
 
     __slots__ = ("_defaults", "default_errors", "defaults", "entries")
 
-    def __init__(self, entries: list[bytes], defaults: bytes | None) -> None:
+    def __init__(
+        self, entries: list[bytes], defaults: SendRequest, default_errors: list[FieldError]
+    ) -> None:
         self.entries = entries
-        self.defaults = SendRequest()
-        self.default_errors: list[FieldError] = []
-        if defaults is not None:
-            self.defaults, self.default_errors = _parse(defaults, _DEFAULTS_DEPTH, "/defaults")
-        self._defaults = list(self.defaults.given())
+        self.defaults = defaults
+        self.default_errors = default_errors
+        self._defaults = list(defaults.given())
+
+    async def entry_beside(self, index: int) -> tuple[SendRequest, list[FieldError]]:
+        """`entry`, beside the loop: for one of more than `THREAD_BYTES`."""
+        return await _run_beside(self.entry, index)
 
     def entry(self, index: int) -> tuple[SendRequest, list[FieldError]]:
         """One message with the defaults under it; raises `ProblemError` when it is not JSON."""
@@ -65,8 +86,13 @@ def check_media_type(headers: dict[bytes, bytes]) -> None:
 
 
 def parse_one(body: bytes) -> tuple[SendRequest, list[FieldError]]:
-    """The message in a whole body."""
+    """The message in a whole body; only for one of at most `THREAD_BYTES`."""
     return _parse(body, 0, "")
+
+
+async def parse_one_beside(body: bytes) -> tuple[SendRequest, list[FieldError]]:
+    """`parse_one` for any size."""
+    return parse_one(body) if len(body) <= THREAD_BYTES else await _run_beside(parse_one, body)
 
 
 async def parse_batch(body: bytes) -> Batch:
@@ -74,17 +100,42 @@ async def parse_batch(body: bytes) -> Batch:
     try:
         outer = batch_decoder.decode(body)
     except _DECODER_SAID_NO:
-        raise _explain_outer(await _parse_beside(body)) from None
-    entries = [bytes(raw) for raw in outer.messages]
-    defaults = None if outer.defaults is UNSET else bytes(outer.defaults)
-    if not _outer_is_clean(body, entries, defaults):
-        await _parse_beside(body)
+        raise await _explain_outer(body) from None
+    if not _stands_once(body, outer):
+        raise ProblemError(Problem("json.duplicate_key", "In the body: a name stands twice."))
+    if len(body) > MAX_MESSAGE:
+        await asyncio.sleep(0)  # 8 MiB take some 10 ms so far, and will again
+    entries = await _entries(body, outer)
     if not entries:
         raise _refuse("/messages", "batch.empty", "`messages` is empty; send 1 to 1000 of them.")
-    if len(entries) > MAX_BATCH:
-        detail = f"`messages` has {len(entries)} entries; send at most {MAX_BATCH} in a batch."
-        raise _refuse("/messages", "batch.too_many", detail)
-    return Batch(entries, defaults)
+    for index, entry in enumerate(entries):
+        _check_size(entry, f"/messages/{index}")
+    if outer.defaults is UNSET:
+        return Batch(entries, SendRequest(), [])
+    raw = bytes(outer.defaults)
+    _check_size(raw, "/defaults")
+    args = (raw, _DEFAULTS_DEPTH, "/defaults")
+    found = _parse(*args) if len(raw) <= THREAD_BYTES else await _run_beside(_parse, *args)
+    return Batch(entries, *found)
+
+
+async def _entries(body: bytes, outer: BatchRequest) -> list[bytes]:
+    """The text of every message; raises when `messages` is no list, or too long a one."""
+    raw = bytes(outer.messages)
+    try:
+        found = msgspec.structs.astuple(entries_decoder.decode(raw))
+    except msgspec.MsgspecError:
+        if not raw.startswith(b"["):
+            raise await _explain_outer(body) from None
+        detail = f"`messages` has over {MAX_BATCH} entries; send at most {MAX_BATCH} in a batch."
+        raise _refuse("/messages", "batch.too_many", detail) from None
+    return [bytes(entry) for entry in found if entry is not UNSET]
+
+
+def _check_size(raw: bytes, where: str) -> None:
+    if len(raw) > MAX_MESSAGE:
+        detail = f"In {where}: a message is larger than {MAX_MESSAGE} bytes; send less in it."
+        raise ProblemError(Problem("body.too_large", detail))
 
 
 def _parse(raw: bytes, depth: int, where: str) -> tuple[SendRequest, list[FieldError]]:
@@ -97,24 +148,33 @@ def _parse(raw: bytes, depth: int, where: str) -> tuple[SendRequest, list[FieldE
     return request, []
 
 
-async def _parse_beside(body: bytes) -> object:
-    if len(body) < _THREAD_BYTES:
-        return parse_strict(body)
-    return await asyncio.to_thread(parse_strict, body)
+async def _run_beside(work: Callable[..., _Result], *args: object) -> _Result:
+    return await asyncio.get_running_loop().run_in_executor(_beside, work, *args)
 
 
-def _outer_is_clean(body: bytes, entries: list[bytes], defaults: bytes | None) -> bool:
-    """Whether neither name of the outer object can stand there twice, escaped or not."""
-    if body.count(b'"messages"') != 1 or body.count(b'"defaults"') > 1:
-        return False
-    escapes = body.count(b"\\")
-    if not escapes:
-        return True
-    inner = sum([entry.count(b"\\") for entry in entries])
-    return escapes == inner + (0 if defaults is None else defaults.count(b"\\"))
+def _stands_once(body: bytes, outer: BatchRequest) -> bool:
+    """Whether neither name of the outer object stands there twice, escaped or not.
+
+    The decoder kept the last value of each name: the members are walked by what it kept.
+    """
+    kept = {"messages": bytes(outer.messages)}
+    if outer.defaults is not UNSET:
+        kept["defaults"] = bytes(outer.defaults)
+    at = 0
+    while kept:
+        name = _OUTER_NAME.match(body, at)
+        value = None if name is None else kept.pop(json.loads(name[1]), None)
+        if name is None or value is None or not body.startswith(value, name.end()):
+            return False
+        at = name.end() + len(value)
+    return _OUTER_END.match(body, at) is not None
 
 
-def _explain_outer(document: object) -> ProblemError:
+async def _explain_outer(body: bytes) -> ProblemError:
+    if len(body) <= THREAD_BYTES:
+        document = parse_strict(body)
+    else:
+        document = await _run_beside(parse_strict, body)
     if not isinstance(document, dict):
         return _refuse("", "field.type", "The body must be one JSON object.")
     errors = unknown_names(document, BatchRequest.__struct_fields__)

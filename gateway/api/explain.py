@@ -6,56 +6,65 @@ the request from the fields that are right, so that their meaning can be checked
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Any
 
 from gateway.api.models import FIELD_NAMES, UNAVAILABLE, SendRequest
-from gateway.api.problems import FieldError
+from gateway.api.problems import NAME_LIKE, FieldError
 from sms.model import MessageClass, OnUncertain
 
-_NAME_LIKE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+MAX_ERRORS = 100  # collected of one request
+_REQUIRED = {"to": "give the number", "text": "give the text"}
 _ENCODINGS = ("auto", "gsm7", "ucs2")
 
 
 class _Expected(Exception):
-    """A value is not of its field's type; `code` says which way."""
+    """A value is not of its field's type; `code` says which way, `member` which one inside."""
 
-    def __init__(self, what: str, code: str = "field.type") -> None:
+    def __init__(self, what: str, code: str = "field.type", member: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.code = code
+        self.member = member
 
 
 def child(parent: str, name: str) -> str:
     """RFC 6901: the pointer to a member; the parent's when the name is not like a name."""
-    return f"{parent}/{name}" if _NAME_LIKE.fullmatch(name) else parent
+    return f"{parent}/{name}" if NAME_LIKE.fullmatch(name) else parent
 
 
 def explain(document: object, at: str = "") -> tuple[SendRequest, list[FieldError]]:
-    """Check one message object; return what is right and all that is wrong."""
+    """Check one message object; return what is right and what is wrong (`MAX_ERRORS`, no twins)."""
     request = SendRequest()
     if not isinstance(document, dict):
         return request, [FieldError(at, "field.type", "A message is a JSON object.")]
-    errors: list[FieldError] = []
+    errors: dict[FieldError, None] = {}
     for name, value in document.items():
         check = _CHECKS.get(name)
         if check is None:
-            errors.append(_unknown(at, name))
+            if len(errors) < MAX_ERRORS:
+                errors[_unknown(at, name)] = None
             continue
         try:
-            setattr(request, FIELD_NAMES[name], _checked(value, check))
+            setattr(request, FIELD_NAMES[name], _checked(name, value, check))
         except _Expected as wrong:
-            errors.append(FieldError(f"{at}/{name}", wrong.code, f"`{name}` {wrong.what}."))
-    return request, errors
+            pointer = f"{at}/{name}"
+            if wrong.member is not None:
+                pointer = child(pointer, wrong.member)
+            errors[FieldError(pointer, wrong.code, f"`{name}` {wrong.what}.")] = None
+    return request, list(errors)
 
 
 def unknown_names(
     document: Mapping[str, object], known: Collection[str], at: str = ""
 ) -> list[FieldError]:
-    """An error for each name of an object that is not among the known ones."""
-    return [_unknown(at, name) for name in document if name not in known]
+    """An error for each name of an object that is not among the known ones (`MAX_ERRORS`)."""
+    errors: dict[FieldError, None] = {}
+    for name in document:
+        if name not in known and len(errors) < MAX_ERRORS:
+            errors[_unknown(at, name)] = None
+    return list(errors)
 
 
 def _unknown(at: str, name: str) -> FieldError:
@@ -65,15 +74,16 @@ def _unknown(at: str, name: str) -> FieldError:
             "field.unavailable",
             f"`{name}` is not available in this version; leave it out.",
         )
-    shown = f"`{name}`" if _NAME_LIKE.fullmatch(name) else "A field here"
+    shown = f"`{name}`" if NAME_LIKE.fullmatch(name) else "A field here"
     return FieldError(
         child(at, name), "field.unknown", f"{shown} is not a field of this object; remove it."
     )
 
 
-def _checked(value: object, check: Callable[[object], Any]) -> Any:  # noqa: ANN401 - JSON
+def _checked(name: str, value: object, check: Callable[[object], Any]) -> Any:  # noqa: ANN401 - JSON
     if value is None:
-        raise _Expected("is null; leave it out instead", "field.null")
+        remedy = _REQUIRED.get(name, "leave it out instead")
+        raise _Expected(f"is null; {remedy}", "field.null")
     return check(value)
 
 
@@ -109,8 +119,12 @@ def _one_of(choices: type[StrEnum] | tuple[str, ...]) -> Callable[[object], str]
 
 
 def _string_map(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+    if not isinstance(value, dict):
         raise _Expected("must be an object whose values are strings")
+    for name, inner in value.items():
+        if not isinstance(inner, str):
+            what = "has a value that is not a string; put it in quotes"
+            raise _Expected(what, member=name)
     return value
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from itertools import count
 from typing import Any
+from urllib.parse import unquote_plus
 
 from gateway.api.port import TakenPort
 from gateway.api.problems import Header, Problem, ProblemError, build_body
@@ -26,17 +27,17 @@ BODY_TIMEOUT_S = 30.0
 _WATCH_S = 1.0
 # Labels of a metric are bounded: a method of the caller's invention counts as "other".
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_DRAIN_BYTES = 1 << 20  # read and dropped before a 413, so that the answer is not lost in a reset
-_DRAIN_TIMEOUT_S = 2.0
+_DRAIN_BYTES = 16 << 20  # read and dropped before a 413, so that the answer is not lost in a reset
+_DRAIN_TIMEOUT_S = 3.0
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _id_prefix = secrets.token_hex(6)  # a new one per process: ids of two processes never meet
 _id_numbers = count(1)
 
 _SECRET_NAMES = re.compile(
-    r"(api|access|auth)?[_-]?(key|token|secret|password|passwd|signature|authorization)",
-    re.IGNORECASE,
+    r"key|token|secret|pass|pwd|(?<![a-z])sig|auth|bearer|jwt|credential", re.IGNORECASE
 )
+_SECRET_VALUES = re.compile(r"smsgw_|whsec_|\bbearer\b", re.IGNORECASE)
 # Of these one is meant; a second one could say something else to a proxy than to us.
 _SINGLE_HEADERS = frozenset(
     {
@@ -48,6 +49,15 @@ _SINGLE_HEADERS = frozenset(
         b"x-request-id",
     }
 )
+
+
+def check_host(scope: Scope) -> None:
+    """Raise the 400 unless HTTP/1.1 names one host (RFC 9112, section 3.2)."""
+    if scope.get("http_version") == "1.1":
+        count = sum([name == b"host" for name, _ in scope["headers"]])
+        if count != 1:
+            detail = f"The request has {count} Host headers; send one."
+            raise ProblemError(Problem("request.malformed", detail))
 
 
 class DisconnectedError(Exception):
@@ -77,9 +87,9 @@ def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def refuse_secret_in_query(query: bytes) -> None:
     """Raise the 400 when a secret seems to stand in the URL."""
-    for pair in query.split(b"&"):
-        name, _, value = pair.decode("latin-1").partition("=")
-        if _SECRET_NAMES.fullmatch(name) or value.startswith(("smsgw_", "whsec_")):
+    for pair in re.split("[&;]", unquote_plus(query.decode("latin-1"))):
+        name, is_given, _ = pair.partition("=")
+        if (is_given and _SECRET_NAMES.search(name)) or _SECRET_VALUES.search(pair):
             raise ProblemError(
                 Problem(
                     "auth.secret_in_query",

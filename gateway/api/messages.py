@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from gateway.api.reply import caller, check_query, json_response, not_found
+from gateway.api.standing import Clocks, standing_of
 from gateway.views import add_codes, message_view, timeline
 from receipts.state import fold
 from sms.ids import from_text
@@ -20,8 +23,15 @@ if TYPE_CHECKING:
 class Messages:
     """The two routes under /v1/messages/{id}."""
 
-    def __init__(self, flow: FlowPort) -> None:
+    def __init__(
+        self,
+        flow: FlowPort,
+        monotonic: Callable[[], float] = time.monotonic,
+        unix: Callable[[], float] = time.time,
+    ) -> None:
         self._flow = flow
+        self._monotonic = monotonic
+        self._unix = unix
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi.py`."""
@@ -38,12 +48,25 @@ class Messages:
             message, channel_name=self._flow.channel_name(message.channel), full_number=True
         )
         add_codes(view, rows)
+        awaited = self._standing(live)
+        view["waiting"] = None if awaited is None else awaited["detail"]
         return json_response(view)
 
     async def steps(self, request: Request) -> Response:
-        """What happened to the message, in order."""
+        """What happened to the message, in order, and what it waits for."""
         message, rows = await self._find(request)
-        return json_response({"data": timeline(message, rows, self._flow.channel_name)})
+        steps = timeline(message, rows, self._flow.channel_name)
+        live = self._flow.live(message.id)
+        awaited = self._standing(live)
+        if awaited is not None and live is not None and live.sequence >= message.sequence:
+            steps.append(awaited)
+        return json_response({"data": steps})
+
+    def _standing(self, live: Message | None) -> dict[str, Any] | None:
+        if live is None:
+            return None
+        now = Clocks(self._monotonic(), self._unix())
+        return standing_of(live, self._flow.channel_name, now)
 
     async def _find(self, request: Request) -> tuple[Message, list[EventRow]]:
         """The stored message, folded, with its rows; raises the 404."""

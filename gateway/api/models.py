@@ -20,6 +20,7 @@ __all__ = [
     "BatchRequest",
     "SendRequest",
     "batch_decoder",
+    "entries_decoder",
     "metadata_size",
     "send_decoder",
 ]
@@ -116,7 +117,17 @@ class SendRequest(Struct, forbid_unknown_fields=True, rename={"message_class": "
         | UnsetType
     ) = UNSET
     on_uncertain: (
-        Annotated[OnUncertain, _doc("What to do when a carrier's answer is lost.")] | UnsetType
+        Annotated[
+            OnUncertain,
+            _doc(
+                "What to do when a carrier's answer is lost, so that nobody knows whether it took "
+                "the text. `resend`: after a wait for evidence, one second copy. "
+                "`probe_then_resend`: the same, once the carrier was asked where it can be asked. "
+                "`hold`: no second copy; it ends as `unknown` without evidence. Default: otp "
+                "`resend`, transactional `probe_then_resend`, marketing `hold`."
+            ),
+        ]
+        | UnsetType
     ) = UNSET
 
     def given(self) -> Iterator[tuple[str, object]]:
@@ -130,7 +141,7 @@ class SendRequest(Struct, forbid_unknown_fields=True, rename={"message_class": "
 class BatchRequest(Struct, forbid_unknown_fields=True):
     """The outer object of POST /v1/batches; the parts are decoded one by one."""
 
-    messages: list[Raw]
+    messages: Raw  # a list, for `entries_decoder`
     defaults: Raw | UnsetType = UNSET
 
 
@@ -141,6 +152,16 @@ POINTERS: dict[str, str] = {name: f"/{wire}" for wire, name in FIELD_NAMES.items
 
 send_decoder = msgspec.json.Decoder(SendRequest)
 batch_decoder = msgspec.json.Decoder(BatchRequest)
+# A list is decoded whole, millions of entries and all, before its length can be looked at. This is
+# a struct written as a list: it ends at the first entry that is one too many.
+entries_decoder = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "Entries",
+        [(f"entry{index}", Raw | UnsetType, UNSET) for index in range(MAX_BATCH)],
+        array_like=True,
+        forbid_unknown_fields=True,
+    )
+)
 
 
 def metadata_size(metadata: dict[str, str]) -> int:

@@ -6,11 +6,15 @@ can do about it. A document never repeats what the caller sent, and never holds 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
+
+# What a name must look like to be repeated in an answer: not like anybody's number either.
+NAME_LIKE = re.compile(r"(?!.{0,39}?(?:[0-9][_-]{0,2}){7})[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 
 class FieldError(NamedTuple):
@@ -41,11 +45,19 @@ KINDS: dict[str, Kind] = {
         "Send the key in the Authorization header, and replace it: URLs are written to logs.",
     ),
     "request.header_repeated": Kind(400, "Header given twice", "Send the header once."),
+    "request.malformed": Kind(400, "Not HTTP", "Send a well-formed HTTP/1.1 request."),
+    "header.too_large": Kind(431, "Head too large", "Send fewer and shorter headers."),
+    "shed.connections": Kind(
+        503, "Too many connections", "Close idle connections, and use one for many requests."
+    ),
     "request.disconnected": Kind(400, "Request cut off", "Send the whole body."),
     "json.syntax": Kind(400, "Not JSON", _JSON),
     "json.not_utf8": Kind(400, "Not UTF-8", _JSON),
     "json.duplicate_key": Kind(400, "A name stands twice", "Give each name of an object once."),
     "json.too_deep": Kind(400, "Nested too deeply", "Nest at most 20 levels."),
+    "json.too_many_values": Kind(
+        400, "Too many values", "Send only the fields that this interface names."
+    ),
     "json.nul": Kind(400, "NUL in a string", "Remove U+0000 from names and values."),
     "json.surrogate": Kind(
         400, "Half a character", "Send characters beyond U+FFFF as a whole surrogate pair."
@@ -74,7 +86,9 @@ KINDS: dict[str, Kind] = {
     "field.unknown": Kind(422, "Unknown field", _FIX),
     "field.missing": Kind(422, "Field missing", _FIX),
     "field.type": Kind(422, "Wrong type", _FIX),
-    "field.null": Kind(422, "Null is not absent", "Leave the field out instead of sending null."),
+    "field.null": Kind(
+        422, "Null is not absent", "Give a value, or leave an optional field out; null is neither."
+    ),
     "field.value": Kind(422, "Value not allowed", _FIX),
     "field.unavailable": Kind(422, "Field not available", _LATER),
     "metadata.too_large": Kind(422, "Metadata too large", "Send at most 4096 bytes of metadata."),
@@ -87,10 +101,8 @@ KINDS: dict[str, Kind] = {
         422, "Country not allowed", "Ask the operator to add the country to the tenant."
     ),
     "content.empty": Kind(422, "Empty text", "Send a text."),
-    "content.too_long": Kind(422, "Text too long", "Shorten the text or raise max_segments."),
-    "content.not_gsm7": Kind(
-        422, "Not GSM-7", "Use encoding auto or ucs2, or replace the characters."
-    ),
+    "content.too_long": Kind(422, "Text too long", "Do what `detail` says."),
+    "content.not_gsm7": Kind(422, "Not GSM-7", "Leave `encoding` out, or replace the characters."),
     "content.signature_in_text": Kind(
         422,
         "Signature inside the text",
@@ -110,7 +122,7 @@ KINDS: dict[str, Kind] = {
     ),
     "quota.segments_per_second": Kind(429, "Too fast", _WAIT),
     "internal.error": Kind(
-        500, "Internal error", "Tell the operator the request_id; the message was not accepted."
+        500, "Internal error", "Tell the operator the request_id; on a send the message may exist."
     ),
     "store.unavailable": Kind(503, "Store not available", _WAIT),
     "shed.queue_full": Kind(503, "Queue full", _WAIT),

@@ -20,7 +20,15 @@ import msgspec
 from gateway.admit import Refused, Rules, admit, charge, check_defaults
 from gateway.api.answers import build_accepted, build_batch_accepted
 from gateway.api.auth import allow, authenticate
-from gateway.api.bodies import Batch, check_media_type, parse_batch, parse_one
+from gateway.api.bodies import (
+    MAX_MESSAGE,
+    THREAD_BYTES,
+    Batch,
+    check_media_type,
+    parse_batch,
+    parse_one_beside,
+)
+from gateway.api.explain import MAX_ERRORS
 from gateway.api.frame import (
     JSON_TYPE,
     METHODS,
@@ -32,6 +40,7 @@ from gateway.api.frame import (
     Send,
     answer,
     answer_problem,
+    check_host,
     headers_of,
     limit_headers,
     refuse_secret_in_query,
@@ -53,10 +62,10 @@ from sms.model import Message, MessageClass
 
 MESSAGES = "/v1/messages"
 BATCHES = "/v1/batches"
-MAX_BODY = {MESSAGES: 1 << 20, BATCHES: 8 << 20}
-_STORE_RETRY_S = 2
+MAX_BODY = {MESSAGES: MAX_MESSAGE, BATCHES: 8 << 20}
+STORE_RETRY_S = 2
 _BATCH_SLICE_S = 0.003  # of the loop, then others have a turn (DESIGN 8: never above 5 ms)
-_LOOK_EVERY = 20  # messages between two looks at the clock
+_LOOK_BYTES = 4096  # of messages between two looks at the clock
 
 
 @dataclass(slots=True)
@@ -84,7 +93,7 @@ class SendDoor:
     ) -> None:
         self._flow = flow
         self._app = app
-        self._now = now
+        self.now = now
         self._monotonic = monotonic
         self._rules = Rules(flow.snapshot)
         self._bodies = BodyReader(monotonic)
@@ -96,7 +105,8 @@ class SendDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
-        if handler is None:
+        # An address is ours as it is written, not in a spelling (%2f) that a proxy let pass.
+        if handler is None or scope.get("raw_path") not in (None, scope["path"].encode()):
             await self._app(scope, receive, send)
             return
         started = self._monotonic()
@@ -118,11 +128,18 @@ class SendDoor:
             (scope["path"], method, str(status)), self._monotonic() - started
         )
 
+    def rules(self) -> Rules:
+        """What admit asks of the configuration in force."""
+        if self._flow.snapshot is not self._rules.snapshot:
+            self._rules = Rules(self._flow.snapshot)
+        return self._rules
+
     # -- before the body -----------------------------------------------------------------------
 
     def _enter(self, request: _Request) -> Tenant:
         """Everything that needs no body; raises the refusal."""
         scope, flow = request.scope, self._flow
+        check_host(scope)
         query: bytes = scope.get("query_string", b"")
         if query:
             refuse_secret_in_query(query)
@@ -133,8 +150,7 @@ class SendDoor:
         if len(headers) != len(scope["headers"]):
             headers_of(scope["headers"])
         snapshot = flow.snapshot
-        if snapshot is not self._rules.snapshot:
-            self._rules = Rules(snapshot)
+        self.rules()
         key = authenticate(headers, snapshot, flow.keyring.pepper)
         if isinstance(key, Problem):
             raise ProblemError(key)
@@ -162,8 +178,8 @@ class SendDoor:
     # -- one message ---------------------------------------------------------------------------
 
     async def _send_one(self, request: _Request, tenant: Tenant, body: bytes) -> bytes:
-        now = _whole_ms(self._now())
-        entry, errors = parse_one(body)
+        now = whole_ms(self.now())
+        entry, errors = await parse_one_beside(body)
         verdict = admit(entry, tenant, self._rules, now)
         if errors or isinstance(verdict, Refused):
             raise ProblemError(of_fields(merge(errors, verdict)))
@@ -173,7 +189,7 @@ class SendDoor:
     # -- a batch -------------------------------------------------------------------------------
 
     async def _send_batch(self, request: _Request, tenant: Tenant, body: bytes) -> bytes:
-        now = _whole_ms(self._now())
+        now = whole_ms(self.now())
         batch = await parse_batch(body)
         wrong = merge(batch.default_errors, Refused(check_defaults(batch.defaults, tenant)))
         if wrong:
@@ -196,15 +212,25 @@ class SendDoor:
         indexes: list[int] = []
         refused: list[tuple[int, list[FieldError]]] = []
         rules = self._rules
+        errors_left = MAX_ERRORS
+        unlooked = 0
         turn_ends = self._monotonic() + _BATCH_SLICE_S
-        for index in range(len(batch.entries)):
-            if not index % _LOOK_EVERY and self._monotonic() > turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = self._monotonic() + _BATCH_SLICE_S
-            entry, errors = batch.entry(index)
+        for index, raw in enumerate(batch.entries):
+            unlooked += len(raw)
+            if unlooked > _LOOK_BYTES:
+                unlooked = 0
+                if self._monotonic() > turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = self._monotonic() + _BATCH_SLICE_S
+            if len(raw) > THREAD_BYTES:
+                entry, errors = await batch.entry_beside(index)
+            else:
+                entry, errors = batch.entry(index)
             verdict = admit(entry, tenant, rules, now)
             if errors or isinstance(verdict, Refused):
-                refused.append((index, merge(errors, verdict)))
+                found = merge(errors, verdict)[: max(1, errors_left)]
+                errors_left -= len(found)
+                refused.append((index, found))
             else:
                 messages.append(verdict)
                 indexes.append(index)
@@ -236,13 +262,13 @@ class SendDoor:
         if not self._take_room(wanted):
             self._put_back(request, tenant, segments)
             detail = "The queue of this class is full; the message was not accepted."
-            raise ProblemError(retry_after("shed.queue_full", detail, _STORE_RETRY_S))
+            raise ProblemError(retry_after("shed.queue_full", detail, STORE_RETRY_S))
         try:
             await flow.accept(messages, verdicts)
         except StoreUnavailable:
             self._put_back(request, tenant, segments)
             detail = "The store does not answer; nothing was accepted."
-            raise ProblemError(retry_after("store.unavailable", detail, _STORE_RETRY_S)) from None
+            raise ProblemError(retry_after("store.unavailable", detail, STORE_RETRY_S)) from None
         except OutcomeUnknown:
             detail = "The store went away during the commit; nobody can say whether it holds this."
             raise ProblemError(Problem("outcome_unknown", detail)) from None
@@ -312,6 +338,6 @@ def _by_class(messages: list[Message]) -> dict[MessageClass, tuple[int, int]]:
     return found
 
 
-def _whole_ms(now: float) -> float:
+def whole_ms(now: float) -> float:
     """Milliseconds are all that answers show: so kept, a time reads the same ever after."""
     return int(now * 1000) / 1000

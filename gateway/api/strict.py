@@ -10,20 +10,28 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 from msgspec import UNSET
 
 from gateway.api.models import SendRequest
-from gateway.api.problems import Problem, ProblemError
+from gateway.api.problems import NAME_LIKE, Problem, ProblemError
 
 MAX_DEPTH = 20
+# What no right request reaches; the json module would hold the interpreter for a second.
+MAX_MEMBERS = 1_500  # of one object or list: a batch has 1000 messages, metadata 700 members
+MAX_TOKENS = 120_000
+MAX_ESCAPES = 50_000  # in one string: the longest text has 39,015 characters
+SURE_BYTES = 1 << 15  # in a larger text a doubt is not settled here, it is parsed
 _FIELDS = len(SendRequest.__struct_fields__)
 # Only ever run over text that the decoder took, so every string in it ends.
 _STRING_AND_COLON = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(?:\s*(:))?')
 # A string that never ends matches up to the end of the text, so that the scan stays linear.
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_STRING = rf'"[^"\\]*+(?:\\.[^"\\]*+){{0,{MAX_ESCAPES}}}+(?:"|\\?\Z|(\\))'
+_NUMBER = r"([-+.0-9eE]{1000})|[-+.0-9eE]++"  # 1000 characters of one are too many
+_TOKEN = re.compile(rf"{_STRING}|[\[\]{{}},]|{_NUMBER}", re.DOTALL)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -36,7 +44,9 @@ def is_clean(raw: bytes, entry: SendRequest) -> bool:
     names = _FIELDS - msgspec.structs.astuple(entry).count(UNSET)
     if entry.metadata is not UNSET:
         names += len(entry.metadata)
-    if raw.count(b":") != names and _STRING_AND_COLON.findall(raw).count(b":") != names:
+    if raw.count(b":") != names and (
+        len(raw) > SURE_BYTES or _STRING_AND_COLON.findall(raw).count(b":") != names
+    ):
         return False
     return b"\\u0000" not in raw
 
@@ -50,7 +60,11 @@ def parse_strict(raw: bytes, depth: int = 0, where: str = "") -> object:
         text = raw.decode()
     except UnicodeDecodeError as error:
         raise _refuse("json.not_utf8", where, f"byte {error.start} is not UTF-8") from None
-    _check_depth(text, depth, where)
+    if not text.strip():
+        raise _refuse("json.syntax", where, "there is nothing; send a JSON object")
+    if text.startswith("\ufeff"):
+        raise _refuse("json.syntax", where, "a byte order mark (BOM) comes first; leave it out")
+    _check_shape(text, depth, where)
     try:
         document: object = json.loads(
             text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant
@@ -58,8 +72,9 @@ def parse_strict(raw: bytes, depth: int = 0, where: str = "") -> object:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise _refuse("json.syntax", where, f"not JSON at {place}") from None
-    except _RepeatedNameError:
-        raise _refuse("json.duplicate_key", where, "an object gives a name twice") from None
+    except _RepeatedNameError as error:
+        shown = f"the name `{error.name}`" if NAME_LIKE.fullmatch(error.name) else "a name"
+        raise _refuse("json.duplicate_key", where, f"an object gives {shown} twice") from None
     except ValueError:  # NaN, Infinity, or an integer of thousands of digits
         raise _refuse("json.syntax", where, "a number is not one that JSON knows") from None
     if "\\u" in text:
@@ -70,11 +85,16 @@ def parse_strict(raw: bytes, depth: int = 0, where: str = "") -> object:
 class _RepeatedNameError(ValueError):
     """An object gives the same name twice."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
 
 def _unique_pairs(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise _RepeatedNameError
+        counts = Counter(name for name, _ in pairs)
+        raise _RepeatedNameError(next(name for name, count in counts.items() if count > 1))
     return made
 
 
@@ -82,15 +102,23 @@ def _no_constant(_: str) -> object:
     raise ValueError
 
 
-def _check_depth(text: str, depth: int, where: str) -> None:
-    for token in _STRING_OR_BRACKET.finditer(text):
+def _check_shape(text: str, depth: int, where: str) -> None:
+    """Raise for what would take the parser too deep or too long, at its first sign."""
+    members = [0]  # commas of every open object and list
+    for count, token in enumerate(_TOKEN.finditer(text)):
         char = text[token.start()]
-        if char in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
+        if char == ",":
+            members[-1] += 1
+        elif char in "[{":
+            members.append(0)
+            if depth + len(members) - 1 > MAX_DEPTH:
                 raise _refuse("json.too_deep", where, f"nested deeper than {MAX_DEPTH} levels")
-        elif char in "]}":
-            depth -= 1
+        elif char in "]}" and len(members) > 1:
+            members.pop()
+        if members[-1] >= MAX_MEMBERS or count > MAX_TOKENS or token.lastindex:
+            raise _refuse(
+                "json.too_many_values", where, "more or longer values than a request can have"
+            )
 
 
 def _check_strings(value: object, where: str) -> None:

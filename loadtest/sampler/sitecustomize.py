@@ -12,6 +12,7 @@ counts for the function that called it or for the next one: right for a step, no
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -52,6 +53,11 @@ def _install(path: str) -> None:
             with open(path, "a", encoding="utf-8") as file:
                 file.writelines(lines)
 
+    def end() -> None:  # Python gives signals back while it ends, and a SIGPROF then kills
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
+
+    atexit.register(end)
     signal.signal(signal.SIGPROF, take)
     signal.siginterrupt(signal.SIGPROF, False)
     signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)

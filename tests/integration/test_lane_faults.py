@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from sms.errors import OutcomeUnknown, StoreUnavailable
-from store import database
+from store import database, partitions
+from store.config import ConfigStore
 from store.link import Link
 from store.read import Reader
 from tests.support.cutter import Cutter
@@ -165,6 +166,9 @@ class _Pool:
     def acquire(self, **_):
         raise self.error
 
+    async def fetchval(self, *_):
+        raise self.error
+
 
 @pytest.mark.parametrize(
     "error",
@@ -177,6 +181,23 @@ class _Pool:
     ],
 )
 async def test_trouble_of_the_server_is_unavailability_to_readers(world, error):
-    reader = Reader(cast(database.Pool, _Pool(error)), world.keyring)
+    pool = cast(database.Pool, _Pool(error))
     with pytest.raises(StoreUnavailable):
-        await reader.fold_deltas()
+        await Reader(pool, world.keyring).fold_deltas()
+    with pytest.raises(StoreUnavailable):
+        await ConfigStore(pool, world.keyring).version()
+
+
+async def test_partitions_that_cannot_be_made_now_are_made_later(world):
+    conn = await database.connect(world.dsn)
+    conn.terminate()
+    with pytest.raises(StoreUnavailable):
+        await partitions.ensure(conn, world.keyring, days_ahead=3, now=time.time())
+    blocker, conn = await world.opener()(), await database.connect(world.dsn)
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE messages")
+        with pytest.raises(StoreUnavailable):
+            await partitions.ensure(conn, world.keyring, days_ahead=3, now=time.time())
+    assert len(await partitions.ensure(conn, world.keyring, days_ahead=3, now=time.time())) == 2
+    await blocker.close()
+    await conn.close()

@@ -201,6 +201,13 @@ async def test_a_server_that_is_not_there_is_unavailable(tmp_path):
         await take(f"postgresql://smsgw@/x?host={tmp_path}")
 
 
+async def test_a_database_that_is_gone_or_not_ours_is_unavailable_too(postgres_server):
+    with pytest.raises(StoreUnavailable, match="refuses us: InvalidCatalogNameError"):
+        await database.connect(postgres_server.dsn("nowhere"))
+    with pytest.raises(StoreUnavailable, match="refuses us"):
+        await database.connect(postgres_server.dsn("postgres").replace("smsgw@", "nobody@"))
+
+
 async def test_partitions_are_made_once_for_each_day(dsn):
     conn = await database.connect(dsn, statement_timeout_s=30)
     keyring = Keyring(MASTER)

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
+ESME_RINVPASWD = 0x0E
 
 
 @pytest.fixture
@@ -39,6 +42,17 @@ def smsgw(env, *words):
         text=True,
         timeout=60,
     )
+
+
+def bind_status(port, password):
+    """command_status of the answer to a bind_transceiver, in bytes by hand (SMPP 3.4, 4.1.5)."""
+    body = b"sandbox\0" + password.encode() + b"\0\0" + b"\x34\0\0\0"
+    with socket.create_connection(("127.0.0.1", port), 5) as peer:
+        peer.sendall(struct.pack(">IIII", 16 + len(body), 9, 0, 1) + body)
+        answer = peer.recv(16, socket.MSG_WAITALL)
+    _, command, status, _ = struct.unpack(">IIII", answer)
+    assert command == 0x80000009
+    return status
 
 
 class Sandbox:
@@ -84,6 +98,9 @@ def test_a_text_travels_and_a_second_start_finds_everything(env):
         }
         assert [c["name"] for c in described["carriers"]] == [f"carrier-{x}" for x in "abcd"]
         assert described["api_key"] in sandbox.told["sandbox"]["curl"]
+        port = described["carriers"][0]["port"]
+        assert bind_status(port, "wrong") == ESME_RINVPASWD
+        assert bind_status(port, (data_dir / "sandbox" / "carrier.pw").read_text().strip()) == 0
         sent = smsgw(env, "send", "+8613800138000", "你好", "--class", "otp")
         assert sent.returncode == 0, sent.stderr
         message_id = sent.stdout.splitlines()[0]
@@ -99,7 +116,10 @@ def test_a_text_travels_and_a_second_start_finds_everything(env):
         assert applied.returncode == 0
         assert "unchanged" in applied.stdout
         assert smsgw(env, "check").returncode == 0
-        assert smsgw(env, "migrate").stdout.strip() == "nothing to do"
+        assert "is in force" in applied.stdout
+        migrated = smsgw(env, "migrate").stdout
+        assert "nothing to do" in migrated
+        assert str(data_dir) in migrated
     assert sandbox.process.returncode == 0
     with Sandbox(env) as again:
         second = json.loads(file.read_text())

@@ -9,13 +9,14 @@ gateway once, whatever the gateway answers.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import datetime
 from random import Random
 from typing import Any
 
@@ -80,9 +81,9 @@ class Kill:
     at: float  # Unix
     moment_s: float  # after the gateway took texts again
     accepted: int  # texts with a 202 so far, all in all
-    in_flight: int  # of these without a last webhook yet
     worker: int  # pid
     killed: list[int]  # pids
+    in_flight: int = 0  # messages accepted by then and not at their end
     down_s: float = 0.0  # until the next 202
     recovered: Json = field(default_factory=dict)  # what the next worker's log says, if it is new
     opened: set[str] = field(default_factory=set)  # message ids: sent, and the answer not known
@@ -199,10 +200,10 @@ class JournalKeeper:
 
 
 def open_messages(replay: Replay, segments: dict[int, int]) -> set[int]:
-    """Messages of which a segment was written and not every segment is known to be taken.
+    """Messages with a segment that was written and not answered, or taken only in part.
 
-    `segments`: how many each has, 1 where it is not named. A single one is open when it has more
-    write lines than answer lines.
+    `segments`: how many each has, 1 where it is not named. Of a message whose segments were
+    partly taken the rest can never follow: what joins them died with the worker.
     """
     found = set()
     for message_id, writes in replay.writes.items():
@@ -211,10 +212,8 @@ def open_messages(replay: Replay, segments: dict[int, int]) -> set[int]:
         answers = [x for x in replay.answers.get(message_id, ()) if (x.copy, x.attempt) == newest]
         answered = Counter(line.segment for line in answers)
         taken = {line.segment for line in answers if line.kind == SUBMITTED}
-        size = segments.get(message_id, 1)
-        if any(answered[segment] < count for segment, count in written.items()) or (
-            size > 1 and len(written) > 0 and len(taken) < size and (taken or len(written) < size)
-        ):
+        is_unanswered = any(answered[segment] < count for segment, count in written.items())
+        if is_unanswered or 0 < len(taken) < segments.get(message_id, 1):
             found.add(message_id)
     return found
 
@@ -309,12 +308,10 @@ class Campaign:
         stop = asyncio.Event()
         sending = asyncio.create_task(self._load.run(stop))
         try:
-            since = time.time()
+            await self._flowing()
             for number in range(1, self._plan.kills + 1):
-                await self._flowing(since)
                 await self._kill(number)
-                since = self._kills[-1].at
-            await self._flowing(since)
+                await self._flowing()
             await asyncio.sleep(1.0)
         finally:
             stop.set()
@@ -323,16 +320,30 @@ class Campaign:
         views = await self._drain()
         return await self._judge(views)
 
-    async def _flowing(self, since: float) -> None:
-        """Until a request that left after `since` has its 202."""
-        began = time.monotonic()
+    async def _flowing(self) -> None:
+        """Until what was killed runs again and a request that left after that has its 202.
+
+        Backends of a killed PostgreSQL may commit for a moment more: their 202 says nothing.
+        """
+        end = time.monotonic() + AGAIN_S
+        kill = self._kills[-1] if self._kills else None
+        while kill is not None and not await asyncio.to_thread(self._is_back, kill):
+            self._check_time(end)
+            await asyncio.sleep(0.05)
+        since = time.time()
         while self._load.newest_answered <= since:
-            if time.monotonic() - began > AGAIN_S:
-                raise AssertionError(f"no text is accepted\n{self._gateway.logs()}")
+            self._check_time(end)
             await asyncio.sleep(0.01)
-        if self._kills:
-            kill = self._kills[-1]
-            kill.down_s = kill.down_s or time.time() - kill.at
+        if kill is not None:
+            kill.down_s = time.time() - kill.at
+
+    def _is_back(self, kill: Kill) -> bool:
+        name = "worker-0" if self._plan.kind == "worker" else "postgres"
+        return self._gateway.pids().get(name, kill.killed[0]) not in kill.killed
+
+    def _check_time(self, end: float) -> None:
+        if time.monotonic() > end:
+            raise AssertionError(f"no text is accepted\n{self._gateway.logs()}")
 
     async def _kill(self, number: int) -> None:
         moment_s = self._rng.uniform(*self._plan.moment_s)
@@ -340,30 +351,17 @@ class Campaign:
         is_all = self._rng.random() < 0.5
         await asyncio.sleep(moment_s)
         gateway = self._gateway
-        sink = await asyncio.to_thread(gateway.sink.counts)
         pids = await asyncio.to_thread(gateway.pids)
         if self._plan.kind == "worker":
             killed = [pids["worker-0"]]
         else:
             killed = await asyncio.to_thread(gateway.family, "postgres")
             killed = killed[::-1] if is_all else killed[-1:]
-        in_flight = self._load.accepted - sink["distinct_messages_final"]
-        kill = Kill(
-            number,
-            time.time(),
-            moment_s,
-            self._load.accepted,
-            in_flight,
-            pids["worker-0"],
-            killed,
-        )
-        for pid in killed:
-            with_grace = pid != killed[0]  # a child may have ended with its parent
-            try:
+        kill = Kill(number, 0.0, moment_s, self._load.accepted, pids["worker-0"], killed)
+        psutil.Process(killed[0]).kill()
+        for pid in killed[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended with its parent
                 psutil.Process(pid).kill()
-            except psutil.NoSuchProcess:
-                if not with_grace:
-                    raise
         kill.at = time.time()
         self._kills.append(kill)
 
@@ -398,7 +396,7 @@ class Campaign:
             while queue:
                 message_id = queue.pop()
                 async with client.get(f"/v1/messages/{message_id}") as answer:
-                    assert answer.status == 200, f"{message_id}: {answer.status}"
+                    assert answer.status == 200, f"{message_id}: {await answer.text()}"
                     views[message_id] = await answer.json()
 
         await asyncio.gather(*(ask() for _ in range(8)))
@@ -410,6 +408,9 @@ class Campaign:
         await self._events_arrive(views)
         events = await asyncio.to_thread(self._events)
         self._look_into_journals(texts, events)
+        lives = [_life(found) for found in events.values()]
+        for kill in self._kills:
+            kill.in_flight = sum(begin < kill.at < end for begin, end in lives)
         verdict = Verdict(
             kind=self._plan.kind,
             seed=self._plan.seed,
@@ -428,8 +429,9 @@ class Campaign:
             bad_signatures=gateway.sink.counts()["bad_signatures"],
         )
         await self._read_store(verdict)
+        marked = verdict.marked
         for kill in self._kills:
-            kill.marked = kill.opened & verdict.marked
+            kill.marked = kill.opened & marked
         return verdict
 
     async def _events_arrive(self, views: dict[str, Json]) -> None:
@@ -508,6 +510,17 @@ class Campaign:
             await pool.close()
 
 
+def _life(events: Sequence[Json]) -> tuple[float, float]:
+    """From when to when a message was in flight, Unix; to infinity when it has no end."""
+    newest = max((event["data"] for event in events), key=lambda data: data["sequence"])
+    end = newest["final_at"]
+    return _unix(newest["created_at"]), _unix(end) if end else float("inf")
+
+
+def _unix(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
 def _number(message_id: str) -> int:
     return int(message_id.removeprefix("msg_"), 16)
 
@@ -524,13 +537,3 @@ async def run_both(plans: Sequence[tuple[GatewayProcess, Plan]]) -> list[Verdict
             for place, (gateway, plan) in enumerate(plans)
         )
     )
-
-
-def kept_for_a_look(gateway: GatewayProcess, folder: Path) -> None:
-    """Copy logs and journals of a failed campaign where they outlive it."""
-    import shutil
-
-    for name in ("log", "journal", "carriers"):
-        source = gateway.data_dir / name
-        if source.exists():
-            shutil.copytree(source, folder / name, dirs_exist_ok=True)

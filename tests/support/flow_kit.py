@@ -38,8 +38,9 @@ class Clock:
 class FakeChannel:
     """A channel with one window that remembers what it was given."""
 
-    def __init__(self, channel_id: int, window: int = 16) -> None:
+    def __init__(self, channel_id: int, clock: Clock, window: int = 16) -> None:
         self.id = channel_id
+        self.clock = clock
         self.size = window
         self.open: list[Submit] = []
         self.seen: list[Submit] = []
@@ -51,6 +52,9 @@ class FakeChannel:
     def is_up(self) -> bool:
         return True
 
+    def why_down(self) -> str:
+        return ""
+
     def free(self) -> int:
         return self.size - len(self.open)
 
@@ -60,6 +64,8 @@ class FakeChannel:
     def submit(self, submits: Sequence[Submit]) -> list[Submit]:
         room = self.free()
         gone, left = list(submits[:room]), list(submits[room:])
+        for submit in gone:
+            submit.sent_at = self.clock.now
         self.open += gone
         self.seen += gone
         return left
@@ -182,7 +188,7 @@ class Kit:
         self.channels: dict[int, FakeChannel] = {}
         configured: dict[int, config.Channel] = {}
         for number in range(1, channels + 1):
-            adapter = self.channels[number] = FakeChannel(number, window)
+            adapter = self.channels[number] = FakeChannel(number, self.clock, window)
             known = config.Channel(
                 number, f"c{number}", "smpp", {}, classes=frozenset(MessageClass)
             )
@@ -236,6 +242,7 @@ class Kit:
         self.settler.outcomes(channel, [(submit, outcome)])
         self.events.flush()
         self.dispatcher.pump(channel)
+        self.events.flush()
         return submit
 
     def paths(self, message: Message) -> list[int]:

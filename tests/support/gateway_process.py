@@ -11,6 +11,7 @@ test ends, every process that stood on that directory is gone afterwards.
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -35,6 +36,7 @@ READY_S = 45.0  # a first start makes a database; the machine may be busy
 DRAIN_S = 30.0  # RELIABILITY section 9: what SIGTERM may take
 SERVERS = ("postgres", "valkey")
 LOG_LINES = 15
+SANDBOX_PORTS = 10  # four carriers and the sink, each with a control port
 
 # Short times where a test would wait for them; what is judged is not changed.
 RELIABILITY = {
@@ -61,12 +63,15 @@ def eventually(ask: Callable[[], T], what: str, timeout_s: float = 10.0, step_s:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on just now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports nobody listens on, away from those that sandboxes choose and clients are given."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
 
 
 class CarrierControl:
@@ -126,7 +131,11 @@ class GatewayProcess:
         # short: the path of a Unix socket has at most 107 characters
         self.folder = Path(tempfile.mkdtemp(prefix="smsgw-"))
         self.data_dir = self.folder / "d"
-        self.port, self.admin_port = free_ports(2)
+        self.port, self.admin_port, *others = free_ports(2 + SANDBOX_PORTS)
+        # A port of its own for each carrier: another sandbox must not take one while it is down.
+        (self.data_dir / "sandbox").mkdir(mode=0o700, parents=True)
+        self.data_dir.chmod(0o700)
+        (self.data_dir / "sandbox" / "ports.json").write_text(json.dumps(others), "utf-8")
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{self.admin_port}"
         numbers = RELIABILITY | reliability

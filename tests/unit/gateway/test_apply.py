@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from gateway.api.auth import hash_secret, new_key, parse_key
-from gateway.apply import Applied, apply_document
+from gateway.apply import Applied, _report, apply_document
 from store.config import StoredObject
 from store.seal import Keyring
 from webhooks.address import AllowList
@@ -253,7 +253,17 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
         (
             "channels:\n  - {name: c, protocol: smpp, host: h, port: 1, system_id: s,\n"
             "     password: '1', wimdow: 5}",
-            3, "/channels/0/wimdow", "not a setting",
+            3, "/channels/0/wimdow", "did you mean `window`?",
+        ),
+        (
+            "channels:\n  - {name: c, protocol: smpp, host: h, port: 1, system_id: s,\n"
+            "     password: '1', sytem_type: x}",
+            3, "/channels/0/sytem_type", "did you mean `system_type`?",
+        ),
+        (
+            "channels:\n  - {name: c, protocol: smpp, host: h, port: 1, system_id: s,\n"
+            "     password: '1', qqq: 5}",
+            3, "/channels/0/qqq", "every channel has name, protocol, sessions, window",
         ),
         (
             "channels: [{name: c, protocol: smpp, host: h, port: 1, system_id: s, password: '1',\n"
@@ -297,7 +307,7 @@ async def test_all_complaints_come_at_once_and_nothing_is_made(folder, store):
 
 async def test_more_than_three_backups(folder, store):
     channels = "\n".join(
-        f"  - {{name: c{i}, protocol: smpp, host: h, port: 1, system_id: s, password: ''}}"
+        f"  - {{name: c{i}, protocol: smpp, host: h, port: {i + 1}, system_id: s, password: ''}}"
         for i in range(5)
     )
     names = ", ".join(f"c{i}" for i in range(5))
@@ -331,6 +341,9 @@ async def test_a_route_s_class_must_be_taken_by_its_channels(folder, store):
         ("ftp://backend.example/", "not a URL"),
         ("https://例え.example/", "not a URL"),
         ("https://h:99999/", "not a URL"),
+        ("https://0x7f000001/", "public Internet"),
+        ("https://0x7f.1/", "public Internet"),
+        ("https://h:0/", "443 or 8443"),
     ],
 )
 async def test_forbidden_urls(folder, store, url, words):
@@ -392,3 +405,77 @@ async def test_aliases_cannot_blow_a_file_up(folder, store):
     assert re.search("without aliases", complaints[0].detail)
     loop = "a: &a [*a]"
     assert re.search("aliases", (await put(loop, folder, store))[0].detail)
+
+
+ACCOUNT = "{name: %s, protocol: smpp, host: h, port: %d, system_id: s, password: ''}"
+
+
+async def test_two_channels_of_one_file_on_one_account(folder, store):
+    entries = "\n".join(f"  - {ACCOUNT % (name, 1)}" for name in ("a", "b"))
+    [complaint] = await put(f"channels:\n{entries}", folder, store)
+    assert (complaint.line, complaint.pointer) == (3, "/channels/1/system_id")
+    assert "the account of channel a too" in complaint.detail
+    assert "sessions: N" in complaint.detail
+    assert not store.objects
+
+
+async def test_a_channel_on_the_account_of_one_in_force(folder, store):
+    assert isinstance(await put(f"channels: [{ACCOUNT % ('b', 1)}]", folder, store), Applied)
+    [complaint] = await put(f"channels: [{ACCOUNT % ('a', 1)}]", folder, store)
+    assert "name this one b" in complaint.detail
+    again = await put(f"channels: [{ACCOUNT % ('b', 1)}]", folder, store)
+    assert isinstance(again, Applied)
+    other = await put(f"channels: [{ACCOUNT % ('a', 2)}]", folder, store)
+    assert isinstance(other, Applied)
+
+
+async def test_a_changed_route_of_all_tenants_is_pointed_out(folder, store):
+    first = await put(WHOLE, folder, store)
+    assert isinstance(first, Applied)
+    assert first.notes == []
+    text = WHOLE.replace("channels: [mobile-a, unicom-b]", "channels: [unicom-b]")
+    applied = await put(text, folder, store)
+    assert isinstance(applied, Applied)
+    assert applied.notes == [
+        "NOTE: the route of all tenants now leads to unicom-b; before: mobile-a, unicom-b"
+    ]
+
+
+async def test_the_report_names_things_as_people_do(folder, store):
+    (folder / "x").mkdir()
+    applied = await put(WHOLE, folder / "x" / "..", store)
+    assert isinstance(applied, Applied)
+    told = _report(applied)
+    assert "made admin key ops\n" in told
+    assert "made API key shop/backend\n" in told
+    assert f"wrote {folder}/shop.key (0600)" in told
+    assert ".." not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tenants:\n\t- name: a", "indent with spaces"),
+        ("routes: [{tenant: *, channels: [a]}]", 'write "*"'),
+        ("routes:\n  - tenant: *\n    channels: [a]", 'write "*"'),
+        ("routes: [{tenant: *a, channels: [a]}]", 'write "*"'),
+        ("tenants:\n  - name: a: b", "in quotes"),
+        ("tenants: [{name: a", "check brackets"),
+        ("tenants: [{name: @a}]", "put it in quotes"),
+    ],
+)
+async def test_broken_yaml_has_a_remedy(folder, store, text, words):
+    [complaint] = await put(text, folder, store)
+    assert words in complaint.detail
+
+
+async def test_a_number_in_quotes(folder, store):
+    text = """
+    channels:
+      - {name: c, protocol: smpp, host: h, port: "1", window: "5", system_id: s, password: ''}
+    """
+    complaints = await put(text, folder, store)
+    assert {c.pointer: "quotes" in c.detail for c in complaints} == {
+        "/channels/0/port": True,
+        "/channels/0/window": True,
+    }

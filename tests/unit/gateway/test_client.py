@@ -10,6 +10,8 @@ from sms.errors import ConfigError
 
 
 class FakeDoor:
+    url = "http://gateway.example"
+
     def __init__(self, *answers):
         self.answers = list(answers)
         self.asked = []
@@ -132,3 +134,21 @@ def test_the_command_names_a_data_directory_that_is_not_the_usual_one(tmp_path, 
     assert client.command_line(Settings.load({})) == "v/smsgw"
     other = Settings.load({}, data_dir=tmp_path / "a b")
     assert client.command_line(other) == f"SMSGW_DATA_DIR='{tmp_path}/a b' v/smsgw"
+
+
+def test_a_long_text_s_segments_are_counted_and_what_waits_is_told(shown):
+    waiting = {"at": "2026-11-21T08:00:01.000Z", "step": "held", "detail": "held: no session"}
+    steps = {"data": [*STEPS[:2], waiting]}
+    door = FakeDoor((200, {**MESSAGE, "segments": 2, "waiting": "held: no session"}), (200, steps))
+    _, text = shown(door, client.status, message_id="msg_1", with_timeline=True)
+    assert "segment 1 of 2" in text
+    assert text.count("held: no session") == 2
+
+
+def test_a_message_that_is_not_there_says_where_it_was_looked_for(shown):
+    problem = {"title": "Not found", "detail": "There is nothing here.", "code": "x"}
+    door = FakeDoor((404, problem))
+    code, text = shown(door, client.status, message_id="msg_1", with_timeline=False)
+    assert code == 1
+    assert FakeDoor.url in text
+    assert "SMSGW_API_KEY_FILE" in text

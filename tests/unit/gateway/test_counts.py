@@ -32,3 +32,10 @@ def test_a_restarted_worker_makes_no_negative_rate():
 def test_nothing_known_yet_is_shown_as_zero():
     counts = Counts()
     assert counts.line(counts.take({}, 1.0)).startswith("accepted 0 (0/s)")
+
+
+def test_counts_and_what_is_missing_stand_together():
+    counts = Counts()
+    text = counts.line(counts.take({}, 1.0), ["route 1: no session"])
+    assert text.startswith("accepted 0 (0/s)")
+    assert text.endswith("\nnot ready: route 1: no session")

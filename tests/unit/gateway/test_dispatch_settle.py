@@ -124,6 +124,20 @@ def test_throttled_is_no_attempt_and_cuts_the_window() -> None:
     assert message.attempt == 1
 
 
+def test_a_window_cut_to_one_slot_still_serves_every_class() -> None:
+    """What is kept for otp is an eighth of what is left of the window, not of the whole."""
+    kit = Kit(channels=1, window=64)
+    kit.dispatcher.channels[1].share = 1 / 64
+    messages = [kit.message(cls) for cls in (MessageClass.MARKETING, MessageClass.TRANSACTIONAL)]
+    kit.accept(*messages)
+    assert len(kit.channels[1].open) == 1
+    kit.answer(1, Submitted("a"))
+    kit.events.flush()
+    assert len(kit.channels[1].open) == 1
+    kit.answer(1, Submitted("b"))
+    assert {message.state for message in messages} == {State.SUBMITTED}
+
+
 def test_not_sent_moves_to_the_backup_when_the_link_is_down() -> None:
     kit = Kit()
     message = kit.message()
@@ -331,3 +345,21 @@ def test_a_slow_bucket_delays_and_wakes() -> None:
         call()
     kit.events.flush()
     assert 80 <= len(kit.channels[1].seen) - sent <= 101
+
+
+def test_a_long_message_whose_taken_segments_ended_before_the_last_was_refused_ends_too() -> None:
+    kit = Kit(channels=1)
+    message = kit.message(texts=("a", "b"))
+    kit.accept(message)
+    kit.answer(1, Submitted("one"))
+    kit.answer(1, Throttled(1.0, "0x58"))
+    report = kit.ledger.row(
+        message, Path.NOTE, State.DELIVERED, kit.clock.unix(), segment=0, channel=1
+    )
+    assert report is not None
+    kit.ledger.commit([report])
+    kit.clock.now += 2.0
+    kit.dispatcher.tick()
+    kit.answer(1, NUMBER)
+    assert message.state is State.PARTIALLY_DELIVERED
+    assert kit.paths(message)[-2:] == [Path.SUBMITTED, Path.PARTIALLY_DELIVERED]

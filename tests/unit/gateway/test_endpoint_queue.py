@@ -11,7 +11,7 @@ POLICY = NotifyPolicy(linger_s=0.05, in_flight=4)
 
 
 def item(size: int = 500, queued_at: float = 0.0, *, is_fresh: bool = True) -> Item:
-    notice = Notice(1, 7, "message.delivered", 0.0, 2, 1, {})
+    notice = Notice(1, 7, "message.delivered", 2, 1, "8613800138000", b"{}")
     return Item(notice, b"x" * size, Flush(1) if is_fresh else None, 0, queued_at)
 
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from gateway.__main__ import main
@@ -57,3 +59,36 @@ def test_the_number_of_workers_is_checked(count, capsys):
         main(["up", "--workers", count])
     assert left.value.code == 2
     assert "a number from 1 to 64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["migrate"], ["apply", "x.yaml"]])
+def test_a_directory_without_a_gateway_is_refused_and_left_alone(
+    words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("SMSGW_DATA_DIR", str(tmp_path / "none"))
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert str(tmp_path / "none") in told
+    assert "SMSGW_DATA_DIR" in told
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["up"], 0o077),
+        (["worker"], 0o077),
+        (["apply", "x.yaml"], 0o077),
+        (["migrate"], 0o077),
+        (["check"], 0o022),
+    ],
+)
+def test_what_a_node_writes_is_nobody_else_s_to_read(command, expected, monkeypatch, capsys):
+    monkeypatch.setenv("SMSGW_PORT", "http")  # ends every command where its settings are read
+    before = os.umask(0o022)
+    try:
+        assert main(command) == 2
+        assert os.umask(0o022) == expected
+    finally:
+        os.umask(before)
+    assert "SMSGW_PORT" in capsys.readouterr().err

@@ -98,3 +98,18 @@ def test_a_long_message_of_which_a_part_left_is_uncertain_where_it_is_not_known(
 
 def test_a_refusal_keeps_cause_reason_and_code_through_the_journal() -> None:
     assert from_line(answer(REFUSED)) == REFUSED
+
+
+def test_what_would_be_repaired_is_uncertain_once_another_segment_was_taken() -> None:
+    text = message(("a", "b", "c"))
+    content = Rejected("0x00000045", Cause.CONTENT, "content.blocked")
+    answers = [answer(Submitted("one"), 0), answer(REFUSED, 1), answer(content, 2)]
+    found = replay(text, [write(0), write(1), write(2)], answers)
+    assert outcomes(text, found) == [Submitted("one"), Uncertain(LOST), content]
+
+
+def test_a_long_message_of_which_nothing_was_taken_is_not_uncertain() -> None:
+    text = message(("a", "b"))
+    slow = Throttled(1.0, "0x58")
+    found = replay(text, [write(0), write(1)], [answer(slow, 0), answer(REFUSED, 1)])
+    assert [type(outcome) for outcome in outcomes(text, found)] == [Throttled, Rejected]

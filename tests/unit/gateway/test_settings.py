@@ -111,3 +111,8 @@ def test_a_child_gets_exactly_the_same_settings(monkeypatch):
     env = child_environment(settings)
     assert Settings.load(env) == settings
     assert "SMSGW_NODE" not in env
+
+
+def test_a_number_that_is_none_is_told_in_plain_words():
+    with pytest.raises(ConfigError, match="SMSGW_PORT: must be a whole number; set it right"):
+        Settings.load({"SMSGW_PORT": "http"})

@@ -19,6 +19,7 @@ from receipts.state import (
     derive_copies,
     fold,
     report_path,
+    report_path_of_many,
     settled,
     undo_attempt,
 )
@@ -569,3 +570,17 @@ def test_derive_waits_for_all_segments():
     assert derive([S.DELIVERED, S.SUBMITTED]) is None
     assert derive_copies([S.UNDELIVERED], [S.SUBMITTED]) is None
     assert derive_copies([S.UNKNOWN], [S.UNDELIVERED]) is S.UNKNOWN
+
+
+@pytest.mark.parametrize("known", [None, *State])
+@pytest.mark.parametrize("is_risky", [False, True])
+def test_the_short_way_for_one_segment_gives_what_the_long_way_gives(
+    known: State | None, is_risky: bool
+) -> None:
+    for stands in State:
+        for said in State:
+            one = message(state=stands)
+            one.segment_states = [] if known is None else [known]
+            one.duplicate_risk = is_risky
+            long_way = report_path_of_many(one, 0, 0, said)
+            assert report_path(one, 0, 0, said) == long_way, (stands, said)

@@ -200,3 +200,13 @@ def test_one_burst_is_one_write(tmp_path, monkeypatch, count):
     journal.write_lines([(number, 0, 1, 0, 2) for number in range(1, count + 1)])
     assert len(calls) == 1
     journal.close()
+
+
+def test_its_folders_are_nobody_else_s(tmp_path):
+    before = os.umask(0o022)
+    try:
+        Journal(tmp_path / "data" / "journal", 3, 1).close()
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "data" / "journal", tmp_path / "data" / "journal" / "0003"):
+        assert path.stat().st_mode & 0o777 == 0o700

@@ -6,6 +6,7 @@ import pytest
 
 from adapters.smpp import pdu
 from adapters.smpp.channel import SmppChannel, _Link, backoff_s
+from adapters.smpp.codes import login_refused
 from adapters.smpp.session import Session, SmppPolicy
 from adapters.smpp.settings import parse
 from sms import config
@@ -20,6 +21,13 @@ class FakeTransport(asyncio.Transport):
         self.written = b""
         self.unread = 0
         self.ended = ""
+        self.reads = True
+
+    def pause_reading(self):
+        self.reads = False
+
+    def resume_reading(self):
+        self.reads = True
 
     def get_extra_info(self, name, default=None):
         return self
@@ -85,12 +93,14 @@ async def test_a_carrier_that_does_not_read_gets_no_more_until_it_reads():
     assert channel.free() == 4
     link.pause_writing()
     assert channel.free() == 0
+    assert not transport.reads  # its questions would only pile up unanswered
     submits = some_submits(2)
     assert channel.submit(submits) == submits
     assert transport.written == b""
     openings = sink.openings
     link.resume_writing()
     assert sink.openings == openings + 1
+    assert transport.reads
     assert channel.submit(submits) == []
     assert transport.written != b""
 
@@ -138,3 +148,67 @@ async def test_what_cannot_be_packed_is_told_after_the_call():
     assert submit is bad
     assert isinstance(outcome, Rejected)
     assert channel.free() == 4
+
+
+class Lines:
+    """A logger that keeps its lines."""
+
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, event, **fields):
+        self.lines.append((event, fields))
+
+
+def test_a_refused_login_is_told_in_words_with_a_remedy():
+    assert "0x0000000d" in login_refused(0x0D)
+    assert "check system_id and password" in login_refused(0x0D)
+    assert "ask the carrier" in login_refused(0x0499)
+    assert "generic_nack" in login_refused(3, is_nack=True)
+
+
+async def test_why_down_is_the_newest_reason_and_nothing_while_a_session_stands():
+    channel, _ = a_channel()
+    assert channel.why_down() == "still connecting"
+    link = _Link(channel, Session(7, parse(SETTINGS), SmppPolicy(), 4))
+    link.connection_made(FakeTransport())
+    link.data_received(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, status=0x0E))
+    assert "0x0000000e" in channel.why_down()
+    assert "the password is wrong" in channel.why_down()
+    bound(channel)
+    assert channel.why_down() == ""
+
+
+def test_a_reason_is_logged_when_it_is_new_and_then_once_a_minute(monkeypatch):
+    kept = Lines()
+    monkeypatch.setattr("adapters.smpp.channel.log", kept)
+    channel, _ = a_channel()
+    channel.last_reason = "bind refused 0x0000000d"
+    for now in (0.0, 1.0, 59.0, 61.0, 100.0):
+        channel._tell(now)
+    channel.last_reason = "link lost"
+    channel._tell(101.0)
+    assert [fields["reason"] for _, fields in kept.lines] == [
+        "bind refused 0x0000000d",
+        "bind refused 0x0000000d",
+        "link lost",
+    ]
+    assert kept.lines[0][1]["channel"] == "x"
+
+
+async def test_answers_to_several_bursts_of_reports_leave_in_one_write():
+    channel, _ = a_channel()
+    link, transport = bound(channel)
+    writes: list[bytes] = []
+    transport.write = writes.append
+    for sequence in (7, 8, 9):
+        channel.answer([(link.session, sequence, pdu.DELIVER_SM)], accepted=True)
+    await asyncio.sleep(0)
+    (written,) = writes
+    frames = [written[start : start + 17] for start in range(0, len(written), 17)]
+    assert [pdu.parse_header(frame)[1:] for frame in frames] == [
+        (pdu.DELIVER_SM_RESP, 0, sequence) for sequence in (7, 8, 9)
+    ]
+    channel.answer([(link.session, 10, pdu.DELIVER_SM)], accepted=False)
+    await asyncio.sleep(0)
+    assert len(writes) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -79,6 +81,7 @@ async def test_a_message_reads_as_the_contract_says(flow):
         "metadata": {"a": "b"},
         "duplicate_risk": False,
         "sequence": 3,
+        "waiting": None,
     }
     assert "secret words" not in answer.text
     assert answer.headers["x-request-id"]
@@ -117,7 +120,6 @@ async def test_a_foreign_id_looks_like_a_missing_one(flow, tail):
         await get(flow, f"/v1/messages/{message_id}{tail}", "other", **{"x-request-id": "r"}),
         await get(flow, f"/v1/messages/msg_{7:016x}{tail}", **{"x-request-id": "r"}),
         await get(flow, f"/v1/messages/nonsense{tail}", **{"x-request-id": "r"}),
-        await get(flow, "/v1/nothing-here", **{"x-request-id": "r"}),
     ]
     assert {answer.status_code for answer in answers} == {404}
     assert len({answer.content for answer in answers}) == 1
@@ -219,3 +221,34 @@ async def test_readiness_and_metrics_are_the_supervisor_s_when_it_answers(
     monkeypatch.setattr(health, "ask", away)
     assert (await get(flow, "/readyz", None)).status_code == 200
     assert "smsgw_" in (await get(flow, "/metrics", None)).text
+
+
+async def test_an_unknown_route_says_where_all_are_named(flow):
+    answer = await get(flow, "/v1/nothing-here")
+    assert answer.status_code == 404
+    assert "/openapi.json" in answer.json()["detail"]
+
+
+async def test_a_message_whose_attempt_is_under_way_says_so(flow):
+    message_id = await make(flow)
+    stored = flow.reader.stored[next(iter(flow.reader.stored))].message
+    flow.live_messages[stored.id] = replace(
+        stored, state=State.SUBMITTING, channel=7, open_segments=1, sent_at=time.monotonic() - 2
+    )
+    told = (await get(flow, f"/v1/messages/{message_id}", "read")).json()
+    assert told["waiting"] == "attempt on mobile-a, no answer yet"
+    steps = (await get(flow, f"/v1/messages/{message_id}/timeline", "read")).json()["data"]
+    assert [step["step"] for step in steps] == ["accepted", "attempt"]
+    assert steps[1]["channel"] == "mobile-a"
+    assert steps[1]["code"] is None
+    assert 1900 <= steps[1]["ms"] <= 60_000
+
+
+async def test_a_held_message_says_why(flow):
+    message_id = await make(flow)
+    stored = flow.reader.stored[next(iter(flow.reader.stored))].message
+    flow.live_messages[stored.id] = replace(stored, state=State.QUEUED)
+    told = (await get(flow, f"/v1/messages/{message_id}", "read")).json()
+    assert told["waiting"] == "held: no channel of its route has a session"
+    steps = (await get(flow, f"/v1/messages/{message_id}/timeline", "read")).json()["data"]
+    assert (steps[-1]["step"], steps[-1]["detail"]) == ("held", told["waiting"])

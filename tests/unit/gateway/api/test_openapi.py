@@ -15,6 +15,8 @@ from referencing.jsonschema import DRAFT202012
 from gateway.api.app import build
 from gateway.api.models import FIELD_NAMES
 from gateway.api.openapi import BATCH_EXAMPLES, SEND_EXAMPLES
+from sms.model import FINAL_STATES, MessageClass, OnUncertain, State
+from sms.reasons import REASONS
 from tests.support.fake_flow import FakeFlow
 
 
@@ -151,3 +153,25 @@ async def test_no_description_is_missing(flow):
         for operation in operations.values():
             assert operation["summary"]
             assert re.fullmatch(r"[a-z][A-Za-z]+", operation["operationId"])
+
+
+async def test_the_document_stands_alone_and_explains_its_words(flow):
+    told = await document(flow)
+    text = json.dumps(told, ensure_ascii=False)
+    assert "RELIABILITY" not in text
+    assert "DESIGN" not in text
+    for operation in (told["paths"]["/v1/messages"]["post"], told["paths"]["/v1/batches"]["post"]):
+        assert "Understood and refused" in operation["responses"]["422"]["description"]
+        assert "500" in operation["responses"]
+    message = told["components"]["schemas"]["Message"]["properties"]
+    for state in State:
+        is_final = f"`{state}` (final): " in message["status"]["description"]
+        assert is_final == (state in FINAL_STATES)
+        assert f"`{state}`" in message["status"]["description"]
+    for reason in REASONS:
+        assert f"`{reason.code}`" in message["reason"]["description"]
+    policy = told["components"]["schemas"]["OnUncertain"]["description"]
+    for message_class in MessageClass:
+        assert str(message_class) in policy
+    for policy_word in OnUncertain:
+        assert f"`{policy_word}`" in policy

@@ -143,10 +143,12 @@ async def test_limits_and_request_id_stand_on_every_answer_after_the_key(flow):
         ({**ONE, "max_segments": 256}, "field.value", "/max_segments"),
         ({**ONE, "text": "x" * 70, "max_segments": 1}, "content.too_long", "/text"),
         ({**ONE, "text": "x" * 100_000}, "content.too_long", "/text"),
-        ({**ONE, "encoding": "gsm7"}, "content.not_gsm7", "/text"),  # the signature is not
+        ({**ONE, "encoding": "gsm7"}, "content.not_gsm7", "/encoding"),  # the signature is not
         ({**ONE, "encoding": "utf8"}, "field.value", "/encoding"),
         ({**ONE, "smart_encoding": 1}, "field.type", "/smart_encoding"),
-        ({**ONE, "metadata": {"a": 1}}, "field.type", "/metadata"),
+        ({**ONE, "metadata": {"a": 1}}, "field.type", "/metadata/a"),
+        ({**ONE, "metadata": {"a b": 1}}, "field.type", "/metadata"),  # not like a name
+        ({**ONE, "metadata": ["a"]}, "field.type", "/metadata"),
         ({**ONE, "metadata": {"a": "x" * 4096}}, "metadata.too_large", "/metadata"),
         ({**ONE, "on_uncertain": "ask"}, "field.value", "/on_uncertain"),
         ({**ONE, "txet": "typo"}, "field.unknown", "/txet"),
@@ -534,6 +536,11 @@ async def test_each_entry_gets_its_verdict(flow):
         (5, "field.type"),
     ]
     assert all(entry["detail"] for entry in told["rejected"])
+    for entry in told["rejected"]:
+        first = entry["errors"][0]
+        assert (first["code"], first["detail"]) == (entry["code"], entry["detail"])
+        assert first["pointer"].startswith(f"/messages/{entry['index']}")
+    assert told["rejected"][0]["errors"][0]["pointer"] == "/messages/1/to"
     assert [m.texts[0] for m in messages] == ["【某商城】hello", "【某商城】own", "【某商城】hello"]
     assert json.loads(flow.verdicts[0]) == [[e["index"], e["code"]] for e in told["rejected"]]
 
@@ -658,3 +665,54 @@ async def test_the_body_of_a_batch_may_be_eight_mebibytes(flow):
     body = json.dumps({"messages": [ONE]}).encode()
     assert (await batch(flow, body.ljust(8 << 20))).status_code == 202
     assert (await batch(flow, body.ljust((8 << 20) + 1))).status_code == 413
+
+
+async def test_a_rejected_entry_names_all_its_faults(flow):
+    body = {"messages": [ONE, {**ONE, "to": "12", "max_segments": 0, "oops": 1}]}
+    told = (await batch(flow, body)).json()
+    [rejected] = told["rejected"]
+    assert {(error["pointer"], error["code"]) for error in rejected["errors"]} == {
+        ("/messages/1/to", "recipient.invalid"),
+        ("/messages/1/max_segments", "field.value"),
+        ("/messages/1/oops", "field.unknown"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({**ONE, "to": None}, "give the number"),
+        ({**ONE, "text": None}, "give the text"),
+        ({**ONE, "class": None}, "leave it out"),
+        ({**ONE, "text": " \n"}, "holds only white space"),
+        ({**ONE, "text": ""}, "is empty"),
+        ({**ONE, "encoding": "gsm7"}, "a mainland text carries its signature"),
+        ({**ONE, "text": "x" * 70, "max_segments": 1}, "raise max_segments to 2"),
+        ({**ONE, "text": "x" * 100_000}, "; shorten it."),
+        ({**ONE, "to": "+442071838750"}, "calling code 44,"),
+    ],
+)
+async def test_a_refusal_says_what_to_do_in_this_case(flow, body, words):
+    told = problem(await post(flow, body))
+    assert words in told["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "there is nothing"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        (b'{"to": "1", "to": "2"}', "the name `to` twice"),
+        (b'{"13800138000": "1", "13800138000": "2"}', "a name twice"),
+    ],
+)
+async def test_a_body_that_is_no_json_names_what_is_wrong(flow, body, words):
+    answer = await post(flow, body)
+    assert answer.status_code == 400
+    assert words in problem(answer)["detail"]
+
+
+async def test_a_key_without_the_word_bearer(flow):
+    answer = await post(flow, ONE, key="", authorization=flow.keys["both"])
+    assert answer.status_code == 401
+    assert "Bearer <api key>" in problem(answer)["detail"]
