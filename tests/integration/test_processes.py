@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from sms.errors import ConfigError, LeaseLost, StoreUnavailable
-from sms.ids import DAY_MS, EPOCH_MS, IdClock
+from sms.ids import DAY_MS, EPOCH_MS, IdClock, unix_of
 from store import database, partitions
 from store.processes import ProcessLease
 from store.seal import Keyring, date_of, day_of
@@ -22,18 +22,28 @@ async def take(dsn, slot=0, node="node", lease_s=15.0):
 
 async def test_a_slot_keeps_its_number_and_each_owner_gets_the_next_epoch(dsn):
     first = await take(dsn)
-    assert (first.process, first.epoch, first.id_floor) == (0, 1, 0)
-    await first.renew(id_high_water=500, low_water=100, event_cursor=70)
+    assert (first.process, first.epoch) == (0, 1)
+    start = first.id_floor
+    await first.renew(id_high_water=start + 500, low_water=start + 100, event_cursor=start + 70)
     second = await take(dsn)
     assert (second.process, second.epoch) == (0, 2)
-    assert (second.id_floor, second.low_water, second.event_cursor) == (500, 100, 70)
+    marks = (second.id_floor, second.low_water, second.event_cursor)
+    assert marks == (start + 500, start + 100, start + 70)
     assert (await take(dsn, slot=1)).process == 1
     assert (await take(dsn, node="other")).process == 2
     with pytest.raises(LeaseLost):
-        await first.renew(id_high_water=501, low_water=101, event_cursor=71)
+        await first.renew(id_high_water=start + 501, low_water=start, event_cursor=start)
     assert not first.is_valid()
     for lease in (first, second):
         await lease.close()
+
+
+async def test_a_new_process_begins_now_and_owes_nothing_older(dsn):
+    """Marks of 0 would make a new worker walk every partition of a full database."""
+    lease = await take(dsn)
+    assert lease.id_floor == lease.low_water == lease.event_cursor
+    assert 55 < time.time() - unix_of(lease.low_water) < 120
+    await lease.close()
 
 
 async def test_two_slots_that_start_together_get_two_numbers(dsn):
@@ -43,12 +53,14 @@ async def test_two_slots_that_start_together_get_two_numbers(dsn):
 
 async def test_marks_never_go_back_except_the_low_water_mark(dsn):
     lease = await take(dsn)
-    await lease.renew(id_high_water=500, low_water=100, event_cursor=70)
-    await lease.renew(id_high_water=400, low_water=90, event_cursor=60)
-    assert lease.id_high_water == 500
-    await lease.release(id_high_water=600, low_water=95, event_cursor=80)
+    start = lease.id_floor
+    await lease.renew(id_high_water=start + 500, low_water=start + 100, event_cursor=start + 70)
+    await lease.renew(id_high_water=start + 400, low_water=start + 90, event_cursor=start + 60)
+    assert lease.id_high_water == start + 500
+    await lease.release(id_high_water=start + 600, low_water=start + 95, event_cursor=start + 80)
     again = await take(dsn)
-    assert (again.id_floor, again.low_water, again.event_cursor) == (600, 95, 80)
+    marks = (again.id_floor, again.low_water, again.event_cursor)
+    assert marks == (start + 600, start + 95, start + 80)
 
 
 async def test_a_lease_is_valid_until_two_seconds_before_its_end(dsn):

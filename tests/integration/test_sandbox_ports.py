@@ -20,6 +20,8 @@ def test_a_port_taken_meanwhile_is_replaced(tmp_path, monkeypatch):
     file = tmp_path / "ports.json"
     first = sandbox.choose_ports(file, set())
     with socket.socket() as other:
+        # as servers do: an earlier test's connections may still linger on the port
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", first.smpp[0]))
         other.listen()
         second = sandbox.choose_ports(file, set())
