@@ -50,8 +50,6 @@ class Reliability(BaseModel):
     lane_marketing: Count = 60_000
     parked_after_s: Seconds = 600  # what stood in a lane so long moves to `parked`
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4  # one per channel, the copy included
-    retry_budget_share: Share = 0.10  # extra attempts of first attempts, per 60 s
-    retry_budget_minimum: Count = 10  # extra attempts a minute that are always allowed
     drain_before_s: Annotated[float, Field(ge=0, le=600)] = 5  # not ready, still accepting
     drain_answers_s: Seconds = 20  # waiting for carriers' answers
     drain_total_s: Seconds = 30  # SIGTERM to exit

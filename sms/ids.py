@@ -70,11 +70,6 @@ def unix_of(value: int) -> float:
     return ((value >> TIME_SHIFT) + EPOCH_MS) / 1000
 
 
-def process_of(value: int) -> int:
-    """The process number inside an id."""
-    return (value >> COUNTER_BITS) & MAX_PROCESS
-
-
 def to_text(prefix: str, value: int) -> str:
     """`msg_` and the like, then 16 hex digits: sorts as the number does."""
     return f"{prefix}_{value:016x}"

@@ -98,7 +98,6 @@ class Acceptor:
         self._flying: dict[Link, list[_Unit]] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._last_commit = time.monotonic()
         self._orphans: list[_Unit] = []  # in doubt after a bug of ours; recovery's business
         self._is_open = False
         self._is_lost = False
@@ -164,10 +163,6 @@ class Acceptor:
         """Age of the oldest accept that is not committed yet, 0 when there is none."""
         first = min((unit.since for unit in self._uncommitted()), default=None)
         return 0.0 if first is None else time.monotonic() - first
-
-    def last_commit_age(self) -> float:
-        """Seconds since the newest commit."""
-        return time.monotonic() - self._last_commit
 
     def pending_floor(self) -> int | None:
         """The lowest id that was given and is neither committed nor refused."""
@@ -296,7 +291,6 @@ class Acceptor:
             self._claims.drop(block)
 
     def _succeed(self, units: list[_Unit], messages: list[Message], token: ClaimToken) -> None:
-        self._last_commit = time.monotonic()
         self._claims.committed(token)
         for message in messages:
             self.live[message.id] = message
