@@ -269,6 +269,7 @@ class GatewayHttp(HttpToolsProtocol):
             return self._door.take(self.headers, body)
         except Exception:  # whatever it is, the long way meets it again and answers 500
             log.exception("short way failed")
+            self._door.crashed()
             return None
 
     def _answer(self, cycle: _QuickCycle) -> None:

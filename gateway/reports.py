@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 from gateway.dispatch import Dispatcher
@@ -399,6 +399,11 @@ class Reports:
 
         self._ledger.commit([], sql=park_reports_sql(self._keyring, parked), done=done)
 
+    def _forget_parked(self, parked_id: int, row: EventRow | bool) -> None:
+        """Only a stored row makes the parked report needless; until then it is tried again."""
+        if row is True or (isinstance(row, EventRow) and row.is_stored):
+            self._ledger.commit([], sql=delete_reports_sql([parked_id]))
+
     async def _retry_parked(self) -> None:
         unix = self._unix()
         due = await self._reader.due_reports(unix, LOOKUP_BATCH)
@@ -410,9 +415,13 @@ class Reports:
         found, missing = await self._owners(reports)
         for report, match in found:
             batch = Batch(unix)
-            self._settle(batch, report, match)
-            batch.sql.append(delete_reports_sql([by_report[id(report)].id]))
+            settled = self._settle(batch, report, match)
+            if settled is False:  # it crashed: kept, and tried again like one nobody knows
+                missing.append(report)
+                continue
             self._finish(report.channel, batch, [])
+            parked_id = by_report[id(report)].id
+            self._ledger.commit([], done=partial(self._forget_parked, parked_id, settled))
         later: list[ParkedReport] = []
         dropped: list[int] = []
         for report in missing:

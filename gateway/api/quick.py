@@ -133,8 +133,10 @@ class QuickDoor:
         if not flow.room(message.message_class, 1):
             self.put_back(tenant, len(message.texts))
             return None
+        # Nothing after this line may fail: the long way would accept the message a second time.
+        request_id = request_id_of(known)
         stored = flow.accept([message])
-        return Quick(self, tenant, message, taken, request_id_of(known), started, stored)
+        return Quick(self, tenant, message, taken, request_id, started, stored)
 
     def _tenant_of(self, headers: dict[bytes, bytes]) -> Tenant | None:
         """The sender's tenant; an HMAC only for keys not seen under this configuration."""
@@ -159,6 +161,10 @@ class QuickDoor:
     def put_back(self, tenant: Tenant, segments: int) -> None:
         """Give tokens back: the message was certainly not accepted."""
         self._flow.limiter.put_back(tenant.id, segments, self._monotonic())
+
+    def crashed(self) -> None:
+        """Count a request that the short way could not even judge."""
+        self._flow.metrics.quarantined_total.inc(("short_way",))
 
     def refused(self, code: str) -> None:
         """Count a refusal."""

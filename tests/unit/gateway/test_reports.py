@@ -198,3 +198,42 @@ def test_more_reports_than_can_wait_are_told_to_come_again(monkeypatch: pytest.M
 
 def test_parked_reports_are_tried_soon_then_hourly() -> None:
     assert [retry_after_s(tries) for tries in range(6)] == [1, 5, 30, 300, 3600, 3600]
+
+
+async def parked_desk() -> tuple[Desk, ParkedReport]:
+    """A submitted message whose report stands in the store."""
+    desk = Desk()
+    desk.kit.accept(desk.kit.message())
+    desk.kit.answer(1, Submitted("abc"))
+    parked = ParkedReport(desk.kit.ids.next(), 1, "abc", "DELIVRD", "000", "", 0, 0.0)
+    desk.reader.due = [parked]
+    return desk, parked
+
+
+def deletes(desk: Desk) -> list[str]:
+    return [sql for sql in desk.kit.events.sql if "DELETE FROM parked_reports" in sql]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_parked_report_is_forgotten_only_once_its_row_is_stored(is_lost: bool) -> None:
+    desk, _ = await parked_desk()
+    if is_lost:
+        desk.kit.events.committed = None  # another writer has the key
+    await desk.reports._round()
+    desk.kit.events.flush()
+    assert len(deletes(desk)) == (0 if is_lost else 1)
+
+
+async def test_a_parked_report_that_crashes_its_handler_stays_parked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, parked = await parked_desk()
+
+    def crash(*_: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Reports, "_judge", crash)
+    await desk.reports._round()
+    desk.kit.events.flush()
+    assert deletes(desk) == []
+    assert parked.tries == 1
