@@ -16,17 +16,17 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, cycle
 from typing import Protocol
 
 from adapters.base import Channel
 from failover.choose import choose
-from gateway.lanes import HELD, Lanes
+from gateway.lanes import HELD, Lane, Lanes
 from gateway.ledger import Ledger
 from ratelimit.bucket import Bucket
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
-from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
+from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
 from sms.segmentation import payload
 from store.fragments import unpark_sql
 from telemetry.metrics import Metrics
@@ -36,6 +36,8 @@ OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
 CUT_SHARE = 0.7  # window after a throttling answer (RELIABILITY section 6)
 RECOVER_SHARE = 1.05  # per second
+SWEEP_S = 0.3  # one class each time, so each within a second
+END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
 MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
 REPAIR_S = 60.0  # missing segments wait this long for their channel (RELIABILITY section 2)
 
@@ -100,13 +102,17 @@ class Dispatcher:
         self._monotonic = monotonic
         self._unix = unix
         self._call_later = call_later
-        self._routes: dict[RouteKey, tuple[int, ...] | None] = {}
+        self._routes: dict[RouteKey, tuple[int, ...]] = {}
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moving: deque[Message] = deque()  # out of a lane, not yet in another one
+        self._moving: deque[Lane] = deque()  # their messages need another channel
         self._order = count()
         self._reference = int(unix() * 1000) & 0xFF
         self._waking: set[int] = set()
+        self._late: deque[Message] = deque()  # out of their lanes, their last rows not made yet
+        self._claiming: dict[int, list[Message]] = {}  # by block: not committed yet
         self._swept_at = 0.0
+        self._sweeps = cycle(MessageClass)
+        self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         self.channels: dict[int, ChannelRuntime] = {}
         self.snapshot = config.Snapshot()
         self.is_stopped = False
@@ -146,11 +152,24 @@ class Dispatcher:
         """The channels of the message's route in order, empty when no route matches."""
         key = (message.tenant, message.message_class, message.carrier, message.country)
         try:
-            channels = self._routes[key]
+            return self._routes[key]
         except KeyError:
+            return self.channels_for(*key)
+
+    def channels_for(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> tuple[int, ...]:
+        """The same for what is known of a message that is not in memory."""
+        key = (tenant, message_class, carrier, country)
+        channels = self._routes.get(key)
+        if channels is None:
             route = self.snapshot.route_for(*key)
-            channels = self._routes[key] = route.channels if route else None
-        return channels or ()
+            channels = self._routes[key] = route.channels if route else ()
+        return channels
+
+    def first_fit(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        """The channel that a message never tried would take now, None while all are down."""
+        return choose(channels, lambda channel: self._is_fit(channel, message_class), ())
 
     # -- choosing --------------------------------------------------------------------------
 
@@ -215,7 +234,7 @@ class Dispatcher:
         chosen: list[Message] = []
         for message in messages:
             channel = self.choose(message)
-            if not channel:
+            if not channel or self._moving or self.is_behind(message):
                 continue
             budget = budgets.get(channel)
             if budget is None:
@@ -228,6 +247,16 @@ class Dispatcher:
         return chosen
 
     # -- entering --------------------------------------------------------------------------
+
+    def arrived(self, messages: Iterable[Message]) -> None:
+        """Queue what was just committed, or read back, behind what moves between lanes."""
+        if not self._moving:
+            self.put(messages)
+            return
+        last = self._moving[-1]
+        for message in messages:
+            message.queued_at = message.queued_at or self._monotonic()
+            last.queue(message.message_class).put(message)
 
     def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
         """Queue owned messages and fill the windows they may use."""
@@ -259,9 +288,38 @@ class Dispatcher:
             self._lanes.put(channel, message)
         return channel
 
+    def expire(self, message: Message) -> None:
+        """Its validity is over and nothing of it is with a carrier."""
+        self.expire_all([message])
+
+    def expire_all(self, messages: Iterable[Message]) -> None:
+        """The same for many, in one commit."""
+        self._end_all(messages, Path.EXPIRED, State.EXPIRED, "validity.expired")
+
     def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
+        self._end_all([message], path, status, reason)
+
+    def _end_all(
+        self, messages: Iterable[Message], path: Path, status: State, reason: str | None
+    ) -> None:
+        rows: list[EventRow] = []
+        parked: list[int] = []
+        for message in messages:
+            row = self._last_row(message, path, status, reason)
+            if row is None:
+                continue
+            rows.append(row)
+            if message.is_parked:
+                message.is_parked = False
+                parked.append(message.id)
+        if rows:
+            self._ledger.commit(rows, sql=unpark_sql(parked))
+
+    def _last_row(
+        self, message: Message, path: Path, status: State, reason: str | None
+    ) -> EventRow | None:
         if message.state in FINAL_STATES:
-            return
+            return None
         if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
             end = settled(message)
             known = None if end is None else path_to(message, end)
@@ -269,13 +327,9 @@ class Dispatcher:
                 path, status, reason = known, end, None
             else:
                 path, status, reason = Path.UNKNOWN, State.UNKNOWN, "evidence.none"
-        row = self._ledger.row(
+        return self._ledger.row(
             message, path, status, self._unix(), copy=message.copy, reason=reason
         )
-        if row is not None:
-            sql = unpark_sql([message.id]) if message.is_parked else ""
-            message.is_parked = False
-            self._ledger.commit([row], sql=sql)
 
     # -- leaving ---------------------------------------------------------------------------
 
@@ -319,7 +373,7 @@ class Dispatcher:
             if message.state in FINAL_STATES:
                 continue
             if message.valid_until <= unix:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                self.expire(message)
                 continue
             segments = len(message.texts)
             wait_s = runtime.bucket.take(segments, now, is_otp=message.message_class is _OTP)
@@ -356,9 +410,11 @@ class Dispatcher:
 
         def claimed() -> None:
             runtime.claiming -= segments
+            self._claiming.pop(block, None)
             self._send_claimed(channel, messages)
 
         block = self._claims.block([message.id for message in messages], claimed)
+        self._claiming[block] = messages
         for message in messages:
             message.claim = block
         self._ledger.commit([])
@@ -373,7 +429,7 @@ class Dispatcher:
             if message.state in FINAL_STATES:
                 self._ledger.release_claim(message)
             elif message.valid_until <= unix:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                self.expire(message)
             else:
                 runtime.unsent.extend(self._submits(message, runtime, unix))
         self.pump(channel)
@@ -476,24 +532,35 @@ class Dispatcher:
 
     def _rechoose(self, channel: int) -> None:
         """Bind what waits in a lane to the channels of its routes anew, otp first."""
-        messages = self._lanes.drain(channel)
-        if not messages:
+        lane = self._lanes.detach(channel)
+        count = lane.size()
+        if not count:
             return
-        is_moving = bool(self._moving)
-        self._moving.extend(messages)
-        if not is_moving:
+        first = next(message for _, queue in lane.queues() for message in queue)
+        self._moving.append(lane)
+        if len(self._moving) == 1:
             self._move_some()
         name = self._ledger.channel_names.get(channel)
         if channel != HELD and name is not None:
-            to = self._ledger.channel_names.get(messages[0].channel, "none")
-            self._metrics.failover_total.inc((name, to, "link"), len(messages))
+            to = self._ledger.channel_names.get(first.channel, "none")
+            self._metrics.failover_total.inc((name, to, "link"), count)
 
     def _move_some(self) -> None:
-        """A long lane moves in slices, so that the loop is not held."""
+        """A long lane moves in slices and in its own order, so that nobody waits for all of it."""
         moving = self._moving
-        self.put([moving.popleft() for _ in range(min(MOVE_SLICE, len(moving)))])
+        lane = next((lane for lane in moving if lane.otp.size), moving[0])
+        some: list[Message] = []
+        while len(some) < MOVE_SLICE and (message := lane.take()) is not None:
+            some.append(message)
+        if not lane.size():
+            moving.remove(lane)
+        self.put(some)
         if moving:
             self._call_later(0.0, self._move_some)
+
+    def is_moving(self) -> bool:
+        """Whether messages are on their way from one lane into others."""
+        return bool(self._moving)
 
     def throttled(self, channel: int) -> None:
         """A throttling answer came: cut our share of the window, at most once a second."""
@@ -520,20 +587,29 @@ class Dispatcher:
                 runtime.share = min(1.0, runtime.share * RECOVER_SHARE**0.1)
             if runtime.unsent or self._lanes.lane(channel).size():
                 self.pump(channel)
-        if now - self._swept_at >= 1.0:
+        if now - self._swept_at >= SWEEP_S:  # each time another class: a look at 60,000 takes 4 ms
             self._swept_at = now
             self._sweep()
 
     def _sweep(self) -> None:
         unix = self._unix()
-        for message in self._lanes.remove_expired(tuple(MessageClass), unix):
-            self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
-        late = [entry for entry in self._delayed if entry[2].valid_until <= unix]
-        if late:
+        late = self._lanes.remove_expired((next(self._sweeps),), unix)
+        if any(entry[2].valid_until <= unix for entry in self._delayed):
+            late += [entry[2] for entry in self._delayed if entry[2].valid_until <= unix]
             self._delayed = [entry for entry in self._delayed if entry[2].valid_until > unix]
             heapq.heapify(self._delayed)
-            for _, _, message in late:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+        if late:
+            is_ending = bool(self._late)
+            self._late.extend(late)
+            if not is_ending:
+                self._end_some()
+
+    def _end_some(self) -> None:
+        """Thousands may expire in one second: their rows are made in slices."""
+        late = self._late
+        self.expire_all([late.popleft() for _ in range(min(END_SLICE, len(late)))])
+        if late:
+            self._call_later(0.0, self._end_some)
 
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""

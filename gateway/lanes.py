@@ -181,9 +181,13 @@ class Lanes:
         """How many should be at most."""
         return self._limits[message_class]
 
+    def coming(self) -> int:
+        """Messages of all classes that are on their way into the store."""
+        return sum(self._coming.values())
+
     def queued(self) -> int:
         """Messages of all classes, those on their way into the store included."""
-        return sum(self._used.values()) + sum(self._coming.values())
+        return sum(self._used.values()) + self.coming()
 
     def lane(self, channel: int) -> Lane:
         """The lane of a channel, made on first use; `HELD` is where no channel is up."""
@@ -200,11 +204,11 @@ class Lanes:
         """Queue first in line."""
         self.lane(channel).queue(message.message_class).put_first(message)
 
-    def drain(self, channel: int) -> list[Message]:
-        """Empty one lane, otp first: its messages need another channel."""
+    def detach(self, channel: int) -> Lane:
+        """Put an empty lane in place of one whose messages need another channel."""
         lane = self.lane(channel)
         self._lanes[channel] = Lane()
-        return [message for _, queue in lane.queues() for message in queue]
+        return lane
 
     def remove_expired(self, classes: Iterable[MessageClass], unix_now: float) -> list[Message]:
         """Take what is past its validity out of every lane."""

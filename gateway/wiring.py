@@ -15,13 +15,14 @@ from adapters.base import Channel, ChannelSink
 from adapters.smpp.channel import SmppChannel
 from adapters.smpp.session import SmppPolicy
 from gateway.apply import allow_list
+from gateway.backlog import Backlog, BacklogPolicy
 from gateway.conflicts import Conflicts
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.lanes import Lanes
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, tally
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
@@ -116,6 +117,16 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         unix=time.time,
         call_later=loop.call_later,
     )
+    backlog = Backlog(
+        lanes=lanes,
+        ledger=ledger,
+        dispatcher=dispatcher,
+        reader=reader,
+        metrics=metrics,
+        policy=BacklogPolicy(numbers.spill_ids, numbers.parked_after_s),
+        unix=time.time,
+        monotonic=time.monotonic,
+    )
     evidence = Evidence(
         ledger=ledger,
         dispatcher=dispatcher,
@@ -169,6 +180,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             limiter=LocalLimiter(),
             lease=lease,
             lanes=lanes,
+            backlog=backlog,
             ledger=ledger,
             dispatcher=dispatcher,
             evidence=evidence,
@@ -300,7 +312,7 @@ def _events(
         on_conflict=conflicts.lost,
         on_quarantined=flow.quarantined,
         on_lease_lost=lease_lost,
-        tally=flow.tally,
+        tally=tally,
         on_flush=_flush_metrics(flow.metrics),
     )
     return EventLane(

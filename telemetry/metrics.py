@@ -262,6 +262,15 @@ class Metrics:
             ("class", "channel"),
             "max",
         )
+        self.spilled_messages = Gauge(
+            "spilled_messages", "Messages that wait beyond memory, kept as ids only.", ("class",)
+        )
+        self.spilled_oldest_age_seconds = Gauge(
+            "spilled_oldest_age_seconds",
+            "How long the oldest spilled message has been waiting, to 8 s.",
+            ("class",),
+            "max",
+        )
         self.submit_seconds = Histogram(
             "submit_seconds", "Time from submit to the carrier's answer.", ("channel",)
         )
