@@ -15,18 +15,18 @@ Everything works in slices, so that the loop is not held.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.dispatch import Dispatcher
-from gateway.lanes import HELD, Lanes
+from gateway.lanes import Lanes
 from gateway.ledger import Ledger
 from gateway.reports import fold_stored
 from gateway.spill import Parking, Route, Spill, Taken
 from sms.config import Snapshot
 from sms.errors import StoreUnavailable
-from sms.ids import id_at, unix_of
+from sms.ids import id_at, process_of, unix_of
 from sms.model import FINAL_STATES, Message, MessageClass, State
 from store.fragments import Why, park_sql, unpark_sql
 from store.read import Head, Reader
@@ -34,6 +34,7 @@ from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
 BATCH: Final = 500  # ids read back in one go, rows of one commit
+PAGE: Final = 1000  # heads read in one go
 SLICE: Final = 100  # messages decided or opened in one turn of the loop, some 1 ms
 PICK_S: Final = 0.002  # of the loop for looking whose turn it is
 LOOK_S: Final = 0.02  # between two looks at the lanes while something is spilled
@@ -49,6 +50,9 @@ OPEN_SHARE: Final = {
 _WAITS = frozenset({State.ACCEPTED, State.QUEUED})
 
 Open = Callable[[Taken], Message | None]  # gives the message of an id in hand
+# What of one slice stays and is in no lane yet: of a class in all (-1, 0), for a channel
+# (channel, 0), and of a tenant there.
+_Fresh = dict[tuple[MessageClass, int, int], int]
 
 log = get_logger(__name__)
 
@@ -116,8 +120,9 @@ class Backlog:
             return
         for start in range(0, len(messages), SLICE):
             kept: list[Message] = []
+            fresh: _Fresh = {}
             for message in messages[start : start + SLICE]:
-                if self._stays(message):
+                if self._stays(message, fresh):
                     kept.append(message)
                 else:
                     self._put_away(message)
@@ -129,20 +134,28 @@ class Backlog:
         lanes = self._lanes
         return all(lanes.used(cls) + count <= lanes.limit(cls) // 2 for cls in MessageClass)
 
-    def _stays(self, message: Message) -> bool:
+    def _stays(self, message: Message, fresh: _Fresh) -> bool:
         if message.claim:  # it leaves at once: windows and one block bound how many do
             return True
         channel = self._dispatcher.choose(message)
         if channel is None:  # it ends at once
             return True
-        message_class, tenant = message.message_class, message.tenant
         if self.is_behind(message):
             return False
-        limit, used = self._lanes.limit(message_class), self._lanes.used(message_class)
+        message_class, tenant = message.message_class, message.tenant
+        keys = (message_class, -1, 0), (message_class, channel, 0), (message_class, channel, tenant)
+        in_all, in_lane, of_tenant = (fresh.get(key, 0) for key in keys)
+        limit = self._lanes.limit(message_class)
+        used = self._lanes.used(message_class) + in_all
         queue = self._lanes.lane(channel).queue(message_class)
-        if queue.size < limit // 2 and used < limit * 7 // 8:
-            return True
-        return used < limit and queue.waiting(tenant) < self._few(message_class)
+        if queue.size + in_lane < limit // 2:
+            stays = used < limit * 7 // 8
+        else:
+            there = queue.waiting(tenant) + of_tenant
+            stays = used < limit and there < self._few(message_class)
+        if stays:
+            fresh.update({key: fresh.get(key, 0) + 1 for key in keys})
+        return stays
 
     def _few(self, message_class: MessageClass) -> int:
         """How many messages of a tenant in a lane are few: its part of the last eighth."""
@@ -404,39 +417,67 @@ class Backlog:
         self._ledger.commit([], done=done.set)
         await done.wait()
 
-    # -- what an earlier life left ---------------------------------------------------------
+    # -- what others left ------------------------------------------------------------------
 
-    def recovered(self, heads: Sequence[Head], *, is_parked: bool) -> list[Head]:
-        """Spill what does not fit into memory; the rest is to be read and queued, in order."""
-        whole: list[Head] = []
-        coming: dict[MessageClass, int] = {}
+    def take_up(self, heads: Iterable[Head], *, is_parked: bool) -> None:
+        """Own what an earlier life, or another process, had accepted; nothing of it is read yet.
+
+        `is_parked`: committed rows in `parked`, which we look after, stand for them.
+        """
         for head in heads:
-            message_class, route = head.message_class, self._route_of(head)
-            used = self._lanes.used(message_class) + coming.get(message_class, 0)
-            if not route or self._fits(head, route, used):
-                whole.append(head)
-                coming[message_class] = coming.get(message_class, 0) + 1
-                continue
             self.spill.add(
-                message_class,
+                head.message_class,
                 head.tenant,
-                route,
+                self._route_of(head),
                 head.id,
                 head.valid_until,
                 has_rows=head.has_rows,
                 is_parked=is_parked,
             )
-        return whole
 
-    def _fits(self, head: Head, route: Route, used: int) -> bool:
-        message_class = head.message_class
-        if self.spill.holds(message_class, head.tenant, route):
-            return False
-        limit = self._lanes.limit(message_class)
-        if used < limit // 2:
-            return True
-        held = self._lanes.lane(HELD).queue(message_class)  # no channel is up yet
-        return used < limit * 5 // 8 and held.waiting(head.tenant) < self._few(message_class)
+    async def take_up_parked(self) -> int:
+        """Take up what stands in `parked` for us and came from a process that we took over.
+
+        Safe to repeat. Returns how many. Raises StoreUnavailable.
+        """
+        count = 0
+        for why in (Why.QUEUED, Why.SPILLED):
+            after = 0
+            while heads := await self._reader.parked_heads(self._ledger.process, why, after, PAGE):
+                after = heads[-1].id
+                strangers = [head for head in heads if process_of(head.id) != self._ledger.process]
+                count += await self._take_up_unknown(strangers)
+        return count
+
+    async def take_up_due(self, message_ids: Sequence[int]) -> None:
+        """Their parked rows came due and no object of them is in memory. Raises StoreUnavailable.
+
+        What stands in the spill, or does so from now on, is due again after its validity.
+        """
+        heads = await self._reader.heads(message_ids)
+        if not heads:
+            return
+        await self._take_up_unknown(heads)
+        soonest = self._unix()
+        rows = [
+            Parking(head.id, int(max(soonest, head.valid_until)), head.message_class, head.tenant)
+            for head in heads
+        ]
+        self._ledger.commit([], sql=self._park_sql(rows))
+
+    async def _take_up_unknown(self, heads: Sequence[Head]) -> int:
+        count = 0
+        for start in range(0, len(heads), SLICE):
+            unknown = [head for head in heads[start : start + SLICE] if not self._knows(head)]
+            self.take_up(unknown, is_parked=True)
+            count += len(unknown)
+            await asyncio.sleep(0)
+        return count
+
+    def _knows(self, head: Head) -> bool:
+        return head.id in self._ledger.live or self.spill.has(
+            head.message_class, head.tenant, head.id
+        )
 
     # -- metrics ---------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from adapters.smpp.session import SmppPolicy
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.conflicts import Conflicts
+from gateway.conservation import Conservation
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
@@ -80,6 +81,7 @@ class Worker:
     conflicts: Conflicts
     reports: Reports
     notifier: Notifier
+    conservation: Conservation
     deliverer: Deliverer
     stopping: set[asyncio.Task[None]]  # channels on their way out, awaited at the end
 
@@ -217,6 +219,15 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
     )
     ledger.told = notifier
+    conservation = Conservation(
+        pool=pool,
+        ledger=ledger,
+        dispatcher=dispatcher,
+        spill=backlog.spill,
+        metrics=metrics,
+        oldest_row_s=flow.events.oldest_age_s,
+        tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
+    )
     return Worker(
         flow,
         ids,
@@ -226,6 +237,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         conflicts,
         reports,
         notifier,
+        conservation,
         deliverer,
         set(),
     )

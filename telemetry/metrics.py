@@ -320,6 +320,13 @@ class Metrics:
             ("tenant",),
             tenants=top,
         )
+        self.conservation_readings_total = Counter(
+            "conservation_readings_total",
+            "Readings of the conservation law that could be judged; the gauge is of the last one.",
+        )
+        self.stray_messages = Gauge(
+            "stray_messages", "Messages that a process owns and that stand nowhere. Must be 0."
+        )
         self._more()
 
     def _more(self) -> None:

@@ -325,9 +325,7 @@ class SpillMachine(RuleBasedStateMachine):
         limit=st.integers(1, 8),
         share=st.integers(1, 6),
     )
-    def take(
-        self, cls: MessageClass, route: tuple[int, ...], limit: int, share: int
-    ) -> None:
+    def take(self, cls: MessageClass, route: tuple[int, ...], limit: int, share: int) -> None:
         taken = self.spill.take(cls, route, limit, lambda _: share)
         assert len(taken) <= limit
         for one in taken:
