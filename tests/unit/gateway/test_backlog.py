@@ -319,6 +319,20 @@ async def test_after_a_link_change_spilled_ones_stay_behind_those_that_move() ->
     assert [message.id for message in seen] == ids + late
 
 
+async def test_what_arrives_while_a_lane_moves_goes_behind_it() -> None:
+    kit = BacklogKit(memory=10_000, window=10_000)
+    ids = kit.send(2500)
+    kit.dispatcher.link_changed(1, is_up=True)
+    assert kit.dispatcher.is_moving()
+    ids += kit.send(5)
+    otp = kit.send(3, OTP)
+    assert kit.spill.total == 0
+    kit.turn_timers()
+    order = [message.id for message in await drain(kit)]
+    assert [one for one in order if one not in otp] == ids
+    assert order.index(otp[-1]) < order.index(ids[-1])
+
+
 # -- time -----------------------------------------------------------------------------------
 
 
