@@ -104,7 +104,6 @@ async def test_of_two_that_take_the_same_block_exactly_one_wins(sides):
         texts = [number * 10 + n for n in (1, 2, 3)]
         blocks = {await giver.give(1, [id]): id for id in texts}
         order = sorted(blocks)
-        # opposite orders: takers that waited for one another would deadlock
         mine, theirs = await asyncio.gather(giver.take(*order), receiver.take(*order[::-1]))
         assert not mine.keys() & theirs.keys(), number
         left = order
