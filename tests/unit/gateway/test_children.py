@@ -1,5 +1,6 @@
 import json
 import signal
+from typing import Any
 
 from gateway.children import Child, CpuTotal, backoff_s, ended_how, tail
 
@@ -59,7 +60,8 @@ class Process:
 
 def started(tmp_path, now=0.0):
     child = Child("worker-0", [], {}, tmp_path / "log")
-    child.process = process = Process()
+    process: Any = Process()
+    child.process = process
     child.started_at = now
     return child, process
 
@@ -83,7 +85,8 @@ def test_an_end_that_was_asked_for_is_no_death(tmp_path):
 def test_deaths_are_counted_for_each_child_alone(tmp_path):
     bad, good = started(tmp_path)[0], started(tmp_path)[0]
     for now in (1.0, 2.0, 3.0):
-        bad.process = process = Process()
+        process: Any = Process()
+        bad.process = process
         bad.started_at = now
         process.code = 1
         bad.reap(now)

@@ -119,7 +119,7 @@ class Workers:
         self.views = [WorkerView(Path(f"w{n}"), Silence(15.0)) for n in range(count)]
         self.node = Node(self.views, lambda: self.now)
         self.metrics = [Metrics() for _ in range(count)]
-        self.says = [
+        self.says: list[Any] = [
             {"ready": True, "serving": True, "missing": [], "counts": {}} for _ in self.views
         ]
         self.asked = []
