@@ -28,6 +28,12 @@ _ASK_TIMEOUT_S = 5.0
 _LOOK_S = 0.1
 _PATIENCE_S = 10.0  # without any answer of the supervisor
 
+_WORDS = {
+    "waiting": "waiting for another worker that is ready",
+    "draining": "waiting for what is under way",
+    "starting": "the next one starts",
+}
+
 Json = Mapping[str, Any]
 
 
@@ -38,7 +44,7 @@ def restart(settings: Settings, terminal: Terminal) -> int:
     """
     supervisor = _Supervisor(settings)
     before = supervisor.ask()
-    wanted = before["asked"] + 1 if before["running"] is None else before["running"]["number"] + 1
+    wanted = before["finished"] + 1 + (before["running"] is not None)
     os.kill(supervisor.pid, signal.SIGUSR1)
     if before["running"] is not None:
         terminal.step("a restart is under way; this one follows it")
@@ -132,10 +138,10 @@ class _Told:
             return
         self._say_steps(running["steps"])
         phase = (running["worker"], running["phase"])
-        if running["phase"] is not None and phase != self._phase:
+        if phase != self._phase:
             self._phase = phase
             worker, word = phase
-            what = "waiting for what is under way" if word == "draining" else "starting"
+            what = _WORDS.get(word, word)
             self._terminal.say(f"{worker}: {what} …", "progress", worker=worker, phase=word)
 
     def _say_steps(self, steps: list[Json]) -> None:

@@ -21,6 +21,7 @@ KEPT_ROUNDS = 8
 class Phase(StrEnum):
     """What is being waited for."""
 
+    WAITING = "waiting"  # for another worker that is ready: the only one never goes
     DRAINING = "draining"
     STARTING = "starting"
 
@@ -71,7 +72,7 @@ class Round:
     number: int
     began_at: float
     slot: int = 0
-    phase: Phase | None = None
+    phase: Phase = Phase.WAITING
     phase_at: float = 0.0
     drain_s: float = 0.0
     starts: int = 0  # of the worker before it was drained
@@ -114,11 +115,11 @@ class Rolling:
         if not self.is_running:
             return []
         if self.now_at is None:
-            self.now_at = Round(self.finished + 1, now)
+            self.now_at = Round(self.finished + 1, now, phase_at=now)
         running = self.now_at
         worker = seen[running.slot]
         match running.phase:
-            case None:
+            case Phase.WAITING:
                 return self._drain(running, now, seen)
             case Phase.DRAINING:
                 return self._await_end(running, now, worker)
@@ -128,6 +129,12 @@ class Rolling:
 
     def _drain(self, running: Round, now: float, seen: Sequence[Seen]) -> list[tuple[int, Order]]:
         worker = seen[running.slot]
+        others = [other for slot, other in enumerate(seen) if slot != running.slot]
+        if worker.is_ready and others and not any(other.is_ready for other in others):
+            if now - running.phase_at > self.ready_s:
+                name = self.names[running.slot]
+                self._finish(running, now, f"{name} was left as it is: no other worker is ready")
+            return []
         running.phase, running.phase_at = Phase.DRAINING, now
         running.starts, running.is_killed, running.drain_s = worker.starts, False, 0.0
         running.was_ready = any(other.is_ready for other in seen)
@@ -158,7 +165,7 @@ class Rolling:
                 )
             )
             running.slot += 1
-            running.phase = None
+            running.phase, running.phase_at = Phase.WAITING, now
             if running.slot == len(self.names):
                 self._finish(running, now, "")
         elif now - running.phase_at > self.ready_s:

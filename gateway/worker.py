@@ -57,6 +57,7 @@ EXIT_LEASE_LOST = 3
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
 FLUSH_S = 3.0  # of the drain's time kept for writing down what became of the answers
+LAST_S = 3.0  # of the whole time to end: the supervisor's, and its servers'
 
 
 def run(settings: Settings) -> int:
@@ -406,7 +407,7 @@ class _Life:
         """
         worker, flow = self.worker, self.worker.flow
         numbers = self.numbers
-        deadline = time.monotonic() + numbers.drain_total_s - 2.0
+        deadline = time.monotonic() + numbers.drain_total_s - LAST_S
         flow.is_draining = True
         log.info("draining")
         idle_until = await self._leave_the_door(deadline)

@@ -126,6 +126,27 @@ def test_a_node_that_was_not_ready_need_not_become_so():
     assert ended.steps[0].missing == ("route 1: no channel",)
 
 
+def test_the_only_worker_that_is_ready_never_goes():
+    node = Node()
+    node.rolling.ask()
+    node.step()
+    node.end_and_start(0)
+    node.step()
+    node.step()
+    node.set(0, is_ready=False, is_serving=False)  # and it dies again at once
+    assert [order for _ in range(500) for order in node.step()] == []
+    node.set(0, is_ready=True)
+    assert node.step() == [(1, Order.DRAIN)]
+
+
+def test_it_waits_for_another_one_only_so_long():
+    node = Node()
+    node.set(1, is_ready=False)
+    node.rolling.ask()
+    assert [order for _ in range(700) for order in node.step()] == []
+    assert "no other worker is ready" in node.rolling.kept[0].error
+
+
 def test_a_worker_that_is_down_is_waited_for_before_a_good_one_goes():
     node = Node()
     node.set(0, is_running=False, is_ready=False, is_serving=False)
@@ -172,15 +193,14 @@ def test_what_is_told_names_worker_and_phase():
     events=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["die", "ready", "wait"]))),
 )
 def test_never_are_two_told_to_go_and_never_the_last_one_that_is_ready(count, events):
-    """Whatever dies meanwhile: who is drained was waited for, and somebody else is ready."""
+    """Whatever dies meanwhile: somebody else is ready when one that is ready is drained."""
     node = Node(count)
     node.rolling.ask()
-    leaving: int | None = None
     for slot, what in events:
         for told, order in node.step(1.0):
+            others = [seen for other, seen in enumerate(node.workers) if other != told]
             assert order is Order.DRAIN
-            assert leaving is None or node.workers[leaving].is_ready
-            leaving = told
+            assert count == 1 or not node.workers[told].is_ready or any(o.is_ready for o in others)
             if what != "wait":
                 node.end_and_start(told, is_ready=False)
         if slot < count and what == "die":

@@ -187,6 +187,24 @@ def test_sigterm_under_load_keeps_every_202(gateway):
     each_once(gateway, load)
 
 
+def test_sigterm_ends_in_time_when_no_carrier_answers():
+    numbers = {"drain_total_s": "12", "drain_answers_s": "11", "drain_before_s": "1"}
+    with GatewayProcess(workers=2, **numbers) as gateway:
+        both_ready(gateway)
+        for carrier in gateway.carriers.values():
+            carrier.behave(silent=True)
+        with SteadyLoad(gateway, retries_refused=True) as load:
+            loaded(gateway, load, 100)
+            code, seconds = gateway.stop()
+            load.stop()
+        assert code == 0
+        assert 5 < seconds < 12.5
+        gateway.start()
+        states = Counter(read_states(gateway, list(load.accepted)).values())
+        assert sum(states.values()) == len(load.accepted)
+        assert states.keys().isdisjoint({State.FAILED, State.UNDELIVERED, State.UNKNOWN}), states
+
+
 def test_a_second_sigterm_ends_it_at_once_and_nothing_is_lost(gateway):
     for carrier in gateway.carriers.values():
         carrier.behave(silent=True)  # the drain waits for answers that do not come
