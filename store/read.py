@@ -77,7 +77,7 @@ _CONSERVATION_SQL = (
     " UNION ALL SELECT tenant, 0, count(*), 0, 0 FROM parked GROUP BY tenant"
     " UNION ALL SELECT tenant, 0, 0, count(*), 0 FROM handovers, unnest(tenants) AS tenant"
     "  GROUP BY tenant"
-    " UNION ALL SELECT tenant, 0, 0, 0, sum(held) FROM holdings GROUP BY tenant"
+    " UNION ALL SELECT tenant, 0, 0, 0, sum(held) FROM holdings WHERE tenant <> 0 GROUP BY tenant"
     ") counts GROUP BY tenant"
 )
 _NO_KEY = "the data key of a message is gone: its day was destroyed"

@@ -36,7 +36,7 @@ class RealClock(Clock):
     """The monotonic clock, for the fake channel."""
 
     @property
-    def now(self) -> float:  # type: ignore[override]
+    def now(self) -> float:
         return time.monotonic()
 
     @now.setter
@@ -117,14 +117,8 @@ class Inside:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        for lane in (self.worker.acceptor, self.worker.events):
-            for task in lane._tasks if hasattr(lane, "_tasks") else [lane._task]:
-                if task is not None:
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await task
-            for link in lane._links if hasattr(lane, "_links") else [lane._link]:
-                link.abandon()
+        await self.worker.acceptor.stop(0.0)
+        await self.worker.events.stop()
         journal = self.flow.journal.journal
         if journal is not None:
             journal.close()
