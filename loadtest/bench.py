@@ -77,7 +77,8 @@ class Bar:
 
 
 @contextlib.contextmanager
-def _bar(console: Console) -> Iterator[Bar]:
+def showing(console: Console) -> Iterator[Bar]:
+    """A progress bar while something runs, where there is a terminal to show it on."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -97,6 +98,11 @@ class Bench:
         self._gateway = gateway
         self._bar = bar
         self._first = 0  # index of the next message: no number is used twice
+
+    @property
+    def used(self) -> int:
+        """How many indexes are used up."""
+        return self._first
 
     async def warm_up(self, load: Load, seconds: float) -> None:
         """The same load, thrown away; raises NotStock when it does not come through."""
@@ -156,7 +162,7 @@ class Bench:
         self._bar.step(text, seconds)
         watching = asyncio.create_task(self._watch_finals())
         try:
-            result = await self._run_sender(plan)
+            result = await self.run_plan(plan)
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -164,7 +170,8 @@ class Bench:
         self._first += result.used
         return result, path
 
-    async def _run_sender(self, plan: Plan) -> Result:
+    async def run_plan(self, plan: Plan) -> Result:
+        """Send in a process of its own; raises NotStock when it could not work."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "loadtest.sender"),
             stdin=asyncio.subprocess.PIPE,
@@ -306,7 +313,7 @@ def main() -> int:
         options.seconds, options.warm_up, options.settle = 3.0, 1.0, 1.0
     console = Console(stderr=True)
     try:
-        with _bar(console) as bar:
+        with showing(console) as bar:
             found = asyncio.run(bench(options, bar))
     except (NotStock, ValueError, RuntimeError, OSError) as error:
         console.print(f"bench: {error}", markup=False, highlight=False, soft_wrap=True)
