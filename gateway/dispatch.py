@@ -6,7 +6,7 @@
               segments ─▶ Channel.submit (journal, then bytes)
 
 A message is bound to a channel when it enters a lane and chosen again when that channel goes
-down. Nothing is written to a carrier before its claim is committed (DESIGN decision 5). One call
+down. Of a channel that only another process has, the lane is emptied by `gateway.remote`. Nothing is written to a carrier before its claim is committed (DESIGN decision 5). One call
 of `pump` handles a whole burst; there is no task and no timer per message.
 """
 
@@ -31,6 +31,7 @@ from sms.segmentation import payload
 from store.fragments import unpark_sql
 from telemetry.metrics import Metrics
 
+REMOTE_ROOM = 500  # messages on their way through us to a channel that another process has
 CLAIM_BLOCK = 256  # per accept lane beyond the free windows; what a power cut may make uncertain
 OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
@@ -52,6 +53,22 @@ class Claimer(Protocol):
         ...
 
 
+class Remote(Protocol):
+    """The channels of other processes, as far as dispatch needs them."""
+
+    def is_up(self, channel: int) -> bool:
+        """Whether another process has a session of the channel."""
+        ...
+
+    def pump(self, channel: int) -> None:
+        """Hand over what waits in the channel's lane."""
+        ...
+
+    def configure(self, snapshot: config.Snapshot) -> None:
+        """Use a new configuration."""
+        ...
+
+
 @dataclass(slots=True)
 class ChannelRuntime:
     """One channel as dispatch sees it; mutable, one object per channel and process."""
@@ -65,6 +82,7 @@ class ChannelRuntime:
     share: float = 1.0  # of the window, cut by throttling answers
     cut_at: float = -10.0  # monotonic
     is_up: bool = False
+    was_up: bool = False  # until it is, another process may have it
     is_pumping: bool = False
 
     def free(self) -> int:
@@ -108,6 +126,8 @@ class Dispatcher:
         self._waking: set[int] = set()
         self._swept_at = 0.0
         self.channels: dict[int, ChannelRuntime] = {}
+        self.remote: Remote | None = None  # joined by wiring
+        self.hungry: Callable[[int], None] = lambda channel: None  # its lane runs low
         self.snapshot = config.Snapshot()
         self.is_stopped = False
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -119,6 +139,8 @@ class Dispatcher:
         """Use the new routes; channels are added and removed by wiring before this."""
         self.snapshot = snapshot
         self._routes.clear()
+        if self.remote is not None:
+            self.remote.configure(snapshot)
         for channel, _ in list(self._lanes.items()):
             runtime = self.channels.get(channel)  # HELD has none; a changed channel starts down
             if runtime is None or not runtime.is_up:
@@ -156,7 +178,45 @@ class Dispatcher:
 
     def _is_fit(self, channel: int, message_class: MessageClass) -> bool:
         runtime = self.channels.get(channel)
-        return runtime is not None and runtime.is_up and message_class in runtime.config.classes
+        if runtime is None or not runtime.is_up:
+            return self.is_remote(channel) and self._is_configured(channel, message_class)
+        return message_class in runtime.config.classes
+
+    def is_remote(self, channel: int) -> bool:
+        """Whether messages for the channel go to another process: it has a session, we hold none.
+
+        A channel of which we hold sessions that are down is down for us, though others have it.
+        """
+        runtime = self.channels.get(channel)
+        if self.remote is None or (runtime is not None and runtime.was_up):
+            return False
+        return self.remote.is_up(channel)
+
+    def can_send(self, channel: int) -> bool:
+        """Whether we have the channel up ourselves; for 0, whether anybody has any."""
+        if not channel:
+            return any(self._is_reachable(known) for known in self.snapshot.channels)
+        runtime = self.channels.get(channel)
+        return runtime is not None and runtime.is_up
+
+    def _is_reachable(self, channel: int) -> bool:
+        return self.can_send(channel) or self.is_remote(channel)
+
+    def room_for(self, channel: int) -> int:
+        """Messages of other processes that fit: free windows and one more, less what waits."""
+        runtime = self.channels.get(channel)
+        if runtime is None or not runtime.is_up:
+            return 0
+        taken = len(runtime.unsent) + runtime.claiming + self._lanes.lane(channel).size()
+        return runtime.free() + runtime.adapter.window() - taken
+
+    def room_for_any(self) -> int:
+        """The same for messages that may take any channel, ours or those of others."""
+        room = sum(max(0, self.room_for(channel)) for channel in self.channels)
+        for channel in self.snapshot.channels:
+            if self.is_remote(channel):
+                room += max(0, REMOTE_ROOM - self._lanes.lane(channel).size())
+        return room
 
     def _is_configured(self, channel: int, message_class: MessageClass) -> bool:
         """Whether waiting for the channel makes sense, by the configuration.
@@ -219,7 +279,9 @@ class Dispatcher:
                 continue
             budget = budgets.get(channel)
             if budget is None:
-                runtime = self.channels[channel]
+                runtime = self.channels.get(channel)
+                if runtime is None or not runtime.is_up:
+                    continue  # another process has it: that one claims
                 waiting = self._lanes.lane(channel).size()
                 budget = runtime.free() + CLAIM_BLOCK - waiting
             if budget > 0:
@@ -259,6 +321,10 @@ class Dispatcher:
             self._lanes.put(channel, message)
         return channel
 
+    def expire(self, message: Message) -> None:
+        """Its validity is over and nothing of it is with a carrier."""
+        self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+
     def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
         if message.state in FINAL_STATES:
             return
@@ -282,7 +348,13 @@ class Dispatcher:
     def pump(self, channel: int) -> None:
         """Hand the channel as much as its windows, its bucket and the lanes allow."""
         runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up or runtime.is_pumping or self.is_stopped:
+        if self.is_stopped:
+            return
+        if runtime is None or not runtime.is_up:
+            if self.remote is not None and self.is_remote(channel):
+                self.remote.pump(channel)
+            return
+        if runtime.is_pumping:
             return
         runtime.is_pumping = True
         try:
@@ -291,6 +363,8 @@ class Dispatcher:
                 self._write(runtime, burst)
         finally:
             runtime.is_pumping = False
+        if self._lanes.lane(channel).size() < runtime.adapter.window():
+            self.hungry(channel)
 
     def _write(self, runtime: ChannelRuntime, burst: list[Submit]) -> None:
         left = runtime.adapter.submit(burst)
@@ -319,7 +393,7 @@ class Dispatcher:
             if message.state in FINAL_STATES:
                 continue
             if message.valid_until <= unix:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                self.expire(message)
                 continue
             segments = len(message.texts)
             wait_s = runtime.bucket.take(segments, now, is_otp=message.message_class is _OTP)
@@ -373,7 +447,7 @@ class Dispatcher:
             if message.state in FINAL_STATES:
                 self._ledger.release_claim(message)
             elif message.valid_until <= unix:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                self.expire(message)
             else:
                 runtime.unsent.extend(self._submits(message, runtime, unix))
         self.pump(channel)
@@ -465,6 +539,7 @@ class Dispatcher:
             return
         runtime.is_up = is_up
         if is_up:
+            runtime.was_up = True
             self._rechoose(HELD)
             self.pump(channel)
             return
@@ -473,6 +548,17 @@ class Dispatcher:
         if unsent and self.not_sent is not None:
             self.not_sent(channel, unsent, "channel.link_lost")
         self._rechoose(channel)
+
+    def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
+        """Other processes have got or lost their last session of these channels."""
+        for channel in went:
+            if not self.can_send(channel):
+                self._rechoose(channel)
+        came = list(came)
+        if came:
+            self._rechoose(HELD)
+        for channel in came:
+            self.pump(channel)
 
     def _rechoose(self, channel: int) -> None:
         """Bind what waits in a lane to the channels of its routes anew, otp first."""
@@ -520,6 +606,10 @@ class Dispatcher:
                 runtime.share = min(1.0, runtime.share * RECOVER_SHARE**0.1)
             if runtime.unsent or self._lanes.lane(channel).size():
                 self.pump(channel)
+        if self.remote is not None:
+            for channel, lane in list(self._lanes.items()):
+                if channel not in self.channels and lane.size():
+                    self.pump(channel)
         if now - self._swept_at >= 1.0:
             self._swept_at = now
             self._sweep()
@@ -527,13 +617,13 @@ class Dispatcher:
     def _sweep(self) -> None:
         unix = self._unix()
         for message in self._lanes.remove_expired(tuple(MessageClass), unix):
-            self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+            self.expire(message)
         late = [entry for entry in self._delayed if entry[2].valid_until <= unix]
         if late:
             self._delayed = [entry for entry in self._delayed if entry[2].valid_until > unix]
             heapq.heapify(self._delayed)
             for _, _, message in late:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                self.expire(message)
 
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""
@@ -543,7 +633,11 @@ class Dispatcher:
 def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
     """The lowest id that still needs its owner: everything below needs no recovery.
 
-    What stands in `parked` is found there, so it does not hold the mark back.
+    What stands in `parked` is found there, and what came from another process by its claim, so
+    neither holds the mark back.
     """
-    lowest = min((key for key, message in live.items() if not message.is_parked), default=next_id)
+    lowest = min(
+        (key for key, message in live.items() if not (message.is_parked or message.is_adopted)),
+        default=next_id,
+    )
     return lowest if pending is None else min(lowest, pending)
