@@ -117,6 +117,7 @@ class Reports:
         self._polled_at = 0.0  # Unix; when parked reports were looked for
         self.share = (0, 1)  # which part of the parked reports is ours: i of n processes
         self.parked = 0  # how many stand in parked_reports, as last seen
+        self.share = (0, 1)  # (our index, how many) among the living processes
 
     # -- from a channel --------------------------------------------------------------------
 
@@ -288,7 +289,7 @@ class Reports:
             message.message_class,
             message.tenant,
         )
-        batch.sql.append(park_sql([parked]))
+        batch.sql.append(park_sql(self._ledger.process, [parked]))
         batch.back.append((message, row))
         return "resent"
 
@@ -427,7 +428,7 @@ class Reports:
 
     async def _retry_parked(self) -> None:
         unix = self._unix()
-        due = await self._reader.due_reports(unix, LOOKUP_BATCH)
+        due = await self._reader.due_reports(unix, LOOKUP_BATCH, share=self.share)
         self.parked = len(due)
         if not due:
             return
