@@ -6,8 +6,9 @@
               segments ─▶ Channel.submit (journal, then bytes)
 
 A message is bound to a channel when it enters a lane and chosen again when that channel goes
-down. Of a channel that only another process has, the lane is emptied by `gateway.remote`. Nothing is written to a carrier before its claim is committed (DESIGN decision 5). One call
-of `pump` handles a whole burst; there is no task and no timer per message.
+down. The lane of a channel that only another process has is emptied by `gateway.remote`. Nothing
+is written to a carrier before its claim is committed (DESIGN decision 5). One call of `pump`
+handles a whole burst; there is no task and no timer per message.
 """
 
 from __future__ import annotations
@@ -195,11 +196,12 @@ class Dispatcher:
     def can_send(self, channel: int) -> bool:
         """Whether we have the channel up ourselves; for 0, whether anybody has any."""
         if not channel:
-            return any(self._is_reachable(known) for known in self.snapshot.channels)
+            return any(self.is_reachable(known) for known in self.snapshot.channels)
         runtime = self.channels.get(channel)
         return runtime is not None and runtime.is_up
 
-    def _is_reachable(self, channel: int) -> bool:
+    def is_reachable(self, channel: int) -> bool:
+        """Whether messages can go out over the channel, from here or from another process."""
         return self.can_send(channel) or self.is_remote(channel)
 
     def room_for(self, channel: int) -> int:
@@ -409,6 +411,14 @@ class Dispatcher:
         if to_claim:
             self._claim(runtime, to_claim)
         return burst
+
+    def withdraw(self) -> None:
+        """Segments that found no slot return to their lanes: we leave."""
+        for channel, runtime in self.channels.items():
+            unsent = list(runtime.unsent)
+            runtime.unsent.clear()
+            if unsent and self.not_sent is not None:
+                self.not_sent(channel, unsent, "process.leaves")
 
     def _take_unsent(self, runtime: ChannelRuntime, free: int) -> list[Submit]:
         """What found no slot before goes first; what is too late for goes back to expire."""

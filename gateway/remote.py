@@ -122,15 +122,15 @@ class RemoteChannels:
                 receiver = self._receiver(channel, message_class)
             if message_class is None or receiver is None:
                 return
+            if message_class is not _OTP:
+                self._turns[channel] = self._turns.get(channel, 0) + 1
             messages = self._take(lane, message_class, self._sizes.get(channel, BLOCK))
             if messages:
                 self.give(messages, receiver, channel)
 
     def give(self, messages: Sequence[Message], receiver: int, channel: int) -> None:
         """Hand over a block of owned messages of one class that stand in no lane any more."""
-        block = Block(
-            self._ids.next(), receiver, channel, messages[0].message_class, len(messages)
-        )
+        block = Block(self._ids.next(), receiver, channel, messages[0].message_class, len(messages))
         self._add(block)
         for message in messages:
             message.is_handed = True
@@ -176,8 +176,8 @@ class RemoteChannels:
             return _TRANSACTIONAL if lane.transactional.size else None
         if not lane.transactional.size:
             return _MARKETING
-        turn = self._turns[channel] = (self._turns.get(channel, 0) + 1) % MARKETING_TURN
-        return _TRANSACTIONAL if turn else _MARKETING
+        is_turn = self._turns.get(channel, 0) % MARKETING_TURN == MARKETING_TURN - 1
+        return _MARKETING if is_turn else _TRANSACTIONAL
 
     def _receiver(self, channel: int, message_class: MessageClass) -> int | None:
         """Our node's least busy process with the channel, else another node's; None = all full."""

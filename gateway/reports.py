@@ -115,7 +115,6 @@ class Reports:
         self._crashes: dict[tuple[int, str], int] = {}
         self._wake = asyncio.Event()
         self._polled_at = 0.0  # Unix; when parked reports were looked for
-        self.share = (0, 1)  # which part of the parked reports is ours: i of n processes
         self.parked = 0  # how many stand in parked_reports, as last seen
         self.share = (0, 1)  # (our index, how many) among the living processes
 

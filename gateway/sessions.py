@@ -134,9 +134,9 @@ class Sessions:
             self.live = await live_processes(self._pool)
             self.lived(self.live)
         await self.look()
-        if self._rounds % SHARE_EVERY == 0 and not self._is_leaving and self._is_valid():
-            if await self.share(self._dispatcher.snapshot.channels):
-                self.changed()
+        may_share = self._is_valid() and not self._is_leaving and not self._rounds % SHARE_EVERY
+        if may_share and await self.share(self._dispatcher.snapshot.channels):
+            self.changed()
 
     # -- the registry ----------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Sessions:
     async def share(self, channels: Mapping[int, config.Channel]) -> bool:
         """Hold our share of each channel's sessions, and what has been free for a while.
 
-        Whether `held` is another one now. Raises Unavailable, LeaseLost.
+        Returns whether `held` is another one now. Raises Unavailable, LeaseLost.
         """
         if self._place.role == "api":
             held: dict[int, int] = {}

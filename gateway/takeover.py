@@ -131,6 +131,7 @@ class Takeover:
         self._is_valid = is_valid
         self._monotonic = monotonic
         self._steady_since = monotonic()
+        self.is_stopped = False  # draining
         self.kick: Callable[[], None] = lambda: None  # there are handovers to us now
 
     def unsteady(self) -> None:
@@ -148,6 +149,8 @@ class Takeover:
     async def step(self) -> None:
         """Take over who is due and settle what we owe; raises Unavailable, LeaseLost."""
         taker = self._taker
+        if self.is_stopped:
+            return
         if self._may_judge():
             for process in await due_for_takeover(self._pool, taker.process, taker.grace_s):
                 seized = await seize(
@@ -322,9 +325,7 @@ class Takeover:
             cursor = rows[-1].event_id
             self._notifier.inherit(rows)
             counts["events"] += len(rows)
-            await self._committed(
-                event_cursor_sql(seized.process, cursor, by=self._taker.process)
-            )
+            await self._committed(event_cursor_sql(seized.process, cursor, by=self._taker.process))
 
     async def _committed(self, sql: str) -> None:
         """Wait until `sql` and everything decided so far is durable."""
