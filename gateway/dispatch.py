@@ -128,7 +128,7 @@ class Dispatcher:
         self._swept_at = 0.0
         self.channels: dict[int, ChannelRuntime] = {}
         self.remote: Remote | None = None  # joined by wiring
-        self.hungry: Callable[[int], None] = lambda channel: None  # its lane runs low
+        self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.snapshot = config.Snapshot()
         self.is_stopped = False
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -205,20 +205,15 @@ class Dispatcher:
         return self.can_send(channel) or self.is_remote(channel)
 
     def room_for(self, channel: int) -> int:
-        """Messages of other processes that fit: free windows and one more, less what waits."""
-        runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up:
-            return 0
-        taken = len(runtime.unsent) + runtime.claiming + self._lanes.lane(channel).size()
-        return runtime.free() + runtime.adapter.window() - taken
+        """How many messages of other processes may be here: the windows, and once more to wait.
 
-    def room_for_any(self) -> int:
-        """The same for messages that may take any channel, ours or those of others."""
-        room = sum(max(0, self.room_for(channel)) for channel in self.channels)
-        for channel in self.snapshot.channels:
-            if self.is_remote(channel):
-                room += max(0, REMOTE_ROOM - self._lanes.lane(channel).size())
-        return room
+        For 0, whatever the channel: on their way through us to others' channels too.
+        """
+        if not channel:
+            remote = sum(map(self.is_remote, self.snapshot.channels))
+            return sum(map(self.room_for, self.channels)) + remote * REMOTE_ROOM
+        runtime = self.channels.get(channel)
+        return 2 * runtime.adapter.window() if runtime is not None and runtime.is_up else 0
 
     def _is_configured(self, channel: int, message_class: MessageClass) -> bool:
         """Whether waiting for the channel makes sense, by the configuration.
@@ -311,12 +306,32 @@ class Dispatcher:
         for channel in touched:
             self.pump(channel)
 
-    def _enter(self, message: Message, *, first: bool) -> int:
+    def put_adopted(self, messages: Iterable[Message]) -> None:
+        """Queue what other processes had accepted, by turns with our own."""
+        now = self._monotonic()
+        touched: set[int] = set()
+        for message in messages:
+            message.queued_at = now
+            channel = self._bind(message)
+            if channel is not None:
+                self._lanes.put_adopted(channel, message)
+                touched.add(channel)
+        for channel in touched:
+            self.pump(channel)
+
+    def _bind(self, message: Message) -> int | None:
+        """The channel in whose lane it is to wait; without any left it has ended, None."""
         channel = self.choose(message)
         if channel is None:
             self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
-            return 0
+            return None
         message.channel = channel
+        return channel
+
+    def _enter(self, message: Message, *, first: bool) -> int:
+        channel = self._bind(message)
+        if channel is None:
+            return 0
         if first:
             self._lanes.put_first(channel, message)
         else:
@@ -365,8 +380,7 @@ class Dispatcher:
                 self._write(runtime, burst)
         finally:
             runtime.is_pumping = False
-        if self._lanes.lane(channel).size() < runtime.adapter.window():
-            self.hungry(channel)
+        self.hungry(channel)
 
     def _write(self, runtime: ChannelRuntime, burst: list[Submit]) -> None:
         left = runtime.adapter.submit(burst)

@@ -339,6 +339,7 @@ class Flow:
                 oldest = queue.oldest_at()
                 metrics.queue_messages.set(labels, queue.size)
                 metrics.queue_oldest_age_seconds.set(labels, now - oldest if oldest else 0.0)
+        metrics.channel_state.clear()  # a channel may be another process's now
         for runtime in self.dispatcher.channels.values():
             for state in ("up", "down"):
                 is_now = (state == "up") == runtime.is_up

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
-from gateway.remote import RemoteChannels
+from gateway.remote import ANY, RemoteChannels
 from gateway.reports import fold_stored
 from sms.errors import Unavailable
 from sms.model import Message, MessageClass, State
@@ -66,6 +66,7 @@ class HandoverDesk:
         self._unix = unix
         self._adopting: deque[tuple[int, list[int]]] = deque()  # claimed, not read back yet
         self._waiting: frozenset[int] = frozenset()  # channels with blocks that did not fit
+        self._held: dict[int, list[int]] = {}  # by channel: blocks of claims that were taken for it
         self._has_asked = False  # whether blocks of an earlier life were looked for
         self._wake = asyncio.Event()
         self.is_stopped = False  # draining: nothing is taken any more
@@ -77,8 +78,10 @@ class HandoverDesk:
         self._wake.set()
 
     def hungry(self, channel: int) -> None:
-        """A channel's lane runs low: look now if blocks wait for it."""
-        if channel in self._waiting or 0 in self._waiting:
+        """There may be room again in a channel's windows: look now if blocks wait for it."""
+        if not self._waiting:
+            return
+        if any(of in self._waiting and self._room(of) > 0 for of in (channel, ANY)):
             self._wake.set()
 
     async def run(self) -> None:
@@ -131,7 +134,7 @@ class HandoverDesk:
                 self._wake.set()  # there may be more
 
     def fitting(self, waiting: Sequence[Handover]) -> list[Handover]:
-        """Those that may be taken now: what the free windows and one window more can hold.
+        """Those that may be taken now: of what was taken before, at most two windows are open.
 
         Otp's fit wherever the channel is up; so does what has expired, to be told so in time.
         """
@@ -155,17 +158,25 @@ class HandoverDesk:
         return room > 0
 
     def _room(self, channel: int) -> int:
-        return self._dispatcher.room_for(channel) if channel else self._dispatcher.room_for_any()
+        """Messages more that may be taken for a channel."""
+        blocks = self._held.get(channel)
+        if not blocks:
+            return self._dispatcher.room_for(channel)
+        held = {block: left for block in blocks if (left := self._claims.open_in(block))}
+        self._held[channel] = list(held)
+        return self._dispatcher.room_for(channel) - sum(held.values())
 
     # -- taking ----------------------------------------------------------------------------
 
     async def _take(self, handovers: Sequence[Handover], end: str) -> None:
         """Make them ours where nobody was faster."""
         blocks = {handover.id: self._claims.reserve() for handover in handovers}
+        channels = {handover.id: handover.channel for handover in handovers}
         for handover_id, ids in (await self._handovers.take(blocks)).items():
             block = blocks[handover_id]
             self._claims.adopt(block, ids)
             self._adopting.append((block, ids))
+            self._held.setdefault(channels[handover_id], []).append(block)
             self._metrics.handovers_total.inc((end,), len(ids))
         await self._adopt()
 
@@ -186,4 +197,4 @@ class HandoverDesk:
             message.is_adopted = True
             self._ledger.take_back(message)
         self._claims.settled(block, size - len(mine))
-        self._dispatcher.put(mine)
+        self._dispatcher.put_adopted(mine)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from cluster.wake import Wakes
 from gateway.flow import Flow
 from gateway.handover import TAKEN, HandoverDesk
-from gateway.remote import BLOCK, HANDOVER, RemoteChannels
+from gateway.remote import ANY, BLOCK, HANDOVER, RemoteChannels
 from gateway.sessions import CHANNELS, Sessions
-from gateway.takeover import ANY, Takeover
+from gateway.takeover import Takeover
 from sms.errors import Unavailable
 from sms.model import Message, MessageClass, State
 from store.processes import LiveProcess

@@ -24,6 +24,7 @@ from telemetry.metrics import Metrics
 BLOCK = 500  # messages of one block at most
 SMALL_BLOCK = 50  # and at least, however small the channel's window is
 OPEN_BLOCKS = 4  # of one channel, not yet taken by one receiver; otp's are not counted
+ANY = 0  # for whatever channel the receiver chooses
 HANDOVER = "handover"  # what a receiver is woken with
 MARKETING_TURN = 5  # every fifth block is marketing's when transactional waits too
 

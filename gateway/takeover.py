@@ -23,7 +23,7 @@ from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
 from gateway.notify import Notifier
 from gateway.recover import OPEN, apply_results, results_of
-from gateway.remote import BLOCK
+from gateway.remote import ANY, BLOCK
 from gateway.reports import fold_stored
 from gateway.settle import Settler
 from sms.ids import IdClock
@@ -45,7 +45,6 @@ from telemetry.metrics import Metrics
 
 PAGE = 2000  # messages, rows or events of one commit
 TRIES = 5
-ANY = 0  # handed over for whatever channel the receiver chooses
 
 log = get_logger(__name__)
 

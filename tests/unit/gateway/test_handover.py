@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +65,16 @@ class FakeBook:
     def settled(self, number: int, count: int = 1) -> None:
         self.left[number] -= count
 
+    def open_in(self, number: int) -> int:
+        return self.left[number]
+
+    def block(self, ids: list[int], on_claimed: Callable[[], None] | None) -> int:
+        number = self.reserve()
+        self.adopt(number, ids)
+        if on_claimed is not None:
+            on_claimed()
+        return number
+
 
 class Party(Kit):
     """The kit with a desk; channel 1 is ours."""
@@ -73,7 +83,7 @@ class Party(Kit):
         super().__init__(channels=1, window=window)
         self.store = FakeStore()
         self.book = FakeBook()
-        self.ledger._claims = self.book
+        self.ledger._claims = self.dispatcher._claims = self.book
         self.woken: list[tuple[int, str]] = []
         self.remote = RemoteChannels(
             ids=self.ids,
@@ -153,14 +163,29 @@ async def test_only_what_the_window_and_one_more_can_hold_is_taken() -> None:
     assert party.store.rows == {}
 
 
+async def test_a_worker_with_a_long_lane_of_its_own_still_takes_from_others_by_turns() -> None:
+    party = Party(window=8)
+    party.accept(*[party.message() for _ in range(200)])
+    rows = [party.block(8) for _ in range(20)]
+    while party.store.rows:
+        await party.round()
+        for _ in range(4):
+            party.answer(1, Submitted(str(party.ids.next())))
+    theirs = {number for row in rows for number in row.ids}
+    sent = party.seen()
+    share = sum(number in theirs for number in sent) / len(sent)
+    assert 0.4 < share < 0.6
+
+
 async def test_a_channel_that_runs_low_makes_the_desk_look_at_once() -> None:
     party = Party(window=16)
     for _ in range(4):
         party.block(16)
     await party.round()
     party.desk._wake.clear()
-    for _ in range(17):
-        party.answer(1, Submitted(str(party.ids.next())))
+    party.dispatcher.pump(1)
+    assert not party.desk._wake.is_set()
+    party.answer(1, Submitted("abc"))
     assert party.desk._wake.is_set()
 
 
