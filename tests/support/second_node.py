@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from store.embedded import endpoints_of, run_directory
 from tests.support.gateway_process import GatewayProcess, Json
 
-SHORT_LEASE = {"lease_s": "5", "lease_renew_s": "1"}
+LEASE_S, RENEW_S = 5, 1  # of both nodes: a lease counts until 2 s before its end
 
 
 class SecondNode(GatewayProcess):
@@ -20,10 +20,8 @@ class SecondNode(GatewayProcess):
 
     command_line = ("up",)
 
-    def __init__(
-        self, first: GatewayProcess, *, workers: int = 1, role: str = "all", **reliability: str
-    ) -> None:
-        super().__init__(workers=workers, **reliability)
+    def __init__(self, first: GatewayProcess, *, workers: int = 1, role: str = "all") -> None:
+        super().__init__(workers=workers, lease_s=str(LEASE_S), lease_renew_s=str(RENEW_S))
         self._first = first
         given = endpoints_of(run_directory(first.data_dir))
         self.env |= {
