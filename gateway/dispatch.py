@@ -268,6 +268,8 @@ class Dispatcher:
         What already waits in the lane counts against the budget, so the number of claimed
         messages stays bounded without a counter that could drift.
         """
+        if self.is_stopped:
+            return []
         budgets: dict[int, int] = {}
         chosen: list[Message] = []
         for message in messages:

@@ -66,15 +66,15 @@ class Peers:
             await self.sessions.leave()
 
     async def left(self) -> None:
-        """Our sessions are closed: what we claimed and did not send goes on without us."""
-        self.hand_back()
+        """Our sessions are closed: others may have them."""
         with suppress(Unavailable):
             await self.sessions.left()
 
     def hand_back(self) -> None:
         """Messages that never left: own ones lose their claim, others are handed over again.
 
-        A claim that outlives us makes a message uncertain when another process takes over.
+        Called when nothing is accepted or sent any more, before the last flush. A claim that
+        outlives us makes a message uncertain when another process takes over.
         """
         adopted: dict[tuple[int, MessageClass], list[Message]] = {}
         self.flow.dispatcher.withdraw()

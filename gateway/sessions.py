@@ -193,6 +193,8 @@ class Sessions:
 
         Returns whether `held` is another one now. Raises Unavailable, LeaseLost.
         """
+        if self._is_leaving:
+            return False
         if self._place.role == "api":
             held: dict[int, int] = {}
         elif self._place.workers == 1:

@@ -45,6 +45,7 @@ RELIABILITY = {
     "reconnect_min_s": "0.2",
     "reconnect_max_s": "1",
     "drain_before_s": "0.2",
+    "drain_idle_s": "0.2",
 }
 
 Json = dict[str, Any]
