@@ -465,7 +465,7 @@ class Dispatcher:
 
     def _send_claimed(self, channel: int, messages: list[Message]) -> None:
         runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up:
+        if runtime is None or not runtime.is_up or self.is_stopped:
             self.put(messages, first=True)
             return
         unix = self._unix()

@@ -158,10 +158,13 @@ class Handovers:
             return {row["id"] for row in await conn.fetch(_OTHERS_SQL, me)}
 
     async def move_receiver(self, old: int, new: int) -> int:
-        """What waits for a seized process waits for its taker now; how many blocks that were."""
+        """What waits for a seized process waits for its taker now; how many blocks that were.
+
+        Whatever channel they were meant for: the taker may have another one.
+        """
         async with acquire(self._pool) as conn:
             done = await conn.execute(
-                "UPDATE handovers SET receiver = $2 WHERE receiver = $1", old, new
+                "UPDATE handovers SET receiver = $2, channel = 0 WHERE receiver = $1", old, new
             )
         return _count(done)
 
