@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench lock clean FORCE
+.PHONY: help setup run test check bench bench-growth load lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -39,6 +39,12 @@ test: check ## check, then every other test but load and campaigns: what CI runs
 
 bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
 	@$(BIN)/python -m loadtest.bench
+
+bench-growth: $(RUNS) ## the same against an empty store and a full one, few tenants and many
+	@$(BIN)/python -m loadtest.growth
+
+load: $(RUNS) $(LOADS) ## 100,000 messages/min for 5 min, a carrier switched off; passes or fails
+	@$(BIN)/python -m loadtest.load
 
 # No header, no annotations, no index: nothing of the machine that made them stands in the locks.
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -19,7 +19,6 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +26,11 @@ from typing import Any, Final
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from loadtest import report
 from loadtest.figures import Figures, Seen, difference, ratios, work_out
 from loadtest.measure import Spread, cpu_between, machine_s, usage
+from loadtest.progress import Bar, progress_bar
 from loadtest.sender import Plan, Result, sent_times
 from loadtest.stock_gateway import (
     FINAL_TYPES,
@@ -55,39 +54,6 @@ class Load:
     name: str
     connections: int
     batch: int
-
-
-class Bar:
-    """The progress bar on a terminal; silent elsewhere."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
-
-    def step(self, text: str, seconds: float | None = None) -> None:
-        """A new step, of known or unknown length."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(text, total=seconds, told="")
-
-    def tell(self, seconds: float, text: str) -> None:
-        """How far the step is."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=seconds, told=text)
-
-
-@contextlib.contextmanager
-def _bar(console: Console) -> Iterator[Bar]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        yield Bar(progress)
 
 
 class Bench:
@@ -306,7 +272,7 @@ def main() -> int:
         options.seconds, options.warm_up, options.settle = 3.0, 1.0, 1.0
     console = Console(stderr=True)
     try:
-        with _bar(console) as bar:
+        with progress_bar(console) as bar:
             found = asyncio.run(bench(options, bar))
     except (NotStock, ValueError, RuntimeError, OSError) as error:
         console.print(f"bench: {error}", markup=False, highlight=False, soft_wrap=True)
