@@ -31,7 +31,7 @@ from rich.console import Console
 from loadtest.bench import machine
 from loadtest.loadcheck import Row, Run, Switch, Trace, judge, series
 from loadtest.loadreport import TOOLS, show, write_report
-from loadtest.measure import Group, Usage, usage
+from loadtest.measure import Group, Usage, machine_s, usage
 from loadtest.progress import Bar, progress_bar
 from loadtest.stock_gateway import (
     FINAL_TYPES,
@@ -128,6 +128,7 @@ class Load:
         """Send, switch, wait until all has arrived; returns what the records say."""
         gateway, options = self._gateway, self._options
         before = await gateway.metrics()
+        self._machine = machine_s()
         locust = await self._start_locust()
         try:
             await self._watch_start(locust)
@@ -145,6 +146,7 @@ class Load:
             words = (gateway.data_dir / "locust.log").read_text("utf-8", "replace")[-1500:]
             raise NotStock(f"locust ended with code {code}\n{words}")
         self.ended_at = time.time()
+        self._machine_after = machine_s()
         trace = Trace()
         with self._record.open("rb") as lines:
             trace.read_sent(lines)
@@ -152,7 +154,6 @@ class Load:
         self._read(trace)
         later = await gateway.metrics()
         self.metrics = {name: value - before.get(name, 0.0) for name, value in later.items()}
-        self.sink_repeats = (await gateway.counts()).duplicates
         return trace
 
     # -- locust ----------------------------------------------------------------------------
@@ -253,6 +254,15 @@ class Load:
         with (carriers / "sink.jsonl").open("rb") as lines:
             trace.read_events(lines)
 
+    def others_share(self) -> float:
+        """What of the machine was used by processes that have nothing to do with the run."""
+        if len(self._samples) < 2:
+            return 0.0
+        (_, first, client), (_, last, client_last) = self._samples[0], self._samples[-1]
+        ours = sum(last.cpu_s.values()) - sum(first.cpu_s.values()) + client_last - client
+        busy, every = (b - a for a, b in zip(self._machine, self._machine_after, strict=True))
+        return max(0.0, busy - ours) / every if every else 0.0
+
     def cores(self) -> dict[str, Any]:
         """Cores used over time, by part; from one sample to the next."""
         pairs = list(zip(self._samples, self._samples[1:], strict=False))
@@ -300,7 +310,7 @@ def _found(
         options.per_minute / 60 * stage.share * (stage.until_s - since)
         for stage, since in zip(stages, begins, strict=False)
     )
-    facts = Run(round(planned), options.seconds, run.switch, run.metrics, run.sink_repeats)
+    facts = Run(round(planned), options.seconds, run.switch, run.metrics, run.others_share())
     rows = judge(trace, facts)
     until = max([run.ended_at, *(second for c in trace.delivered.values() for second in c)])
     return {

@@ -250,7 +250,7 @@ class Run:
     seconds: float
     off: Switch
     metrics: Mapping[str, float] = field(default_factory=dict)  # differences over the run
-    sink_repeats: int = 0
+    others_share: float = 0.0  # of the machine, used by processes that have nothing to do with it
 
 
 def _count(name: str, value: int, limit: int = 0) -> Row:
@@ -263,7 +263,7 @@ def judge(trace: Trace, run: Run) -> list[Row]:
     for kind, values in trace.answers_ms.items():
         if values:
             seen = spread(values)
-            name = f"answer to a {kind}, p99 (p50 {seen.p50:,.0f} ms)"
+            name = f"{kind}: answer p99 (p50 {seen.p50:,.0f} ms)"
             limit = f"< {ANSWER_LIMIT_MS:g} ms"
             rows.append(Row(name, f"{seen.p99:,.1f} ms", limit, seen.p99 < ANSWER_LIMIT_MS))
     failed = trace.due - trace.accepted
@@ -281,11 +281,11 @@ def judge(trace: Trace, run: Run) -> list[Row]:
         _count("without a final event at the sink", silent),
         _count("never at a carrier", max(0, trace.never_submitted() - held)),
         _count("delivered without all segments", trace.incomplete()),
-        _count("sent twice, not told (duplicate_risk)", len(trace.repeats - trace.told_risk)),
+        _count("sent twice and not told", len(trace.repeats - trace.told_risk)),
         _count("known outside, but never accepted", trace.strangers),
         _count("final, but not delivered", trace.finals.total() - trace.finals["delivered"]),
         Row("uncertain, told, evidence awaited", f"{held:,}"),
-        Row("sent twice, told (duplicate_risk)", f"{len(trace.told_risk):,}"),
+        Row("sent twice, told as duplicate_risk", f"{len(trace.told_risk):,}"),
     ]
     if run.off.off_at:
         rows.append(_switch_row(trace, run.off))
@@ -294,6 +294,7 @@ def judge(trace: Trace, run: Run) -> list[Row]:
     rows.append(Row("due to delivered, p50 · p99", f"{seen.p50:,.0f} · {seen.p99:,.0f} ms"))
     late = spread(trace.own_ms)
     rows.append(Row("of it the client's own lateness, p99", f"{late.p99:,.1f} ms"))
+    rows.append(Row("of the machine used by others", f"{run.others_share:.0%}"))
     return rows
 
 
@@ -311,7 +312,7 @@ def _rate_row(trace: Trace, run: Run) -> Row:
 def _switch_row(trace: Trace, off: Switch) -> Row:
     seconds = trace.switched_s
     return Row(
-        f"{off.carrier} off: next success elsewhere",
+        f"{off.carrier} off: backup after",
         "never" if seconds is None else f"{seconds:.2f} s",
         f"≤ {SWITCH_LIMIT_S:g} s",
         seconds is not None and seconds <= SWITCH_LIMIT_S,

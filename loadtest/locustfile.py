@@ -20,11 +20,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, TextIO
 
+from gevent import sleep
 from locust import FastHttpUser, LoadTestShape, events, task
+from locust.user.task import LOCUST_STATE_STOPPING
 
 from loadtest.traffic import LAST, SHAPES, TENANTS, body_of, share_at, spread_users
 
 ANSWER_TIMEOUT_S = 30.0
+LOOK_S = 0.25  # how often a user that has nothing to send looks whether it is to stop
 
 
 class World:
@@ -113,15 +116,19 @@ class Client(FastHttpUser):
     def _next(self) -> None:
         self._count = 1 if World.dice.random() < self._chance else World.options.batch
 
-    def wait_time(self) -> float:
-        """Until the next request is due; none when it is late."""
-        return max(0.0, float(self._due) - time.perf_counter())
-
     @task
-    def send(self) -> None:
-        """What the timetable has next, when it is due."""
-        if time.perf_counter() >= self._due:  # locust runs a task before it waits the first time
-            self._send()
+    def keep_the_timetable(self) -> None:
+        """Send what is due until told to stop.
+
+        The user never waits as locust understands it: who waits may be killed, and the kill could
+        arrive inside the next request, whose answer would be lost.
+        """
+        while self._state != LOCUST_STATE_STOPPING:
+            wait_s = self._due - time.perf_counter()
+            if wait_s > 0:
+                sleep(min(wait_s, LOOK_S))
+            else:
+                self._send()
 
     def _send(self) -> None:
         """One request, timed from when it was due."""

@@ -73,7 +73,7 @@ def test_answers_count_from_when_they_were_due():
     trace.read_sent([sent(0, 1, ms=501.0)])
     trace.read_submits("a", 0, [submit(0)], NO_SWITCH)
     trace.read_events([event(0)])
-    assert failed(trace, planned=1) == ["answer to a single, p99 (p50 501 ms)"]
+    assert failed(trace, planned=1) == ["single: answer p99 (p50 501 ms)"]
 
 
 def test_what_was_not_sent_in_time_counts_as_not_accepted():
@@ -101,7 +101,7 @@ def test_a_message_with_an_unknown_answer_may_exist():
 def test_a_segment_twice_is_forgiven_only_when_it_is_told():
     trace = good_trace()
     trace.read_submits("b", 1, [submit(4)], NO_SWITCH)
-    assert failed(trace) == ["sent twice, not told (duplicate_risk)"]
+    assert failed(trace) == ["sent twice and not told"]
     trace.read_events([event(4, risk=True)])
     assert failed(trace) == []
 
@@ -142,7 +142,7 @@ def test_the_switch_is_timed_by_messages_whose_home_went():
     lines = [submit(at_home, at=START + 1.5), submit(at_home, part=2, at=START + 0.4)]
     trace.read_submits("carrier-b", 1, lines, off)
     assert trace.switched_s == pytest.approx(0.4, abs=1e-4)
-    row = verdicts(trace, planned=100, switch=off)["carrier-a off: next success elsewhere"]
+    row = verdicts(trace, planned=100, switch=off)["carrier-a off: backup after"]
     assert row.is_good
 
 

@@ -50,11 +50,11 @@ def test_all_networks_and_provinces_are_among_the_first_messages():
 
 
 def test_classes_encodings_and_lengths_are_mixed():
-    seen = Counter()
+    seen: Counter[tuple[str, str, int]] = Counter()
     for index in range(2000):
         message = message_of(index)
         country = 86 if message.to.startswith("+86") else 1
-        text = sign(message.text, TENANTS[0].signature if country == 86 else None, country)
+        text = sign(message.text, TENANTS[0].signature if country == 86 else "", country)
         parts = segment(text, "auto", smart=False, max_segments=10)
         assert isinstance(parts, Segmentation)
         seen[message.message_class, parts.encoding.value, len(parts.texts)] += 1
