@@ -253,7 +253,7 @@ class _Life:
             self._every(STANDING_CHECK_S, "standing", self._park_standing),
             self._every(self.numbers.config_poll_s, "config", self._reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
-            self._every(DELTAS_S, "deltas", self.worker.flow.reader.fold_deltas),
+            self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
 
     async def _every(self, seconds: float, name: str, step: Callable[[], Awaitable[None]]) -> None:
@@ -357,7 +357,7 @@ class _Life:
             for message in messages:
                 message.is_parked = True  # only now may the low-water mark pass it
 
-        flow.ledger.commit([], sql=park_sql(rows), done=done)
+        flow.ledger.commit([], sql=park_sql(self.lease.process, rows), done=done)
         for message in messages:
             is_waiting = message.state in (State.ACCEPTED, State.QUEUED)
             if is_waiting and message.id not in flow.ledger.live:
@@ -380,6 +380,9 @@ class _Life:
         done = asyncio.Event()
         self.worker.flow.ledger.commit([], done=done.set)
         await done.wait()
+
+    async def _fold_deltas(self) -> None:
+        await self.worker.flow.reader.fold_deltas(self.lease.process)
 
     async def _reload_if_changed(self) -> None:
         if await self.store.version() != self.worker.flow.snapshot.version:

@@ -91,6 +91,6 @@ def test_a_parked_report_opens_again(state, error, number):
 
 
 def test_nothing_to_do_is_no_sql():
-    assert park_sql([]) == unpark_sql([]) == deltas_sql(0, {}) == ""
+    assert park_sql(0, []) == unpark_sql([]) == deltas_sql(0, {}) == ""
     assert park_reports_sql(Keyring(bytes(32)), []) == ""
-    assert park_sql([(1, 2.5, 3, MessageClass.OTP, 4)]).startswith("INSERT INTO parked")
+    assert park_sql(0, [(1, 2.5, 3, MessageClass.OTP, 4)]).startswith("INSERT INTO parked")
