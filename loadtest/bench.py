@@ -19,6 +19,7 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,10 +60,13 @@ class Load:
 class Bench:
     """Runs loads on one gateway, one after another."""
 
-    def __init__(self, gateway: StockGateway, bar: Bar) -> None:
+    def __init__(self, gateway: StockGateway, bar: Bar, *, more_roots: Sequence[int] = ()) -> None:
+        """`more_roots`: processes that count as the gateway's too, such as a server of its own."""
         self._gateway = gateway
+        self._roots = (gateway.pid, *more_roots)
         self._bar = bar
         self._first = 0  # index of the next message: no number is used twice
+        self.keys_file = ""  # of many tenants, see loadtest.sender
 
     async def warm_up(self, load: Load, seconds: float) -> None:
         """The same load, thrown away; raises NotStock when it does not come through."""
@@ -82,11 +86,11 @@ class Bench:
         first = self._first
         places = gateway.record_places()
         counts, metrics = await gateway.counts(), await gateway.metrics()
-        before, machine_before = usage(gateway.pid), machine_s()
+        before, machine_before = usage(*self._roots), machine_s()
         result, path = await self._send(load, seconds, messages, f"{load.name}: measuring")
         finals = await self._drain(result, counts.finals)
         await asyncio.sleep(SETTLE_S)
-        cpu_s = cpu_between(before, usage(gateway.pid))
+        cpu_s = cpu_between(before, usage(*self._roots))
         busy, every = (now - then for then, now in zip(machine_before, machine_s(), strict=True))
         later = await gateway.metrics()
         seen = Seen(
@@ -118,6 +122,7 @@ class Bench:
             messages=messages,
             first=self._first,
             sent_file=str(path),
+            keys_file=self.keys_file,
         )
         self._bar.step(text, seconds)
         watching = asyncio.create_task(self._watch_finals())

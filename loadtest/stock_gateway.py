@@ -116,6 +116,7 @@ class StockGateway:
         self._process = process
         self._http = http
         self._told: dict[str, Any] = {}
+        self.more_records: list[Path] = []  # of carriers that are not the sandbox's
 
     @property
     def address(self) -> tuple[str, int]:
@@ -219,7 +220,8 @@ class StockGateway:
 
     def _records(self) -> list[Path]:
         names = [carrier["name"] for carrier in self._told["carriers"]]
-        return [self.data_dir / "carriers" / f"{name}.jsonl" for name in names]
+        own = [self.data_dir / "carriers" / f"{name}.jsonl" for name in names]
+        return own + self.more_records
 
     def record_places(self) -> dict[Path, int]:
         """How long each carrier's record is now, in bytes."""
