@@ -50,9 +50,9 @@ async def hold_sessions(  # noqa: PLR0913 - who asks for what, keyword-only
             want = 0
         await conn.execute(
             "DELETE FROM channel_sessions WHERE node = $1 AND channel = $2 AND process = $3"
-            " AND (epoch <> $4 OR slot >= $5 OR slot NOT IN ("
-            "  SELECT slot FROM channel_sessions WHERE node = $1 AND channel = $2"
-            "  AND process = $3 AND epoch = $4 AND slot < $5 ORDER BY slot LIMIT $6))",
+            " AND slot NOT IN (SELECT slot FROM channel_sessions"
+            "  WHERE node = $1 AND channel = $2 AND process = $3 AND epoch = $4 AND slot < $5"
+            "  ORDER BY slot LIMIT $6)",
             node,
             channel,
             process,
