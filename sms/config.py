@@ -99,15 +99,20 @@ class Snapshot:
     routes: tuple[Route, ...] = ()
     endpoints: Mapping[int, WebhookEndpoint] = field(default_factory=dict)
 
+    # One route for each different list of channels: what can be asked of routes is asked of these.
+    ways: Mapping[tuple[int, ...], Route] = field(init=False, repr=False, compare=False)
     _by_key: dict[_RouteKey, Route] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Index the routes: a message's look-up must not grow with the number of tenants."""
         by_key: dict[_RouteKey, Route] = {}
+        ways: dict[tuple[int, ...], Route] = {}
         for route in self.routes:
             key = (route.tenant, route.message_class, route.carrier, route.country)
             by_key.setdefault(key, route)
+            ways.setdefault(route.channels, route)
         object.__setattr__(self, "_by_key", by_key)  # the object is frozen for everybody else
+        object.__setattr__(self, "ways", ways)
 
     def route_for(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int

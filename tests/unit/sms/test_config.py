@@ -41,3 +41,13 @@ def test_the_index_finds_what_the_rule_says(keys, tenant, message_class, carrier
 
 def test_a_snapshot_equals_another_of_the_same_parts():
     assert Snapshot(version=1) == Snapshot(version=1)
+
+
+def test_routes_over_the_same_channels_are_one_way():
+    routes = (
+        Route(1, 0, None, None, 0, (7, 8)),
+        Route(2, 5, None, None, 0, (7, 8)),
+        Route(3, 6, None, None, 0, (8, 7)),
+    )
+    ways = Snapshot(routes=routes).ways
+    assert {channels: route.id for channels, route in ways.items()} == {(7, 8): 1, (8, 7): 3}
