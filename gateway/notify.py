@@ -83,10 +83,16 @@ class Notifier:
     def reconfigure(self, snapshot: Snapshot) -> None:
         """Take over the endpoints of a new configuration; queues of those that stay are kept."""
         self._channel_names = {c.id: c.name for c in snapshot.channels.values()}
-        for endpoint_id in self._endpoints.keys() - snapshot.endpoints.keys():
+        gone = self._endpoints.keys() - snapshot.endpoints.keys()
+        changed = [
+            config
+            for endpoint_id, config in snapshot.endpoints.items()
+            if (held := self._endpoints.get(endpoint_id)) is None or held.config is not config
+        ]
+        for endpoint_id in gone:
             self._drop(self._endpoints.pop(endpoint_id))
-        for endpoint_id, config in snapshot.endpoints.items():
-            held = self._endpoints.get(endpoint_id)
+        for config in changed:
+            held = self._endpoints.get(config.id)
             if held is not None and held.config.url == config.url:
                 held.is_disabled = held.is_disabled and held.config == config
                 held.config = config
@@ -96,10 +102,11 @@ class Notifier:
                 self._drop(held)
             parsed = parse_target(config.url, self._allow)
             target = parsed if isinstance(parsed, Target) else None
-            self._endpoints[endpoint_id] = EndpointQueue(config, target, self._policy)
-        self._by_tenant.clear()
-        for queue in self._endpoints.values():
-            self._by_tenant.setdefault(queue.config.tenant, []).append(queue)
+            self._endpoints[config.id] = EndpointQueue(config, target, self._policy)
+        if gone or changed:
+            self._by_tenant.clear()
+            for queue in self._endpoints.values():
+                self._by_tenant.setdefault(queue.config.tenant, []).append(queue)
         self._forget_routes()
 
     def _drop(self, queue: EndpointQueue) -> None:
