@@ -210,7 +210,7 @@ class Flow:
         if self.acceptor is None or not self.acceptor.is_up():
             missing.append("store: PostgreSQL is not writable")
         channels = self.dispatcher.channels
-        for route in self.snapshot.routes:
+        for route in self.snapshot.ways.values():
             if not any(cid in channels and channels[cid].is_up for cid in route.channels):
                 names = "; ".join(self._why_down(cid) for cid in route.channels)
                 missing.append(f"route {route.id}: none of its channels has a session ({names})")
