@@ -216,6 +216,16 @@ class Notifier:
         for queue, entries in parked.items():
             self._courier.put_rows(queue, entries, partial(_close_one, flush))
 
+    def inherit(self, rows: Sequence[EventRow]) -> None:
+        """Events that a dead process committed and perhaps did not deliver: parked as ours."""
+        wanted = [
+            row
+            for row in rows
+            if (kind := type_of_path(row.path)) is not None and self._route(row.tenant, kind)
+        ]
+        if wanted:
+            self._park_unread(wanted)
+
     # -- cursor ----------------------------------------------------------------------------
 
     def _open_flush(self, floor: int) -> Flush:

@@ -66,6 +66,7 @@ class Reliability(BaseModel):
 
     lease_s: Seconds = 15  # a process owns its messages this long after a renewal
     lease_renew_s: Seconds = 5  # renewed this often: two renewals may fail
+    takeover_grace_s: Seconds = 2  # so long after its lease a process is taken over by another
     submit_timeout_otp_s: Seconds = 10  # no answer for so long: uncertain
     submit_timeout_s: Seconds = 60  # the same for the other classes
     uncertain_wait_otp_s: Seconds = 8  # evidence is awaited so long before the second copy

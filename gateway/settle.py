@@ -10,11 +10,11 @@ sections 5 and 6. All methods are synchronous and take a burst at a time. Report
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
-from gateway.dispatch import REPAIR_S, Dispatcher
+from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Matches
@@ -50,6 +50,29 @@ class AnswerJournal(Protocol):
         ...
 
 
+class LaneKeeper(Protocol):
+    """The dispatcher, as far as settling needs it."""
+
+    not_sent: Callable[[int, Sequence[Submit], str], None] | None
+    lost: Callable[[int, Sequence[Submit], str], None] | None
+
+    def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
+        """Back into their lanes."""
+        ...
+
+    def throttled(self, channel: int) -> None:
+        """A throttling answer came."""
+        ...
+
+    def has_other(self, message: Message, channel: int) -> bool:
+        """Whether the route has a channel that was not tried yet, besides this one."""
+        ...
+
+    def repair(self, channel: int, submits: Sequence[Submit], due: float, until: float) -> None:
+        """Try missing segments again on the same channel."""
+        ...
+
+
 @dataclass(slots=True)
 class Burst:
     """What one burst of answers of one channel amounts to; mutable, one per burst."""
@@ -72,7 +95,7 @@ class Settler:
         self,
         *,
         ledger: Ledger,
-        dispatcher: Dispatcher,
+        dispatcher: LaneKeeper,
         evidence: Evidence,
         matches: Matches,
         journal: AnswerJournal,

@@ -47,6 +47,7 @@ KEEPALIVE_IDLE_S = 5
 KEEPALIVE_INTERVAL_S = 2
 KEEPALIVE_PROBES = 3
 JITTER = 0.2
+LEASE_LOOK_S = 0.5  # how often a process without a lease looks whether it may log in again
 REMIND_S = 60.0  # a failure that lasts is logged again this often
 
 
@@ -82,6 +83,11 @@ class _Link(asyncio.Protocol):
         data = self.session.to_send()
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+
+    def has_unwritten(self) -> bool:
+        """Whether bytes wait that the socket did not take yet."""
+        transport = self._transport
+        return transport is not None and transport.get_write_buffer_size() > 0
 
     def close(self, reason: str) -> None:
         """Report the losses, write what is left and close; later calls do nothing."""
@@ -248,6 +254,16 @@ class SmppChannel:
             self._is_answering = True
             asyncio.get_running_loop().call_soon(self._write_answers)
 
+    def cut_unwritten(self) -> None:
+        """Drop the connections that still hold submits; those are Uncertain then.
+
+        What the socket did not take would go out when the carrier reads again, and by then the
+        messages may be another process's.
+        """
+        for link in list(self._links):
+            if link.has_unwritten():
+                link.close("the lease of this process is over")
+
     def _write_answers(self) -> None:
         self._is_answering = False
         for link in self._links:
@@ -367,6 +383,10 @@ class SmppChannel:
         """Keep one session: connect, wait for its end, back off, again."""
         failures = 0
         while not self._stopping.is_set():
+            if not self._sink.may_submit():  # no login for a process that owns nothing just now
+                self.last_reason = "the lease of this process is over"
+                await _within(self._stopping.wait(), LEASE_LOOK_S)
+                continue
             link = await self._dial()
             if link is not None:
                 await link.ended
