@@ -214,7 +214,7 @@ class Flow:
         if self.acceptor is None or not self.acceptor.is_up():
             missing.append("store: PostgreSQL is not writable")
         is_reachable = self.dispatcher.is_reachable
-        for route in self.snapshot.routes:
+        for route in self.snapshot.ways.values():
             if not any(is_reachable(channel) for channel in route.channels):
                 names = "; ".join(self._why_down(cid) for cid in route.channels)
                 missing.append(f"route {route.id}: none of its channels has a session ({names})")

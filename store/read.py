@@ -46,6 +46,11 @@ DUE_WEBHOOKS_SQL = (
     "  AND due <= $3 AND due < 'infinity' ORDER BY due LIMIT $4) due"
     " ORDER BY wanted.place, due.due"
 )
+WITH_DUE_WEBHOOKS_SQL = (  # LATERAL and LIMIT: a look into the index for each, never a join
+    "SELECT wanted.endpoint FROM unnest($2::int[]) AS wanted (endpoint)"
+    " CROSS JOIN LATERAL (SELECT FROM webhook_parked WHERE process = $1"
+    "  AND endpoint = wanted.endpoint AND due <= $3 AND due < 'infinity' LIMIT 1) due"
+)
 OLDEST_WEBHOOK_SQL = (
     "SELECT event_id FROM webhook_parked WHERE process = $1"
     " AND due < 'infinity' ORDER BY event_id LIMIT 1"
@@ -367,6 +372,14 @@ class Reader:
             )
             for row in rows
         ]
+
+    async def endpoints_with_due(
+        self, process: int, now: float, endpoints: Sequence[int]
+    ) -> set[int]:
+        """Those of the endpoints that `due_webhooks` would find something for."""
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(WITH_DUE_WEBHOOKS_SQL, process, list(endpoints), _moment(now))
+        return {row["endpoint"] for row in rows}
 
     async def oldest_webhook(self, process: int) -> int | None:
         """The lowest event id of this process that is parked and will be tried again."""

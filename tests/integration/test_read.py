@@ -28,6 +28,7 @@ from store.read import (
     PARKED_HEADS_SQL,
     RESTING_PATHS,
     UNFINISHED_SQL,
+    WITH_DUE_WEBHOOKS_SQL,
     carrier_ids_sql,
 )
 from store.seal import date_of
@@ -281,6 +282,11 @@ async def test_due_webhooks_are_read_in_order_of_an_index(world):
     assert "Filter" not in plan
     for column in ("process =", "endpoint =", "due <="):
         assert column in plan.splitlines()[at + 1]
+    probe = await explain(world, WITH_DUE_WEBHOOKS_SQL, 0, list(range(1, 2001)), now)
+    assert "webhook_parked_due" in probe
+    assert "Hash" not in probe
+    assert "Seq Scan" not in probe
+    assert await world.reader.endpoints_with_due(0, time.time() + 1, [1, 20, 21]) == {1, 20}
     oldest = await explain(world, OLDEST_WEBHOOK_SQL, 0)
     assert "webhook_parked_oldest" in oldest
     assert "Sort" not in oldest
