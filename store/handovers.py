@@ -14,7 +14,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import MAXYEAR
 
 import asyncpg
 
@@ -253,7 +253,7 @@ def _handover(row: asyncpg.Record) -> Handover:
         row["channel"],
         CLASSES_BY_CODE[row["class"]],
         list(row["ids"]),
-        row["until"].timestamp() if isinstance(row["until"], datetime) else math.inf,
+        math.inf if row["until"].year == MAXYEAR else row["until"].timestamp(),  # infinity
     )
 
 
