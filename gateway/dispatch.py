@@ -295,7 +295,7 @@ class Dispatcher:
         now = self._monotonic()
         touched: set[int] = set()
         for message in messages:
-            if message.state in FINAL_STATES:
+            if message.state in FINAL_STATES or message.is_handed:
                 continue  # its first copy ended it while the second came back
             if not message.queued_at:
                 message.queued_at = now
@@ -345,7 +345,7 @@ class Dispatcher:
         self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
 
     def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
-        if message.state in FINAL_STATES:
+        if message.state in FINAL_STATES or message.is_handed:
             return
         if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
             end = settled(message)

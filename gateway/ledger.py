@@ -153,7 +153,7 @@ class Ledger:
         """
         left: dict[MessageClass, int] = {}
         for message in messages:
-            message.is_handed = message.is_parked = False
+            message.is_parked = False
             if self.live.pop(message.id, None) is not None:
                 left[message.message_class] = left.get(message.message_class, 0) + 1
             if message.claim:

@@ -69,6 +69,7 @@ class RemoteChannels:
         self.blocks: dict[int, Block] = {}  # by handover id, oldest first
         # joined by wiring
         self.wake: Callable[[int, str], None] = lambda process, what: None
+        self.go_on: Callable[[int], None] = self.pump  # if the channel is still another's
         self.expired: Callable[[Message], None] = lambda message: None
 
     def configure(self, snapshot: Snapshot) -> None:
@@ -160,7 +161,7 @@ class RemoteChannels:
         self._metrics.handovers_total.inc(("given",), block.size)
         self.wake(block.receiver, HANDOVER)
         if block.channel:
-            self.pump(block.channel)
+            self.go_on(block.channel)
 
     def _next_class(self, channel: int, lane: Lane) -> MessageClass | None:
         """Whose block is next: otp's at once, the others by turns; None while one commits."""
@@ -198,7 +199,7 @@ class RemoteChannels:
         messages: list[Message] = []
         while queue.size and len(messages) < size:
             message = queue.take()
-            if message is None or message.state in FINAL_STATES:
+            if message is None or message.is_handed or message.state in FINAL_STATES:
                 continue
             if message.valid_until <= unix:
                 self.expired(message)
@@ -238,7 +239,7 @@ class RemoteChannels:
         for channel in touched:
             if not self._out[channel]:
                 del self._out[channel]
-            self.pump(channel)
+            self.go_on(channel)
 
     def must_come_back(self, handover: Handover) -> bool:
         """Whether its receiver cannot send it: it is dead, or has lost the channel."""

@@ -304,6 +304,7 @@ def _peers(
     wakes = Wakes(settings.redis_url, process) if settings.redis_url else None
     peers = Peers(flow, process, remote, sessions, desk, takeover, wakes)
     dispatcher.remote, dispatcher.hungry = remote, desk.hungry
+    remote.go_on = dispatcher.pump
     remote.expired, takeover.kick, sessions.lived = dispatcher.expire, desk.kick, peers.lived
     if wakes is not None:
         remote.wake = sessions.wake_other = wakes.wake

@@ -394,7 +394,7 @@ async def test_a_message_on_its_way_from_owner_to_owner_is_never_taken_for_ours(
     is_over = asyncio.Event()
 
     async def travel():
-        lane = other.lanes[0]
+        lane = await other.event_lane()
         for _ in range(60):
             away = handover_sql(other.ids.next(), 1, 2, 0, MessageClass.OTP, [message.id], [1])
             lane.add([], urgent=True, sql=away + unpark_sql([message.id]))
