@@ -29,6 +29,7 @@ from uvicorn.server import ServerState
 from gateway.api.frame import PROBLEM_TYPE, request_id_of
 from gateway.api.problems import Problem, build_body
 from gateway.api.quick import Quick, QuickDoor
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -284,6 +285,8 @@ class GatewayHttp(HttpToolsProtocol):
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
         self.transport.write(_build(status, (*self.server_state.default_headers, *headers), body))
+        if status == 202 and failpoints.is_armed:
+            failpoints.hit_soon("door.answered")
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -289,7 +289,10 @@ def _child(
 ) -> Child:
     command = [sys.executable, "-P", "-m", module, *args]
     log = settings.log_dir / f"{name}.log"
-    return Child(name, command, env, log, death_signal=signal.SIGTERM)
+    longest_wait_s = settings.reliability.restart_max_s
+    return Child(
+        name, command, env, log, death_signal=signal.SIGTERM, longest_wait_s=longest_wait_s
+    )
 
 
 def _wait_listening(children: list[Child], ports: tuple[int, ...]) -> None:

@@ -231,7 +231,8 @@ class Supervisor:
             return
         if not state.is_waiting:
             state.deaths = 1 if now - state.since > 30 else state.deaths + 1
-            state.due_at = now + backoff_s(state.deaths)
+            longest_s = self.settings.reliability.restart_max_s
+            state.due_at = now + backoff_s(state.deaths, longest_s)
             state.is_waiting = True
         if now < state.due_at:
             return
@@ -413,6 +414,7 @@ def _build(
                 child_environment(theirs),
                 settings.log_dir / f"worker-{slot}.log",
                 pass_fds=settings.listen_fds,
+                longest_wait_s=settings.reliability.restart_max_s,
             )
         )
     node = Node(views)
