@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sms.errors import ConfigError
+from store.durable import write_once
 from telemetry import failpoints
 
 PREFIX = "SMSGW_"
@@ -305,7 +306,8 @@ def node_name(settings: Settings) -> str:
         kept = ""
     if not kept:
         kept = "node-" + secrets.token_hex(6)
-        path.write_text(kept + "\n", "utf-8")
+        path.unlink(missing_ok=True)  # an empty one
+        write_once(path, f"{kept}\n".encode())  # the processes of this node are found by it
     return kept
 
 

@@ -34,6 +34,7 @@ import psutil
 
 from sms.errors import ConfigError
 from store import binaries, spawn
+from store.durable import sync_directory
 from store.spawn import AS_WE_ARE, Identity
 
 LONGEST_RUN_DIR = 90  # bytes; a Unix socket's address has room for 107 with its name
@@ -490,6 +491,7 @@ class EmbeddedServers:
             if child.wait(timeout=START_TIMEOUT_S) != 0:
                 raise ConfigError(f"initdb failed: {self._last_words('postgres')}")
         fresh.rename(cluster)
+        sync_directory(cluster.parent)  # a name lost with the power would be an empty start
 
     def _wait_ready(self) -> None:
         begun = time.monotonic()
