@@ -2,7 +2,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench lock clean FORCE
+.PHONY: help setup run test check bench campaign lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -37,6 +37,9 @@ test: check ## check, then every other test but load and campaigns: what CI runs
 
 bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
 	@$(BIN)/python -m loadtest.bench
+
+campaign: $(RUNS) ## kill it at every place of the path and at random, and judge (CAMPAIGN='--kills 60')
+	@$(BIN)/python -m loadtest.campaign $(CAMPAIGN)
 
 # No header, no annotations, no index: nothing of the machine that made them stands in the locks.
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
