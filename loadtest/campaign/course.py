@@ -26,7 +26,7 @@ import aiohttp
 
 from loadtest.campaign import faults as all_faults
 from loadtest.campaign.books import Books, Law, Life
-from loadtest.campaign.faults import Ground, NotDone, Struck, end_cutters
+from loadtest.campaign.faults import Ground, NotDone, Struck
 from loadtest.campaign.judge import Fault, Seen, Total, Verdict, judge
 from loadtest.campaign.node import ROUGH, Broken, Node
 from loadtest.campaign.place import Place, choose_place
@@ -119,7 +119,7 @@ class Course:
             await self._look_back()
         finally:
             await cancelled(sending)
-            await end_cutters()
+            await self._ground.close()
             await self._books.close()
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
@@ -159,6 +159,7 @@ class Course:
             struck.at,
             recovered_at,
             struck.kills,
+            began_at=asked_at,
             law=await self._law(),
             notes=struck.notes,
             problems=problems,

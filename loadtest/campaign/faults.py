@@ -7,7 +7,6 @@ else – waiting for the recovery, judging – is the same for all of them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -51,6 +50,13 @@ class Ground:
     place: Place
     rng: Random
     most_hits: int = 40  # an armed place acts at its 1st to so-many-th hit
+    cutters: list[Cutter] = field(default_factory=list)  # connections still pass through them
+
+    async def close(self) -> None:
+        """At the end of a campaign."""
+        for cutter in self.cutters:
+            await cutter.close()
+        self.cutters.clear()
 
 
 class NotDone(Exception):
@@ -274,23 +280,7 @@ async def _cut(ground: Ground, table: str, how: Cut) -> float:
     except TimeoutError:
         raise NotDone(f"no COPY into {table} came through the proxy") from None
     finally:
-        _keep(cutter)
-
-
-_cutters: list[Cutter] = []
-
-
-def _keep(cutter: Cutter) -> None:
-    """Connections go on through a proxy until they end by themselves."""
-    _cutters.append(cutter)
-
-
-async def end_cutters() -> None:
-    """At the end of a campaign."""
-    for cutter in _cutters:
-        with contextlib.suppress(OSError):
-            await cutter.close()
-    _cutters.clear()
+        ground.cutters.append(cutter)
 
 
 async def _strike_cut(ground: Ground, table: str, how: Cut) -> Struck:

@@ -56,7 +56,8 @@ class Fault:
     name: str
     at: float
     recovered_at: float
-    kills: int = 0  # processes killed with SIGKILL by it
+    kills: int = 0  # strikes with SIGKILL
+    began_at: float = 0.0  # when its preparations began, which may cost answers too; 0 = none
     law: Law | None = None  # in a snapshot after its recovery
     quarantined: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -149,7 +150,7 @@ class _Round:
         self.seen = seen
         self.verdicts = [Verdict(fault) for fault in seen.faults]
         self._ends = [fault.recovered_at for fault in seen.faults[:-1]]
-        self._moments = [fault.at for fault in seen.faults]
+        self._moments = [fault.began_at or fault.at for fault in seen.faults]
         self.texts = {text.number: text for text in seen.texts}
         self.copies: dict[str, dict[int, list[float]]] = {}
         self.seen_numbers: set[str] = set()

@@ -155,6 +155,15 @@ def test_a_marked_copy_belongs_to_the_fault_that_lost_its_answer(world):
     assert first.open_ms == 10  # it was submitted 20 ms after it was sent
 
 
+def test_what_the_preparations_of_a_fault_cost_is_its_own(world):
+    world.text(SECOND - 0.4)
+    life = world.seen.lives[-1]
+    life.is_marked, life.uncertain_at = True, (SECOND - 0.3,)
+    assert [verdict.marked for verdict in world.judged()] == [1, 0]
+    world.seen.faults[1].began_at = SECOND - 0.35
+    assert [verdict.marked for verdict in world.judged()] == [0, 1]
+
+
 def test_three_times_is_found_though_it_is_marked(world):
     text = world.text(AT)
     life = world.seen.lives[-1]
