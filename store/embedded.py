@@ -407,10 +407,11 @@ class EmbeddedServers:
             _end(found, STOP_TIMEOUT_S)
         if name == "postgres":
             _kill_backends(self._data / "postgres")
-            with contextlib.suppress(FileNotFoundError):
-                # its pid may belong to another program by now, which would stop the start; the
-                # shared memory check still guards against a second server
-                (self._data / "postgres" / "postmaster.pid").unlink()
+            # Their pid may belong to another program by now, or a power cut has left them empty:
+            # both would stop the start. The shared memory check still guards against a second
+            # server.
+            (self._data / "postgres" / "postmaster.pid").unlink(missing_ok=True)
+            (self._run / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
 
     def _left_over(self, name: str) -> _Server | None:
         if name == "postgres":
