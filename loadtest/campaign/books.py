@@ -19,6 +19,7 @@ from store.seal import Keyring, read_master_key
 
 PAGE: Final = 1000
 STATEMENT_S: Final = 30.0
+TABLES: Final = ("messages", "events")
 ENDING: Final = [
     int(path) for path, states in STATES_OF_PATH.items() if states and states[-1] in FINAL_STATES
 ]
@@ -195,6 +196,20 @@ class Books:
         """How far PostgreSQL's log is on the disk, as a byte position."""
         async with self._open() as conn:
             return int(await conn.fetchval("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn"))
+
+    @asynccontextmanager
+    async def stalled(self, table: str) -> AsyncIterator[None]:
+        """No COPY into the table gets further in the meantime; it breaks off with PostgreSQL."""
+        if table not in TABLES:
+            raise ValueError(f"{table} is none of {TABLES}")
+        conn = await database.connect(self._dsn, statement_timeout_s=STATEMENT_S)
+        try:
+            await conn.execute(f"BEGIN; LOCK TABLE {table} IN SHARE MODE")
+            yield
+        except database.TROUBLE as error:
+            raise StoreUnavailable("PostgreSQL is away") from error
+        finally:
+            conn.terminate()
 
     async def end_backends(self) -> int:
         """End every connection of the gateway's own, one fault of many; how many there were."""

@@ -16,7 +16,7 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from loadtest.campaign.books import Books
+from loadtest.campaign.books import TABLES, Books
 from loadtest.campaign.cutter import Cut, Cutter
 from loadtest.campaign.node import Node
 from loadtest.campaign.place import Place
@@ -26,6 +26,7 @@ FIRE_S: Final = 30.0  # an armed place must be reached within
 CUT_S: Final = 20.0
 LINKS_DOWN_S: Final = 0.4
 FROZEN_S: Final = 3.0
+STALLED_S: Final = 0.5
 PAST_LEASE_S: Final = 17.0  # of 15
 FULL_S: Final = 4.0
 LOOK_S: Final = 0.02
@@ -238,6 +239,13 @@ async def _kill_pair(ground: Ground) -> Struck:
     return struck
 
 
+async def _kill_stalled(ground: Ground, table: str) -> Struck:
+    """Worker and PostgreSQL while their commits hang: whoever was told too early is found out."""
+    async with ground.books.stalled(table):
+        await asyncio.sleep(STALLED_S)
+        return await _kill_pair(ground)
+
+
 # -- what is no kill ---------------------------------------------------------------------------
 
 
@@ -317,6 +325,10 @@ CATALOGUE: Final[tuple[Fault, ...]] = (
     Fault("kill.postgres", _kill_postgres, weight=5),
     Fault("kill.backend", _kill_backend, weight=5),
     Fault("kill.worker+postgres", _kill_pair, weight=5),
+    *(
+        Fault(f"kill.stalled.{table}", partial(_kill_stalled, table=table), weight=4)
+        for table in TABLES
+    ),
     Fault("kill.valkey", partial(_kill_named, name="valkey"), weight=4),
     Fault("kill.carrier", _kill_carrier, weight=6),
     Fault("kill.sink", partial(_kill_named, name="sink"), weight=2),
@@ -326,7 +338,7 @@ CATALOGUE: Final[tuple[Fault, ...]] = (
     Fault("wipe.valkey", _wipe_valkey, kills=False),
     *(
         Fault(f"cut.{table}.{how}", partial(_strike_cut, table=table, how=how), kills=False)
-        for table in ("messages", "events")
+        for table in TABLES
         for how in Cut
     ),
     Fault("disk.full", _fill_disk, kills=False),
