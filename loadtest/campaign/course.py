@@ -231,7 +231,8 @@ class Course:
             place = max(0, sum(fault.at <= at for fault in done) - 1)
             done[place].quarantined.append(text)
         done[-1].problems += await self._beside(lives)
-        self._promised.extend(text.message_id for text in texts if text.message_id)
+        stored = {life.message_id for life in lives}  # a loss of this round is its own finding
+        self._promised.extend(t.message_id for t in texts if t.message_id in stored)
         verdicts = judge(seen)
         self.outcome.verdicts += verdicts
         self.outcome.timelines += timelines(seen)
