@@ -72,7 +72,8 @@ class Evidence:
         return self._policy.wait_transactional_s
 
     def _park(self, message: Message, due: float, why: Why) -> str:
-        return park_sql([(message.id, due, why, message.message_class, message.tenant)])
+        row = (message.id, due, why, message.message_class, message.tenant)
+        return park_sql(self._ledger.process, [row])
 
     def due(self, message: Message) -> None:
         """Its time in `parked` is over and no evidence came."""

@@ -289,17 +289,22 @@ class Flow:
 
     @staticmethod
     def tally(rows: list[EventRow]) -> Mapping[int, tuple[int, int]]:
-        """Per tenant: newly submitted and newly final, for the conservation counts."""
+        """Per tenant: submitted (net) and newly final, for the conservation counts.
+
+        What leaves `submitted` is taken off again, and a correction of a final state (19) counts
+        nothing: so each message is open, submitted or final once.
+        """
         counts: dict[int, tuple[int, int]] = {}
         for row in rows:
             end = ENDS[row.path]
             if end is None:
                 continue
-            submitted, final = counts.get(row.tenant, (0, 0))
-            if end is State.SUBMITTED:
-                counts[row.tenant] = (submitted + 1, final)
-            elif end in FINAL_STATES:
-                counts[row.tenant] = (submitted, final + 1)
+            before = row.previous
+            moved = (end is State.SUBMITTED) - (before is State.SUBMITTED)
+            ended = end in FINAL_STATES and before not in FINAL_STATES
+            if moved or ended:
+                submitted, final = counts.get(row.tenant, (0, 0))
+                counts[row.tenant] = (submitted + moved, final + ended)
         return counts
 
     # -- configuration ---------------------------------------------------------------------

@@ -60,6 +60,7 @@ class Ledger:
     def __init__(
         self, *, ids: IdClock, lanes: Lanes, claims: ClaimRelease, metrics: Metrics
     ) -> None:
+        self.process = ids.process  # who looks after what this process parks
         self._ids = ids
         self._lanes = lanes
         self._claims = claims

@@ -74,7 +74,7 @@ class LaneNoticeStore:
     def park(self, rows: Sequence[ParkedWebhook], done: Callable[[], None]) -> None:
         """See `NoticeStore`."""
         texts = [
-            park_webhooks_sql(rows[start : start + ROWS_PER_ENTRY])
+            park_webhooks_sql(self._process, rows[start : start + ROWS_PER_ENTRY])
             for start in range(0, len(rows), ROWS_PER_ENTRY)
         ]
         self._add(texts, done)

@@ -111,6 +111,7 @@ class Reports:
         self._crashes: dict[tuple[int, str], int] = {}
         self._wake = asyncio.Event()
         self.parked = 0  # how many stand in parked_reports, as last seen
+        self.share = (0, 1)  # (our index, how many) among the living processes
 
     # -- from a channel --------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class Reports:
             message.message_class,
             message.tenant,
         )
-        batch.sql.append(park_sql([parked]))
+        batch.sql.append(park_sql(self._ledger.process, [parked]))
         batch.back.append((message, row))
         return "resent"
 
@@ -406,7 +407,7 @@ class Reports:
 
     async def _retry_parked(self) -> None:
         unix = self._unix()
-        due = await self._reader.due_reports(unix, LOOKUP_BATCH)
+        due = await self._reader.due_reports(unix, LOOKUP_BATCH, share=self.share)
         self.parked = len(due)
         if not due:
             return

@@ -9,6 +9,7 @@ what to do; a variable that looks like a mistyped one is refused too, because
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -29,6 +30,35 @@ RELIABILITY_PREFIX = "SMSGW_RELIABILITY__"
 Seconds = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+MAX_WORKERS = 64
+_SHARE_OF_CORES = 0.75  # the rest is PostgreSQL's (DESIGN decision 7)
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores this process may use: its affinity and, in a container, the quota of its cgroup."""
+    try:
+        cores = float(len(os.sched_getaffinity(0)))
+    except AttributeError:  # not Linux
+        cores = float(os.cpu_count() or 1)
+    try:  # version 2; its root has no such file, so outside of a container there is no quota
+        quota, period = (cgroup / "cpu.max").read_text("utf-8").split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text("utf-8").strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text("utf-8").strip()
+        except (OSError, ValueError):
+            return cores
+    if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
+        return min(cores, int(quota) / int(period))
+    return cores
+
+
+def default_workers(cores: float | None = None) -> int:
+    """Workers for so many cores: three quarters, at least one; on two cores one."""
+    cores = usable_cores() if cores is None else cores
+    return min(MAX_WORKERS, max(1, math.floor(cores * _SHARE_OF_CORES)))
 
 
 class Reliability(BaseModel):
@@ -54,7 +84,11 @@ class Reliability(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4  # one per channel, the copy included
     drain_before_s: Annotated[float, Field(ge=0, le=600)] = 5  # not ready, still accepting
     drain_answers_s: Seconds = 20  # waiting for carriers' answers
+    drain_requests_s: Seconds = 5  # requests under way get their answer
+    drain_idle_s: Annotated[float, Field(ge=0, le=600)] = 2  # then idle connections are closed
     drain_total_s: Seconds = 30  # SIGTERM to exit
+    watchdog_s: Seconds = 15  # a worker that says nothing for so long is killed and replaced
+    restart_ready_s: Seconds = 60  # a restarted worker is ready by then, or the restart stops
     enquire_link_s: Seconds = 15  # link test of an idle session
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step
@@ -107,8 +141,8 @@ class Settings(BaseModel):
     trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
     url: str | None = None  # client commands: the gateway's address
     api_key_file: Path | None = None  # client commands: file with the bearer key
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
-    role: Literal["all", "api", "carrier"] = "all"
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = Field(default_factory=default_workers)
+    role: Literal["all", "api", "carrier"] = "all"  # carrier: no public port; api: no sessions
     is_sandbox: bool = False
     worker_slot: Annotated[int, Field(ge=0, le=63)] = 0  # set by the supervisor
     listen_fds: tuple[int, ...] = ()  # sockets inherited from the supervisor
@@ -250,6 +284,11 @@ class Settings(BaseModel):
     def failpoint_dir(self) -> Path:
         """What is armed, and what acted already."""
         return self.data_dir / "failpoints"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the supervisor of this data directory; its pid stands in it."""
+        return self.data_dir / "supervisor.lock"
 
     @property
     def carriers_dir(self) -> Path:

@@ -13,19 +13,15 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
-from gateway.api.app import build_doors
 from gateway.dispatch import low_water
-from gateway.http_protocol import Connections, GatewayHttp, connection_limit
+from gateway.http_server import HttpServer, build_server
 from gateway.internal_http import serve_internal
 from gateway.recover import recover
 from gateway.reports import fold_stored
@@ -62,16 +58,8 @@ ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may
 EXIT_LEASE_LOST = 3
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
-BACKLOG = 2048
-
-
-class _Http(uvicorn.Server):
-    """uvicorn without its own signal handlers: the worker drains in its own order."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the worker."""
-        yield
+FLUSH_S = 3.0  # of the drain's time kept for writing down what became of the answers
+LAST_S = 3.0  # of the whole time to end: the supervisor's, and its servers'
 
 
 def run(settings: Settings) -> int:
@@ -140,6 +128,7 @@ class _Life:
         self.keyring = keyring
         self.metrics = metrics
         self.worker: Worker
+        self.http: HttpServer | None = None  # none in a role without a public door
         self.stop = asyncio.Event()
         self._journal_dir = settings.data_dir / "journal"
         self._is_recovered = False  # until then the marks of the former owner stand
@@ -147,6 +136,8 @@ class _Life:
     async def run(self) -> int:
         """Recover, serve until SIGTERM, drain."""
         worker, flow = self.worker, self.worker.flow
+        # From the first moment on: the supervisor replaces a worker that says nothing.
+        internal = await serve_internal(self._internal_path(), self._snapshot, self._spread)
         await self._maintain()
         await worker.acceptor.start()
         await worker.events.start()
@@ -160,6 +151,7 @@ class _Life:
             return await self._serve(renewing)
         finally:
             renewing.cancel()
+            internal.close()
 
     async def _recover(self) -> None:
         flow = self.worker.flow
@@ -196,58 +188,54 @@ class _Life:
         signals = _Signals(self.stop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals)
-        http = _Http(self._http_config())
-        sockets = [socket.socket(fileno=os.dup(fd)) for fd in self.settings.listen_fds]
         self.worker.notifier.start()
-        internal = await serve_internal(self._internal_path(), self._snapshot)
         loops = [asyncio.create_task(coroutine) for coroutine in self._loops()]
-        serving = asyncio.create_task(http.serve(sockets), name="http")
         stopping = asyncio.create_task(self.stop.wait())
+        serving = asyncio.create_task(self._serve_http(), name="http")
         try:
             await asyncio.wait(
                 {serving, stopping, renewing, *loops}, return_when=asyncio.FIRST_COMPLETED
             )
             _raise_first([renewing, serving, *loops])
-            await self._drain(http, serving, renewing)
+            await self._drain(serving, renewing)
         finally:
-            internal.close()
             for task in (*loops, stopping):
                 task.cancel()
             await asyncio.gather(*loops, stopping, return_exceptions=True)
         return 0
 
-    def _http_config(self) -> uvicorn.Config:
-        settings = self.settings
-        app, door = build_doors(self.worker.flow)
-        return uvicorn.Config(
-            app,
-            http=partial(GatewayHttp, door=door, shared=Connections(connection_limit())),  # type: ignore[arg-type]  # called like a class
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=True,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=5,
-            ssl_certfile=settings.tls_cert_file,
-            ssl_keyfile=settings.tls_key_file,
-        )
+    async def _serve_http(self) -> None:
+        """The public door; a worker that inherited no socket has none."""
+        if not self.settings.listen_fds:
+            await self.stop.wait()
+            return
+        self.http = build_server(self.settings, self.worker.flow)
+        await self.http.serve_inherited()
 
     def _internal_path(self) -> Path:
         run_dir = self.settings.run_dir or self.settings.data_dir
         return run_dir / f"worker-{self.settings.worker_slot}.sock"
 
     def _snapshot(self) -> dict[str, object]:
-        missing = self.worker.flow.is_ready()
+        http = self.http
+        is_open = http.started if http is not None else not self.settings.listen_fds
+        is_serving = self._is_recovered and is_open
+        missing = self.worker.flow.is_ready() if is_serving else ["worker: starting"]
         return {
             "metrics": self.metrics.snapshot(),
             "ready": not missing,
+            "serving": is_serving and not self.stop.is_set(),
             "missing": missing,
-            "counts": {"live": len(self.worker.flow.ledger.live)},
+            "counts": {
+                "live": len(self.worker.flow.ledger.live),
+                "connections": 0 if http is None else http.connections(),
+                "cpu_s": time.process_time(),
+            },
         }
+
+    def _spread(self, connections: int) -> None:
+        if self.http is not None:
+            self.http.spread(connections)
 
     # -- long-lived loops ------------------------------------------------------------------
 
@@ -261,7 +249,7 @@ class _Life:
             self._every(STANDING_CHECK_S, "standing", self._park_standing),
             self._every(self.numbers.config_poll_s, "config", self._reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
-            self._every(DELTAS_S, "deltas", self.worker.flow.reader.fold_deltas),
+            self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
@@ -373,7 +361,7 @@ class _Life:
             for message in messages:
                 message.is_parked = True  # only now may the low-water mark pass it
 
-        flow.ledger.commit([], sql=park_sql(rows), done=done)
+        flow.ledger.commit([], sql=park_sql(self.lease.process, rows), done=done)
         for message in messages:
             is_waiting = message.state in (State.ACCEPTED, State.QUEUED)
             if is_waiting and message.id not in flow.ledger.live:
@@ -396,6 +384,9 @@ class _Life:
         done = asyncio.Event()
         self.worker.flow.ledger.commit([], done=done.set)
         await done.wait()
+
+    async def _fold_deltas(self) -> None:
+        await self.worker.flow.reader.fold_deltas(self.lease.process)
 
     async def _reload_if_changed(self) -> None:
         if await self.store.version() != self.worker.flow.snapshot.version:
@@ -424,24 +415,27 @@ class _Life:
 
     # -- the end ---------------------------------------------------------------------------
 
-    async def _drain(
-        self, http: _Http, serving: asyncio.Task[None], renewing: asyncio.Task[None]
-    ) -> None:
-        """RELIABILITY section 9: not ready, no intake, answers, unbind, flush, release."""
+    async def _drain(self, serving: asyncio.Task[None], renewing: asyncio.Task[None]) -> None:
+        """RELIABILITY section 9: not ready, no intake, answers, unbind, flush, release.
+
+        Until the last connection is closed every request gets its answer: what is accepted late
+        is stored, and who comes after us sends it.
+        """
         worker, flow = self.worker, self.worker.flow
         numbers = self.numbers
-        deadline = time.monotonic() + numbers.drain_total_s - 2.0
+        deadline = time.monotonic() + numbers.drain_total_s - LAST_S
         flow.is_draining = True
         log.info("draining")
-        await asyncio.sleep(numbers.drain_before_s)
-        flow.is_intake_closed = True
+        idle_until = await self._leave_the_door(deadline)
         flow.dispatcher.is_stopped = True
-        http.should_exit = True
-        await asyncio.wait({serving}, timeout=max(0.1, min(6.0, deadline - time.monotonic())))
-        await worker.acceptor.stop(max(0.1, min(5.0, deadline - time.monotonic())))
-        answers_s = max(0.1, min(numbers.drain_answers_s, deadline - time.monotonic() - 3.0))
+        answers_s = max(0.1, min(numbers.drain_answers_s, deadline - time.monotonic() - FLUSH_S))
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
+        await self._close_the_door(idle_until, deadline)
+        await worker.acceptor.stop(max(0.1, min(5.0, deadline - time.monotonic())))
+        if self.http is not None:
+            await self.http.end()
+            await asyncio.wait({serving}, timeout=max(0.1, min(2.0, deadline - time.monotonic())))
         await worker.events.drain(max(0.1, deadline - time.monotonic() - 1.0))
         await worker.notifier.stop(max(0.1, min(2.0, deadline - time.monotonic())))
         await worker.deliverer.close()
@@ -454,6 +448,28 @@ class _Life:
         if flow.journal.journal is not None:
             flow.journal.journal.close()
         log.info("drained")
+
+    async def _leave_the_door(self, deadline: float) -> float:
+        """Send clients elsewhere; returns until when idle connections stay open (monotonic)."""
+        http, numbers = self.http, self.numbers
+        if http is None:
+            return 0.0
+        http.begin_drain()
+        await asyncio.sleep(numbers.drain_before_s)
+        await http.stop_accepting()
+        idle_until = time.monotonic() + numbers.drain_idle_s
+        await http.answer_busy(min(numbers.drain_requests_s, deadline - time.monotonic()))
+        return idle_until
+
+    async def _close_the_door(self, idle_until: float, deadline: float) -> None:
+        """Close the connections that ask nothing; what asks too slowly is refused."""
+        http = self.http
+        if http is not None:
+            await http.let_stay(min(idle_until, deadline - FLUSH_S) - time.monotonic())
+            is_empty = await http.close_idle(max(0.1, min(1.0, deadline - time.monotonic())))
+            if not is_empty:
+                http.give_up()
+        self.worker.flow.is_intake_closed = True
 
 
 class _Signals:

@@ -30,6 +30,7 @@ class IdClock:
     def __init__(self, process: int, floor: int, now: Callable[[], float]) -> None:
         if not 0 <= process <= MAX_PROCESS:
             raise ValueError(f"process number {process} is outside 0…{MAX_PROCESS}")
+        self.process = process
         self._process_bits = process << COUNTER_BITS
         self._now = now
         self._ms = (floor >> TIME_SHIFT) + 1 if floor else 0
@@ -63,6 +64,11 @@ class IdClock:
 def id_at(unix_s: float) -> int:
     """The lowest id of that moment: a bound for queries and partitions."""
     return (int(unix_s * 1000) - EPOCH_MS) << TIME_SHIFT
+
+
+def process_of(value: int) -> int:
+    """The process whose clock gave this id."""
+    return (value >> COUNTER_BITS) & MAX_PROCESS
 
 
 def unix_of(value: int) -> float:

@@ -62,6 +62,12 @@ class ClaimBook:
         self._inserts.append(block)
         return block.number
 
+    def reserve(self) -> int:
+        """A block number for claims that another statement inserts; `adopt` it afterwards."""
+        number = self._next
+        self._next += 1
+        return number
+
     def adopt(self, number: int, ids: list[int]) -> None:
         """Take over a block that stands in the table, so that `settled` can delete it."""
         self._next = max(self._next, number + 1)

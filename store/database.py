@@ -8,13 +8,14 @@ No transaction pooler may stand between us and PostgreSQL.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import TypeAlias
 
 import asyncpg
 
-from sms.errors import ConfigError, StoreUnavailable
+from sms.errors import ConfigError, LeaseLost, StoreUnavailable
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AnyConnection: TypeAlias = (
@@ -25,6 +26,7 @@ OpenConnection: TypeAlias = Callable[[], Awaitable[Connection]]
 
 CONNECT_TIMEOUT_S = 5.0
 CLIENT_GRACE_S = 3.0  # the server's own time-out speaks first; COMMIT's fsync is outside it
+LEASE_LOST_CODE = "SG001"  # what the fence raises
 _MIGRATION_LOCK = 43  # the first key of 42 belongs to the processes
 
 # What tells that PostgreSQL is away or going away, at connect time and in a pool.
@@ -125,6 +127,39 @@ async def open_pool(
         )
     except AWAY as error:
         raise _away(error) from error
+
+
+@asynccontextmanager
+async def acquire(pool: Pool) -> AsyncIterator[AnyConnection]:
+    """A connection of the pool; what PostgreSQL does to us becomes one of our errors.
+
+    Raises StoreUnavailable for whatever may go well later, LeaseLost when the fence refused.
+    """
+    try:
+        async with pool.acquire(timeout=2) as conn:
+            yield conn
+    except TROUBLE as error:
+        raise StoreUnavailable("PostgreSQL is away") from error
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == LEASE_LOST_CODE:
+            raise LeaseLost("this process has a newer owner") from error
+        raise
+
+
+async def must_own(conn: AnyConnection, process: int, *, alone: bool = False) -> None:
+    """The fence for a transaction that writes no fenced table; call it first inside one.
+
+    `alone`: only when no other statement of this process runs or can still begin. Raises
+    LeaseLost unless the connection's epoch is the process's.
+    """
+    how = "xact_lock" if alone else "xact_lock_shared"
+    await conn.execute(f"SELECT pg_advisory_{how}(42, $1)", process)
+    is_ours = await conn.fetchval(
+        "SELECT epoch = current_setting('smsgw.epoch')::int FROM processes WHERE process = $1",
+        process,
+    )
+    if not is_ours:
+        raise LeaseLost(f"process {process} has a newer owner")
 
 
 def _files() -> list[tuple[str, str]]:

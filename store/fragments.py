@@ -23,6 +23,7 @@ class Why(IntEnum):
     HELD = 1  # a paused batch and the like
     UNCERTAIN = 2  # waits for evidence, then for its policy
     QUEUED = 3  # stood in a lane too long, or came back with an id below the low-water mark
+    SPILLED = 4  # found no room in memory: its owner keeps the id only
 
 
 @dataclass(slots=True)
@@ -51,17 +52,22 @@ class ParkedWebhook:
     due: float
 
 
-def park_sql(rows: Iterable[tuple[int, float, int, MessageClass, int]]) -> str:
-    """Put messages into `parked`, or move them: (message_id, due, Why, class, tenant)."""
+def park_sql(process: int, rows: Iterable[tuple[int, float, int, MessageClass, int]]) -> str:
+    """Put messages into `parked`, or move them: (message_id, due, Why, class, tenant).
+
+    `process` looks after them from now on, whoever did before.
+    """
     values = ",".join(
-        f"({int(message_id)},{_moment(due)},{int(why)},{CLASS_CODES[cls]},{int(tenant)})"
+        f"({int(message_id)},{int(process)},{_moment(due)},{int(why)},{CLASS_CODES[cls]},"
+        f"{int(tenant)})"
         for message_id, due, why, cls, tenant in rows
     )
     if not values:
         return ""
     return (
-        f"INSERT INTO parked (message_id,due,why,class,tenant) VALUES {values}"
-        " ON CONFLICT (message_id) DO UPDATE SET due=excluded.due, why=excluded.why;"
+        f"INSERT INTO parked (message_id,process,due,why,class,tenant) VALUES {values}"
+        " ON CONFLICT (message_id) DO UPDATE"
+        " SET process=excluded.process, due=excluded.due, why=excluded.why;"
     )
 
 
@@ -92,19 +98,23 @@ def delete_reports_sql(ids: Iterable[int]) -> str:
     return f"DELETE FROM parked_reports WHERE id IN ({listed});" if listed else ""
 
 
-def park_webhooks_sql(rows: Iterable[ParkedWebhook]) -> str:
-    """Put events into `webhook_parked`, or move them to their next try."""
+def park_webhooks_sql(process: int, rows: Iterable[ParkedWebhook]) -> str:
+    """Put events into `webhook_parked`, or move them to their next try.
+
+    `process` looks after them from now on, whoever did before.
+    """
     values = ",".join(
-        f"({int(row.endpoint)},{int(row.event_id)},{int(row.message_id)},{int(row.sequence)},"
-        f"{int(row.tries)},{_moment(row.due)})"
+        f"({int(row.endpoint)},{int(row.event_id)},{int(process)},{int(row.message_id)},"
+        f"{int(row.sequence)},{int(row.tries)},{_moment(row.due)})"
         for row in rows
     )
     if not values:
         return ""
     return (
-        "INSERT INTO webhook_parked (endpoint,event_id,message_id,sequence,tries,due)"
+        "INSERT INTO webhook_parked (endpoint,event_id,process,message_id,sequence,tries,due)"
         f" VALUES {values}"
-        " ON CONFLICT (endpoint,event_id) DO UPDATE SET tries=excluded.tries, due=excluded.due;"
+        " ON CONFLICT (endpoint,event_id) DO UPDATE"
+        " SET process=excluded.process, tries=excluded.tries, due=excluded.due;"
     )
 
 
@@ -115,7 +125,11 @@ def delete_webhooks_sql(keys: Iterable[tuple[int, int]]) -> str:
 
 
 def deltas_sql(process: int, counts: Mapping[int, tuple[int, int, int]]) -> str:
-    """Count a flush: tenant to (accepted, submitted, final)."""
+    """Count a flush: tenant to (accepted, submitted, final).
+
+    `submitted` is net, what entered that state less what left it; `final` counts first ends
+    only. So their sums tell how many messages somebody must still hold.
+    """
     values = ",".join(
         f"({process},{tenant},{accepted},{submitted},{final})"
         for tenant, (accepted, submitted, final) in counts.items()
@@ -123,6 +137,51 @@ def deltas_sql(process: int, counts: Mapping[int, tuple[int, int, int]]) -> str:
     if not values:
         return ""
     return f"INSERT INTO deltas (process,tenant,accepted,submitted,final) VALUES {values};"
+
+
+def holdings_sql(process: int, held: Mapping[int, int]) -> str:
+    """What a process says it holds in memory: tenant to messages, in place of what it said before.
+
+    Not what also stands in `parked` or `handovers`: conservation adds those.
+    """
+    values = ",".join(
+        f"({int(process)},{int(tenant)},{int(count)},clock_timestamp())"
+        for tenant, count in held.items()
+        if count
+    )
+    listed = ",".join(str(int(tenant)) for tenant, count in held.items() if count)
+    but = f" AND tenant NOT IN ({listed})" if listed else ""
+    gone = f"DELETE FROM holdings WHERE process={int(process)}{but};"
+    if not values:
+        return gone
+    return (
+        f"{gone}INSERT INTO holdings (process,tenant,held,at) VALUES {values}"
+        " ON CONFLICT (process,tenant) DO UPDATE SET held=excluded.held, at=excluded.at;"
+    )
+
+
+def low_water_sql(process: int, mark: int, *, by: int) -> str:
+    """Raise the low-water mark of a seized process: what lies below was handed over or ended."""
+    return (
+        f"UPDATE processes SET low_water=greatest(low_water,{int(mark)})"
+        f" WHERE process={int(process)} AND owed_to={int(by)};"
+    )
+
+
+def event_cursor_sql(process: int, cursor: int, *, by: int) -> str:
+    """Raise the event cursor of a seized process: what lies below is parked for the taker."""
+    return (
+        f"UPDATE processes SET event_cursor=greatest(event_cursor,{int(cursor)})"
+        f" WHERE process={int(process)} AND owed_to={int(by)};"
+    )
+
+
+def drop_claims_sql(process: int, blocks: Iterable[int]) -> str:
+    """Remove claims of a seized process, together with what became of their messages."""
+    listed = ",".join(str(int(block)) for block in blocks)
+    if not listed:
+        return ""
+    return f"DELETE FROM claims WHERE process={int(process)} AND block IN ({listed});"
 
 
 def batch_sql(first_id: int, last_id: int, tenant: int, at: float, verdicts: bytes) -> str:

@@ -23,11 +23,10 @@ import asyncpg
 
 from sms.errors import GatewayError, LeaseLost, StoreUnavailable
 from store.copying import copy_in
-from store.database import AWAY, Connection, OpenConnection
+from store.database import AWAY, LEASE_LOST_CODE, Connection, OpenConnection
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
-LEASE_LOST_CODE = "SG001"
 UNIQUE_VIOLATION = "23505"
 _CHECK_VIOLATION = "23514"
 _END_WAIT_MS = 1000  # below the statement time-out

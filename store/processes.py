@@ -1,10 +1,12 @@
 """A worker's row in `processes`: number, epoch, lease and the marks recovery starts from.
 
-    take:  end the old backends ▶ exclusive lock (42, process) ▶ epoch + 1 ▶ commit ▶ read
+    take:   end the old backends ▶ exclusive lock (42, process) ▶ epoch + 1 ▶ commit ▶ read
+    seize:  the same for a number whose lease is over; it becomes vacant, its debts ours
+            … its messages are moved (`store.handovers`) … ▶ settle_debt ▶ may be used again
 
-The lock is what the fence trigger takes shared in every writing transaction, so when `take`
-returns no statement of an older epoch is running and none can succeed any more. The lease
-runs by database time; its end is kept here by the boot clock, which also counts while the
+The lock is what the fence trigger takes shared in every writing transaction, so when `take` or
+`seize` returns no statement of an older epoch is running and none can succeed any more. The
+lease runs by database time; its end is kept here by the boot clock, which also counts while the
 machine sleeps.
 """
 
@@ -12,13 +14,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+
+import asyncpg
 
 from sms.errors import LeaseLost, StoreUnavailable
 from sms.ids import MAX_PROCESS, id_at
-from store.database import TROUBLE, Connection, application_name, close, connect
+from store.database import (
+    TROUBLE,
+    AnyConnection,
+    Connection,
+    Pool,
+    acquire,
+    application_name,
+    close,
+    connect,
+)
 
 SAFETY_S = 2.0  # we stop sending this long before the lease ends
 _TAKE_TIMEOUT_S = 30.0
+_TAKE_TRIES = 5  # a number may be seized or given away while we take it
 _NUMBERS_LOCK = 45
 
 
@@ -45,34 +60,30 @@ class ProcessLease:
         self._conn: Connection | None = None
 
     @classmethod
-    async def take(cls, dsn: str, *, node: str, slot: int, lease_s: float) -> ProcessLease:
+    async def take(
+        cls, dsn: str, *, node: str, slot: int, lease_s: float, role: str = "all"
+    ) -> ProcessLease:
         """Become the owner of this node's slot; the same slot keeps its process number.
 
+        When another process took it over meanwhile it gets a vacant number, else a new one.
         Whoever calls this knows that the former owner is dead or fenced off: on the same node
         the supervisor has reaped it. Raises StoreUnavailable.
         """
         conn = await connect(dsn, statement_timeout_s=_TAKE_TIMEOUT_S)
         try:
-            process = await _number_of(conn, node, slot)
-            lease = cls(dsn, process, lease_s)
-            await _end_backends(conn, process)
-            asked_at = _boot_clock()
-            async with conn.transaction():
-                await conn.execute("SELECT pg_advisory_xact_lock(42, $1)", process)
-                row = await conn.fetchrow(
-                    "UPDATE processes SET epoch = epoch + 1,"
-                    " lease_until = clock_timestamp() + make_interval(secs => $2)"
-                    " WHERE process = $1"
-                    " RETURNING epoch, id_high_water, low_water, event_cursor",
-                    process,
-                    lease_s,
-                )
-            if row is None:
-                raise StoreUnavailable(f"the row of process {process} vanished")
+            for _ in range(_TAKE_TRIES):
+                process = await _number_of(conn, node, slot)
+                asked_at = _boot_clock()
+                row = await _become(conn, process, node, slot, lease_s, role)
+                if row is not None:
+                    break
+            else:
+                raise StoreUnavailable(f"slot {slot} lost its process number again and again")
         except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL failed during a takeover") from error
         finally:
             await close(conn)
+        lease = cls(dsn, process, lease_s)
         lease.epoch = row["epoch"]
         lease.id_floor = lease.id_high_water = row["id_high_water"]
         lease.low_water = row["low_water"]
@@ -133,8 +144,120 @@ class ProcessLease:
         self.lease_end_boot = asked_at + lease_s
 
 
+@dataclass(frozen=True, slots=True)
+class Seized:
+    """A number that was taken from its dead owner, with the marks its debts start from.
+
+    `node` is where the owner ran, and where its journal lies.
+    """
+
+    process: int
+    node: str | None
+    low_water: int
+    id_high_water: int
+    event_cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveProcess:
+    """A process whose lease holds."""
+
+    process: int
+    node: str
+    slot: int
+    role: str
+    epoch: int
+
+
+_DUE = (
+    "node IS NOT NULL AND owed_to IS NULL"
+    " AND lease_until + make_interval(secs => $2) < clock_timestamp()"
+)
+_SEIZED = "process, last_node, low_water, id_high_water, event_cursor"
+
+
+async def due_for_takeover(pool: Pool, me: int, grace_s: float) -> list[int]:
+    """Processes whose lease ended more than `grace_s` ago and nobody took over, oldest first.
+
+    Raises StoreUnavailable, like all functions here.
+    """
+    async with acquire(pool) as conn:
+        rows = await conn.fetch(
+            f"SELECT process FROM processes WHERE process <> $1 AND {_DUE} ORDER BY lease_until",
+            me,
+            grace_s,
+        )
+    return [row["process"] for row in rows]
+
+
+async def owed_to(pool: Pool, me: int) -> list[Seized]:
+    """What this process took over and did not settle: its takeovers before a restart."""
+    async with acquire(pool) as conn:
+        rows = await conn.fetch(
+            f"SELECT {_SEIZED} FROM processes WHERE owed_to = $1 ORDER BY process", me
+        )
+    return [_seized(row) for row in rows]
+
+
+async def seize(dsn: str, process: int, *, by: int, by_epoch: int, grace_s: float) -> Seized | None:
+    """Take a dead process's number from it; its debts, also of earlier takeovers, become ours.
+
+    None when it is not due any more: it lives, or another one was faster. Afterwards no
+    statement of its former owner is running and none can succeed. Raises LeaseLost when we are
+    not alive ourselves.
+    """
+    if process == by:
+        return None
+    try:
+        conn = await connect(dsn, statement_timeout_s=_TAKE_TIMEOUT_S)
+        try:
+            due = f"SELECT EXISTS (SELECT FROM processes WHERE process = $1 AND {_DUE})"
+            if not await conn.fetchval(due, process, grace_s):
+                return None
+            await _end_backends(conn, process)
+            async with conn.transaction():
+                await _lock_both(conn, process, by)
+                await _must_live(conn, by, by_epoch)
+                return await _vacate(conn, process, by, grace_s)
+        finally:
+            await close(conn)
+    except TROUBLE as error:
+        raise StoreUnavailable("PostgreSQL failed during a takeover") from error
+
+
+async def settle_debt(pool: Pool, process: int, *, by: int) -> None:
+    """Everything of the seized process was moved: its number may be used again.
+
+    Its marks go up to now: the next owner owes nothing older. Nothing happens a second time.
+    `pool` is the taker's own. Raises LeaseLost when the taker has a newer owner itself.
+    """
+    async with acquire(pool) as conn, conn.transaction():
+        await conn.execute("DELETE FROM holdings WHERE process = $1", process)
+        await conn.execute(
+            "UPDATE processes SET owed_to = NULL, id_high_water = greatest(id_high_water, $3),"
+            " low_water = greatest(id_high_water, $3), event_cursor = greatest(id_high_water, $3)"
+            " WHERE process = $1 AND owed_to = $2",
+            process,
+            by,
+            await _now_id(conn),
+        )
+
+
+async def live_processes(pool: Pool) -> list[LiveProcess]:
+    """Every process whose lease holds, by number."""
+    async with acquire(pool) as conn:
+        rows = await conn.fetch(
+            "SELECT process, node, slot, role, epoch FROM processes"
+            " WHERE node IS NOT NULL AND lease_until > clock_timestamp() ORDER BY process"
+        )
+    return [LiveProcess(*row) for row in rows]
+
+
+# ---- numbers ----
+
+
 async def _number_of(conn: Connection, node: str, slot: int) -> int:
-    """The slot's process number, the lowest free one when it has none yet."""
+    """The slot's process number; when it has none, the lowest vacant one, else a new one."""
     async with conn.transaction():
         await conn.execute("SELECT pg_advisory_xact_lock($1, 0)", _NUMBERS_LOCK)
         known = await conn.fetchval(
@@ -142,26 +265,64 @@ async def _number_of(conn: Connection, node: str, slot: int) -> int:
         )
         if known is not None:
             return int(known)
-        taken = {row["process"] for row in await conn.fetch("SELECT process FROM processes")}
-        process = next((n for n in range(MAX_PROCESS + 1) if n not in taken), None)
-        if process is None:
-            raise StoreUnavailable(f"all {MAX_PROCESS + 1} process numbers are taken")
-        await conn.execute(
-            "INSERT INTO processes (process, epoch, node, slot, lease_until,"
-            " id_high_water, low_water, event_cursor)"
-            " VALUES ($1, 0, $2, $3, '-infinity', $4, $4, $4)",
-            process,
+        # its lease begins at once, or another process would find it due before we are there
+        vacant = await conn.fetchval(
+            "UPDATE processes SET node = $1, slot = $2, lease_until = clock_timestamp(),"
+            " id_high_water = greatest(id_high_water, $3), low_water = greatest(id_high_water, $3),"
+            " event_cursor = greatest(id_high_water, $3)"
+            " WHERE process = (SELECT min(process) FROM processes"
+            "  WHERE node IS NULL AND owed_to IS NULL) RETURNING process",
             node,
             slot,
             await _now_id(conn),
         )
-        return process
+        return await _new_number(conn, node, slot) if vacant is None else int(vacant)
 
 
-async def _now_id(conn: Connection) -> int:
+async def _new_number(conn: Connection, node: str, slot: int) -> int:
+    taken = {row["process"] for row in await conn.fetch("SELECT process FROM processes")}
+    process = next((n for n in range(MAX_PROCESS + 1) if n not in taken), None)
+    if process is None:
+        raise StoreUnavailable(f"all {MAX_PROCESS + 1} process numbers are taken")
+    await conn.execute(
+        "INSERT INTO processes (process, epoch, node, slot, lease_until,"
+        " id_high_water, low_water, event_cursor)"
+        " VALUES ($1, 0, $2, $3, clock_timestamp(), $4, $4, $4)",
+        process,
+        node,
+        slot,
+        await _now_id(conn),
+    )
+    return process
+
+
+async def _now_id(conn: AnyConnection) -> int:
     """Where a new process begins: it owes nothing older, so it need not look for it."""
     unix_s = await conn.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
     return id_at(float(unix_s) - NEW_PROCESS_MARGIN_S)
+
+
+async def _become(
+    conn: Connection, process: int, node: str, slot: int, lease_s: float, role: str
+) -> asyncpg.Record | None:
+    """Raise the epoch; None when the number is not this slot's any more."""
+    await _end_backends(conn, process)
+    async with conn.transaction():
+        await conn.execute("SELECT pg_advisory_xact_lock(42, $1)", process)
+        row = await conn.fetchrow(
+            "UPDATE processes SET epoch = epoch + 1, role = $5,"
+            " lease_until = clock_timestamp() + make_interval(secs => $4)"
+            " WHERE process = $1 AND node = $2 AND slot = $3"
+            " RETURNING epoch, id_high_water, low_water, event_cursor",
+            process,
+            node,
+            slot,
+            lease_s,
+            role,
+        )
+        if row is not None:
+            await _forget_sessions(conn, process)
+        return row
 
 
 async def _end_backends(conn: Connection, process: int) -> None:
@@ -173,3 +334,48 @@ async def _end_backends(conn: Connection, process: int) -> None:
         " AND datname = current_database()",  # another gateway may live beside us
         prefix,
     )
+
+
+# ---- seizing ----
+
+
+async def _lock_both(conn: Connection, process: int, by: int) -> None:
+    """The seized number exclusively, the taker's as its own writes do; in one order for all."""
+    for number in sorted((process, by)):
+        how = "xact_lock_shared" if number == by else "xact_lock"
+        await conn.execute(f"SELECT pg_advisory_{how}(42, $1)", number)
+
+
+async def _must_live(conn: Connection, by: int, by_epoch: int) -> None:
+    if not await conn.fetchval(
+        "SELECT EXISTS (SELECT FROM processes"
+        " WHERE process = $1 AND epoch = $2 AND lease_until > clock_timestamp())",
+        by,
+        by_epoch,
+    ):
+        raise LeaseLost(f"process {by} may not take over: its lease of epoch {by_epoch} is over")
+
+
+async def _vacate(conn: Connection, process: int, by: int, grace_s: float) -> Seized | None:
+    row = await conn.fetchrow(
+        "UPDATE processes SET epoch = epoch + 1, last_node = node, node = NULL, slot = NULL,"
+        f" owed_to = $3 WHERE process = $1 AND {_DUE} RETURNING {_SEIZED}",
+        process,
+        grace_s,
+        by,
+    )
+    if row is None:
+        return None
+    await conn.execute("UPDATE processes SET owed_to = $2 WHERE owed_to = $1", process, by)
+    await _forget_sessions(conn, process)
+    return _seized(row)
+
+
+async def _forget_sessions(conn: Connection, process: int) -> None:
+    """What the former owner had open at carriers is not ours."""
+    await conn.execute("DELETE FROM process_channels WHERE process = $1", process)
+    await conn.execute("DELETE FROM channel_sessions WHERE process = $1", process)
+
+
+def _seized(row: asyncpg.Record) -> Seized:
+    return Seized(*row)

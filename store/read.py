@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import asyncpg
 
 from sms.errors import StoreUnavailable
+from sms.ids import process_of
 from sms.model import (
     CLASSES_BY_CODE,
     ENCODINGS_BY_CODE,
@@ -26,7 +27,7 @@ from sms.model import (
 )
 from sms.reasons import CODE_BY_SMALLINT
 from store.copying import CARRIERS, COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, texts_of
-from store.database import TROUBLE, AnyConnection, Pool
+from store.database import AnyConnection, Pool, acquire
 from store.fragments import ParkedReport, ParkedWebhook, Why, open_report
 from store.partitions import day_range, today
 from store.seal import COLUMN_BODY, COLUMN_NUMBER, COLUMN_OPTIONS, Keyring, Sealer, day_of
@@ -41,13 +42,42 @@ RESTING_PATHS = (1, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18)
 DUE_WEBHOOKS_SQL = (
     "SELECT due.* FROM unnest($2::int[]) WITH ORDINALITY AS wanted (endpoint, place)"
     " CROSS JOIN LATERAL (SELECT endpoint, event_id, message_id, sequence, tries, due"
-    "  FROM webhook_parked WHERE endpoint = wanted.endpoint AND (event_id >> 12) & 1023 = $1"
+    "  FROM webhook_parked WHERE endpoint = wanted.endpoint AND process = $1"
     "  AND due <= $3 AND due < 'infinity' ORDER BY due LIMIT $4) due"
     " ORDER BY wanted.place, due.due"
 )
 OLDEST_WEBHOOK_SQL = (
-    "SELECT event_id FROM webhook_parked WHERE (event_id >> 12) & 1023 = $1"
+    "SELECT event_id FROM webhook_parked WHERE process = $1"
     " AND due < 'infinity' ORDER BY event_id LIMIT 1"
+)
+DUE_PARKED_SQL = (
+    "SELECT message_id, due, why, class, tenant FROM parked"
+    " WHERE process = $1 AND due <= $2 ORDER BY due LIMIT $3"
+)
+PARKED_HEADS_SQL = (
+    "SELECT message_id FROM parked WHERE process = $1 AND why = $2 AND message_id > $3"
+    " ORDER BY message_id LIMIT $4"
+)
+# Whose they are is looked at afterwards: the planner takes such a filter for so rare that it
+# would sort all that follows for each page.
+UNFINISHED_SQL = "SELECT id FROM messages WHERE id > $1 ORDER BY id LIMIT $2"
+# Both halves of an id, so that each share gets its part of slow days and of bursts.
+DUE_REPORTS_SQL = (
+    "SELECT id, channel, carrier_id, raw, tries, due FROM ("
+    " SELECT * FROM parked_reports WHERE due <= $1 AND ($3::int IS NULL OR channel = $3)"
+    " ORDER BY due LIMIT $2::bigint * $5) page"
+    " WHERE ((id >> 22) + (id & 4095)) % $5 = $4 ORDER BY due LIMIT $2"
+)
+_CONSERVATION_SQL = (
+    "SELECT tenant, sum(open)::bigint, sum(parked)::bigint, sum(handed)::bigint,"
+    " sum(held)::bigint FROM ("
+    " SELECT tenant, sum(accepted - submitted - final) AS open, 0 AS parked, 0 AS handed,"
+    "  0 AS held FROM deltas GROUP BY tenant"
+    " UNION ALL SELECT tenant, 0, count(*), 0, 0 FROM parked GROUP BY tenant"
+    " UNION ALL SELECT tenant, 0, 0, count(*), 0 FROM handovers, unnest(tenants) AS tenant"
+    "  GROUP BY tenant"
+    " UNION ALL SELECT tenant, 0, 0, 0, sum(held) FROM holdings GROUP BY tenant"
+    ") counts GROUP BY tenant"
 )
 NEWEST_DAYS = (2, 7)  # partitions a receipt is looked for in first, then next
 
@@ -69,6 +99,24 @@ class Parked:
     why: Why
     message_class: MessageClass
     tenant: int
+
+
+class Head(NamedTuple):
+    """What a lane needs to know of a message whose text is not read yet."""
+
+    id: int
+    tenant: int
+    message_class: MessageClass
+    valid_until: float  # Unix seconds
+
+
+class Conserved(NamedTuple):
+    """One tenant's messages that are neither submitted nor final, counted from both sides."""
+
+    open: int  # accepted less submitted less final, as the flushes counted
+    parked: int
+    handed: int  # on their way between processes
+    held: int  # what the owners say they hold beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +150,7 @@ class Reader:
         if not ids:
             return {}
         wanted = sorted(set(ids))
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             rows = []
             events: list[asyncpg.Record] = []
             for some in _by_day(wanted):
@@ -131,7 +179,7 @@ class Reader:
         wanted = {pair for pair in pairs if "\0" not in pair[1]}  # no text column holds a NUL
         newest, week = (day_range(max(today(now) - days + 1, 0))[0] for days in NEWEST_DAYS)
         steps = ((newest, None), (week, newest), (0, week))
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             for low, high in steps:
                 if wanted and (high is None or high > low):
                     sql = carrier_ids_sql(low, high)
@@ -152,31 +200,56 @@ class Reader:
         """What the former owner of this process number had not brought to rest, by id.
 
         Its messages from `low_water` on that are neither submitted, final nor parked, in pages
-        of at most `page` messages. It costs what was accepted since the mark, not what is stored.
+        of at most `page` messages. It costs what all processes accepted since the mark, not what
+        is stored.
         """
+        async for wanted in self._unfinished_ids(process, low_water, page):
+            yield list((await self.messages(wanted)).values())
+
+    async def unfinished_heads(
+        self, process: int, low_water: int, *, page: int = 5000
+    ) -> AsyncIterator[list[Head]]:
+        """The same without text, number and rows: nothing is opened or folded."""
+        async for wanted in self._unfinished_ids(process, low_water, page):
+            yield await self._heads(wanted)
+
+    async def _unfinished_ids(
+        self, process: int, low_water: int, page: int
+    ) -> AsyncIterator[list[int]]:
         after = low_water - 1
         while True:
-            async with self._conn() as conn:
-                ids = [
-                    row["id"]
+            async with acquire(self._pool) as conn:
+                rows = await conn.fetch(UNFINISHED_SQL, after, page)
+                if not rows:
+                    return
+                after = rows[-1]["id"]
+                ours = [row["id"] for row in rows if process_of(row["id"]) == process]
+                wanted = await _without_rest(conn, ours) if ours else []
+            if wanted:
+                yield wanted
+
+    async def _heads(self, ids: Sequence[int]) -> list[Head]:
+        heads: list[Head] = []
+        async with acquire(self._pool) as conn:
+            for some in _by_day(ids):
+                heads += [
+                    Head(
+                        row["id"],
+                        row["tenant"],
+                        CLASSES_BY_CODE[row["class"]],
+                        row["valid_until"].timestamp(),
+                    )
                     for row in await conn.fetch(
-                        "SELECT id FROM messages WHERE id > $1 AND (id >> 12) & 1023 = $2"
-                        " ORDER BY id LIMIT $3",
-                        after,
-                        process,
-                        page,
+                        "SELECT id, tenant, class, valid_until FROM messages"
+                        f" WHERE {_within('id', some)} AND id = ANY($1) ORDER BY id",
+                        some,
                     )
                 ]
-                if not ids:
-                    return
-                after = ids[-1]
-                wanted = await _without_rest(conn, ids)
-            if wanted:
-                yield list((await self.messages(wanted)).values())
+        return heads
 
     async def claims(self, process: int) -> dict[int, list[int]]:
         """The blocks that stand in the table, by number."""
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             rows = await conn.fetch(
                 "SELECT block, ids FROM claims WHERE process = $1 ORDER BY block", process
             )
@@ -184,7 +257,7 @@ class Reader:
 
     async def events_after(self, process: int, cursor: int, limit: int) -> list[EventRow]:
         """The event rows this process wrote after its cursor, by event_id."""
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             rows = await conn.fetch(
                 f"SELECT {EVENT_COLUMNS} FROM events WHERE event_id > $1"
                 " AND (event_id >> 12) & 1023 = $2 ORDER BY event_id LIMIT $3",
@@ -195,16 +268,9 @@ class Reader:
         return [_event(row) for row in rows]
 
     async def due_parked(self, process: int, now: float, limit: int) -> list[Parked]:
-        """Parked messages of this process whose time has come, oldest due first."""
-        async with self._conn() as conn:
-            rows = await conn.fetch(
-                "SELECT message_id, due, why, class, tenant FROM parked"
-                " WHERE (message_id >> 12) & 1023 = $1 AND due <= $2"
-                " ORDER BY (message_id >> 12) & 1023, due LIMIT $3",
-                process,
-                _moment(now),
-                limit,
-            )
+        """Parked messages this process looks after and whose time has come, oldest due first."""
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(DUE_PARKED_SQL, process, _moment(now), limit)
         return [
             Parked(
                 row["message_id"],
@@ -216,26 +282,44 @@ class Reader:
             for row in rows
         ]
 
+    async def parked_heads(self, process: int, why: Why, after_id: int, limit: int) -> list[Head]:
+        """Messages this process looks after that are parked for this reason, by id, a page.
+
+        `after_id` is the last id of the page before, 0 at first; an empty page is the end.
+        """
+        while True:
+            async with acquire(self._pool) as conn:
+                rows = await conn.fetch(PARKED_HEADS_SQL, process, why, after_id, limit)
+            if not rows:
+                return []
+            ids = [row["message_id"] for row in rows]
+            heads = await self._heads(ids)
+            if heads:
+                return heads
+            after_id = ids[-1]  # their day is gone
+
     async def parked_counts(self) -> dict[tuple[int, int], int]:
         """How many messages are parked, by (tenant, Why)."""
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             rows = await conn.fetch(
                 "SELECT tenant, why, count(*) AS n FROM parked GROUP BY tenant, why"
             )
         return {(row["tenant"], row["why"]): row["n"] for row in rows}
 
     async def due_reports(
-        self, now: float, limit: int, channel: int | None = None
+        self,
+        now: float,
+        limit: int,
+        channel: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> list[ParkedReport]:
-        """Parked reports whose time has come, oldest due first."""
-        async with self._conn() as conn:
-            rows = await conn.fetch(
-                "SELECT id, channel, carrier_id, raw, tries, due FROM parked_reports"
-                " WHERE due <= $1 AND ($3::int IS NULL OR channel = $3) ORDER BY due LIMIT $2",
-                _moment(now),
-                limit,
-                channel,
-            )
+        """Parked reports whose time has come, oldest due first.
+
+        `share` is (index of this process, number of living processes): they belong to nobody,
+        so each looks at its part.
+        """
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(DUE_REPORTS_SQL, _moment(now), limit, channel, *share)
         return [
             ParkedReport(
                 row["id"],
@@ -256,7 +340,7 @@ class Reader:
         At most `limit` for each of these endpoints: what one of them lets pile up hides nothing
         of another's. Dead letters (due = inf) are never among them.
         """
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             rows = await conn.fetch(
                 DUE_WEBHOOKS_SQL, process, list(dict.fromkeys(endpoints)), _moment(now), limit
             )
@@ -274,13 +358,13 @@ class Reader:
 
     async def oldest_webhook(self, process: int) -> int | None:
         """The lowest event id of this process that is parked and will be tried again."""
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             oldest: int | None = await conn.fetchval(OLDEST_WEBHOOK_SQL, process)
         return oldest
 
     async def batch(self, first_id: int, tenant: int) -> Batch | None:
         """One batch by its first message; None when absent or another tenant's."""
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             row = await conn.fetchrow(
                 "SELECT first_id, last_id, tenant, state, at, verdicts FROM batches"
                 " WHERE first_id = $1 AND tenant = $2",
@@ -299,45 +383,44 @@ class Reader:
         )
 
     async def deltas(self) -> dict[int, tuple[int, int, int]]:
-        """Per tenant: accepted, submitted, final, as the flushes counted them."""
-        async with self._conn() as conn:
+        """Per tenant: accepted, now submitted, final, as the flushes counted them."""
+        async with acquire(self._pool) as conn:
             rows = await conn.fetch(
                 "SELECT tenant, sum(accepted)::bigint, sum(submitted)::bigint, sum(final)::bigint"
                 " FROM deltas GROUP BY tenant"
             )
         return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
-    async def fold_deltas(self) -> None:
-        """Make one row a tenant and process of what the flushes left; for once a minute or so."""
-        async with self._conn() as conn:
+    async def fold_deltas(self, process: int) -> None:
+        """Make one row a tenant of what this process's flushes left; for once a minute or so."""
+        async with acquire(self._pool) as conn:
             await conn.execute(
-                "WITH old AS (DELETE FROM deltas RETURNING *)"
+                "WITH old AS (DELETE FROM deltas WHERE process = $1 RETURNING *)"
                 " INSERT INTO deltas (process, tenant, accepted, submitted, final)"
                 " SELECT process, tenant, sum(accepted), sum(submitted), sum(final)"
-                " FROM old GROUP BY process, tenant"
+                " FROM old GROUP BY process, tenant",
+                process,
             )
+
+    async def conservation(self) -> dict[int, Conserved]:
+        """Per tenant: what is open, and who accounts for it, in one snapshot (RELIABILITY 3)."""
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(_CONSERVATION_SQL)
+        return {row[0]: Conserved(*row[1:]) for row in rows}
 
     async def recount(self) -> dict[int, int]:
         """Messages stored per tenant, counted one by one: for tests and the nightly check."""
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             rows = await conn.fetch("SELECT tenant, count(*) AS n FROM messages GROUP BY tenant")
         return {row["tenant"]: row["n"] for row in rows}
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless PostgreSQL answers and takes writes."""
-        async with self._conn() as conn:
+        async with acquire(self._pool) as conn:
             if await conn.fetchval("SELECT pg_is_in_recovery()"):
                 raise StoreUnavailable("PostgreSQL is a standby: it takes no writes")
 
     # ---- restoring ----
-
-    @asynccontextmanager
-    async def _conn(self) -> AsyncIterator[AnyConnection]:
-        try:
-            async with self._pool.acquire(timeout=2) as conn:
-                yield conn
-        except TROUBLE as error:
-            raise StoreUnavailable("PostgreSQL is away") from error
 
     async def _restore(
         self,
@@ -393,7 +476,7 @@ def _within(column: str, ids: Sequence[int]) -> str:
     return f"{column} >= {int(ids[0])} AND {column} <= {int(ids[-1])}"
 
 
-def _by_day(ids: Sequence[int]) -> Iterable[list[int]]:
+def _by_day(ids: Iterable[int]) -> Iterable[list[int]]:
     groups: dict[int, list[int]] = {}
     for message_id in ids:
         groups.setdefault(day_of(message_id), []).append(message_id)

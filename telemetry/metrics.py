@@ -39,6 +39,9 @@ Labels = tuple[str, ...]
 Sample = tuple[list[str], list[float]]  # label values; a histogram: bucket counts, then the sum
 Snapshot = dict[str, list[Sample]]  # by series name without the prefix
 Rule = Literal["sum", "max", "min"]  # how a gauge's values of several processes become one
+# Another rule for some values of the last label. One process with a session is a channel that is
+# up, and a channel is down only when none has one.
+_RULES: dict[str, Mapping[str, Rule]] = {"channel_state": {"down": "min"}}
 
 # Bounds in seconds. The answer to a send and to a submit live between 1 ms and a few seconds …
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -288,7 +291,10 @@ class Metrics:
             "unmapped_codes_total", "Carrier codes that no table knows.", ("channel", "code")
         )
         self.channel_state = Gauge(
-            "channel_state", "Processes that see the channel in this state.", ("channel", "state")
+            "channel_state",
+            "Whether any process of the node (up), or none (down), has a session of the channel.",
+            ("channel", "state"),
+            "max",
         )
         self.failover_total = Counter(
             "failover_total", "Messages handed to a backup channel.", ("from", "to", "cause")
@@ -334,6 +340,15 @@ class Metrics:
         )
         self.process_restarts_total = Counter(
             "process_restarts_total", "Times the supervisor started it again.", ("process",)
+        )
+        self.worker_ready = Gauge(
+            "worker_ready", "Whether the worker can take traffic, by name.", ("process",), "max"
+        )
+        self.http_connections = Gauge(
+            "http_connections", "Connections open at the public port.", ("process",)
+        )
+        self.watchdog_kills_total = Counter(
+            "watchdog_kills_total", "Workers killed because they did not answer.", ("process",)
         )
         self.config_version = Gauge(
             "config_version", "Configuration in force; the oldest of all processes.", rule="min"
@@ -389,13 +404,14 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
             series = _CATALOGUE.get(name)
             if series is None:
                 continue
-            join = _JOIN[series.rule]
+            rules = _RULES.get(name, {})
             held = merged.setdefault(name, {})
             for values, numbers in samples:
                 if not _fits(series, values, numbers):
                     continue
                 key = tuple(values)
                 before = held.get(key)
+                join = _JOIN[rules.get(values[-1], series.rule) if rules else series.rule]
                 held[key] = list(numbers) if before is None else join(before, numbers)
     return {
         name: [(list(key), numbers) for key, numbers in held.items()]

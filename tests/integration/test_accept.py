@@ -79,7 +79,7 @@ async def test_what_waits_goes_in_one_flush_of_at_most_max_rows(world):
     assert max(sizes) == 50
     assert await world.reader.recount() == {1: 120}
     assert await world.reader.deltas() == {1: (120, 0, 0)}
-    await world.reader.fold_deltas()
+    await world.reader.fold_deltas(0)
     assert await world.reader.deltas() == {1: (120, 0, 0)}
 
 

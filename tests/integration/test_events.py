@@ -104,7 +104,7 @@ async def test_of_two_writers_of_a_key_one_wins_and_the_other_is_told(world):
     await flush(other, [winner])
     world.heard.events.clear()
     loser, neighbour = world.event(first, 2, code="late"), world.event(second, 2)
-    await flush(lane, [loser, neighbour], sql=park_sql([(first, 1.0, 2, MessageClass.OTP, 1)]))
+    await flush(lane, [loser, neighbour], sql=park_sql(0, [(first, 1.0, 2, MessageClass.OTP, 1)]))
     assert world.heard.conflicts == [loser]
     assert world.heard.events == [neighbour]
     stored = await world.reader.message(first)
@@ -165,7 +165,7 @@ async def test_a_row_the_server_refuses_is_quarantined_alone(world):
     conn = await database.connect(world.dsn)
     await conn.execute("ALTER TABLE events ADD CHECK (code IS DISTINCT FROM 'poison')")
     rows = [world.event(ids[0]), world.event(ids[1], code="poison"), world.event(ids[2])]
-    await flush(lane, rows, sql=park_sql([(ids[2], 1.0, 2, MessageClass.OTP, 1)]))
+    await flush(lane, rows, sql=park_sql(0, [(ids[2], 1.0, 2, MessageClass.OTP, 1)]))
     assert world.heard.quarantined == [rows[1]]
     assert world.heard.events == [rows[0], rows[2]]
     assert len(await world.reader.due_parked(0, 2.0, 10)) == 1
@@ -215,10 +215,10 @@ async def test_parked_things_move_and_go_with_the_rows(world):
     report = ParkedReport(7, 3, "c'\\\0d", "DELIVRD", "000", "8613800138000", 1, 100.0)
     webhook = ParkedWebhook(4, world.event_ids.next(), first, 2, 1, 100.0)
     sql = (
-        park_sql([(first, 100.0, Why.UNCERTAIN, MessageClass.OTP, 1)])
-        + park_sql([(second, 300.0, Why.QUEUED, MessageClass.MARKETING, 1)])
+        park_sql(0, [(first, 100.0, Why.UNCERTAIN, MessageClass.OTP, 1)])
+        + park_sql(0, [(second, 300.0, Why.QUEUED, MessageClass.MARKETING, 1)])
         + park_reports_sql(world.keyring, [report])
-        + park_webhooks_sql([webhook])
+        + park_webhooks_sql(0, [webhook])
     )
     await flush(lane, [], sql=sql)
     await flush(lane, [], sql=sql)  # idempotent
@@ -233,7 +233,7 @@ async def test_parked_things_move_and_go_with_the_rows(world):
     assert await reader.due_reports(200.0, 10, channel=9) == []
     assert await reader.due_webhooks(0, 200.0, 10, endpoints=[4]) == [webhook]
     webhook.due, webhook.tries = 900.0, 2
-    await flush(lane, [], sql=park_webhooks_sql([webhook]) + unpark_sql([first]))
+    await flush(lane, [], sql=park_webhooks_sql(0, [webhook]) + unpark_sql([first]))
     assert await reader.due_webhooks(0, 200.0, 10, endpoints=[4]) == []
     assert await reader.due_webhooks(0, 999.0, 10, endpoints=[4]) == [webhook]
     await flush(

@@ -183,7 +183,7 @@ class _Pool:
 async def test_trouble_of_the_server_is_unavailability_to_readers(world, error):
     pool = cast(database.Pool, _Pool(error))
     with pytest.raises(StoreUnavailable):
-        await Reader(pool, world.keyring).fold_deltas()
+        await Reader(pool, world.keyring).fold_deltas(0)
     with pytest.raises(StoreUnavailable):
         await ConfigStore(pool, world.keyring).version()
 

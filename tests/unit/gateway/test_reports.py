@@ -35,7 +35,11 @@ class FakeReader:
         return {key: self.stored[key] for key in ids if key in self.stored}
 
     async def due_reports(
-        self, now: float, limit: int, channel: int | None = None
+        self,
+        now: float,
+        limit: int,
+        channel: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> list[ParkedReport]:
         return self.due
 

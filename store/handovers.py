@@ -1,0 +1,233 @@
+"""Blocks of messages on their way from one process to another (DESIGN decision 7).
+
+    giver:     handover_sql with its event lane ═COMMIT═▶ nobody's memory holds them
+    receiver:  take() ═ DELETE handovers + INSERT claims, one COMMIT ═▶ the receiver's
+    giver:     take() as well, when the receiver is gone: of two takers one gets the block
+
+Between the two commits the row is the only pointer to the messages; afterwards the claim of the
+taker is, so it stays until they have left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from sms.errors import StoreUnavailable
+from sms.ids import process_of
+from sms.model import CLASS_CODES, CLASSES_BY_CODE, MessageClass
+from store.database import AWAY, AnyConnection, Pool, acquire, must_own
+from store.link import Backoff
+
+_COLUMNS = "id, giver, receiver, channel, class, ids"
+_END_WAIT_MS = 1000  # below the statement time-out
+TO_ME_SQL = f"SELECT {_COLUMNS} FROM handovers WHERE receiver = $1 ORDER BY class, id LIMIT $2"
+MINE_SQL = f"SELECT {_COLUMNS} FROM handovers WHERE giver = $1 ORDER BY id"
+# Locked rows are being taken by somebody else: waiting for the outcome would gain nothing, and
+# two takers that wait for one another in different order would deadlock.
+_TAKE_SQL = (
+    "WITH wanted AS (SELECT * FROM unnest($2::bigint[], $3::bigint[]) AS w (id, block)),"
+    " free AS (SELECT h.id FROM handovers h WHERE h.id = ANY($2) FOR UPDATE SKIP LOCKED),"
+    " taken AS (DELETE FROM handovers h USING free, wanted w"
+    "  WHERE h.id = free.id AND w.id = free.id RETURNING h.id, w.block, h.ids),"
+    " held AS (INSERT INTO claims (process, block, ids) SELECT $1::smallint, block, ids FROM taken)"
+    " SELECT id, ids FROM taken ORDER BY id"
+)
+_OTHERS_SQL = (
+    "SELECT DISTINCT unnest(ids) AS id FROM ("
+    " SELECT ids FROM handovers UNION ALL SELECT ids FROM claims WHERE process <> $1) others"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """One block that is on its way; `channel` 0 = the receiver chooses."""
+
+    id: int
+    giver: int
+    receiver: int
+    channel: int
+    message_class: MessageClass
+    ids: list[int]
+
+
+def handover_sql(  # noqa: PLR0913, PLR0917 - the columns of a row
+    handover_id: int,
+    giver: int,
+    receiver: int,
+    channel: int,
+    cls: MessageClass,
+    ids: Sequence[int],
+    tenants: Sequence[int],
+) -> str:
+    """Hand a block over; rides with the writer's event lane. `tenants` stands beside `ids`.
+
+    `handover_id` comes from the writer's own `IdClock`, drawn in the same step that gives this
+    text to the lane: the ids must reach the lane in ascending order. A flush whose connection
+    broke runs again, perhaps after the receiver took the block; a text whose id is not above
+    the writer's newest is therefore taken for a repetition and changes nothing.
+    """
+    if not ids or len(ids) != len(tenants):
+        raise ValueError(f"a handover of {len(ids)} messages with {len(tenants)} tenants")
+    return (
+        "WITH mark AS (INSERT INTO handover_marks AS m (process,last_id)"
+        f" VALUES ({process_of(handover_id)},{int(handover_id)})"
+        " ON CONFLICT (process) DO UPDATE SET last_id=excluded.last_id"
+        " WHERE m.last_id<excluded.last_id RETURNING last_id)"
+        " INSERT INTO handovers (id,giver,receiver,channel,class,ids,tenants)"
+        f" SELECT last_id,{int(giver)},{int(receiver)},{int(channel)},{CLASS_CODES[cls]},"
+        f"'{{{_numbers(ids)}}}'::bigint[],'{{{_numbers(tenants)}}}'::int[] FROM mark;"
+    )
+
+
+class Handovers:
+    """The handovers of one process, over a pool that speaks in its name and epoch.
+
+    Every method raises StoreUnavailable while PostgreSQL is away; those that write raise
+    LeaseLost when the process has a newer owner.
+    """
+
+    def __init__(self, pool: Pool, process: int) -> None:
+        self._pool = pool
+        self._process = process
+
+    async def to_me(self, limit: int) -> list[Handover]:
+        """Blocks that wait for this process: otp first, then by age."""
+        async with acquire(self._pool) as conn:
+            return [_handover(row) for row in await conn.fetch(TO_ME_SQL, self._process, limit)]
+
+    async def mine(self) -> list[Handover]:
+        """Blocks this process gave and nobody took yet, oldest first."""
+        async with acquire(self._pool) as conn:
+            return [_handover(row) for row in await conn.fetch(MINE_SQL, self._process)]
+
+    async def take(self, blocks: Mapping[int, int]) -> dict[int, list[int]]:
+        """Take handovers: handover id to a reserved block of claims; gives the ids of those won.
+
+        Receiver and giver call the same; what another one was faster with is absent. The claims
+        are committed when this returns. When the connection breaks it asks until it knows, as
+        long as PostgreSQL is away: StoreUnavailable means that certainly nothing was taken.
+        """
+        if not blocks:
+            return {}
+        wanted = sorted(blocks)
+        numbers = [blocks[handover_id] for handover_id in wanted]
+        pid, rows = 0, None
+        try:
+            async with acquire(self._pool) as conn:
+                pid = conn.get_server_pid()
+                rows = await conn.fetch(_TAKE_SQL, self._process, wanted, numbers)
+        except StoreUnavailable as error:
+            if rows is None and not (pid and _is_in_doubt(error.__cause__)):
+                raise
+        if rows is None:
+            return await self._what_was_taken(pid, dict(zip(numbers, wanted, strict=True)))
+        return {row["id"]: list(row["ids"]) for row in rows}
+
+    async def others(self, me: int) -> set[int]:
+        """Every message that is on its way or claimed by another process, in one snapshot.
+
+        Recovery of `me` leaves these alone. It must ask before it reads the states of messages:
+        what leaves this set later has left a trace there first.
+        """
+        async with acquire(self._pool) as conn:
+            return {row["id"] for row in await conn.fetch(_OTHERS_SQL, me)}
+
+    async def move_receiver(self, old: int, new: int) -> int:
+        """What waits for a seized process waits for its taker now; how many blocks that were."""
+        async with acquire(self._pool) as conn:
+            done = await conn.execute(
+                "UPDATE handovers SET receiver = $2 WHERE receiver = $1", old, new
+            )
+        return _count(done)
+
+    async def move_parked(self, old: int, new: int, limit: int) -> int:
+        """Look after up to `limit` parked messages of a seized process; 0 = none are left."""
+        async with acquire(self._pool) as conn:
+            done = await conn.execute(
+                "UPDATE parked SET process = $2 WHERE message_id = ANY(ARRAY("
+                " SELECT message_id FROM parked WHERE process = $1 ORDER BY due LIMIT $3))"
+                " AND process = $1",
+                old,
+                new,
+                limit,
+            )
+        return _count(done)
+
+    async def move_webhooks(self, old: int, new: int, limit: int) -> int:
+        """The same for parked webhooks; dead letters stay, for nobody looks after them."""
+        async with acquire(self._pool) as conn:
+            done = await conn.execute(
+                "UPDATE webhook_parked w SET process = $2 FROM ("
+                " SELECT endpoint, event_id FROM webhook_parked"
+                " WHERE process = $1 AND due < 'infinity' ORDER BY event_id LIMIT $3) page"
+                " WHERE w.endpoint = page.endpoint AND w.event_id = page.event_id"
+                " AND w.process = $1",
+                old,
+                new,
+                limit,
+            )
+        return _count(done)
+
+    # ---- after a lost connection ----
+
+    async def _what_was_taken(self, pid: int, handovers: Mapping[int, int]) -> dict[int, list[int]]:
+        """The truth about a take whose answer was lost; `handovers` is by block of claims."""
+        backoff = Backoff()
+        while True:
+            try:
+                async with acquire(self._pool) as conn:
+                    await _end(conn, pid)
+                    return await self._read_claims(conn, handovers)
+            except StoreUnavailable:
+                await asyncio.sleep(backoff.next_s())
+
+    async def _read_claims(
+        self, conn: AnyConnection, handovers: Mapping[int, int]
+    ) -> dict[int, list[int]]:
+        async with conn.transaction():
+            # granted when whatever the old backend still ran has ended (store.link)
+            await must_own(conn, self._process, alone=True)
+            rows = await conn.fetch(
+                "SELECT block, ids FROM claims WHERE process = $1 AND block = ANY($2)",
+                self._process,
+                list(handovers),
+            )
+        return {handovers[row["block"]]: list(row["ids"]) for row in rows}
+
+
+async def _end(conn: AnyConnection, pid: int) -> None:
+    """End the backend of a lost statement, unless it serves us again; raises StoreUnavailable."""
+    ours = "pid = $1 AND application_name = current_setting('application_name')"
+    where = f"FROM pg_stat_activity WHERE {ours} AND pid <> pg_backend_pid()"
+    await conn.execute(f"SELECT pg_terminate_backend(pid, {_END_WAIT_MS}) {where}", pid)
+    if await conn.fetchval(f"SELECT EXISTS (SELECT {where})", pid):
+        raise StoreUnavailable("the backend of a lost handover has not ended yet")
+
+
+def _is_in_doubt(error: BaseException | None) -> bool:
+    """Whether the statement may have committed: the server did not say that it failed."""
+    return isinstance(error, AWAY) or not isinstance(error, asyncpg.PostgresError)
+
+
+def _handover(row: asyncpg.Record) -> Handover:
+    return Handover(
+        row["id"],
+        row["giver"],
+        row["receiver"],
+        row["channel"],
+        CLASSES_BY_CODE[row["class"]],
+        list(row["ids"]),
+    )
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return ",".join(str(int(value)) for value in values)
+
+
+def _count(status: str) -> int:
+    """The number in a command tag such as `UPDATE 12`."""
+    return int(status.rsplit(" ", 1)[-1])
