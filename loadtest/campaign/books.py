@@ -23,14 +23,24 @@ TABLES: Final = ("messages", "events")
 ENDING: Final = [
     int(path) for path, states in STATES_OF_PATH.items() if states and states[-1] in FINAL_STATES
 ]
+SUBMITTING: Final = [
+    int(path) for path, states in STATES_OF_PATH.items() if states and states[-1] is State.SUBMITTED
+]
 _LAW: Final = """
+WITH newest AS (
+  SELECT (
+    SELECT path FROM events WHERE message_id = m.id AND path <> 0
+    ORDER BY sequence DESC LIMIT 1
+  ) AS path
+  FROM messages m WHERE id >= $1 AND created_at >= $2
+)
 SELECT count(*) AS stored,
-  count(*) FILTER (
-    WHERE EXISTS (SELECT FROM events WHERE message_id = m.id AND path = ANY($3))
-  ) AS ended,
+  count(*) FILTER (WHERE path = ANY($4)) AS submitted,
+  count(*) FILTER (WHERE path = ANY($3)) AS ended,
   (SELECT coalesce(sum(accepted), 0) FROM deltas) AS counted,
+  (SELECT coalesce(sum(submitted), 0) FROM deltas) AS counted_submitted,
   (SELECT coalesce(sum(final), 0) FROM deltas) AS counted_ended
-FROM messages m WHERE id >= $1 AND created_at >= $2"""
+FROM newest"""
 _OPEN: Final = """
 SELECT id FROM messages m WHERE id >= $1 AND created_at >= $2
 AND NOT EXISTS (SELECT FROM events WHERE message_id = m.id AND path = ANY($3)) ORDER BY id"""
@@ -72,13 +82,19 @@ class Law:
 
     stored: int
     counted: int
+    submitted: int  # now
+    counted_submitted: int
     ended: int
     counted_ended: int
 
     @property
     def residual(self) -> int:
         """How far it is from holding."""
-        return abs(self.stored - self.counted) + abs(self.ended - self.counted_ended)
+        return (
+            abs(self.stored - self.counted)
+            + abs(self.submitted - self.counted_submitted)
+            + abs(self.ended - self.counted_ended)
+        )
 
 
 class Books:
@@ -88,7 +104,7 @@ class Books:
         self._key_file = data_dir / "master.key"
         self._dsn = dsn
         self._conn: database.Connection | None = None
-        self._sums: tuple[int, int] = (0, 0)
+        self._sums = (0, 0, 0)
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[database.Connection]:
@@ -110,12 +126,13 @@ class Books:
         """A new round: what was counted so far is not its own. Nothing may be under way."""
         self._sums = await self._counted()
 
-    async def _counted(self) -> tuple[int, int]:
+    async def _counted(self) -> tuple[int, int, int]:
         async with self._open() as conn:
             row = await conn.fetchrow(
-                "SELECT coalesce(sum(accepted), 0), coalesce(sum(final), 0) FROM deltas"
+                "SELECT coalesce(sum(accepted), 0), coalesce(sum(submitted), 0),"
+                " coalesce(sum(final), 0) FROM deltas"
             )
-        return (int(row[0]), int(row[1])) if row is not None else (0, 0)
+        return (int(row[0]), int(row[1]), int(row[2])) if row is not None else (0, 0, 0)
 
     async def law(self, since: float) -> Law:
         """Both sides of the law for what was accepted since then, in one snapshot."""
@@ -125,13 +142,16 @@ class Books:
                 max(0, id_at(since)),
                 _moment(since),
                 ENDING,
+                SUBMITTING,
             )
         if row is None:
             raise StoreUnavailable("PostgreSQL counted nothing")
-        accepted, final = self._sums if since else (0, 0)
+        accepted, submitted, final = self._sums if since else (0, 0, 0)
         return Law(
             row["stored"],
             int(row["counted"]) - accepted,
+            row["submitted"],
+            int(row["counted_submitted"]) - submitted,
             row["ended"],
             int(row["counted_ended"]) - final,
         )

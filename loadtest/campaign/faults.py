@@ -261,6 +261,15 @@ async def _freeze(ground: Ground, seconds: float) -> Struck:
     return Struck(at, notes={"frozen_s": seconds})
 
 
+async def _roll_workers(ground: Ground) -> Struck:
+    """A rolling restart: every worker drains and another one takes its place."""
+    node = ground.node
+    pids = await asyncio.to_thread(node.pids)
+    at = time.time()
+    node.send(pids["supervisor"], signal.SIGUSR1)
+    return Struck(at, {pid for name, pid in pids.items() if name.startswith("worker-")})
+
+
 async def _wipe_valkey(ground: Ground) -> Struck:
     """FLUSHALL: promise 7 says that nothing is lost by it."""
     reader, writer = await asyncio.open_unix_connection(ground.node.run_dir / "valkey.sock")
@@ -335,6 +344,7 @@ CATALOGUE: Final[tuple[Fault, ...]] = (
     Fault("power.cut", _cut_power, weight=3),
     Fault("freeze.worker", partial(_freeze, seconds=FROZEN_S), kills=False),
     Fault("freeze.past_lease", partial(_freeze, seconds=PAST_LEASE_S), kills=False),
+    Fault("roll.workers", _roll_workers, kills=False),
     Fault("wipe.valkey", _wipe_valkey, kills=False),
     *(
         Fault(f"cut.{table}.{how}", partial(_strike_cut, table=table, how=how), kills=False)

@@ -221,9 +221,9 @@ def test_a_fault_is_good_only_with_law_table_and_quarantine(world):
     world.text(AT)
     first, _ = world.judged()
     assert first.is_good
-    first.fault.law = Law(stored=5, counted=5, ended=3, counted_ended=4)
+    first.fault.law = Law(5, 5, submitted=1, counted_submitted=1, ended=3, counted_ended=4)
     assert not first.is_good
-    first.fault.law = Law(5, 5, 3, 3)
+    first.fault.law = Law(5, 5, 1, 1, 3, 3)
     assert first.is_good
     first.fault.quarantined = ["event: 22021"]
     assert not first.is_good
