@@ -30,6 +30,7 @@ from sms import config
 from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
 from sms.segmentation import payload
 from store.fragments import unpark_sql
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
 REMOTE_ROOM = 500  # messages on their way through us to a channel that another process has
@@ -286,6 +287,8 @@ class Dispatcher:
             if budget > 0:
                 chosen.append(message)
             budgets[channel] = budget - len(message.texts)
+        if failpoints.is_armed:
+            failpoints.hit("choose.done")
         return chosen
 
     # -- entering --------------------------------------------------------------------------
@@ -305,6 +308,8 @@ class Dispatcher:
             channel = self._enter(message, first=first)
             if channel:
                 touched.add(channel)
+        if failpoints.is_armed:
+            failpoints.hit("lanes.put")
         for channel in touched:
             self.pump(channel)
 
@@ -450,11 +455,15 @@ class Dispatcher:
         return burst
 
     def _claim(self, runtime: ChannelRuntime, messages: list[Message]) -> None:
+        if failpoints.is_armed:
+            failpoints.hit("dispatch.claiming")
         segments = sum(len(message.texts) for message in messages)
         runtime.claiming += segments
         channel = runtime.config.id
 
         def claimed() -> None:
+            if failpoints.is_armed:
+                failpoints.hit("dispatch.claimed")
             runtime.claiming -= segments
             self._send_claimed(channel, messages)
 
@@ -603,6 +612,8 @@ class Dispatcher:
     def _move_some(self) -> None:
         """A long lane moves in slices, so that the loop is not held."""
         moving = self._moving
+        if failpoints.is_armed:
+            failpoints.hit("choose.again")
         self.put([moving.popleft() for _ in range(min(MOVE_SLICE, len(moving)))])
         if moving:
             self._call_later(0.0, self._move_some)

@@ -15,6 +15,7 @@ from gateway.lanes import Lanes
 from receipts.state import STATES_OF_PATH, Path, apply_row
 from sms.ids import IdClock
 from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
 # Where each path ends, and after which ends the owner has nothing more to bring to a carrier.
@@ -124,6 +125,8 @@ class Ledger:
         events = self.events
         if events is None:
             raise RuntimeError("the ledger is not joined to an event lane")
+        if failpoints.is_armed and rows:
+            failpoints.hit("state.applied")
         events.add(rows, urgent=urgent, sql=sql, done=done)
 
     def took(self, messages: Iterable[Message]) -> None:

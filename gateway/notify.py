@@ -26,6 +26,7 @@ from sms.config import Snapshot
 from sms.ids import unix_of
 from sms.model import EventRow
 from store.fragments import ParkedWebhook
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 from webhooks.address import AllowList
@@ -198,6 +199,8 @@ class Notifier:
         for queue, items in full.items():
             self._courier.park(queue, items, self._courier.unix_of_probe(queue, now))
         self._busy |= touched
+        if failpoints.is_armed:
+            failpoints.hit("notify.taken")
         for queue in touched:
             self._courier.wake(queue, now)
 

@@ -35,6 +35,7 @@ from store.claims import ClaimBook
 from store.fragments import Why
 from store.journal import AnswerLine, Replay, WriteLine
 from store.read import Parked, Reader
+from telemetry.failpoints import failpoints
 
 LOST = "process.lost"
 _FOREVER = 4e9  # Unix seconds: every parked row is due by then
@@ -72,6 +73,8 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
     await _adopted(flow, reader, block_of, replay, found)
     for block in block_of.values():  # the rest of each block had ended before the crash
         claims.settled(block)
+    if failpoints.is_armed:
+        failpoints.hit("recover.decided")
     await _committed(flow)
     return found
 

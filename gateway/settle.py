@@ -22,6 +22,7 @@ from receipts.state import Path, path_to, settled, undo_attempt
 from sms.model import EventRow, Message, State, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
 from store.fragments import unpark_sql
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics, code_label
 
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.UNKNOWN})
@@ -122,6 +123,8 @@ class Settler:
         lines = [_line(s, o) for s, o in results if s.sent_at or type(o) is not NotSent]
         if lines:
             self._journal.answer_lines(lines)
+        if failpoints.is_armed:
+            failpoints.hit("settle.journaled")
         burst = Burst(channel, self._unix(), self._monotonic())
         counts: dict[type, int] = {}
         answer_s = 0.0

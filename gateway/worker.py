@@ -40,6 +40,7 @@ from store.journal import Journal
 from store.processes import ProcessLease
 from store.read import Reader
 from store.seal import Keyring, read_master_key
+from telemetry.failpoints import failpoints
 from telemetry.logs import configure, get_logger
 from telemetry.metrics import Metrics
 
@@ -54,6 +55,7 @@ STANDING_CHECK_S = 30.0
 MAINTENANCE_S = 3600.0
 DELTAS_S = 60.0
 RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
+FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
 EXIT_LEASE_LOST = 3
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
@@ -65,6 +67,8 @@ LAST_S = 3.0  # of the whole time to end: the supervisor's, and its servers'
 def run(settings: Settings) -> int:
     """Run one worker until SIGTERM; returns the exit code."""
     configure(settings.log_level, sys.stderr)
+    if settings.failpoint is not None:
+        failpoints.arm(settings.failpoint, settings.failpoint_dir)
     gc.set_threshold(50_000, 20, 100)  # messages are acyclic: frequent young collections find none
     try:
         return uvloop.run(_main(settings))
@@ -176,8 +180,12 @@ class _Life:
         # rows may lie above the high-water mark when the database was away for a while.
         events = await notifier.recover(self.worker.ids.next())
         found = await recover(flow, self.worker.claims, replay)
+        if failpoints.is_armed:
+            failpoints.hit("recover.committed")
         flow.journal.journal = Journal(self._journal_dir, self.lease.process, self.lease.epoch)
         self._is_recovered = True
+        if failpoints.is_armed:
+            failpoints.hit("recover.done")
         log.info(
             "recovered",
             process=self.lease.process,
@@ -248,7 +256,7 @@ class _Life:
     # -- long-lived loops ------------------------------------------------------------------
 
     def _loops(self) -> list[Coroutine[None, None, None]]:
-        return [
+        loops = [
             *(self._while_owned(loop) for loop in self.worker.peers.loops(self._every)),
             self._tick_forever(),
             self._watch_lag(),
@@ -260,6 +268,12 @@ class _Life:
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
+        if failpoints.is_watching:
+            loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
+        return loops
+
+    async def _look_for_failpoint(self) -> None:
+        failpoints.look()
 
     async def _every(self, seconds: float, name: str, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step again and again; while the store is away it is simply tried later."""
@@ -316,6 +330,8 @@ class _Life:
         worker = self.worker
         high_water, mark, cursor = self._marks(ID_AHEAD_S)
         await self.lease.renew(id_high_water=high_water, low_water=mark, event_cursor=cursor)
+        if failpoints.is_armed:
+            failpoints.hit("marks.written")
         worker.acceptor.id_limit = high_water
         journal = worker.flow.journal.journal
         if journal is not None:

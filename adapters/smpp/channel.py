@@ -35,6 +35,7 @@ from sms import config
 from sms.errors import ConnectFailed
 from sms.model import Submit
 from sms.outcomes import Outcome
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -117,7 +118,10 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """One burst from the carrier."""
-        self._channel.act(self, self.session.receive(data, time.monotonic()))
+        events = self.session.receive(data, time.monotonic())
+        if failpoints.is_armed and events:
+            failpoints.hit("session.received")
+        self._channel.act(self, events)
 
     def pause_writing(self) -> None:
         """The carrier reads too slowly: what it asks of us would only pile up, so read less."""
@@ -231,11 +235,15 @@ class SmppChannel:
             return list(submits)
         if not self._sink.journal_writes(self.id, submits[:leaving]):
             return list(submits)
+        if failpoints.is_armed:
+            failpoints.hit("submit.journaled")
         now = time.monotonic()
         refused: list[tuple[Submit, Outcome]] = []
         for link, part in plan:
             refused += link.session.submit(part, now)
             link.flush()
+        if failpoints.is_armed:
+            failpoints.hit_soon("submit.written")
         if refused:
             asyncio.get_running_loop().call_soon(self._sink.outcomes, self.id, refused)
         return list(submits[leaving:])
@@ -268,6 +276,8 @@ class SmppChannel:
         self._is_answering = False
         for link in self._links:
             link.flush()
+        if failpoints.is_armed:
+            failpoints.hit_soon("settle.answered")
 
     async def stop(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` for answers, log out, close. What stays open is Uncertain."""
