@@ -1,6 +1,5 @@
 from gateway.counts import COUNTED, Counts
 from telemetry.metrics import Metrics
-from telemetry.metrics import Metrics
 
 
 def test_totals_and_rates_of_two_looks():
