@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench bench-growth load lock clean FORCE
+.PHONY: help setup run test check bench bench-growth load campaign lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -45,6 +45,9 @@ bench-growth: $(RUNS) ## the same against an empty store and a full one, few ten
 
 load: $(RUNS) $(LOADS) ## 100,000 messages/min for 5 min, a carrier switched off; passes or fails
 	@$(BIN)/python -m loadtest.load
+
+campaign: $(RUNS) ## kill it at every place of the path and at random, and judge (CAMPAIGN='--kills 60')
+	@$(BIN)/python -m loadtest.campaign $(CAMPAIGN)
 
 # No header, no annotations, no index: nothing of the machine that made them stands in the locks.
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

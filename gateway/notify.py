@@ -26,6 +26,7 @@ from sms.config import Snapshot
 from sms.ids import unix_of
 from sms.model import EventRow
 from store.fragments import ParkedWebhook
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 from webhooks.address import AllowList
@@ -198,6 +199,8 @@ class Notifier:
         for queue, items in full.items():
             self._courier.park(queue, items, self._courier.unix_of_probe(queue, now))
         self._busy |= touched
+        if failpoints.is_armed:
+            failpoints.hit("notify.taken")
         for queue in touched:
             self._courier.wake(queue, now)
 
@@ -215,6 +218,16 @@ class Notifier:
         flush.open = len(parked)
         for queue, entries in parked.items():
             self._courier.put_rows(queue, entries, partial(_close_one, flush))
+
+    def inherit(self, rows: Sequence[EventRow]) -> None:
+        """Events that a dead process committed and perhaps did not deliver: parked as ours."""
+        wanted = [
+            row
+            for row in rows
+            if (kind := type_of_path(row.path)) is not None and self._route(row.tenant, kind)
+        ]
+        if wanted:
+            self._park_unread(wanted)
 
     # -- cursor ----------------------------------------------------------------------------
 

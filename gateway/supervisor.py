@@ -234,7 +234,8 @@ class Supervisor:
             return
         if not state.is_waiting:
             state.deaths = 1 if now - state.since > 30 else state.deaths + 1
-            state.due_at = now + backoff_s(state.deaths)
+            longest_s = self.settings.reliability.restart_max_s
+            state.due_at = now + backoff_s(state.deaths, longest_s)
             state.is_waiting = True
         if now < state.due_at:
             return

@@ -323,6 +323,19 @@ class Metrics:
         self.failover_total = Counter(
             "failover_total", "Messages handed to a backup channel.", ("from", "to", "cause")
         )
+        self.handovers_total = Counter(
+            "handovers_total",
+            "Messages handed to other processes (given), taken from them, taken back.",
+            ("end",),
+        )
+        self.handover_oldest_age_seconds = Gauge(
+            "handover_oldest_age_seconds",
+            "Age of the oldest block handed over and not taken yet.",
+            rule="max",
+        )
+        self.takeovers_total = Counter(
+            "takeovers_total", "Dead processes whose debts this one took over."
+        )
         self.webhook_seconds = Histogram(
             "webhook_seconds", "Time of one webhook request.", ("outcome",)
         )

@@ -34,7 +34,10 @@ def slowly(routes, tenant, message_class, carrier, country):
     st.sampled_from([1, 44, 86]),
 )
 def test_the_index_finds_what_the_rule_says(keys, tenant, message_class, carrier, country):
-    routes = tuple(Route(place, *key, (place,)) for place, key in enumerate(keys, 1))
+    routes = tuple(
+        Route(place, of, cls, network, land, (place,))
+        for place, (of, cls, network, land) in enumerate(keys, 1)
+    )
     found = Snapshot(routes=routes).route_for(tenant, message_class, carrier, country)
     assert found == slowly(routes, tenant, message_class, carrier, country)
 
