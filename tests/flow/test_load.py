@@ -12,7 +12,8 @@ pytestmark = pytest.mark.load
 
 
 def run(*words):
-    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, timeout=550)
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=550)
     assert done.stdout, done.stderr.decode()
     return json.loads(done.stdout)
 
