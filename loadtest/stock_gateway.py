@@ -202,13 +202,16 @@ class StockGateway:
             by_type=sink["by_type"],
         )
 
-    async def metrics(self) -> dict[str, float]:
-        """The node's metrics, summed over labels, but for `lane` and `code`: `name{lane}`."""
+    async def scrape(self) -> str:
+        """The node's metrics as text."""
         async with self._http.get(self._told["admin_url"] + "/metrics") as answer:
             answer.raise_for_status()
-            text = await answer.text()
+            return await answer.text()
+
+    async def metrics(self) -> dict[str, float]:
+        """The node's metrics, summed over labels, but for `lane` and `code`: `name{lane}`."""
         found: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(await self.scrape()):
             for sample in family.samples:
                 if "le" not in sample.labels:
                     label = sample.labels.get("lane") or sample.labels.get("code") or ""
