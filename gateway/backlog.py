@@ -5,9 +5,10 @@
                                   ├─▶ read ─▶ expired    when its validity is over
                                   └─▶ `parked`           after 10 minutes: the mark moves on
 
-One lane keeps at most half of its class's memory, all lanes together seven eighths: the last
-eighth is for tenants with few messages waiting, so that nobody stands behind the thousands of
-another. What would only be held, because no channel of its route is up, is not read back.
+One lane keeps at most a quarter of its class's memory (what is held a sixteenth), all lanes
+together seven eighths: the last eighth is for tenants with few messages waiting, so that nobody
+stands behind the thousands of another. What would only be held, because no channel of its route
+is up, is not read back.
 
 Everything works in slices, so that the loop is not held.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.dispatch import Dispatcher
-from gateway.lanes import Lanes
+from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.reports import fold_stored
 from gateway.spill import Parking, Route, Spill, Taken
@@ -41,6 +42,9 @@ LOOK_S: Final = 0.02  # between two looks at the lanes while something is spille
 IDLE_S: Final = 0.1  # and while nothing is
 RETRY_S: Final = 0.5
 DUE_AFTER_S: Final = 600.0  # a parked row is due so long after its message's validity
+LANE_PART: Final = 4  # a lane holds a quarter of its class's memory,
+FEW_PART: Final = 32
+HELD_PART: Final = 16  # what no channel could take just now less: it is bound when one comes up
 # Intake of a class ends when the spill is so full: marketing first, otp last.
 OPEN_SHARE: Final = {
     MessageClass.MARKETING: 0.8,
@@ -131,8 +135,12 @@ class Backlog:
 
     def _is_roomy(self, count: int) -> bool:
         """Whether there is nothing to decide, whatever the messages are."""
-        lanes = self._lanes
-        return all(lanes.used(cls) + count <= lanes.limit(cls) // 2 for cls in MessageClass)
+        lanes, held = self._lanes, self._lanes.lane(HELD)
+        return all(
+            lanes.used(cls) + count <= lanes.limit(cls) // LANE_PART
+            and held.queue(cls).size + count <= lanes.limit(cls) // HELD_PART
+            for cls in MessageClass
+        )
 
     def _stays(self, message: Message, fresh: _Fresh) -> bool:
         if message.claim:  # it leaves at once: windows and one block bound how many do
@@ -148,7 +156,7 @@ class Backlog:
         limit = self._lanes.limit(message_class)
         used = self._lanes.used(message_class) + in_all
         queue = self._lanes.lane(channel).queue(message_class)
-        if queue.size + in_lane < limit // 2:
+        if queue.size + in_lane < limit // (LANE_PART if channel else HELD_PART):
             stays = used < limit * 7 // 8
         else:
             there = queue.waiting(tenant) + of_tenant
@@ -158,9 +166,9 @@ class Backlog:
         return stays
 
     def _few(self, message_class: MessageClass) -> int:
-        """How many messages of a tenant in a lane are few: its part of the last eighth."""
+        """How many messages of a tenant in a lane are few, the more tenants wait the fewer."""
         tenants = 1 + self.spill.queues(message_class)
-        return max(1, self._lanes.limit(message_class) // 8 // tenants)
+        return max(1, self._lanes.limit(message_class) // FEW_PART // tenants)
 
     def _put_away(self, message: Message) -> None:
         self._ledger.pass_on(message)
@@ -216,7 +224,7 @@ class Backlog:
         self._turn += 1
         first = self._turn % len(by_channel)
         order = [*by_channel.items()]
-        depth = max(1, lanes.limit(message_class) // 4 // len(order))
+        depth = max(1, lanes.limit(message_class) // LANE_PART // len(order))
         found: list[Taken] = []
         stop_at = self._monotonic() + PICK_S
         for channel, routes in order[first:] + order[:first]:

@@ -29,7 +29,7 @@ from rich.console import Console
 from gateway.settings import Reliability
 from gateway.spill import BYTES_PER_ID
 from loadtest.bench import Bench, Load, machine
-from loadtest.measure import group_of, usage
+from loadtest.measure import cpu_between, group_of, usage
 from loadtest.progress import Bar, progress_bar
 from loadtest.sender import Plan, index_of, sent_times
 from loadtest.stock_gateway import FINAL_TYPES, NotStock, StockGateway, fresh_directory, running
@@ -76,6 +76,7 @@ class Report:
     accept_rate: float = 0.0  # while all carriers are down
     drain_rate: float = 0.0  # at the carriers, over the middle 80 % of the drain
     drain_share: float = 0.0  # of the empty-queue rate
+    cpu_us: dict[str, dict[str, float]] = field(default_factory=dict)  # per message, by process
     spilled: int = 0
     memory_mb: dict[str, tuple[float, float]] = field(default_factory=dict)  # before, after
     worker_growth_mb: float = 0.0
@@ -146,6 +147,7 @@ class Run:
         places = self._gateway.record_places()
         figures = await self._bench.run(load, self._options.seconds, 0)
         self.report.problems += figures.problems
+        self.report.cpu_us["empty queue"] = dict(figures.cpu_us)
         self.report.empty_rate = middle_rate(sorted(at for at, _ in self._moments(places)))
         self._used = self._bench.used
 
@@ -245,7 +247,7 @@ class Run:
 
     async def _drain(self, wanted: int) -> None:
         self._bar.step("draining", float(wanted))
-        before = (await self._gateway.counts()).submits
+        used, before = usage(self._gateway.pid), (await self._gateway.counts()).submits
         changed, last = time.monotonic(), -1
         while time.monotonic() - changed < STALL_S:
             count = (await self._gateway.counts()).submits - before
@@ -258,6 +260,10 @@ class Run:
             await asyncio.sleep(LOOK_S)
         self.report.loop_lag_max_s = round(self._lag_s, 3)
         await asyncio.sleep(2.0)
+        cpu_s = cpu_between(used, usage(self._gateway.pid))
+        self.report.cpu_us["drain"] = {
+            group: round(1e6 * seconds / wanted, 2) for group, seconds in cpu_s.items() if seconds
+        }
 
     async def _metrics(self) -> dict[str, float]:
         return await self._gateway.metrics()

@@ -53,20 +53,27 @@ async def drain(kit: BacklogKit) -> list[Message]:
 
 
 def test_while_there_is_room_everything_stays_in_memory() -> None:
-    kit = BacklogKit(memory=80)
+    kit = BacklogKit(memory=640)
     kit.send(40)
     assert kit.spill.total == 0
     assert len(kit.standing()) == kit.lanes.used(TRANSACTIONAL) == 40
 
 
 def test_beyond_it_only_ids_are_kept_and_no_object() -> None:
-    kit = BacklogKit(memory=80)
+    kit = BacklogKit(memory=640)
     ids = kit.send(200)
-    assert kit.lanes.used(TRANSACTIONAL) == 40  # half of 80 in one lane
+    assert kit.lanes.used(TRANSACTIONAL) == 40  # a sixteenth may be held
     assert kit.spill.total == 160
     assert sorted(kit.ledger.live) == ids[:40]
     assert kit.lanes.coming() == 0
     assert kit.backlog.queued() == 200
+
+
+def test_a_lane_of_a_channel_that_is_up_keeps_a_quarter() -> None:
+    kit = BacklogKit(memory=640, is_up=True)
+    kit.channels[1].size = 0
+    kit.send(500)
+    assert kit.lanes.used(TRANSACTIONAL) == 160
 
 
 def test_memory_is_bounded_by_the_limit_whatever_many_tenants_send() -> None:
@@ -78,7 +85,7 @@ def test_memory_is_bounded_by_the_limit_whatever_many_tenants_send() -> None:
 
 
 def test_a_class_has_room_of_its_own() -> None:
-    kit = BacklogKit(memory=80)
+    kit = BacklogKit(memory=640)
     kit.send(500, MARKETING)
     kit.send(40, OTP, tenant=2)
     assert kit.spill.size(OTP) == 0
@@ -86,7 +93,7 @@ def test_a_class_has_room_of_its_own() -> None:
 
 
 def test_a_tenant_with_few_messages_does_not_wait_behind_anothers_thousands() -> None:
-    kit = BacklogKit(memory=800)
+    kit = BacklogKit(memory=1600)
     kit.send(2000, tenant=1)
     few = kit.send(20, tenant=2)
     assert set(few) <= set(kit.standing())
@@ -98,7 +105,7 @@ def test_a_tenant_with_few_messages_does_not_wait_behind_anothers_thousands() ->
 
 
 def test_what_follows_a_spilled_message_of_its_tenant_is_spilled_too() -> None:
-    kit = BacklogKit(memory=80)
+    kit = BacklogKit(memory=640)
     kit.send(200)
     kit.ledger.live.clear()
     kit.lanes.release(TRANSACTIONAL, kit.lanes.used(TRANSACTIONAL))
@@ -128,7 +135,7 @@ def test_no_claim_rides_for_what_must_not_overtake() -> None:
 
 
 def test_intake_ends_by_class_when_the_spill_is_full() -> None:
-    kit = BacklogKit(memory=8, max_ids=100)
+    kit = BacklogKit(memory=64, max_ids=100)
     kit.send(89, MARKETING)
     room = kit.backlog.has_room
     assert not room(MARKETING, 1)
@@ -269,7 +276,7 @@ async def test_ids_without_a_route_end_as_failed() -> None:
 
 
 async def test_what_the_store_cannot_give_now_keeps_its_place() -> None:
-    kit = BacklogKit(memory=80)
+    kit = BacklogKit(memory=640)
     ids = kit.send(300)
     kit.dispatcher.link_changed(1, is_up=True)
     kit.turn_timers()
@@ -283,7 +290,7 @@ async def test_what_the_store_cannot_give_now_keeps_its_place() -> None:
 
 
 async def test_an_id_whose_message_is_gone_is_told_and_does_not_stop_the_others() -> None:
-    kit = BacklogKit(memory=80)
+    kit = BacklogKit(memory=640)
     ids = kit.send(100)
     lost = ids[70]
     del kit.store.stored[lost]
@@ -307,7 +314,7 @@ async def test_the_wait_in_the_spill_counts_as_waiting() -> None:
 
 
 async def test_after_a_link_change_spilled_ones_stay_behind_those_that_move() -> None:
-    kit = BacklogKit(memory=6000, window=10_000)
+    kit = BacklogKit(memory=48_000, window=10_000)
     ids = kit.send(4000)
     assert len(kit.standing()) == 3000  # more than one slice of a move
     kit.dispatcher.link_changed(1, is_up=True)
@@ -320,7 +327,7 @@ async def test_after_a_link_change_spilled_ones_stay_behind_those_that_move() ->
 
 
 async def test_what_arrives_while_a_lane_moves_goes_behind_it() -> None:
-    kit = BacklogKit(memory=10_000, window=10_000)
+    kit = BacklogKit(memory=50_000, window=10_000)
     ids = kit.send(2500)
     kit.dispatcher.link_changed(1, is_up=True)
     assert kit.dispatcher.is_moving()
@@ -429,7 +436,7 @@ async def test_what_is_parked_for_a_process_taken_over_is_taken_up_once() -> Non
 
 
 async def test_a_due_row_of_what_is_known_is_only_put_off() -> None:
-    kit = BacklogKit(memory=8)
+    kit = BacklogKit(memory=64)
     kit.send(50)
     known = [one.id for one in kit.spill.take(TRANSACTIONAL, (1,), 5, lambda _: 5)]
     await kit.backlog.take_up_due(kit.store.parked.get(Why.SPILLED, []))
