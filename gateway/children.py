@@ -25,9 +25,9 @@ BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 STEADY_S = 30.0  # who lived so long starts with a clean record
 
 
-def backoff_s(deaths: int) -> float:
+def backoff_s(deaths: int, longest_s: float = BACKOFF_S[-1]) -> float:
     """Seconds to wait before the next start after so many deaths in a row."""
-    return BACKOFF_S[min(max(deaths, 1), len(BACKOFF_S)) - 1]
+    return min(BACKOFF_S[min(max(deaths, 1), len(BACKOFF_S)) - 1], longest_s)
 
 
 def tail(path: Path, lines: int = 5, *, since: int = 0) -> list[str]:
@@ -75,6 +75,7 @@ class Child:
     log: Path
     death_signal: signal.Signals = signal.SIGKILL
     pass_fds: Sequence[int] = ()
+    longest_wait_s: float = BACKOFF_S[-1]  # before a start
     process: subprocess.Popen[bytes] | None = None
     deaths: int = 0
     starts: int = 0
@@ -129,7 +130,7 @@ class Child:
             self.deaths, self.due_at = 0, now
         else:
             self.deaths = 1 if now - self.started_at > STEADY_S else self.deaths + 1
-            self.due_at = now + backoff_s(self.deaths)
+            self.due_at = now + backoff_s(self.deaths, self.longest_wait_s)
         return code
 
     def send(self, number: signal.Signals) -> None:

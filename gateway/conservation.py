@@ -147,7 +147,7 @@ class Conservation:
             waiting += [
                 message
                 for message in snapshot[start : start + SLICE]
-                if message.id not in placed and message.state in _WAITS
+                if message.id not in placed and message.state in _WAITS and not message.is_handed
             ]
             await asyncio.sleep(0)
         strays: list[Message] = []

@@ -6,8 +6,9 @@
               segments ─▶ Channel.submit (journal, then bytes)
 
 A message is bound to a channel when it enters a lane and chosen again when that channel goes
-down. Nothing is written to a carrier before its claim is committed (DESIGN decision 5). One call
-of `pump` handles a whole burst; there is no task and no timer per message.
+down. The lane of a channel that only another process has is emptied by `gateway.remote`. Nothing
+is written to a carrier before its claim is committed (DESIGN decision 5). One call of `pump`
+handles a whole burst; there is no task and no timer per message.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from sms import config
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
 from sms.segmentation import payload
 from store.fragments import unpark_sql
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
+REMOTE_ROOM = 500  # messages on their way through us to a channel that another process has
 CLAIM_BLOCK = 256  # per accept lane beyond the free windows; what a power cut may make uncertain
 OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
@@ -54,6 +57,22 @@ class Claimer(Protocol):
         ...
 
 
+class Remote(Protocol):
+    """The channels of other processes, as far as dispatch needs them."""
+
+    def is_up(self, channel: int) -> bool:
+        """Whether another process has a session of the channel."""
+        ...
+
+    def pump(self, channel: int) -> None:
+        """Hand over what waits in the channel's lane."""
+        ...
+
+    def configure(self, snapshot: config.Snapshot) -> None:
+        """Use a new configuration."""
+        ...
+
+
 @dataclass(slots=True)
 class ChannelRuntime:
     """One channel as dispatch sees it; mutable, one object per channel and process."""
@@ -67,6 +86,7 @@ class ChannelRuntime:
     share: float = 1.0  # of the window, cut by throttling answers
     cut_at: float = -10.0  # monotonic
     is_up: bool = False
+    was_up: bool = False  # until it is, another process may have it
     is_pumping: bool = False
 
     def free(self) -> int:
@@ -109,11 +129,13 @@ class Dispatcher:
         self._reference = int(unix() * 1000) & 0xFF
         self._waking: set[int] = set()
         self._late: deque[Message] = deque()  # out of their lanes, their last rows not made yet
-        self._claiming: dict[int, list[Message]] = {}  # by block: not committed yet
+        self._claiming: dict[int, list[Message]] = {}  # by first id: claims not committed yet
         now = monotonic()  # one class at a time: a look at 60,000 messages takes 4 ms
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         self.channels: dict[int, ChannelRuntime] = {}
+        self.remote: Remote | None = None  # joined by wiring
+        self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.snapshot = config.Snapshot()
         self.is_stopped = False
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -125,6 +147,8 @@ class Dispatcher:
         """Use the new routes; channels are added and removed by wiring before this."""
         self.snapshot = snapshot
         self._routes.clear()
+        if self.remote is not None:
+            self.remote.configure(snapshot)
         for channel, _ in list(self._lanes.items()):
             runtime = self.channels.get(channel)  # HELD has none; a changed channel starts down
             if runtime is None or not runtime.is_up:
@@ -175,7 +199,41 @@ class Dispatcher:
 
     def _is_fit(self, channel: int, message_class: MessageClass) -> bool:
         runtime = self.channels.get(channel)
-        return runtime is not None and runtime.is_up and message_class in runtime.config.classes
+        if runtime is None or not runtime.is_up:
+            return self.is_remote(channel) and self._is_configured(channel, message_class)
+        return message_class in runtime.config.classes
+
+    def is_remote(self, channel: int) -> bool:
+        """Whether messages for the channel go to another process: it has a session, we hold none.
+
+        A channel of which we hold sessions that are down is down for us, though others have it.
+        """
+        runtime = self.channels.get(channel)
+        if self.remote is None or (runtime is not None and runtime.was_up):
+            return False
+        return self.remote.is_up(channel)
+
+    def can_send(self, channel: int) -> bool:
+        """Whether we have the channel up ourselves; for 0, whether anybody has any."""
+        if not channel:
+            return any(self.is_reachable(known) for known in self.snapshot.channels)
+        runtime = self.channels.get(channel)
+        return runtime is not None and runtime.is_up
+
+    def is_reachable(self, channel: int) -> bool:
+        """Whether messages can go out over the channel, from here or from another process."""
+        return self.can_send(channel) or self.is_remote(channel)
+
+    def room_for(self, channel: int) -> int:
+        """How many messages of other processes may be here: the windows, and once more to wait.
+
+        For 0, whatever the channel: on their way through us to others' channels too.
+        """
+        if not channel:
+            remote = sum(map(self.is_remote, self.snapshot.channels))
+            return sum(map(self.room_for, self.channels)) + remote * REMOTE_ROOM
+        runtime = self.channels.get(channel)
+        return 2 * runtime.adapter.window() if runtime is not None and runtime.is_up else 0
 
     def _is_configured(self, channel: int, message_class: MessageClass) -> bool:
         """Whether waiting for the channel makes sense, by the configuration.
@@ -230,6 +288,8 @@ class Dispatcher:
         What already waits in the lane counts against the budget, so the number of claimed
         messages stays bounded without a counter that could drift.
         """
+        if self.is_stopped:
+            return []
         budgets: dict[int, int] = {}
         chosen: list[Message] = []
         for message in messages:
@@ -238,12 +298,16 @@ class Dispatcher:
                 continue
             budget = budgets.get(channel)
             if budget is None:
-                runtime = self.channels[channel]
+                runtime = self.channels.get(channel)
+                if runtime is None or not runtime.is_up:
+                    continue  # another process has it: that one claims
                 waiting = self._lanes.lane(channel).size()
                 budget = runtime.free() + CLAIM_BLOCK - waiting
             if budget > 0:
                 chosen.append(message)
             budgets[channel] = budget - len(message.texts)
+        if failpoints.is_armed:
+            failpoints.hit("choose.done")
         return chosen
 
     # -- entering --------------------------------------------------------------------------
@@ -263,7 +327,7 @@ class Dispatcher:
         now = self._monotonic()
         touched: set[int] = set()
         for message in messages:
-            if message.state in FINAL_STATES:
+            if message.state in FINAL_STATES or message.is_handed:
                 continue  # its first copy ended it while the second came back
             if not message.queued_at:
                 message.queued_at = now
@@ -273,15 +337,37 @@ class Dispatcher:
             channel = self._enter(message, first=first)
             if channel:
                 touched.add(channel)
+        if failpoints.is_armed:
+            failpoints.hit("lanes.put")
         for channel in touched:
             self.pump(channel)
 
-    def _enter(self, message: Message, *, first: bool) -> int:
+    def put_adopted(self, messages: Iterable[Message]) -> None:
+        """Queue what other processes had accepted, by turns with our own."""
+        now = self._monotonic()
+        touched: set[int] = set()
+        for message in messages:
+            message.queued_at = now
+            channel = self._bind(message)
+            if channel is not None:
+                self._lanes.put_adopted(channel, message)
+                touched.add(channel)
+        for channel in touched:
+            self.pump(channel)
+
+    def _bind(self, message: Message) -> int | None:
+        """The channel in whose lane it is to wait; without any left it has ended, None."""
         channel = self.choose(message)
         if channel is None:
             self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
-            return 0
+            return None
         message.channel = channel
+        return channel
+
+    def _enter(self, message: Message, *, first: bool) -> int:
+        channel = self._bind(message)
+        if channel is None:
+            return 0
         if first:
             self._lanes.put_first(channel, message)
         else:
@@ -318,7 +404,7 @@ class Dispatcher:
     def _last_row(
         self, message: Message, path: Path, status: State, reason: str | None
     ) -> EventRow | None:
-        if message.state in FINAL_STATES:
+        if message.state in FINAL_STATES or message.is_handed:
             return None
         if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
             end = settled(message)
@@ -336,7 +422,13 @@ class Dispatcher:
     def pump(self, channel: int) -> None:
         """Hand the channel as much as its windows, its bucket and the lanes allow."""
         runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up or runtime.is_pumping or self.is_stopped:
+        if self.is_stopped:
+            return
+        if runtime is None or not runtime.is_up:
+            if self.remote is not None and self.is_remote(channel):
+                self.remote.pump(channel)
+            return
+        if runtime.is_pumping:
             return
         runtime.is_pumping = True
         try:
@@ -345,6 +437,7 @@ class Dispatcher:
                 self._write(runtime, burst)
         finally:
             runtime.is_pumping = False
+        self.hungry(channel)
 
     def _write(self, runtime: ChannelRuntime, burst: list[Submit]) -> None:
         left = runtime.adapter.submit(burst)
@@ -390,6 +483,14 @@ class Dispatcher:
             self._claim(runtime, to_claim)
         return burst
 
+    def withdraw(self) -> None:
+        """Segments that found no slot return to their lanes: we leave."""
+        for channel, runtime in self.channels.items():
+            unsent = list(runtime.unsent)
+            runtime.unsent.clear()
+            if unsent and self.not_sent is not None:
+                self.not_sent(channel, unsent, "process.leaves")
+
     def _take_unsent(self, runtime: ChannelRuntime, free: int) -> list[Submit]:
         """What found no slot before goes first; what is too late for goes back to expire."""
         burst: list[Submit] = []
@@ -404,24 +505,28 @@ class Dispatcher:
         return burst
 
     def _claim(self, runtime: ChannelRuntime, messages: list[Message]) -> None:
+        if failpoints.is_armed:
+            failpoints.hit("dispatch.claiming")
         segments = sum(len(message.texts) for message in messages)
         runtime.claiming += segments
-        channel = runtime.config.id
+        channel, first = runtime.config.id, messages[0].id
 
         def claimed() -> None:
+            if failpoints.is_armed:
+                failpoints.hit("dispatch.claimed")
             runtime.claiming -= segments
-            self._claiming.pop(block, None)
+            del self._claiming[first]
             self._send_claimed(channel, messages)
 
+        self._claiming[first] = messages
         block = self._claims.block([message.id for message in messages], claimed)
-        self._claiming[block] = messages
         for message in messages:
             message.claim = block
         self._ledger.commit([])
 
     def _send_claimed(self, channel: int, messages: list[Message]) -> None:
         runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up:
+        if runtime is None or not runtime.is_up or self.is_stopped:
             self.put(messages, first=True)
             return
         unix = self._unix()
@@ -521,6 +626,7 @@ class Dispatcher:
             return
         runtime.is_up = is_up
         if is_up:
+            runtime.was_up = True
             self._rechoose(HELD)
             self.pump(channel)
             return
@@ -529,6 +635,17 @@ class Dispatcher:
         if unsent and self.not_sent is not None:
             self.not_sent(channel, unsent, "channel.link_lost")
         self._rechoose(channel)
+
+    def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
+        """Other processes have got or lost their last session of these channels."""
+        for channel in went:
+            if not self.can_send(channel):
+                self._rechoose(channel)
+        came = list(came)
+        if came:
+            self._rechoose(HELD)
+        for channel in came:
+            self.pump(channel)
 
     def _rechoose(self, channel: int) -> None:
         """Bind what waits in a lane to the channels of its routes anew, otp first."""
@@ -548,6 +665,8 @@ class Dispatcher:
     def _move_some(self) -> None:
         """A long lane moves in slices and in its own order, so that nobody waits for all of it."""
         moving = self._moving
+        if failpoints.is_armed:
+            failpoints.hit("choose.again")
         lane = next((lane for lane in moving if lane.otp.size), moving[0])
         some: list[Message] = []
         while len(some) < MOVE_SLICE and (message := lane.take()) is not None:
@@ -587,6 +706,13 @@ class Dispatcher:
                 runtime.share = min(1.0, runtime.share * RECOVER_SHARE**0.1)
             if runtime.unsent or self._lanes.lane(channel).size():
                 self.pump(channel)
+        if self.remote is not None:
+            for channel, lane in list(self._lanes.items()):
+                if channel not in self.channels and lane.size():
+                    self.pump(channel)
+        self._sweep_due(now)
+
+    def _sweep_due(self, now: float) -> None:
         for message_class, at in self._sweep_at.items():
             if now >= at:
                 self._sweep_at[message_class] = now + SWEEP_S
@@ -629,7 +755,11 @@ class Dispatcher:
 def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
     """The lowest id that still needs its owner: everything below needs no recovery.
 
-    What stands in `parked` is found there, so it does not hold the mark back.
+    What stands in `parked` is found there, and what came from another process by its claim, so
+    neither holds the mark back.
     """
-    lowest = min((key for key, message in live.items() if not message.is_parked), default=next_id)
+    lowest = min(
+        (key for key, message in live.items() if not (message.is_parked or message.is_adopted)),
+        default=next_id,
+    )
     return lowest if pending is None else min(lowest, pending)

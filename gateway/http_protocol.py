@@ -36,6 +36,7 @@ from uvicorn.server import ServerState
 from gateway.api.frame import CLOSE, PROBLEM_TYPE, Receive, Scope, Send, request_id_of
 from gateway.api.problems import Problem, build_body
 from gateway.api.quick import Quick, QuickDoor
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -340,6 +341,8 @@ class GatewayHttp(HttpToolsProtocol):
         if is_last:
             headers.append(CLOSE)
         self.transport.write(_build(status, (*self.server_state.default_headers, *headers), body))
+        if status == 202 and failpoints.is_armed:
+            failpoints.hit_soon("door.answered")
         if is_last:
             self.transport.close()
         self.on_response_complete()

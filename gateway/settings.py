@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sms.errors import ConfigError
+from store.durable import write_once
+from telemetry import failpoints
 
 PREFIX = "SMSGW_"
 RELIABILITY_PREFIX = "SMSGW_RELIABILITY__"
@@ -66,6 +68,7 @@ class Reliability(BaseModel):
 
     lease_s: Seconds = 15  # a process owns its messages this long after a renewal
     lease_renew_s: Seconds = 5  # renewed this often: two renewals may fail
+    takeover_grace_s: Seconds = 2  # so long after its lease a process is taken over by another
     submit_timeout_otp_s: Seconds = 10  # no answer for so long: uncertain
     submit_timeout_s: Seconds = 60  # the same for the other classes
     uncertain_wait_otp_s: Seconds = 8  # evidence is awaited so long before the second copy
@@ -99,6 +102,7 @@ class Reliability(BaseModel):
     webhook_total_s: Seconds = 15
     webhook_in_flight: Count = 32  # requests per endpoint
     webhook_linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 50  # batch gathers so long
+    restart_max_s: Seconds = 10  # a child that keeps ending is started again after so long
     partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2
     match_cache: Count = 200_000  # carrier ids in memory
     shed_write_age_s: Seconds = 1  # a database write older than this: 503
@@ -148,6 +152,8 @@ class Settings(BaseModel):
     run_dir: Path | None = None  # sockets of this node; set by the supervisor for its workers
     sandbox_ports: tuple[int, ...] = ()  # the sandbox's own ports: no webhook may go there
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    failpoint: str | None = None  # test runs: where a worker ends (telemetry.failpoints)
+    allow_failpoints: bool = False  # also without --sandbox
     reliability: Reliability = Reliability()
 
     @classmethod
@@ -211,6 +217,13 @@ class Settings(BaseModel):
             raise ValueError("must start with redis://, rediss:// or unix://")
         return value
 
+    @field_validator("failpoint")
+    @classmethod
+    def _is_failpoint(cls, value: str | None) -> str | None:
+        if value is not None and value != failpoints.WATCH:
+            failpoints.parse(value)
+        return value
+
     @field_validator("url")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
@@ -255,6 +268,8 @@ class Settings(BaseModel):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
+        if self.failpoint is not None and not (self.is_sandbox or self.allow_failpoints):
+            raise ValueError("failpoint is for test runs: start with --sandbox, or unset it")
         data_dir = self.data_dir.expanduser().absolute()
         is_default = "master_key_file" not in self.model_fields_set
         key_file = data_dir / "master.key" if is_default else self.master_key_file.expanduser()
@@ -267,6 +282,11 @@ class Settings(BaseModel):
     def log_dir(self) -> Path:
         """Logs of every process of this node."""
         return self.data_dir / "log"
+
+    @property
+    def failpoint_dir(self) -> Path:
+        """What is armed, and what acted already."""
+        return self.data_dir / "failpoints"
 
     @property
     def lock_file(self) -> Path:
@@ -328,7 +348,8 @@ def node_name(settings: Settings) -> str:
         kept = ""
     if not kept:
         kept = "node-" + secrets.token_hex(6)
-        path.write_text(kept + "\n", "utf-8")
+        path.unlink(missing_ok=True)  # an empty one
+        write_once(path, f"{kept}\n".encode())  # the processes of this node are found by it
     return kept
 
 

@@ -137,6 +137,7 @@ def _workers(settings: Settings) -> tuple[list[Child], list[WorkerView]]:
                 child_environment(theirs),
                 settings.log_dir / f"worker-{slot}.log",
                 pass_fds=settings.listen_fds,
+                longest_wait_s=settings.reliability.restart_max_s,
             )
         )
     return workers, views

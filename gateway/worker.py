@@ -21,6 +21,7 @@ from pathlib import Path
 import uvloop
 
 from gateway.dispatch import low_water
+from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
 from gateway.internal_http import serve_internal
 from gateway.recover import recover
@@ -40,6 +41,7 @@ from store.journal import Journal
 from store.processes import ProcessLease
 from store.read import Reader
 from store.seal import Keyring, read_master_key
+from telemetry.failpoints import failpoints
 from telemetry.logs import configure, get_logger
 from telemetry.metrics import Metrics
 
@@ -55,6 +57,8 @@ SWEEP_S = 1.0  # between two looks at the validity of what is spilled
 MARK_SLICE = 10_000  # messages looked at in one turn of the loop, some 1 ms
 MAINTENANCE_S = 3600.0
 DELTAS_S = 60.0
+RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
+FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
 EXIT_LEASE_LOST = 3
 _STOOD = frozenset({Why.QUEUED, Why.SPILLED})
@@ -67,6 +71,8 @@ LAST_S = 3.0  # of the whole time to end: the supervisor's, and its servers'
 def run(settings: Settings) -> int:
     """Run one worker until SIGTERM; returns the exit code."""
     configure(settings.log_level, sys.stderr)
+    if settings.failpoint is not None:
+        failpoints.arm(settings.failpoint, settings.failpoint_dir)
     gc.set_threshold(50_000, 20, 100)  # messages are acyclic: frequent young collections find none
     try:
         return uvloop.run(_main(settings))
@@ -90,7 +96,11 @@ async def _main(settings: Settings) -> int:
     keyring = Keyring(read_master_key(settings.master_key_file))
     await check_durability(dsn)
     lease = await ProcessLease.take(
-        dsn, node=node_name(settings), slot=settings.worker_slot, lease_s=numbers.lease_s
+        dsn,
+        node=node_name(settings),
+        slot=settings.worker_slot,
+        lease_s=numbers.lease_s,
+        role=settings.role,
     )
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
     life = _Life(settings, lease, pool, keyring, metrics)
@@ -133,6 +143,7 @@ class _Life:
         self.stop = asyncio.Event()
         self._journal_dir = settings.data_dir / "journal"
         self._is_recovered = False  # until then the marks of the former owner stand
+        self._renew_now = asyncio.Event()
 
     async def run(self) -> int:
         """Recover, serve until SIGTERM, drain."""
@@ -144,13 +155,21 @@ class _Life:
         await worker.events.start()
         await self._renew()  # the first id is given after its range is reserved: we may die soon
         renewing = asyncio.create_task(self._renew_forever(), name="lease")
+        guard = LeaseGuard(
+            self.lease.is_valid,
+            lambda: [runtime.adapter for runtime in flow.dispatcher.channels.values()],
+            self._renew_now.set,
+        )
+        guard.start()
         try:
             await self._recover()
+            await worker.peers.sessions.look()  # which channels are up elsewhere
             await self._reload()
             flow.metrics.before_scrape.append(flow.set_gauges)
             gc.freeze()  # what is there now stays: later collections need not look at it
             return await self._serve(renewing)
         finally:
+            guard.stop()
             renewing.cancel()
             internal.close()
 
@@ -168,8 +187,12 @@ class _Life:
         # rows may lie above the high-water mark when the database was away for a while.
         events = await notifier.recover(self.worker.ids.next())
         found = await recover(flow, self.worker.claims, replay)
+        if failpoints.is_armed:
+            failpoints.hit("recover.committed")
         flow.journal.journal = Journal(self._journal_dir, self.lease.process, self.lease.epoch)
         self._is_recovered = True
+        if failpoints.is_armed:
+            failpoints.hit("recover.done")
         log.info(
             "recovered",
             process=self.lease.process,
@@ -188,6 +211,7 @@ class _Life:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals)
         self.worker.notifier.start()
+        self.worker.peers.start()
         loops = [asyncio.create_task(coroutine) for coroutine in self._loops()]
         stopping = asyncio.create_task(self.stop.wait())
         serving = asyncio.create_task(self._serve_http(), name="http")
@@ -239,7 +263,8 @@ class _Life:
     # -- long-lived loops ------------------------------------------------------------------
 
     def _loops(self) -> list[Coroutine[None, None, None]]:
-        return [
+        loops = [
+            *(self._while_owned(loop) for loop in self.worker.peers.loops(self._every)),
             self._tick_forever(),
             self._watch_lag(),
             self.worker.reports.run(),
@@ -253,6 +278,12 @@ class _Life:
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
+        if failpoints.is_watching:
+            loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
+        return loops
+
+    async def _look_for_failpoint(self) -> None:
+        failpoints.look()
 
     async def _every(self, seconds: float, name: str, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step again and again; while the store is away it is simply tried later."""
@@ -264,6 +295,13 @@ class _Life:
                 _lease_lost()
             except (Unavailable, ConfigError) as error:
                 log.warning("step put off", step=name, error=str(error))
+
+    @staticmethod
+    async def _while_owned(loop: Coroutine[None, None, None]) -> None:
+        try:
+            await loop
+        except LeaseLost:
+            _lease_lost()
 
     def _standing_s(self) -> float:
         return min(STANDING_CHECK_S, self.numbers.parked_after_s / 2)
@@ -287,19 +325,29 @@ class _Life:
             flow.refresh_shed()
 
     async def _renew_forever(self) -> None:
+        peers = self.worker.peers
+        wait_s = self.numbers.lease_renew_s
         while True:
-            await asyncio.sleep(self.numbers.lease_renew_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._renew_now.wait(), wait_s)
+            self._renew_now.clear()
+            wait_s = self.numbers.lease_renew_s
             try:
                 await self._renew()
+                peers.sessions.renewed()
             except LeaseLost:
                 _lease_lost()
             except Unavailable as error:
                 log.warning("lease not renewed", error=str(error))
+                peers.takeover.unsteady()
+                wait_s = min(wait_s, RENEW_AGAIN_S)
 
     async def _renew(self) -> None:
         worker = self.worker
         high_water, mark, cursor = self._marks(ID_AHEAD_S, await self._low_water())
         await self.lease.renew(id_high_water=high_water, low_water=mark, event_cursor=cursor)
+        if failpoints.is_armed:
+            failpoints.hit("marks.written")
         worker.acceptor.id_limit = high_water
         journal = worker.flow.journal.journal
         if journal is not None:
@@ -359,7 +407,8 @@ class _Life:
             if message is None:
                 continue
             if row.why in _STOOD and message.state in _STANDING:
-                push_out.append(message)
+                if not (message.is_handed or message.is_adopted):  # their own pointers stand
+                    push_out.append(message)
             else:
                 flow.evidence.due(message)
         self._push_out(push_out)
@@ -400,7 +449,9 @@ class _Life:
             standing = [
                 message
                 for message in live[start : start + MARK_SLICE]
-                if message.id < before and not message.is_parked and message.state in _STANDING
+                if message.id < before
+                and message.state in _STANDING
+                and not (message.is_parked or message.is_adopted or message.is_handed)
             ]
             for first in range(0, len(standing), PARKED_LIMIT):
                 self._push_out(standing[first : first + PARKED_LIMIT])
@@ -417,12 +468,15 @@ class _Life:
         await self.worker.flow.reader.fold_deltas(self.lease.process)
 
     async def _reload_if_changed(self) -> None:
+        if self.worker.flow.is_draining:  # a channel started now would outlive its drain
+            return
         if await self.store.version() != self.worker.flow.snapshot.version:
             await self._reload()
 
     async def _reload(self) -> None:
         snapshot = await self.store.load()
         worker = self.worker
+        await worker.peers.sessions.share(snapshot.channels)
         sync_channels(worker, snapshot, self.numbers)
         worker.flow.reconfigure(snapshot)
         worker.notifier.reconfigure(snapshot)
@@ -456,17 +510,21 @@ class _Life:
         log.info("draining")
         idle_until = await self._leave_the_door(deadline)
         flow.dispatcher.is_stopped = True
+        await worker.peers.leave()
         answers_s = max(0.1, min(numbers.drain_answers_s, deadline - time.monotonic() - FLUSH_S))
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
+        await worker.peers.left()
         await self._close_the_door(idle_until, deadline)
         await worker.acceptor.stop(max(0.1, min(5.0, deadline - time.monotonic())))
+        worker.peers.hand_back()
         if self.http is not None:
             await self.http.end()
             await asyncio.wait({serving}, timeout=max(0.1, min(2.0, deadline - time.monotonic())))
         await worker.events.drain(max(0.1, deadline - time.monotonic() - 1.0))
         await worker.notifier.stop(max(0.1, min(2.0, deadline - time.monotonic())))
         await worker.deliverer.close()
+        await worker.peers.close()
         await worker.events.drain(max(0.1, deadline - time.monotonic()))
         high_water, mark, cursor = self._marks(0.0)
         renewing.cancel()  # it speaks over the same connection, and would take the lease again

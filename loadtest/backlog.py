@@ -28,8 +28,9 @@ from rich.console import Console
 
 from gateway.settings import Reliability
 from gateway.spill import BYTES_PER_ID
-from loadtest.bench import Bar, Bench, Load, machine, showing
+from loadtest.bench import Bench, Load, machine
 from loadtest.measure import cpu_between, group_of, usage
+from loadtest.progress import Bar, progress_bar
 from loadtest.sender import Plan, index_of, sent_times
 from loadtest.stock_gateway import FINAL_TYPES, NotStock, StockGateway, fresh_directory, running
 
@@ -108,14 +109,14 @@ class Run:
         """The whole story; raises NotStock when it cannot be told."""
         await self._add_tenants()
         await self._empty_queue()
-        await self._gateway.behave(link="down")
+        await self._gateway.behave_all(link="down")
         await self._links(0)
         parts = await self._fill()
         if self._options.kill:
             await self._kill()
         otp = await self._send_otp()
         places = self._gateway.record_places()
-        await self._gateway.behave(link="up")
+        await self._gateway.behave_all(link="up")
         await self._drain(self.report.messages + len(otp))
         self._judge_submits(parts, otp, sorted(self._moments(places)))
         await self._judge_metrics()
@@ -132,7 +133,7 @@ class Run:
             entry = _TENANT.format(name=name)
             text = text.replace("admin_keys:", entry + "admin_keys:", 1)
             text += _ENDPOINT.format(name=name, sink=gateway.sink_url, events=events)
-        await gateway.apply(text)
+        await gateway.apply_text(text)
         self._keys[TENANTS[0][0]] = gateway.api_key
         for name, _ in TENANTS[1:]:
             key = (gateway.data_dir / "sandbox" / f"{name}.key").read_text("utf-8")
@@ -401,7 +402,7 @@ def main() -> int:
     options.numbers = numbers_of(options)
     console = Console(stderr=True)
     try:
-        with showing(console) as bar:
+        with progress_bar(console) as bar:
             found = asyncio.run(backlog(options, bar))
     except (NotStock, ValueError, RuntimeError, OSError) as error:
         console.print(f"backlog: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -47,6 +47,11 @@ DUE_WEBHOOKS_SQL = (
     "  AND due <= $3 AND due < 'infinity' ORDER BY due LIMIT $4) due"
     " ORDER BY wanted.place, due.due"
 )
+WITH_DUE_WEBHOOKS_SQL = (  # LATERAL and LIMIT: a look into the index for each, never a join
+    "SELECT wanted.endpoint FROM unnest($2::int[]) AS wanted (endpoint)"
+    " CROSS JOIN LATERAL (SELECT FROM webhook_parked WHERE process = $1"
+    "  AND endpoint = wanted.endpoint AND due <= $3 AND due < 'infinity' LIMIT 1) due"
+)
 OLDEST_WEBHOOK_SQL = (
     "SELECT event_id FROM webhook_parked WHERE process = $1"
     " AND due < 'infinity' ORDER BY event_id LIMIT 1"
@@ -250,7 +255,7 @@ class Reader:
                     return
                 after = rows[-1]["id"]
                 ours = [row["id"] for row in rows if process_of(row["id"]) == process]
-                wanted = await _without_rest(conn, ours) if ours else []
+                wanted = await _open_of(conn, process, ours, _UNPARKED) if ours else []
             if wanted:
                 yield wanted
 
@@ -268,6 +273,18 @@ class Reader:
                     )
                 ]
         return heads
+
+    async def still_mine(self, process: int, ids: Sequence[int]) -> list[int]:
+        """Those that are not at rest and that no other process is to send, in one snapshot.
+
+        For messages found by this process's claims, whatever their ids: what another process
+        claims or looks after in `parked`, and what is on its way in `handovers`, is left out.
+        """
+        mine: list[int] = []
+        async with acquire(self._pool) as conn:
+            for some in _by_day(sorted(set(ids))):
+                mine += await _open_of(conn, process, some, _PARKED_HERE)
+        return mine
 
     async def heads(self, ids: Sequence[int]) -> list[Head]:
         """What a lane must know of these messages, in order of id."""
@@ -402,6 +419,14 @@ class Reader:
             for row in rows
         ]
 
+    async def endpoints_with_due(
+        self, process: int, now: float, endpoints: Sequence[int]
+    ) -> set[int]:
+        """Those of the endpoints that `due_webhooks` would find something for."""
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(WITH_DUE_WEBHOOKS_SQL, process, list(endpoints), _moment(now))
+        return {row["endpoint"] for row in rows}
+
     async def oldest_webhook(self, process: int) -> int | None:
         """The lowest event id of this process that is parked and will be tried again."""
         async with acquire(self._pool) as conn:
@@ -502,19 +527,33 @@ def carrier_ids_sql(low: int, high: int | None) -> str:
     )
 
 
-async def _without_rest(conn: AnyConnection, ids: list[int]) -> list[int]:
-    """The ids (ascending) that are neither at rest nor parked."""
+# Which parked rows leave a message out: any, or those that another process looks after.
+_UNPARKED = ""
+_PARKED_HERE = " AND process <> $3"
+
+
+async def _open_of(conn: AnyConnection, process: int, ids: Sequence[int], parked: str) -> list[int]:
+    """The ids (ascending) that are not at rest and that nobody but this process is to send.
+
+    One statement, so one snapshot: what moves from owner to owner meanwhile stands in exactly one
+    of these tables at every moment, and looking at them one by one could miss it in each.
+    """
     within = _within("message_id", ids)
-    resting = await conn.fetch(
-        "SELECT message_id FROM ("
-        "  SELECT DISTINCT ON (message_id) message_id, path FROM events"
-        f" WHERE {within} AND path <> 0 ORDER BY message_id, sequence DESC) newest"
-        " WHERE path = ANY($1)",
+    rows = await conn.fetch(
+        "SELECT wanted.id FROM unnest($1::bigint[]) AS wanted (id)"
+        " LEFT JOIN (SELECT DISTINCT ON (message_id) message_id, path FROM events"
+        f"  WHERE {within} AND path <> 0 ORDER BY message_id, sequence DESC) newest"
+        " ON newest.message_id = wanted.id"
+        " WHERE (newest.path IS NULL OR newest.path <> ALL($2))"
+        f" AND wanted.id NOT IN (SELECT message_id FROM parked WHERE {within}{parked})"
+        " AND wanted.id NOT IN (SELECT unnest(ids) FROM handovers"
+        "  UNION ALL SELECT unnest(ids) FROM claims WHERE process <> $3)"
+        " ORDER BY wanted.id",
+        list(ids),
         list(RESTING_PATHS),
+        process,
     )
-    parked = await conn.fetch(f"SELECT message_id FROM parked WHERE {within}")
-    out = {row[0] for row in resting} | {row[0] for row in parked}
-    return [message_id for message_id in ids if message_id not in out]
+    return [row["id"] for row in rows]
 
 
 def _within(column: str, ids: Sequence[int]) -> str:

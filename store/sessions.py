@@ -85,6 +85,24 @@ async def hold_sessions(  # noqa: PLR0913 - who asks for what, keyword-only
         return int(held) + len(taken)
 
 
+async def held_sessions(pool: Pool, node: str) -> dict[int, dict[int, int]]:
+    """Who holds how many sessions of a node's channels: by channel and process, the living only.
+
+    Raises StoreUnavailable.
+    """
+    async with acquire(pool) as conn:
+        rows = await conn.fetch(
+            "SELECT s.channel, process, count(*) AS held FROM channel_sessions s"
+            " JOIN processes p USING (process) WHERE s.node = $1 AND p.epoch = s.epoch"
+            " AND p.lease_until > clock_timestamp() GROUP BY s.channel, process",
+            node,
+        )
+    held: dict[int, dict[int, int]] = {}
+    for row in rows:
+        held.setdefault(row["channel"], {})[row["process"]] = row["held"]
+    return held
+
+
 async def let_sessions_go(pool: Pool, process: int, channel: int | None = None) -> None:
     """Give back all sessions of a channel, or of all channels; raises StoreUnavailable."""
     async with acquire(pool) as conn:

@@ -1,5 +1,6 @@
 """Reading back: recovery costs what was in flight, look-ups touch the partitions they must."""
 
+import asyncio
 import time
 from datetime import UTC, datetime
 
@@ -28,6 +29,7 @@ from store.read import (
     PARKED_HEADS_SQL,
     RESTING_PATHS,
     UNFINISHED_SQL,
+    WITH_DUE_WEBHOOKS_SQL,
     carrier_ids_sql,
 )
 from store.seal import date_of
@@ -282,6 +284,11 @@ async def test_due_webhooks_are_read_in_order_of_an_index(world):
     assert "Filter" not in plan
     for column in ("process =", "endpoint =", "due <="):
         assert column in plan.splitlines()[at + 1]
+    probe = await explain(world, WITH_DUE_WEBHOOKS_SQL, 0, list(range(1, 2001)), now)
+    assert "webhook_parked_due" in probe
+    assert "Hash" not in probe
+    assert "Seq Scan" not in probe
+    assert await world.reader.endpoints_with_due(0, time.time() + 1, [1, 20, 21]) == {1, 20}
     oldest = await explain(world, OLDEST_WEBHOOK_SQL, 0)
     assert "webhook_parked_oldest" in oldest
     assert "Sort" not in oldest
@@ -352,3 +359,62 @@ async def test_a_store_that_is_away_says_so(world):
     world.pool.terminate()
     with pytest.raises(StoreUnavailable):
         await world.reader.message(5)
+
+
+async def test_what_others_are_to_send_is_neither_unfinished_nor_still_mine(dsn):
+    """Claimed or parked by another process, or on its way; our own claims and rows are ours."""
+    world, other = await World.make(dsn), await World.make(dsn, slot=1)
+    messages = await accept(world, 6)
+    ids = [message.id for message in messages]
+    mine, theirs, parked_here, parked_there, handed, done = ids
+    now = time.time()
+    row = [(parked_here, now, Why.QUEUED, MessageClass.OTP, 1)]
+    await write(
+        world,
+        [world.event(done)],
+        f"INSERT INTO claims VALUES (0, 1, '{{{mine}}}');" + park_sql(0, row),
+    )
+    away = handover_sql(other.ids.next(), 1, 2, 0, MessageClass.OTP, [handed], [1])
+    row = [(parked_there, now, Why.QUEUED, MessageClass.OTP, 1)]
+    await write(
+        other, [], f"INSERT INTO claims VALUES (1, 1, '{{{theirs}}}');{away}" + park_sql(1, row)
+    )
+    assert await world.reader.still_mine(0, ids) == [mine, parked_here]
+    assert [s.message.id for s in await unfinished(world, 0, ids[0])] == [mine]
+    assert await world.reader.still_mine(1, ids) == [theirs, parked_there]
+    await world.close()
+    await other.close()
+
+
+async def test_a_message_on_its_way_from_owner_to_owner_is_never_taken_for_ours(dsn):
+    """It is parked, handed over, claimed and parked again, and we look all the time."""
+    world, other = await World.make(dsn), await World.make(dsn, slot=1)
+    [message] = await accept(world, 1)
+    row = [(message.id, time.time(), Why.QUEUED, MessageClass.OTP, 1)]
+    await write(other, [], park_sql(1, row))
+    is_over = asyncio.Event()
+
+    async def travel():
+        lane = await other.event_lane()
+        for _ in range(60):
+            away = handover_sql(other.ids.next(), 1, 2, 0, MessageClass.OTP, [message.id], [1])
+            lane.add([], urgent=True, sql=away + unpark_sql([message.id]))
+            taken = f"DELETE FROM handovers; INSERT INTO claims VALUES (1, 9, '{{{message.id}}}');"
+            assert await lane.drain(10)
+            lane.add([], urgent=True, sql=taken)
+            assert await lane.drain(10)
+            lane.add([], urgent=True, sql="DELETE FROM claims;" + park_sql(1, row))
+            assert await lane.drain(10)
+        is_over.set()
+
+    travelling = asyncio.create_task(travel())
+    looks = 0
+    while not is_over.is_set():
+        assert await world.reader.still_mine(0, [message.id]) == []
+        assert await unfinished(world, 0, message.id) == []
+        looks += 1
+        assert not travelling.done() or is_over.is_set()
+    await travelling
+    assert looks > 30
+    await world.close()
+    await other.close()

@@ -38,6 +38,7 @@ WRITES = [
             ("webhook_parked", "tries"),
             ("handovers", "channel"),
             ("holdings", "held"),
+            ("parked_reports", "tries"),
         )
         for sql in (
             f"INSERT INTO {table} SELECT * FROM {table} WHERE false",

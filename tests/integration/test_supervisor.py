@@ -292,7 +292,8 @@ def test_a_rolling_restart_replaces_one_worker_after_the_other(data_dir):
     assert code == 0
     phases = [(line["worker"], line["phase"]) for line in told if line["event"] == "progress"]
     assert [p for p in phases if p[1] == "done"] == [("worker-0", "done"), ("worker-1", "done")]
-    assert phases.index(("worker-0", "done")) < phases.index(("worker-1", "draining"))
+    workers = [worker for worker, _ in phases]
+    assert workers == sorted(workers)  # a phase that is short may not be seen, its order is
     assert told[-1]["event"] == "restarted"
     assert told[-1]["workers"] == 2
     after = up.workers()
@@ -303,12 +304,12 @@ def test_a_rolling_restart_replaces_one_worker_after_the_other(data_dir):
 
 
 def test_a_restart_stops_when_the_new_worker_does_not_get_ready(data_dir):
-    up = two_workers(data_dir, SMSGW_RELIABILITY__RESTART_READY_S="2")
+    up = two_workers(data_dir, SMSGW_RELIABILITY__RESTART_READY_S="8")
     before = up.workers()
     (data_dir / "unready").touch()
     code, told, _ = restart(data_dir)
     assert code == 1
-    assert "worker-0 was not ready within 2 s (nothing works)" in told[-1]["error"]
+    assert "worker-0 was not ready within 8 s (nothing works)" in told[-1]["error"]
     assert up.workers()[1] == before[1]
     assert up.get("/readyz", admin=True)[0] == 200  # by the one that was left
     (data_dir / "unready").unlink()

@@ -127,6 +127,8 @@ class SinkControl:
 class GatewayProcess:
     """One `smsgw up --sandbox` and everything below it."""
 
+    command_line: tuple[str, ...] = ("up", "--sandbox")
+
     def __init__(self, *, workers: int = 1, **reliability: str) -> None:
         """`reliability`: further `SMSGW_RELIABILITY__` settings, lower-case names."""
         # short: the path of a Unix socket has at most 107 characters
@@ -177,7 +179,7 @@ class GatewayProcess:
         assert self.process is None
         with (self.folder / "up.out").open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "up", "--sandbox"],
+                [sys.executable, "-m", "gateway", *self.command_line],
                 cwd=ROOT,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
