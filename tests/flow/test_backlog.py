@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from loadtest import backlog
-from loadtest.bench import showing
+from loadtest.progress import progress_bar
 from sms.ids import from_text
 from store import database
 from store.conservation import reading, recount
@@ -208,7 +208,7 @@ def test_the_measured_backlog_in_small_while_others_expire(gateway):
     )
     options.numbers = backlog.numbers_of(options)
     options.share = 0.0
-    with showing(Console(quiet=True)) as bar:
+    with progress_bar(Console(quiet=True)) as bar:
         found = asyncio.run(backlog.backlog(options, bar))
     assert found["problems"] == [], json.dumps(found)
     assert found["spilled"] > 20_000
