@@ -216,6 +216,11 @@ class RemoteChannels:
         """The blocks whose rows stand, as far as we know: to be compared with the store."""
         return {block.id for block in self.blocks.values() if block.is_committed}
 
+    def is_committed(self, block_id: int) -> bool:
+        """Whether we heard of the commit: before that its messages stand here, as handed over."""
+        block = self.blocks.get(block_id)
+        return block is not None and block.is_committed
+
     def seen(self, asked: Collection[int], standing: Collection[Handover]) -> None:
         """The store's answer to a question that was put when `asked` had committed.
 
