@@ -573,15 +573,15 @@ def _moment(unix_s: float) -> datetime:
 
 
 def _head(row: asyncpg.Record) -> Head:
-    flags = row["flags"]
+    message_id, tenant, message_class, valid_until, flags, has_rows = row
     return Head(
-        row["id"],
-        row["tenant"],
-        CLASSES_BY_CODE[row["class"]],
-        row["valid_until"].timestamp(),
+        message_id,
+        tenant,
+        CLASSES_BY_CODE[message_class],
+        valid_until.timestamp(),
         CARRIERS[flags & 7],
         flags >> COUNTRY_SHIFT,
-        row["has_rows"],
+        has_rows,
     )
 
 
