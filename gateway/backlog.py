@@ -31,6 +31,7 @@ from sms.ids import id_at, unix_of
 from sms.model import FINAL_STATES, Message, MessageClass, State
 from store.fragments import Why, park_sql, unpark_sql
 from store.read import Head, Reader
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
@@ -136,6 +137,8 @@ class Backlog:
                     self._put_away(message)
             self._ledger.took(kept)
             self._dispatcher.arrived(kept)
+        if failpoints.is_armed and self.spill.total:
+            failpoints.hit("spill.kept")
 
     def _is_roomy(self, count: int) -> bool:
         """Whether there is nothing to decide, whatever the messages are."""
@@ -293,6 +296,8 @@ class Backlog:
         done = 0
         try:
             open_one = await self._read(batch)
+            if failpoints.is_armed:
+                failpoints.hit("spill.read")
             while done < len(batch):
                 some = batch[done : done + SLICE]
                 self._land(some, open_one, place)
