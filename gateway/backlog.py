@@ -202,7 +202,8 @@ class Backlog:
 
     async def refill(self) -> bool:
         """Bring back one batch, otp first; False when no lane misses anything."""
-        if not self.spill.total or self._dispatcher.is_moving():
+        dispatcher = self._dispatcher
+        if not self.spill.total or dispatcher.is_moving() or dispatcher.is_stopped:
             return False
         for message_class in MessageClass:
             if not self.spill.size(message_class):

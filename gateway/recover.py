@@ -40,7 +40,7 @@ from store.read import Head, Reader
 from telemetry.failpoints import failpoints
 
 LOST = "process.lost"
-PAGE = 1000  # messages looked at in one go
+PAGE = 5000  # messages looked at in one go; nobody is served yet
 _ADOPTED_PAGE = 1000
 OPEN = frozenset({State.ACCEPTED, State.QUEUED})
 
