@@ -148,8 +148,8 @@ class RemoteChannels:
             [message.tenant for message in messages],
             min(message.valid_until for message in messages),
         )
-        parked = [message.id for message in messages if message.is_parked]
-        sql += unpark_sql(parked) + self._ledger.unclaim_sql(ids)
+        # all of them: a parked row may be on its way, and `is_parked` not set yet
+        sql += unpark_sql(ids, self._ids.process) + self._ledger.unclaim_sql(ids)
         self._ledger.commit([], sql=sql, done=lambda: self._given(block, messages))
 
     def _add(self, block: Block) -> None:

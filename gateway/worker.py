@@ -451,7 +451,8 @@ class _Life:
     async def _park_standing(self) -> None:
         """What stands longer than 10 minutes gets a parked row: the low-water mark moves on."""
         before = id_at(time.time() - self.numbers.parked_after_s)
-        live = list(self.worker.flow.ledger.live.values())
+        live_now = self.worker.flow.ledger.live
+        live = list(live_now.values())
         for start in range(0, len(live), MARK_SLICE):
             standing = [
                 message
@@ -461,7 +462,8 @@ class _Life:
                 and not (message.is_parked or message.is_adopted or message.is_handed)
             ]
             for first in range(0, len(standing), PARKED_LIMIT):
-                self._push_out(standing[first : first + PARKED_LIMIT])
+                some = standing[first : first + PARKED_LIMIT]  # some were given meanwhile
+                self._push_out([m for m in some if m.id in live_now and not m.is_handed])
                 await self._committed()
             await asyncio.sleep(0)
         await self.worker.flow.backlog.park()

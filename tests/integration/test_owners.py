@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from gateway.recover import recover
 from gateway.settings import Settings
 from gateway.wiring import Worker, build
+from gateway.worker import _Life
 from receipts.state import Path as StatePath
 from sms.model import EventRow, Message, MessageClass, State
 from store import database
+from store.fragments import Why, park_sql
 from store.handovers import Handovers
-from store.journal import Journal
+from store.journal import Journal, Replay
 from store.processes import ProcessLease
 from telemetry.metrics import Metrics
 from tests.integration.test_takeover import SNAPSHOT
@@ -137,7 +141,10 @@ async def test_a_message_that_is_sent_again_is_claimed_by_nobody(pair):
 
     def row(sequence: int, event_id: int) -> EventRow:
         path, state = int(StatePath.QUEUED), State.QUEUED
-        return pair.other.event(message.id, sequence, event_id=event_id, path=path, status=state)
+        row: EventRow = pair.other.event(
+            message.id, sequence, event_id=event_id, path=path, status=state
+        )
+        return row
 
     lost, won = ids.next(), ids.next()
     theirs = pair.other.claims.strip_all_sql(message.id, 1, lost)
@@ -152,3 +159,101 @@ async def test_a_message_that_is_sent_again_is_claimed_by_nobody(pair):
     assert await pair.claimants(message) == []
     assert await pair.claimants(other) == [1]
     assert await pair.still_mine(0, other) is False
+
+
+def life_of(pair: Pair) -> _Life:
+    life = object.__new__(_Life)
+    life.worker, life.lease = pair.worker, pair.lease
+    return life
+
+
+def park(pair: Pair, message: Message, due: float) -> None:
+    row = (message.id, due, Why.QUEUED, message.message_class, message.tenant)
+    pair.worker.flow.ledger.commit([], sql=park_sql(pair.lease.process, [row]))
+
+
+async def test_what_is_given_while_it_is_being_parked_is_not_parked(pair):
+    (message,) = await pair.accept(1)
+    life_of(pair)._push_out([message])
+    pair.give([message])
+    await pair.flushed()
+    assert not await pair.is_parked(message)
+    await pair.taken()
+    assert await pair.still_mine(0, message)
+
+
+async def test_a_parked_row_read_before_the_handover_brings_nothing_back(pair, monkeypatch):
+    (message,) = await pair.accept(1)
+    park(pair, message, time.time() - 1)
+    await pair.flushed()
+    message.is_parked = True
+    reader = pair.worker.flow.reader
+    due_parked = reader.due_parked
+
+    async def late(*args: int) -> object:
+        rows = await due_parked(*args)
+        pair.give([message])
+        await pair.flushed()
+        return rows
+
+    monkeypatch.setattr(reader, "due_parked", late)
+    await life_of(pair)._parked_round()
+    assert not pair.worker.flow.backlog.spill.total
+    assert message.id not in pair.worker.flow.ledger.live
+    assert not await pair.is_parked(message)
+    await pair.taken()
+    assert await pair.still_mine(0, message)
+
+
+async def test_a_spilled_message_given_after_the_answer_whose_it_is_stays_away(pair, monkeypatch):
+    (message,) = await pair.accept(1)
+    park(pair, message, time.time() - 1)
+    await pair.flushed()
+    reader = pair.worker.flow.reader
+    still_mine = reader.still_mine
+
+    async def late(*args: object) -> list[int]:
+        mine: list[int] = await still_mine(*args)
+        pair.give([message])
+        await pair.flushed()
+        return mine
+
+    monkeypatch.setattr(reader, "still_mine", late)
+    await pair.worker.flow.backlog.take_up_due([message.id])
+    await pair.flushed()
+    assert not pair.worker.flow.backlog.spill.total
+    assert not await pair.is_parked(message)
+
+
+async def test_recovery_leaves_a_parked_message_to_who_claims_it(pair):
+    given, mine = await pair.accept(2)
+    pair.give([given])
+    await pair.flushed()
+    await pair.taken()
+    for message in (given, mine):
+        park(pair, message, time.time() + 600)
+    await pair.flushed()
+    pair.worker.flow.ledger.live.clear()  # a new life
+    await recover(pair.worker.flow, pair.worker.claims, Replay())
+    assert pair.worker.flow.backlog.spill.total == 1
+    assert not await pair.is_parked(given)
+    assert await pair.is_parked(mine)
+    assert await pair.still_mine(0, given)
+
+
+async def test_takeover_leaves_a_parked_message_to_who_claims_it(pair):
+    (message,) = await pair.accept(1, is_claimed=True)  # by A, and parked at C, which dies
+    lane = await pair.other.event_lane()
+    row = (message.id, time.time() + 600, Why.QUEUED, message.message_class, message.tenant)
+    lane.add([], urgent=True, sql=park_sql(0, [row]))
+    assert await lane.drain(5)
+    async with pair.pool.acquire() as conn:
+        await conn.execute(
+            "UPDATE processes SET lease_until = now() - interval '1 minute' WHERE process = 0"
+        )
+    takeover = pair.worker.peers.takeover
+    takeover._steady_since -= 100
+    await takeover.step()
+    assert not await pair.pool.fetch("SELECT FROM handovers WHERE $1=ANY(ids)", message.id)
+    assert not await pair.is_parked(message)
+    assert await pair.claimants(message) == [1]
