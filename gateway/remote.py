@@ -137,20 +137,20 @@ class RemoteChannels:
         self._add(block)
         for message in messages:
             message.is_handed = True
+        ids = [message.id for message in messages]
         sql = handover_sql(
             block.id,
             self._ids.process,
             receiver,
             channel,
             block.message_class,
-            [message.id for message in messages],
+            ids,
             [message.tenant for message in messages],
             min(message.valid_until for message in messages),
         )
-        parked = [message.id for message in messages if message.is_parked]
-        self._ledger.commit(
-            [], sql=sql + unpark_sql(parked), done=lambda: self._given(block, messages)
-        )
+        # all of them: a parked row may be on its way, and `is_parked` not set yet
+        sql += unpark_sql(ids, self._ids.process) + self._ledger.unclaim_sql(ids)
+        self._ledger.commit([], sql=sql, done=lambda: self._given(block, messages))
 
     def _add(self, block: Block) -> None:
         self.blocks[block.id] = block

@@ -280,8 +280,12 @@ class Takeover:
             if not page:
                 return
             after = page[-1].id
-            heirs = [Heir(h.id, h.tenant, h.message_class, h.valid_until) for h in page]
-            await self._hand_over(seized, heirs, unpark_sql(heir.id for heir in heirs))
+            ids = [head.id for head in page]
+            mine = set(await self._reader.still_mine(seized.process, ids))
+            heirs = [
+                Heir(h.id, h.tenant, h.message_class, h.valid_until) for h in page if h.id in mine
+            ]
+            await self._hand_over(seized, heirs, unpark_sql(ids, seized.process))
             counts["waited"] += len(heirs)
 
     async def _hand_over(self, seized: Seized, heirs: Sequence[Heir], sql: str) -> None:

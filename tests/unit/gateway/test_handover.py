@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,12 @@ class FakeBook:
 
     def settled(self, number: int, count: int = 1) -> None:
         self.left[number] -= count
+
+    def strip_sql(self, ids: Iterable[int]) -> str:
+        return ""
+
+    def strip_all_sql(self, message_id: int, sequence: int, event_id: int) -> str:
+        return ""
 
     def open_in(self, number: int) -> int:
         return self.left[number]
