@@ -538,22 +538,33 @@ async def _open_of(conn: AnyConnection, process: int, ids: Sequence[int], parked
     One statement, so one snapshot: what moves from owner to owner meanwhile stands in exactly one
     of these tables at every moment, and looking at them one by one could miss it in each.
     """
+    rows = await conn.fetch(open_of_sql(ids, parked), list(ids), list(RESTING_PATHS), process)
+    return [row["id"] for row in rows]
+
+
+def open_of_sql(ids: Sequence[int], parked: str) -> str:
+    """Its statement for these sorted ids; $1 the ids, $2 the paths at rest, $3 the process.
+
+    EXCEPT and not NOT IN or an anti-join: it hashes the page and streams the other side past it
+    (or sorts both), whatever the planner believes about the tables. A NOT IN whose other side
+    looks larger than hash_mem, and a nested loop planned for a table that was empty when it was
+    analysed, read all of it once for every message: a takeover fills `handovers` like that.
+    """
+    first, last = int(ids[0]), int(ids[-1])
     within = _within("message_id", ids)
-    rows = await conn.fetch(
-        "SELECT wanted.id FROM unnest($1::bigint[]) AS wanted (id)"
+    return (
+        "SELECT wanted.id FROM (SELECT unnest($1::bigint[]) AS id EXCEPT ("
+        f"SELECT message_id FROM parked WHERE {within}{parked}"
+        " UNION ALL SELECT handed.id FROM handovers, unnest(ids) AS handed (id)"
+        f"  WHERE first_id <= {last} AND last_id >= {first} AND {_within('handed.id', ids)}"
+        " UNION ALL SELECT claimed.id FROM claims, unnest(ids) AS claimed (id)"
+        f"  WHERE process <> $3 AND {_within('claimed.id', ids)})) wanted"
         " LEFT JOIN (SELECT DISTINCT ON (message_id) message_id, path FROM events"
         f"  WHERE {within} AND path <> 0 ORDER BY message_id, sequence DESC) newest"
         " ON newest.message_id = wanted.id"
-        " WHERE (newest.path IS NULL OR newest.path <> ALL($2))"
-        f" AND wanted.id NOT IN (SELECT message_id FROM parked WHERE {within}{parked})"
-        " AND wanted.id NOT IN (SELECT unnest(ids) FROM handovers"
-        "  UNION ALL SELECT unnest(ids) FROM claims WHERE process <> $3)"
-        " ORDER BY wanted.id",
-        list(ids),
-        list(RESTING_PATHS),
-        process,
+        " WHERE newest.path IS NULL OR newest.path <> ALL($2)"
+        " ORDER BY wanted.id"
     )
-    return [row["id"] for row in rows]
 
 
 def _within(column: str, ids: Sequence[int]) -> str:
