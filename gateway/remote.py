@@ -19,6 +19,7 @@ from sms.ids import IdClock, unix_of
 from sms.model import FINAL_STATES, Message, MessageClass
 from store.fragments import unpark_sql
 from store.handovers import Handover, handover_sql
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
 BLOCK = 500  # messages of one block at most
@@ -156,6 +157,8 @@ class RemoteChannels:
         self._out.setdefault(block.channel, {})[block.id] = block
 
     def _given(self, block: Block, messages: Sequence[Message]) -> None:
+        if failpoints.is_armed:
+            failpoints.hit("handover.given")
         self._ledger.forget(messages)
         block.is_committed = True
         self._metrics.handovers_total.inc(("given",), block.size)

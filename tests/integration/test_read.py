@@ -9,7 +9,7 @@ import pytest
 from receipts.state import STATES_OF_PATH, Path
 from sms.errors import StoreUnavailable
 from sms.ids import DAY_MS, TIME_SHIFT, id_at
-from sms.model import FINAL_STATES, MessageClass, State
+from sms.model import FINAL_STATES, Carrier, MessageClass, State
 from store import database, partitions
 from store.fragments import (
     ParkedReport,
@@ -146,7 +146,8 @@ async def test_what_is_parked_for_one_reason_is_read_page_by_page(world):
     assert max(map(len, pages)) == 6
     assert page == []
     [head, *_] = await world.reader.parked_heads(7, Why.SPILLED, 0, 99)
-    assert head == (mine[25].id, 1, MessageClass.MARKETING, pytest.approx(mine[25].valid_until))
+    valid_until = pytest.approx(mine[25].valid_until)
+    assert head == (mine[25].id, 1, MessageClass.MARKETING, valid_until, Carrier.CM, 86, False)
     assert len(await world.reader.due_parked(7, due + 1, 99)) == 5
     await write(world, [], park_sql(0, third))  # who parks it again looks after it
     assert await world.reader.due_parked(7, due + 1, 99) == []
@@ -183,16 +184,16 @@ async def test_what_is_open_is_accounted_for_in_one_snapshot(world):
         world.event(ids[1], path=Path.QUEUE_FAILED, status=State.FAILED),
     ]
     world.tally = lambda rows: {1: (1, 1)}
-    await write(world, rows, park_sql(0, parked) + held + holdings_sql(0, {1: 3, 2: 3}))
+    await write(world, rows, park_sql(0, parked) + held + holdings_sql(0, {1: (3, 8), 2: (3, 3)}))
     assert await world.reader.conservation() == {1: (8, 2, 3, 3), 2: (3, 0, 0, 3)}
     world.tally = lambda rows: {1: (-1, 0)}
     await write(world, [world.event(ids[0], 3, path=Path.QUEUED, status=State.QUEUED)])
     assert (await world.reader.conservation())[1] == (9, 2, 3, 3)
-    await write(world, [], unpark_sql(ids[2:4]) + holdings_sql(0, {1: 6}))
+    await write(world, [], unpark_sql(ids[2:4]) + holdings_sql(0, {1: (6, 9)}))
     assert await world.reader.conservation() == {1: (9, 0, 3, 6), 2: (3, 0, 0, 0)}
     await write(world, [], holdings_sql(0, {}))
     lane = await other.event_lane()
-    lane.add([], urgent=True, sql=holdings_sql(1, {1: 6, 2: 0}))
+    lane.add([], urgent=True, sql=holdings_sql(1, {1: (6, 0), 2: (0, 0)}))
     assert await lane.drain(5)
     assert (await world.reader.conservation())[1] == (9, 0, 3, 6)
     await other.close()

@@ -56,7 +56,7 @@ class Party(Kit):
     def own(self, *messages: Message) -> None:
         """Accepted and committed; the event lane has not flushed yet."""
         for message in messages:
-            assert self.lanes.reserve(message.message_class, 1)
+            self.lanes.reserve(message.message_class, 1)
         self.ledger.took(messages)
         self.dispatcher.put(messages)
 
