@@ -133,6 +133,7 @@ class Dispatcher:
         now = monotonic()  # one class at a time: a look at 60,000 messages takes 4 ms
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
+        self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.channels: dict[int, ChannelRuntime] = {}
         self.remote: Remote | None = None  # joined by wiring
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
@@ -523,6 +524,7 @@ class Dispatcher:
         for message in messages:
             message.claim = block
         self._ledger.commit([])
+        self.claim_soon()
 
     def _send_claimed(self, channel: int, messages: list[Message]) -> None:
         runtime = self.channels.get(channel)

@@ -216,6 +216,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
     flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
     flow.conflicts = conflicts
+    dispatcher.claim_soon = flow.acceptor.kick
     ledger.live = flow.acceptor.live
     ledger.events = flow.events
     deliverer = Deliverer(DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s))

@@ -101,6 +101,7 @@ class Acceptor:
         self._tasks: list[asyncio.Task[None]] = []
         self._orphans: list[_Unit] = []  # in doubt after a bug of ours; recovery's business
         self._is_open = False
+        self._is_due = False  # claims were asked for
         self._is_lost = False
 
     async def start(self) -> None:
@@ -152,6 +153,14 @@ class Acceptor:
         self._wake()
         return future
 
+    def kick(self) -> None:
+        """Let a lane that has nothing to store commit what the claims have pending.
+
+        When nothing is accepted, claims need not wait for the event lane's running flush.
+        """
+        self._is_due = True
+        self._wake()
+
     def is_up(self) -> bool:
         """Whether at least one lane is connected and the lease is ours."""
         return not self._is_lost and any(link.is_up() for link in self._links)
@@ -184,6 +193,9 @@ class Acceptor:
                     self._flying[link] = units
                     await self._flush(link, units)
                     del self._flying[link]
+                elif self._is_due:
+                    self._is_due = False
+                    await self._flush_claims(link)
                 else:
                     await self._work()
             except StoreUnavailable as error:
@@ -260,6 +272,24 @@ class Acceptor:
                 failpoints.hit("accept.committed")
             self._succeed(units, messages, token)
             ask(self._hooks.on_flush, None, "accept", len(messages), time.monotonic() - began)
+
+    async def _flush_claims(self, link: Link) -> None:
+        """Claims alone. What fails or stays in doubt rides again with whatever flushes next."""
+        sql, token = self._claims.take_sql()
+        if not sql:
+            return
+        try:
+            await link.run(sql, None)
+        except LeaseLost as error:
+            self._claims.failed(token)
+            self._lose_lease([], str(error))
+        except BaseException as error:
+            self._claims.failed(token, is_certain=isinstance(error, Aborted | StoreUnavailable))
+            if isinstance(error, Aborted | LinkLost):
+                raise StoreUnavailable("claims could not be committed") from error
+            raise
+        else:
+            self._claims.committed(token)
 
     def _claim(self, units: list[_Unit], messages: list[Message]) -> int:
         """Claim what can leave at once; the halves of a divided flush keep what was chosen."""

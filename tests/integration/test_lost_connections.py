@@ -174,3 +174,47 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_is_killed(world, pos
     await conn.close()
     assert written == stored == {row.message_id for row in world.heard.events}
     assert world.heard.conflicts == []
+
+
+async def test_an_idle_accept_lane_commits_claims_alone(world):
+    """While the event lane is busy, or has none to do it."""
+    acceptor = await world.acceptor()
+    claimed = asyncio.Event()
+    number = world.claims.block([7, 8], claimed.set)
+    acceptor.kick()
+    await asyncio.wait_for(claimed.wait(), 5)
+    assert await world.reader.claims(0) == {number: [7, 8]}
+    world.claims.settled(number, 2)
+    acceptor.kick()
+    acceptor.kick()  # nothing is pending any more
+    message = text()
+    await acceptor.accept([message])
+    assert await world.reader.claims(0) == {}
+    assert world.heard.committed == [message]
+
+
+async def so_far(is_so, timeout_s=10.0):
+    end = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("cut", ["answer", "request"])
+async def test_claims_whose_commit_is_in_doubt_ride_again(world, dsn, cut):
+    async with Cutter(dsn, b"INSERT INTO claims", b"INSERT 0") as cutter:
+        acceptor = await world.acceptor(cutter.dsn, lanes=1)
+        told = []
+        number = world.claims.block([7, 8], lambda: told.append("claimed"))
+        cutter.cut = cut
+        acceptor.kick()
+        await so_far(lambda: cutter.cuts)
+        lane = await world.event_lane()
+        lane.kick()
+        await so_far(lambda: told)
+        assert await world.reader.claims(0) == {number: [7, 8]}
+        message = text()
+        await so_far(acceptor.is_up)
+        await acceptor.accept([message])
+        assert told == ["claimed"]
+        assert await world.reader.claims(0) == {number: [7, 8]}
