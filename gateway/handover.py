@@ -78,6 +78,11 @@ class HandoverDesk:
         """Look now: something was handed to us, or taken from us."""
         self._wake.set()
 
+    def look_again(self) -> None:
+        """There may be blocks whose giver we are now without having written them."""
+        self._has_asked = False
+        self.kick()
+
     def hungry(self, channel: int) -> None:
         """There may be room again in a channel's windows: look now if blocks wait for it."""
         if not self._waiting:
@@ -113,7 +118,11 @@ class HandoverDesk:
         standing = await self._handovers.mine()
         self._has_asked = True
         self._remote.seen(asked, standing)
-        back = [handover for handover in standing if self._remote.must_come_back(handover)]
+        back = [
+            handover
+            for handover in standing
+            if self._remote.is_committed(handover.id) and self._remote.must_come_back(handover)
+        ]
         if back and not self.is_stopped:
             await self._take(back, "taken_back")
             self._remote.seen([handover.id for handover in back], await self._handovers.mine())
@@ -185,12 +194,23 @@ class HandoverDesk:
         await self._adopt()
 
     async def _adopt(self) -> None:
-        """Read back what we hold by its claim; when the store goes away this is done later."""
-        while self._adopting:
+        """Read back what we hold by its claim; when the store goes away this is done later.
+
+        So is a block that came back before we heard that our own handover of it had committed:
+        until then its messages still stand in memory as handed over.
+        """
+        for _ in range(len(self._adopting)):
             block, ids = self._adopting[0]
+            if any(self._is_leaving(message_id) for message_id in ids):
+                self._adopting.rotate(-1)
+                continue
             stored = await self._reader.messages(ids)
             self._adopting.popleft()
             self.adopt(block, len(ids), [fold_stored(record) for record in stored.values()])
+
+    def _is_leaving(self, message_id: int) -> bool:
+        message = self._ledger.live.get(message_id)
+        return message is not None and message.is_handed
 
     def adopt(self, block: int, size: int, messages: Sequence[Message]) -> None:
         """Own the messages of a block of claims; those at an end need their claim no more."""

@@ -34,13 +34,13 @@ from sms.outcomes import (
     Uncertain,
 )
 from store.claims import ClaimBook
-from store.fragments import Why
+from store.fragments import Why, unpark_sql
 from store.journal import AnswerLine, Replay, WriteLine
 from store.read import Head, Reader
 from telemetry.failpoints import failpoints
 
 LOST = "process.lost"
-PAGE = 1000  # messages looked at in one go
+PAGE = 5000  # messages looked at in one go; nobody is served yet
 _ADOPTED_PAGE = 1000
 OPEN = frozenset({State.ACCEPTED, State.QUEUED})
 
@@ -72,6 +72,7 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
         after = 0
         while heads := await reader.parked_heads(process, why, after, PAGE):
             after = heads[-1].id
+            heads = await _owned(flow, heads)
             await _page(flow, heads, block_of, replay, found, is_parked=True)
     async for heads in reader.unfinished_heads(process, flow.lease.low_water, page=PAGE):
         await _page(flow, heads, block_of, replay, found, is_parked=False)
@@ -82,6 +83,16 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
         failpoints.hit("recover.decided")
     await _committed(flow)
     return found
+
+
+async def _owned(flow: Flow, heads: list[Head]) -> list[Head]:
+    """Those of a parked page that nobody else is to send; the rows of the others go."""
+    process = flow.lease.process
+    mine = set(await flow.reader.still_mine(process, [head.id for head in heads]))
+    gone = [head.id for head in heads if head.id not in mine]
+    if gone:
+        flow.ledger.commit([], sql=unpark_sql(gone, process))
+    return [head for head in heads if head.id in mine]
 
 
 async def _page(

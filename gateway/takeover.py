@@ -133,6 +133,7 @@ class Takeover:
         self._steady_since = monotonic()
         self.is_stopped = False  # draining
         self.kick: Callable[[], None] = lambda: None  # there are handovers to us now
+        self.inherited: Callable[[], None] = lambda: None  # there may be some of ours to others
 
     def unsteady(self) -> None:
         """Our own renewal failed: PostgreSQL was away, for the others too."""
@@ -173,14 +174,13 @@ class Takeover:
         began = self._monotonic()
         counts: Counter[str] = Counter()
         replay = self._replay(seized)
-        is_clean = await self._claims(seized, replay, counts)
+        if not await self._claims(seized, replay, counts):
+            return  # perhaps with a carrier: nothing may hand it on before that is decided
         await self._unfinished(seized, counts)
         for why in (Why.QUEUED, Why.SPILLED):
             await self._waiting(seized, why, counts)
         await self._rows(seized, counts)
         await self._events(seized, counts)
-        if not is_clean:
-            return
         await settle_debt(self._pool, seized.process, by=self._taker.process)
         if failpoints.is_armed:
             failpoints.hit("takeover.settled")
@@ -280,8 +280,12 @@ class Takeover:
             if not page:
                 return
             after = page[-1].id
-            heirs = [Heir(h.id, h.tenant, h.message_class, h.valid_until) for h in page]
-            await self._hand_over(seized, heirs, unpark_sql(heir.id for heir in heirs))
+            ids = [head.id for head in page]
+            mine = set(await self._reader.still_mine(seized.process, ids))
+            heirs = [
+                Heir(h.id, h.tenant, h.message_class, h.valid_until) for h in page if h.id in mine
+            ]
+            await self._hand_over(seized, heirs, unpark_sql(ids, seized.process))
             counts["waited"] += len(heirs)
 
     async def _hand_over(self, seized: Seized, heirs: Sequence[Heir], sql: str) -> None:
@@ -318,6 +322,7 @@ class Takeover:
             counts["webhooks"] += moved
         counts["handovers"] += await self._handovers.move_receiver(old, new)
         counts["handovers"] += await self._handovers.move_giver(old, new)
+        self.inherited()
 
     async def _events(self, seized: Seized, counts: Counter[str]) -> None:
         """What it had committed and perhaps not told: parked for us, then the cursor moves."""

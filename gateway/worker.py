@@ -49,6 +49,7 @@ log = get_logger(__name__)
 
 TICK_S = 0.1
 LAG_STEP_S = 0.05
+CLAIMS_S = 0.5  # until a claim that ended is deleted where nothing else is written
 PARKED_POLL_S = 0.5
 PARKED_LIMIT = 500
 REPARK_S = 600.0
@@ -267,6 +268,7 @@ class _Life:
             *(self._while_owned(loop) for loop in self.worker.peers.loops(self._every)),
             self._tick_forever(),
             self._watch_lag(),
+            self._every(CLAIMS_S, "claims", self._flush_claims),
             self.worker.reports.run(),
             self.worker.conflicts.run(),
             self._every(PARKED_POLL_S, "parked", self._parked_round),
@@ -281,6 +283,11 @@ class _Life:
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
         return loops
+
+    async def _flush_claims(self) -> None:
+        """A claim that ended goes soon, also where nothing else is written."""
+        if self.worker.claims.has_pending():
+            self.worker.events.kick()
 
     async def _look_for_failpoint(self) -> None:
         failpoints.look()
@@ -444,7 +451,8 @@ class _Life:
     async def _park_standing(self) -> None:
         """What stands longer than 10 minutes gets a parked row: the low-water mark moves on."""
         before = id_at(time.time() - self.numbers.parked_after_s)
-        live = list(self.worker.flow.ledger.live.values())
+        live_now = self.worker.flow.ledger.live
+        live = list(live_now.values())
         for start in range(0, len(live), MARK_SLICE):
             standing = [
                 message
@@ -454,7 +462,8 @@ class _Life:
                 and not (message.is_parked or message.is_adopted or message.is_handed)
             ]
             for first in range(0, len(standing), PARKED_LIMIT):
-                self._push_out(standing[first : first + PARKED_LIMIT])
+                some = standing[first : first + PARKED_LIMIT]  # some were given meanwhile
+                self._push_out([m for m in some if m.id in live_now and not m.is_handed])
                 await self._committed()
             await asyncio.sleep(0)
         await self.worker.flow.backlog.park()
@@ -509,9 +518,14 @@ class _Life:
         flow.is_draining = True
         log.info("draining")
         idle_until = await self._leave_the_door(deadline)
-        flow.dispatcher.is_stopped = True
+        flow.dispatcher.stop()
         await worker.peers.leave()
-        answers_s = max(0.1, min(numbers.drain_answers_s, deadline - time.monotonic() - FLUSH_S))
+        answers_until = min(time.monotonic() + numbers.drain_answers_s, deadline - FLUSH_S)
+        while time.monotonic() < answers_until:  # the tick sends what they lack
+            if not flow.dispatcher.is_mending():
+                break
+            await asyncio.sleep(TICK_S)
+        answers_s = max(0.1, answers_until - time.monotonic())
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
         await worker.peers.left()

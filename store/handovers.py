@@ -169,10 +169,17 @@ class Handovers:
         return _count(done)
 
     async def move_giver(self, old: int, new: int) -> int:
-        """What a seized process gave to others is its taker's to take back; how many blocks."""
+        """What a seized process gave to others is its taker's to take back; how many blocks.
+
+        What it gave to the taker itself need not come back: it may take any channel.
+        """
         async with acquire(self._pool) as conn:
             done = await conn.execute(
-                "UPDATE handovers SET giver = $2 WHERE giver = $1 AND receiver <> $2", old, new
+                "UPDATE handovers SET giver = CASE WHEN receiver = $2 THEN giver ELSE $2 END,"
+                " channel = CASE WHEN receiver = $2 THEN 0 ELSE channel END"
+                " WHERE giver = $1 AND (receiver <> $2 OR channel <> 0)",
+                old,
+                new,
             )
         return _count(done)
 

@@ -31,11 +31,12 @@ from store.copying import CARRIERS, COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, 
 from store.database import AnyConnection, Pool, acquire
 from store.fragments import ParkedReport, ParkedWebhook, Why, open_report
 from store.partitions import day_range, today
-from store.seal import COLUMN_BODY, COLUMN_NUMBER, COLUMN_OPTIONS, Keyring, Sealer, day_of
+from store.seal import COLUMN_OPTIONS, Keyring, Sealer, day_of
 
 _MESSAGE_COLUMNS = (
     "id,tenant,number,body,options,class,encoding,segments,flags,valid_until,created_at"
 )
+_HEAD_COLUMNS = "m.id, m.tenant, m.class, m.valid_until, m.flags"
 # Paths of receipts.state.Path after whose newest row a message needs nobody who owns it:
 # submitted or final. A test holds them together.
 RESTING_PATHS = (1, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18)
@@ -241,12 +242,29 @@ class Reader:
         self, process: int, low_water: int, *, page: int = 5000
     ) -> AsyncIterator[list[Head]]:
         """The same without text, number and rows: nothing is opened or folded."""
-        async for wanted in self._unfinished_ids(process, low_water, page):
-            yield await self._heads(wanted)
+        async for conn, ids in self._accepted_ids(process, low_water, page):
+            heads: list[Head] = []
+            for some in _by_day(ids):
+                columns = f"{_HEAD_COLUMNS}, newest.path IS NOT NULL"
+                source = f"(SELECT * FROM messages WHERE {_within('id', some)} AND id = ANY($1)) m"
+                sql = _open_sql(some, columns, source, _UNPARKED)
+                rows = await conn.fetch(sql, some, list(RESTING_PATHS), process)
+                heads += [_head(row) for row in rows]
+            if heads:
+                yield heads
 
     async def _unfinished_ids(
         self, process: int, low_water: int, page: int
     ) -> AsyncIterator[list[int]]:
+        async for conn, ids in self._accepted_ids(process, low_water, page):
+            wanted = await _open_of(conn, process, ids, _UNPARKED)
+            if wanted:
+                yield wanted
+
+    async def _accepted_ids(
+        self, process: int, low_water: int, page: int
+    ) -> AsyncIterator[tuple[AnyConnection, list[int]]]:
+        """What the process accepted since its mark, in pages, each with a connection to go on."""
         after = low_water - 1
         while True:
             async with acquire(self._pool) as conn:
@@ -255,9 +273,8 @@ class Reader:
                     return
                 after = rows[-1]["id"]
                 ours = [row["id"] for row in rows if process_of(row["id"]) == process]
-                wanted = await _open_of(conn, process, ours, _UNPARKED) if ours else []
-            if wanted:
-                yield wanted
+                if ours:
+                    yield conn, ours
 
     async def _heads(self, ids: Sequence[int]) -> list[Head]:
         heads: list[Head] = []
@@ -266,9 +283,10 @@ class Reader:
                 heads += [
                     _head(row)
                     for row in await conn.fetch(
-                        "SELECT id, tenant, class, valid_until, flags, EXISTS (SELECT FROM events"
-                        f" WHERE {_within('message_id', some)} AND message_id = id) AS has_rows"
-                        f" FROM messages WHERE {_within('id', some)} AND id = ANY($1) ORDER BY id",
+                        f"SELECT {_HEAD_COLUMNS}, EXISTS (SELECT FROM events"
+                        f" WHERE {_within('message_id', some)} AND message_id = m.id)"
+                        f" FROM messages m WHERE {_within('id', some)} AND id = ANY($1)"
+                        " ORDER BY id",
                         some,
                     )
                 ]
@@ -538,22 +556,28 @@ async def _open_of(conn: AnyConnection, process: int, ids: Sequence[int], parked
     One statement, so one snapshot: what moves from owner to owner meanwhile stands in exactly one
     of these tables at every moment, and looking at them one by one could miss it in each.
     """
-    within = _within("message_id", ids)
-    rows = await conn.fetch(
-        "SELECT wanted.id FROM unnest($1::bigint[]) AS wanted (id)"
-        " LEFT JOIN (SELECT DISTINCT ON (message_id) message_id, path FROM events"
-        f"  WHERE {within} AND path <> 0 ORDER BY message_id, sequence DESC) newest"
-        " ON newest.message_id = wanted.id"
-        " WHERE (newest.path IS NULL OR newest.path <> ALL($2))"
-        f" AND wanted.id NOT IN (SELECT message_id FROM parked WHERE {within}{parked})"
-        " AND wanted.id NOT IN (SELECT unnest(ids) FROM handovers"
-        "  UNION ALL SELECT unnest(ids) FROM claims WHERE process <> $3)"
-        " ORDER BY wanted.id",
-        list(ids),
-        list(RESTING_PATHS),
-        process,
-    )
+    sql = _open_sql(ids, "m.id", "unnest($1::bigint[]) AS m (id)", parked)
+    rows = await conn.fetch(sql, list(ids), list(RESTING_PATHS), process)
     return [row["id"] for row in rows]
+
+
+def _open_sql(ids: Sequence[int], columns: str, source: str, parked: str) -> str:
+    """That statement: $1 ids, $2 paths at rest, $3 process; `source` gives them as `m`.
+
+    `newest` is the newest row that moved the message, else any row, NULL without rows.
+    """
+    within = _within("message_id", ids)
+    return (
+        f"SELECT {columns} FROM {source}"
+        " LEFT JOIN (SELECT DISTINCT ON (message_id) message_id, path FROM events"
+        f"  WHERE {within} ORDER BY message_id, path = 0, sequence DESC) newest"
+        " ON newest.message_id = m.id"
+        " WHERE (newest.path IS NULL OR newest.path <> ALL($2))"
+        f" AND m.id NOT IN (SELECT message_id FROM parked WHERE {within}{parked})"
+        " AND m.id NOT IN (SELECT unnest(ids) FROM handovers"
+        "  UNION ALL SELECT unnest(ids) FROM claims WHERE process <> $3)"
+        " ORDER BY m.id"
+    )
 
 
 def _within(column: str, ids: Sequence[int]) -> str:
@@ -573,39 +597,41 @@ def _moment(unix_s: float) -> datetime:
 
 
 def _head(row: asyncpg.Record) -> Head:
-    flags = row["flags"]
+    message_id, tenant, message_class, valid_until, flags, has_rows = row
     return Head(
-        row["id"],
-        row["tenant"],
-        CLASSES_BY_CODE[row["class"]],
-        row["valid_until"].timestamp(),
+        message_id,
+        tenant,
+        CLASSES_BY_CODE[message_class],
+        valid_until.timestamp(),
         CARRIERS[flags & 7],
         flags >> COUNTRY_SHIFT,
-        row["has_rows"],
+        has_rows,
     )
 
 
 def _message(row: asyncpg.Record, sealer: Sealer) -> Message:
-    message_id, tenant, flags = row["id"], row["tenant"], row["flags"]
+    """One row of `_MESSAGE_COLUMNS`; by place and not by name, it is read back by the thousand."""
+    message_id, tenant, number, body, options, cls, encoding, segments, flags, until, at = row
     sender_ext = client_ref = metadata = None
-    if row["options"] is not None:
-        plain = sealer.open(tenant, message_id, COLUMN_OPTIONS, row["options"])
+    if options is not None:
+        plain = sealer.open(tenant, message_id, COLUMN_OPTIONS, options)
         sender_ext, client_ref, metadata = json.loads(plain)
+    number, body = sealer.open_message(tenant, message_id, number, body)
     return Message(
-        id=message_id,
-        tenant=tenant,
-        message_class=CLASSES_BY_CODE[row["class"]],
-        number=sealer.open(tenant, message_id, COLUMN_NUMBER, row["number"]).decode(),
-        carrier=CARRIERS[flags & 7],
-        country=flags >> COUNTRY_SHIFT,
-        encoding=ENCODINGS_BY_CODE[row["encoding"]],
-        texts=texts_of(sealer.open(tenant, message_id, COLUMN_BODY, row["body"]), row["segments"]),
-        valid_until=row["valid_until"].timestamp(),
-        created_at=row["created_at"].timestamp(),
-        sender_ext=sender_ext,
-        client_ref=client_ref,
-        metadata=metadata,
-        on_uncertain=ON_UNCERTAIN[flags >> 3 & 3],
+        message_id,
+        tenant,
+        CLASSES_BY_CODE[cls],
+        number.decode(),
+        CARRIERS[flags & 7],
+        flags >> COUNTRY_SHIFT,
+        ENCODINGS_BY_CODE[encoding],
+        texts_of(body, segments),
+        until.timestamp(),
+        at.timestamp(),
+        sender_ext,
+        client_ref,
+        metadata,
+        ON_UNCERTAIN[flags >> 3 & 3],
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.recover import PAGE
+from gateway import recover
 from sms.model import MessageClass
 from store.fragments import Why
 from tests.support.inside import inside
@@ -53,10 +53,11 @@ async def test_a_message_read_back_is_the_one_that_was_accepted(dsn: str, tmp_pa
 
 
 async def test_a_crash_in_the_middle_loses_nothing_and_reads_only_heads(
-    dsn: str, tmp_path: Path
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recover, "PAGE", 1000)
     async with inside(dsn, tmp_path, **SMALL) as worker:
-        ids = await worker.send(PAGE * 2 + 500)
+        ids = await worker.send(2500)
         worker.run()
         worker.link(is_up=True)
         await worker.until(lambda: len(worker.channels[1].seen) > 600)
@@ -89,10 +90,11 @@ async def test_what_stands_for_long_is_parked_and_found_by_the_next_life(
 ) -> None:
     async with inside(dsn, tmp_path, parked_after_s=0.5, **SMALL) as worker:
         ids = await worker.send(1500)
+        held = worker.flow.lanes.used(TRANSACTIONAL)
         await asyncio.sleep(0.6)
         await worker.life._park_standing()
         parked = await worker.ask("SELECT why, count(*) FROM parked GROUP BY why ORDER BY why")
-        assert parked == [(Why.QUEUED, 200), (Why.SPILLED, 1300)]
+        assert parked == [(Why.QUEUED, held), (Why.SPILLED, 1500 - held)]
         await worker.life._renew()
         [(mark,)] = await worker.ask("SELECT low_water FROM processes")
         assert isinstance(mark, int)
@@ -120,26 +122,6 @@ async def test_spilled_messages_expire_within_seconds(dsn: str, tmp_path: Path) 
         assert worker.spill.total == len(set(kept) - in_memory)
 
 
-async def test_parked_rows_of_a_process_taken_over_come_back_through_us(
-    dsn: str, tmp_path: Path
-) -> None:
-    async with inside(dsn, tmp_path, **SMALL) as worker:
-        ids = await worker.send(1200)
-        other = [one ^ (5 << 12) for one in ids]
-        for old, new in zip(ids, other, strict=True):
-            await worker.ask("UPDATE messages SET id = $2 WHERE id = $1", old, new)
-        worker.spill.__init__()  # type: ignore[misc]  # as if they had never been ours
-        worker.flow.ledger.live.clear()
-        await worker.ask(
-            "INSERT INTO parked (message_id, process, due, why, class, tenant)"
-            " SELECT id, $1, 'infinity', $2, class, tenant FROM messages",
-            worker.life.lease.process,
-            Why.SPILLED,
-        )
-        assert await worker.flow.backlog.take_up_parked() == 1200
-        assert worker.spill.total == 1200
-
-
 async def test_a_due_row_of_a_stranger_is_taken_up(dsn: str, tmp_path: Path) -> None:
     async with inside(dsn, tmp_path, **SMALL) as worker:
         ids = await worker.send(300)
@@ -158,6 +140,30 @@ async def test_a_due_row_of_a_stranger_is_taken_up(dsn: str, tmp_path: Path) -> 
         assert worker.spill.total == before  # it knew them
         [(due,)] = await worker.ask("SELECT count(*) FROM parked WHERE due > now()")
         assert due == len(spilled)
+
+
+async def test_intake_closes_by_class_when_more_waits_than_can_be_sent_in_time(
+    dsn: str, tmp_path: Path
+) -> None:
+    """Spilled ones count; with two processes that accept each has half of it."""
+    async with inside(dsn, tmp_path, shed_queue_s=1.0, **SMALL) as worker:
+        flow = worker.flow
+        rate = sum(one.segments_per_second for one in flow.snapshot.channels.values())
+        await worker.send(int(rate) + 10)
+        assert worker.spill.total > 0
+
+        def closed() -> list[MessageClass]:
+            flow.refresh_shed()
+            return [cls for cls in MessageClass if flow.shed(cls) is not None]
+
+        assert closed() == [MARKETING]
+        assert flow.shed(MARKETING) == (
+            "shed.queue_full",
+            "More is queued than the channels can send in time.",
+            10,
+        )
+        flow.accepting = 2
+        assert closed() == [TRANSACTIONAL, MARKETING]
 
 
 async def test_the_loop_is_not_held_while_thousands_come_back(dsn: str, tmp_path: Path) -> None:

@@ -418,3 +418,30 @@ async def test_a_message_on_its_way_from_owner_to_owner_is_never_taken_for_ours(
     assert looks > 30
     await world.close()
     await other.close()
+
+
+async def test_a_head_says_whether_anything_happened_to_its_message(world):
+    """What has no row needs no second look; a row that moved nothing counts too."""
+    plain, noted, requeued, parked = [message.id for message in await accept(world, 4)]
+    rows = [
+        world.event(noted, path=Path.NOTE, segment=0),
+        world.event(requeued, path=Path.REQUEUED, status=State.QUEUED),
+    ]
+    why = [(parked, 9.0, Why.SPILLED, MessageClass.TRANSACTIONAL, 1)]
+    await write(world, rows, park_sql(0, why))
+    [page] = [page async for page in world.reader.unfinished_heads(0, 0)]
+    assert {head.id: head.has_rows for head in page} == {
+        plain: False,
+        noted: True,
+        requeued: True,
+    }
+    assert {(head.carrier, head.country, head.tenant) for head in page} == {(Carrier.CM, 86, 1)}
+    heads = await world.reader.heads([parked, noted, plain])
+    assert [(head.id, head.has_rows) for head in heads] == [
+        (plain, False),
+        (noted, True),
+        (parked, False),
+    ]
+    bodies = await world.reader.bodies([plain, parked, 5])
+    assert bodies.message(plain) == (await world.reader.message(plain)).message
+    assert bodies.message(5) is None
