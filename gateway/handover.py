@@ -21,7 +21,7 @@ from gateway.ledger import Ledger
 from gateway.remote import ANY, RemoteChannels
 from gateway.reports import fold_stored
 from sms.errors import Unavailable
-from sms.model import Message, MessageClass, State
+from sms.model import CLASS_CODES, Message, MessageClass, State
 from store.claims import ClaimBook
 from store.handovers import Handover, Handovers
 from store.read import Reader
@@ -179,17 +179,19 @@ class HandoverDesk:
     # -- taking ----------------------------------------------------------------------------
 
     async def _take(self, handovers: Sequence[Handover], end: str) -> None:
-        """Make them ours where nobody was faster."""
+        """Make them ours where nobody was faster; otp's are read back and sent first."""
         blocks = {handover.id: self._claims.reserve() for handover in handovers}
-        channels = {handover.id: handover.channel for handover in handovers}
         taken = await self._handovers.take(blocks)
         if failpoints.is_armed and taken:
             failpoints.hit("handover.taken")
-        for handover_id, ids in taken.items():
-            block = blocks[handover_id]
+        for handover in sorted(handovers, key=_by_class):
+            ids = taken.get(handover.id)
+            if ids is None:
+                continue
+            block = blocks[handover.id]
             self._claims.adopt(block, ids)
             self._adopting.append((block, ids))
-            self._held.setdefault(channels[handover_id], []).append(block)
+            self._held.setdefault(handover.channel, []).append(block)
             self._metrics.handovers_total.inc((end,), len(ids))
         await self._adopt()
 
@@ -222,3 +224,7 @@ class HandoverDesk:
             self._ledger.take_back(message)
         self._claims.settled(block, size - len(mine))
         self._dispatcher.put_adopted(mine)
+
+
+def _by_class(handover: Handover) -> tuple[int, int]:
+    return CLASS_CODES[handover.message_class], handover.id

@@ -16,7 +16,7 @@ any length is taken up in bounded memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.flow import Flow
@@ -52,10 +52,17 @@ class Recovered:
     queued: int = 0
     answered: int = 0
     uncertain: int = 0
+    is_journal_present: bool = False
 
 
-async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
-    """Bring every unfinished message of this process into a defined state and commit that."""
+async def recover(
+    flow: Flow, claims: ClaimBook, replay_of: Callable[[Collection[int]], Awaitable[Replay]]
+) -> Recovered:
+    """Bring every unfinished message of this process into a defined state and commit that.
+
+    `replay_of` reads what the journal says of the claimed messages. It is asked after the claims
+    are known, and only what was claimed then is judged by it.
+    """
     process = flow.lease.process
     reader = flow.reader
     blocks = await reader.claims(process)
@@ -67,7 +74,8 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
             if older is not None:  # handed over, and taken again before that claim was deleted
                 claims.settled(older)
             block_of[message_id] = block
-    found = Recovered()
+    replay = await replay_of(block_of.keys())
+    found = Recovered(is_journal_present=replay.is_present)
     for why in (Why.QUEUED, Why.SPILLED):  # what came back, or stood for long: whatever its id
         after = 0
         while heads := await reader.parked_heads(process, why, after, PAGE):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,8 +173,9 @@ class Takeover:
         """Everything the seized process owed; may be run again at any time."""
         began = self._monotonic()
         counts: Counter[str] = Counter()
-        replay = self._replay(seized)
-        if not await self._claims(seized, replay, counts):
+        blocks = await self._reader.claims(seized.process)
+        replay = await self._replay(seized, blocks)
+        if not await self._claims(seized, blocks, replay, counts):
             return  # perhaps with a carrier: nothing may hand it on before that is decided
         await self._unfinished(seized, counts)
         for why in (Why.QUEUED, Why.SPILLED):
@@ -194,21 +195,31 @@ class Takeover:
             **counts,
         )
 
-    def _replay(self, seized: Seized) -> Replay:
-        """Its journal where it ran on this node; another one of that number says nothing."""
+    async def _replay(self, seized: Seized, blocks: Mapping[int, Sequence[int]]) -> Replay:
+        """What its journal says of these claims, where it ran on this node; another one of that
+        number says nothing. Read in a thread: we live on meanwhile.
+        """
         if seized.node != self._taker.node:
             return Replay()
-        return Journal.replay(self._taker.journal_dir, seized.process)
+        wanted = frozenset(message_id for ids in blocks.values() for message_id in ids)
+        return await asyncio.to_thread(
+            Journal.replay, self._taker.journal_dir, seized.process, wanted
+        )
 
     # -- claimed ---------------------------------------------------------------------------
 
-    async def _claims(self, seized: Seized, replay: Replay, counts: Counter[str]) -> bool:
+    async def _claims(
+        self,
+        seized: Seized,
+        blocks: Mapping[int, list[int]],
+        replay: Replay,
+        counts: Counter[str],
+    ) -> bool:
         """What may be with a carrier: decided as after a restart, but nothing returns to lanes.
 
         False when something could not be decided: its claim stands, and so does the debt.
         """
         is_clean = True
-        blocks = await self._reader.claims(seized.process)
         some: dict[int, list[int]] = {}
         for block, ids in blocks.items():
             some[block] = ids

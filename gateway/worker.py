@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from pathlib import Path
 
 import uvloop
@@ -37,7 +37,7 @@ from store.conservation import opened_by
 from store.database import Pool, check_durability, connect, open_pool
 from store.database import close as close_connection
 from store.fragments import Why, park_sql, unpark_sql
-from store.journal import Journal
+from store.journal import Journal, Replay
 from store.processes import ProcessLease
 from store.read import Reader
 from store.seal import Keyring, read_master_key
@@ -177,7 +177,6 @@ class _Life:
     async def _recover(self) -> None:
         flow = self.worker.flow
         began = time.monotonic()
-        replay = Journal.replay(self._journal_dir, self.lease.process)
         counted = await opened_by(self.pool, self.lease.process)
         flow.ledger.opened.update(counted)  # before the first flush of this life
         snapshot = await self.store.load()
@@ -187,7 +186,7 @@ class _Life:
         # Nothing of this life is committed yet, so our own clock bounds the earlier one: its last
         # rows may lie above the high-water mark when the database was away for a while.
         events = await notifier.recover(self.worker.ids.next())
-        found = await recover(flow, self.worker.claims, replay)
+        found = await recover(flow, self.worker.claims, self._replay)
         if failpoints.is_armed:
             failpoints.hit("recover.committed")
         flow.journal.journal = Journal(self._journal_dir, self.lease.process, self.lease.epoch)
@@ -198,12 +197,18 @@ class _Life:
             "recovered",
             process=self.lease.process,
             epoch=self.lease.epoch,
-            is_journal_present=replay.is_present,
+            is_journal_present=found.is_journal_present,
             queued=found.queued,
             answered=found.answered,
             uncertain=found.uncertain,
             events=events,
             seconds=round(time.monotonic() - began, 3),
+        )
+
+    async def _replay(self, wanted: Collection[int]) -> Replay:
+        """In a thread: the lease is renewed and the watchdog answered meanwhile."""
+        return await asyncio.to_thread(
+            Journal.replay, self._journal_dir, self.lease.process, frozenset(wanted)
         )
 
     async def _serve(self, renewing: asyncio.Task[None]) -> int:

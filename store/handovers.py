@@ -93,9 +93,11 @@ def handover_sql(  # noqa: PLR0913, PLR0917 - the columns of a row
         f" VALUES ({process_of(handover_id)},{int(handover_id)})"
         " ON CONFLICT (process) DO UPDATE SET last_id=excluded.last_id"
         " WHERE m.last_id<excluded.last_id RETURNING last_id)"
-        " INSERT INTO handovers (id,giver,receiver,channel,class,ids,tenants,until)"
+        " INSERT INTO handovers"
+        " (id,giver,receiver,channel,class,ids,first_id,last_id,tenants,until)"
         f" SELECT last_id,{int(giver)},{int(receiver)},{int(channel)},{CLASS_CODES[cls]},"
-        f"'{{{_numbers(ids)}}}'::bigint[],'{{{_numbers(tenants)}}}'::int[],{moment_sql(until)}"
+        f"'{{{_numbers(ids)}}}'::bigint[],{int(min(ids))},{int(max(ids))},"
+        f"'{{{_numbers(tenants)}}}'::int[],{moment_sql(until)}"
         " FROM mark;"
     )
 

@@ -247,8 +247,12 @@ class Reader:
             heads: list[Head] = []
             for some in _by_day(ids):
                 columns = f"{_HEAD_COLUMNS}, newest.path IS NOT NULL"
-                source = f"(SELECT * FROM messages WHERE {_within('id', some)} AND id = ANY($1)) m"
-                sql = _open_sql(some, columns, source, _UNPARKED)
+                free = f"SELECT id FROM ({_free_sql(some, _UNPARKED)}) free"
+                source = (
+                    f"(SELECT * FROM messages WHERE {_within('id', some)}"
+                    f" AND id = ANY(ARRAY({free}))) m"
+                )
+                sql = _open_sql(some, columns, source)
                 rows = await conn.fetch(sql, some, list(RESTING_PATHS), process)
                 heads += [_head(row) for row in rows]
             if heads:
@@ -557,26 +561,46 @@ async def _open_of(conn: AnyConnection, process: int, ids: Sequence[int], parked
     One statement, so one snapshot: what moves from owner to owner meanwhile stands in exactly one
     of these tables at every moment, and looking at them one by one could miss it in each.
     """
-    sql = _open_sql(ids, "m.id", "unnest($1::bigint[]) AS m (id)", parked)
+    sql = open_of_sql(ids, parked)
     rows = await conn.fetch(sql, list(ids), list(RESTING_PATHS), process)
     return [row["id"] for row in rows]
 
 
-def _open_sql(ids: Sequence[int], columns: str, source: str, parked: str) -> str:
-    """That statement: $1 ids, $2 paths at rest, $3 process; `source` gives them as `m`.
+def open_of_sql(ids: Sequence[int], parked: str) -> str:
+    """Its statement for these sorted ids; $1 the ids, $2 the paths at rest, $3 the process."""
+    return _open_sql(ids, "m.id", f"({_free_sql(ids, parked)}) m")
+
+
+def _free_sql(ids: Sequence[int], parked: str) -> str:
+    """Those of $1 that stand in no list of somebody else's, $3 being the process that asks.
+
+    EXCEPT and not NOT IN or an anti-join: it hashes the page and streams the other side past it
+    (or sorts both), whatever the planner believes about the tables. A NOT IN whose other side
+    looks larger than hash_mem, and a nested loop planned for a table that was empty when it was
+    analysed, read all of it once for every message: a takeover fills `handovers` like that.
+    """
+    first, last = int(ids[0]), int(ids[-1])
+    return (
+        "SELECT unnest($1::bigint[]) AS id EXCEPT ("
+        f"SELECT message_id FROM parked WHERE {_within('message_id', ids)}{parked}"
+        " UNION ALL SELECT handed.id FROM handovers, unnest(ids) AS handed (id)"
+        f"  WHERE first_id <= {last} AND last_id >= {first} AND {_within('handed.id', ids)}"
+        " UNION ALL SELECT claimed.id FROM claims, unnest(ids) AS claimed (id)"
+        f"  WHERE process <> $3 AND {_within('claimed.id', ids)})"
+    )
+
+
+def _open_sql(ids: Sequence[int], columns: str, source: str) -> str:
+    """What of `source`, which gives free ids as `m`, is not at rest; $2 are the paths at rest.
 
     `newest` is the newest row that moved the message, else any row, NULL without rows.
     """
-    within = _within("message_id", ids)
     return (
         f"SELECT {columns} FROM {source}"
         " LEFT JOIN (SELECT DISTINCT ON (message_id) message_id, path FROM events"
-        f"  WHERE {within} ORDER BY message_id, path = 0, sequence DESC) newest"
+        f"  WHERE {_within('message_id', ids)} ORDER BY message_id, path = 0, sequence DESC) newest"
         " ON newest.message_id = m.id"
-        " WHERE (newest.path IS NULL OR newest.path <> ALL($2))"
-        f" AND m.id NOT IN (SELECT message_id FROM parked WHERE {within}{parked})"
-        " AND m.id NOT IN (SELECT unnest(ids) FROM handovers"
-        "  UNION ALL SELECT unnest(ids) FROM claims WHERE process <> $3)"
+        " WHERE newest.path IS NULL OR newest.path <> ALL($2)"
         " ORDER BY m.id"
     )
 

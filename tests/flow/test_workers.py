@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -181,17 +180,13 @@ def test_a_receiver_that_dies_between_take_and_submit_loses_nothing(gateway):
     nothing_is_left_over(gateway)
 
 
-def test_the_other_worker_takes_the_session_of_one_that_stays_away(gateway):
-    """Each death makes the supervisor wait longer before it starts the worker again."""
+def test_what_is_accepted_while_the_holder_of_the_session_is_dead_goes_out_later(gateway):
+    """Its blocks wait for its next life, or come back to who gave them."""
     name = holder(gateway)
-    other = {"worker-0": "worker-1", "worker-1": "worker-0"}[name]
-    for _ in range(5):
-        if holder(gateway) == name and name in gateway.pids():
-            gateway.kill(name)
-        time.sleep(0.5)
-        eventually(lambda: holder(gateway) == other or name in gateway.pids(), "one of them", 20)
-    eventually(lambda: holder(gateway) == other, "the other one has it", 20)
-    gateway.wait_ready()
+    before = gateway.kill(name)
     sent = send_many(gateway, 40)
+    eventually(lambda: gateway.pids().get(name) not in (None, before), "a new one", 20)
     all_delivered(gateway, sent)
     assert set(copies(gateway, sent).values()) == {1}
+    eventually(lambda: sessions(gateway) == dict.fromkeys(CARRIERS, 1), "one session each", 20)
+    nothing_is_left_over(gateway)

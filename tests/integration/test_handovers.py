@@ -317,7 +317,7 @@ async def test_polling_reads_what_it_returns_and_no_more(sides):
     """However many blocks wait for others."""
     conn = await sides[0].world.opener()()
     await conn.execute(
-        "INSERT INTO handovers SELECT g, g % 40, 5 + g % 30, 1, g % 3, '{1}', '{1}'"
+        "INSERT INTO handovers SELECT g, g % 40, 5 + g % 30, 1, g % 3, '{1}', 1, 1, '{1}'"
         " FROM generate_series(1, 20000) g; ANALYZE handovers"
     )
     for sql, args, index in (

@@ -234,7 +234,11 @@ async def test_recovery_leaves_a_parked_message_to_who_claims_it(pair):
         park(pair, message, time.time() + 600)
     await pair.flushed()
     pair.worker.flow.ledger.live.clear()  # a new life
-    await recover(pair.worker.flow, pair.worker.claims, Replay())
+
+    async def no_journal(_: object) -> Replay:
+        return Replay()
+
+    await recover(pair.worker.flow, pair.worker.claims, no_journal)
     assert pair.worker.flow.backlog.spill.total == 1
     assert not await pair.is_parked(given)
     assert await pair.is_parked(mine)

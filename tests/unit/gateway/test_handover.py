@@ -206,6 +206,15 @@ async def test_otp_is_taken_though_the_window_is_full() -> None:
     assert len(party.store.rows) == 1
 
 
+async def test_of_what_is_taken_at_once_otp_goes_first() -> None:
+    party = Party()
+    older = party.block(2)
+    otp = party.block(1, OTP)
+    younger = party.block(1)
+    await party.round()
+    assert party.seen() == [*otp.ids, *older.ids, *younger.ids]
+
+
 async def test_nothing_is_taken_for_a_channel_that_is_down_here() -> None:
     party = Party()
     party.dispatcher.link_changed(1, is_up=False)
