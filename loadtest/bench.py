@@ -74,10 +74,10 @@ class Bench:
         """How many indexes are used up."""
         return self._first
 
-    async def warm_up(self, load: Load, seconds: float) -> None:
+    async def warm_up(self, load: Load, seconds: float, messages: int = 0) -> None:
         """The same load, thrown away; raises NotStock when it does not come through."""
         before = await self._gateway.sink_finals()
-        result, _ = await self._send(load, seconds, 0, f"{load.name}: warm-up")
+        result, _ = await self._send(load, seconds, messages, f"{load.name}: warm-up")
         finals = await self._drain(result, before)
         if finals[-1][1] < result.accepted:
             missing = result.accepted - finals[-1][1]

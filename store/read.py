@@ -87,7 +87,8 @@ _CONSERVATION_SQL = (
     ") counts GROUP BY tenant"
 )
 _NO_KEY = "the data key of a message is gone: its day was destroyed"
-NEWEST_DAYS = (2, 7)  # partitions a receipt is looked for in first, then next
+# Partitions a receipt is looked for in: first, next, then a week. Four hold what is three days old.
+NEWEST_DAYS = (2, 4, 7)
 
 
 @dataclass(slots=True)
@@ -204,13 +205,13 @@ class Reader:
     ) -> dict[tuple[int, str], tuple[int, int, int]]:
         """Find the messages behind (channel, carrier id): (message_id, segment, copy).
 
-        Asked in the two newest partitions, then the next five days, then all: a receipt may
-        come three days later. A carrier id used twice means the newer message.
+        Asked in the two newest partitions, then in the next two, the rest of a week, then in all:
+        a receipt may come three days later. A carrier id used twice means the newer message.
         """
         found: dict[tuple[int, str], tuple[int, int, int]] = {}
         wanted = {pair for pair in pairs if "\0" not in pair[1]}  # no text column holds a NUL
-        newest, week = (day_range(max(today(now) - days + 1, 0))[0] for days in NEWEST_DAYS)
-        steps = ((newest, None), (week, newest), (0, week))
+        lows = [day_range(max(today(now) - days + 1, 0))[0] for days in NEWEST_DAYS]
+        steps = zip([*lows, 0], [None, *lows], strict=True)
         async with acquire(self._pool) as conn:
             for low, high in steps:
                 if wanted and (high is None or high > low):
