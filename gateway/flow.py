@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
+from gateway.api.access import Access
 from gateway.conflicts import Conflicts
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
@@ -117,6 +118,7 @@ class Flow:
         self._data_dir = parts.data_dir
         self._monotonic = parts.monotonic
         self.snapshot = Snapshot()
+        self.access = Access()  # filled by wiring
         self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
         self.events: EventLane | None = None
         self.conflicts: Conflicts | None = None

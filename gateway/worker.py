@@ -23,6 +23,9 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from cluster.nonces import Nonces
+from gateway.api.access import Access
+from gateway.api.address import Addresses
 from gateway.api.app import build_doors
 from gateway.dispatch import low_water
 from gateway.http_protocol import Connections, GatewayHttp, connection_limit
@@ -112,9 +115,17 @@ async def _main(settings: Settings) -> int:
         first_block=max(held, default=0) + 1,
         lease_lost=_lease_lost,
     )
+    nonces = Nonces(settings.redis_url)
+    life.worker.flow.access = Access(
+        addresses=Addresses(settings.trusted_proxies),
+        nonces=nonces,
+        config=life.store,
+        refresh=life.reload_if_changed,
+    )
     try:
         return await life.run()
     finally:
+        await nonces.close()
         await pool.close()
 
 
@@ -251,7 +262,7 @@ class _Life:
             self.worker.conflicts.run(),
             self._every(PARKED_POLL_S, "parked", self._parked_round),
             self._every(STANDING_CHECK_S, "standing", self._park_standing),
-            self._every(self.numbers.config_poll_s, "config", self._reload_if_changed),
+            self._every(self.numbers.config_poll_s, "config", self.reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
@@ -384,7 +395,8 @@ class _Life:
     async def _fold_deltas(self) -> None:
         await self.worker.flow.reader.fold_deltas(self.lease.process)
 
-    async def _reload_if_changed(self) -> None:
+    async def reload_if_changed(self) -> None:
+        """Take up a new configuration: each second, and when this process changed it itself."""
         if await self.store.version() != self.worker.flow.snapshot.version:
             await self._reload()
 
