@@ -34,6 +34,7 @@ from sms.config import Snapshot, Tenant
 from sms.model import Carrier, Encoding, Message, MessageClass
 from sms.numbers import BadNumber, Number, parse_number
 from sms.segmentation import NotGsm7, Segmentation, TooLong, segment
+from telemetry.failpoints import failpoints
 
 if TYPE_CHECKING:
     from gateway.api.port import LimiterPort, TakenPort
@@ -152,6 +153,8 @@ def charge(
         )
         return taken, of_fields([FieldError(pointer, "quota.message_too_large", detail)])
     if not taken.retry_after_s:
+        if failpoints.is_armed:
+            failpoints.hit("admit.charged")
         return taken, None
     wait_s = max(1, math.ceil(taken.retry_after_s))
     detail = f"The tenant's limit of segments per second is used up; try again in {wait_s} s."
@@ -272,6 +275,8 @@ def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> 
         return None
     encoding = "auto" if entry.encoding is UNSET else _ENCODINGS[entry.encoding]
     parts = segment(final_text, encoding, smart=entry.smart_encoding is True, max_segments=limit)
+    if failpoints.is_armed:
+        failpoints.hit("segment.done")
     if isinstance(parts, TooLong):
         errors.append(_too_long(str(parts.segments), limit))
         return None

@@ -23,6 +23,7 @@ from gateway.api.signing import new_signing_secret
 from gateway.document import ObjectKey, Surroundings, Wanted, check_document
 from gateway.yamlfile import Complaint
 from store.audit import Author
+from store.durable import write_once
 from store.objects import Removal, StoredObject, Upsert
 from store.seal import Keyring
 from webhooks.sign import new_secret
@@ -318,11 +319,7 @@ def _hand_over(whose: str, text: str, path: Path | None, applied: Applied) -> Co
         applied.shown.append((whose, text))
         return None
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w", encoding="ascii") as handle:
-            handle.write(text + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_once(path, f"{text}\n".encode("ascii"))
     except OSError as error:
         path = Path(os.path.normpath(path))
         detail = f"secret_file {path} cannot be made ({error.strerror}); correct the path"

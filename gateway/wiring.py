@@ -9,25 +9,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters.base import Channel, ChannelSink
 from adapters.smpp.channel import SmppChannel
 from adapters.smpp.session import SmppPolicy
+from cluster.wake import Wakes
 from gateway.apply import allow_list
 from gateway.conflicts import Conflicts
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
+from gateway.handover import HandoverDesk
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
+from gateway.peers import Peers
+from gateway.remote import RemoteChannels
 from gateway.reports import Reports
-from gateway.settings import Reliability, Settings
+from gateway.sessions import Place, Sessions
+from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
+from gateway.takeover import Aside, Takeover, Taker
 from ratelimit.bucket import Bucket
 from ratelimit.limiter import LocalLimiter
 from sms import config
@@ -37,6 +43,7 @@ from store.accept import AcceptHooks, Acceptor
 from store.claims import ClaimBook
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
+from store.handovers import Handovers
 from store.processes import ProcessLease
 from store.read import Reader
 from store.seal import Keyring
@@ -80,6 +87,7 @@ class Worker:
     reports: Reports
     notifier: Notifier
     deliverer: Deliverer
+    peers: Peers
     stopping: set[asyncio.Task[None]]  # channels on their way out, awaited at the end
 
 
@@ -173,6 +181,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             dispatcher=dispatcher,
             evidence=evidence,
             settler=settler,
+            matches=matches,
             reports=reports,
             journal=journal,
             data_dir=settings.data_dir,
@@ -205,7 +214,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
     )
     ledger.told = notifier
-    return Worker(
+    peers = _peers(settings, flow, pool, ids, claims, notifier)
+    worker = Worker(
         flow,
         ids,
         claims,
@@ -215,8 +225,93 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         reports,
         notifier,
         deliverer,
+        peers,
         set(),
     )
+    peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
+    peers.sessions.rates_changed = lambda: _share_rates(worker)
+    return worker
+
+
+def _peers(
+    settings: Settings,
+    flow: Flow,
+    pool: Pool,
+    ids: IdClock,
+    claims: ClaimBook,
+    notifier: Notifier,
+) -> Peers:
+    """Join this process to the others."""
+    numbers, lease, metrics = settings.reliability, flow.lease, flow.metrics
+    process, dispatcher = lease.process, flow.dispatcher
+    handovers = Handovers(pool, process)
+    remote = RemoteChannels(
+        ids=ids, lanes=flow.lanes, ledger=flow.ledger, metrics=metrics, unix=time.time
+    )
+    node = node_name(settings)
+    place = Place(node, settings.worker_slot, settings.workers, process, lease.epoch, settings.role)
+    sessions = Sessions(
+        pool,
+        place,
+        dispatcher=dispatcher,
+        remote=remote,
+        is_valid=lease.is_valid,
+        monotonic=time.monotonic,
+    )
+    desk = HandoverDesk(
+        handovers=handovers,
+        claims=claims,
+        reader=flow.reader,
+        ledger=flow.ledger,
+        dispatcher=dispatcher,
+        remote=remote,
+        metrics=metrics,
+        unix=time.time,
+    )
+    aside = Aside(dispatcher)
+    settler = Settler(
+        ledger=flow.ledger,
+        dispatcher=aside,
+        evidence=flow.evidence,
+        matches=flow.matches,
+        journal=JournalGate(metrics),  # never opened: the answers stand in the dead one's journal
+        metrics=metrics,
+        policy=SettlePolicy(max_attempts=numbers.max_attempts),
+        unix=time.time,
+        monotonic=time.monotonic,
+    )
+    takeover = Takeover(
+        Taker(
+            settings.database_url or "",
+            node,
+            process,
+            lease.epoch,
+            settings.data_dir / "journal",
+            numbers.lease_s,
+            numbers.takeover_grace_s,
+        ),
+        pool,
+        handovers=handovers,
+        reader=flow.reader,
+        ledger=flow.ledger,
+        notifier=notifier,
+        aside=aside,
+        settler=settler,
+        ids=ids,
+        metrics=metrics,
+        is_valid=lease.is_valid,
+    )
+    wakes = Wakes(settings.redis_url, process) if settings.redis_url else None
+    peers = Peers(flow, process, remote, sessions, desk, takeover, wakes)
+    dispatcher.remote, dispatcher.hungry = remote, desk.hungry
+    remote.expired, takeover.kick, sessions.lived = dispatcher.expire, desk.kick, peers.lived
+    if wakes is not None:
+        remote.wake = sessions.wake_other = wakes.wake
+    flow.link_news = sessions.link_changed
+    metrics.before_scrape.append(
+        lambda: metrics.handover_oldest_age_seconds.set((), remote.oldest_age_s())
+    )
+    return peers
 
 
 def _flush_metrics(metrics: Metrics) -> Callable[[str, int, float], None]:
@@ -228,16 +323,27 @@ def _flush_metrics(metrics: Metrics) -> Callable[[str, int, float], None]:
 
 
 def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliability) -> None:
-    """Start what is new, replace what changed, let go what was removed."""
+    """Start what is new, replace what changed, let go what was removed.
+
+    Of each channel this process runs the sessions it holds; of which it holds none is another
+    process's.
+    """
     flow = worker.flow
     running = flow.dispatcher.channels
+    held = worker.peers.sessions.held
+    ours = {
+        channel.id: replace(channel, sessions=held[channel.id])
+        for channel in snapshot.channels.values()
+        if held.get(channel.id)
+    }
     for channel_id, runtime in list(running.items()):
-        if snapshot.channels.get(channel_id) != runtime.config:
+        if ours.get(channel_id) != runtime.config:
             removed = flow.dispatcher.remove_channel(channel_id)
             if removed is not None:
                 _let_go(worker, removed)
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
+    for channel in ours.values():
         if channel.id in running:
             continue
         build_channel = PROTOCOLS.get(channel.protocol)
@@ -245,11 +351,34 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
         adapter = build_channel(channel, flow, numbers)
-        rate = channel.segments_per_second
-        depth = max(rate, MIN_DEPTH_SEGMENTS)
+        rate, depth = _rate(worker, snapshot.channels[channel.id])
         bucket = Bucket(rate, depth, time.monotonic(), otp_reserve=depth / OTP_SHARE)
         flow.dispatcher.add_channel(ChannelRuntime(channel, adapter, bucket))
         adapter.start()
+
+
+def _sessions_changed(worker: Worker, numbers: Reliability) -> None:
+    """This process holds more or fewer sessions than before."""
+    sync_channels(worker, worker.flow.snapshot, numbers)
+    worker.flow.dispatcher.reconfigure(worker.flow.snapshot)
+    worker.peers.sessions.link_changed()
+    _share_rates(worker)
+
+
+def _rate(worker: Worker, channel: config.Channel) -> tuple[float, float]:
+    """Our part of the channel's rate, and the depth of its bucket, in segments."""
+    rate = channel.segments_per_second * worker.peers.sessions.rate_share(channel)
+    return rate, max(rate, MIN_DEPTH_SEGMENTS)
+
+
+def _share_rates(worker: Worker) -> None:
+    """Other nodes have got or lost a channel: all of them together keep its rate."""
+    channels = worker.flow.snapshot.channels
+    for channel_id, runtime in worker.flow.dispatcher.channels.items():
+        if channel_id in channels:
+            rate, depth = _rate(worker, channels[channel_id])
+            reserve = depth / OTP_SHARE
+            runtime.bucket.configure(rate, depth, time.monotonic(), otp_reserve=reserve)
 
 
 def _let_go(worker: Worker, runtime: ChannelRuntime) -> None:

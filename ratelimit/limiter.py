@@ -6,10 +6,11 @@ buckets once several processes share a tenant's limit. One take per request, nev
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ratelimit.bucket import Bucket
-from sms.config import Snapshot
+from sms.config import Snapshot, Tenant
 
 UNKNOWN_TENANT_WAIT_S = 1.0
 
@@ -33,25 +34,26 @@ class LocalLimiter:
     def __init__(self) -> None:
         self._buckets: dict[int, Bucket] = {}
         self._limits: dict[int, tuple[float, int]] = {}
+        self._tenants: Mapping[int, Tenant] = {}
 
     def configure(self, snapshot: Snapshot, now: float) -> None:
         """Follow the configuration: new tenants start full, others keep what they have.
 
         A tenant whose limits did not change keeps its bucket as it is; a removed one loses it.
         """
-        limits = {
-            tenant.id: (tenant.segments_per_second, tenant.burst_segments)
-            for tenant in snapshot.tenants.values()
-        }
-        for tenant_id, (rate, depth) in limits.items():
+        before, self._tenants = self._tenants, snapshot.tenants
+        for tenant_id, tenant in snapshot.tenants.items():
+            if before.get(tenant_id) is tenant:  # of ten thousand, most are as they were
+                continue
+            limits = tenant.segments_per_second, tenant.burst_segments
             bucket = self._buckets.get(tenant_id)
             if bucket is None:
-                self._buckets[tenant_id] = Bucket(rate, depth, now)
-            elif self._limits[tenant_id] != (rate, depth):
-                bucket.configure(rate, depth, now)
-        for tenant_id in self._limits.keys() - limits.keys():
-            del self._buckets[tenant_id]
-        self._limits = limits
+                self._buckets[tenant_id] = Bucket(*limits, now)
+            elif self._limits[tenant_id] != limits:
+                bucket.configure(*limits, now)
+            self._limits[tenant_id] = limits
+        for tenant_id in self._limits.keys() - snapshot.tenants.keys():
+            del self._buckets[tenant_id], self._limits[tenant_id]
 
     def take(self, tenant_id: int, segments: int, now: float) -> Taken:
         """Take all or nothing; `segments` 0 only looks.

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any
+from itertools import product
+from typing import Any, TypeAlias
 
 from sms.model import Carrier, MessageClass
 
@@ -90,6 +91,10 @@ class WebhookEndpoint:
     secrets: tuple[bytes, ...] = ()  # the raw keys that sign now, newest first
 
 
+# Whose messages a route takes: tenant (0 = any), class, carrier (None = any), country (0 = any).
+_RouteKey: TypeAlias = tuple[int, MessageClass | None, Carrier | None, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole configuration at one version."""
@@ -101,26 +106,30 @@ class Snapshot:
     routes: tuple[Route, ...] = ()
     endpoints: Mapping[int, WebhookEndpoint] = field(default_factory=dict)
 
+    # One route for each different list of channels: what can be asked of routes is asked of these.
+    ways: Mapping[tuple[int, ...], Route] = field(init=False, repr=False, compare=False)
+    _by_key: dict[_RouteKey, Route] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Index the routes: a message's look-up must not grow with the number of tenants."""
+        by_key: dict[_RouteKey, Route] = {}
+        ways: dict[tuple[int, ...], Route] = {}
+        for route in self.routes:
+            key = (route.tenant, route.message_class, route.carrier, route.country)
+            by_key.setdefault(key, route)
+            ways.setdefault(route.channels, route)
+        object.__setattr__(self, "_by_key", by_key)  # the object is frozen for everybody else
+        object.__setattr__(self, "ways", ways)
+
     def route_for(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
     ) -> Route | None:
         """The most exact match wins: tenant, then class, then carrier, then country."""
-        best: Route | None = None
-        best_rank = -1
-        for route in self.routes:
-            if (
-                route.tenant not in (0, tenant)
-                or route.message_class not in (None, message_class)
-                or route.carrier not in (None, carrier)
-                or route.country not in (0, country)
-            ):
-                continue
-            rank = (
-                8 * (route.tenant != 0)
-                + 4 * (route.message_class is not None)
-                + 2 * (route.carrier is not None)
-                + (route.country != 0)
-            )
-            if rank > best_rank:
-                best, best_rank = route, rank
-        return best
+        find = self._by_key.get
+        for owner, cls, network, code in product(
+            (tenant, 0), (message_class, None), (carrier, None), (country, 0)
+        ):
+            route = find((owner, cls, network, code))
+            if route is not None:
+                return route
+        return None

@@ -25,7 +25,7 @@ from store.objects import (
     open_row,
 )
 from store.seal import Keyring
-from store.snapshot import Maker
+from store.snapshot import Loaded
 
 _READ = (
     "SELECT kind, id, name, version, spec, secrets, created_at, deleted_at FROM objects"
@@ -49,11 +49,8 @@ class ConfigStore:
         self._pool = pool
         self._keyring = keyring
         self.audit = AuditLog(pool, keyring.audit_key)
-        self._maker = Maker()
-        self._lock = asyncio.Lock()
-        self._loaded: dict[ObjectKey, StoredObject] = {}
-        self._names: dict[tuple[str, int], str] = {}  # under which an object stands in _loaded
-        self._loaded_version = -1
+        self._loading = asyncio.Lock()  # a load that began later must not end earlier
+        self._loaded = Loaded()
 
     async def version(self) -> int:
         """The number that grows with every change."""
@@ -63,44 +60,25 @@ class ConfigStore:
     async def load(self) -> Snapshot:
         """The whole configuration, one consistent version of it.
 
-        Reads what changed since the last time. Raises ConfigError when an object names another
-        that does not exist, or when the secrets were sealed with another master key.
+        Only what changed since the last load is read. Raises ConfigError when an object names
+        another that does not exist, or when the secrets were sealed with another master key.
         """
-        async with self._lock:
+        async with self._loading:
+            known = self._loaded
             async with (
                 acquire(self._pool) as conn,
                 conn.transaction(isolation="repeatable_read", readonly=True),
             ):
                 version = int(await conn.fetchval("SELECT version FROM config_version"))
-                since = self._loaded_version
-                if version < since or since < 0:  # a first time, or a database put back
-                    rows = await conn.fetch(_READ.format("deleted_at IS NULL"))
-                    self._forget()
-                else:
-                    rows = await conn.fetch(_READ.format("version > $1"), since)
-            self._loaded_version = -1  # until all of it is in
-            self._take(rows)
-            snapshot = self._maker.snapshot(version, self._loaded)
-            self._loaded_version = version
-            return snapshot
+                if version < known.version:  # another database stands behind the address
+                    known = Loaded()
+                what = "version > $1 AND (deleted_at IS NULL OR $1 > 0)"
+                rows = await conn.fetch(_READ.format(what), known.version)
+            self._loaded = await known.with_rows(version, rows, self._open)
+            return self._loaded.snapshot()
 
-    def _forget(self) -> None:
-        self._loaded.clear()
-        self._names.clear()
-        self._maker.forget()
-
-    def _take(self, rows: Sequence[asyncpg.Record]) -> None:
-        for row in rows:  # names first: two may have changed places
-            key = row["kind"], row["id"]
-            name = self._names.pop(key, None)
-            if name is not None:
-                del self._loaded[row["kind"], name]
-            if name is not None and (row["deleted_at"] is not None or name != row["name"]):
-                self._maker.forget()
-        for row in rows:
-            if row["deleted_at"] is None:
-                self._names[row["kind"], row["id"]] = row["name"]
-                self._loaded[row["kind"], row["name"]] = open_row(row, self._keyring)
+    def _open(self, row: asyncpg.Record) -> StoredObject:
+        return open_row(row, self._keyring)
 
     async def current(self) -> dict[ObjectKey, StoredObject]:
         """Every object that is not disabled, by (kind, name)."""
@@ -199,6 +177,8 @@ class ConfigStore:
         async with self.change(author) as change:
             if based_on is not None and change.version != based_on + 1:
                 raise ConfigMovedError("the configuration was changed meanwhile; apply it again")
+            if len(writes) > 1:
+                await change.read_all()
             for write in writes:
                 if isinstance(write, Upsert):
                     await change.put(write)

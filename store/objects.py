@@ -91,6 +91,8 @@ class Change:
         self._keyring = keyring
         self._author = author
         self._entries: list[Entry] = []
+        self._next_ids: dict[str, int] = {}
+        self._standing: dict[tuple[str, str], StoredObject] | None = None  # all, once read
 
     @property
     def is_empty(self) -> bool:
@@ -99,6 +101,8 @@ class Change:
 
     async def by_name(self, kind: str, name: str) -> StoredObject | None:
         """The object in force with that name."""
+        if self._standing is not None:
+            return self._standing.get((kind, name))
         return await self._one("kind = $1 AND name = $2", kind, name)
 
     async def by_id(self, kind: str, number: int) -> StoredObject | None:
@@ -111,6 +115,11 @@ class Change:
         """The API key in force with that id."""
         where = "kind = 'api_key' AND (spec ->> 'key_id')::bigint = $1"
         return await self._one(where, key_id)
+
+    async def read_all(self) -> None:
+        """Read everything at once: for a change of many objects."""
+        rows = await self._conn.fetch(f"SELECT {_COLUMNS} FROM objects WHERE deleted_at IS NULL")
+        self._standing = {(row["kind"], row["name"]): open_row(row, self._keyring) for row in rows}
 
     async def _one(self, where: str, *values: object) -> StoredObject | None:
         row = await self._conn.fetchrow(
@@ -165,6 +174,9 @@ class Change:
             number, self.version, upsert.spec, upsert.secrets, upsert.kind, upsert.name,
             row["created_at"] if row else None,
         )  # fmt: skip
+        if self._standing is not None:
+            self._standing.pop((upsert.kind, upsert.was or upsert.name), None)
+            self._standing[upsert.kind, upsert.name] = after
         self._tell(verb, standing, after)
         return after
 
@@ -178,6 +190,8 @@ class Change:
         )
         spec = json.dumps(standing.spec, ensure_ascii=False, sort_keys=True)
         await self._record(standing.kind, standing.id, spec, None, is_deleted=True)
+        if self._standing is not None:
+            self._standing.pop((standing.kind, standing.name), None)
         self._tell(verb, standing, None)
 
     async def finish(self) -> None:
@@ -188,11 +202,15 @@ class Change:
         await self._conn.execute("UPDATE config_version SET version = $1", self.version)
 
     async def _next_id(self, kind: str) -> int:
-        return int(
-            await self._conn.fetchval(
-                "SELECT coalesce(max(id), 0) + 1 FROM objects WHERE kind = $1", kind
+        number = self._next_ids.get(kind)
+        if number is None:
+            number = int(
+                await self._conn.fetchval(
+                    "SELECT coalesce(max(id), 0) + 1 FROM objects WHERE kind = $1", kind
+                )
             )
-        )
+        self._next_ids[kind] = number + 1
+        return number
 
     async def _record(
         self, kind: str, number: int, spec: str, sealed: bytes | None, *, is_deleted: bool

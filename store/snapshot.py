@@ -1,64 +1,101 @@
 """From stored objects to the objects that run: references by name become ids.
 
-What did not change since the last time is not made again: with thousands of tenants a changed
-limit must not hold a worker's event loop.
+What did not change since the last time is not made again, and the event loop is let go in
+between: one key more among ten thousand tenants must not stop the traffic.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from ipaddress import ip_network
-from typing import Any, TypeVar
+
+import asyncpg
 
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant, WebhookEndpoint
 from sms.errors import ConfigError
 from sms.model import Carrier, MessageClass
-from store.objects import StoredObject
+from store.objects import KINDS, StoredObject
 
 ANY = "*"
-Made = TypeVar("Made")
 Objects = Mapping[tuple[str, str], StoredObject]
+_Running = Tenant | ApiKey | Channel | Route | WebhookEndpoint
+_SLICE = 200  # objects read before the event loop is let go, some 3 ms
+_NAMED = frozenset({"tenant", "channel"})  # whose ids stand in other objects
 _TENANT_FIELDS = frozenset(one.name for one in fields(Tenant)) - {"id", "name"}
 
 
-class Maker:
-    """Makes snapshots; remembers each object as long as its version stands."""
+class Loaded:
+    """One version as it was read: the stored objects, and beside each the one that runs."""
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[str, int], tuple[int, Any]] = {}
+    def __init__(self, version: int = 0) -> None:
+        self.version = version
+        self._objects: dict[tuple[str, str], StoredObject] = {}
+        self._names: dict[tuple[str, int], str] = {}  # by kind and id
+        self._running: dict[str, dict[str, _Running]] = {kind: {} for kind in KINDS}
 
-    def forget(self) -> None:
-        """Make everything anew: a name may mean another id than before."""
-        self._made.clear()
+    async def with_rows(
+        self,
+        version: int,
+        rows: Sequence[asyncpg.Record],
+        open_row: Callable[[asyncpg.Record], StoredObject],
+    ) -> Loaded:
+        """The next version: these rows changed, deleted ones first. Raises ConfigError."""
+        made = Loaded(version)
+        made._objects = self._objects.copy()
+        made._names = self._names.copy()
+        made._running = {kind: named.copy() for kind, named in self._running.items()}
+        changed: list[tuple[str, str]] = []
+        has_moved = False
+        for row in rows:  # out first: a name may be another's in the same version
+            name = made._names.get((row["kind"], row["id"]))
+            if name is not None and (row["deleted_at"] is not None or name != row["name"]):
+                made._forget(row["kind"], row["id"])
+                has_moved |= row["kind"] in _NAMED
+        for place, row in enumerate(rows):
+            if row["deleted_at"] is None:
+                key = row["kind"], row["name"]
+                made._objects[key] = open_row(row)
+                made._names[row["kind"], row["id"]] = row["name"]
+                changed.append(key)
+            await _let_go(place)
+        # Another object of that name: everything that names it must be made again.
+        for place, key in enumerate(list(made._objects) if has_moved else changed):
+            made._run(key)
+            await _let_go(place)
+        return made
 
-    def snapshot(self, version: int, objects: Objects) -> Snapshot:
-        """The whole configuration; raises ConfigError when an object names none that exists."""
-        by_kind: dict[str, list[StoredObject]] = {}
-        for stored in objects.values():
-            by_kind.setdefault(stored.kind, []).append(stored)
-        keep: dict[tuple[str, int], tuple[int, Any]] = {}
+    def _forget(self, kind: str, number: int) -> None:
+        name = self._names.pop((kind, number))
+        del self._objects[kind, name]
+        self._running.get(kind, {}).pop(name, None)
 
-        def made(kind: str, make: Callable[[StoredObject, Objects], Made]) -> Iterable[Made]:
-            for stored in by_kind.get(kind, ()):
-                known = self._made.get((kind, stored.id))
-                if known is None or known[0] != stored.version:
-                    known = stored.version, make(stored, objects)
-                keep[kind, stored.id] = known
-                yield known[1]
+    def _run(self, key: tuple[str, str]) -> None:
+        make = _MAKE.get(key[0])
+        if make is not None:
+            self._running[key[0]][key[1]] = make(self._objects[key], self._objects)
 
-        snapshot = Snapshot(
-            version=version,
-            tenants={one.id: one for one in made("tenant", _tenant)},
-            api_keys={one.id: one for one in made("api_key", _api_key)},
-            channels={one.id: one for one in made("channel", _channel)},
-            routes=tuple(made("route", _route)),
-            endpoints={one.id: one for one in made("webhook_endpoint", _endpoint)},
+    def snapshot(self) -> Snapshot:
+        """The objects that run; what did not change is the same object as in the last one."""
+        tenants, keys, channels, routes, endpoints = (
+            self._running[kind].values() for kind in KINDS
         )
-        self._made = keep
-        return snapshot
+        return Snapshot(
+            version=self.version,
+            tenants={one.id: one for one in tenants if isinstance(one, Tenant)},
+            api_keys={one.id: one for one in keys if isinstance(one, ApiKey)},
+            channels={one.id: one for one in channels if isinstance(one, Channel)},
+            routes=tuple(one for one in routes if isinstance(one, Route)),
+            endpoints={one.id: one for one in endpoints if isinstance(one, WebhookEndpoint)},
+        )
+
+
+async def _let_go(place: int) -> None:
+    if place % _SLICE == _SLICE - 1:
+        await asyncio.sleep(0)
 
 
 def _id_of(kind: str, name: str, objects: Objects, user: str) -> int:
@@ -128,3 +165,12 @@ def _endpoint(stored: StoredObject, objects: Objects) -> WebhookEndpoint:
         full_number=bool(spec.get("full_number", False)),
         secrets=tuple(base64.b64decode(text) for text in stored.secrets.get("secrets", ())),
     )
+
+
+_MAKE: Mapping[str, Callable[[StoredObject, Objects], _Running]] = {
+    "tenant": _tenant,
+    "api_key": _api_key,
+    "channel": _channel,
+    "route": _route,
+    "webhook_endpoint": _endpoint,
+}

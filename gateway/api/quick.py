@@ -27,6 +27,7 @@ from gateway.api.send import MESSAGES, STORE_RETRY_S, SendDoor, whole_ms
 from sms.config import Snapshot, Tenant
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.model import Message
+from telemetry.failpoints import failpoints
 
 MAX_KNOWN = 4096  # bearer headers kept with their tenants
 # A request that has one of these goes the other way.
@@ -140,6 +141,8 @@ class QuickDoor:
             entry, errors = parse_one(body)
         except ProblemError:
             return None
+        if failpoints.is_armed:
+            failpoints.hit("door.parsed")
         message = admit(entry, tenant, self._door.rules(), whole_ms(now))
         if errors or isinstance(message, Refused) or flow.shed(message.message_class) is not None:
             return None
