@@ -39,8 +39,9 @@ class Checked:
             self.add(pointer, "field.type", f"{what} must be a JSON object.")
             return {}
         good = {}
-        for name, value in document.items():
+        for name, given in document.items():
             known = table.get(name)
+            value = _whole(given) if known is not None and known.json is int else given
             if known is None:
                 shown = f"`{name}`" if NAME_LIKE.fullmatch(name) else "A field here"
                 detail = f"{shown} is not a field of this object; known are {', '.join(table)}."
@@ -90,3 +91,8 @@ class Checked:
         if not entries:
             self.add(pointer, "field.value", f"`{name}` {wrong}.")
         return False
+
+
+def _whole(value: object) -> object:
+    """4000.0 is a whole number in JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
