@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gateway.settings import Settings
 from gateway.terminal import Terminal
-from sms.errors import ConfigError, GatewayError
+from sms.errors import ConfigError, GatewayError, Unavailable
 from store import binaries, probe
 from store.audit import AuditLog
 from store.database import open_pool
@@ -24,6 +24,7 @@ from store.embedded import endpoints_of, existing_run_directory
 from store.seal import Keyring, read_master_key
 
 LEAST_FREE_SHARE = 0.05
+_NOT_READ = "not looked at: the database or the master key is away"
 Look = Callable[[Settings], str]
 
 
@@ -165,17 +166,18 @@ def _audit(settings: Settings) -> str:
     if url is None:
         run_dir = existing_run_directory(settings.data_dir)
         if run_dir is None or not _answers(run_dir / ".s.PGSQL.5432"):
-            return "looked at while the database runs"
+            return _NOT_READ
         url = endpoints_of(run_dir).database_url
-    if not settings.master_key_file.exists():
-        return "none yet"
+    try:
+        key = Keyring(read_master_key(settings.master_key_file)).audit_key
+    except ConfigError:
+        return _NOT_READ  # told beside "master key"
 
     async def look(dsn: str) -> str:
         if await probe.pending_migrations(dsn):
             return "none before the migrations"
         pool = await open_pool(dsn, size=1)
         try:
-            key = Keyring(read_master_key(settings.master_key_file)).audit_key
             found = await AuditLog(pool, key).verify()
         finally:
             await pool.close()
@@ -186,4 +188,7 @@ def _audit(settings: Settings) -> str:
             )
         return f"{found.rows} rows, the chain holds; its head is {found.head.hex()[:16]}"
 
-    return asyncio.run(look(url))
+    try:
+        return asyncio.run(look(url))
+    except Unavailable:
+        return _NOT_READ  # told beside "database"

@@ -1,6 +1,7 @@
 """The audit log: one row per change, in its transaction, chained, never changed."""
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -8,6 +9,9 @@ import json
 import asyncpg
 import pytest
 
+from gateway.check import _audit
+from gateway.settings import Settings
+from sms.errors import ConfigError
 from store import audit, database
 from store.audit import AuditLog, Author
 from store.config import ConfigStore
@@ -168,3 +172,18 @@ async def test_the_log_is_read_in_pages_and_by_object(store):
     assert [row.id for row in await store.audit.page(9, of="ten_0000000000000002")] == [2]
     assert await store.audit.page(9, of="x' OR true --") == []
     assert await AuditLog(store._pool, b"").page(0) == []
+
+
+async def test_smsgw_check_names_the_row_that_was_tampered_with(store, conn, dsn, tmp_path):
+    (tmp_path / "master.key").write_bytes(base64.b64encode(MASTER))
+    (tmp_path / "master.key").chmod(0o600)
+    settings = Settings.load({}, data_dir=tmp_path, database_url=dsn)
+    for name in ("a", "b"):
+        await store.apply([Upsert("tenant", name, {}, {})], OPS)
+    assert "2 rows, the chain holds" in await asyncio.to_thread(_audit, settings)
+    await conn.execute(
+        "ALTER TABLE audit_events DISABLE TRIGGER append_only;"
+        " UPDATE audit_events SET body = replace(body, 'ops', 'eve') WHERE id = 2"
+    )
+    with pytest.raises(ConfigError, match="row 2 of the audit log"):
+        await asyncio.to_thread(_audit, settings)
