@@ -16,14 +16,16 @@ from adapters.smpp.channel import SmppChannel
 from adapters.smpp.session import SmppPolicy
 from cluster.wake import Wakes
 from gateway.apply import allow_list
+from gateway.backlog import Backlog, BacklogPolicy
 from gateway.conflicts import Conflicts
+from gateway.conservation import Conservation
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
 from gateway.lanes import Lanes
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, tally
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
@@ -86,6 +88,7 @@ class Worker:
     conflicts: Conflicts
     reports: Reports
     notifier: Notifier
+    conservation: Conservation
     deliverer: Deliverer
     peers: Peers
     stopping: set[asyncio.Task[None]]  # channels on their way out, awaited at the end
@@ -123,6 +126,16 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         monotonic=time.monotonic,
         unix=time.time,
         call_later=loop.call_later,
+    )
+    backlog = Backlog(
+        lanes=lanes,
+        ledger=ledger,
+        dispatcher=dispatcher,
+        reader=reader,
+        metrics=metrics,
+        policy=BacklogPolicy(numbers.spill_ids, numbers.parked_after_s),
+        unix=time.time,
+        monotonic=time.monotonic,
     )
     evidence = Evidence(
         ledger=ledger,
@@ -177,6 +190,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             limiter=LocalLimiter(),
             lease=lease,
             lanes=lanes,
+            backlog=backlog,
             ledger=ledger,
             dispatcher=dispatcher,
             evidence=evidence,
@@ -215,6 +229,15 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     )
     ledger.told = notifier
     peers = _peers(settings, flow, pool, ids, claims, notifier)
+    conservation = Conservation(
+        pool=pool,
+        ledger=ledger,
+        dispatcher=dispatcher,
+        spill=backlog.spill,
+        metrics=metrics,
+        oldest_row_s=flow.events.oldest_age_s,
+        tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
+    )
     worker = Worker(
         flow,
         ids,
@@ -224,6 +247,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         conflicts,
         reports,
         notifier,
+        conservation,
         deliverer,
         peers,
         set(),
@@ -304,6 +328,7 @@ def _peers(
     wakes = Wakes(settings.redis_url, process) if settings.redis_url else None
     peers = Peers(flow, process, remote, sessions, desk, takeover, wakes)
     dispatcher.remote, dispatcher.hungry = remote, desk.hungry
+    remote.go_on = dispatcher.pump
     remote.expired, takeover.kick, sessions.lived = dispatcher.expire, desk.kick, peers.lived
     if wakes is not None:
         remote.wake = sessions.wake_other = wakes.wake
@@ -429,7 +454,7 @@ def _events(
         on_conflict=conflicts.lost,
         on_quarantined=flow.quarantined,
         on_lease_lost=lease_lost,
-        tally=flow.tally,
+        tally=tally,
         on_flush=_flush_metrics(flow.metrics),
     )
     return EventLane(
