@@ -80,7 +80,7 @@ def wait_for(gateway: GatewayProcess, key: str, status: int, **more: str) -> flo
     """Seconds until every worker answers like this."""
     began = time.monotonic()
     eventually(
-        lambda: statuses(gateway, key, **more) == Counter({status: 24}), f"{status} everywhere"
+        lambda: statuses(gateway, key, 24, **more) == Counter({status: 24}), f"{status} everywhere"
     )
     return time.monotonic() - began
 

@@ -64,7 +64,7 @@ async def test_the_document_is_valid_and_has_all_routes(flow):
         (route.path_format, method.lower())
         for route in _behind(flow).routes
         if isinstance(route, APIRoute) and route.path != "/openapi.json"
-        for method in route.methods
+        for method in route.methods or ()
         if method != "HEAD"
     }
     described = {(path, method) for path, found in told["paths"].items() for method in found}
