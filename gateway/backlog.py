@@ -5,10 +5,10 @@
                                   ├─▶ read ─▶ expired    when its validity is over
                                   └─▶ `parked`           after 10 minutes: the mark moves on
 
-One lane keeps at most a quarter of its class's memory (what is held a sixteenth), all lanes
-together seven eighths: the last eighth is for tenants with few messages waiting, so that nobody
-stands behind the thousands of another. What would only be held, because no channel of its route
-is up, is not read back.
+One lane keeps at most a quarter of its class's memory (what is held a sixteenth, otp a quarter
+too), all lanes together seven eighths: the last eighth is for tenants with few messages waiting,
+so that nobody stands behind the thousands of another. What would only be held, because no channel
+of its route is up, is not read back.
 
 Everything works in slices, so that the loop is not held.
 """
@@ -27,24 +27,29 @@ from gateway.reports import fold_stored
 from gateway.spill import Parking, Route, Spill, Taken
 from sms.config import Snapshot
 from sms.errors import StoreUnavailable
-from sms.ids import id_at, process_of, unix_of
+from sms.ids import id_at, unix_of
 from sms.model import FINAL_STATES, Message, MessageClass, State
 from store.fragments import Why, park_sql, unpark_sql
 from store.read import Head, Reader
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
 BATCH: Final = 500  # ids read back in one go, rows of one commit
-PAGE: Final = 1000  # heads read in one go
 SLICE: Final = 100  # messages decided or opened in one turn of the loop, some 1 ms
 PICK_S: Final = 0.002  # of the loop for looking whose turn it is
 LOOK_S: Final = 0.02  # between two looks at the lanes while something is spilled
 IDLE_S: Final = 0.1  # and while nothing is
 RETRY_S: Final = 0.5
 DUE_AFTER_S: Final = 600.0  # a parked row is due so long after its message's validity
-LANE_PART: Final = 4  # a lane holds a quarter of its class's memory,
-FEW_PART: Final = 32
-HELD_PART: Final = 16  # what no channel could take just now less: it is bound when one comes up
+LANE_PART: Final = 4  # a lane holds a quarter of its class's memory
+FEW_PART: Final = 32  # and a few messages of a tenant, all tenants together, so much of it
+# What no channel could take just now is bound to one when it comes up, so little of it suffices.
+HELD_PART: Final = {
+    MessageClass.OTP: 4,
+    MessageClass.TRANSACTIONAL: 16,
+    MessageClass.MARKETING: 16,
+}
 # Intake of a class ends when the spill is so full: marketing first, otp last.
 OPEN_SHARE: Final = {
     MessageClass.MARKETING: 0.8,
@@ -132,13 +137,15 @@ class Backlog:
                     self._put_away(message)
             self._ledger.took(kept)
             self._dispatcher.arrived(kept)
+        if failpoints.is_armed and self.spill.total:
+            failpoints.hit("spill.kept")
 
     def _is_roomy(self, count: int) -> bool:
         """Whether there is nothing to decide, whatever the messages are."""
         lanes, held = self._lanes, self._lanes.lane(HELD)
         return all(
             lanes.used(cls) + count <= lanes.limit(cls) // LANE_PART
-            and held.queue(cls).size + count <= lanes.limit(cls) // HELD_PART
+            and held.queue(cls).size + count <= lanes.limit(cls) // HELD_PART[cls]
             for cls in MessageClass
         )
 
@@ -156,7 +163,7 @@ class Backlog:
         limit = self._lanes.limit(message_class)
         used = self._lanes.used(message_class) + in_all
         queue = self._lanes.lane(channel).queue(message_class)
-        if queue.size + in_lane < limit // (LANE_PART if channel else HELD_PART):
+        if queue.size + in_lane < limit // (LANE_PART if channel else HELD_PART[message_class]):
             stays = used < limit * 7 // 8
         else:
             there = queue.waiting(tenant) + of_tenant
@@ -288,6 +295,8 @@ class Backlog:
         done = 0
         try:
             open_one = await self._read(batch)
+            if failpoints.is_armed:
+                failpoints.hit("spill.read")
             while done < len(batch):
                 some = batch[done : done + SLICE]
                 self._land(some, open_one, place)
@@ -425,10 +434,10 @@ class Backlog:
         self._ledger.commit([], done=done.set)
         await done.wait()
 
-    # -- what others left ------------------------------------------------------------------
+    # -- what an earlier life left ---------------------------------------------------------
 
     def take_up(self, heads: Iterable[Head], *, is_parked: bool) -> None:
-        """Own what an earlier life, or another process, had accepted; nothing of it is read yet.
+        """Own what an earlier life of this process had accepted; nothing of it is read yet.
 
         `is_parked`: committed rows in `parked`, which we look after, stand for them.
         """
@@ -443,44 +452,30 @@ class Backlog:
                 is_parked=is_parked,
             )
 
-    async def take_up_parked(self) -> int:
-        """Take up what stands in `parked` for us and came from a process that we took over.
-
-        Safe to repeat. Returns how many. Raises StoreUnavailable.
-        """
-        count = 0
-        for why in (Why.QUEUED, Why.SPILLED):
-            after = 0
-            while heads := await self._reader.parked_heads(self._ledger.process, why, after, PAGE):
-                after = heads[-1].id
-                strangers = [head for head in heads if process_of(head.id) != self._ledger.process]
-                count += await self._take_up_unknown(strangers)
-        return count
-
     async def take_up_due(self, message_ids: Sequence[int]) -> None:
-        """Their parked rows came due and no object of them is in memory. Raises StoreUnavailable.
+        """Parked rows of ours came due whose messages are not in memory. Raises StoreUnavailable.
 
-        What stands in the spill, or does so from now on, is due again after its validity.
+        What stands in the spill, or does so from now on, is due again after its validity; a row
+        whose message has left for good goes.
         """
-        heads = await self._reader.heads(message_ids)
-        if not heads:
+        if not message_ids:
             return
+        mine = await self._reader.still_mine(self._ledger.process, message_ids)
+        heads = await self._reader.heads(mine)
         await self._take_up_unknown(heads)
         soonest = self._unix()
         rows = [
             Parking(head.id, int(max(soonest, head.valid_until)), head.message_class, head.tenant)
             for head in heads
         ]
-        self._ledger.commit([], sql=self._park_sql(rows))
+        gone = set(message_ids).difference(mine)
+        self._ledger.commit([], sql=self._park_sql(rows) + unpark_sql(gone))
 
-    async def _take_up_unknown(self, heads: Sequence[Head]) -> int:
-        count = 0
+    async def _take_up_unknown(self, heads: Sequence[Head]) -> None:
         for start in range(0, len(heads), SLICE):
-            unknown = [head for head in heads[start : start + SLICE] if not self._knows(head)]
-            self.take_up(unknown, is_parked=True)
-            count += len(unknown)
+            some = heads[start : start + SLICE]
+            self.take_up([head for head in some if not self._knows(head)], is_parked=True)
             await asyncio.sleep(0)
-        return count
 
     def _knows(self, head: Head) -> bool:
         return head.id in self._ledger.live or self.spill.has(

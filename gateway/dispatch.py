@@ -600,16 +600,47 @@ class Dispatcher:
             return
         keep: list[tuple[float, float, Submit]] = []
         lost: list[Submit] = []
+        ready: list[Submit] = []
         for due, until, submit in runtime.repairs:
             if runtime.is_up and due <= now:
-                runtime.unsent.append(submit)
+                ready.append(submit)
             elif until <= now:
                 lost.append(submit)
             else:
                 keep.append((due, until, submit))
+        if ready and self.is_stopped:
+            left = runtime.adapter.submit(ready)
+            keep += [(now, submit.message.sent_at + REPAIR_S, submit) for submit in left]
+        else:
+            runtime.unsent.extend(ready)
         runtime.repairs = keep
         if lost and self.lost is not None:
             self.lost(channel, lost, "channel.link_lost")
+
+    def stop(self) -> None:
+        """We drain: nothing leaves any more but what a message lacks that left in part.
+
+        Nobody can add to it after us: what joins its segments ends with the process.
+        """
+        self.is_stopped = True
+        now = self._monotonic()
+        for runtime in self.channels.values():
+            unsent, runtime.unsent = runtime.unsent, deque()
+            for submit in unsent:
+                if submit.total > 1 and submit.message.sent_at:
+                    until = submit.message.sent_at + REPAIR_S
+                    runtime.repairs.append((now, until, submit))
+                else:
+                    runtime.unsent.append(submit)
+
+    def is_mending(self) -> bool:
+        """Whether a long message that left in part may still leave whole; a look at all of ours."""
+        for message in self._ledger.live.values():
+            if message.state is State.SUBMITTING and message.sent_at and len(message.texts) > 1:
+                runtime = self.channels.get(message.channel)
+                if runtime is not None and runtime.is_up:
+                    return True
+        return False
 
     def resend(self, message: Message) -> None:
         """Queue what came back (RELIABILITY 14, 14a, 17), after its row is committed."""

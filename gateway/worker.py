@@ -526,9 +526,14 @@ class _Life:
         flow.is_draining = True
         log.info("draining")
         idle_until = await self._leave_the_door(deadline)
-        flow.dispatcher.is_stopped = True
+        flow.dispatcher.stop()
         await worker.peers.leave()
-        answers_s = max(0.1, min(numbers.drain_answers_s, deadline - time.monotonic() - FLUSH_S))
+        answers_until = min(time.monotonic() + numbers.drain_answers_s, deadline - FLUSH_S)
+        while time.monotonic() < answers_until:  # the tick sends what they lack
+            if not flow.dispatcher.is_mending():
+                break
+            await asyncio.sleep(TICK_S)
+        answers_s = max(0.1, answers_until - time.monotonic())
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
         await worker.peers.left()

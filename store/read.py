@@ -31,7 +31,7 @@ from store.copying import CARRIERS, COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, 
 from store.database import AnyConnection, Pool, acquire
 from store.fragments import ParkedReport, ParkedWebhook, Why, open_report
 from store.partitions import day_range, today
-from store.seal import COLUMN_BODY, COLUMN_NUMBER, COLUMN_OPTIONS, Keyring, Sealer, day_of
+from store.seal import COLUMN_OPTIONS, Keyring, Sealer, day_of
 
 _MESSAGE_COLUMNS = (
     "id,tenant,number,body,options,class,encoding,segments,flags,valid_until,created_at"
@@ -586,26 +586,28 @@ def _head(row: asyncpg.Record) -> Head:
 
 
 def _message(row: asyncpg.Record, sealer: Sealer) -> Message:
-    message_id, tenant, flags = row["id"], row["tenant"], row["flags"]
+    """One row of `_MESSAGE_COLUMNS`; by place and not by name, it is read back by the thousand."""
+    message_id, tenant, number, body, options, cls, encoding, segments, flags, until, at = row
     sender_ext = client_ref = metadata = None
-    if row["options"] is not None:
-        plain = sealer.open(tenant, message_id, COLUMN_OPTIONS, row["options"])
+    if options is not None:
+        plain = sealer.open(tenant, message_id, COLUMN_OPTIONS, options)
         sender_ext, client_ref, metadata = json.loads(plain)
+    number, body = sealer.open_message(tenant, message_id, number, body)
     return Message(
-        id=message_id,
-        tenant=tenant,
-        message_class=CLASSES_BY_CODE[row["class"]],
-        number=sealer.open(tenant, message_id, COLUMN_NUMBER, row["number"]).decode(),
-        carrier=CARRIERS[flags & 7],
-        country=flags >> COUNTRY_SHIFT,
-        encoding=ENCODINGS_BY_CODE[row["encoding"]],
-        texts=texts_of(sealer.open(tenant, message_id, COLUMN_BODY, row["body"]), row["segments"]),
-        valid_until=row["valid_until"].timestamp(),
-        created_at=row["created_at"].timestamp(),
-        sender_ext=sender_ext,
-        client_ref=client_ref,
-        metadata=metadata,
-        on_uncertain=ON_UNCERTAIN[flags >> 3 & 3],
+        message_id,
+        tenant,
+        CLASSES_BY_CODE[cls],
+        number.decode(),
+        CARRIERS[flags & 7],
+        flags >> COUNTRY_SHIFT,
+        ENCODINGS_BY_CODE[encoding],
+        texts_of(body, segments),
+        until.timestamp(),
+        at.timestamp(),
+        sender_ext,
+        client_ref,
+        metadata,
+        ON_UNCERTAIN[flags >> 3 & 3],
     )
 
 

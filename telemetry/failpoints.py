@@ -55,6 +55,8 @@ POINTS: Final[Mapping[str, str]] = {
     "notify.sent": "12: the receiver took it; it is not marked",
     "notify.parked": "12: events that an endpoint did not take are parked",
     "marks.written": "12: the cursor and the low-water mark are in the process row",
+    "spill.kept": "beside 5: accepted messages are kept as ids alone; no 202",
+    "spill.read": "beside 5: ids are read back; their messages are in no lane",
     "handover.given": "beside 6: a block for another process is committed; it still stands here",
     "handover.taken": "beside 6: a block is ours by its claim; it is not read back",
     "takeover.seized": "after a death: the dead one's epoch is raised; nothing of it is moved",

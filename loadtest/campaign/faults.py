@@ -23,7 +23,7 @@ from telemetry.failpoints import POINTS
 
 FIRE_S: Final = 30.0  # an armed place must be reached within
 CUT_S: Final = 20.0
-LINKS_DOWN_S: Final = 0.4
+LINKS_DOWN_S: Final = 0.6
 FROZEN_S: Final = 3.0
 TAKEN_OVER_S: Final = 45.0
 STALLED_S: Final = 0.5
@@ -121,7 +121,7 @@ async def _lose_commit(ground: Ground, _: Firing) -> int:
 
 
 async def _drop_links(ground: Ground, firing: Firing) -> int:
-    """No carrier for a moment: texts are held, unclaimed, and bound anew when they are back."""
+    """No carrier for a moment: texts are held, unclaimed, some as ids alone, and bound anew."""
     while not firing.done():
         await ground.node.behave({"link": "down"})
         await asyncio.sleep(LINKS_DOWN_S)
@@ -150,6 +150,8 @@ PROVOKED: Final[Mapping[str, Provoke]] = {
     "dispatch.claiming": _drop_links,
     "dispatch.claimed": _drop_links,
     "choose.again": _drop_links,
+    "spill.kept": _drop_links,
+    "spill.read": _drop_links,
     "notify.parked": _fail_webhooks,
     "recover.decided": _kill_a_worker,
     "recover.committed": _kill_a_worker,

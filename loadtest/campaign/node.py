@@ -44,6 +44,9 @@ RELIABILITY: Final[Mapping[str, str]] = {
     "reconnect_min_s": "0.2",
     "reconnect_max_s": "1",
     "drain_before_s": "0.2",
+    "lane_otp": "160",  # what is held beyond a sixteenth of it is kept as ids: seen in each run
+    "lane_transactional": "160",
+    "lane_marketing": "160",
     "restart_max_s": "0.1",  # a campaign kills what has just been started, again and again
 }
 # A long way to the carrier and back, so that something is open at every moment, and submits that

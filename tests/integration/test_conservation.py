@@ -17,7 +17,7 @@ from tests.support.inside import Inside, inside
 pytestmark = pytest.mark.integration
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
-SMALL = {"lane_otp": 400, "lane_transactional": 400, "lane_marketing": 400}
+SMALL = {"lane_otp": 3200, "lane_transactional": 3200, "lane_marketing": 3200}  # 200 held
 
 
 async def rounds(worker: Inside, count: int = 3) -> dict[int, float]:

@@ -11,7 +11,6 @@ from gateway.lanes import Lanes
 from sms.errors import StoreUnavailable
 from sms.ids import id_at
 from sms.model import Message, MessageClass
-from store.fragments import Why
 from store.read import Head, Reader, Stored
 from tests.support.flow_kit import Kit
 
@@ -33,7 +32,7 @@ class FakeReader:
     def __init__(self) -> None:
         self.stored: dict[int, Message] = {}
         self.folded: dict[int, Message] = {}  # those with rows, as they stand now
-        self.parked: dict[Why, list[int]] = {}
+        self.others: set[int] = set()  # at rest, or another process's
         self.reads: list[int] = []  # how many ids each read asked for
         self.is_away = False
 
@@ -54,10 +53,9 @@ class FakeReader:
         self._ask()
         return [self.head(one) for one in sorted(ids) if one in self.stored]
 
-    async def parked_heads(self, process: int, why: Why, after_id: int, limit: int) -> list[Head]:
+    async def still_mine(self, process: int, ids: Iterable[int]) -> list[int]:
         self._ask()
-        wanted = [one for one in sorted(self.parked.get(why, ())) if one > after_id][:limit]
-        return [self.head(one) for one in wanted]
+        return [one for one in ids if one not in self.others]
 
     def head(self, message_id: int) -> Head:
         message = self.stored[message_id]

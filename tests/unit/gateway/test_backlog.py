@@ -417,39 +417,21 @@ async def test_heads_of_an_earlier_life_are_taken_up_without_being_read() -> Non
     assert [message.id for message in await drain(kit)] == ids
 
 
-async def test_what_is_parked_for_a_process_taken_over_is_taken_up_once() -> None:
-    kit = BacklogKit(memory=8)
-    own, strangers = [], []
-    for number in range(30):
-        message = kit.message()
-        if number % 3:
-            message.id ^= 5 << 12  # given by another process
-            strangers.append(message.id)
-        else:
-            own.append(message.id)
-        kit.store.stored[message.id] = message
-    kit.store.parked = {Why.SPILLED: strangers[:15] + own, Why.QUEUED: strangers[15:]}
-    assert await kit.backlog.take_up_parked() == 20
-    assert await kit.backlog.take_up_parked() == 0
-    kit.dispatcher.link_changed(1, is_up=True)
-    assert sorted(message.id for message in await drain(kit)) == sorted(strangers)
-
-
 async def test_a_due_row_of_what_is_known_is_only_put_off() -> None:
     kit = BacklogKit(memory=64)
     kit.send(50)
-    known = [one.id for one in kit.spill.take(TRANSACTIONAL, (1,), 5, lambda _: 5)]
-    await kit.backlog.take_up_due(kit.store.parked.get(Why.SPILLED, []))
     taken = kit.spill.total
     assert taken == 46
-    stranger = kit.message()
-    kit.store.stored[stranger.id] = stranger
+    stranger, gone = kit.message(), kit.message()
+    kit.store.stored |= {stranger.id: stranger, gone.id: gone}
+    kit.store.others = {gone.id}
     spilled = next(one for one in sorted(kit.store.stored) if kit.spill.has(TRANSACTIONAL, 1, one))
-    await kit.backlog.take_up_due([spilled, stranger.id])
+    await kit.backlog.take_up_due([spilled, stranger.id, gone.id])
     kit.events.flush()
     assert kit.spill.total == taken + 1
-    assert kit.events.sql[-1].count(f",{int(Why.SPILLED)},") == 2
-    assert known
+    parking, unparking = kit.events.sql[-1].rstrip(";").split(";")
+    assert parking.count(f",{int(Why.SPILLED)},") == 2
+    assert unparking == f"DELETE FROM parked WHERE message_id IN ({gone.id})"
 
 
 # -- any interleaving -----------------------------------------------------------------------

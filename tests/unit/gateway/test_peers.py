@@ -48,7 +48,7 @@ def state_of(message: Message) -> State:
 
 
 def drained(kit: Leaving) -> None:
-    kit.dispatcher.is_stopped = True
+    kit.dispatcher.stop()
     kit.peers.hand_back()
     kit.events.flush()
 

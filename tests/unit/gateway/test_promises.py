@@ -160,6 +160,56 @@ def test_a_repair_ends_after_its_minute() -> None:
     assert len(kit.channels[1].seen) < 70
 
 
+def test_a_drain_lets_a_long_message_leave_whole_and_nothing_else() -> None:
+    """Seen in a rolling restart: its missing segment waited, and it came back as a second copy."""
+    kit = Kit(channels=1, window=8)
+    half = kit.message(texts=("a", "b"), valid_s=100.0)
+    kit.accept(half)
+    kit.answer(1, Submitted("S0"))
+    kit.answer(1, Throttled(1.0, "x"))
+    kit.dispatcher.stop()
+    kit.accept(kit.message())  # accepted while we drain: another process sends it
+    assert kit.dispatcher.is_mending()
+    for _ in range(20):
+        kit.clock.now += 0.5
+        kit.dispatcher.tick()
+    [_, _, again] = kit.channels[1].seen
+    assert (again.message, again.segment) == (half, 1)
+    kit.answer(1, Submitted("S1"))
+    assert state_of(half) is State.SUBMITTED
+    assert not kit.dispatcher.is_mending()
+
+
+def test_a_drain_lets_segments_follow_that_found_no_slot() -> None:
+    kit = Kit(channels=1, window=2)
+    long = kit.message(texts=("a", "b", "c"), valid_s=100.0)
+    kit.accept(long)
+    assert len(kit.channels[1].seen) == 2
+    kit.dispatcher.stop()
+    for _ in range(2):
+        kit.answer(1, Submitted("S"))
+    kit.dispatcher.tick()
+    assert [submit.segment for submit in kit.channels[1].seen] == [0, 1, 2]
+    kit.answer(1, Submitted("S2"))
+    assert state_of(long) is State.SUBMITTED
+
+
+def test_a_drain_does_not_wait_for_what_never_left_or_for_a_link_that_is_down() -> None:
+    kit = Kit(channels=1, window=8)
+    kit.channels[1].size = 0
+    kit.accept(kit.message(texts=("a", "b")))
+    kit.dispatcher.stop()
+    assert not kit.dispatcher.is_mending()
+    kit.channels[1].size = 8
+    kit.dispatcher.is_stopped = False
+    kit.dispatcher.tick()
+    kit.events.flush()
+    kit.dispatcher.stop()
+    assert kit.dispatcher.is_mending()
+    kit.dispatcher.link_changed(1, is_up=False)
+    assert not kit.dispatcher.is_mending()
+
+
 def test_a_removed_channel_leaves_no_message_behind() -> None:
     kit = Kit(window=8)
     half = kit.message(texts=("a", "b"))
