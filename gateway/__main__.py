@@ -118,15 +118,21 @@ def _apply(arguments: argparse.Namespace) -> int:
     from gateway import apply
     from gateway.servers import describe_place, reachable
     from store.database import migrate
+    from store.probe import pending_migrations
 
     def tell(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
+    is_dry: bool = arguments.dry_run
     given = Settings.load()
     tell(describe_place(given))
     with reachable(given, tell) as settings:
-        asyncio.run(migrate(settings.database_url or "", tell))
-        return apply.run(settings, arguments.file)
+        dsn = settings.database_url or ""
+        if not is_dry:
+            asyncio.run(migrate(dsn, tell))
+        elif asyncio.run(pending_migrations(dsn)):
+            raise ConfigError("the database waits for migrations: run `smsgw migrate` first")
+        return apply.run(settings, arguments.file, _terminal(arguments), is_dry=is_dry)
 
 
 def _terminal(arguments: argparse.Namespace) -> Terminal:
@@ -190,8 +196,11 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "check", _check, "look whether settings and connections are right")
     _add(commands, "migrate", _migrate, "bring the database's schema up to date")
 
-    apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)", has_json=False)
+    apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
     apply.add_argument("file", metavar="FILE", type=Path, help="tenants, keys, channels, routes …")
+    apply.add_argument(
+        "--dry-run", action="store_true", help="show what it would change, and change nothing"
+    )
     return parser
 
 

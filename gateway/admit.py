@@ -53,6 +53,17 @@ _SENDER_EXT = re.compile(r"[0-9]{1,12}")
 _NO_SUCH_NUMBER = (
     "`to`: no number of that country looks like this; check its digits and how many they are."
 )
+# A toll-free or landline number may take texts; these never do, and premium ones cost the sender.
+_KINDS_WITHOUT_TEXTS = {
+    phonenumbers.PhoneNumberType.PREMIUM_RATE: "a premium-rate number",
+    phonenumbers.PhoneNumberType.SHARED_COST: "a shared-cost number",
+    phonenumbers.PhoneNumberType.VOICEMAIL: "a voicemail access",
+    phonenumbers.PhoneNumberType.PAGER: "a pager",
+}
+_NO_TEXTS = {
+    kind: f"`to`: this is {what} of that country; send to a mobile number."
+    for kind, what in _KINDS_WITHOUT_TEXTS.items()
+}
 _NEVER_GSM7 = FieldError(
     "/encoding",
     "content.not_gsm7",
@@ -169,8 +180,9 @@ def _recipient(entry: SendRequest, tenant: Tenant, errors: list[FieldError]) -> 
     if isinstance(number, BadNumber):
         errors.append(FieldError("/to", number.code, f"`to`: {number.detail}."))
         return None
-    if number.country != MAINLAND and not _is_plausible(number.digits):
-        errors.append(FieldError("/to", "recipient.invalid", _NO_SUCH_NUMBER))
+    refused = None if number.country == MAINLAND else _foreign_refusal(number.digits)
+    if refused is not None:
+        errors.append(FieldError("/to", "recipient.invalid", refused))
         return None
     if number.country not in tenant.countries:
         errors.append(
@@ -186,22 +198,26 @@ def _recipient(entry: SendRequest, tenant: Tenant, errors: list[FieldError]) -> 
     return number
 
 
-def _is_plausible(digits: str) -> bool:
-    """Whether a number outside the mainland can exist, remembered by all but 4 last digits."""
-    return _block_is_plausible(digits[:-4], len(digits))
+def _foreign_refusal(digits: str) -> str | None:
+    """Why a number outside the mainland is refused, remembered by all but 4 last digits."""
+    return _block_refusal(digits[:-4], len(digits))
 
 
 @lru_cache(maxsize=65_536)
-def _block_is_plausible(prefix: str, length: int) -> bool:
+def _block_refusal(prefix: str, length: int) -> str | None:
     # The numbers of one block of 10,000 differ in nothing that numbering plans decide by, with
     # exceptions too few to spend 15 µs a message on. Whether the block is in service is the
     # carrier's to say: refusing by an old table would be worse than asking.
     try:
         parsed = phonenumbers.parse("+" + prefix.ljust(length, "1"))
     except phonenumbers.NumberParseException:
-        return False
-    if not phonenumbers.is_possible_number(parsed):
-        return False
+        return _NO_SUCH_NUMBER
+    if not phonenumbers.is_possible_number(parsed) or not _is_in_plan(parsed):
+        return _NO_SUCH_NUMBER
+    return _NO_TEXTS.get(phonenumbers.number_type(parsed))
+
+
+def _is_in_plan(parsed: phonenumbers.PhoneNumber) -> bool:
     national = phonenumbers.national_significant_number(parsed)
     regions = phonenumbers.region_codes_for_country_code(parsed.country_code or 0)
     for region in regions:

@@ -16,12 +16,15 @@ from pathlib import Path
 
 from gateway.settings import Settings
 from gateway.terminal import Terminal
-from sms.errors import ConfigError, GatewayError
+from sms.errors import ConfigError, GatewayError, Unavailable
 from store import binaries, probe
+from store.audit import AuditLog
+from store.database import open_pool
 from store.embedded import endpoints_of, existing_run_directory
-from store.seal import read_master_key
+from store.seal import Keyring, read_master_key
 
 LEAST_FREE_SHARE = 0.05
+_NOT_READ = "not looked at: the database or the master key is away"
 Look = Callable[[Settings], str]
 
 
@@ -46,6 +49,7 @@ def results(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         "tls": _tls,
         "database": _database,
         "redis": _redis,
+        "audit": _audit,
     }
     for name, look in looks.items():
         try:
@@ -154,3 +158,37 @@ def _redis(settings: Settings) -> str:
             return f"embedded Valkey will be started ({binaries.find_valkey()})"
         url = endpoints_of(run_dir).redis_url
     return f"version {asyncio.run(probe.check_redis(url))}"
+
+
+def _audit(settings: Settings) -> str:
+    """Whether every row of the audit log is as it was written."""
+    url = settings.database_url
+    if url is None:
+        run_dir = existing_run_directory(settings.data_dir)
+        if run_dir is None or not _answers(run_dir / ".s.PGSQL.5432"):
+            return _NOT_READ
+        url = endpoints_of(run_dir).database_url
+    try:
+        key = Keyring(read_master_key(settings.master_key_file)).audit_key
+    except ConfigError:
+        return _NOT_READ  # told beside "master key"
+
+    async def look(dsn: str) -> str:
+        if await probe.pending_migrations(dsn):
+            return "none before the migrations"
+        pool = await open_pool(dsn, size=1)
+        try:
+            found = await AuditLog(pool, key).verify()
+        finally:
+            await pool.close()
+        if found.broken_at is not None:
+            raise ConfigError(
+                f"row {found.broken_at} of the audit log is not as it was written (or another "
+                "master key wrote it): keep the database as it is, and find out who changed it"
+            )
+        return f"{found.rows} rows, the chain holds; its head is {found.head.hex()[:16]}"
+
+    try:
+        return asyncio.run(look(url))
+    except Unavailable:
+        return _NOT_READ  # told beside "database"

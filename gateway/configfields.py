@@ -1,7 +1,8 @@
-"""What may stand in a configuration file: tables of fields, each with its check.
+"""What may stand in a configuration: tables of fields, each with its check.
 
-A check gets a value and returns None, or what is wrong and what to do about it. A field that
-belongs to a later version is refused by name: ignoring it would promise what nobody keeps.
+`smsgw apply` and the admin API read the same tables. A check gets a value and returns None, or
+what is wrong and what to do about it. A field that belongs to a later version is refused by name:
+ignoring it would promise what nobody keeps.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Network, ip_network
 
 from compliance.signature import is_brand
 from sms.model import Carrier, MessageClass, State
@@ -25,11 +27,13 @@ _QUOTES = "must be text; put it in quotes"
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of an object. `later`: known, but not offered yet."""
+    """One field of an object. `is_later`: known, but not offered yet; `json`: its type there."""
 
     check: Check
     is_required: bool = False
     is_later: bool = False
+    json: type | tuple[type, ...] = object
+    is_nullable: bool = False
 
 
 def is_number(value: object) -> bool:
@@ -90,21 +94,51 @@ def flag(value: object) -> str | None:
     return None if isinstance(value, bool) else "must be true or false"
 
 
-def list_of(check: Check, least: int = 0, most: int = 1000) -> Check:
-    """A list whose every entry passes `check` and stands there once."""
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A list whose every entry passes `check` and stands there once; itself a check."""
 
-    def check_all(value: object) -> str | None:
-        if not isinstance(value, list) or not least <= len(value) <= most:
-            return f"must be a list of {least} to {most} entries"
+    check: Check
+    least: int = 0
+    most: int = 1000
+
+    def __call__(self, value: object) -> str | None:
+        """What is wrong with the first entry that is."""
+        if not isinstance(value, list) or not self.least <= len(value) <= self.most:
+            return f"must be a list of {self.least} to {self.most} entries"
+        wrong = self.entries(value)
+        return f"entry {wrong[0][0] + 1} {wrong[0][1]}" if wrong else None
+
+    def entries(self, value: list[object]) -> list[tuple[int, str]]:
+        """Every entry that is wrong, by its index."""
+        found = []
         for index, entry in enumerate(value):
-            wrong = check(entry)
+            wrong = self.check(entry)
+            if wrong is None and entry in value[:index]:
+                wrong = "stands there twice"
             if wrong is not None:
-                return f"entry {index + 1} {wrong}"
-            if entry in value[:index]:
-                return f"entry {index + 1} stands there twice"
-        return None
+                found.append((index, wrong))
+        return found
 
-    return check_all
+
+def list_of(check: Check, least: int = 0, most: int = 1000) -> ListOf:
+    """A list of `least` to `most` entries that all pass `check`."""
+    return ListOf(check, least, most)
+
+
+def network(value: object) -> str | None:
+    """A network or a single address, written the way it is compared."""
+    if not isinstance(value, str) or not value.isascii() or "%" in value:
+        return "must be a network as text, such as 203.0.113.0/24 or 2001:db8::/32"
+    try:
+        found = ip_network(value)
+    except ValueError as error:
+        if "host bits" in str(error):
+            return "has bits behind its mask; write the first address of the network"
+        return "must be a network or an address, such as 203.0.113.0/24 or 2001:db8::7"
+    if isinstance(found, IPv6Network) and found.network_address.ipv4_mapped is not None:
+        return "is an IPv4 network in IPv6 form; write it as IPv4"
+    return None
 
 
 def one_of(words: Collection[str]) -> Check:
@@ -159,27 +193,49 @@ TOP: Mapping[str, Field] = {
         ("canaries", "signatures", "templates", "suppressions", "consents", "word_lists"), _later
     ),
 }
-TENANT: Mapping[str, Field] = {
-    "name": Field(name, is_required=True),
-    "signatures": Field(list_of(_brand)),
-    "countries": Field(list_of(whole(1, 999), least=1)),
-    "limits": Field(anything),
-    "api_keys": Field(anything),
-    **dict.fromkeys(("allowed_ips", "otp_caps", "on_uncertain"), _later),
-}
+MAX_NETWORKS = 256
+MAX_QUOTA = 10**12
+MAX_OVERLAP_S = 30 * 86_400
 LIMITS: Mapping[str, Field] = {
-    "segments_per_second": Field(number(0.01, MAX_RATE)),
-    "burst_segments": Field(whole(1, MAX_RATE)),
-    **dict.fromkeys(("segments_per_day", "segments_per_month"), _later),
+    "segments_per_second": Field(number(0.01, MAX_RATE), json=(int, float)),
+    "burst_segments": Field(whole(1, MAX_RATE), json=int),
+    "segments_per_day": Field(whole(1, MAX_QUOTA), json=int, is_nullable=True),
+    "segments_per_month": Field(whole(1, MAX_QUOTA), json=int, is_nullable=True),
 }
-API_KEY: Mapping[str, Field] = {
-    "name": Field(name, is_required=True),
-    "scopes": Field(list_of(one_of(["send", "read"]), least=1)),
+# What both the API and a file may say of a tenant.
+TENANT_OBJECT: Mapping[str, Field] = {
+    "name": Field(name, is_required=True, json=str),
+    "signatures": Field(list_of(_brand), json=list),
+    "countries": Field(list_of(whole(1, 999), least=1), json=list),
+    "allowed_ips": Field(list_of(network, most=MAX_NETWORKS), json=list),
+    "limits": Field(anything, json=dict),
+}
+TENANT: Mapping[str, Field] = {
+    **TENANT_OBJECT,
+    "suspended": Field(flag),
+    "api_keys": Field(anything),
+    **dict.fromkeys(("otp_caps", "on_uncertain"), _later),
+}
+TENANT_SCOPES = ("send", "read")
+KEY_OBJECT: Mapping[str, Field] = {
+    "name": Field(name, is_required=True, json=str),
+    "scopes": Field(list_of(one_of(TENANT_SCOPES), least=1), json=list),
+    "signing": Field(flag, json=bool),
+}
+ADMIN_KEY_OBJECT: Mapping[str, Field] = {
+    **KEY_OBJECT,
+    "scopes": Field(list_of(one_of(["admin"]), least=1), json=list),
+}
+_KEY_IN_FILE: Mapping[str, Field] = {
     "secret": Field(text(200)),
     "secret_file": Field(text(4096)),
-    **dict.fromkeys(("signing", "allowed_ips"), _later),
+    "signing_secret": Field(text(200)),
+    "signing_secret_file": Field(text(4096)),
+    "revoked": Field(flag),
+    "allowed_ips": _later,
 }
-ADMIN_KEY: Mapping[str, Field] = {**API_KEY, "scopes": Field(list_of(one_of(["admin"]), least=1))}
+API_KEY: Mapping[str, Field] = {**KEY_OBJECT, **_KEY_IN_FILE}
+ADMIN_KEY: Mapping[str, Field] = {**ADMIN_KEY_OBJECT, **_KEY_IN_FILE}
 CHANNEL: Mapping[str, Field] = {
     "name": Field(name, is_required=True),
     "protocol": Field(anything, is_required=True),

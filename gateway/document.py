@@ -1,7 +1,7 @@
 """A configuration file, checked as a whole: every complaint at once, or the objects it wants.
 
 Nothing is written here, neither to the store nor to a file: what has to be made (keys, webhook
-secrets) is only noted, and `gateway/apply.py` makes it once the whole file is good.
+secrets) is only noted, and `gateway/plan.py` makes it once the whole file is good.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from adapters.base import NOT_A_SETTING
 from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
+from gateway.api.signing import is_signing_secret
 from gateway.configfields import LATER, Field
+from gateway.secretfiles import SecretFiles
+from gateway.specs import suspended, tenant_spec
+from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
-from sms.config import Channel, Tenant
-from webhooks.address import AllowList, refusal
-from webhooks.deliver import parse_target
+from sms.config import Channel
+from sms.ids import to_text
+from webhooks.address import AllowList
 from webhooks.sign import parse_secret
 
 # Everything wrong with a channel's own settings: (pointer, what to do).
@@ -34,10 +37,6 @@ LATER_PROTOCOLS = (
 _CHANNEL_SECRETS = frozenset(
     {"password", "secret", "shared_secret", "access_key_secret", "auth_token", "api_key"}
 )
-_MAX_SECRET_FILE = 65_536
-_NO_URL = "is not a URL; write it as https://host/path"
-_EXCEPTION = "or let the operator name the origin in SMSGW_WEBHOOK_ALLOW"
-_ANY_PUBLIC = "1.1.1.1"
 # Two channels that agree in these are one account at the carrier.
 _ACCOUNT = ("host", "port", "system_id")
 
@@ -49,10 +48,13 @@ class Wanted:
     kind: str
     name: str
     spec: dict[str, Any]
-    secrets: dict[str, Any] = field(default_factory=dict)
-    key: ParsedKey | None = None  # an API key given
+    secrets: dict[str, Any] = field(default_factory=dict, repr=False)
+    key: ParsedKey | None = field(default=None, repr=False)  # an API key given
     make_in: Path | None = None  # its file does not exist yet: make it there
     is_secret_open: bool = False  # neither given nor to be filed: keep the old one, or print one
+    signing: bool | None = None  # whether the key signs; None = the file does not say
+    signing_secret: str | Path | None = field(default=None, repr=False)  # given, or to be filed
+    is_revoked: bool = False  # the key shall be out of force
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Surroundings:
     known: Mapping[ObjectKey, Mapping[str, Any]]  # spec of every object in force
     protocols: Mapping[str, Validate]
     allow: AllowList
+    revoked: frozenset[int] = frozenset()  # ids of keys that may not come back
 
 
 def check_document(text: str, around: Surroundings) -> tuple[list[Wanted], list[Complaint]]:
@@ -91,7 +94,7 @@ class _Document:
         self._around = around
         self._line_of = line_of
         self._names: set[ObjectKey] = set()
-        self._planned: set[Path] = set()
+        self._secrets = SecretFiles(around.base_dir, self.complain)
         self._channel_pointers: dict[str, str] = {}
         self._key_ids: dict[int, str] = {
             spec["key_id"]: name
@@ -181,57 +184,52 @@ class _Document:
     def _exists(self, kind: str, name: object) -> bool:
         return (kind, name) in self._names or (kind, name) in self._around.known
 
-    # -- secrets -------------------------------------------------------------------------------
-
-    def _secret(self, good: dict[str, Any], pointer: str, name: str) -> str | Path | None:
-        """The secret, or the path of a file that does not exist, or None when neither is given."""
-        plain = good.get(name)
-        file = good.get(f"{name}_file")
-        if plain is not None and file is not None:
-            self.complain(pointer, f"has both `{name}` and `{name}_file`; remove one of them")
-            return None
-        if file is None:
-            return str(plain) if plain is not None else None
-        path = self._around.base_dir / str(file)
-        try:
-            with path.open("rb") as handle:
-                content = handle.read(_MAX_SECRET_FILE).decode().strip("\r\n")
-        except FileNotFoundError:
-            self._plan_file(path, f"{pointer}/{name}_file")
-            return path
-        except (OSError, UnicodeDecodeError) as error:
-            cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            self.complain(f"{pointer}/{name}_file", f"cannot be read ({cause}); correct the file")
-            return None
-        if not content:
-            self.complain(f"{pointer}/{name}_file", "names an empty file; put the secret into it")
-            return None
-        return content
-
-    def _plan_file(self, path: Path, pointer: str) -> None:
-        """The file may have to be made: nobody else makes it, and its folder is there."""
-        if path in self._planned:
-            self.complain(pointer, "is the file of another entry too; give each its own")
-        elif not path.parent.is_dir():
-            self.complain(pointer, "lies in a folder that does not exist; make the folder")
-        self._planned.add(path)
+    # -- keys ----------------------------------------------------------------------------------
 
     def _key(self, good: dict[str, Any], pointer: str, wanted: Wanted) -> None:
-        secret = self._secret(good, pointer, "secret")
+        wanted.is_revoked = good.get("revoked", False)
+        if wanted.is_revoked:  # its files stay unread: who revokes a key need not have it
+            self._take(wanted, pointer)
+            return
+        secret = self._secrets.read(good, pointer, "secret")
         wanted.is_secret_open = "secret" not in good and "secret_file" not in good
         if isinstance(secret, Path):
             wanted.make_in = secret
         elif secret is not None:
             at = f"{pointer}/{'secret' if 'secret' in good else 'secret_file'}"
             wanted.key = parse_key(secret.strip().encode())
-            if wanted.key is None or wanted.key.id >= 1 << 63:
-                self.complain(
-                    at,
-                    "is not an API key (smsgw_…); give a whole key, or remove the file to get one",
-                )
-            elif self._key_ids.setdefault(wanted.key.id, wanted.name) != wanted.name:
-                self.complain(at, "is the key of another entry; every entry needs its own")
+            wrong = self._key_refusal(wanted)
+            if wrong is not None:
+                self.complain(at, wrong)
+        self._signing(good, pointer, wanted)
         self._take(wanted, pointer)
+
+    def _key_refusal(self, wanted: Wanted) -> str | None:
+        """What is wrong with a key that was given, and what to do."""
+        key = wanted.key
+        if key is None or key.id >= 1 << 63:
+            return "is not an API key (smsgw_…); give a whole key, or remove the file to get one"
+        if key.id in self._around.revoked:
+            return "is a key that was revoked, and none comes back; remove the file to get another"
+        owner = self._key_ids.setdefault(key.id, wanted.name)
+        if owner == f"{wanted.name}/{to_text('key', key.id)}":
+            return "is a key that was rotated out; put its successor there"
+        if owner != wanted.name:
+            return "is the key of another entry; every entry needs its own"
+        return None
+
+    def _signing(self, good: dict[str, Any], pointer: str, wanted: Wanted) -> None:
+        wanted.signing = good.get("signing")
+        secret = self._secrets.read(good, pointer, "signing_secret")
+        if secret is None:
+            return
+        at = f"{pointer}/{'signing_secret' if 'signing_secret' in good else 'signing_secret_file'}"
+        if wanted.signing is False:
+            self.complain(at, "belongs to a key that does not sign; remove it, or `signing: false`")
+        elif isinstance(secret, str) and not is_signing_secret(secret.strip()):
+            self.complain(at, "is not a signing secret (smsgw_signing_…); remove it to get one")
+        wanted.signing = True
+        wanted.signing_secret = secret.strip() if isinstance(secret, str) else secret
 
     # -- sections ------------------------------------------------------------------------------
 
@@ -241,17 +239,13 @@ class _Document:
         if "name" not in good:
             return
         name = good["name"]
-        rate = limits.get("segments_per_second", Tenant(0, "").segments_per_second)
-        burst = limits.get("burst_segments", min(fields.MAX_RATE, max(1, round(2 * rate))))
-        spec = {
-            "signatures": good.get("signatures", []),
-            "countries": good.get("countries", [86]),
-            "segments_per_second": rate,
-            "burst_segments": burst,
-        }
         standing = self._around.known.get(("tenant", name), {})
-        if standing.get("is_suspended"):  # an operator's act, which no file undoes by silence
-            spec["is_suspended"] = True
+        # What protects a tenant no file undoes by silence: an operator suspended it, or said
+        # where its keys may be used from.
+        if "allowed_ips" not in good:
+            good["allowed_ips"] = standing.get("allowed_ips", [])
+        is_suspended = good.get("suspended", bool(standing.get("is_suspended")))
+        spec = suspended(tenant_spec(good, limits), is_suspended=is_suspended)
         self._take(Wanted("tenant", name, spec), pointer)
         for at, entry in self._entries(good.get("api_keys"), f"{pointer}/api_keys"):
             self._api_key(entry, at, name)
@@ -330,9 +324,9 @@ class _Document:
                 self.complain(f"{pointer}/{name}_file", wrong)
                 secrets[name] = ""
                 continue
-            found = self._secret(own, pointer, name)
+            found = self._secrets.read(own, pointer, name)
             if isinstance(found, Path):
-                self._planned.discard(found)
+                self._secrets.forget(found)
                 detail = "names a file that does not exist; write the secret into it"
                 self.complain(f"{pointer}/{name}_file", detail)
                 found = ""
@@ -416,7 +410,7 @@ class _Document:
             "full_number": good.get("full_number", False),
         }
         wanted = Wanted("webhook_endpoint", f"{good['tenant']} {good['url']}", spec)
-        secret = self._secret(good, pointer, "secret")
+        secret = self._secrets.read(good, pointer, "secret")
         wanted.is_secret_open = "secret" not in good and "secret_file" not in good
         if isinstance(secret, Path):
             wanted.make_in = secret
@@ -439,37 +433,3 @@ def _setting_detail(pointer: str, detail: str) -> str:
     if "did you mean" in detail:
         return detail
     return f"{detail}; every channel has {', '.join(fields.CHANNEL)}"
-
-
-def url_refusal(url: str, allow: AllowList) -> str | None:
-    """What is wrong with a webhook's URL and what to do, or None (RELIABILITY section 10)."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-    except ValueError:
-        return _NO_URL
-    host = parts.hostname
-    if parts.scheme not in ("http", "https") or not host or not url.isascii():
-        return _NO_URL
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        return "must not hold a user name, a password or a #fragment; remove it"
-    wrong = None
-    if not allow.allows(parts.scheme, host, port):
-        if parts.scheme != "https":
-            return f"must begin with https://; use TLS, {_EXCEPTION}"
-        wrong = _address_refusal(host, port)
-    if wrong is None:  # the last word has the room that will call it
-        target = parse_target(url, allow)
-        wrong = f"is refused: {target}; correct it" if isinstance(target, str) else None
-    return wrong
-
-
-def _address_refusal(host: str, port: int) -> str | None:
-    # A name is judged by the address it has when it is called; here only by its port.
-    is_address = host.replace(".", "").isdigit() or ":" in host
-    why = refusal(host if is_address else _ANY_PUBLIC, port)
-    if why == "port":
-        return f"has the port {port}; use 443 or 8443, {_EXCEPTION}"
-    if why is not None:
-        return f"is not an address of the public Internet; use one, {_EXCEPTION}"
-    return None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
+from gateway.api.access import Access
 from gateway.backlog import Backlog
 from gateway.conflicts import Conflicts
 from gateway.dispatch import Dispatcher
@@ -123,6 +124,7 @@ class Flow:
         self._data_dir = parts.data_dir
         self._monotonic = parts.monotonic
         self.snapshot = Snapshot()
+        self.access = Access()  # filled by wiring
         self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
         self.events: EventLane | None = None
         self.conflicts: Conflicts | None = None

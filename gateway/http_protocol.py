@@ -322,7 +322,7 @@ class GatewayHttp(HttpToolsProtocol):
 
     def _take(self, body: bytes) -> Quick | None:
         try:
-            return self._door.take(self.headers, body)
+            return self._door.take(self.headers, body, self.client)
         except Exception:  # whatever it is, the long way meets it again and answers 500
             log.exception("short way failed")
             self._door.crashed()

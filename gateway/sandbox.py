@@ -30,12 +30,13 @@ from gateway import apply
 from gateway.children import Child
 from gateway.client import command_line
 from gateway.document import ObjectKey
+from gateway.plan import Applied
 from gateway.settings import Settings, child_environment
 from gateway.terminal import Terminal
 from sms.errors import ConfigError
-from store.config import StoredObject
 from store.durable import write_once
 from store.embedded import make_private
+from store.objects import StoredObject
 
 CARRIERS = ("carrier-a", "carrier-b", "carrier-c", "carrier-d")
 FIRST_SMPP_PORT = 2775
@@ -263,7 +264,7 @@ def _apply_missing(settings: Settings, ports: Ports, private: Path) -> None:
     if not text:
         return
     result = apply.apply_text(settings, text, settings.data_dir)
-    if not isinstance(result, apply.Applied):
+    if not isinstance(result, Applied):
         words = "; ".join(f"{found.pointer} {found.detail}" for found in result)
         raise ConfigError(f"the sandbox's configuration was refused: {words}")
 

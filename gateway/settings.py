@@ -247,9 +247,11 @@ class Settings(BaseModel):
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in value:
             try:
-                ip_network(network)
+                found = ip_network(network)
             except ValueError:
                 raise ValueError("must list networks such as 10.0.0.0/8") from None
+            if not found.prefixlen:
+                raise ValueError("must not trust everybody: list the networks of your proxies")
         return value
 
     @field_validator("node")

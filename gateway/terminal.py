@@ -43,6 +43,20 @@ class Terminal:
         else:
             self._write(line)
 
+    def styled(self, line: Text) -> None:
+        """A line with colours where there are any; not for `--json`."""
+        if self._console is not None:
+            self._console.print(line, soft_wrap=True)
+        else:
+            self._write(line.plain)
+
+    def fail(self, line: str, event: str, **fields: object) -> None:
+        """What is wrong: for a person on stderr, for a script among the rest."""
+        if self.is_json:
+            self._write(json.dumps({"event": event, **fields}, ensure_ascii=False))
+        else:
+            sys.stderr.write(f"{line}\n")
+
     def raw(self, document: Mapping[str, object]) -> None:
         """One JSON document a line, as the gateway gave it."""
         self._write(json.dumps(document, ensure_ascii=False))

@@ -20,6 +20,9 @@ from pathlib import Path
 
 import uvloop
 
+from cluster.nonces import Nonces
+from gateway.api.access import Access
+from gateway.api.address import Addresses
 from gateway.dispatch import low_water
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
@@ -115,9 +118,17 @@ async def _main(settings: Settings) -> int:
         first_block=max(held, default=0) + 1,
         lease_lost=_lease_lost,
     )
+    nonces = Nonces(settings.redis_url)
+    life.worker.flow.access = Access(
+        addresses=Addresses(settings.trusted_proxies),
+        nonces=nonces,
+        config=life.store,
+        refresh=life.reload_if_changed,
+    )
     try:
         return await life.run()
     finally:
+        await nonces.close()
         await pool.close()
 
 
@@ -142,6 +153,7 @@ class _Life:
         self.worker: Worker
         self.http: HttpServer | None = None  # none in a role without a public door
         self.stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
         self._journal_dir = settings.data_dir / "journal"
         self._is_recovered = False  # until then the marks of the former owner stand
         self._renew_now = asyncio.Event()
@@ -281,7 +293,7 @@ class _Life:
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
             self._every(SWEEP_S, "expiry", self.worker.flow.backlog.sweep),
             self.worker.flow.backlog.run(),
-            self._every(self.numbers.config_poll_s, "config", self._reload_if_changed),
+            self._every(self.numbers.config_poll_s, "config", self.reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
@@ -481,11 +493,16 @@ class _Life:
     async def _fold_deltas(self) -> None:
         await self.worker.flow.reader.fold_deltas(self.lease.process)
 
-    async def _reload_if_changed(self) -> None:
-        if self.worker.flow.is_draining:  # a channel started now would outlive its drain
-            return
-        if await self.store.version() != self.worker.flow.snapshot.version:
-            await self._reload()
+    async def reload_if_changed(self) -> None:
+        """Take up a new configuration: each second, and when this process changed it itself."""
+        flow = self.worker.flow
+        async with self._reloading:  # what was read first must not be put in force last
+            if await self.store.version() == flow.snapshot.version:
+                return
+            if flow.is_draining:  # a channel started now would outlive its drain
+                flow.snapshot = await self.store.load()  # but a revoked key ends here too
+            else:
+                await self._reload()
 
     async def _reload(self) -> None:
         snapshot = await self.store.load()

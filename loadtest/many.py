@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.api.auth import hash_secret, new_key, new_key_id, parse_key
-from store.config import Upsert
+from store.objects import Upsert
 
 LIMIT = 1_000_000
 ROUTE_CHANNELS = 4

@@ -26,8 +26,10 @@ from loadtest.progress import Bar
 from loadtest.stock_gateway import NotStock, StockGateway, environment, running
 from sms.ids import to_text
 from store import database, partitions
-from store.config import ConfigStore, Upsert
+from store.audit import Author
+from store.config import ConfigStore
 from store.database import Pool
+from store.objects import Upsert
 from store.read import Reader
 from store.seal import Keyring, read_master_key
 from webhooks.sign import parse_secret
@@ -171,7 +173,7 @@ class Place:
         """Write objects of the configuration; returns its version."""
         pool = await database.open_pool(self.dsn, size=1, statement_timeout_s=60.0)
         try:
-            return await ConfigStore(pool, self.keyring).apply(upserts, "growth")
+            return await ConfigStore(pool, self.keyring).apply(upserts, Author("command", "growth"))
         finally:
             await pool.close()
 

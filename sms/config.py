@@ -6,8 +6,10 @@ These are the parsed, validated objects that run; `gateway/apply.py` makes them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -24,18 +26,23 @@ class Tenant:
     countries: tuple[int, ...] = (86,)
     segments_per_second: float = 100.0  # rate of the token bucket
     burst_segments: int = 200  # its depth
+    segments_per_day: int | None = None  # None = no quota
+    segments_per_month: int | None = None
     is_suspended: bool = False
+    allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()  # empty = from everywhere
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One bearer key; only `secret_hash` = HMAC(pepper, secret) is known."""
+    """One API key; of its bearer text only `secret_hash` = HMAC(pepper, secret) is known."""
 
     id: int
     name: str
     tenant: int  # 0 for admin keys: they belong to the platform
     scopes: frozenset[str]
-    secret_hash: bytes
+    secret_hash: bytes = field(repr=False)
+    valid_until: float = math.inf  # Unix seconds; a key that was rotated out has an end
+    signing_secret: bytes | None = field(default=None, repr=False)  # of a key that may sign
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ numbers may have been ported. What the table does not hold is refused, with thes
   numbers: refused, no text would arrive.
 - IoT cards with 11 digits (146, 148, 149) and satellite phones (1349, 1740x, 1619, 1749 …): taken.
   They are allocated and some receive texts; the carrier's receipt is a better judge than we are.
-- Landlines, service numbers (10086, 95588, 106…, 400…): refused, they are no mobile numbers.
+- Landlines, hotlines, short, access and premium numbers: refused, each with its reason
+  (data/refused-cn.json, looked at only once a number is refused).
 
 Of another country only the calling code (data/calling-codes.json, ITU-T E.164) and the length are
 checked. Digits are `[0-9]` alone: full-width or Arabic ones are refused, not converted.
@@ -17,6 +18,7 @@ checked. Digits are `[0-9]` alone: full-width or Arabic ones are refused, not co
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,8 @@ _SPELLING = _bad(
     "write the number as + and digits only, such as +8613800138000; no spaces, dashes or "
     "brackets, and + instead of 00"
 )
-_NOT_MOBILE = _bad("not a mainland mobile number: those have 11 digits and begin with 13 to 19")
+_MOBILE = "mainland mobile numbers have 11 digits and begin with 13 to 19"
+_NOT_MOBILE = _bad(f"not a mobile number of the mainland; {_MOBILE}")
 _MACHINE = _bad("a 13-digit machine (IoT) number cannot receive ordinary texts")
 _UNALLOCATED = _bad("no carrier has been given numbers with this beginning")
 _LENGTH = _bad(f"a number has {MIN_DIGITS} to {MAX_DIGITS} digits, the calling code included")
@@ -106,8 +109,18 @@ _SERVICES = frozenset(str(code) for code in _CODES["services"])
 _DIGITS: dict[str, int] = _CODES["digits"]
 
 
+_REFUSED = tuple(
+    (re.compile(entry["pattern"]), _bad(f"{entry['says']}; {_MOBILE}"))
+    for entry in _load("refused-cn.json")["kinds"]
+)
+
+
 def _refuse_bare(text: str) -> BadNumber:
     """Without '+' only the mainland's 11 digits are read."""
+    if 3 <= len(text) < 11 and text[:1] in "149":  # a short number has no other spelling
+        known = _known_kind(text)
+        if known is not None:
+            return known
     if len(text) == 11 and text.isascii() and text.isdigit():
         return _refuse_mainland(text)
     if len(text) == 13 and text[:3] in _MACHINE_HEADS and text.isascii() and text.isdigit():
@@ -124,7 +137,12 @@ def _refuse_mainland(national: str) -> BadNumber:
         return _MACHINE
     if len(national) == 11 and national[0] == "1" and national[1] in "3456789":
         return _UNALLOCATED
-    return _NOT_MOBILE
+    return _known_kind(national) or _NOT_MOBILE
+
+
+def _known_kind(national: str) -> BadNumber | None:
+    """What else the number is, when that is known; `[0-9]` alone, as everywhere."""
+    return next((why for kind, why in _REFUSED if kind.fullmatch(national)), None)
 
 
 def _parse_foreign(digits: str) -> Number | BadNumber:

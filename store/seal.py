@@ -2,6 +2,7 @@
 
     master.key ─HKDF─▶ wrapping key ─▶ data key of (tenant shard, UTC day), kept in `data_keys`
                 ├────▶ pepper of the API keys        │
+                ├────▶ key of the audit chain        │
                 ├────▶ key of the blind index        ▼
                 └────▶ key of configuration secrets  nonce = message id (8) ‖ column (4)
 
@@ -165,6 +166,7 @@ class Keyring:
             raise ConfigError("the master key must have 32 bytes")
         self.pepper = _derive(master, b"smsgw api key pepper")
         self.index_key = _derive(master, b"smsgw number index")
+        self.audit_key = _derive(master, b"smsgw audit chain")
         self._wrap = AESGCM(_derive(master, b"smsgw data key wrap"))
         self._secrets = AESGCM(_derive(master, b"smsgw secrets"))
         self._sealers: dict[int, Sealer] = {}  # day * SHARDS + shard

@@ -382,6 +382,12 @@ class Metrics:
         self.journal_failures_total = Counter(
             "journal_failures_total", "Writes that the attempt journal did not take."
         )
+        self.signed_requests_total = Counter(
+            "signed_requests_total",
+            "Requests with a right signature, by what is known of their nonce; new_here: Valkey "
+            "did not answer.",
+            ("nonce",),
+        )
         self.loop_lag_seconds = Gauge(
             "loop_lag_seconds", "How late the event loop runs its timers.", rule="max"
         )

@@ -16,10 +16,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from gateway.api.auth import authenticate
+from gateway.api.access import Caller, Gate
+from gateway.api.admin import Admin
 from gateway.api.frame import (
     METHODS,
     App,
+    BodyReader,
+    DisconnectedError,
     Receive,
     Scope,
     Send,
@@ -37,12 +40,13 @@ from gateway.api.problems import Problem, ProblemError
 from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
 from gateway.api.send import SendDoor
-from sms.errors import StoreUnavailable
+from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
 _STORE_RETRY_S = b"2"
+MAX_SIGNED_BODY = 1 << 20  # of the routes behind the send door; each may allow less
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 
 
@@ -67,8 +71,11 @@ def _behind(flow: FlowPort) -> FastAPI:
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(StoreUnavailable, _on_store_away)
+    app.add_exception_handler(OutcomeUnknown, _on_outcome_unknown)
+    app.add_exception_handler(DisconnectedError, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     Messages(flow).register(app)
+    Admin(flow).register(app)
     Health(flow).register(app)
     document = build_document(app)
 
@@ -101,6 +108,8 @@ def _guarded(app: App) -> App:
 
 def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
     """Add the request id to scope and answer, check the key and the query, measure."""
+    gate = Gate(flow)
+    bodies = BodyReader(monotonic)
 
     async def timed(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,34 +133,66 @@ def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
             await send(event)
 
         try:
-            _enter(flow, scope)
+            caller = _enter(gate, scope)
+            if caller is not None:
+                receive = await _let_in(gate, caller, scope, receive, bodies)
         except ProblemError as refusal:
             await answer_problem(with_id, refusal.problem, request_id)
+        except DisconnectedError:
+            status = 499  # only the metric sees it: there is nobody to answer
         else:
             await app(scope, receive, with_id)
         route = scope.get("route")
         method = scope["method"] if scope["method"] in METHODS else "other"
         flow.metrics.http_request_seconds.observe(
-            (getattr(route, "path", "other"), method, str(status)), monotonic() - started
+            (getattr(route, "path_format", "other"), method, str(status)), monotonic() - started
         )
 
     return timed
 
 
-def _enter(flow: FlowPort, scope: Scope) -> None:
-    """What holds for every route: no secret in the URL, and a key before anything under /v1."""
+def _enter(gate: Gate, scope: Scope) -> Caller | None:
+    """What holds for every route: no secret in the URL, and a key before anything under /v1.
+
+    None where no key is asked for.
+    """
     check_host(scope)
     query: bytes = scope.get("query_string", b"")
     if query:
         refuse_secret_in_query(query)
     headers = headers_of(scope["headers"])
     if scope["path"] in _OPEN_PATHS:
-        return
-    snapshot = flow.snapshot
-    key = authenticate(headers, snapshot, flow.keyring.pepper)
-    if isinstance(key, Problem):
-        raise ProblemError(key)
+        return None
+    return gate.identify(headers)
+
+
+async def _let_in(
+    gate: Gate, caller: Caller, scope: Scope, receive: Receive, bodies: BodyReader
+) -> Receive:
+    """Prove the key and check the address; what then gives the body.
+
+    A signature covers the body, so that is read first, and given again to whoever handles it.
+    """
+    key = caller.key
+    if caller.signed is not None:
+        body = await bodies.read(receive, MAX_SIGNED_BODY)
+        key = await gate.verify(caller, scope, body)
+        receive = _again(body, receive)
+    gate.check_address(key, scope)
     scope["state"]["key"] = key
+    return receive
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that was read already."""
+    left = [body]
+
+    async def again() -> Scope:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return again
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -176,6 +217,17 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_store_away(request: Request, _: Exception) -> Response:
     problem = Problem("store.unavailable", "The store does not answer just now.")
     problem.headers.append((b"retry-after", _STORE_RETRY_S))
+    return problem_response(request, problem)
+
+
+async def _on_outcome_unknown(request: Request, _: Exception) -> Response:
+    detail = "The store went away during the commit: the change may have been made."
+    return problem_response(request, Problem("outcome_unknown", detail))
+
+
+async def _on_disconnect(request: Request, _: Exception) -> Response:
+    """Nobody reads this answer."""
+    problem = Problem("request.disconnected", "The request ended before its body was whole.")
     return problem_response(request, problem)
 
 

@@ -65,9 +65,12 @@ def hash_secret(pepper: bytes, secret: bytes) -> bytes:
 
 
 def authenticate(
-    headers: Mapping[bytes, bytes], snapshot: Snapshot, pepper: bytes
+    headers: Mapping[bytes, bytes], snapshot: Snapshot, pepper: bytes, now: float
 ) -> ApiKey | Problem:
-    """Find the key of a request, or the 401 to answer; reads headers only, never the body."""
+    """Find the key of a request, or the 401 to answer; reads headers only, never the body.
+
+    `now` is Unix seconds: a key that was rotated out ends by itself.
+    """
     header = headers.get(b"authorization")
     if header is None:
         return _refuse("auth.missing", "The request carries no API key.")
@@ -82,7 +85,8 @@ def authenticate(
         return _refuse("auth.invalid", "The API key is incomplete or mistyped.")
     key = snapshot.api_keys.get(parsed.id)
     stored = _NOBODY if key is None else key.secret_hash
-    if not hmac.compare_digest(hash_secret(pepper, parsed.secret), stored) or key is None:
+    is_right = hmac.compare_digest(hash_secret(pepper, parsed.secret), stored)
+    if not is_right or key is None or now >= key.valid_until:
         return _refuse("auth.invalid", "The API key is not known here, or was revoked.")
     return key
 
@@ -92,6 +96,8 @@ def allow(key: ApiKey, scope: str, snapshot: Snapshot) -> Problem | None:
     if scope not in key.scopes:
         return Problem("auth.scope", f"This needs a key with the scope `{scope}`.")
     if scope == "admin":
+        if key.tenant:  # nobody can make such a key; were there one, it would not be let in
+            return Problem("auth.scope", "Administration needs a key of the platform.")
         return None
     tenant = snapshot.tenants.get(key.tenant)
     if tenant is None:

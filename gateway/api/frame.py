@@ -47,6 +47,11 @@ _SINGLE_HEADERS = frozenset(
         b"content-encoding",
         b"idempotency-key",
         b"x-request-id",
+        b"if-match",
+        b"x-smsgw-key",
+        b"x-smsgw-timestamp",
+        b"x-smsgw-nonce",
+        b"x-smsgw-signature",
     }
 )
 

@@ -7,18 +7,28 @@ table of problems; the rest is described here, with the examples that the tests 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from gateway.api.models import MAX_BATCH, SendRequest
+from gateway.api.openapi_admin import admin_paths, admin_schemas
+from gateway.api.openapi_parts import (
+    ID,
+    NULLABLE_TEXT,
+    NULLABLE_TIME,
+    SCHEMES,
+    SECURITY,
+    TIME,
+    Json,
+    object_of,
+    problems,
+    ref,
+)
 from gateway.api.problems import KINDS
 from sms.model import FINAL_STATES, Encoding, MessageClass, State
 from sms.reasons import REASONS
-
-Json = dict[str, Any]
 
 SIGNATURE = "某商城"
 SEND_EXAMPLES: dict[str, Json] = {
@@ -55,12 +65,6 @@ BATCH_EXAMPLES: dict[str, Json] = {
         },
     },
 }
-
-_ID = {"type": "string", "maxLength": 40}
-_TIME = {"type": "string", "format": "date-time"}
-_NULLABLE_TIME = {"type": ["string", "null"], "format": "date-time"}
-_NULLABLE_TEXT = {"type": ["string", "null"]}
-
 
 _STATUSES: dict[State, str] = {
     State.ACCEPTED: "committed to disk",
@@ -117,6 +121,7 @@ def build_document(app: FastAPI) -> bytes:
     for route in app.routes:
         if isinstance(route, APIRoute) and route.name in _READ_OPERATIONS:
             paths[route.path] = {"get": _read_operation(route)}
+    paths |= admin_paths()
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -127,19 +132,10 @@ def build_document(app: FastAPI) -> bytes:
         "paths": paths,
         "components": {
             "schemas": _schemas(),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": SCHEMES,
         },
     }
     return msgspec.json.encode(document)
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(properties: Json, *optional: str) -> Json:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": properties, "required": required}
 
 
 def _schemas() -> Json:
@@ -166,16 +162,16 @@ def _schemas() -> Json:
         "additionalProperties": False,
         "required": ["messages"],
         "properties": {
-            "defaults": _ref("Defaults"),
+            "defaults": ref("Defaults"),
             "messages": {
                 "type": "array",
                 "minItems": 1,
                 "maxItems": MAX_BATCH,
-                "items": _ref("BatchEntry"),
+                "items": ref("BatchEntry"),
             },
         },
     }
-    return schemas | _answer_schemas()
+    return schemas | _answer_schemas() | admin_schemas()
 
 
 def _answer_schemas() -> Json:
@@ -183,38 +179,38 @@ def _answer_schemas() -> Json:
     encodings = {"enum": [str(word) for word in Encoding]}
     states = {"enum": [str(word) for word in State], "description": _status_text()}
     own_state = {"enum": states["enum"]}  # of a segment, or of a step: the same words
-    error = _object(
+    error = object_of(
         {"pointer": {"type": "string"}, "code": {"type": "string"}, "detail": {"type": "string"}}
     )
     return {
-        "Accepted": _object(
+        "Accepted": object_of(
             {
-                "id": _ID,
+                "id": ID,
                 "status": {"const": "accepted"},
                 "class": classes,
                 "to": {"type": "string"},
                 "segments": {"type": "integer", "minimum": 1},
                 "encoding": encodings,
-                "client_ref": _NULLABLE_TEXT,
-                "created_at": _TIME,
+                "client_ref": NULLABLE_TEXT,
+                "created_at": TIME,
             }
         ),
-        "BatchAccepted": _object(
+        "BatchAccepted": object_of(
             {
-                "id": _ID,
+                "id": ID,
                 "accepted": {
                     "type": "array",
-                    "items": _object(
+                    "items": object_of(
                         {
                             "index": {"type": "integer"},
-                            "id": _ID,
+                            "id": ID,
                             "segments": {"type": "integer", "minimum": 1},
                         }
                     ),
                 },
                 "rejected": {
                     "type": "array",
-                    "items": _object(
+                    "items": object_of(
                         {
                             "index": {"type": "integer"},
                             "code": {"type": "string"},
@@ -225,51 +221,51 @@ def _answer_schemas() -> Json:
                 },
             }
         ),
-        "Message": _object(
+        "Message": object_of(
             {
-                "id": _ID,
+                "id": ID,
                 "to": {"type": "string"},
                 "class": classes,
                 "status": states,
-                "reason": {**_NULLABLE_TEXT, "description": _reason_text()},
-                "carrier_code": _NULLABLE_TEXT,
+                "reason": {**NULLABLE_TEXT, "description": _reason_text()},
+                "carrier_code": NULLABLE_TEXT,
                 "retryable": {"type": "boolean"},
-                "channel": _NULLABLE_TEXT,
+                "channel": NULLABLE_TEXT,
                 "segments": {"type": "integer", "minimum": 1},
                 "segment_states": {
                     "type": "array",
-                    "items": _object(
+                    "items": object_of(
                         {
                             "index": {"type": "integer"},
                             "status": own_state,
-                            "carrier_code": _NULLABLE_TEXT,
+                            "carrier_code": NULLABLE_TEXT,
                         }
                     ),
                 },
                 "encoding": encodings,
-                "client_ref": _NULLABLE_TEXT,
+                "client_ref": NULLABLE_TEXT,
                 "metadata": {
                     "type": ["object", "null"],
                     "additionalProperties": {"type": "string"},
                 },
                 "duplicate_risk": {"type": "boolean"},
                 "sequence": {"type": "integer"},
-                "created_at": _TIME,
-                "valid_until": _TIME,
-                "submitted_at": _NULLABLE_TIME,
-                "final_at": _NULLABLE_TIME,
+                "created_at": TIME,
+                "valid_until": TIME,
+                "submitted_at": NULLABLE_TIME,
+                "final_at": NULLABLE_TIME,
                 "waiting": {
-                    **_NULLABLE_TEXT,
+                    **NULLABLE_TEXT,
                     "description": "What it waits for just now, in words: a held message, or an "
                     "attempt without answer. Null otherwise, and in events.",
                 },
             },
             "waiting",
         ),
-        "Timeline": _object({"data": {"type": "array", "items": _ref("Step")}}),
-        "Step": _object(
+        "Timeline": object_of({"data": {"type": "array", "items": ref("Step")}}),
+        "Step": object_of(
             {
-                "at": _TIME,
+                "at": TIME,
                 "step": {
                     "type": "string",
                     "description": "accepted, queued (the wait in a lane is over, `ms` = how "
@@ -277,10 +273,10 @@ def _answer_schemas() -> Json:
                     "held or waiting (now, last in the list), or the status that it brought.",
                 },
                 "status": own_state,
-                "channel": _NULLABLE_TEXT,
+                "channel": NULLABLE_TEXT,
                 "segment": {"type": ["integer", "null"]},
-                "carrier_id": _NULLABLE_TEXT,
-                "code": _NULLABLE_TEXT,
+                "carrier_id": NULLABLE_TEXT,
+                "code": NULLABLE_TEXT,
                 "ms": {"type": ["integer", "null"]},
                 "detail": {
                     "type": "string",
@@ -289,7 +285,7 @@ def _answer_schemas() -> Json:
             },
             "detail",
         ),
-        "Problem": _object(
+        "Problem": object_of(
             {
                 "type": {"type": "string"},
                 "title": {"type": "string"},
@@ -305,36 +301,6 @@ def _answer_schemas() -> Json:
     }
 
 
-def _problems(*statuses: int) -> Json:
-    content = {"application/problem+json": {"schema": _ref("Problem")}}
-    return {
-        str(status): {"description": _refused(status), "content": content} for status in statuses
-    }
-
-
-_MAIN_CASE = {
-    400: "The request cannot be read: mostly a body that is not JSON.",
-    401: "No API key, or one that is not accepted.",
-    403: "The key may not do this, or its tenant is suspended.",
-    404: "No such message, or it belongs to somebody else.",
-    405: "The route has other methods; `Allow` names them.",
-    408: "The body came too slowly.",
-    413: "The body is too large.",
-    415: "The body is not declared as application/json in UTF-8.",
-    422: "Understood and refused: a field is missing, wrong or not allowed; see `errors`.",
-    429: "More segments per second than the tenant's limit; wait for `Retry-After`.",
-    500: "A fault of the gateway; tell the operator the `request_id`. On a send the message may "
-    "exist.",
-    503: "Too busy or the store is away; wait for `Retry-After`. With the code `outcome_unknown` "
-    "the message may exist, otherwise it does not.",
-}
-
-
-def _refused(status: int) -> str:
-    codes = ", ".join(f"`{code}`" for code, kind in KINDS.items() if kind.status == status)
-    return f"{_MAIN_CASE[status]} Codes: {codes}."
-
-
 def _answered(description: str, name: str) -> Json:
     headers = {
         name: {"schema": {"type": "string"}}
@@ -343,7 +309,7 @@ def _answered(description: str, name: str) -> Json:
     return {
         "description": description,
         "headers": headers,
-        "content": {"application/json": {"schema": _ref(name)}},
+        "content": {"application/json": {"schema": ref(name)}},
     }
 
 
@@ -351,16 +317,16 @@ def _send_operation() -> Json:
     return {
         "operationId": "sendMessage",
         "summary": "Send one message",
-        "security": [{"key": []}],
+        "security": SECURITY,
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": _ref("SendRequest"), "examples": SEND_EXAMPLES}
+                "application/json": {"schema": ref("SendRequest"), "examples": SEND_EXAMPLES}
             },
         },
         "responses": {
             "202": _answered("Accepted: the message is durable.", "Accepted"),
-            **_problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 500, 503),
+            **problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 500, 503),
         },
     }
 
@@ -369,31 +335,31 @@ def _batch_operation() -> Json:
     return {
         "operationId": "sendBatch",
         "summary": "Send up to 1000 messages, each with its own verdict",
-        "security": [{"key": []}],
+        "security": SECURITY,
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": _ref("BatchRequest"), "examples": BATCH_EXAMPLES}
+                "application/json": {"schema": ref("BatchRequest"), "examples": BATCH_EXAMPLES}
             },
         },
         "responses": {
             "202": _answered("A verdict for each message.", "BatchAccepted"),
-            **_problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 500, 503),
+            **problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 500, 503),
         },
     }
 
 
-_READ_OPERATIONS: dict[str, tuple[str, str, str]] = {
-    "readMessage": ("Read a message", "Message", "key"),
-    "readTimeline": ("Read what happened to a message", "Timeline", "key"),
-    "readHealth": ("Whether the process lives", "", ""),
-    "readReadiness": ("Whether traffic may come", "", ""),
-    "readMetrics": ("Metrics as Prometheus text", "", ""),
+_READ_OPERATIONS: dict[str, tuple[str, str]] = {
+    "readMessage": ("Read a message", "Message"),
+    "readTimeline": ("Read what happened to a message", "Timeline"),
+    "readHealth": ("Whether the process lives", ""),
+    "readReadiness": ("Whether traffic may come", ""),
+    "readMetrics": ("Metrics as Prometheus text", ""),
 }
 
 
 def _read_operation(route: APIRoute) -> Json:
-    summary, schema, security = _READ_OPERATIONS[route.name]
+    summary, schema = _READ_OPERATIONS[route.name]
     operation: Json = {"operationId": route.name, "summary": summary}
     if not schema:
         operation["responses"] = {"200": {"description": "OK"}} | (
@@ -402,15 +368,15 @@ def _read_operation(route: APIRoute) -> Json:
             else {}
         )
         return operation
-    parameter = {"name": "id", "in": "path", "required": True, "schema": _ID}
+    parameter = {"name": "id", "in": "path", "required": True, "schema": ID}
     return operation | {
-        "security": [{security: []}],
+        "security": SECURITY,
         "parameters": [parameter],
         "responses": {
             "200": {
                 "description": "OK",
-                "content": {"application/json": {"schema": _ref(schema)}},
+                "content": {"application/json": {"schema": ref(schema)}},
             },
-            **_problems(400, 401, 403, 404, 405, 422, 500, 503),
+            **problems(400, 401, 403, 404, 405, 422, 500, 503),
         },
     }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from asyncio import Future
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sms.config import Snapshot
 from sms.model import EventRow, Message, MessageClass
 from telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from gateway.api.access import Access
 
 
 class TakenPort(Protocol):
@@ -104,6 +107,11 @@ class FlowPort(Protocol):
     @property
     def limiter(self) -> LimiterPort:
         """The tenants' buckets."""
+        ...
+
+    @property
+    def access(self) -> Access:
+        """Proxies, nonces, and the configuration store for administration."""
         ...
 
     @property

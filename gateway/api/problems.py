@@ -64,9 +64,39 @@ KINDS: dict[str, Kind] = {
     ),
     "auth.missing": Kind(401, "No key", "Send `Authorization: Bearer <api key>`."),
     "auth.invalid": Kind(401, "Key not accepted", "Check the key, or ask for a new one."),
+    "auth.ambiguous": Kind(
+        401, "Two ways to say who asks", "Send either the Authorization header or a signature."
+    ),
+    "auth.signature_malformed": Kind(
+        401,
+        "Signature headers not right",
+        "Send X-Smsgw-Key, -Timestamp, -Nonce and -Signature as the documentation has them.",
+    ),
+    "auth.timestamp": Kind(
+        401, "Timestamp too far off", "Set the clock right (the Date header tells ours), sign anew."
+    ),
+    "auth.signature": Kind(
+        401, "Signature not accepted", "Compare what you sign with the published test vectors."
+    ),
+    "auth.nonce_used": Kind(401, "Nonce used before", "Sign again with a new nonce."),
+    "auth.nonce_unsure": Kind(
+        503, "Nonces cannot be told apart now", "Sign anew after the seconds in Retry-After."
+    ),
+    "auth.address_not_allowed": Kind(
+        403, "Address not allowed", "Call from an allowed address, or ask the operator."
+    ),
     "auth.scope": Kind(403, "Not allowed with this key", "Use a key that has the scope."),
     "tenant.suspended": Kind(403, "Tenant suspended", "Ask the operator of this gateway."),
     "resource.not_found": Kind(404, "Not found", "Check the address and the id."),
+    "name.taken": Kind(409, "Name taken", "Choose another name."),
+    "key.own": Kind(409, "The key that asks", "Use another admin key, or `smsgw apply`."),
+    "key.rotated_out": Kind(409, "Rotated out already", "Rotate the key that took its place."),
+    "if_match.malformed": Kind(400, "If-Match not right", 'Send the ETag as it came: "12".'),
+    "if_match.mismatch": Kind(
+        412, "Changed meanwhile", "Read the object again, then repeat your change on what it is."
+    ),
+    "if_match.required": Kind(428, "If-Match missing", "Read the object; send its ETag back."),
+    "version.unknown": Kind(422, "Version not known", "Take a version from /v1/audit-events."),
     "method.not_allowed": Kind(405, "Method not allowed", "Use a method that Allow names."),
     "request.slow": Kind(408, "Too slow", "Send the whole body within 30 seconds."),
     "body.too_large": Kind(413, "Body too large", "Send less in one request."),
@@ -129,7 +159,7 @@ KINDS: dict[str, Kind] = {
     "outcome_unknown": Kind(
         503,
         "Outcome unknown",
-        "The message may exist: look for it before sending it again.",
+        "It may have been done: look before you send it again.",
     ),
 }
 _SHED = Kind(503, "Too busy", _WAIT)

@@ -39,8 +39,15 @@ _UNUSUAL = frozenset(
         b"expect",
         b"upgrade",
         b"x-smsgw-key",
+        b"x-smsgw-timestamp",
+        b"x-smsgw-nonce",
+        b"x-smsgw-signature",
     }
 )
+
+
+# A bearer header that was looked up: under which configuration, how long it is good, whose it is.
+_Seen = tuple[Snapshot, float, Tenant]
 
 
 class Quick:
@@ -101,10 +108,13 @@ class QuickDoor:
         self._door = door
         self._monotonic = monotonic
         self._snapshot: Snapshot | None = None
-        self._known: dict[bytes, Tenant] = {}
+        self._known: dict[bytes | None, _Seen] = {}
 
     def take(  # noqa: PLR0911 (each way out is one thing out of the ordinary)
-        self, headers: Sequence[tuple[bytes, bytes]], body: bytes
+        self,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        peer: tuple[str, int] | None = None,
     ) -> Quick | None:
         """Admit and hand over one message; None = not an ordinary one, nothing was done."""
         started = self._monotonic()
@@ -118,8 +128,14 @@ class QuickDoor:
         ):
             return None
         flow = self._flow
-        tenant = self._tenant_of(known)
-        if tenant is None:
+        now = self._door.now()
+        seen = self._known.get(known.get(b"authorization"))
+        if seen is None or seen[0] is not flow.snapshot or now >= seen[1]:
+            seen = self._look_up(known, now)
+        if seen is None:
+            return None
+        tenant = seen[2]
+        if tenant.allowed_ips and not self._is_allowed(tenant, peer, headers):
             return None
         try:
             entry, errors = parse_one(body)
@@ -127,7 +143,7 @@ class QuickDoor:
             return None
         if failpoints.is_armed:
             failpoints.hit("door.parsed")
-        message = admit(entry, tenant, self._door.rules(), whole_ms(self._door.now()))
+        message = admit(entry, tenant, self._door.rules(), whole_ms(now))
         if errors or isinstance(message, Refused) or flow.shed(message.message_class) is not None:
             return None
         taken, problem = charge(flow.limiter, tenant, len(message.texts), "/text", started)
@@ -141,25 +157,25 @@ class QuickDoor:
         stored = flow.accept([message])
         return Quick(self, tenant, message, taken, request_id, started, stored)
 
-    def _tenant_of(self, headers: dict[bytes, bytes]) -> Tenant | None:
-        """The sender's tenant; an HMAC only for keys not seen under this configuration."""
+    def _look_up(self, headers: dict[bytes, bytes], now: float) -> _Seen | None:
+        """The sender of a bearer key not seen under this configuration: here is the HMAC."""
         snapshot = self._flow.snapshot
-        if snapshot is not self._snapshot:
-            self._snapshot = snapshot
-            self._known.clear()
-        bearer = headers.get(b"authorization", b"")
-        tenant = self._known.get(bearer)
-        if tenant is not None:
-            return tenant
-        key = authenticate(headers, snapshot, self._flow.keyring.pepper)
+        key = authenticate(headers, snapshot, self._flow.keyring.pepper, now)
         if isinstance(key, Problem) or allow(key, "send", snapshot) is not None:
             return None
         tenant = snapshot.tenants.get(key.tenant)
-        if tenant is not None:
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            self._known[bearer] = tenant
-        return tenant
+        if tenant is None:
+            return None
+        if snapshot is not self._snapshot or len(self._known) >= MAX_KNOWN:
+            self._snapshot = snapshot  # what was known under another one is of no use
+            self._known.clear()
+        seen = self._known[headers[b"authorization"]] = snapshot, key.valid_until, tenant
+        return seen
+
+    def _is_allowed(
+        self, tenant: Tenant, peer: tuple[str, int] | None, headers: Sequence[tuple[bytes, bytes]]
+    ) -> bool:
+        return self._door.gate.is_allowed(tenant.id, peer[0] if peer else None, headers)
 
     def put_back(self, tenant: Tenant, segments: int) -> None:
         """Give tokens back: the message was certainly not accepted."""

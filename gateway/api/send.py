@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import msgspec
 
 from gateway.admit import Refused, Rules, admit, charge, check_defaults
+from gateway.api.access import Caller, Gate
 from gateway.api.answers import build_accepted, build_batch_accepted
-from gateway.api.auth import allow, authenticate
+from gateway.api.auth import allow
 from gateway.api.bodies import (
     MAX_MESSAGE,
     THREAD_BYTES,
@@ -56,7 +57,7 @@ from gateway.api.problems import (
     of_fields,
     retry_after,
 )
-from sms.config import Tenant
+from sms.config import ApiKey, Tenant
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.model import Message, MessageClass
 from telemetry.failpoints import failpoints
@@ -78,6 +79,7 @@ class _Request:
     send: Send
     headers: dict[bytes, bytes]
     request_id: str
+    signed: Caller | None = None  # not proven before its body is there
     tenant: Tenant | None = None
     taken: TakenPort | None = None  # what the bucket said last
 
@@ -97,6 +99,7 @@ class SendDoor:
         self.now = now
         self._monotonic = monotonic
         self._rules = Rules(flow.snapshot)
+        self.gate = Gate(flow)
         self._bodies = BodyReader(monotonic)
         self._handlers: dict[str, Callable[[_Request, Tenant, bytes], Awaitable[bytes]]] = {
             MESSAGES: self._send_one,
@@ -114,8 +117,9 @@ class SendDoor:
         headers = dict(scope["headers"])
         request = _Request(scope, receive, send, headers, request_id_of(headers))
         try:
-            tenant = self._enter(request)
+            self._enter(request)
             body = await self._body(request)
+            tenant = request.tenant or await self._prove(request, body)
             reply = await handler(request, tenant, body)
         except ProblemError as refusal:
             status = await self._refuse(request, refusal.problem)
@@ -139,9 +143,9 @@ class SendDoor:
 
     # -- before the body -----------------------------------------------------------------------
 
-    def _enter(self, request: _Request) -> Tenant:
+    def _enter(self, request: _Request) -> None:
         """Everything that needs no body; raises the refusal."""
-        scope, flow = request.scope, self._flow
+        scope = request.scope
         check_host(scope)
         query: bytes = scope.get("query_string", b"")
         if query:
@@ -152,15 +156,12 @@ class SendDoor:
         headers = request.headers
         if len(headers) != len(scope["headers"]):
             headers_of(scope["headers"])
-        snapshot = flow.snapshot
         self.rules()
-        key = authenticate(headers, snapshot, flow.keyring.pepper)
-        if isinstance(key, Problem):
-            raise ProblemError(key)
-        tenant = request.tenant = snapshot.tenants.get(key.tenant)
-        problem = allow(key, "send", snapshot)
-        if problem is not None or tenant is None:
-            raise ProblemError(problem or Problem("auth.scope", "The key belongs to no tenant."))
+        caller = self.gate.identify(headers)
+        if caller.signed is None:
+            self._let_in(request, caller.key)
+        else:
+            request.signed = caller
         if query:
             detail = "This route takes no query parameters; remove them from the URL."
             raise ProblemError(Problem("query.unknown", detail))
@@ -169,7 +170,23 @@ class SendDoor:
         if b"idempotency-key" in headers:
             detail = "The Idempotency-Key header is not available in this version; leave it out."
             raise ProblemError(Problem("idempotency.unavailable", detail))
+
+    def _let_in(self, request: _Request, key: ApiKey) -> Tenant:
+        """The tenant of a key that is proven; raises the 403."""
+        snapshot = self._flow.snapshot
+        tenant = request.tenant = snapshot.tenants.get(key.tenant)
+        self.gate.check_address(key, request.scope)
+        problem = allow(key, "send", snapshot)
+        if problem is not None or tenant is None:
+            raise ProblemError(problem or Problem("auth.scope", "The key belongs to no tenant."))
         return tenant
+
+    async def _prove(self, request: _Request, body: bytes) -> Tenant:
+        """The tenant of a signed request; raises the 401 or 403."""
+        if request.signed is None:
+            raise RuntimeError("the request came in without a key")
+        key = await self.gate.verify(request.signed, request.scope, body)
+        return self._let_in(request, key)
 
     async def _body(self, request: _Request) -> bytes:
         limit = MAX_BODY[request.scope["path"]]

@@ -11,6 +11,7 @@ from loadtest.fill import Day, Plan, carrier_id_of, channel_of, digits_of, fill,
 from loadtest.many import Crowd, channels, tenants
 from sms.model import State
 from store import database, partitions
+from store.audit import Author
 from store.config import ConfigStore
 from store.read import Reader
 from store.seal import Keyring, load_or_create_master_key
@@ -52,7 +53,9 @@ async def test_the_crowd_loads_as_a_configuration(dsn):
     store = ConfigStore(pool, keyring)
     crowd = Crowd(20, 8, 2775, "http://127.0.0.1:9900/hooks", b"k" * 32)
     made = list(tenants(crowd, keyring.pepper))
-    await store.apply([*channels(crowd), *(o for _, objects in made for o in objects)], "test")
+    await store.apply(
+        [*channels(crowd), *(o for _, objects in made for o in objects)], Author("command", "test")
+    )
     snapshot = await store.load()
     assert len(snapshot.tenants) == len(snapshot.api_keys) == len(snapshot.endpoints) == 20
     assert len(snapshot.channels) == 8

@@ -1,6 +1,7 @@
 """What a migration does to data of before, and that code of before runs beside it."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 
 import pytest
@@ -9,6 +10,7 @@ from receipts.state import Path
 from sms.ids import COUNTER_BITS, id_at
 from sms.model import CLASS_CODES, State
 from store import database, partitions
+from store.config import ConfigStore
 from store.processes import ProcessLease
 from store.read import Reader
 from store.seal import Keyring
@@ -113,6 +115,46 @@ async def test_what_is_open_is_counted_anew(old):
     assert await world.reader.deltas() == {1: (10, 3, 4)}
     await conn.close()
     await world.close()
+
+
+async def test_keys_of_before_are_found_and_code_of_before_writes_on(old):
+    """The configuration as 0.1.0 wrote it, and as it still writes beside us."""
+    conn = await database.connect(old)
+    write = (
+        "INSERT INTO objects (kind, id, name, version, spec) VALUES ('tenant', $1, $2, $3, '{}')"
+        " ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, spec = excluded.spec"
+    )
+    keep = (
+        "INSERT INTO object_history (kind, id, version, at, actor, spec, is_deleted)"
+        " VALUES ('tenant', $1, $2, $3, 'smsgw apply', '{}', false)"
+    )
+    made_at = datetime(2026, 11, 22, tzinfo=UTC)
+    await conn.execute(write, 1, "shop", 1)
+    await conn.execute(keep, 1, 1, made_at)
+    await conn.execute(keep, 1, 2, made_at + timedelta(days=1))
+    keyring = Keyring(MASTER)
+    sealed = keyring.seal_secret(b'{"secret_hash": "ab"}', "api_key shop/k")
+    await conn.execute(
+        "INSERT INTO objects VALUES ('api_key', 1, 'shop/k', 2, $1, $2)",
+        '{"tenant": "shop", "key_id": 140737488355329, "name": "k", "scopes": ["send"]}',
+        sealed,
+    )
+    await conn.execute("UPDATE config_version SET version = 2")
+    await database.migrate(old)
+    pool = await database.open_pool(old, size=1)
+    store = ConfigStore(pool, keyring)
+    shop = await store.find("tenant", 1)
+    assert shop is not None
+    assert shop.created_at == made_at
+    key = await store.find("api_key", 140737488355329)
+    assert key is not None
+    assert key.name == "shop/k"
+    await store.load()
+    await conn.execute(write, 2, "bank", 3)
+    await conn.execute("UPDATE config_version SET version = 3")
+    assert set((await store.load()).tenants) == {1, 2}
+    await conn.close()
+    pool.terminate()
 
 
 def test_class_codes_stand_in_the_order_blocks_are_taken_in():

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.api.access import Access
 from gateway.api.auth import new_key
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.ids import IdClock
@@ -106,6 +107,7 @@ class FakeFlow:
         self.metrics = Metrics()
         self.reader = FakeReader()
         self.limiter = FakeLimiter()
+        self.access = Access()
         self.supervisor_socket: Path | None = None
         self.public_metrics = True
         self.free = dict.fromkeys(MessageClass, 10_000)

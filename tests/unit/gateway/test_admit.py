@@ -75,6 +75,24 @@ def test_numbers_abroad(number, is_good):
     assert isinstance(ask(to=number), Message) is is_good
 
 
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        ("+19005550123", "premium-rate"),
+        ("+449098790123", "premium-rate"),
+        ("+491805123456", "shared-cost"),
+        ("+8610690012345678", "access number"),
+        ("12306", "short number"),
+    ],
+)
+def test_numbers_that_no_text_reaches_are_refused_with_the_reason(number, says):
+    refused = ask(to=number)
+    assert isinstance(refused, Refused)
+    assert refused.errors[0].code == "recipient.invalid"
+    assert says in refused.errors[0].detail
+    assert number not in refused.errors[0].detail
+
+
 def test_the_country_list_is_the_tenant_s():
     refused = ask(tenant=replace(TENANT, countries=(1,)))
     assert refused.errors[0].code == "recipient.country_not_allowed"

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
 import textwrap
 
 import pytest
 
 from gateway.api.auth import hash_secret, new_key, parse_key
-from gateway.apply import Applied, _report, apply_document
-from store.config import StoredObject
+from gateway.apply import _report, apply_document
+from gateway.plan import Applied
+from gateway.terminal import Terminal
 from store.seal import Keyring
+from tests.support.config_store import Store
 from webhooks.address import AllowList
 from webhooks.sign import parse_secret
 
 KEYRING = Keyring(b"k" * 32)
-
-
-class Store:
-    """The configuration store in memory, with the real one's rules."""
-
-    def __init__(self):
-        self.objects = {}
-        self.number = 0
-
-    async def current(self):
-        return dict(self.objects)
-
-    async def version(self):
-        return self.number
-
-    async def apply(self, upserts, actor):
-        assert actor
-        if upserts:
-            self.number += 1
-        for one in upserts:
-            known = self.objects.get((one.kind, one.name))
-            number = known.id if known else len(self.objects) + 1
-            self.objects[one.kind, one.name] = StoredObject(
-                number, self.number, dict(one.spec), dict(one.secrets)
-            )
-        return self.number
 
 
 WHOLE = """
@@ -204,10 +181,15 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
         ("tenants:\n  - name: a\n  - name: a", 3, "/tenants/1", "the same"),
         ("tenants:\n  - name: a\n    signatures: [【a】]", 3, "/tenants/0/signatures", "without"),
         ("tenants:\n  - name: a\n    countries: [0]", 3, "/tenants/0/countries", "1 to 999"),
-        ("tenants:\n  - name: a\n    allowed_ips: []", 3, "/tenants/0/allowed_ips", "later"),
+        ("tenants:\n  - name: a\n    otp_caps: {}", 3, "/tenants/0/otp_caps", "later"),
         (
-            "tenants:\n  - name: a\n    limits:\n      segments_per_day: 5",
-            4, "/tenants/0/limits/segments_per_day", "later",
+            "tenants:\n  - name: a\n    allowed_ips: [10.0.0.1/8]",
+            3, "/tenants/0/allowed_ips", "behind its mask",
+        ),
+        ("tenants:\n  - name: a\n    suspended: 1", 3, "/tenants/0/suspended", "true or false"),
+        (
+            "tenants:\n  - name: a\n    limits:\n      segments_per_day: 0",
+            4, "/tenants/0/limits/segments_per_day", "1 to",
         ),
         (
             "tenants:\n  - name: a\n    limits:\n      segments_per_second: 1000001",
@@ -222,8 +204,21 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
             3, "/tenants/0/api_keys/0/secret", "not an API key",
         ),
         (
-            "tenants:\n  - name: a\n    api_keys: [{name: k, signing: true}]",
-            3, "/tenants/0/api_keys/0/signing", "later",
+            "tenants:\n  - name: a\n    api_keys: [{name: k, signing: yes please}]",
+            3, "/tenants/0/api_keys/0/signing", "true or false",
+        ),
+        (
+            "tenants:\n  - name: a\n    api_keys: [{name: k, allowed_ips: []}]",
+            3, "/tenants/0/api_keys/0/allowed_ips", "later",
+        ),
+        (
+            "tenants:\n  - name: a\n    api_keys: [{name: k, signing_secret: smsgw_signing_x}]",
+            3, "/tenants/0/api_keys/0/signing_secret", "not a signing secret",
+        ),
+        (
+            "tenants:\n  - name: a\n    api_keys: [{name: k, signing: false, "
+            "signing_secret_file: f}]",
+            3, "/tenants/0/api_keys/0/signing_secret_file", "does not sign",
         ),
         (
             "tenants:\n  - name: a\n    api_keys: [{name: k, secret_file: no/such/k}]",
@@ -445,11 +440,10 @@ async def test_the_report_names_things_as_people_do(folder, store):
     (folder / "x").mkdir()
     applied = await put(WHOLE, folder / "x" / "..", store)
     assert isinstance(applied, Applied)
-    told = _report(applied)
-    assert "made admin key ops\n" in told
-    assert "made API key shop/backend\n" in told
-    assert f"wrote {folder}/shop.key (0600)" in told
-    assert ".." not in told
+    out = io.StringIO()
+    _report(applied, Terminal(stream=out))
+    assert f"wrote {folder}/shop.key (0600)\n" in out.getvalue()
+    assert ".." not in out.getvalue()
 
 
 @pytest.mark.parametrize(

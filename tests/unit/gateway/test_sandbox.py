@@ -6,7 +6,7 @@ from adapters.smpp.settings import validate
 from gateway.apply import PROTOCOLS
 from gateway.document import Surroundings, Wanted, check_document
 from gateway.sandbox import CARRIERS, LIMIT, Ports, configuration, what_is_missing
-from store.config import StoredObject
+from store.objects import StoredObject
 from webhooks.address import AllowList
 
 PORTS = Ports((2775, 2776, 2777, 2778), (2785, 2786, 2787, 2788), 9900, 9901)

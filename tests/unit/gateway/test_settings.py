@@ -156,3 +156,11 @@ def test_a_container_has_the_cores_of_its_quota(files, cores, tmp_path):
     machine = usable_cores(tmp_path / "none")
     assert machine >= 1
     assert usable_cores(tmp_path) == (machine if cores is None else cores)
+
+
+def test_trusted_proxies_are_networks_and_never_everybody():
+    told = Settings.load({"SMSGW_TRUSTED_PROXIES": "10.0.0.0/8, 2001:db8::7"})
+    assert told.trusted_proxies == ("10.0.0.0/8", "2001:db8::7")
+    for wrong in ("0.0.0.0/0", "::/0", "10.0.0.1/8", "proxy.example"):
+        with pytest.raises(ConfigError, match="SMSGW_TRUSTED_PROXIES"):
+            Settings.load({"SMSGW_TRUSTED_PROXIES": f"10.0.0.0/8,{wrong}"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.api.auth import authenticate, hash_secret, new_key, new_key_id, parse_key
+from gateway.api.auth import allow, authenticate, hash_secret, new_key, new_key_id, parse_key
 from gateway.api.problems import Problem
-from sms.config import ApiKey, Snapshot
+from sms.config import ApiKey, Snapshot, Tenant
 
 PEPPER = b"p" * 32
 
@@ -46,7 +46,7 @@ def test_only_the_right_secret_of_a_known_id_is_let_in():
     snapshot = Snapshot(api_keys={5: key})
 
     def ask(value):
-        return authenticate({b"authorization": value}, snapshot, PEPPER)
+        return authenticate({b"authorization": value}, snapshot, PEPPER, 1000.0)
 
     assert ask(b"Bearer " + text.encode()) is key
     assert ask(b"bearer  " + text.encode()) is key
@@ -60,3 +60,51 @@ def test_only_the_right_secret_of_a_known_id_is_let_in():
         assert isinstance(refusal, Problem)
         assert refusal.status == 401
         assert refusal.headers[0][0] == b"www-authenticate"
+
+
+def test_a_rotated_key_ends_by_itself_to_the_moment():
+    text, digest = new_key(PEPPER, 5)
+    key = ApiKey(5, "k", 1, frozenset({"send"}), digest, valid_until=1000.0)
+    headers = {b"authorization": b"Bearer " + text.encode()}
+    snapshot = Snapshot(api_keys={5: key})
+    assert authenticate(headers, snapshot, PEPPER, 999.999) is key
+    refusal = authenticate(headers, snapshot, PEPPER, 1000.0)
+    assert isinstance(refusal, Problem)
+    unknown = authenticate(headers, Snapshot(), PEPPER, 999.0)
+    assert refusal == unknown  # who has an old key learns nothing more
+
+
+def test_an_unknown_id_is_compared_like_a_known_one(monkeypatch):
+    """Neither the time nor the answer tells whether a key id exists."""
+    compared = []
+
+    def compare(mine, stored):
+        compared.append((len(mine), len(stored)))
+        return False
+
+    monkeypatch.setattr("gateway.api.auth.hmac.compare_digest", compare)
+    text, digest = new_key(PEPPER, 5)
+    snapshot = Snapshot(api_keys={5: ApiKey(5, "k", 1, frozenset({"send"}), digest)})
+    headers = {b"authorization": b"Bearer " + text.encode()}
+    assert authenticate(headers, snapshot, PEPPER, 0.0) == authenticate(
+        headers, Snapshot(), PEPPER, 0.0
+    )
+    assert compared == [(32, 32), (32, 32)]
+
+
+def test_scopes_are_denied_by_default():
+    snapshot = Snapshot(tenants={1: Tenant(1, "shop")})
+    for held in ("send", "read", "admin"):
+        key = ApiKey(1, "k", 0 if held == "admin" else 1, frozenset({held}), b"")
+        for asked in ("send", "read", "admin"):
+            assert (allow(key, asked, snapshot) is None) == (held == asked)
+    escalated = ApiKey(1, "k", 1, frozenset({"send", "read", "admin"}), b"")
+    refusal = allow(escalated, "admin", snapshot)
+    assert refusal is not None
+    assert refusal.status == 403
+
+
+def test_a_key_does_not_show_its_secrets():
+    key = ApiKey(1, "k", 1, frozenset(), b"hash", signing_secret=b"hush")
+    assert "hush" not in repr(key)
+    assert "hash" not in repr(key).replace("secret_hash", "")

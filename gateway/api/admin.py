@@ -1,0 +1,212 @@
+"""Administration of tenants and keys, and the audit log (API section 5): FastAPI's part of it.
+
+    scope admin ─▶ body, fields ─▶ change under the configuration's lock ═COMMIT, audit row═▶ answer
+                                     │ If-Match, names, what stands
+                                     └▶ a refusal undoes everything
+
+What is read here comes from the store, not from the snapshot: who made a tenant on one worker
+finds it on every other at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from gateway.api.desk import (
+    Desk,
+    Page,
+    check_if_match,
+    id_in,
+    list_response,
+    object_response,
+    page_of,
+    private_response,
+    register,
+)
+from gateway.api.fields import Checked
+from gateway.api.keys import Keys, Owner
+from gateway.api.problems import FieldError, Problem, ProblemError, of_fields
+from gateway.api.reply import not_found
+from gateway.configfields import LIMITS, TENANT_OBJECT, Field, whole
+from gateway.specs import changed_tenant, suspended, tenant_spec, tenant_view
+from sms.config import ApiKey
+from store.objects import PREFIXES, Change, StoredObject, Upsert
+
+if TYPE_CHECKING:
+    from gateway.api.port import FlowPort
+
+TENANTS = "/v1/tenants"
+TENANT = TENANTS + "/{id:oid}"
+ADMIN_KEYS = "/v1/admin-keys"
+AUDIT = "/v1/audit-events"
+VERSION: dict[str, Field] = {"version": Field(whole(1, (1 << 31) - 1), is_required=True, json=int)}
+# A tenant is named by others: it keeps its name.
+_CHANGEABLE = {name: field for name, field in TENANT_OBJECT.items() if name != "name"}
+Decide = Callable[[Change, StoredObject], Any]
+
+
+class Admin:
+    """The administrative routes."""
+
+    def __init__(self, flow: FlowPort) -> None:
+        self._desk = Desk(flow)
+        self._keys = Keys(self._desk)
+
+    def register(self, app: FastAPI) -> None:
+        """Add the routes; what they answer is described in `openapi_admin.py`."""
+        keys = self._keys
+        register(app, TENANTS, "tenants", POST=self.create, GET=self.list)
+        register(app, TENANT, "tenant", GET=self.read, PATCH=self.patch)
+        register(app, TENANT + ":suspend", "suspendTenant", POST=self.suspend)
+        register(app, TENANT + ":resume", "resumeTenant", POST=self.resume)
+        register(app, TENANT + ":rollback", "rollbackTenant", POST=self.rollback)
+        for path, owner in ((TENANT + "/api-keys", self._tenant_of), (ADMIN_KEYS, _platform)):
+            one = path + "/{key_id:oid}"
+            register(app, path, "keys", POST=keys.create(owner), GET=keys.list(owner))
+            register(app, one, "key", GET=keys.read(owner), DELETE=keys.revoke(owner))
+            register(app, one + ":rotate", "rotateKey", POST=keys.rotate(owner))
+        register(app, AUDIT, "auditEvents", GET=self.audit)
+
+    # -- tenants -------------------------------------------------------------------------------
+
+    async def create(self, request: Request) -> Response:
+        """POST: a new tenant."""
+        desk = self._desk
+        key = desk.enter(request)
+        good, checked = await desk.body(request, TENANT_OBJECT)
+        limits = _limits(good, checked)
+        checked.stop()
+        async with desk.store.change(desk.author(request, key)) as change:
+            if await change.by_name("tenant", good["name"]) is not None:
+                detail = "Another tenant has this name; choose another."
+                errors = [FieldError("/name", "name.taken", detail)]
+                raise ProblemError(Problem("name.taken", detail, errors))
+            made = await change.put(Upsert("tenant", good["name"], tenant_spec(good, limits), {}))
+        await desk.done()
+        response = private_response({"id": made.public_id}, 201)
+        response.headers["location"] = f"{TENANTS}/{made.public_id}"
+        response.headers["etag"] = f'"{made.version}"'
+        return response
+
+    async def list(self, request: Request) -> Response:
+        """GET: all tenants, the newest first."""
+        desk = self._desk
+        desk.enter(request, "limit", "cursor")
+        page = page_of(request)
+        found = await desk.store.page("tenant", page.limit + 1, _small(page))
+        return list_response(page, [tenant_view(one) for one in found], [one.id for one in found])
+
+    async def read(self, request: Request) -> Response:
+        """GET: one tenant."""
+        self._desk.enter(request)
+        return object_response(tenant_view(await self._tenant(request)))
+
+    async def patch(self, request: Request) -> Response:
+        """PATCH: the named fields replaced."""
+        key = self._desk.enter(request)
+        good, checked = await self._desk.body(request, _CHANGEABLE, is_partial=True)
+        limits = _limits(good, checked)
+        checked.stop()
+
+        async def decide(change: Change, standing: StoredObject) -> StoredObject:
+            check_if_match(request, standing, is_required=True)
+            spec = changed_tenant(standing.spec, good, limits)
+            return await change.put(Upsert("tenant", standing.name, spec, standing.secrets))
+
+        return await self._change(request, key, decide)
+
+    async def suspend(self, request: Request) -> Response:
+        """POST: the tenant may not send until it is resumed."""
+        return await self._switch(request, is_suspended=True)
+
+    async def resume(self, request: Request) -> Response:
+        """POST: the tenant may send again."""
+        return await self._switch(request, is_suspended=False)
+
+    async def _switch(self, request: Request, *, is_suspended: bool) -> Response:
+        key = self._desk.enter(request)
+        await self._desk.no_body(request)
+        verb = "suspended" if is_suspended else "resumed"
+
+        async def decide(change: Change, standing: StoredObject) -> StoredObject:
+            check_if_match(request, standing, is_required=False)
+            spec = suspended(standing.spec, is_suspended=is_suspended)
+            return await change.put(Upsert("tenant", standing.name, spec, {}, verb))
+
+        return await self._change(request, key, decide)
+
+    async def rollback(self, request: Request) -> Response:
+        """POST: every field as it was at a version, the suspension excepted."""
+        key = self._desk.enter(request)
+        good, checked = await self._desk.body(request, VERSION)
+        checked.stop()
+
+        async def decide(change: Change, standing: StoredObject) -> StoredObject:
+            check_if_match(request, standing, is_required=False)
+            earlier = await change.at(standing, good["version"])
+            if earlier is None or good["version"] >= change.version:
+                detail = "`version` is not one that this object had; the audit log names them."
+                raise ProblemError(of_fields([FieldError("/version", "version.unknown", detail)]))
+            is_suspended = bool(standing.spec.get("is_suspended"))
+            spec = suspended(earlier.spec, is_suspended=is_suspended)
+            return await change.put(
+                Upsert("tenant", standing.name, spec, earlier.secrets, "rolled_back")
+            )
+
+        return await self._change(request, key, decide)
+
+    async def _change(self, request: Request, key: ApiKey, decide: Decide) -> Response:
+        """Change one tenant under the lock; its new state as the answer."""
+        desk = self._desk
+        number = id_in(request, "id", PREFIXES["tenant"])
+        async with desk.store.change(desk.author(request, key)) as change:
+            standing = await change.by_id("tenant", number)
+            if standing is None:
+                raise not_found()
+            changed = await decide(change, standing)
+        await desk.done()
+        return object_response(tenant_view(changed))
+
+    async def _tenant(self, request: Request) -> StoredObject:
+        found = await self._desk.store.find("tenant", id_in(request, "id", PREFIXES["tenant"]))
+        if found is None:
+            raise not_found()
+        return found
+
+    async def _tenant_of(self, request: Request) -> Owner:
+        tenant = await self._tenant(request)
+        return Owner(tenant.name, f"{TENANTS}/{tenant.public_id}/api-keys")
+
+    # -- the audit log -------------------------------------------------------------------------
+
+    async def audit(self, request: Request) -> Response:
+        """GET: what was changed, the newest first; `object` names one object by its id."""
+        desk = self._desk
+        desk.enter(request, "limit", "cursor", "object")
+        page = page_of(request)
+        of = request.query_params.get("object")
+        rows = await desk.store.audit.page(page.limit + 1, page.below, of)
+        shown = [
+            msgspec.Raw(row.body[:-1].encode() + b',"hash":"%b"}' % row.hash.hex().encode())
+            for row in rows
+        ]
+        return list_response(page, shown, [row.id for row in rows])
+
+
+async def _platform(_: Request) -> Owner:
+    return Owner("", ADMIN_KEYS)
+
+
+def _limits(good: dict[str, Any], checked: Checked) -> dict[str, Any]:
+    """The limits given, each checked; those of `good` are taken out."""
+    given = good.pop("limits", {})
+    return checked.members(given, LIMITS, "/limits", is_partial=True)
+
+
+def _small(page: Page) -> int | None:
+    return None if page.below is None else min(page.below, (1 << 31) - 1)

@@ -1,0 +1,389 @@
+"""The administrative part of the OpenAPI document, with the examples that the tests run."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from gateway.api.openapi_parts import (
+    ID,
+    NULLABLE_TEXT,
+    NULLABLE_TIME,
+    SECURITY,
+    TIME,
+    Json,
+    object_of,
+    problems,
+    ref,
+)
+from gateway.configfields import MAX_NETWORKS, MAX_OVERLAP_S, MAX_QUOTA, MAX_RATE, TENANT_SCOPES
+
+EXAMPLES: dict[str, dict[str, Json]] = {
+    "TenantNew": {
+        "plain": {"summary": "With all defaults", "value": {"name": "shop"}},
+        "everything": {
+            "summary": "All fields",
+            "value": {
+                "name": "bank",
+                "signatures": ["某银行"],
+                "countries": [86, 852],
+                "allowed_ips": ["203.0.113.0/24", "2001:db8::7"],
+                "limits": {
+                    "segments_per_second": 2000,
+                    "burst_segments": 4000,
+                    "segments_per_day": 1_000_000,
+                    "segments_per_month": 20_000_000,
+                },
+            },
+        },
+    },
+    "TenantChange": {
+        "faster": {
+            "summary": "Another rate, and no daily quota",
+            "value": {"limits": {"segments_per_second": 3000, "segments_per_day": None}},
+        },
+        "anywhere": {"summary": "Keys work from everywhere", "value": {"allowed_ips": []}},
+    },
+    "Rollback": {"first": {"summary": "As it was at version 2", "value": {"version": 2}}},
+    "KeyNew": {
+        "plain": {"summary": "May send and read", "value": {"name": "backend"}},
+        "signing": {
+            "summary": "May send, and sign its requests",
+            "value": {"name": "signer", "scopes": ["send"], "signing": True},
+        },
+    },
+    "AdminKeyNew": {"second": {"summary": "Another operator", "value": {"name": "night-shift"}}},
+    "Rotation": {"day": {"summary": "Both keys work for a day", "value": {"overlap_s": 86_400}}},
+}
+
+_NAME: Json = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 64,
+    "description": "Printable, without space, /, \\ and *. It stands in metrics and files, and "
+    "never changes.",
+}
+_LIMITS: Json = {
+    "segments_per_second": {
+        "type": "number",
+        "minimum": 0.01,
+        "maximum": MAX_RATE,
+        "description": "Rate of the tenant's token bucket; default 100.",
+    },
+    "burst_segments": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MAX_RATE,
+        "description": "Its depth; default twice the rate.",
+    },
+    **{
+        f"segments_per_{time}": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": MAX_QUOTA,
+            "description": f"Quota of a {time}; null = none.",
+        }
+        for time in ("day", "month")
+    },
+}
+_TENANT: Json = {
+    "signatures": {
+        "type": "array",
+        "maxItems": 1000,
+        "uniqueItems": True,
+        "items": {"type": "string", "minLength": 1, "maxLength": 20},
+        "description": "Brands it may sign with; the first is the default.",
+    },
+    "countries": {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 1000,
+        "uniqueItems": True,
+        "items": {"type": "integer", "minimum": 1, "maximum": 999},
+        "description": "Calling codes it may send to; default [86].",
+    },
+    "allowed_ips": {
+        "type": "array",
+        "maxItems": MAX_NETWORKS,
+        "uniqueItems": True,
+        "items": {"type": "string"},
+        "description": "Networks its keys work from; empty = from everywhere.",
+    },
+}
+_VERSION: Json = {
+    "type": "integer",
+    "description": "Of the configuration, when the object was last written; its ETag is this in "
+    "double quotes.",
+}
+
+
+def _body(properties: Json, *required: str) -> Json:
+    made: Json = {"type": "object", "additionalProperties": False, "properties": properties}
+    return made | ({"required": list(required)} if required else {})
+
+
+def _key_body(scopes: list[str]) -> Json:
+    return _body(
+        {
+            "name": _NAME,
+            "scopes": {
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": True,
+                "items": {"enum": scopes},
+                "description": f"Default {scopes}.",
+            },
+            "signing": {
+                "type": "boolean",
+                "default": False,
+                "description": "Whether it may sign requests; it then has a signing secret too.",
+            },
+        },
+        "name",
+    )
+
+
+def _list_of(name: str) -> Json:
+    return object_of({"data": {"type": "array", "items": ref(name)}, "next_cursor": NULLABLE_TEXT})
+
+
+def admin_schemas() -> Json:
+    """What administration reads and answers."""
+    limits = {"limits": _body(_LIMITS)}
+    kept = {"type": ["object", "null"], "description": "Without secrets; null = not there."}
+    return {
+        "TenantNew": _body({"name": _NAME, **_TENANT, **limits}, "name"),
+        "TenantChange": _body({**_TENANT, **limits}),
+        "Rollback": _body(
+            {"version": {"type": "integer", "minimum": 1, "maximum": 2_147_483_647}}, "version"
+        ),
+        "KeyNew": _key_body(list(TENANT_SCOPES)),
+        "AdminKeyNew": _key_body(["admin"]),
+        "Rotation": _body(
+            {
+                "overlap_s": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": MAX_OVERLAP_S,
+                    "description": "Seconds for which the key still works beside its successor.",
+                }
+            },
+            "overlap_s",
+        ),
+        "Created": object_of({"id": ID}),
+        "Tenant": object_of(
+            {
+                "id": ID,
+                "name": _NAME,
+                "suspended": {"type": "boolean", "description": "It may read, and not send."},
+                **_TENANT,
+                "limits": object_of(_LIMITS),
+                "created_at": TIME,
+                "version": _VERSION,
+            }
+        ),
+        "TenantList": _list_of("Tenant"),
+        "ShownKey": object_of(
+            {
+                "id": ID,
+                "key": {"type": "string", "description": "The bearer key, shown this once."},
+                "signing_secret": {"type": "string", "description": "Shown this once."},
+            },
+            "signing_secret",
+        ),
+        "Key": object_of(
+            {
+                "id": ID,
+                "name": _NAME,
+                "scopes": {"type": "array", "items": {"enum": ["send", "read", "admin"]}},
+                "signing": {"type": "boolean"},
+                "status": {
+                    "enum": ["active", "retiring", "expired"],
+                    "description": "retiring: rotated out, and good until `valid_until`.",
+                },
+                "valid_until": NULLABLE_TIME,
+                "created_at": TIME,
+                "version": _VERSION,
+            }
+        ),
+        "KeyList": _list_of("Key"),
+        "AuditEvent": object_of(
+            {
+                "id": ID,
+                "at": TIME,
+                "action": {"type": "string", "examples": ["tenant.updated", "api_key.revoked"]},
+                "actor": object_of(
+                    {
+                        "kind": {"enum": ["key", "command"]},
+                        "id": NULLABLE_TEXT,
+                        "name": {"type": "string"},
+                        "os_user": NULLABLE_TEXT,
+                    }
+                ),
+                "address": {
+                    **NULLABLE_TEXT,
+                    "description": "Where the request came from; null for a command.",
+                },
+                "request_id": NULLABLE_TEXT,
+                "object": object_of(
+                    {"kind": {"type": "string"}, "id": ID, "name": {"type": "string"}}
+                ),
+                "version": {"type": "integer"},
+                "before": kept,
+                "after": kept,
+                "secrets_changed": {"type": "array", "items": {"type": "string"}},
+                "hash": {
+                    "type": "string",
+                    "description": "Hex HMAC-SHA256 over the hash of the row before and this one.",
+                },
+            }
+        ),
+        "AuditList": _list_of("AuditEvent"),
+    }
+
+
+class _Operation(NamedTuple):
+    """One line of the table below."""
+
+    path: str
+    method: str
+    name: str
+    summary: str
+    body: str  # "" = none
+    status: int
+    answer: str  # "" = none
+    extra: tuple[int, ...] = ()
+    is_change: bool = False  # If-Match is taken; with 428 among `extra` it has to be there
+
+
+_T, _K, _A = "/v1/tenants", "/v1/tenants/{id}/api-keys", "/v1/admin-keys"
+_CHANGE = (412,)
+_OPERATIONS: tuple[_Operation, ...] = (
+    _Operation(_T, "post", "createTenant", "Make a tenant", "TenantNew", 201, "Created", (409,)),
+    _Operation(_T, "get", "listTenants", "List the tenants", "", 200, "TenantList"),
+    _Operation(_T + "/{id}", "get", "readTenant", "Read a tenant", "", 200, "Tenant", (404,)),
+    _Operation(
+        _T + "/{id}",
+        "patch",
+        "changeTenant",
+        "Replace the named fields; of limits the named ones",
+        "TenantChange",
+        200,
+        "Tenant",
+        (404, 412, 428),
+        True,
+    ),
+    *(
+        _Operation(
+            f"{_T}/{{id}}:{action}", "post", f"{action}Tenant", summary, body, 200, "Tenant",
+            (404, 412), True,
+        )
+        for action, summary, body in (
+            ("suspend", "Let it send no more; it may still read", ""),
+            ("resume", "Let it send again", ""),
+            ("rollback", "Put every field back as it was; a suspension stays", "Rollback"),
+        )
+    ),
+    *(
+        operation
+        for path, whose, named, body in (
+            (_K, "a tenant", "", "KeyNew"),
+            (_A, "the platform", "Admin", "AdminKeyNew"),
+        )
+        for operation in (
+            _Operation(
+                path, "post", f"create{named}Key", f"Make a key of {whose}; it is shown once",
+                body, 201, "ShownKey", (404, 409) if path == _K else (409,),
+            ),
+            _Operation(
+                path, "get", f"list{named}Keys", f"List the keys of {whose}", "", 200, "KeyList",
+                (404,) if path == _K else (),
+            ),
+            _Operation(
+                path + "/{key_id}", "get", f"read{named}Key", f"Read a key of {whose}", "", 200,
+                "Key", (404,),
+            ),
+            _Operation(
+                path + "/{key_id}", "delete", f"revoke{named}Key",
+                f"Revoke a key of {whose}, for good", "", 204, "", (404, 409, 412), True,
+            ),
+            _Operation(
+                path + "/{key_id}:rotate", "post", f"rotate{named}Key",
+                "Make its successor, shown once; the key itself ends after the overlap",
+                "Rotation", 201, "ShownKey", (404, 409, 412), True,
+            ),
+        )
+    ),
+    _Operation(
+        "/v1/audit-events", "get", "listAuditEvents", "Read what was changed, and by whom", "", 200,
+        "AuditList",
+    ),
+)  # fmt: skip
+_BODY_STATUSES = (400, 401, 403, 405, 408, 413, 415, 422, 500, 503)
+_PLAIN_STATUSES = (400, 401, 403, 405, 422, 500, 503)
+
+
+def admin_paths() -> Json:
+    """Every administrative route by path and method."""
+    paths: Json = {}
+    for operation in _OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
+    return paths
+
+
+def _described(one: _Operation) -> Json:
+    statuses = _BODY_STATUSES if one.method != "get" else _PLAIN_STATUSES
+    told: Json = {
+        "operationId": one.name,
+        "summary": one.summary,
+        "tags": ["administration"],
+        "security": SECURITY,
+        "parameters": _parameters(one),
+        "responses": {
+            str(one.status): _answer(one),
+            **problems(*sorted({*statuses, *one.extra})),
+        },
+    }
+    if one.body:
+        content = {"schema": ref(one.body), "examples": EXAMPLES[one.body]}
+        told["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return told
+
+
+def _answer(one: _Operation) -> Json:
+    if not one.answer:
+        return {"description": "Done; nothing more is to be said."}
+    headers = {"X-Request-Id": {"schema": {"type": "string"}}}
+    if not one.answer.endswith("List"):
+        headers["ETag"] = {"schema": {"type": "string"}}
+    if one.status == 201:
+        headers["Location"] = {"schema": {"type": "string"}}
+    content = {"application/json": {"schema": ref(one.answer)}}
+    return {"description": "OK", "headers": headers, "content": content}
+
+
+def _parameters(one: _Operation) -> list[Any]:
+    found: list[Json] = [
+        {"name": name, "in": "path", "required": True, "schema": ID}
+        for name in ("id", "key_id")
+        if f"{{{name}}}" in one.path
+    ]
+    if one.answer.endswith("List"):
+        limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+        found.append({"name": "limit", "in": "query", "schema": limit})
+        found.append({"name": "cursor", "in": "query", "schema": {"type": "string"}})
+    if one.answer == "AuditList":
+        told = "Only what was done to this object: a tenant's id, a key's …"
+        found.append(
+            {"name": "object", "in": "query", "schema": {"type": "string"}, "description": told}
+        )
+    if one.is_change:
+        found.append(
+            {
+                "name": "If-Match",
+                "in": "header",
+                "required": 428 in one.extra,
+                "schema": {"type": "string"},
+                "description": "The ETag of what is changed, or *.",
+            }
+        )
+    return found

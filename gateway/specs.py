@@ -1,0 +1,104 @@
+"""From checked fields to what is stored of a tenant or a key, and back to what is shown.
+
+One place for `smsgw apply` and the admin API, so that both mean the same by the same field. What
+stands at its default is left out of `spec` where code of before would not know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from gateway import configfields as fields
+from gateway.views import rfc3339
+from sms.config import Tenant
+from store.objects import StoredObject
+
+Json = dict[str, Any]
+_DEFAULT = Tenant(0, "")
+_QUOTAS = ("segments_per_day", "segments_per_month")
+
+
+def tenant_spec(good: Mapping[str, Any], limits: Mapping[str, Any]) -> Json:
+    """A tenant from nothing: what is not given has its default."""
+    rate = limits.get("segments_per_second", _DEFAULT.segments_per_second)
+    burst = min(fields.MAX_RATE, max(1, round(2 * rate)))
+    spec: Json = {
+        "signatures": good.get("signatures", []),
+        "countries": good.get("countries", list(_DEFAULT.countries)),
+        "segments_per_second": rate,
+        "burst_segments": limits.get("burst_segments", burst),
+    }
+    return changed_tenant(
+        spec,
+        {name: good[name] for name in ("allowed_ips",) if name in good},
+        {name: limits[name] for name in _QUOTAS if name in limits},
+    )
+
+
+def changed_tenant(
+    spec: Mapping[str, Any], good: Mapping[str, Any], limits: Mapping[str, Any]
+) -> Json:
+    """A tenant with the given fields replaced and everything else as it was."""
+    changed = dict(spec)
+    for name in ("signatures", "countries"):
+        if name in good:
+            changed[name] = good[name]
+    if "allowed_ips" in good:
+        changed["allowed_ips"] = [str(ip_network(text)) for text in good["allowed_ips"]]
+    changed.update(limits)
+    for name in ("allowed_ips", *_QUOTAS):
+        if not changed.get(name, True):
+            del changed[name]
+    return changed
+
+
+def suspended(spec: Mapping[str, Any], *, is_suspended: bool) -> Json:
+    """The tenant, suspended or not."""
+    changed = {name: value for name, value in spec.items() if name != "is_suspended"}
+    return changed | {"is_suspended": True} if is_suspended else changed
+
+
+def tenant_view(stored: StoredObject) -> Json:
+    """A tenant as the API shows it."""
+    spec = stored.spec
+    return {
+        "id": stored.public_id,
+        "name": stored.name,
+        "suspended": bool(spec.get("is_suspended", False)),
+        "signatures": spec.get("signatures", []),
+        "countries": spec.get("countries", list(_DEFAULT.countries)),
+        "allowed_ips": spec.get("allowed_ips", []),
+        "limits": {
+            "segments_per_second": spec.get("segments_per_second", _DEFAULT.segments_per_second),
+            "burst_segments": spec.get("burst_segments", _DEFAULT.burst_segments),
+            "segments_per_day": spec.get("segments_per_day"),
+            "segments_per_month": spec.get("segments_per_month"),
+        },
+        "created_at": _moment(stored),
+        "version": stored.version,
+    }
+
+
+def key_view(stored: StoredObject, now: float) -> Json:
+    """A key as the API shows it: nothing that opens anything. `now` is Unix seconds."""
+    spec = stored.spec
+    end = spec.get("valid_until")
+    status = "active"
+    if end is not None:
+        status = "retiring" if now < end else "expired"
+    return {
+        "id": stored.public_id,
+        "name": spec["name"],
+        "scopes": spec.get("scopes", []),
+        "signing": "signing_secret" in stored.secrets,
+        "status": status,
+        "valid_until": None if end is None else rfc3339(end),
+        "created_at": _moment(stored),
+        "version": stored.version,
+    }
+
+
+def _moment(stored: StoredObject) -> str | None:
+    return None if stored.created_at is None else rfc3339(stored.created_at.timestamp())
