@@ -7,9 +7,11 @@ channels in line with the configuration. A new protocol is one line in `PROTOCOL
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from adapters.base import Channel, ChannelSink
 from adapters.smpp.channel import SmppChannel
@@ -28,8 +30,9 @@ from gateway.notify import Notifier
 from gateway.reports import Reports
 from gateway.settings import Reliability, Settings
 from gateway.settle import SettlePolicy, Settler
-from ratelimit.bucket import Bucket
-from ratelimit.limiter import LocalLimiter
+from ratelimit.limiter import ChannelBucket, Leases, Valkey
+from ratelimit.quota_book import QuotaBook
+from ratelimit.tenants import TenantLimits
 from sms import config
 from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
@@ -37,7 +40,8 @@ from store.accept import AcceptHooks, Acceptor
 from store.claims import ClaimBook
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
-from store.processes import ProcessLease
+from store.processes import ProcessLease, live_processes
+from store.quotas import Quotas
 from store.read import Reader
 from store.seal import Keyring
 from telemetry.logs import get_logger
@@ -47,6 +51,8 @@ from webhooks.deliver import Deliverer, DeliveryPolicy
 log = get_logger(__name__)
 
 STOP_CHANNEL_S = 5.0  # a changed or removed channel may finish its answers so long
+# The longest message must fit beside what is kept for otp.
+_CHANNEL_DEPTH = math.ceil(MIN_DEPTH_SEGMENTS * OTP_SHARE / (OTP_SHARE - 1))
 
 BuildChannel = Callable[[config.Channel, ChannelSink, Reliability], Channel]
 
@@ -67,6 +73,22 @@ def _smpp(channel: config.Channel, sink: ChannelSink, numbers: Reliability) -> C
 PROTOCOLS: dict[str, BuildChannel] = {"smpp": _smpp}
 
 
+class Living:
+    """How many processes there are, ourselves among them; as last seen while the store is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._count = 1
+
+    async def look(self) -> None:
+        """Count anew; raises StoreUnavailable."""
+        self._count = max(1, len(await live_processes(self._pool)))
+
+    def count(self) -> int:
+        """The last count."""
+        return self._count
+
+
 @dataclass(slots=True)
 class Worker:
     """The joined parts that the worker's life needs by name."""
@@ -81,6 +103,8 @@ class Worker:
     notifier: Notifier
     deliverer: Deliverer
     stopping: set[asyncio.Task[None]]  # channels on their way out, awaited at the end
+    leases: Leases
+    living: Living
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -160,13 +184,17 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         max_attempts=numbers.max_attempts,
     )
     run_dir = settings.run_dir
+    living = Living(pool)
+    valkey = Valkey(settings.redis_url) if settings.redis_url else None
+    leases = Leases(valkey, metrics=metrics, live=living.count)
+    book = QuotaBook(Quotas(pool).reserve, metrics=metrics, live=living.count)
     flow = Flow(
         Parts(
             reliability=numbers,
             keyring=keyring,
             metrics=metrics,
             reader=reader,
-            limiter=LocalLimiter(),
+            limiter=TenantLimits(leases, book),
             lease=lease,
             lanes=lanes,
             ledger=ledger,
@@ -216,6 +244,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         notifier,
         deliverer,
         set(),
+        leases,
+        living,
     )
 
 
@@ -236,6 +266,8 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             removed = flow.dispatcher.remove_channel(channel_id)
             if removed is not None:
                 _let_go(worker, removed)
+            if channel_id not in snapshot.channels:
+                worker.leases.forget(_bucket_name(channel_id))
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
         if channel.id in running:
@@ -245,11 +277,22 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
         adapter = build_channel(channel, flow, numbers)
-        rate = channel.segments_per_second
-        depth = max(rate, MIN_DEPTH_SEGMENTS)
-        bucket = Bucket(rate, depth, time.monotonic(), otp_reserve=depth / OTP_SHARE)
-        flow.dispatcher.add_channel(ChannelRuntime(channel, adapter, bucket))
+        flow.dispatcher.add_channel(ChannelRuntime(channel, adapter, _bucket(worker, channel)))
         adapter.start()
+
+
+def _bucket_name(channel: int) -> str:
+    return f"c{channel}"
+
+
+def _bucket(worker: Worker, channel: config.Channel) -> ChannelBucket:
+    """The channel's bucket, shared with all processes: its rate is the account's."""
+    name = _bucket_name(channel.id)
+    rate = channel.segments_per_second
+    depth = max(math.ceil(rate), _CHANNEL_DEPTH)
+    lease = worker.leases.lease(name, rate, depth, reserve=depth // OTP_SHARE, is_eager=True)
+    worker.leases.listen(name, partial(worker.flow.dispatcher.pump, channel.id))
+    return ChannelBucket(worker.leases, lease)
 
 
 def _let_go(worker: Worker, runtime: ChannelRuntime) -> None:

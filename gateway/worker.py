@@ -56,6 +56,8 @@ REPARK_S = 600.0
 STANDING_CHECK_S = 30.0
 MAINTENANCE_S = 3600.0
 DELTAS_S = 60.0
+LIVING_S = 2.0  # how many processes share the limits
+GIVE_BACK_S = 1.0
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
 EXIT_LEASE_LOST = 3
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
@@ -206,6 +208,9 @@ class _Life:
             for task in (*loops, stopping):
                 task.cancel()
             await asyncio.gather(*loops, stopping, return_exceptions=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_BACK_S):
+                    await self.worker.flow.limiter.close()
         return 0
 
     def _http_config(self) -> uvicorn.Config:
@@ -253,6 +258,8 @@ class _Life:
             self._every(STANDING_CHECK_S, "standing", self._park_standing),
             self._every(self.numbers.config_poll_s, "config", self._reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
+            self.worker.flow.limiter.run(),
+            self._every(LIVING_S, "living", self.worker.living.look),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
 

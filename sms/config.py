@@ -14,6 +14,25 @@ from sms.model import Carrier, MessageClass
 
 
 @dataclass(frozen=True, slots=True)
+class ClassLimit:
+    """A bucket of its own for one class of a tenant, beside the tenant's."""
+
+    message_class: MessageClass
+    segments_per_second: float
+    burst_segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """More for a while: the tenant's bucket from `since` to `until`, Unix seconds."""
+
+    since: float
+    until: float
+    segments_per_second: float
+    burst_segments: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """Our customer: limits, brands, countries."""
 
@@ -24,6 +43,19 @@ class Tenant:
     segments_per_second: float = 100.0  # rate of the token bucket
     burst_segments: int = 200  # its depth
     is_suspended: bool = False
+    class_limits: tuple[ClassLimit, ...] = ()
+    bursts: tuple[Burst, ...] = ()
+    segments_per_day: int | None = None  # None = no quota; days and months of UTC+8
+    segments_per_month: int | None = None
+
+    def limit_at(self, unix: float) -> tuple[float, int]:
+        """Rate and depth of the tenant's bucket at that time: the largest in force."""
+        rate, depth = self.segments_per_second, self.burst_segments
+        for burst in self.bursts:
+            if burst.since <= unix < burst.until:
+                rate = max(rate, burst.segments_per_second)
+                depth = max(depth, burst.burst_segments)
+        return rate, depth
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,16 @@ from typing import Any
 
 import asyncpg
 
-from sms.config import ApiKey, Channel, Route, Snapshot, Tenant, WebhookEndpoint
+from sms.config import (
+    ApiKey,
+    Burst,
+    Channel,
+    ClassLimit,
+    Route,
+    Snapshot,
+    Tenant,
+    WebhookEndpoint,
+)
 from sms.errors import ConfigError, StoreUnavailable
 from sms.model import Carrier, MessageClass
 from store.database import TROUBLE, AnyConnection, Pool
@@ -258,6 +267,11 @@ def _tenant(name: str, stored: StoredObject) -> Tenant:
     for key in ("signatures", "countries"):
         if key in spec:
             spec[key] = tuple(spec[key])
+    spec["class_limits"] = tuple(
+        ClassLimit(MessageClass(word), **limit)
+        for word, limit in sorted(spec.get("class_limits", {}).items())
+    )
+    spec["bursts"] = tuple(Burst(**burst) for burst in spec.get("bursts", ()))
     return Tenant(id=stored.id, name=name, **spec)
 
 
