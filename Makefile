@@ -1,23 +1,25 @@
-# One environment, .venv; two stages: what runs the gateway, and what tests it.
+# One environment, .venv; two stages: what runs the gateway, and what tests it. The tools of
+# `make load` stand apart in .venv-load.
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench lock clean FORCE
+.PHONY: help setup run test check bench bench-growth load campaign lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 RUNS := .venv/.runs
 TESTS := .venv/.tests
+LOADS := .venv-load/.done
 PYTEST := $(BIN)/python -m pytest
 OTHER_TIERS := integration or flow or campaign or load
 
-# A moved folder or a removed interpreter makes .venv useless whatever the stamps say.
-STALE := $(shell test "$$(cat .venv/place 2>/dev/null)" = "$$(pwd -P)" \
-	&& .venv/bin/python -c '' 2>/dev/null || echo FORCE)
+# A moved folder or a removed interpreter makes an environment useless whatever the stamps say.
+stale = $(shell test "$$(cat $(1)/place 2>/dev/null)" = "$$(pwd -P)" \
+	&& $(1)/bin/python -c '' 2>/dev/null || echo FORCE)
 
 help: ## this list
 	@echo 'smsgw: an SMS gateway. First: make run'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: $(RUNS) ## make .venv with all that the gateway needs (from requirements.lock)
 	@echo 'Ready: $(BIN)/smsgw'
@@ -38,26 +40,42 @@ test: check ## check, then every other test but load and campaigns: what CI runs
 bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
 	@$(BIN)/python -m loadtest.bench
 
+bench-growth: $(RUNS) ## the same against an empty store and a full one, few tenants and many
+	@$(BIN)/python -m loadtest.growth
+
+load: $(RUNS) $(LOADS) ## 100,000 messages/min for 5 min, a carrier switched off; passes or fails
+	@$(BIN)/python -m loadtest.load
+
+campaign: $(RUNS) ## kill it at every place of the path and at random, and judge (CAMPAIGN='--kills 60')
+	@$(BIN)/python -m loadtest.campaign $(CAMPAIGN)
+
 # No header, no annotations, no index: nothing of the machine that made them stands in the locks.
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate --no-emit-index-url pyproject.toml - --extra embedded
-lock: $(TESTS) ## renew both lock files from pyproject.toml (make lock UPGRADE=--upgrade)
-	echo 'setuptools>=77' | $(LOCKED) $(UPGRADE) -o requirements.lock
-	echo 'setuptools>=77' | $(LOCKED) $(UPGRADE) --extra dev -c requirements.lock \
+	--no-header --no-annotate --no-emit-index-url
+GATEWAY := pyproject.toml - --extra embedded
+lock: $(TESTS) ## renew the lock files from pyproject.toml (make lock UPGRADE=--upgrade)
+	echo 'setuptools>=77' | $(LOCKED) $(GATEWAY) $(UPGRADE) -o requirements.lock
+	echo 'setuptools>=77' | $(LOCKED) $(GATEWAY) $(UPGRADE) --extra dev -c requirements.lock \
 		-o requirements-dev.lock
+	$(LOCKED) --group load $(UPGRADE) -c requirements-dev.lock -o requirements-load.lock
 
-clean: ## remove .venv and caches; the data directory .smsgw stays
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+clean: ## remove .venv, .venv-load and caches; the data directory .smsgw stays
+	rm -rf .venv .venv-load build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(RUNS): requirements.lock pyproject.toml $(STALE)
+$(RUNS): requirements.lock pyproject.toml $(call stale,.venv)
 	@sh deploy/setup.sh requirements.lock
 	@touch $@
 
 # The development lock holds the other one, so one stage makes both stamps.
-$(TESTS): requirements.lock requirements-dev.lock pyproject.toml $(STALE)
+$(TESTS): requirements.lock requirements-dev.lock pyproject.toml $(call stale,.venv)
 	@sh deploy/setup.sh requirements-dev.lock
 	@touch $(RUNS) $@
+
+# Tools only: locust and what draws the plots. The project itself is found by PYTHONPATH.
+$(LOADS): requirements-load.lock $(call stale,.venv-load)
+	@sh deploy/setup.sh requirements-load.lock .venv-load
+	@touch $@
 
 FORCE:

@@ -90,6 +90,10 @@ class Channel(Protocol):
         """Answer reports or inbound texts: accepted = durable; otherwise "try again later"."""
         ...
 
+    def cut_unwritten(self) -> None:
+        """Our lease is over: drop every connection that still holds bytes it could not write."""
+        ...
+
     async def stop(self, timeout_s: float) -> None:
         """Log out gracefully: no new submits, wait for answers, unbind, close."""
         ...

@@ -24,9 +24,10 @@ log = get_logger(__name__)
 
 CHANNEL = "smsgw:wake:"
 MAX_PENDING = 1000  # different wake-ups that wait for a PUBLISH; more are dropped
-MAX_TEXT = 64  # bytes of `what`
+MAX_TEXT = 64  # characters of `what`
 _TIMEOUT_S = 1.0  # connect, and the answer to one command
-_LISTEN_S = 5.0  # an idle subscription is looked at this often
+_QUIET_S = 5.0  # a subscription that heard nothing so long is tried
+_ECHO = ""  # what we tell ourselves to try it
 _BACKOFF_S = (0.1, 5.0)
 _TROUBLE = (RedisError, OSError, TimeoutError)
 
@@ -72,8 +73,7 @@ class Wakes:
         if len(self._pending) >= MAX_PENDING:
             self.dropped += 1
             return
-        self._pending[process, what[:MAX_TEXT]] = None
-        self._has_pending.set()
+        self._tell(process, what[:MAX_TEXT])
 
     async def close(self) -> None:
         """Stop; what was not told yet is dropped."""
@@ -86,16 +86,24 @@ class Wakes:
 
     # ---- telling ----
 
+    def _tell(self, process: int, what: str) -> None:
+        self._pending[process, what] = None
+        self._has_pending.set()
+
     async def _tell_forever(self) -> None:
         while True:
             await self._has_pending.wait()
             self._has_pending.clear()
             pending, self._pending = self._pending, {}
             try:
-                async with self._redis.pipeline(transaction=False) as pipeline:
+                # not wait_for: in Python 3.11 it may swallow the cancelling of `close`
+                async with (
+                    asyncio.timeout(2 * _TIMEOUT_S),
+                    self._redis.pipeline(transaction=False) as pipeline,
+                ):
                     for process, what in pending:
                         pipeline.publish(f"{CHANNEL}{process}", what)
-                    await asyncio.wait_for(pipeline.execute(), 2 * _TIMEOUT_S)
+                    await pipeline.execute()
             except _TROUBLE as error:
                 self.dropped += len(pending)
                 self._failed(error)
@@ -110,9 +118,8 @@ class Wakes:
         while True:
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await asyncio.wait_for(
-                        pubsub.subscribe(f"{CHANNEL}{self._process}"), 2 * _TIMEOUT_S
-                    )
+                    async with asyncio.timeout(2 * _TIMEOUT_S):
+                        await pubsub.subscribe(f"{CHANNEL}{self._process}")
                     self._came_up()
                     wait_s = _BACKOFF_S[0]
                     await self._listen(pubsub)
@@ -123,16 +130,25 @@ class Wakes:
             wait_s = min(wait_s * 2, _BACKOFF_S[1])
 
     async def _listen(self, pubsub: PubSub) -> None:
-        """Until the connection breaks; a quiet one is asked whether it still stands."""
+        """Until the connection breaks; while it is quiet we wake ourselves to see that it works."""
+        loop = asyncio.get_running_loop()
+        heard_at, is_asked = loop.time(), False
         while True:
-            message = await pubsub.get_message(timeout=_LISTEN_S)
-            if message is None:
-                await asyncio.wait_for(pubsub.ping(), 2 * _TIMEOUT_S)
-            elif message["type"] == "message":
-                self.heard += 1
-                self._tell_flow(str(message["data"]))
+            message = await pubsub.get_message(timeout=_TIMEOUT_S)
+            quiet_s = loop.time() - heard_at
+            if message is not None and message["type"] == "message":
+                heard_at, is_asked = loop.time(), False
+                self._heard(str(message["data"]))
+            elif quiet_s > _QUIET_S + 2 * _TIMEOUT_S:
+                raise TimeoutError("the subscription is deaf")
+            elif quiet_s > _QUIET_S and not is_asked:
+                is_asked = True
+                self._tell(self._process, _ECHO)
 
-    def _tell_flow(self, what: str) -> None:
+    def _heard(self, what: str) -> None:
+        if what == _ECHO:
+            return
+        self.heard += 1
         try:
             self._on_wake(what)
         except Exception:  # the one of this loop: a bug behind it must not deafen us

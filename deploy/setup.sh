@@ -1,11 +1,14 @@
 #!/bin/sh
-# Make or renew .venv from a lock file. Called by the Makefile: sh deploy/setup.sh LOCKFILE
+# Make or renew an environment from a lock file. Called by the Makefile:
+#
+#   sh deploy/setup.sh LOCKFILE [FOLDER]     .venv unless given; only .venv gets the project itself
 #
 # Touches nothing outside the project folder. Uses the index that pip is configured for; every
 # file is checked against its hash. PYTHON=/path/to/python chooses the interpreter.
 set -eu
 lock=$1
-log=.venv/setup.log
+venv=${2:-.venv}
+log=$venv/setup.log
 
 say() { printf '%s\n' "$*"; }
 fail() { printf '\nsetup: %s\n' "$*" >&2; exit 1; }
@@ -21,15 +24,15 @@ make_venv() { # tries each suitable interpreter: on Debian the venv module may l
     for python in $candidates; do
         is_suitable "$python" || continue
         seen=$python
-        say "Making .venv with $("$python" -V) ($python)"
-        if "$python" -m venv .venv >/dev/null 2>&1 && .venv/bin/python -m pip -V >/dev/null 2>&1; then
+        say "Making $venv with $("$python" -V) ($python)"
+        if "$python" -m venv "$venv" >/dev/null 2>&1 && "$venv/bin/python" -m pip -V >/dev/null 2>&1; then
             return 0
         fi
-        rm -rf .venv
-        if "$python" -m virtualenv -q .venv >/dev/null 2>&1; then
+        rm -rf "$venv"
+        if "$python" -m virtualenv -q "$venv" >/dev/null 2>&1; then
             return 0
         fi
-        rm -rf .venv
+        rm -rf "$venv"
     done
     if [ -z "$seen" ]; then
         fail "no Python 3.11 or newer found (tried: $candidates).
@@ -42,15 +45,15 @@ elsewhere:       $seen -m pip install --user virtualenv
 then run make again."
 }
 
-# A folder that was moved or an interpreter that is gone leaves a .venv that cannot be used.
+# A folder that was moved or an interpreter that is gone leaves an environment that cannot be used.
 here=$(pwd -P)
-if [ -d .venv ] && { ! is_suitable .venv/bin/python ||
-    { [ -f .venv/place ] && [ "$(cat .venv/place)" != "$here" ]; }; }; then
-    say "Removing a .venv that no longer fits this place or this Python"
-    rm -rf .venv
+if [ -d "$venv" ] && { ! is_suitable "$venv/bin/python" ||
+    { [ -f "$venv/place" ] && [ "$(cat "$venv/place")" != "$here" ]; }; }; then
+    say "Removing a $venv that no longer fits this place or this Python"
+    rm -rf "$venv"
 fi
-[ -d .venv ] || make_venv
-printf '%s\n' "$here" >.venv/place
+[ -d "$venv" ] || make_venv
+printf '%s\n' "$here" >"$venv/place"
 
 total=$(grep -c '^[a-z0-9].*==' "$lock")
 say "Installing $total packages of $lock (log: $log)"
@@ -60,7 +63,7 @@ terminal=
 
 pip() {
     PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
-        .venv/bin/python -m pip --no-input "$@" 2>>"$log"
+        "$venv/bin/python" -m pip --no-input "$@" 2>>"$log"
 }
 
 {
@@ -90,6 +93,7 @@ pip() {
 No network, or an index of your own? pip's usual configuration is obeyed (PIP_INDEX_URL …)."
 }
 
+[ "$venv" = .venv ] || exit 0
 pip install --no-deps --no-build-isolation --quiet -e . >>"$log" || {
     tail -n 15 "$log" >&2
     fail "the project itself could not be installed, see above."

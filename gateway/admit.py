@@ -35,6 +35,7 @@ from sms.config import Snapshot, Tenant
 from sms.model import Carrier, Encoding, Message, MessageClass
 from sms.numbers import BadNumber, Number, parse_number
 from sms.segmentation import NotGsm7, Segmentation, TooLong, segment
+from telemetry.failpoints import failpoints
 
 if TYPE_CHECKING:
     from gateway.api.port import LimiterPort, TakenPort
@@ -159,6 +160,8 @@ async def charge(
     """
     taken = await limiter.ask(tenant.id, wanted, now)
     if not taken.retry_after_s:
+        if failpoints.is_armed:
+            failpoints.hit("admit.charged")
         return taken, None
     whose = _LIMITS.get(taken.scope, f"The tenant's limit for class {taken.scope}")
     if taken.retry_after_s == math.inf:
@@ -290,6 +293,8 @@ def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> 
         return None
     encoding = "auto" if entry.encoding is UNSET else _ENCODINGS[entry.encoding]
     parts = segment(final_text, encoding, smart=entry.smart_encoding is True, max_segments=limit)
+    if failpoints.is_armed:
+        failpoints.hit("segment.done")
     if isinstance(parts, TooLong):
         errors.append(_too_long(str(parts.segments), limit))
         return None

@@ -29,6 +29,7 @@ from gateway.yamlfile import MAX_BYTES, Complaint
 from sms.errors import ConfigError
 from store.config import ConfigStore, StoredObject, Upsert
 from store.database import open_pool
+from store.durable import write_once
 from store.seal import Keyring, load_or_create_master_key
 from webhooks.address import AllowList
 from webhooks.sign import new_secret
@@ -227,11 +228,7 @@ def _complete_endpoint(
 def _write_secret(path: Path, text: str, applied: Applied) -> Complaint | None:
     """Make the file (0600); never overwrites one."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w", encoding="ascii") as handle:
-            handle.write(text + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_once(path, f"{text}\n".encode("ascii"))
     except OSError as error:
         path = Path(os.path.normpath(path))
         detail = f"secret_file {path} cannot be made ({error.strerror}); correct the path"

@@ -41,7 +41,7 @@ def results(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         "settings": lambda _: "every SMSGW_ variable can be read",
         "data": _data,
         "master key": _master_key,
-        "port": lambda s: _port(s, s.port, "SMSGW_PORT"),
+        "port": _public_port,
         "admin port": lambda s: _port(s, s.admin_port, "SMSGW_ADMIN_PORT"),
         "tls": _tls,
         "database": _database,
@@ -75,6 +75,12 @@ def _master_key(settings: Settings) -> str:
         return f"{path} will be made by `smsgw up`"
     read_master_key(path)
     return f"{path} (keep a copy apart from the database)"
+
+
+def _public_port(settings: Settings) -> str:
+    if settings.role == "carrier":
+        return "none is opened in the role carrier"
+    return _port(settings, settings.port, "SMSGW_PORT")
 
 
 def _port(settings: Settings, port: int, variable: str) -> str:

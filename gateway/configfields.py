@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from compliance.signature import is_brand
 from sms.model import Carrier, MessageClass, State
@@ -19,6 +20,10 @@ LATER = "comes with a later version; remove it for now"
 MAX_RATE = 1_000_000
 MAX_BACKUPS = 3
 
+MAX_QUOTA = 10**12
+MAX_BURSTS = 20
+
+_CLASSES = [str(word) for word in MessageClass]
 _PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _QUOTES = "must be text; put it in quotes"
 
@@ -146,8 +151,62 @@ def _event(value: object) -> str | None:
     return one_of(EVENTS)(value)
 
 
+def _moment(value: object) -> str | None:
+    try:
+        is_good = isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        is_good = False
+    return None if is_good else 'must be a time with its zone, "2026-11-11T00:00:00+08:00"'
+
+
+_BUCKET: Mapping[str, Check] = {
+    "segments_per_second": number(0.01, MAX_RATE),
+    "burst_segments": whole(1, MAX_RATE),
+}
+_BURST: Mapping[str, Check] = {"from": _moment, "until": _moment, **_BUCKET}
+
+
+def _members(value: object, table: Mapping[str, Check], required: Collection[str]) -> str | None:
+    """What is wrong inside one of the small objects of a tenant's limits."""
+    if not isinstance(value, dict):
+        return f"must be an object with {', '.join(required)}"
+    for member, inner in value.items():
+        check = table.get(member)
+        wrong = f"is not a field here; known are {', '.join(table)}"
+        if check is not None:
+            wrong = check(inner) or ""
+        if wrong:
+            return f"`{member}` {wrong}"
+    missing = [member for member in required if member not in value]
+    return f"has no `{missing[0]}`; add it" if missing else None
+
+
+def _class_limits(value: object) -> str | None:
+    """Limits by class, as {marketing: {segments_per_second: 50}}."""
+    if not isinstance(value, dict) or not value.keys() <= set(_CLASSES):
+        return f"must be an object with some of {', '.join(_CLASSES)}"
+    for word, limit in value.items():
+        wrong = _members(limit, _BUCKET, ["segments_per_second"])
+        if wrong is not None:
+            return f"{word}: {wrong}"
+    return None
+
+
+def _bursts(value: object) -> str | None:
+    """More for a while, as [{until: "…", segments_per_second: 5000}]."""
+    if not isinstance(value, list) or len(value) > MAX_BURSTS:
+        return f"must be a list of at most {MAX_BURSTS} entries"
+    for index, burst in enumerate(value, 1):
+        wrong = _members(burst, _BURST, ["until", "segments_per_second"])
+        if wrong is None and "from" in burst:
+            begin, end = (datetime.fromisoformat(burst[name]) for name in ("from", "until"))
+            wrong = None if begin < end else "ends before it begins; correct `until`"
+        if wrong is not None:
+            return f"entry {index} {wrong}"
+    return None
+
+
 _later = Field(anything, is_later=True)
-_CLASSES = [str(word) for word in MessageClass]
 
 TOP: Mapping[str, Field] = {
     "tenants": Field(anything),
@@ -170,7 +229,10 @@ TENANT: Mapping[str, Field] = {
 LIMITS: Mapping[str, Field] = {
     "segments_per_second": Field(number(0.01, MAX_RATE)),
     "burst_segments": Field(whole(1, MAX_RATE)),
-    **dict.fromkeys(("segments_per_day", "segments_per_month"), _later),
+    "segments_per_day": Field(whole(1, MAX_QUOTA)),
+    "segments_per_month": Field(whole(1, MAX_QUOTA)),
+    "classes": Field(_class_limits),
+    "bursts": Field(_bursts),
 }
 API_KEY: Mapping[str, Field] = {
     "name": Field(name, is_required=True),

@@ -9,6 +9,7 @@ three tries a row is given up, counted and logged.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
 MAX_TRIES = 3
+JITTER_S = 0.02
 
 log = get_logger(__name__)
 
@@ -32,6 +34,7 @@ _LIVE = (
     *("carrier_ids", "segment_states", "first_states", "reason", "carrier_code"),
     *("submitted_at", "final_at"),
 )
+_COMES_BACK = frozenset({Path.QUEUED, Path.REQUEUED})
 _LIVE_SUBMITTING = ("sequence", "first_states")
 
 
@@ -65,6 +68,8 @@ class Conflicts:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if any(row.tries for row in self._rows):  # not in step with who won the last time
+                await asyncio.sleep(random.uniform(0.0, JITTER_S))  # noqa: S311 (no secret)
             rows, self._rows = self._rows, []
             try:
                 await self.settle(rows)
@@ -92,6 +97,8 @@ class Conflicts:
     def _again(self, row: EventRow, fresh: Message) -> None:
         path = self._path(row, fresh)
         live = row.message
+        if live is not None and fresh.state in FINAL_STATES:
+            self._ended_elsewhere(live, fresh)
         again = replace(
             row,
             path=Path.NOTE if path is None else path,
@@ -101,19 +108,24 @@ class Conflicts:
             previous=fresh.state,
             tries=row.tries + 1,
         )
-        if path is None or not apply_row(fresh, again):
+        if path is None or not (apply_row(fresh, again) or _as_note(fresh, again)):
             self._metrics.reports_total.inc(("", "conflict_settled"))
             return  # the other writer's row already says it, or says better
         if live is not None:
-            for name in _LIVE_SUBMITTING if live.state is State.SUBMITTING else _LIVE:
-                setattr(live, name, getattr(fresh, name))
+            _refresh(live, fresh)
         back = live or fresh
 
         def done() -> None:
-            if again.is_stored and path == Path.QUEUED:
+            if again.is_stored and path in _COMES_BACK:
                 self._resend(back)
 
         self._ledger.commit([again], done=done)
+
+    def _ended_elsewhere(self, live: Message, fresh: Message) -> None:
+        """Its first copy was told about to another process while the second one was ours."""
+        if self._ledger.live.get(live.id) is live and live.state is not State.SUBMITTING:
+            _refresh(live, fresh)
+            self._ledger.forget([live])
 
     @staticmethod
     def _path(row: EventRow, fresh: Message) -> int | None:
@@ -121,3 +133,17 @@ class Conflicts:
         if row.segment is None or row.status not in FINAL_STATES:
             return row.path
         return report_path(fresh, row.segment, row.copy, row.status)
+
+
+def _refresh(live: Message, fresh: Message) -> None:
+    """What the store knows better goes over into the live object."""
+    for name in _LIVE_SUBMITTING if live.state is State.SUBMITTING else _LIVE:
+        setattr(live, name, getattr(fresh, name))
+
+
+def _as_note(fresh: Message, again: EventRow) -> bool:
+    """A carrier's id of a message that has ended meanwhile is kept: its report will name it."""
+    if again.carrier_id is None:
+        return False
+    again.path = Path.NOTE
+    return apply_row(fresh, again)

@@ -22,6 +22,7 @@ from gateway.notice_store import NoticeStore
 from gateway.notices import batch_body
 from sms.ids import to_text
 from store.fragments import ParkedWebhook
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 from webhooks.deliver import Delivered, Delivery, Failed, Fault, Gone, Target
@@ -140,6 +141,8 @@ class Courier:
 
     async def _send(self, queue: EndpointQueue, items: list[Item]) -> None:
         """One request, and what follows from its answer."""
+        if failpoints.is_armed:
+            failpoints.hit("notify.before_send")
         started = self._clocks.monotonic()
         try:
             delivery = await self._request(queue, items)
@@ -156,6 +159,8 @@ class Courier:
         ended = self._clocks.monotonic()
         match delivery:
             case Delivered():
+                if failpoints.is_armed:
+                    failpoints.hit("notify.sent")
                 label = _DELIVERED
                 self._delivered(queue, items, ended)
             case Failed():
@@ -250,6 +255,8 @@ class Courier:
         """Write the rows of these items; what they held in memory is free after the commit."""
 
         def committed() -> None:
+            if failpoints.is_armed:
+                failpoints.hit("notify.parked")
             fed = 0
             for item in items:
                 if item.flush is None:

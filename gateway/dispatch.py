@@ -6,8 +6,9 @@
               segments ─▶ Channel.submit (journal, then bytes)
 
 A message is bound to a channel when it enters a lane and chosen again when that channel goes
-down. Nothing is written to a carrier before its claim is committed (DESIGN decision 5). One call
-of `pump` handles a whole burst; there is no task and no timer per message.
+down. The lane of a channel that only another process has is emptied by `gateway.remote`. Nothing
+is written to a carrier before its claim is committed (DESIGN decision 5). One call of `pump`
+handles a whole burst; there is no task and no timer per message.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from sms import config
 from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
 from sms.segmentation import payload
 from store.fragments import unpark_sql
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
+REMOTE_ROOM = 500  # messages on their way through us to a channel that another process has
 CLAIM_BLOCK = 256  # per accept lane beyond the free windows; what a power cut may make uncertain
 OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
@@ -52,6 +55,22 @@ class Claimer(Protocol):
         ...
 
 
+class Remote(Protocol):
+    """The channels of other processes, as far as dispatch needs them."""
+
+    def is_up(self, channel: int) -> bool:
+        """Whether another process has a session of the channel."""
+        ...
+
+    def pump(self, channel: int) -> None:
+        """Hand over what waits in the channel's lane."""
+        ...
+
+    def configure(self, snapshot: config.Snapshot) -> None:
+        """Use a new configuration."""
+        ...
+
+
 @dataclass(slots=True)
 class ChannelRuntime:
     """One channel as dispatch sees it; mutable, one object per channel and process."""
@@ -65,6 +84,7 @@ class ChannelRuntime:
     share: float = 1.0  # of the window, cut by throttling answers
     cut_at: float = -10.0  # monotonic
     is_up: bool = False
+    was_up: bool = False  # until it is, another process may have it
     is_pumping: bool = False
 
     def free(self) -> int:
@@ -108,6 +128,8 @@ class Dispatcher:
         self._waking: set[int] = set()
         self._swept_at = 0.0
         self.channels: dict[int, ChannelRuntime] = {}
+        self.remote: Remote | None = None  # joined by wiring
+        self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.snapshot = config.Snapshot()
         self.is_stopped = False
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -119,6 +141,8 @@ class Dispatcher:
         """Use the new routes; channels are added and removed by wiring before this."""
         self.snapshot = snapshot
         self._routes.clear()
+        if self.remote is not None:
+            self.remote.configure(snapshot)
         for channel, _ in list(self._lanes.items()):
             runtime = self.channels.get(channel)  # HELD has none; a changed channel starts down
             if runtime is None or not runtime.is_up:
@@ -156,7 +180,41 @@ class Dispatcher:
 
     def _is_fit(self, channel: int, message_class: MessageClass) -> bool:
         runtime = self.channels.get(channel)
-        return runtime is not None and runtime.is_up and message_class in runtime.config.classes
+        if runtime is None or not runtime.is_up:
+            return self.is_remote(channel) and self._is_configured(channel, message_class)
+        return message_class in runtime.config.classes
+
+    def is_remote(self, channel: int) -> bool:
+        """Whether messages for the channel go to another process: it has a session, we hold none.
+
+        A channel of which we hold sessions that are down is down for us, though others have it.
+        """
+        runtime = self.channels.get(channel)
+        if self.remote is None or (runtime is not None and runtime.was_up):
+            return False
+        return self.remote.is_up(channel)
+
+    def can_send(self, channel: int) -> bool:
+        """Whether we have the channel up ourselves; for 0, whether anybody has any."""
+        if not channel:
+            return any(self.is_reachable(known) for known in self.snapshot.channels)
+        runtime = self.channels.get(channel)
+        return runtime is not None and runtime.is_up
+
+    def is_reachable(self, channel: int) -> bool:
+        """Whether messages can go out over the channel, from here or from another process."""
+        return self.can_send(channel) or self.is_remote(channel)
+
+    def room_for(self, channel: int) -> int:
+        """How many messages of other processes may be here: the windows, and once more to wait.
+
+        For 0, whatever the channel: on their way through us to others' channels too.
+        """
+        if not channel:
+            remote = sum(map(self.is_remote, self.snapshot.channels))
+            return sum(map(self.room_for, self.channels)) + remote * REMOTE_ROOM
+        runtime = self.channels.get(channel)
+        return 2 * runtime.adapter.window() if runtime is not None and runtime.is_up else 0
 
     def _is_configured(self, channel: int, message_class: MessageClass) -> bool:
         """Whether waiting for the channel makes sense, by the configuration.
@@ -211,6 +269,8 @@ class Dispatcher:
         What already waits in the lane counts against the budget, so the number of claimed
         messages stays bounded without a counter that could drift.
         """
+        if self.is_stopped:
+            return []
         budgets: dict[int, int] = {}
         chosen: list[Message] = []
         for message in messages:
@@ -219,12 +279,16 @@ class Dispatcher:
                 continue
             budget = budgets.get(channel)
             if budget is None:
-                runtime = self.channels[channel]
+                runtime = self.channels.get(channel)
+                if runtime is None or not runtime.is_up:
+                    continue  # another process has it: that one claims
                 waiting = self._lanes.lane(channel).size()
                 budget = runtime.free() + CLAIM_BLOCK - waiting
             if budget > 0:
                 chosen.append(message)
             budgets[channel] = budget - len(message.texts)
+        if failpoints.is_armed:
+            failpoints.hit("choose.done")
         return chosen
 
     # -- entering --------------------------------------------------------------------------
@@ -244,20 +308,46 @@ class Dispatcher:
             channel = self._enter(message, first=first)
             if channel:
                 touched.add(channel)
+        if failpoints.is_armed:
+            failpoints.hit("lanes.put")
         for channel in touched:
             self.pump(channel)
 
-    def _enter(self, message: Message, *, first: bool) -> int:
+    def put_adopted(self, messages: Iterable[Message]) -> None:
+        """Queue what other processes had accepted, by turns with our own."""
+        now = self._monotonic()
+        touched: set[int] = set()
+        for message in messages:
+            message.queued_at = now
+            channel = self._bind(message)
+            if channel is not None:
+                self._lanes.put_adopted(channel, message)
+                touched.add(channel)
+        for channel in touched:
+            self.pump(channel)
+
+    def _bind(self, message: Message) -> int | None:
+        """The channel in whose lane it is to wait; without any left it has ended, None."""
         channel = self.choose(message)
         if channel is None:
             self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
-            return 0
+            return None
         message.channel = channel
+        return channel
+
+    def _enter(self, message: Message, *, first: bool) -> int:
+        channel = self._bind(message)
+        if channel is None:
+            return 0
         if first:
             self._lanes.put_first(channel, message)
         else:
             self._lanes.put(channel, message)
         return channel
+
+    def expire(self, message: Message) -> None:
+        """Its validity is over and nothing of it is with a carrier."""
+        self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
 
     def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
         if message.state in FINAL_STATES:
@@ -282,7 +372,13 @@ class Dispatcher:
     def pump(self, channel: int) -> None:
         """Hand the channel as much as its windows, its bucket and the lanes allow."""
         runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up or runtime.is_pumping or self.is_stopped:
+        if self.is_stopped:
+            return
+        if runtime is None or not runtime.is_up:
+            if self.remote is not None and self.is_remote(channel):
+                self.remote.pump(channel)
+            return
+        if runtime.is_pumping:
             return
         runtime.is_pumping = True
         try:
@@ -291,6 +387,7 @@ class Dispatcher:
                 self._write(runtime, burst)
         finally:
             runtime.is_pumping = False
+        self.hungry(channel)
 
     def _write(self, runtime: ChannelRuntime, burst: list[Submit]) -> None:
         left = runtime.adapter.submit(burst)
@@ -319,7 +416,7 @@ class Dispatcher:
             if message.state in FINAL_STATES:
                 continue
             if message.valid_until <= unix:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                self.expire(message)
                 continue
             segments = len(message.texts)
             wait_s = runtime.bucket.take(segments, now, is_otp=message.message_class is _OTP)
@@ -336,6 +433,14 @@ class Dispatcher:
             self._claim(runtime, to_claim)
         return burst
 
+    def withdraw(self) -> None:
+        """Segments that found no slot return to their lanes: we leave."""
+        for channel, runtime in self.channels.items():
+            unsent = list(runtime.unsent)
+            runtime.unsent.clear()
+            if unsent and self.not_sent is not None:
+                self.not_sent(channel, unsent, "process.leaves")
+
     def _take_unsent(self, runtime: ChannelRuntime, free: int) -> list[Submit]:
         """What found no slot before goes first; what is too late for goes back to expire."""
         burst: list[Submit] = []
@@ -350,11 +455,15 @@ class Dispatcher:
         return burst
 
     def _claim(self, runtime: ChannelRuntime, messages: list[Message]) -> None:
+        if failpoints.is_armed:
+            failpoints.hit("dispatch.claiming")
         segments = sum(len(message.texts) for message in messages)
         runtime.claiming += segments
         channel = runtime.config.id
 
         def claimed() -> None:
+            if failpoints.is_armed:
+                failpoints.hit("dispatch.claimed")
             runtime.claiming -= segments
             self._send_claimed(channel, messages)
 
@@ -373,7 +482,7 @@ class Dispatcher:
             if message.state in FINAL_STATES:
                 self._ledger.release_claim(message)
             elif message.valid_until <= unix:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                self.expire(message)
             else:
                 runtime.unsent.extend(self._submits(message, runtime, unix))
         self.pump(channel)
@@ -465,6 +574,7 @@ class Dispatcher:
             return
         runtime.is_up = is_up
         if is_up:
+            runtime.was_up = True
             self._rechoose(HELD)
             self.pump(channel)
             return
@@ -473,6 +583,17 @@ class Dispatcher:
         if unsent and self.not_sent is not None:
             self.not_sent(channel, unsent, "channel.link_lost")
         self._rechoose(channel)
+
+    def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
+        """Other processes have got or lost their last session of these channels."""
+        for channel in went:
+            if not self.can_send(channel):
+                self._rechoose(channel)
+        came = list(came)
+        if came:
+            self._rechoose(HELD)
+        for channel in came:
+            self.pump(channel)
 
     def _rechoose(self, channel: int) -> None:
         """Bind what waits in a lane to the channels of its routes anew, otp first."""
@@ -491,6 +612,8 @@ class Dispatcher:
     def _move_some(self) -> None:
         """A long lane moves in slices, so that the loop is not held."""
         moving = self._moving
+        if failpoints.is_armed:
+            failpoints.hit("choose.again")
         self.put([moving.popleft() for _ in range(min(MOVE_SLICE, len(moving)))])
         if moving:
             self._call_later(0.0, self._move_some)
@@ -520,6 +643,10 @@ class Dispatcher:
                 runtime.share = min(1.0, runtime.share * RECOVER_SHARE**0.1)
             if runtime.unsent or self._lanes.lane(channel).size():
                 self.pump(channel)
+        if self.remote is not None:
+            for channel, lane in list(self._lanes.items()):
+                if channel not in self.channels and lane.size():
+                    self.pump(channel)
         if now - self._swept_at >= 1.0:
             self._swept_at = now
             self._sweep()
@@ -527,13 +654,13 @@ class Dispatcher:
     def _sweep(self) -> None:
         unix = self._unix()
         for message in self._lanes.remove_expired(tuple(MessageClass), unix):
-            self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+            self.expire(message)
         late = [entry for entry in self._delayed if entry[2].valid_until <= unix]
         if late:
             self._delayed = [entry for entry in self._delayed if entry[2].valid_until > unix]
             heapq.heapify(self._delayed)
             for _, _, message in late:
-                self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+                self.expire(message)
 
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""
@@ -543,7 +670,11 @@ class Dispatcher:
 def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
     """The lowest id that still needs its owner: everything below needs no recovery.
 
-    What stands in `parked` is found there, so it does not hold the mark back.
+    What stands in `parked` is found there, and what came from another process by its claim, so
+    neither holds the mark back.
     """
-    lowest = min((key for key, message in live.items() if not message.is_parked), default=next_id)
+    lowest = min(
+        (key for key, message in live.items() if not (message.is_parked or message.is_adopted)),
+        default=next_id,
+    )
     return lowest if pending is None else min(lowest, pending)

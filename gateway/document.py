@@ -18,7 +18,7 @@ from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.configfields import LATER, Field
 from gateway.yamlfile import Complaint, member, read_yaml
-from sms.config import Channel, Tenant
+from sms.config import Channel, Tenant, default_burst
 from webhooks.address import AllowList, refusal
 from webhooks.deliver import parse_target
 from webhooks.sign import parse_secret
@@ -31,6 +31,7 @@ LATER_PROTOCOLS = (
     *("cmpp2", "cmpp3", "sgip", "smgp"),
     *("aliyun", "tencent", "huawei", "twilio", "infobip", "http"),
 )
+_OPEN_LIMITS = ("segments_per_day", "segments_per_month", "classes", "bursts")
 _CHANNEL_SECRETS = frozenset(
     {"password", "secret", "shared_secret", "access_key_secret", "auth_token", "api_key"}
 )
@@ -242,13 +243,14 @@ class _Document:
             return
         name = good["name"]
         rate = limits.get("segments_per_second", Tenant(0, "").segments_per_second)
-        burst = limits.get("burst_segments", min(fields.MAX_RATE, max(1, round(2 * rate))))
+        burst = limits.get("burst_segments", default_burst(rate))
         spec = {
             "signatures": good.get("signatures", []),
             "countries": good.get("countries", [86]),
             "segments_per_second": rate,
             "burst_segments": burst,
         }
+        spec.update({name: limits[name] for name in _OPEN_LIMITS if limits.get(name)})
         standing = self._around.known.get(("tenant", name), {})
         if standing.get("is_suspended"):  # an operator's act, which no file undoes by silence
             spec["is_suspended"] = True

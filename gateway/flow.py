@@ -17,6 +17,7 @@ from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import ENDS, Ledger
+from gateway.matches import Matches
 from gateway.reports import Reports
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
@@ -87,6 +88,7 @@ class Parts:
     dispatcher: Dispatcher
     evidence: Evidence
     settler: Settler
+    matches: Matches
     reports: Reports
     journal: JournalGate
     data_dir: FilePath
@@ -110,6 +112,7 @@ class Flow:
         self.dispatcher = parts.dispatcher
         self.evidence = parts.evidence
         self.settler = parts.settler
+        self.matches = parts.matches
         self.reports_desk = parts.reports
         self.journal = parts.journal
         self.supervisor_socket = parts.supervisor_socket
@@ -120,6 +123,7 @@ class Flow:
         self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
         self.events: EventLane | None = None
         self.conflicts: Conflicts | None = None
+        self.link_news: Callable[[], None] = lambda: None  # the other processes are told
         self.loop_lag_s = 0.0
         self.is_draining = False
         self.is_intake_closed = False
@@ -209,9 +213,9 @@ class Flow:
             missing.append("lease: the process could not renew its lease in PostgreSQL")
         if self.acceptor is None or not self.acceptor.is_up():
             missing.append("store: PostgreSQL is not writable")
-        channels = self.dispatcher.channels
-        for route in self.snapshot.routes:
-            if not any(cid in channels and channels[cid].is_up for cid in route.channels):
+        is_reachable = self.dispatcher.is_reachable
+        for route in self.snapshot.ways.values():
+            if not any(is_reachable(channel) for channel in route.channels):
                 names = "; ".join(self._why_down(cid) for cid in route.channels)
                 missing.append(f"route {route.id}: none of its channels has a session ({names})")
         return missing
@@ -254,6 +258,7 @@ class Flow:
         name = self.channel_name(channel) or ""
         log.info("link changed", channel=name, is_up=is_up, reason=reason)
         self.dispatcher.link_changed(channel, is_up=is_up)
+        self.link_news()
 
     def answer(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
         """Answer reports through the channel that brought them, if it is still there."""
@@ -334,6 +339,7 @@ class Flow:
                 oldest = queue.oldest_at()
                 metrics.queue_messages.set(labels, queue.size)
                 metrics.queue_oldest_age_seconds.set(labels, now - oldest if oldest else 0.0)
+        metrics.channel_state.clear()  # a channel may be another process's now
         for runtime in self.dispatcher.channels.values():
             for state in ("up", "down"):
                 is_now = (state == "up") == runtime.is_up

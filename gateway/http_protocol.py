@@ -11,13 +11,20 @@ limits for them. While an answer is open, uvicorn's own pipelining queues what c
 uvicorn has no limits before the headers are whole; they are here (RELIABILITY section 11): 16 KiB
 and 100 headers, 10 s from the first silence to the end of the head, a cap on connections, and
 trailers are dropped instead of becoming headers.
+
+A worker that leaves, or holds more than its share of the node's connections, says `Connection:
+close` with an answer behind which no other request stands: the client then opens another
+connection before it asks again, so nothing it sends is cut off (`gateway.http_server`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import http
 import resource
+import struct
+import termios
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -26,9 +33,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway.api.frame import PROBLEM_TYPE, request_id_of
+from gateway.api.frame import CLOSE, PROBLEM_TYPE, Receive, Scope, Send, request_id_of
 from gateway.api.problems import Problem, build_body
 from gateway.api.quick import Quick, QuickDoor
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -37,6 +45,7 @@ MAX_HEAD_BYTES = 16_384
 MAX_HEADERS = 100
 HEAD_TIMEOUT_S = 10.0
 KEPT_DESCRIPTORS = 256  # for carriers, PostgreSQL, webhooks and files
+ALL_OF_THEM = 1 << 60  # connections to end: more than there can ever be
 _SWEEP_S = 1.0
 
 _PATH = b"/v1/messages"
@@ -65,12 +74,18 @@ class _Deaf:
 
 
 class Connections:
-    """What the connections of one worker share: how many there may be, and who is too slow."""
+    """What the connections of one worker share: how many there may be, who is too slow."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.to_end = 0  # so many end with their next answer; ALL_OF_THEM when the worker leaves
         self.heads: dict[GatewayHttp, float] = {}  # whose head is not whole, and since when
         self._is_sweeping = False
+
+    def end_some(self, count: int) -> None:
+        """Let so many connections end with their next answer, instead of those asked before."""
+        if self.to_end < ALL_OF_THEM // 2:
+            self.to_end = count
 
     def begin(self, connection: GatewayHttp) -> None:
         """A head is awaited; a sweep a second costs less than a timer a request."""
@@ -130,6 +145,8 @@ class GatewayHttp(HttpToolsProtocol):
         self._head_read = 0  # octets read while the head was not whole
         self._is_head = True  # headers after it are trailers
         self._is_whole = True  # the newest request has arrived to its end
+        self._app = self.app
+        self.app = self._run_app
 
     def connection_made(  # type: ignore[override]  # uvicorn's own annotation
         self, transport: asyncio.Transport
@@ -150,6 +167,45 @@ class GatewayHttp(HttpToolsProtocol):
         """Its head, or the rest of a body that was answered early, did not come in time."""
         if not self.transport.is_closing():
             self._refuse("request.slow", "The head of the request did not arrive within 10 s.")
+
+    # -- leaving ---------------------------------------------------------------------------
+
+    def is_busy(self) -> bool:
+        """Whether a request, or a part of one, is here that has no answer yet."""
+        cycle = self.cycle
+        is_owed = cycle is not None and not cycle.response_complete
+        return is_owed or not self._is_whole or bool(self.pipeline) or bool(self._unread())
+
+    def _unread(self) -> int:
+        """Octets that have arrived and that we have not read yet."""
+        wire = self.transport.get_extra_info("socket")
+        if wire is None or self.transport.is_closing():
+            return 0
+        try:
+            told = fcntl.ioctl(wire.fileno(), termios.FIONREAD, bytes(4))
+        except OSError:
+            return 0
+        return int(struct.unpack("i", told)[0])
+
+    def give_up(self) -> None:
+        """End a connection whose request has not arrived in time; nothing of it was done."""
+        cycle = self.cycle
+        has_answer = cycle is not None and not isinstance(cycle, _QuickCycle)
+        if has_answer and cycle.response_started and not cycle.response_complete:
+            return
+        if not self._is_whole and not self.transport.is_closing():
+            self._refuse("shed.draining", "This process is shutting down; another one takes over.")
+
+    def _ends_here(self) -> bool:
+        """Whether the answer that goes out now is this connection's last.
+
+        Not while more of a request is here: RFC 9112 section 9.6 has us drop what follows.
+        """
+        shared = self._shared
+        if shared.to_end <= 0 or self.pipeline or not self._is_whole or self._unread():
+            return False
+        shared.to_end -= 1
+        return True
 
     # -- parser callbacks ------------------------------------------------------------------
 
@@ -255,7 +311,7 @@ class GatewayHttp(HttpToolsProtocol):
         problem = Problem(code, detail)
         request_id = request_id_of({})
         body = build_body(problem, request_id)
-        headers = [PROBLEM_TYPE, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
+        headers = [PROBLEM_TYPE, (b"x-request-id", request_id.encode()), CLOSE]
         self._shared.end(self)
         self._door.refused(code)
         if not self.transport.is_closing():
@@ -281,14 +337,27 @@ class GatewayHttp(HttpToolsProtocol):
         cycle.response_complete = True
         if cycle.disconnected:
             return
-        if not cycle.keep_alive:
-            headers.append((b"connection", b"close"))
+        is_last = not cycle.keep_alive or self._ends_here()
+        if is_last:
+            headers.append(CLOSE)
         self.transport.write(_build(status, (*self.server_state.default_headers, *headers), body))
-        if not cycle.keep_alive:
+        if status == 202 and failpoints.is_armed:
+            failpoints.hit_soon("door.answered")
+        if is_last:
             self.transport.close()
         self.on_response_complete()
 
     # -- the long way ----------------------------------------------------------------------
+
+    async def _run_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app; its answer may be told to be the connection's last."""
+
+        async def last_or_not(event: Scope) -> None:
+            if event["type"] == "http.response.start" and self._ends_here():
+                event["headers"] = [*event.get("headers", ()), CLOSE]
+            await send(event)
+
+        await self._app(scope, receive, last_or_not)
 
     def _go_the_long_way(self) -> None:
         headers = self.headers

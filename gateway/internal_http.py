@@ -1,12 +1,15 @@
 """What a worker tells its supervisor: one small document on a Unix socket.
 
-`GET /snapshot` answers JSON `{"metrics", "ready", "missing", "counts"}`. The socket stands in the
-node's run directory (0700), so only this node's own user reaches it.
+`GET /snapshot` answers JSON `{"metrics", "ready", "serving", "missing", "counts"}`.
+`GET /spread?connections=N` ends N of its connections after their next answer (204): the worker
+holds more than its share. The socket stands in the node's run directory (0700), so only this
+node's own user reaches it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,10 +19,13 @@ REQUEST_TIMEOUT_S = 5.0
 MAX_REQUEST_LINES = 64
 
 
+_SPREAD = re.compile(rb"/spread\?connections=([0-9]{1,6})")
+
+
 async def serve_internal(
-    path: Path, snapshot: Callable[[], Mapping[str, object]]
+    path: Path, snapshot: Callable[[], Mapping[str, object]], spread: Callable[[int], None]
 ) -> asyncio.Server:
-    """Serve `snapshot()` on the socket at `path` (an old one is replaced)."""
+    """Serve `snapshot()` and `spread(n)` on the socket at `path` (an old one is replaced)."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -28,7 +34,7 @@ async def serve_internal(
                 for _ in range(MAX_REQUEST_LINES):
                     if await reader.readline() in (b"\r\n", b"\n", b""):
                         break
-                writer.write(_answer(request, snapshot))
+                writer.write(_answer(request, snapshot, spread))
                 await writer.drain()
         except (TimeoutError, OSError, ValueError):
             return  # the supervisor asks again; a broken request says nothing
@@ -39,8 +45,15 @@ async def serve_internal(
     return await asyncio.start_unix_server(handle, path=path)
 
 
-def _answer(request: bytes, snapshot: Callable[[], Mapping[str, object]]) -> bytes:
-    if request.split(b" ")[:2] != [b"GET", b"/snapshot"]:
+def _answer(
+    request: bytes, snapshot: Callable[[], Mapping[str, object]], spread: Callable[[int], None]
+) -> bytes:
+    words = request.split(b" ")[:2]
+    asked = _SPREAD.fullmatch(words[1]) if len(words) == 2 else None
+    if asked is not None:
+        spread(int(asked[1]))
+        return b"HTTP/1.0 204 No Content\r\n\r\n"
+    if words != [b"GET", b"/snapshot"]:
         return b"HTTP/1.0 404 Not Found\r\ncontent-length: 0\r\n\r\n"
     body = msgspec.json.encode(snapshot())
     head = (

@@ -52,6 +52,21 @@ class FairQueue:
             waiting.appendleft(message)
         self.size += 1
 
+    def put_adopted(self, message: Message) -> None:
+        """Append behind what other processes had accepted of this tenant: a turn of its own.
+
+        Behind the tenant's own messages here it would wait for ever while those come as fast as
+        they leave.
+        """
+        key = ~message.tenant  # tenants are positive
+        waiting = self._by_tenant.get(key)
+        if waiting is None:
+            self._by_tenant[key] = deque((message,))
+            self._ring.append(key)
+        else:
+            waiting.append(message)
+        self.size += 1
+
     def take(self) -> Message | None:
         """Return the next message, or None when nothing waits."""
         if not self._ring:
@@ -180,6 +195,10 @@ class Lanes:
     def put_first(self, channel: int, message: Message) -> None:
         """Queue first in line."""
         self.lane(channel).queue(message.message_class).put_first(message)
+
+    def put_adopted(self, channel: int, message: Message) -> None:
+        """Queue what another process had accepted, by turns with the tenant's own here."""
+        self.lane(channel).queue(message.message_class).put_adopted(message)
 
     def drain(self, channel: int) -> list[Message]:
         """Empty one lane, otp first: its messages need another channel."""

@@ -15,6 +15,7 @@ from gateway.lanes import Lanes
 from receipts.state import STATES_OF_PATH, Path, apply_row
 from sms.ids import IdClock
 from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
 # Where each path ends, and after which ends the owner has nothing more to bring to a carrier.
@@ -67,6 +68,7 @@ class Ledger:
         self.events: EventSink | None = None  # joined by wiring: the lane calls back `committed`
         self.told: Told | None = None
         self.live: dict[int, Message] = {}  # what this process must still bring to a carrier
+        self.adopted = 0  # how many of them came from another process
         self.channel_names: dict[int, str] = {}
 
     def row(  # noqa: PLR0913 - the columns of a row; a row costs 1.8 µs, with **columns 3.6
@@ -123,6 +125,8 @@ class Ledger:
         events = self.events
         if events is None:
             raise RuntimeError("the ledger is not joined to an event lane")
+        if failpoints.is_armed and rows:
+            failpoints.hit("state.applied")
         events.add(rows, urgent=urgent, sql=sql, done=done)
 
     def took(self, messages: Iterable[Message]) -> None:
@@ -132,16 +136,42 @@ class Ledger:
             live[message.id] = message
 
     def release_claim(self, message: Message) -> None:
-        """Its claim is not needed any more; the block goes when all of it are released."""
-        if message.claim:
+        """Its claim is not needed any more; the block goes when all of it are released.
+
+        What came from another process keeps it until a commit says that it has left: nothing
+        else finds it.
+        """
+        if message.claim and not message.is_adopted:
             self._claims.settled(message.claim, 1)
             message.claim = 0
+
+    def _disown(self, message: Message) -> None:
+        if message.is_adopted:
+            message.is_adopted = False
+            self.adopted -= 1
+
+    def forget(self, messages: Iterable[Message]) -> None:
+        """They are not ours any more: a committed handover holds them, or another process's row
+        has ended them. Room and claims are given back.
+        """
+        left: dict[MessageClass, int] = {}
+        for message in messages:
+            message.is_handed = message.is_parked = False
+            if self.live.pop(message.id, None) is not None:
+                left[message.message_class] = left.get(message.message_class, 0) + 1
+            if message.claim:
+                self._claims.settled(message.claim, 1)
+                message.claim = 0
+            self._disown(message)
+        for message_class, count in left.items():
+            self._lanes.release(message_class, count)
 
     def take_back(self, message: Message) -> None:
         """Own again what had left (resend, recovery): room beyond the limit, it is promised."""
         if message.id not in self.live:
             self.live[message.id] = message
             self._lanes.force(message.message_class)
+            self.adopted += message.is_adopted
 
     def committed(self, rows: Sequence[EventRow]) -> None:
         """After a commit: give room and claims back, count finals, tell the webhooks."""
@@ -162,6 +192,7 @@ class Ledger:
             if block:
                 settled[block] = settled.get(block, 0) + 1
                 message.claim = 0
+                self._disown(message)
             if end in FINAL_STATES:
                 key = end, message_class, row.channel
                 finals[key] = finals.get(key, 0) + 1

@@ -5,6 +5,7 @@
 
 The supervisor serves them on the admin port and on `run/supervisor.sock`, where a worker asks
 when the public port is asked. A worker that does not answer in time counts with what it said last.
+The socket alone, which only our own user reaches, also has /restart: how a rolling restart stands.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +25,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.api.frame import refuse_secret_in_query
 from gateway.api.problems import ProblemError, kind_of
+from gateway.watchdog import Silence
 from telemetry.metrics import CONTENT_TYPE, Metrics, Snapshot, lasting, merge, render
 
 ASK_TIMEOUT_S = 1.0
 HEAD_TIMEOUT_S = 10.0  # from the first silence to the end of a request's head
 LONGEST_ANSWER = 16 * 1024 * 1024  # bytes
+NO_ANSWER = (OSError, EOFError, asyncio.LimitOverrunError, ValueError)  # what `ask` may raise
+EXCESS = 1.25  # times its share: what a worker holds beyond is spread
+LEAST_EXCESS = 2  # connections; so few more do not matter
+LEAST_LOAD = 0.3  # of a core: of two idle workers the same one would take them again
+LOAD_OVER_S = 0.5  # a load is measured over so long at least
+NOT_THERE = ("worker",)  # what is missing of a worker that says nothing
 Scope = Mapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Mapping[str, Any]], Any]
@@ -37,25 +47,66 @@ class WorkerView:
     """What a worker said last, and what its predecessors in the slot had counted."""
 
     socket: Path
+    silence: Silence
     metrics: Snapshot = field(default_factory=dict)
     earlier: Snapshot = field(default_factory=dict)
     is_ready: bool = False
-    missing: tuple[str, ...] = ("worker",)
-    has_ever_answered: bool = False
+    is_serving: bool = False  # its door is open
+    connections: int = 0  # at its door
+    load: float = 0.0  # of one core, since the look before
+    cpu: tuple[float, float] | None = None  # (monotonic, CPU seconds) at that look
+    missing: tuple[str, ...] = NOT_THERE
+    has_ever_served: bool = False
+    life: int = 0  # how many processes have ended here
 
     def forget(self) -> None:
         """The process ended: its totals stay, its gauges go."""
         self.earlier = merge([self.earlier, lasting(self.metrics)])
         self.metrics = {}
-        self.is_ready = False
-        self.missing = ("worker",)
+        self.life += 1
+        self.load, self.cpu = 0.0, None
+        self.silence.begin()
+        self._is_away()
 
-    def take(self, told: Mapping[str, Any]) -> None:
-        """Take over the answer to GET /snapshot."""
-        self.metrics = told["metrics"]
-        self.is_ready = bool(told["ready"])
-        self.missing = tuple(str(name) for name in told["missing"])
-        self.has_ever_answered = True
+    def take(self, told: Mapping[str, Any], now: float) -> None:
+        """Take over the answer to GET /snapshot, whole or not at all; `now` is monotonic."""
+        metrics, is_ready = told["metrics"], bool(told["ready"])
+        missing = tuple(str(name) for name in told["missing"])
+        counts = told.get("counts", {})
+        connections, cpu_s = int(counts.get("connections", 0)), float(counts.get("cpu_s", 0.0))
+        self.metrics, self.is_ready, self.missing = metrics, is_ready, missing
+        self.connections = connections
+        self.is_serving = bool(told.get("serving", True))
+        self.has_ever_served = self.has_ever_served or self.is_serving
+        self.silence.answered()
+        if self.cpu is None:
+            self.cpu = now, cpu_s
+        elif now - self.cpu[0] >= LOAD_OVER_S:
+            self.load = (cpu_s - self.cpu[1]) / (now - self.cpu[0])
+            self.cpu = now, cpu_s
+
+    def is_silent(self, asked_at: float) -> None:
+        """It did not answer in time what was asked at that moment (monotonic)."""
+        self.silence.failed(asked_at)
+        self._is_away()
+
+    def _is_away(self) -> None:
+        self.is_ready = self.is_serving = False
+        self.connections = 0
+        self.missing = NOT_THERE
+
+
+def excess(held: Sequence[int | None]) -> list[int]:
+    """How many connections each worker should let go, so that all have about the same.
+
+    None = it is not ready: it takes no part.
+    """
+    known = [count for count in held if count is not None]
+    if len(known) < 2:
+        return [0] * len(held)
+    share = math.ceil(sum(known) / len(known))
+    bound = share * EXCESS + LEAST_EXCESS
+    return [count - share if count is not None and count > bound else 0 for count in held]
 
 
 async def ask(path: Path, target: str, timeout_s: float = ASK_TIMEOUT_S) -> tuple[int, bytes]:
@@ -86,25 +137,48 @@ async def ask(path: Path, target: str, timeout_s: float = ASK_TIMEOUT_S) -> tupl
 class Node:
     """The workers of this node, seen together."""
 
-    def __init__(self, views: Sequence[WorkerView]) -> None:
+    def __init__(
+        self, views: Sequence[WorkerView], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.views = views
         self.metrics = Metrics()  # the supervisor's own
         self.missing_servers: Callable[[], list[str]] = list
+        self.restart_state: Callable[[], Mapping[str, object]] = dict
         self.is_stopping = False
+        self._monotonic = monotonic
 
     async def refresh(self) -> None:
         """Ask all workers at once; who does not answer is not ready."""
         await asyncio.gather(*(self._refresh(view) for view in self.views))
 
     async def _refresh(self, view: WorkerView) -> None:
+        life, asked_at = view.life, self._monotonic()
         try:
             status, body = await ask(view.socket, "/snapshot")
-            told = json.loads(body)
-            if status == 200:
-                view.take(told)
-        except (OSError, EOFError, asyncio.LimitOverrunError, ValueError, KeyError, TypeError):
-            view.is_ready = False
-            view.missing = ("worker",)
+            told = json.loads(body) if status == 200 else None
+        except NO_ANSWER:
+            told = None
+        if view.life != life:
+            return  # it ended meanwhile: what it said is counted, and its successor is another
+        try:
+            if told is not None:
+                view.take(told, self._monotonic())
+                return
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass  # it speaks another language: as good as silent
+        view.is_silent(asked_at)
+
+    async def spread(self) -> None:
+        """Have workers that hold far more connections than the others let some of them go.
+
+        Clients keep their connections for hours, and after a rolling restart the worker that was
+        restarted first would hold them all.
+        """
+        held = [view.connections if view.is_ready else None for view in self.views]
+        for view, count in zip(self.views, excess(held), strict=True):
+            if count and view.load > LEAST_LOAD:
+                with contextlib.suppress(*NO_ANSWER):
+                    await ask(view.socket, f"/spread?connections={count}")
 
     def traffic(self) -> Snapshot:
         """The workers' numbers as one snapshot."""
@@ -123,10 +197,12 @@ class Node:
             missing += [name for view in self.views for name in view.missing]
         return list(dict.fromkeys(missing))
 
-    async def answer(self, path: str) -> tuple[int, str, bytes]:
-        """Status, content type and body for one path."""
+    async def answer(self, path: str, *, is_ours: bool = False) -> tuple[int, str, bytes]:
+        """Status, content type and body for one path; `is_ours`: asked over the Unix socket."""
         if path == "/healthz":
             return 200, "application/json", b'{"status":"ok"}'
+        if path == "/restart" and is_ours:
+            return 200, "application/json", json.dumps(self.restart_state()).encode()
         if path not in ("/readyz", "/metrics"):
             return _problem(404, "not_found", "Here are /healthz, /readyz and /metrics.")
         await self.refresh()
@@ -144,7 +220,9 @@ class Node:
         if refused is not None:
             status, kind, body = refused
         elif scope["method"] in ("GET", "HEAD"):
-            status, kind, body = await self.answer(scope["path"])
+            server = scope.get("server")  # a Unix socket has no port, and no address at its end
+            is_ours = server is not None and server[1] is None and scope.get("client") is None
+            status, kind, body = await self.answer(scope["path"], is_ours=is_ours)
         else:
             status, kind, body = _problem(405, "method_not_allowed", "Use GET.")
         headers = [

@@ -46,6 +46,10 @@ class NoticeStore(Protocol):
         """Rows due by `now` (Unix), at most `limit` per endpoint, each endpoint's by due."""
         ...
 
+    async def with_due(self, endpoints: Sequence[int], now: float) -> set[int]:
+        """Those of the endpoints that have a row due by `now` (Unix)."""
+        ...
+
     async def oldest_parked(self) -> int | None:
         """The lowest event id that is parked and not a dead letter."""
         ...
@@ -96,6 +100,10 @@ class LaneNoticeStore:
     async def due(self, endpoints: Sequence[int], now: float, limit: int) -> list[ParkedWebhook]:
         """See `NoticeStore`."""
         return await self._reader.due_webhooks(self._process, now, limit, endpoints=endpoints)
+
+    async def with_due(self, endpoints: Sequence[int], now: float) -> set[int]:
+        """See `NoticeStore`."""
+        return await self._reader.endpoints_with_due(self._process, now, endpoints)
 
     async def oldest_parked(self) -> int | None:
         """See `NoticeStore`."""

@@ -1,7 +1,7 @@
 """What a process owes after a crash, before it sends anything (RELIABILITY section 4).
 
     claimed?  no ───────────────────────────────────────────▶ back to its lane
-       │ yes
+       │ yes    (also what came from another process: its claim is all there is of it here)
     journal of this boot?  no ──────────────────────────────▶ uncertain
        │ yes
     write line?  no ────────────────────────────────────────▶ back to its lane
@@ -14,12 +14,12 @@ It costs what was in flight: everything below the low-water mark is left alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.flow import Flow
 from gateway.reports import fold_stored
-from gateway.settle import is_repairable
+from gateway.settle import Settler, is_repairable
 from receipts.state import begin_attempt
 from sms.model import Message, State, Submit
 from sms.outcomes import (
@@ -35,11 +35,13 @@ from store.claims import ClaimBook
 from store.fragments import Why
 from store.journal import AnswerLine, Replay, WriteLine
 from store.read import Parked, Reader
+from telemetry.failpoints import failpoints
 
 LOST = "process.lost"
 _FOREVER = 4e9  # Unix seconds: every parked row is due by then
 _PARKED_PAGE = 1_000_000
-_OPEN = frozenset({State.ACCEPTED, State.QUEUED})
+_ADOPTED_PAGE = 1000
+OPEN = frozenset({State.ACCEPTED, State.QUEUED})
 
 
 @dataclass(slots=True)
@@ -59,13 +61,20 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
     block_of: dict[int, int] = {}
     for block, ids in blocks.items():
         claims.adopt(block, ids)
-        block_of.update(dict.fromkeys(ids, block))
+        for message_id in ids:
+            older = block_of.get(message_id)
+            if older is not None:  # handed over, and taken again before that claim was deleted
+                claims.settled(older)
+            block_of[message_id] = block
     found = Recovered()
     async for page in reader.unfinished(process, flow.lease.low_water):
         _settle_page(flow, [fold_stored(stored) for stored in page], block_of, replay, found)
     await _parked(flow, reader, block_of, replay, found)
+    await _adopted(flow, reader, block_of, replay, found)
     for block in block_of.values():  # the rest of each block had ended before the crash
         claims.settled(block)
+    if failpoints.is_armed:
+        failpoints.hit("recover.decided")
     await _committed(flow)
     return found
 
@@ -84,6 +93,20 @@ async def _parked(
         _settle_page(flow, messages, block_of, replay, found)
 
 
+async def _adopted(
+    flow: Flow, reader: Reader, block_of: dict[int, int], replay: Replay, found: Recovered
+) -> None:
+    """What is ours by its claim only: taken from other processes, or back from them."""
+    ids = sorted(block_of)
+    for start in range(0, len(ids), _ADOPTED_PAGE):
+        mine = await reader.still_mine(flow.lease.process, ids[start : start + _ADOPTED_PAGE])
+        stored = await reader.messages(mine)
+        messages = [fold_stored(record) for record in stored.values()]
+        for message in messages:
+            message.is_adopted = True
+        _settle_page(flow, messages, block_of, replay, found)
+
+
 def _settle_page(
     flow: Flow,
     messages: Iterable[Message],
@@ -93,10 +116,10 @@ def _settle_page(
 ) -> None:
     queued: list[Message] = []
     for message in messages:
-        if message.state not in _OPEN:
+        if message.state not in OPEN:
             continue
         message.claim = block_of.pop(message.id, 0)
-        results = _results(message, replay) if message.claim else []
+        results = results_of(message, replay) if message.claim else []
         flow.ledger.take_back(message)
         if not results:
             queued.append(message)
@@ -105,11 +128,13 @@ def _settle_page(
         is_lost = any(isinstance(outcome, Uncertain) for _, outcome, _ in results)
         found.uncertain += is_lost
         found.answered += not is_lost
-        _apply(flow, message, results)
+        apply_results(flow.settler, message, results)
     flow.dispatcher.put(queued)
 
 
-def _apply(flow: Flow, message: Message, results: list[tuple[int, Outcome, int]]) -> None:
+def apply_results(
+    settler: Settler, message: Message, results: Sequence[tuple[int, Outcome, int]]
+) -> None:
     """Settle what the journal knows, as if the answers had just arrived."""
     channel = results[0][2]
     known = message.carrier_ids, message.segment_states  # reports of this very attempt
@@ -137,10 +162,10 @@ def _apply(flow: Flow, message: Message, results: list[tuple[int, Outcome, int]]
         )
         for segment, outcome, _ in results
     ]
-    flow.settler.outcomes(channel, pairs)
+    settler.outcomes(channel, pairs)
 
 
-def _results(message: Message, replay: Replay) -> list[tuple[int, Outcome, int]]:
+def results_of(message: Message, replay: Replay) -> list[tuple[int, Outcome, int]]:
     """(segment, outcome, channel) of the attempt that was open; empty when nothing was written."""
     if not replay.is_present:
         return [(index, Uncertain(LOST), message.channel) for index in range(message.segments)]

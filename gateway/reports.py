@@ -4,7 +4,7 @@ report ─▶ id in memory? ──yes──▶ row ═COMMIT═▶ answer
              │ no
              ▼
           look-up in the store, in batches ──found──▶ fold, row ═COMMIT═▶ answer
-             │ nobody's (yet)
+             │ nobody's yet: another process may just be committing it; once more after 0.2 s
              ▼
           parked_reports ═COMMIT═▶ answer; tried again 1 s, 5 s, 30 s, 5 min, hourly, dropped
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -42,6 +43,8 @@ from telemetry.metrics import Metrics, code_label
 
 RETRY_AFTER_S = (1.0, 5.0, 30.0, 300.0)  # then hourly (issue of receipts: decision 2)
 HOURLY_S = 3600.0
+SECOND_LOOK_S = 0.2  # what another process submitted is in the store by then
+PARKED_POLL_S = 0.5
 KEPT_S = 259_200.0  # 72 h, then counted and dropped
 LOOKUP_BATCH = 500
 MAX_PENDING = 50_000  # reports that wait for a look-up; beyond, the carrier is told "later"
@@ -107,9 +110,11 @@ class Reports:
         self._unix = unix
         self._max_attempts = max_attempts
         self._pending: list[Report] = []
+        self._second: deque[tuple[float, list[Report]]] = deque()  # unknown once, and until when
         self._returning: list[Message] = []
         self._crashes: dict[tuple[int, str], int] = {}
         self._wake = asyncio.Event()
+        self._polled_at = 0.0  # Unix; when parked reports were looked for
         self.parked = 0  # how many stand in parked_reports, as last seen
         self.share = (0, 1)  # (our index, how many) among the living processes
 
@@ -132,9 +137,10 @@ class Reports:
             self._wake.set()
 
     def _refuse_overflow(self, channel: int) -> None:
-        beyond = self._pending[MAX_PENDING:]
+        most = max(0, MAX_PENDING - sum(len(reports) for _, reports in self._second))
+        beyond = self._pending[most:]
         if beyond:
-            del self._pending[MAX_PENDING:]
+            del self._pending[most:]
             tokens = [report.token for report in beyond if report.channel == channel]
             self._answer(channel, tokens, accepted=False)
             self._count(channel, {"refused": len(beyond)})
@@ -297,7 +303,7 @@ class Reports:
         """Look up unknown ids and retry parked reports until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), 1.0)
+                await asyncio.wait_for(self._wake.wait(), self._wait_s())
             self._wake.clear()
             try:
                 await self._round()
@@ -305,14 +311,28 @@ class Reports:
                 self._metrics.reports_total.inc(("", "lookup_failed"))
                 await asyncio.sleep(0.5)
 
+    def _wait_s(self) -> float:
+        if not self._second:
+            return PARKED_POLL_S
+        return min(PARKED_POLL_S, max(0.001, self._second[0][0] - self._unix()))
+
     async def _round(self) -> None:
         while self._pending:
             batch = self._pending[:LOOKUP_BATCH]
-            await self._look_up(batch)
+            missing = await self._look_up(batch)
             del self._pending[: len(batch)]
+            if missing:
+                self._second.append((self._unix() + SECOND_LOOK_S, missing))
+        while self._second and self._second[0][0] <= self._unix():
+            missing = await self._look_up(self._second[0][1])
+            self._second.popleft()
+            if missing:
+                self._park(missing)
         while self._returning:
             await self._read_back(self._returning[:LOOKUP_BATCH])
-        await self._retry_parked()
+        if self._unix() - self._polled_at >= PARKED_POLL_S:
+            self._polled_at = self._unix()
+            await self._retry_parked()
 
     async def _read_back(self, messages: list[Message]) -> None:
         stored = await self._reader.messages([message.id for message in messages])
@@ -323,7 +343,8 @@ class Reports:
                 self._dispatcher.resend(message)
         del self._returning[: len(messages)]
 
-    async def _look_up(self, reports: list[Report]) -> None:
+    async def _look_up(self, reports: list[Report]) -> list[Report]:
+        """Settle those whose message is known; returns the others."""
         found, missing = await self._owners(reports)
         by_channel: dict[int, list[tuple[Report, Match]]] = {}
         for report, match in found:
@@ -332,8 +353,7 @@ class Reports:
             batch = Batch(self._unix())
             tokens = [(report.token, self._settle(batch, report, match)) for report, match in pairs]
             self._finish(channel, batch, tokens)
-        if missing:
-            self._park(missing)
+        return missing
 
     async def _owners(
         self, reports: Sequence[Report]

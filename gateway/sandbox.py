@@ -34,6 +34,7 @@ from gateway.settings import Settings, child_environment
 from gateway.terminal import Terminal
 from sms.errors import ConfigError
 from store.config import StoredObject
+from store.durable import write_once
 from store.embedded import make_private
 
 CARRIERS = ("carrier-a", "carrier-b", "carrier-c", "carrier-d")
@@ -145,9 +146,7 @@ def choose_ports(path: Path, reserved: set[int]) -> Ports:
 def _keep_secret(path: Path, text: str) -> str:
     """The secret in that file, written there (0600) when it is missing."""
     with contextlib.suppress(FileExistsError):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        write_once(path, f"{text}\n".encode())
     return path.read_text("utf-8").strip()
 
 
@@ -289,7 +288,10 @@ def _child(
 ) -> Child:
     command = [sys.executable, "-P", "-m", module, *args]
     log = settings.log_dir / f"{name}.log"
-    return Child(name, command, env, log, death_signal=signal.SIGTERM)
+    longest_wait_s = settings.reliability.restart_max_s
+    return Child(
+        name, command, env, log, death_signal=signal.SIGTERM, longest_wait_s=longest_wait_s
+    )
 
 
 def _wait_listening(children: list[Child], ports: tuple[int, ...]) -> None:

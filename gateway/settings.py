@@ -9,6 +9,7 @@ what to do; a variable that looks like a mistyped one is refused too, because
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sms.errors import ConfigError
+from store.durable import write_once
+from telemetry import failpoints
 
 PREFIX = "SMSGW_"
 RELIABILITY_PREFIX = "SMSGW_RELIABILITY__"
@@ -29,6 +32,35 @@ Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
+MAX_WORKERS = 64
+_SHARE_OF_CORES = 0.75  # the rest is PostgreSQL's (DESIGN decision 7)
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores this process may use: its affinity and, in a container, the quota of its cgroup."""
+    try:
+        cores = float(len(os.sched_getaffinity(0)))
+    except AttributeError:  # not Linux
+        cores = float(os.cpu_count() or 1)
+    try:  # version 2; its root has no such file, so outside of a container there is no quota
+        quota, period = (cgroup / "cpu.max").read_text("utf-8").split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text("utf-8").strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text("utf-8").strip()
+        except (OSError, ValueError):
+            return cores
+    if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
+        return min(cores, int(quota) / int(period))
+    return cores
+
+
+def default_workers(cores: float | None = None) -> int:
+    """Workers for so many cores: three quarters, at least one; on two cores one."""
+    cores = usable_cores() if cores is None else cores
+    return min(MAX_WORKERS, max(1, math.floor(cores * _SHARE_OF_CORES)))
+
+
 class Reliability(BaseModel):
     """The numbers of RELIABILITY.md; each is settable as `SMSGW_RELIABILITY__NAME`."""
 
@@ -36,6 +68,7 @@ class Reliability(BaseModel):
 
     lease_s: Seconds = 15  # a process owns its messages this long after a renewal
     lease_renew_s: Seconds = 5  # renewed this often: two renewals may fail
+    takeover_grace_s: Seconds = 2  # so long after its lease a process is taken over by another
     submit_timeout_otp_s: Seconds = 10  # no answer for so long: uncertain
     submit_timeout_s: Seconds = 60  # the same for the other classes
     uncertain_wait_otp_s: Seconds = 8  # evidence is awaited so long before the second copy
@@ -52,7 +85,11 @@ class Reliability(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4  # one per channel, the copy included
     drain_before_s: Annotated[float, Field(ge=0, le=600)] = 5  # not ready, still accepting
     drain_answers_s: Seconds = 20  # waiting for carriers' answers
+    drain_requests_s: Seconds = 5  # requests under way get their answer
+    drain_idle_s: Annotated[float, Field(ge=0, le=600)] = 2  # then idle connections are closed
     drain_total_s: Seconds = 30  # SIGTERM to exit
+    watchdog_s: Seconds = 15  # a worker that says nothing for so long is killed and replaced
+    restart_ready_s: Seconds = 60  # a restarted worker is ready by then, or the restart stops
     enquire_link_s: Seconds = 15  # link test of an idle session
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step
@@ -63,6 +100,7 @@ class Reliability(BaseModel):
     webhook_total_s: Seconds = 15
     webhook_in_flight: Count = 32  # requests per endpoint
     webhook_linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 50  # batch gathers so long
+    restart_max_s: Seconds = 10  # a child that keeps ending is started again after so long
     partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2
     match_cache: Count = 200_000  # carrier ids in memory
     shed_write_age_s: Seconds = 1  # a database write older than this: 503
@@ -104,14 +142,16 @@ class Settings(BaseModel):
     trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
     url: str | None = None  # client commands: the gateway's address
     api_key_file: Path | None = None  # client commands: file with the bearer key
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
-    role: Literal["all", "api", "carrier"] = "all"
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = Field(default_factory=default_workers)
+    role: Literal["all", "api", "carrier"] = "all"  # carrier: no public port; api: no sessions
     is_sandbox: bool = False
     worker_slot: Annotated[int, Field(ge=0, le=63)] = 0  # set by the supervisor
     listen_fds: tuple[int, ...] = ()  # sockets inherited from the supervisor
     run_dir: Path | None = None  # sockets of this node; set by the supervisor for its workers
     sandbox_ports: tuple[int, ...] = ()  # the sandbox's own ports: no webhook may go there
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    failpoint: str | None = None  # test runs: where a worker ends (telemetry.failpoints)
+    allow_failpoints: bool = False  # also without --sandbox
     reliability: Reliability = Reliability()
 
     @classmethod
@@ -175,6 +215,13 @@ class Settings(BaseModel):
             raise ValueError("must start with redis://, rediss:// or unix://")
         return value
 
+    @field_validator("failpoint")
+    @classmethod
+    def _is_failpoint(cls, value: str | None) -> str | None:
+        if value is not None and value != failpoints.WATCH:
+            failpoints.parse(value)
+        return value
+
     @field_validator("url")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
@@ -219,6 +266,8 @@ class Settings(BaseModel):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
+        if self.failpoint is not None and not (self.is_sandbox or self.allow_failpoints):
+            raise ValueError("failpoint is for test runs: start with --sandbox, or unset it")
         data_dir = self.data_dir.expanduser().absolute()
         is_default = "master_key_file" not in self.model_fields_set
         key_file = data_dir / "master.key" if is_default else self.master_key_file.expanduser()
@@ -231,6 +280,16 @@ class Settings(BaseModel):
     def log_dir(self) -> Path:
         """Logs of every process of this node."""
         return self.data_dir / "log"
+
+    @property
+    def failpoint_dir(self) -> Path:
+        """What is armed, and what acted already."""
+        return self.data_dir / "failpoints"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the supervisor of this data directory; its pid stands in it."""
+        return self.data_dir / "supervisor.lock"
 
     @property
     def carriers_dir(self) -> Path:
@@ -287,7 +346,8 @@ def node_name(settings: Settings) -> str:
         kept = ""
     if not kept:
         kept = "node-" + secrets.token_hex(6)
-        path.write_text(kept + "\n", "utf-8")
+        path.unlink(missing_ok=True)  # an empty one
+        write_once(path, f"{kept}\n".encode())  # the processes of this node are found by it
     return kept
 
 

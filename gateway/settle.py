@@ -10,11 +10,11 @@ sections 5 and 6. All methods are synchronous and take a burst at a time. Report
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
-from gateway.dispatch import REPAIR_S, Dispatcher
+from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Matches
@@ -22,6 +22,7 @@ from receipts.state import Path, path_to, settled, undo_attempt
 from sms.model import EventRow, Message, State, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
 from store.fragments import unpark_sql
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics, code_label
 
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.UNKNOWN})
@@ -50,6 +51,29 @@ class AnswerJournal(Protocol):
         ...
 
 
+class LaneKeeper(Protocol):
+    """The dispatcher, as far as settling needs it."""
+
+    not_sent: Callable[[int, Sequence[Submit], str], None] | None
+    lost: Callable[[int, Sequence[Submit], str], None] | None
+
+    def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
+        """Back into their lanes."""
+        ...
+
+    def throttled(self, channel: int) -> None:
+        """A throttling answer came."""
+        ...
+
+    def has_other(self, message: Message, channel: int) -> bool:
+        """Whether the route has a channel that was not tried yet, besides this one."""
+        ...
+
+    def repair(self, channel: int, submits: Sequence[Submit], due: float, until: float) -> None:
+        """Try missing segments again on the same channel."""
+        ...
+
+
 @dataclass(slots=True)
 class Burst:
     """What one burst of answers of one channel amounts to; mutable, one per burst."""
@@ -72,7 +96,7 @@ class Settler:
         self,
         *,
         ledger: Ledger,
-        dispatcher: Dispatcher,
+        dispatcher: LaneKeeper,
         evidence: Evidence,
         matches: Matches,
         journal: AnswerJournal,
@@ -99,6 +123,8 @@ class Settler:
         lines = [_line(s, o) for s, o in results if s.sent_at or type(o) is not NotSent]
         if lines:
             self._journal.answer_lines(lines)
+        if failpoints.is_armed:
+            failpoints.hit("settle.journaled")
         burst = Burst(channel, self._unix(), self._monotonic())
         counts: dict[type, int] = {}
         answer_s = 0.0

@@ -10,26 +10,32 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from adapters.base import Channel, ChannelSink
 from adapters.smpp.channel import SmppChannel
 from adapters.smpp.session import SmppPolicy
+from cluster.wake import Wakes
 from gateway.apply import allow_list
 from gateway.conflicts import Conflicts
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
+from gateway.handover import HandoverDesk
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
+from gateway.peers import Peers
+from gateway.remote import RemoteChannels
 from gateway.reports import Reports
-from gateway.settings import Reliability, Settings
+from gateway.sessions import Place, Sessions
+from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
+from gateway.takeover import Aside, Takeover, Taker
 from ratelimit.limiter import ChannelBucket, Leases, Valkey
 from ratelimit.quota_book import QuotaBook
 from ratelimit.tenants import TenantLimits
@@ -40,7 +46,8 @@ from store.accept import AcceptHooks, Acceptor
 from store.claims import ClaimBook
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
-from store.processes import ProcessLease, live_processes
+from store.handovers import Handovers
+from store.processes import ProcessLease
 from store.quotas import Quotas
 from store.read import Reader
 from store.seal import Keyring
@@ -73,22 +80,6 @@ def _smpp(channel: config.Channel, sink: ChannelSink, numbers: Reliability) -> C
 PROTOCOLS: dict[str, BuildChannel] = {"smpp": _smpp}
 
 
-class Living:
-    """How many processes there are, ourselves among them; as last seen while the store is away."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._count = 1
-
-    async def look(self) -> None:
-        """Count anew; raises StoreUnavailable."""
-        self._count = max(1, len(await live_processes(self._pool)))
-
-    def count(self) -> int:
-        """The last count."""
-        return self._count
-
-
 @dataclass(slots=True)
 class Worker:
     """The joined parts that the worker's life needs by name."""
@@ -102,9 +93,10 @@ class Worker:
     reports: Reports
     notifier: Notifier
     deliverer: Deliverer
+    peers: Peers
     stopping: set[asyncio.Task[None]]  # channels on their way out, awaited at the end
     leases: Leases
-    living: Living
+    quotas: Quotas
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -166,6 +158,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         monotonic=time.monotonic,
     )
     flow: Flow
+    peers: Peers
 
     def answer(channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
         flow.answer(channel, tokens, accepted=accepted)
@@ -184,10 +177,14 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         max_attempts=numbers.max_attempts,
     )
     run_dir = settings.run_dir
-    living = Living(pool)
+
+    def live() -> int:
+        return len(peers.sessions.live)
+
     valkey = Valkey(settings.redis_url) if settings.redis_url else None
-    leases = Leases(valkey, metrics=metrics, live=living.count)
-    book = QuotaBook(Quotas(pool).reserve, metrics=metrics, live=living.count)
+    leases = Leases(valkey, metrics=metrics, live=live)
+    quotas = Quotas(pool)
+    book = QuotaBook(quotas.reserve, metrics=metrics, live=live)
     flow = Flow(
         Parts(
             reliability=numbers,
@@ -201,6 +198,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             dispatcher=dispatcher,
             evidence=evidence,
             settler=settler,
+            matches=matches,
             reports=reports,
             journal=journal,
             data_dir=settings.data_dir,
@@ -233,7 +231,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
     )
     ledger.told = notifier
-    return Worker(
+    peers = _peers(settings, flow, pool, ids, claims, notifier)
+    worker = Worker(
         flow,
         ids,
         claims,
@@ -243,10 +242,95 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         reports,
         notifier,
         deliverer,
+        peers,
         set(),
         leases,
-        living,
+        quotas,
     )
+    peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
+    peers.sessions.rates_changed = lambda: _share_rates(worker)
+    return worker
+
+
+def _peers(
+    settings: Settings,
+    flow: Flow,
+    pool: Pool,
+    ids: IdClock,
+    claims: ClaimBook,
+    notifier: Notifier,
+) -> Peers:
+    """Join this process to the others."""
+    numbers, lease, metrics = settings.reliability, flow.lease, flow.metrics
+    process, dispatcher = lease.process, flow.dispatcher
+    handovers = Handovers(pool, process)
+    remote = RemoteChannels(
+        ids=ids, lanes=flow.lanes, ledger=flow.ledger, metrics=metrics, unix=time.time
+    )
+    node = node_name(settings)
+    place = Place(node, settings.worker_slot, settings.workers, process, lease.epoch, settings.role)
+    sessions = Sessions(
+        pool,
+        place,
+        dispatcher=dispatcher,
+        remote=remote,
+        is_valid=lease.is_valid,
+        monotonic=time.monotonic,
+    )
+    desk = HandoverDesk(
+        handovers=handovers,
+        claims=claims,
+        reader=flow.reader,
+        ledger=flow.ledger,
+        dispatcher=dispatcher,
+        remote=remote,
+        metrics=metrics,
+        unix=time.time,
+    )
+    aside = Aside(dispatcher)
+    settler = Settler(
+        ledger=flow.ledger,
+        dispatcher=aside,
+        evidence=flow.evidence,
+        matches=flow.matches,
+        journal=JournalGate(metrics),  # never opened: the answers stand in the dead one's journal
+        metrics=metrics,
+        policy=SettlePolicy(max_attempts=numbers.max_attempts),
+        unix=time.time,
+        monotonic=time.monotonic,
+    )
+    takeover = Takeover(
+        Taker(
+            settings.database_url or "",
+            node,
+            process,
+            lease.epoch,
+            settings.data_dir / "journal",
+            numbers.lease_s,
+            numbers.takeover_grace_s,
+        ),
+        pool,
+        handovers=handovers,
+        reader=flow.reader,
+        ledger=flow.ledger,
+        notifier=notifier,
+        aside=aside,
+        settler=settler,
+        ids=ids,
+        metrics=metrics,
+        is_valid=lease.is_valid,
+    )
+    wakes = Wakes(settings.redis_url, process) if settings.redis_url else None
+    peers = Peers(flow, process, remote, sessions, desk, takeover, wakes)
+    dispatcher.remote, dispatcher.hungry = remote, desk.hungry
+    remote.expired, takeover.kick, sessions.lived = dispatcher.expire, desk.kick, peers.lived
+    if wakes is not None:
+        remote.wake = sessions.wake_other = wakes.wake
+    flow.link_news = sessions.link_changed
+    metrics.before_scrape.append(
+        lambda: metrics.handover_oldest_age_seconds.set((), remote.oldest_age_s())
+    )
+    return peers
 
 
 def _flush_metrics(metrics: Metrics) -> Callable[[str, int, float], None]:
@@ -258,11 +342,21 @@ def _flush_metrics(metrics: Metrics) -> Callable[[str, int, float], None]:
 
 
 def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliability) -> None:
-    """Start what is new, replace what changed, let go what was removed."""
+    """Start what is new, replace what changed, let go what was removed.
+
+    Of each channel this process runs the sessions it holds; of which it holds none is another
+    process's.
+    """
     flow = worker.flow
     running = flow.dispatcher.channels
+    held = worker.peers.sessions.held
+    ours = {
+        channel.id: replace(channel, sessions=held[channel.id])
+        for channel in snapshot.channels.values()
+        if held.get(channel.id)
+    }
     for channel_id, runtime in list(running.items()):
-        if snapshot.channels.get(channel_id) != runtime.config:
+        if ours.get(channel_id) != runtime.config:
             removed = flow.dispatcher.remove_channel(channel_id)
             if removed is not None:
                 _let_go(worker, removed)
@@ -270,6 +364,7 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
                 worker.leases.forget(_bucket_name(channel_id))
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
+    for channel in ours.values():
         if channel.id in running:
             continue
         build_channel = PROTOCOLS.get(channel.protocol)
@@ -277,22 +372,42 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
         adapter = build_channel(channel, flow, numbers)
-        flow.dispatcher.add_channel(ChannelRuntime(channel, adapter, _bucket(worker, channel)))
+        flow.dispatcher.add_channel(
+            ChannelRuntime(channel, adapter, _bucket(worker, snapshot, channel.id))
+        )
         adapter.start()
+
+
+def _sessions_changed(worker: Worker, numbers: Reliability) -> None:
+    """This process holds more or fewer sessions than before."""
+    sync_channels(worker, worker.flow.snapshot, numbers)
+    worker.flow.dispatcher.reconfigure(worker.flow.snapshot)
+    worker.peers.sessions.link_changed()
+    _share_rates(worker)
 
 
 def _bucket_name(channel: int) -> str:
     return f"c{channel}"
 
 
-def _bucket(worker: Worker, channel: config.Channel) -> ChannelBucket:
+def _bucket(worker: Worker, snapshot: config.Snapshot, channel_id: int) -> ChannelBucket:
     """The channel's bucket, shared with all processes: its rate is the account's."""
-    name = _bucket_name(channel.id)
+    name, channel = _bucket_name(channel_id), snapshot.channels[channel_id]
     rate = channel.segments_per_second
     depth = max(math.ceil(rate), _CHANNEL_DEPTH)
     lease = worker.leases.lease(name, rate, depth, reserve=depth // OTP_SHARE, is_eager=True)
-    worker.leases.listen(name, partial(worker.flow.dispatcher.pump, channel.id))
+    worker.leases.share(name, worker.peers.sessions.rate_share(channel))
+    worker.leases.listen(name, partial(worker.flow.dispatcher.pump, channel_id))
     return ChannelBucket(worker.leases, lease)
+
+
+def _share_rates(worker: Worker) -> None:
+    """Other nodes have got or lost a channel: our part of its rate while Valkey is away."""
+    channels = worker.flow.snapshot.channels
+    for channel_id in worker.flow.dispatcher.channels:
+        if channel_id in channels:
+            share = worker.peers.sessions.rate_share(channels[channel_id])
+            worker.leases.share(_bucket_name(channel_id), share)
 
 
 def _let_go(worker: Worker, runtime: ChannelRuntime) -> None:

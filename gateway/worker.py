@@ -13,19 +13,17 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
-from gateway.api.app import build_doors
 from gateway.dispatch import low_water
-from gateway.http_protocol import Connections, GatewayHttp, connection_limit
+from gateway.guard import LeaseGuard
+from gateway.http_server import HttpServer, build_server
 from gateway.internal_http import serve_internal
 from gateway.recover import recover
 from gateway.reports import fold_stored
@@ -43,6 +41,7 @@ from store.journal import Journal
 from store.processes import ProcessLease
 from store.read import Reader
 from store.seal import Keyring, read_master_key
+from telemetry.failpoints import failpoints
 from telemetry.logs import configure, get_logger
 from telemetry.metrics import Metrics
 
@@ -56,27 +55,23 @@ REPARK_S = 600.0
 STANDING_CHECK_S = 30.0
 MAINTENANCE_S = 3600.0
 DELTAS_S = 60.0
-LIVING_S = 2.0  # how many processes share the limits
-GIVE_BACK_S = 1.0
+QUOTAS_KEPT_DAYS = 400
+GIVE_BACK_S = 1.0  # what is held of the limits, at the end
+RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
+FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
 EXIT_LEASE_LOST = 3
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
-BACKLOG = 2048
-
-
-class _Http(uvicorn.Server):
-    """uvicorn without its own signal handlers: the worker drains in its own order."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the worker."""
-        yield
+FLUSH_S = 3.0  # of the drain's time kept for writing down what became of the answers
+LAST_S = 3.0  # of the whole time to end: the supervisor's, and its servers'
 
 
 def run(settings: Settings) -> int:
     """Run one worker until SIGTERM; returns the exit code."""
     configure(settings.log_level, sys.stderr)
+    if settings.failpoint is not None:
+        failpoints.arm(settings.failpoint, settings.failpoint_dir)
     gc.set_threshold(50_000, 20, 100)  # messages are acyclic: frequent young collections find none
     try:
         return uvloop.run(_main(settings))
@@ -100,7 +95,11 @@ async def _main(settings: Settings) -> int:
     keyring = Keyring(read_master_key(settings.master_key_file))
     await check_durability(dsn)
     lease = await ProcessLease.take(
-        dsn, node=node_name(settings), slot=settings.worker_slot, lease_s=numbers.lease_s
+        dsn,
+        node=node_name(settings),
+        slot=settings.worker_slot,
+        lease_s=numbers.lease_s,
+        role=settings.role,
     )
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
     life = _Life(settings, lease, ConfigStore(pool, keyring), keyring, metrics)
@@ -138,26 +137,39 @@ class _Life:
         self.keyring = keyring
         self.metrics = metrics
         self.worker: Worker
+        self.http: HttpServer | None = None  # none in a role without a public door
         self.stop = asyncio.Event()
         self._journal_dir = settings.data_dir / "journal"
         self._is_recovered = False  # until then the marks of the former owner stand
+        self._renew_now = asyncio.Event()
 
     async def run(self) -> int:
         """Recover, serve until SIGTERM, drain."""
         worker, flow = self.worker, self.worker.flow
+        # From the first moment on: the supervisor replaces a worker that says nothing.
+        internal = await serve_internal(self._internal_path(), self._snapshot, self._spread)
         await self._maintain()
         await worker.acceptor.start()
         await worker.events.start()
         await self._renew()  # the first id is given after its range is reserved: we may die soon
         renewing = asyncio.create_task(self._renew_forever(), name="lease")
+        guard = LeaseGuard(
+            self.lease.is_valid,
+            lambda: [runtime.adapter for runtime in flow.dispatcher.channels.values()],
+            self._renew_now.set,
+        )
+        guard.start()
         try:
             await self._recover()
+            await worker.peers.sessions.look()  # which channels are up elsewhere
             await self._reload()
             flow.metrics.before_scrape.append(flow.set_gauges)
             gc.freeze()  # what is there now stays: later collections need not look at it
             return await self._serve(renewing)
         finally:
+            guard.stop()
             renewing.cancel()
+            internal.close()
 
     async def _recover(self) -> None:
         flow = self.worker.flow
@@ -171,8 +183,12 @@ class _Life:
         # rows may lie above the high-water mark when the database was away for a while.
         events = await notifier.recover(self.worker.ids.next())
         found = await recover(flow, self.worker.claims, replay)
+        if failpoints.is_armed:
+            failpoints.hit("recover.committed")
         flow.journal.journal = Journal(self._journal_dir, self.lease.process, self.lease.epoch)
         self._is_recovered = True
+        if failpoints.is_armed:
+            failpoints.hit("recover.done")
         log.info(
             "recovered",
             process=self.lease.process,
@@ -190,21 +206,18 @@ class _Life:
         signals = _Signals(self.stop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals)
-        http = _Http(self._http_config())
-        sockets = [socket.socket(fileno=os.dup(fd)) for fd in self.settings.listen_fds]
         self.worker.notifier.start()
-        internal = await serve_internal(self._internal_path(), self._snapshot)
+        self.worker.peers.start()
         loops = [asyncio.create_task(coroutine) for coroutine in self._loops()]
-        serving = asyncio.create_task(http.serve(sockets), name="http")
         stopping = asyncio.create_task(self.stop.wait())
+        serving = asyncio.create_task(self._serve_http(), name="http")
         try:
             await asyncio.wait(
                 {serving, stopping, renewing, *loops}, return_when=asyncio.FIRST_COMPLETED
             )
             _raise_first([renewing, serving, *loops])
-            await self._drain(http, serving, renewing)
+            await self._drain(serving, renewing)
         finally:
-            internal.close()
             for task in (*loops, stopping):
                 task.cancel()
             await asyncio.gather(*loops, stopping, return_exceptions=True)
@@ -213,43 +226,44 @@ class _Life:
                     await self.worker.flow.limiter.close()
         return 0
 
-    def _http_config(self) -> uvicorn.Config:
-        settings = self.settings
-        app, door = build_doors(self.worker.flow)
-        return uvicorn.Config(
-            app,
-            http=partial(GatewayHttp, door=door, shared=Connections(connection_limit())),  # type: ignore[arg-type]  # called like a class
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=True,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=5,
-            ssl_certfile=settings.tls_cert_file,
-            ssl_keyfile=settings.tls_key_file,
-        )
+    async def _serve_http(self) -> None:
+        """The public door; a worker that inherited no socket has none."""
+        if not self.settings.listen_fds:
+            await self.stop.wait()
+            return
+        self.http = build_server(self.settings, self.worker.flow)
+        await self.http.serve_inherited()
 
     def _internal_path(self) -> Path:
         run_dir = self.settings.run_dir or self.settings.data_dir
         return run_dir / f"worker-{self.settings.worker_slot}.sock"
 
     def _snapshot(self) -> dict[str, object]:
-        missing = self.worker.flow.is_ready()
+        http = self.http
+        is_open = http.started if http is not None else not self.settings.listen_fds
+        is_serving = self._is_recovered and is_open
+        missing = self.worker.flow.is_ready() if is_serving else ["worker: starting"]
         return {
             "metrics": self.metrics.snapshot(),
             "ready": not missing,
+            "serving": is_serving and not self.stop.is_set(),
             "missing": missing,
-            "counts": {"live": len(self.worker.flow.ledger.live)},
+            "counts": {
+                "live": len(self.worker.flow.ledger.live),
+                "connections": 0 if http is None else http.connections(),
+                "cpu_s": time.process_time(),
+            },
         }
+
+    def _spread(self, connections: int) -> None:
+        if self.http is not None:
+            self.http.spread(connections)
 
     # -- long-lived loops ------------------------------------------------------------------
 
     def _loops(self) -> list[Coroutine[None, None, None]]:
-        return [
+        loops = [
+            *(self._while_owned(loop) for loop in self.worker.peers.loops(self._every)),
             self._tick_forever(),
             self._watch_lag(),
             self.worker.reports.run(),
@@ -259,9 +273,14 @@ class _Life:
             self._every(self.numbers.config_poll_s, "config", self._reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self.worker.flow.limiter.run(),
-            self._every(LIVING_S, "living", self.worker.living.look),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
+        if failpoints.is_watching:
+            loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
+        return loops
+
+    async def _look_for_failpoint(self) -> None:
+        failpoints.look()
 
     async def _every(self, seconds: float, name: str, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step again and again; while the store is away it is simply tried later."""
@@ -273,6 +292,13 @@ class _Life:
                 _lease_lost()
             except (Unavailable, ConfigError) as error:
                 log.warning("step put off", step=name, error=str(error))
+
+    @staticmethod
+    async def _while_owned(loop: Coroutine[None, None, None]) -> None:
+        try:
+            await loop
+        except LeaseLost:
+            _lease_lost()
 
     async def _tick_forever(self) -> None:
         dispatcher = self.worker.flow.dispatcher
@@ -290,19 +316,29 @@ class _Life:
             flow.refresh_shed()
 
     async def _renew_forever(self) -> None:
+        peers = self.worker.peers
+        wait_s = self.numbers.lease_renew_s
         while True:
-            await asyncio.sleep(self.numbers.lease_renew_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._renew_now.wait(), wait_s)
+            self._renew_now.clear()
+            wait_s = self.numbers.lease_renew_s
             try:
                 await self._renew()
+                peers.sessions.renewed()
             except LeaseLost:
                 _lease_lost()
             except Unavailable as error:
                 log.warning("lease not renewed", error=str(error))
+                peers.takeover.unsteady()
+                wait_s = min(wait_s, RENEW_AGAIN_S)
 
     async def _renew(self) -> None:
         worker = self.worker
         high_water, mark, cursor = self._marks(ID_AHEAD_S)
         await self.lease.renew(id_high_water=high_water, low_water=mark, event_cursor=cursor)
+        if failpoints.is_armed:
+            failpoints.hit("marks.written")
         worker.acceptor.id_limit = high_water
         journal = worker.flow.journal.journal
         if journal is not None:
@@ -339,7 +375,8 @@ class _Life:
             if message is None:
                 continue
             if row.why == Why.QUEUED and message.state in _STANDING:
-                push_out.append(message)
+                if not (message.is_handed or message.is_adopted):  # their own pointers stand
+                    push_out.append(message)
             else:
                 flow.evidence.due(message)
         self._push_out(push_out)
@@ -377,7 +414,7 @@ class _Life:
         for message in self.worker.flow.ledger.live.values():
             if unix_of(message.id) > before:
                 break
-            if not message.is_parked:
+            if not (message.is_parked or message.is_adopted or message.is_handed):
                 standing.append(message)
         for start in range(0, len(standing), PARKED_LIMIT):
             self._push_out(standing[start : start + PARKED_LIMIT])
@@ -392,19 +429,22 @@ class _Life:
         await self.worker.flow.reader.fold_deltas(self.lease.process)
 
     async def _reload_if_changed(self) -> None:
+        if self.worker.flow.is_draining:  # a channel started now would outlive its drain
+            return
         if await self.store.version() != self.worker.flow.snapshot.version:
             await self._reload()
 
     async def _reload(self) -> None:
         snapshot = await self.store.load()
         worker = self.worker
+        await worker.peers.sessions.share(snapshot.channels)
         sync_channels(worker, snapshot, self.numbers)
         worker.flow.reconfigure(snapshot)
         worker.notifier.reconfigure(snapshot)
         log.info("configuration in force", version=snapshot.version)
 
     async def _maintain(self) -> None:
-        """Partitions and data keys, made ahead."""
+        """Partitions and data keys, made ahead; old sums of quotas dropped."""
         conn = await connect(self.settings.database_url or "", statement_timeout_s=30)
         try:
             await partitions.ensure(
@@ -415,30 +455,38 @@ class _Life:
             )
         finally:
             await close_connection(conn)
+        await self.worker.quotas.forget(datetime.now(UTC).date() - timedelta(days=QUOTAS_KEPT_DAYS))
 
     # -- the end ---------------------------------------------------------------------------
 
-    async def _drain(
-        self, http: _Http, serving: asyncio.Task[None], renewing: asyncio.Task[None]
-    ) -> None:
-        """RELIABILITY section 9: not ready, no intake, answers, unbind, flush, release."""
+    async def _drain(self, serving: asyncio.Task[None], renewing: asyncio.Task[None]) -> None:
+        """RELIABILITY section 9: not ready, no intake, answers, unbind, flush, release.
+
+        Until the last connection is closed every request gets its answer: what is accepted late
+        is stored, and who comes after us sends it.
+        """
         worker, flow = self.worker, self.worker.flow
         numbers = self.numbers
-        deadline = time.monotonic() + numbers.drain_total_s - 2.0
+        deadline = time.monotonic() + numbers.drain_total_s - LAST_S
         flow.is_draining = True
         log.info("draining")
-        await asyncio.sleep(numbers.drain_before_s)
-        flow.is_intake_closed = True
+        idle_until = await self._leave_the_door(deadline)
         flow.dispatcher.is_stopped = True
-        http.should_exit = True
-        await asyncio.wait({serving}, timeout=max(0.1, min(6.0, deadline - time.monotonic())))
-        await worker.acceptor.stop(max(0.1, min(5.0, deadline - time.monotonic())))
-        answers_s = max(0.1, min(numbers.drain_answers_s, deadline - time.monotonic() - 3.0))
+        await worker.peers.leave()
+        answers_s = max(0.1, min(numbers.drain_answers_s, deadline - time.monotonic() - FLUSH_S))
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
+        await worker.peers.left()
+        await self._close_the_door(idle_until, deadline)
+        await worker.acceptor.stop(max(0.1, min(5.0, deadline - time.monotonic())))
+        worker.peers.hand_back()
+        if self.http is not None:
+            await self.http.end()
+            await asyncio.wait({serving}, timeout=max(0.1, min(2.0, deadline - time.monotonic())))
         await worker.events.drain(max(0.1, deadline - time.monotonic() - 1.0))
         await worker.notifier.stop(max(0.1, min(2.0, deadline - time.monotonic())))
         await worker.deliverer.close()
+        await worker.peers.close()
         await worker.events.drain(max(0.1, deadline - time.monotonic()))
         high_water, mark, cursor = self._marks(0.0)
         renewing.cancel()  # it speaks over the same connection, and would take the lease again
@@ -448,6 +496,28 @@ class _Life:
         if flow.journal.journal is not None:
             flow.journal.journal.close()
         log.info("drained")
+
+    async def _leave_the_door(self, deadline: float) -> float:
+        """Send clients elsewhere; returns until when idle connections stay open (monotonic)."""
+        http, numbers = self.http, self.numbers
+        if http is None:
+            return 0.0
+        http.begin_drain()
+        await asyncio.sleep(numbers.drain_before_s)
+        await http.stop_accepting()
+        idle_until = time.monotonic() + numbers.drain_idle_s
+        await http.answer_busy(min(numbers.drain_requests_s, deadline - time.monotonic()))
+        return idle_until
+
+    async def _close_the_door(self, idle_until: float, deadline: float) -> None:
+        """Close the connections that ask nothing; what asks too slowly is refused."""
+        http = self.http
+        if http is not None:
+            await http.let_stay(min(idle_until, deadline - FLUSH_S) - time.monotonic())
+            is_empty = await http.close_idle(max(0.1, min(1.0, deadline - time.monotonic())))
+            if not is_empty:
+                http.give_up()
+        self.worker.flow.is_intake_closed = True
 
 
 class _Signals:

@@ -19,7 +19,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +27,11 @@ from typing import Any, Final
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from loadtest import report
 from loadtest.figures import Figures, Seen, difference, ratios, work_out
 from loadtest.measure import Spread, cpu_between, machine_s, usage
+from loadtest.progress import Bar, progress_bar
 from loadtest.sender import Plan, Result, sent_times
 from loadtest.stock_gateway import (
     FINAL_TYPES,
@@ -57,46 +57,16 @@ class Load:
     batch: int
 
 
-class Bar:
-    """The progress bar on a terminal; silent elsewhere."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
-
-    def step(self, text: str, seconds: float | None = None) -> None:
-        """A new step, of known or unknown length."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(text, total=seconds, told="")
-
-    def tell(self, seconds: float, text: str) -> None:
-        """How far the step is."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=seconds, told=text)
-
-
-@contextlib.contextmanager
-def _bar(console: Console) -> Iterator[Bar]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        yield Bar(progress)
-
-
 class Bench:
     """Runs loads on one gateway, one after another."""
 
-    def __init__(self, gateway: StockGateway, bar: Bar) -> None:
+    def __init__(self, gateway: StockGateway, bar: Bar, *, more_roots: Sequence[int] = ()) -> None:
+        """`more_roots`: processes that count as the gateway's too, such as a server of its own."""
         self._gateway = gateway
+        self._roots = (gateway.pid, *more_roots)
         self._bar = bar
         self._first = 0  # index of the next message: no number is used twice
+        self.keys_file = ""  # of many tenants, see loadtest.sender
 
     async def warm_up(self, load: Load, seconds: float) -> None:
         """The same load, thrown away; raises NotStock when it does not come through."""
@@ -116,11 +86,11 @@ class Bench:
         first = self._first
         places = gateway.record_places()
         counts, metrics = await gateway.counts(), await gateway.metrics()
-        before, machine_before = usage(gateway.pid), machine_s()
+        before, machine_before = usage(*self._roots), machine_s()
         result, path = await self._send(load, seconds, messages, f"{load.name}: measuring")
         finals = await self._drain(result, counts.finals)
         await asyncio.sleep(SETTLE_S)
-        cpu_s = cpu_between(before, usage(gateway.pid))
+        cpu_s = cpu_between(before, usage(*self._roots))
         busy, every = (now - then for then, now in zip(machine_before, machine_s(), strict=True))
         later = await gateway.metrics()
         seen = Seen(
@@ -152,6 +122,7 @@ class Bench:
             messages=messages,
             first=self._first,
             sent_file=str(path),
+            keys_file=self.keys_file,
         )
         self._bar.step(text, seconds)
         watching = asyncio.create_task(self._watch_finals())
@@ -306,7 +277,7 @@ def main() -> int:
         options.seconds, options.warm_up, options.settle = 3.0, 1.0, 1.0
     console = Console(stderr=True)
     try:
-        with _bar(console) as bar:
+        with progress_bar(console) as bar:
             found = asyncio.run(bench(options, bar))
     except (NotStock, ValueError, RuntimeError, OSError) as error:
         console.print(f"bench: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -32,6 +32,8 @@ from loadtest.wheel import Wheel
 
 PR_SET_PDEATHSIG = 1
 BODY_MAXIMUM = 64 * 1024
+REPEAT_LINES = 50_000  # of the record are looked at after a restart
+REPEAT = "LOADTEST_REPEAT_S"  # the default of --repeat-s, for carriers that a sandbox starts
 
 
 class _Connection(asyncio.Protocol):
@@ -101,6 +103,14 @@ class Carrier:
         )
         self._port = self._server.sockets[0].getsockname()[1]
         return self._port
+
+    def remember(self, repeat_s: float) -> None:
+        """Owe the reports of the last so many seconds before this start once more."""
+        if repeat_s:
+            record = self.smsc.record
+            chunks = record.read(max(0, record.count - REPEAT_LINES))
+            lines = (line for chunk in chunks for line in chunk.splitlines())
+            self.smsc.remember(lines, time.time() - repeat_s)
 
     async def set_link(self, link: str) -> None:
         """Go up or down; down refuses connections and drops those there are."""
@@ -220,6 +230,7 @@ async def run(options: argparse.Namespace) -> None:
     site = web.TCPSite(runner, options.host, options.control_port)
     await site.start()
     control_port = runner.addresses[0][1]
+    carrier.remember(options.repeat_s)
     _say(options, port, control_port)
     async with asyncio.TaskGroup() as group:
         ticking = group.create_task(carrier.tick())
@@ -273,6 +284,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--password-file", type=Path, help="instead of --password")
     parser.add_argument(
         "--window", type=int, default=0, help="unanswered submits per session, 0 = no limit"
+    )
+    parser.add_argument(
+        "--repeat-s",
+        type=float,
+        default=float(os.environ.get(REPEAT, "0")),
+        help="at start, owe the reports of submits recorded in the last so many seconds again, as"
+        " an SMSC does that keeps them on disk (default: they end with the process)",
     )
     parser.add_argument("--json", action="store_true", help="say so in JSON when listening")
     return parser

@@ -70,13 +70,13 @@ class Usage:
     pids: Mapping[Group, frozenset[int]]
 
 
-def usage(root: int) -> Usage:
-    """Look at the process `root` and everything below it; raises psutil.NoSuchProcess."""
-    top = psutil.Process(root)
+def usage(*roots: int) -> Usage:
+    """Look at the processes `roots` and everything below them; raises psutil.NoSuchProcess."""
+    tops = [psutil.Process(root) for root in roots]
     cpu_s = dict.fromkeys(GROUPS, 0.0)
     resident = dict.fromkeys(GROUPS, 0)
     pids: dict[Group, set[int]] = {group: set() for group in GROUPS}
-    for process in (top, *top.children(recursive=True)):
+    for process in (found for top in tops for found in (top, *top.children(recursive=True))):
         with contextlib.suppress(psutil.Error), process.oneshot():  # it may end while we look
             group = group_of(process.name(), process.cmdline())
             times = process.cpu_times()

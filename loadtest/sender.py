@@ -69,6 +69,13 @@ class Plan:
     messages: int
     first: int  # index of the first message
     sent_file: str  # doubles: Unix time when message first + n left, 0 when it was not accepted
+    keys_file: str = ""  # keys of many tenants, a line each, by turns; else `api_key` alone
+
+    def keys(self) -> list[bytes]:
+        """The bearer keys, all of one length."""
+        if not self.keys_file:
+            return [self.api_key.encode()]
+        return Path(self.keys_file).read_bytes().split()
 
     def check(self) -> None:
         """Raise ValueError when this cannot be run."""
@@ -100,7 +107,7 @@ class Requests:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._templates: dict[int, bytes] = {}  # by kind of the first message
-        self._repeat = 1 if plan.batch == 1 else 2
+        self._keys = plan.keys()
 
     def build(self, first: int) -> bytes:
         """The request that carries messages `first` … `first + batch - 1`."""
@@ -108,10 +115,11 @@ class Requests:
         template = self._templates.get(kind)
         if template is None:
             template = self._templates[kind] = self._template(kind)
+        key = self._keys[first // self._plan.batch % len(self._keys)]
         if self._plan.batch == 1:
-            return template % (first, first)
+            return template % (key, first, first)
         numbers = range(first, first + self._plan.batch)
-        return template % tuple(number for number in numbers for _ in (0, 1))
+        return template % (key, *(number for number in numbers for _ in (0, 1)))
 
     def _template(self, first_kind: int) -> bytes:
         entries = []
@@ -127,10 +135,10 @@ class Requests:
         size = len(data) + 4 * data.count(b"%08d")  # eight digits stand where four octets were
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._plan.host}:{self._plan.port}\r\n"
-            f"Authorization: Bearer {self._plan.api_key}\r\n"
+            "Authorization: Bearer \0\r\n"
             f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
         )
-        return head.encode().replace(b"%", b"%%") + data
+        return head.encode().replace(b"%", b"%%").replace(b"\0", b"%b") + data
 
 
 def parse_answer(data: bytes) -> tuple[int, bytes] | None:

@@ -9,11 +9,13 @@ error, does not answer, or loses its link – as a real SMSC does.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from json.encoder import encode_basestring
@@ -267,6 +269,23 @@ class Smsc:
             for carrier_id, to, sender in owed
         )
         self._deliver(system_id)
+
+    def remember(self, lines: Iterable[bytes], since: float) -> int:
+        """Owe a report again for each submit taken since that moment (Unix); how many.
+
+        After a restart: which reports were answered is written nowhere, so some come twice.
+        """
+        owed: list[Owed] = []
+        for line in lines:
+            submit = json.loads(line)
+            if submit["carrier_id"] and datetime.fromisoformat(submit["at"]).timestamp() >= since:
+                names = submit["carrier_id"], submit["to"], submit["from"]
+                carrier_id, to, sender = (name.encode("latin-1") for name in names)
+                owed.append((carrier_id, to, sender))
+        if owed:
+            report = partial(self._report, self._system_id, owed, time.time())
+            self._later(self.behaviour.receipt_delay_ms, report)
+        return len(owed)
 
     def _deliver(self, system_id: str) -> None:
         """Hand waiting reports to the account's sessions, an equal share to each."""

@@ -18,10 +18,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -103,13 +104,19 @@ class StockGateway:
     """A running gateway; make it with `running`."""
 
     def __init__(
-        self, data_dir: Path, process: asyncio.subprocess.Process, http: aiohttp.ClientSession
+        self,
+        data_dir: Path,
+        process: asyncio.subprocess.Process,
+        http: aiohttp.ClientSession,
+        settings: Mapping[str, str],
     ) -> None:
         self.data_dir = data_dir
+        self._settings = settings
         self.pid = process.pid
         self._process = process
         self._http = http
         self._told: dict[str, Any] = {}
+        self.more_records: list[Path] = []  # of carriers that are not the sandbox's
 
     @property
     def address(self) -> tuple[str, int]:
@@ -213,7 +220,8 @@ class StockGateway:
 
     def _records(self) -> list[Path]:
         names = [carrier["name"] for carrier in self._told["carriers"]]
-        return [self.data_dir / "carriers" / f"{name}.jsonl" for name in names]
+        own = [self.data_dir / "carriers" / f"{name}.jsonl" for name in names]
+        return own + self.more_records
 
     def record_places(self) -> dict[Path, int]:
         """How long each carrier's record is now, in bytes."""
@@ -251,15 +259,36 @@ class StockGateway:
             raise NotStock("sandbox.yaml no longer has one webhook endpoint with its events")
         file = self.data_dir / "bench.yaml"
         file.write_text(changed, "utf-8")
+        await self.apply(file)
+
+    async def apply(self, file: Path) -> None:
+        """`smsgw apply` of a file that lies in the data directory; raises NotStock when refused."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "gateway", "apply", str(file)),
-            env=environment(self.data_dir),
+            env={**environment(self.data_dir), **self._settings},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         out, _ = await process.communicate()
         if process.returncode:
             raise NotStock(f"smsgw apply refused {file.name}: {out.decode('utf-8', 'replace')}")
+
+    @property
+    def carriers(self) -> dict[str, str]:
+        """The simulated carriers: name to control URL."""
+        return {carrier["name"]: carrier["control_url"] for carrier in self._told["carriers"]}
+
+    @property
+    def sink_url(self) -> str:
+        """Where webhooks go."""
+        return str(self._told["sink"]["url"])
+
+    async def behave(self, carrier: str, **fields: object) -> None:
+        """Change how a simulated carrier behaves (loadtest/behaviour.py)."""
+        url = self.carriers[carrier] + "/behaviour"
+        async with self._http.post(url, json=fields) as answer:
+            if answer.status != 200:
+                raise NotStock(f"{carrier} refused {fields}: {await answer.text()}")
 
     async def configuration(self) -> dict[str, Any]:
         """How it really runs, asked of PostgreSQL; raises NotStock unless it keeps its promises."""
@@ -282,22 +311,22 @@ class StockGateway:
                 raise NotStock(f"PostgreSQL runs with {name}={shown[name]}")
         if not keys or not rows or any(is_readable(value) for row in rows for value in row):
             raise NotStock("numbers or texts are not sealed in the messages table")
-        [endpoint] = [json.loads(row["spec"]) for row in specs]
-        if not endpoint.get("batch"):
-            raise NotStock("the sandbox's webhook endpoint is not batched")
+        endpoints = [json.loads(row["spec"]) for row in specs]
+        if not all(endpoint.get("batch") for endpoint in endpoints):
+            raise NotStock("a webhook endpoint is not batched")
         return {
             **shown,
             "file_system": file_system(self.data_dir),
             "sealed": True,
             "receipts": True,  # a run without them never becomes final
-            "webhook_events": endpoint["events"],
+            "webhook_events": sorted({kind for spec in endpoints for kind in spec["events"]}),
             "webhook_batch": True,
         }
 
 
 _PLAIN: Final = tuple(
     word.encode(code)
-    for word in ("订单", "维修", "沙箱", "parcel")
+    for word in ("订单", "维修", "沙箱", "验证码", "客户", "parcel", "customer")
     for code in ("utf-8", "utf-16-be", "utf-16-le")
 )
 
@@ -308,19 +337,28 @@ def is_readable(value: bytes) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def running(data_dir: Path, *, is_sampled: bool = False) -> AsyncIterator[StockGateway]:
-    """A ready gateway in `data_dir`; ended in order afterwards. Raises NotStock."""
+async def running(
+    data_dir: Path,
+    *,
+    is_sampled: bool = False,
+    options: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncIterator[StockGateway]:
+    """A ready gateway in `data_dir`; ended in order afterwards. Raises NotStock.
+
+    `options` of `smsgw up` and `settings` (variables) beyond the stock ones.
+    """
     with (data_dir / "up.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "gateway", "up", "--sandbox", "--json"),
-            env=environment(data_dir, is_sampled=is_sampled),
+            *(sys.executable, "-P", "-m", "gateway", "up", "--sandbox", "--json", *options),
+            env={**environment(data_dir, is_sampled=is_sampled), **settings},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
     timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as http:
-        gateway = StockGateway(data_dir, process, http)
+        gateway = StockGateway(data_dir, process, http, settings)
         try:
             await gateway.wait_ready()
             yield gateway

@@ -86,7 +86,7 @@ class Lease:
         depth: int,
         *,
         reserve: int = 0,
-        live: int = 1,
+        live: float = 1,
         is_eager: bool = False,
     ) -> None:
         self.key = key
@@ -127,16 +127,18 @@ class Lease:
         self._size()
         self._cut_share(now)
 
-    def set_live(self, live: int, now: float) -> None:
-        """Another number of living processes."""
-        self._live = max(1, live)
+    def set_live(self, live: float, now: float) -> None:
+        """Another number of living processes; ours is the 1/live of rate and depth."""
+        if live == self._live:
+            return
+        self._live = max(1.0, live)
         self._size()
         self._cut_share(now)
 
     def _size(self) -> None:
         # Alone there is nobody for whom held tokens would be out of reach.
-        is_leased = self._live == 1 or self.rate / self._live > LEASED_ABOVE
-        most = min(self.depth // (2 * self._live), math.ceil(self.rate * BLOCK_S))
+        is_leased = self._live <= 1 or self.rate / self._live > LEASED_ABOVE
+        most = min(int(self.depth / (2 * self._live)), math.ceil(self.rate * BLOCK_S))
         self.block = most if is_leased else 0
 
     # -- taking --------------------------------------------------------------------------------
@@ -244,7 +246,7 @@ class Lease:
             return 0
         if not self.block and self.is_eager:
             few = _FIRST_BLOCK if self.was_rich(_FIRST_BLOCK) else math.ceil(self.rate * _FEW_S)
-            return min(few, self.depth // (4 * self._live))
+            return min(few, int(self.depth / (4 * self._live)))
         pace = max(self._recent, self.spent - self._marked, self.block // 16, _FIRST_BLOCK // 2)
         return min(self.block, 2 * pace)
 

@@ -199,7 +199,7 @@ class Leases:
         self._call = call
         self._metrics = metrics
         self._count_live = live
-        self._live = max(1, live())
+        self._live = 1
         self._now = monotonic
         self._leases: dict[str, Lease] = {}
         self._listeners: dict[str, Callable[[], None]] = {}
@@ -229,6 +229,10 @@ class Leases:
         else:
             known.configure(rate, depth, self._now(), reserve=reserve)
         return known
+
+    def share(self, name: str, part: float) -> None:
+        """A channel's part that is ours while Valkey is away: others may have no use for it."""
+        self._leases[name].set_live(1 / part if part > 0 else self._live, self._now())
 
     def forget(self, name: str) -> None:
         """The bucket is no more; what we held of it runs out in Valkey by itself."""
@@ -368,7 +372,8 @@ class Leases:
         if live != self._live:
             self._live = live
             for lease in self._leases.values():
-                lease.set_live(live, now)
+                if not lease.is_eager:
+                    lease.set_live(live, now)
         if now - self._ticked_at >= TICK_S:
             self._ticked_at = now
             for lease in self._active:

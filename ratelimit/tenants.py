@@ -91,33 +91,46 @@ class TenantLimits:
         self._book = book
         self._unix = unix
         self._monotonic = monotonic
-        self._snapshot = Snapshot()
+        self._tenants: Mapping[int, Tenant] = {}
         self._entries: dict[int, _Entry] = {}
         self._plain: dict[int, Lease] = {}  # those that have one bucket and nothing else
         self._names: dict[int, set[str]] = {}
+        self._bursting: dict[int, Tenant] = {}
         self._bursts_at = float("inf")  # when the next burst begins or ends, Unix seconds
 
     # -- configuration -------------------------------------------------------------------------
 
     def configure(self, snapshot: Snapshot) -> None:
         """Follow the configuration: a new bucket is full, others keep what is in them."""
+        before, self._tenants = self._tenants, snapshot.tenants
         unix = self._unix()
-        self._snapshot = snapshot
-        before, self._names = self._names, {}
-        self._entries = {
-            tenant.id: self._entry(tenant, unix) for tenant in snapshot.tenants.values()
-        }
-        self._plain = {
-            number: entry.lease
-            for number, entry in self._entries.items()
-            if not entry.classes and not entry.quotas
-        }
-        for number, names in before.items():
-            for name in names - self._names.get(number, set()):
+        for number, tenant in snapshot.tenants.items():
+            if before.get(number) is not tenant:  # of ten thousand, most are as they were
+                self._set(tenant, unix)
+        for number in self._entries.keys() - snapshot.tenants.keys():
+            del self._entries[number]
+            self._plain.pop(number, None)
+            self._bursting.pop(number, None)
+            for name in self._names.pop(number):
                 self._leases.forget(name)
+        self._note_bursts(unix)
+
+    def _set(self, tenant: Tenant, unix: float) -> None:
+        names = self._names.get(tenant.id, set())
+        entry = self._entries[tenant.id] = self._entry(tenant, unix)
+        for name in names - self._names[tenant.id]:
+            self._leases.forget(name)
+        self._plain.pop(tenant.id, None)
+        if not entry.classes and not entry.quotas:
+            self._plain[tenant.id] = entry.lease
+        self._bursting.pop(tenant.id, None)
+        if tenant.bursts:
+            self._bursting[tenant.id] = tenant
+
+    def _note_bursts(self, unix: float) -> None:
         moments = [
             moment
-            for tenant in snapshot.tenants.values()
+            for tenant in self._bursting.values()
             for burst in tenant.bursts
             for moment in (burst.since, burst.until)
             if moment > unix
@@ -154,8 +167,11 @@ class TenantLimits:
     async def _follow_bursts(self) -> None:
         while True:
             await asyncio.sleep(BURST_CHECK_S)
-            if self._unix() >= self._bursts_at:
-                self.configure(self._snapshot)
+            unix = self._unix()
+            if unix >= self._bursts_at:
+                for tenant in list(self._bursting.values()):
+                    self._set(tenant, unix)
+                self._note_bursts(unix)
 
     async def close(self) -> None:
         """Give back what is held; after `run` was ended."""

@@ -8,9 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from itertools import product
+from typing import Any, TypeAlias
 
 from sms.model import Carrier, MessageClass
+
+MAX_BURST_SEGMENTS = 1_000_000
+
+
+def default_burst(segments_per_second: float) -> int:
+    """The depth of a bucket whose rate alone is given: two seconds of it."""
+    return min(MAX_BURST_SEGMENTS, max(1, round(2 * segments_per_second)))
+
+
+def _bucket_of(spec: Mapping[str, Any]) -> tuple[float, int]:
+    rate = float(spec["segments_per_second"])
+    return rate, int(spec.get("burst_segments", default_burst(rate)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +35,11 @@ class ClassLimit:
     segments_per_second: float
     burst_segments: int
 
+    @classmethod
+    def of(cls, name: str, spec: Mapping[str, Any]) -> ClassLimit:
+        """From what is stored under the name of the class."""
+        return cls(MessageClass(name), *_bucket_of(spec))
+
 
 @dataclass(frozen=True, slots=True)
 class Burst:
@@ -30,6 +49,14 @@ class Burst:
     until: float
     segments_per_second: float
     burst_segments: int
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Burst:
+        """From what is stored; its times are text with a zone."""
+        since = spec.get("from")
+        until = datetime.fromisoformat(spec["until"]).timestamp()
+        begin = 0.0 if since is None else datetime.fromisoformat(since).timestamp()
+        return cls(begin, until, *_bucket_of(spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +142,10 @@ class WebhookEndpoint:
     secrets: tuple[bytes, ...] = ()  # the raw keys that sign now, newest first
 
 
+# Whose messages a route takes: tenant (0 = any), class, carrier (None = any), country (0 = any).
+_RouteKey: TypeAlias = tuple[int, MessageClass | None, Carrier | None, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole configuration at one version."""
@@ -126,26 +157,30 @@ class Snapshot:
     routes: tuple[Route, ...] = ()
     endpoints: Mapping[int, WebhookEndpoint] = field(default_factory=dict)
 
+    # One route for each different list of channels: what can be asked of routes is asked of these.
+    ways: Mapping[tuple[int, ...], Route] = field(init=False, repr=False, compare=False)
+    _by_key: dict[_RouteKey, Route] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Index the routes: a message's look-up must not grow with the number of tenants."""
+        by_key: dict[_RouteKey, Route] = {}
+        ways: dict[tuple[int, ...], Route] = {}
+        for route in self.routes:
+            key = (route.tenant, route.message_class, route.carrier, route.country)
+            by_key.setdefault(key, route)
+            ways.setdefault(route.channels, route)
+        object.__setattr__(self, "_by_key", by_key)  # the object is frozen for everybody else
+        object.__setattr__(self, "ways", ways)
+
     def route_for(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
     ) -> Route | None:
         """The most exact match wins: tenant, then class, then carrier, then country."""
-        best: Route | None = None
-        best_rank = -1
-        for route in self.routes:
-            if (
-                route.tenant not in (0, tenant)
-                or route.message_class not in (None, message_class)
-                or route.carrier not in (None, carrier)
-                or route.country not in (0, country)
-            ):
-                continue
-            rank = (
-                8 * (route.tenant != 0)
-                + 4 * (route.message_class is not None)
-                + 2 * (route.carrier is not None)
-                + (route.country != 0)
-            )
-            if rank > best_rank:
-                best, best_rank = route, rank
-        return best
+        find = self._by_key.get
+        for owner, cls, network, code in product(
+            (tenant, 0), (message_class, None), (carrier, None), (country, 0)
+        ):
+            route = find((owner, cls, network, code))
+            if route is not None:
+                return route
+        return None

@@ -28,6 +28,7 @@ from store.database import AWAY, OpenConnection
 from store.fragments import batch_sql, deltas_sql
 from store.link import Aborted, Backoff, Link, LinkLost, ask
 from store.seal import Keyring, day_of
+from telemetry.failpoints import failpoints
 
 _LOG = logging.getLogger(__name__)
 _NO_LIMIT = (1 << 63) - 1
@@ -236,6 +237,8 @@ class Acceptor:
         block = self._claim(units, messages)
         sql, data = self._riders(units) + COPY_MESSAGES, payload([unit.rows for unit in units])
         claims_sql, token = self._claims.take_sql()
+        if failpoints.is_armed:
+            failpoints.hit("accept.before_copy")
         try:
             await link.run(claims_sql + sql, data)
         except Aborted as error:
@@ -253,6 +256,8 @@ class Acceptor:
             self._claims.failed(token, is_certain=False)
             raise
         else:
+            if failpoints.is_armed:
+                failpoints.hit("accept.committed")
             self._succeed(units, messages, token)
             ask(self._hooks.on_flush, None, "accept", len(messages), time.monotonic() - began)
 
@@ -299,6 +304,8 @@ class Acceptor:
             unit.is_over = True
             if not unit.future.done():
                 unit.future.set_result(None)
+        if failpoints.is_armed:
+            failpoints.hit("accept.told")
 
     async def _divide(self, link: Link, units: list[_Unit], error: Aborted) -> None:
         """A bad row must not refuse its neighbours: halve until it stands alone."""
@@ -336,6 +343,8 @@ class Acceptor:
         question = f"SELECT EXISTS (SELECT FROM messages WHERE id = {messages[0].id})"
         patience_until = time.monotonic() + self._timeout_s
         backoff = Backoff()
+        if failpoints.is_armed:
+            failpoints.hit("accept.in_doubt")
         while True:
             try:
                 is_there = await link.was_committed(question)

@@ -94,6 +94,11 @@ class ClaimBook:
         if block is not None:
             self._end(block)
 
+    def open_in(self, number: int) -> int:
+        """How many messages of a block still need their claim."""
+        block = self._blocks.get(number)
+        return max(0, block.left) if block is not None else 0
+
     def has_pending(self) -> bool:
         """Whether the next flush would carry something."""
         return bool(self._inserts or self._deletes)

@@ -9,9 +9,10 @@ that a file no longer names stays: removing is a deliberate act (`disable`). Wor
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ from store.seal import Keyring
 
 KINDS = ("tenant", "api_key", "channel", "route", "webhook_endpoint")
 ANY = "*"
+_SLICE = 200  # objects read before the event loop is let go, some 3 ms
+_NAMED = frozenset({"tenant", "channel"})  # whose ids stand in other objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class ConfigStore:
     def __init__(self, pool: Pool, keyring: Keyring) -> None:
         self._pool = pool
         self._keyring = keyring
+        self._loaded = _Loaded()
 
     async def version(self) -> int:
         """The number that grows with every change."""
@@ -73,19 +77,30 @@ class ConfigStore:
     async def load(self) -> Snapshot:
         """The whole configuration, one consistent version of it.
 
-        Raises ConfigError when an object names another that does not exist, or when the
-        secrets were sealed with another master key.
+        Only what changed since the last load is read, and the event loop is let go in between:
+        one key more among ten thousand tenants must not stop the traffic. Raises ConfigError when
+        an object names another that does not exist, or when the secrets were sealed with another
+        master key.
         """
+        known = self._loaded
         try:
             async with (
                 self._pool.acquire() as conn,
                 conn.transaction(isolation="repeatable_read", readonly=True),
             ):
                 version = int(await conn.fetchval("SELECT version FROM config_version"))
-                objects = await self._read(conn)
+                if version < known.version:  # another database stands behind the address
+                    known = _Loaded()
+                rows = await conn.fetch(
+                    "SELECT kind, id, name, version, spec, secrets, deleted_at FROM objects"
+                    " WHERE version > $1 AND (deleted_at IS NULL OR $1 > 0)"
+                    " ORDER BY deleted_at IS NULL, kind, id",
+                    known.version,
+                )
         except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL is away") from error
-        return _snapshot(version, objects)
+        self._loaded = await known.with_rows(version, rows, self._stored)
+        return self._loaded.snapshot()
 
     async def current(self) -> dict[tuple[str, str], StoredObject]:
         """Every object that is not disabled, by (kind, name)."""
@@ -136,15 +151,15 @@ class ConfigStore:
             "SELECT kind, id, name, version, spec, secrets FROM objects"
             " WHERE deleted_at IS NULL ORDER BY kind, id"
         )
-        return {
-            (row["kind"], row["name"]): StoredObject(
-                row["id"],
-                row["version"],
-                json.loads(row["spec"]),
-                self._open(row["kind"], row["name"], row["secrets"]),
-            )
-            for row in rows
-        }
+        return {(row["kind"], row["name"]): self._stored(row) for row in rows}
+
+    def _stored(self, row: asyncpg.Record) -> StoredObject:
+        return StoredObject(
+            row["id"],
+            row["version"],
+            json.loads(row["spec"]),
+            self._open(row["kind"], row["name"], row["secrets"]),
+        )
 
     async def _write(
         self,
@@ -235,24 +250,71 @@ def _differs(upsert: Upsert, standing: Mapping[tuple[str, str], StoredObject]) -
 # ---- from stored objects to the objects that run ----
 
 _Objects = Mapping[tuple[str, str], StoredObject]
+_Running = Tenant | ApiKey | Channel | Route | WebhookEndpoint
 
 
-def _snapshot(version: int, objects: _Objects) -> Snapshot:
-    by_kind: dict[str, list[tuple[str, StoredObject]]] = {kind: [] for kind in KINDS}
-    for (kind, name), stored in objects.items():
-        by_kind.setdefault(kind, []).append((name, stored))
-    return Snapshot(
-        version=version,
-        tenants={stored.id: _tenant(name, stored) for name, stored in by_kind["tenant"]},
-        api_keys={
-            key.id: key for key in [_api_key(stored, objects) for _, stored in by_kind["api_key"]]
-        },
-        channels={stored.id: _channel(name, stored) for name, stored in by_kind["channel"]},
-        routes=tuple(_route(name, stored, objects) for name, stored in by_kind["route"]),
-        endpoints={
-            stored.id: _endpoint(stored, objects) for _, stored in by_kind["webhook_endpoint"]
-        },
-    )
+class _Loaded:
+    """One version as it was read: the stored objects, and beside each the one that runs."""
+
+    def __init__(self, version: int = 0) -> None:
+        self.version = version
+        self._objects: dict[tuple[str, str], StoredObject] = {}
+        self._running: dict[str, dict[str, _Running]] = {kind: {} for kind in KINDS}
+
+    async def with_rows(
+        self,
+        version: int,
+        rows: Sequence[asyncpg.Record],
+        open_row: Callable[[asyncpg.Record], StoredObject],
+    ) -> _Loaded:
+        """The next version: these rows changed, deleted ones first. Raises ConfigError."""
+        made = _Loaded(version)
+        made._objects = self._objects.copy()
+        made._running = {kind: named.copy() for kind, named in self._running.items()}
+        changed: list[tuple[str, str]] = []
+        has_moved = False
+        for place, row in enumerate(rows):
+            key = row["kind"], row["name"]
+            before = made._objects.get(key)
+            if row["deleted_at"] is None:
+                stored = made._objects[key] = open_row(row)
+                has_moved |= before is not None and before.id != stored.id
+                changed.append(key)
+            elif before is not None and before.id == row["id"]:
+                del made._objects[key]
+                made._running.get(key[0], {}).pop(key[1], None)
+                has_moved |= key[0] in _NAMED
+            await _let_go(place)
+        # Another object of that name: everything that names it must be made again.
+        for place, key in enumerate(list(made._objects) if has_moved else changed):
+            made._run(key)
+            await _let_go(place)
+        return made
+
+    def _run(self, key: tuple[str, str]) -> None:
+        kind, name = key
+        make = _MAKE.get(kind)
+        if make is not None:
+            self._running[kind][name] = make(name, self._objects[key], self._objects)
+
+    def snapshot(self) -> Snapshot:
+        """The objects that run; what did not change is the same object as in the last one."""
+        tenants, keys, channels, routes, endpoints = (
+            self._running[kind].values() for kind in KINDS
+        )
+        return Snapshot(
+            version=self.version,
+            tenants={one.id: one for one in tenants if isinstance(one, Tenant)},
+            api_keys={one.id: one for one in keys if isinstance(one, ApiKey)},
+            channels={one.id: one for one in channels if isinstance(one, Channel)},
+            routes=tuple(one for one in routes if isinstance(one, Route)),
+            endpoints={one.id: one for one in endpoints if isinstance(one, WebhookEndpoint)},
+        )
+
+
+async def _let_go(place: int) -> None:
+    if place % _SLICE == _SLICE - 1:
+        await asyncio.sleep(0)
 
 
 def _id_of(kind: str, name: str, objects: _Objects, user: str) -> int:
@@ -262,20 +324,18 @@ def _id_of(kind: str, name: str, objects: _Objects, user: str) -> int:
     return stored.id
 
 
-def _tenant(name: str, stored: StoredObject) -> Tenant:
+def _tenant(name: str, stored: StoredObject, _: _Objects) -> Tenant:
     spec = dict(stored.spec)
     for key in ("signatures", "countries"):
         if key in spec:
             spec[key] = tuple(spec[key])
-    spec["class_limits"] = tuple(
-        ClassLimit(MessageClass(word), **limit)
-        for word, limit in sorted(spec.get("class_limits", {}).items())
-    )
-    spec["bursts"] = tuple(Burst(**burst) for burst in spec.get("bursts", ()))
+    classes = spec.pop("classes", {})
+    spec["class_limits"] = tuple(ClassLimit.of(word, classes[word]) for word in sorted(classes))
+    spec["bursts"] = tuple(Burst.of(burst) for burst in spec.get("bursts", ()))
     return Tenant(id=stored.id, name=name, **spec)
 
 
-def _api_key(stored: StoredObject, objects: _Objects) -> ApiKey:
+def _api_key(_: str, stored: StoredObject, objects: _Objects) -> ApiKey:
     spec = stored.spec
     owner = spec.get("tenant")
     return ApiKey(
@@ -287,7 +347,7 @@ def _api_key(stored: StoredObject, objects: _Objects) -> ApiKey:
     )
 
 
-def _channel(name: str, stored: StoredObject) -> Channel:
+def _channel(name: str, stored: StoredObject, _: _Objects) -> Channel:
     spec = dict(stored.spec)
     spec.pop("price_per_segment", None)  # kept for people, used by nothing yet
     spec["settings"] = {**spec.get("settings", {}), **stored.secrets}
@@ -310,7 +370,7 @@ def _route(name: str, stored: StoredObject, objects: _Objects) -> Route:
     )
 
 
-def _endpoint(stored: StoredObject, objects: _Objects) -> WebhookEndpoint:
+def _endpoint(_: str, stored: StoredObject, objects: _Objects) -> WebhookEndpoint:
     spec = stored.spec
     return WebhookEndpoint(
         id=stored.id,
@@ -321,3 +381,12 @@ def _endpoint(stored: StoredObject, objects: _Objects) -> WebhookEndpoint:
         full_number=bool(spec.get("full_number", False)),
         secrets=tuple(base64.b64decode(text) for text in stored.secrets.get("secrets", ())),
     )
+
+
+_MAKE: Mapping[str, Callable[[str, StoredObject, _Objects], _Running]] = {
+    "tenant": _tenant,
+    "api_key": _api_key,
+    "channel": _channel,
+    "route": _route,
+    "webhook_endpoint": _endpoint,
+}

@@ -34,6 +34,7 @@ import psutil
 
 from sms.errors import ConfigError
 from store import binaries, spawn
+from store.durable import sync_directory
 from store.spawn import AS_WE_ARE, Identity
 
 LONGEST_RUN_DIR = 90  # bytes; a Unix socket's address has room for 107 with its name
@@ -406,10 +407,11 @@ class EmbeddedServers:
             _end(found, STOP_TIMEOUT_S)
         if name == "postgres":
             _kill_backends(self._data / "postgres")
-            with contextlib.suppress(FileNotFoundError):
-                # its pid may belong to another program by now, which would stop the start; the
-                # shared memory check still guards against a second server
-                (self._data / "postgres" / "postmaster.pid").unlink()
+            # Their pid may belong to another program by now, or a power cut has left them empty:
+            # both would stop the start. The shared memory check still guards against a second
+            # server.
+            (self._data / "postgres" / "postmaster.pid").unlink(missing_ok=True)
+            (self._run / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
 
     def _left_over(self, name: str) -> _Server | None:
         if name == "postgres":
@@ -490,6 +492,7 @@ class EmbeddedServers:
             if child.wait(timeout=START_TIMEOUT_S) != 0:
                 raise ConfigError(f"initdb failed: {self._last_words('postgres')}")
         fresh.rename(cluster)
+        sync_directory(cluster.parent)  # a name lost with the power would be an empty start
 
     def _wait_ready(self) -> None:
         begun = time.monotonic()

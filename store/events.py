@@ -35,6 +35,7 @@ from store.copying import (
 from store.database import AWAY, Connection, OpenConnection
 from store.fragments import deltas_sql
 from store.link import UNIQUE_VIOLATION, Aborted, Backoff, Link, LinkLost, ask
+from telemetry.failpoints import failpoints
 
 _LOG = logging.getLogger(__name__)
 _TIMED_OUT = "57014"
@@ -336,6 +337,8 @@ class EventLane:
         began = time.monotonic()
         claims_sql, token = self._claims.take_sql()
         lost: list[EventRow] = []
+        if failpoints.is_armed and rows:
+            failpoints.hit("settle.before_commit")
         try:
             if data is None:
                 if claims_sql or sql:
@@ -348,6 +351,8 @@ class EventLane:
             is_certain = isinstance(error, Aborted | StoreUnavailable | LeaseLost)
             self._claims.failed(token, is_certain=is_certain)
             raise
+        if failpoints.is_armed and rows:
+            failpoints.hit("settle.committed")
         self._claims.committed(token)
         self._report(rows, lost, time.monotonic() - began)
 

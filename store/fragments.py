@@ -58,7 +58,7 @@ def park_sql(process: int, rows: Iterable[tuple[int, float, int, MessageClass, i
     `process` looks after them from now on, whoever did before.
     """
     values = ",".join(
-        f"({int(message_id)},{int(process)},{_moment(due)},{int(why)},{CLASS_CODES[cls]},"
+        f"({int(message_id)},{int(process)},{moment_sql(due)},{int(why)},{CLASS_CODES[cls]},"
         f"{int(tenant)})"
         for message_id, due, why, cls, tenant in rows
     )
@@ -81,7 +81,7 @@ def park_reports_sql(keyring: Keyring, reports: Iterable[ParkedReport]) -> str:
     """Put reports into `parked_reports`, or move them by id; their content is sealed."""
     values = ",".join(
         f"({int(report.id)},{int(report.channel)},{_text(report.carrier_id)},"
-        f"{_bytes(seal_report(keyring, report))},{int(report.tries)},{_moment(report.due)})"
+        f"{_bytes(seal_report(keyring, report))},{int(report.tries)},{moment_sql(report.due)})"
         for report in reports
     )
     if not values:
@@ -105,7 +105,7 @@ def park_webhooks_sql(process: int, rows: Iterable[ParkedWebhook]) -> str:
     """
     values = ",".join(
         f"({int(row.endpoint)},{int(row.event_id)},{int(process)},{int(row.message_id)},"
-        f"{int(row.sequence)},{int(row.tries)},{_moment(row.due)})"
+        f"{int(row.sequence)},{int(row.tries)},{moment_sql(row.due)})"
         for row in rows
     )
     if not values:
@@ -188,7 +188,7 @@ def batch_sql(first_id: int, last_id: int, tenant: int, at: float, verdicts: byt
     """A batch's own row: its contiguous ids and the verdicts of its entries."""
     return (
         "INSERT INTO batches (first_id,last_id,tenant,at,verdicts)"
-        f" VALUES ({first_id},{last_id},{tenant},{_moment(at)},{_bytes(verdicts)});"
+        f" VALUES ({first_id},{last_id},{tenant},{moment_sql(at)},{_bytes(verdicts)});"
     )
 
 
@@ -204,7 +204,8 @@ def open_report(keyring: Keyring, report_id: int, raw: bytes) -> tuple[str, str,
     return state, error, number
 
 
-def _moment(unix_s: float) -> str:
+def moment_sql(unix_s: float) -> str:
+    """A moment as an expression; inf is 'infinity'."""
     if unix_s == math.inf:
         return "'infinity'::timestamptz"
     return f"to_timestamp({int(unix_s * 1000)}/1000.0)"

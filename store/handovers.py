@@ -11,8 +11,10 @@ taker is, so it stays until they have left.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 
@@ -20,11 +22,19 @@ from sms.errors import StoreUnavailable
 from sms.ids import process_of
 from sms.model import CLASS_CODES, CLASSES_BY_CODE, MessageClass
 from store.database import AWAY, AnyConnection, Pool, acquire, must_own
+from store.fragments import moment_sql
 from store.link import Backoff
 
-_COLUMNS = "id, giver, receiver, channel, class, ids"
+_COLUMNS = "id, giver, receiver, channel, class, ids, until"
 _END_WAIT_MS = 1000  # below the statement time-out
-TO_ME_SQL = f"SELECT {_COLUMNS} FROM handovers WHERE receiver = $1 ORDER BY class, id LIMIT $2"
+_TO_ME = f"SELECT {_COLUMNS} FROM handovers WHERE receiver = $1"
+_IN_ORDER = " ORDER BY class, id LIMIT $2"
+TO_ME_SQL = _TO_ME + _IN_ORDER
+_TO_ME_SQL = {
+    None: TO_ME_SQL,
+    True: f"{_TO_ME} AND channel <> 0{_IN_ORDER}",
+    False: f"{_TO_ME} AND channel = 0{_IN_ORDER}",
+}
 MINE_SQL = f"SELECT {_COLUMNS} FROM handovers WHERE giver = $1 ORDER BY id"
 # Locked rows are being taken by somebody else: waiting for the outcome would gain nothing, and
 # two takers that wait for one another in different order would deadlock.
@@ -44,7 +54,10 @@ _OTHERS_SQL = (
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """One block that is on its way; `channel` 0 = the receiver chooses."""
+    """One block that is on its way; `channel` 0 = the receiver chooses.
+
+    `until` is when the first of its messages expires, Unix seconds, inf when nobody said.
+    """
 
     id: int
     giver: int
@@ -52,6 +65,7 @@ class Handover:
     channel: int
     message_class: MessageClass
     ids: list[int]
+    until: float = math.inf
 
 
 def handover_sql(  # noqa: PLR0913, PLR0917 - the columns of a row
@@ -62,8 +76,10 @@ def handover_sql(  # noqa: PLR0913, PLR0917 - the columns of a row
     cls: MessageClass,
     ids: Sequence[int],
     tenants: Sequence[int],
+    until: float = math.inf,
 ) -> str:
-    """Hand a block over; rides with the writer's event lane. `tenants` stands beside `ids`.
+    """Hand a block over; rides with the writer's event lane. `tenants` stands beside `ids`,
+    `until` is when the first of them expires (Unix seconds).
 
     `handover_id` comes from the writer's own `IdClock`, drawn in the same step that gives this
     text to the lane: the ids must reach the lane in ascending order. A flush whose connection
@@ -77,9 +93,10 @@ def handover_sql(  # noqa: PLR0913, PLR0917 - the columns of a row
         f" VALUES ({process_of(handover_id)},{int(handover_id)})"
         " ON CONFLICT (process) DO UPDATE SET last_id=excluded.last_id"
         " WHERE m.last_id<excluded.last_id RETURNING last_id)"
-        " INSERT INTO handovers (id,giver,receiver,channel,class,ids,tenants)"
+        " INSERT INTO handovers (id,giver,receiver,channel,class,ids,tenants,until)"
         f" SELECT last_id,{int(giver)},{int(receiver)},{int(channel)},{CLASS_CODES[cls]},"
-        f"'{{{_numbers(ids)}}}'::bigint[],'{{{_numbers(tenants)}}}'::int[] FROM mark;"
+        f"'{{{_numbers(ids)}}}'::bigint[],'{{{_numbers(tenants)}}}'::int[],{moment_sql(until)}"
+        " FROM mark;"
     )
 
 
@@ -94,10 +111,14 @@ class Handovers:
         self._pool = pool
         self._process = process
 
-    async def to_me(self, limit: int) -> list[Handover]:
-        """Blocks that wait for this process: otp first, then by age."""
+    async def to_me(self, limit: int, *, is_chosen: bool | None = None) -> list[Handover]:
+        """Blocks that wait for this process: otp first, then by age.
+
+        `is_chosen`: only those whose giver has chosen a channel, or only the others.
+        """
         async with acquire(self._pool) as conn:
-            return [_handover(row) for row in await conn.fetch(TO_ME_SQL, self._process, limit)]
+            rows = await conn.fetch(_TO_ME_SQL[is_chosen], self._process, limit)
+        return [_handover(row) for row in rows]
 
     async def mine(self) -> list[Handover]:
         """Blocks this process gave and nobody took yet, oldest first."""
@@ -141,6 +162,14 @@ class Handovers:
         async with acquire(self._pool) as conn:
             done = await conn.execute(
                 "UPDATE handovers SET receiver = $2 WHERE receiver = $1", old, new
+            )
+        return _count(done)
+
+    async def move_giver(self, old: int, new: int) -> int:
+        """What a seized process gave to others is its taker's to take back; how many blocks."""
+        async with acquire(self._pool) as conn:
+            done = await conn.execute(
+                "UPDATE handovers SET giver = $2 WHERE giver = $1 AND receiver <> $2", old, new
             )
         return _count(done)
 
@@ -221,6 +250,7 @@ def _handover(row: asyncpg.Record) -> Handover:
         row["channel"],
         CLASSES_BY_CODE[row["class"]],
         list(row["ids"]),
+        row["until"].timestamp() if isinstance(row["until"], datetime) else math.inf,
     )
 
 

@@ -14,6 +14,7 @@ of a write leaves a frame whose checksum fails; what stands behind it is not rea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,15 @@ class Journal:
         """Close the file; it stays for the next owner. Later lines are refused."""
         self._is_open = False
         self._let_go()
+
+    @staticmethod
+    def remove(directory: Path, process: int) -> None:
+        """What this process number wrote here: its owner is dead and owes nothing any more."""
+        folder = _folder(directory, process)
+        for _, _, path in _segments(folder):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
     @staticmethod
     def replay(directory: Path, process: int) -> Replay:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
-from sms.errors import StoreUnavailable
-from store.database import TROUBLE, Pool
+from store.database import Pool, acquire
 
 # tenant, period (0 day, 1 month), first day, limit, least, want; negative `want` gives back.
 Reservation = tuple[int, int, date, int, int, int]
@@ -49,16 +48,12 @@ class Quotas:
     async def reserve(self, asks: Sequence[Reservation]) -> list[tuple[int, int]]:
         """(granted, sum afterwards) of each, all in one commit; each key at most once."""
         columns = [list(column) for column in zip(*asks, strict=True)]
-        try:
-            rows = await self._pool.fetch(_RESERVE, *columns)
-        except TROUBLE as error:
-            raise StoreUnavailable("PostgreSQL is away") from error
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(_RESERVE, *columns)
         found = {tuple(row)[:3]: (int(row["granted"]), int(row["taken"])) for row in rows}
         return [found[ask[:3]] for ask in asks]
 
     async def forget(self, before: date) -> None:
         """Drop the sums of periods that began before that day."""
-        try:
-            await self._pool.execute(_FORGET, before)
-        except TROUBLE as error:
-            raise StoreUnavailable("PostgreSQL is away") from error
+        async with acquire(self._pool) as conn:
+            await conn.execute(_FORGET, before)

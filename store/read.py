@@ -16,6 +16,7 @@ from typing import NamedTuple
 import asyncpg
 
 from sms.errors import StoreUnavailable
+from sms.ids import process_of
 from sms.model import (
     CLASSES_BY_CODE,
     ENCODINGS_BY_CODE,
@@ -45,6 +46,11 @@ DUE_WEBHOOKS_SQL = (
     "  AND due <= $3 AND due < 'infinity' ORDER BY due LIMIT $4) due"
     " ORDER BY wanted.place, due.due"
 )
+WITH_DUE_WEBHOOKS_SQL = (  # LATERAL and LIMIT: a look into the index for each, never a join
+    "SELECT wanted.endpoint FROM unnest($2::int[]) AS wanted (endpoint)"
+    " CROSS JOIN LATERAL (SELECT FROM webhook_parked WHERE process = $1"
+    "  AND endpoint = wanted.endpoint AND due <= $3 AND due < 'infinity' LIMIT 1) due"
+)
 OLDEST_WEBHOOK_SQL = (
     "SELECT event_id FROM webhook_parked WHERE process = $1"
     " AND due < 'infinity' ORDER BY event_id LIMIT 1"
@@ -57,14 +63,15 @@ PARKED_HEADS_SQL = (
     "SELECT message_id FROM parked WHERE process = $1 AND why = $2 AND message_id > $3"
     " ORDER BY message_id LIMIT $4"
 )
-UNFINISHED_SQL = (
-    "SELECT id FROM messages WHERE id > $1 AND (id >> 12) & 1023 = $2 ORDER BY id LIMIT $3"
-)
+# Whose they are is looked at afterwards: the planner takes such a filter for so rare that it
+# would sort all that follows for each page.
+UNFINISHED_SQL = "SELECT id FROM messages WHERE id > $1 ORDER BY id LIMIT $2"
 # Both halves of an id, so that each share gets its part of slow days and of bursts.
 DUE_REPORTS_SQL = (
-    "SELECT id, channel, carrier_id, raw, tries, due FROM parked_reports"
-    " WHERE due <= $1 AND ($3::int IS NULL OR channel = $3)"
-    " AND ((id >> 22) + (id & 4095)) % $5 = $4 ORDER BY due LIMIT $2"
+    "SELECT id, channel, carrier_id, raw, tries, due FROM ("
+    " SELECT * FROM parked_reports WHERE due <= $1 AND ($3::int IS NULL OR channel = $3)"
+    " ORDER BY due LIMIT $2::bigint * $5) page"
+    " WHERE ((id >> 22) + (id & 4095)) % $5 = $4 ORDER BY due LIMIT $2"
 )
 _CONSERVATION_SQL = (
     "SELECT tenant, sum(open)::bigint, sum(parked)::bigint, sum(handed)::bigint,"
@@ -198,7 +205,8 @@ class Reader:
         """What the former owner of this process number had not brought to rest, by id.
 
         Its messages from `low_water` on that are neither submitted, final nor parked, in pages
-        of at most `page` messages. It costs what was accepted since the mark, not what is stored.
+        of at most `page` messages. It costs what all processes accepted since the mark, not what
+        is stored.
         """
         async for wanted in self._unfinished_ids(process, low_water, page):
             yield list((await self.messages(wanted)).values())
@@ -216,11 +224,12 @@ class Reader:
         after = low_water - 1
         while True:
             async with acquire(self._pool) as conn:
-                rows = await conn.fetch(UNFINISHED_SQL, after, process, page)
+                rows = await conn.fetch(UNFINISHED_SQL, after, page)
                 if not rows:
                     return
                 after = rows[-1]["id"]
-                wanted = await _without_rest(conn, [row["id"] for row in rows])
+                ours = [row["id"] for row in rows if process_of(row["id"]) == process]
+                wanted = await _open_of(conn, process, ours, _UNPARKED) if ours else []
             if wanted:
                 yield wanted
 
@@ -242,6 +251,18 @@ class Reader:
                     )
                 ]
         return heads
+
+    async def still_mine(self, process: int, ids: Sequence[int]) -> list[int]:
+        """Those that are not at rest and that no other process is to send, in one snapshot.
+
+        For messages found by this process's claims, whatever their ids: what another process
+        claims or looks after in `parked`, and what is on its way in `handovers`, is left out.
+        """
+        mine: list[int] = []
+        async with acquire(self._pool) as conn:
+            for some in _by_day(sorted(set(ids))):
+                mine += await _open_of(conn, process, some, _PARKED_HERE)
+        return mine
 
     async def claims(self, process: int) -> dict[int, list[int]]:
         """The blocks that stand in the table, by number."""
@@ -352,6 +373,14 @@ class Reader:
             for row in rows
         ]
 
+    async def endpoints_with_due(
+        self, process: int, now: float, endpoints: Sequence[int]
+    ) -> set[int]:
+        """Those of the endpoints that `due_webhooks` would find something for."""
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(WITH_DUE_WEBHOOKS_SQL, process, list(endpoints), _moment(now))
+        return {row["endpoint"] for row in rows}
+
     async def oldest_webhook(self, process: int) -> int | None:
         """The lowest event id of this process that is parked and will be tried again."""
         async with acquire(self._pool) as conn:
@@ -452,19 +481,33 @@ def carrier_ids_sql(low: int, high: int | None) -> str:
     )
 
 
-async def _without_rest(conn: AnyConnection, ids: list[int]) -> list[int]:
-    """The ids (ascending) that are neither at rest nor parked."""
+# Which parked rows leave a message out: any, or those that another process looks after.
+_UNPARKED = ""
+_PARKED_HERE = " AND process <> $3"
+
+
+async def _open_of(conn: AnyConnection, process: int, ids: Sequence[int], parked: str) -> list[int]:
+    """The ids (ascending) that are not at rest and that nobody but this process is to send.
+
+    One statement, so one snapshot: what moves from owner to owner meanwhile stands in exactly one
+    of these tables at every moment, and looking at them one by one could miss it in each.
+    """
     within = _within("message_id", ids)
-    resting = await conn.fetch(
-        "SELECT message_id FROM ("
-        "  SELECT DISTINCT ON (message_id) message_id, path FROM events"
-        f" WHERE {within} AND path <> 0 ORDER BY message_id, sequence DESC) newest"
-        " WHERE path = ANY($1)",
+    rows = await conn.fetch(
+        "SELECT wanted.id FROM unnest($1::bigint[]) AS wanted (id)"
+        " LEFT JOIN (SELECT DISTINCT ON (message_id) message_id, path FROM events"
+        f"  WHERE {within} AND path <> 0 ORDER BY message_id, sequence DESC) newest"
+        " ON newest.message_id = wanted.id"
+        " WHERE (newest.path IS NULL OR newest.path <> ALL($2))"
+        f" AND wanted.id NOT IN (SELECT message_id FROM parked WHERE {within}{parked})"
+        " AND wanted.id NOT IN (SELECT unnest(ids) FROM handovers"
+        "  UNION ALL SELECT unnest(ids) FROM claims WHERE process <> $3)"
+        " ORDER BY wanted.id",
+        list(ids),
         list(RESTING_PATHS),
+        process,
     )
-    parked = await conn.fetch(f"SELECT message_id FROM parked WHERE {within}")
-    out = {row[0] for row in resting} | {row[0] for row in parked}
-    return [message_id for message_id in ids if message_id not in out]
+    return [row["id"] for row in rows]
 
 
 def _within(column: str, ids: Sequence[int]) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import os
 import secrets
 from collections.abc import Iterable
 from datetime import date, timedelta
@@ -31,6 +30,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sms.errors import ConfigError
 from sms.ids import DAY_MS, TIME_SHIFT
 from store.database import AnyConnection
+from store.durable import write_once
 
 SHARDS = 16
 KEY_BYTES = 32
@@ -62,16 +62,8 @@ def load_or_create_master_key(path: Path) -> bytes:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         text = base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n"
-        draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(handle, text)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
         with contextlib.suppress(FileExistsError):  # another process made it first: use that one
-            os.link(draft, path)
-        draft.unlink()
+            write_once(path, text)
     return read_master_key(path)
 
 

@@ -50,9 +50,9 @@ async def hold_sessions(  # noqa: PLR0913 - who asks for what, keyword-only
             want = 0
         await conn.execute(
             "DELETE FROM channel_sessions WHERE node = $1 AND channel = $2 AND process = $3"
-            " AND (epoch <> $4 OR slot >= $5 OR slot NOT IN ("
-            "  SELECT slot FROM channel_sessions WHERE node = $1 AND channel = $2"
-            "  AND process = $3 AND epoch = $4 AND slot < $5 ORDER BY slot LIMIT $6))",
+            " AND slot NOT IN (SELECT slot FROM channel_sessions"
+            "  WHERE node = $1 AND channel = $2 AND process = $3 AND epoch = $4 AND slot < $5"
+            "  ORDER BY slot LIMIT $6)",
             node,
             channel,
             process,
@@ -83,6 +83,24 @@ async def hold_sessions(  # noqa: PLR0913 - who asks for what, keyword-only
             want - held,
         )
         return int(held) + len(taken)
+
+
+async def held_sessions(pool: Pool, node: str) -> dict[int, dict[int, int]]:
+    """Who holds how many sessions of a node's channels: by channel and process, the living only.
+
+    Raises StoreUnavailable.
+    """
+    async with acquire(pool) as conn:
+        rows = await conn.fetch(
+            "SELECT s.channel, process, count(*) AS held FROM channel_sessions s"
+            " JOIN processes p USING (process) WHERE s.node = $1 AND p.epoch = s.epoch"
+            " AND p.lease_until > clock_timestamp() GROUP BY s.channel, process",
+            node,
+        )
+    held: dict[int, dict[int, int]] = {}
+    for row in rows:
+        held.setdefault(row["channel"], {})[row["process"]] = row["held"]
+    return held
 
 
 async def let_sessions_go(pool: Pool, process: int, channel: int | None = None) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import nlargest
 from typing import Literal
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
@@ -33,12 +34,17 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4  # of what `render` returns
 PREFIX = "smsgw_"
 OTHER = "other"
 TENANTS_BY_NAME = 50
+_FADE = 0.98  # of a tenant's weight, from look to look
+_UNIT_MAXIMUM = 1e100
 MAX_LABEL_SETS = 2000  # a carrier that invents codes must not fill memory
 
 Labels = tuple[str, ...]
 Sample = tuple[list[str], list[float]]  # label values; a histogram: bucket counts, then the sum
 Snapshot = dict[str, list[Sample]]  # by series name without the prefix
 Rule = Literal["sum", "max", "min"]  # how a gauge's values of several processes become one
+# Another rule for some values of the last label. One process with a session is a channel that is
+# up, and a channel is down only when none has one.
+_RULES: dict[str, Mapping[str, Rule]] = {"channel_state": {"down": "min"}}
 
 # Bounds in seconds. The answer to a send and to a submit live between 1 ms and a few seconds …
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -52,27 +58,31 @@ class TopTenants:
     """Which tenants are shown by name: the busiest ones lately, with some inertia.
 
     A tenant takes another's place only when it is twice as busy, so that series do not flicker.
+    A look costs what was busy since the last one, not how many tenants there are.
     """
 
     def __init__(self, limit: int = TENANTS_BY_NAME) -> None:
         self._limit = limit
-        self._seen: dict[str, float] = {}
         self._weight: dict[str, float] = {}
+        self._unit = 1.0  # grows instead of all weights fading
         self.names: set[str] = set()
 
-    def rerank(self, totals: Mapping[str, float]) -> None:
-        """Look at the totals since start and choose again; called once per snapshot."""
-        for tenant, total in totals.items():
-            new = total - self._seen.get(tenant, 0.0)
-            self._seen[tenant] = total
-            self._weight[tenant] = self._weight.get(tenant, 0.0) * 0.98 + new
-        busiest = sorted(self._weight, key=self._weight.__getitem__, reverse=True)
-        for tenant in busiest[: self._limit]:
+    def rerank(self, new: Mapping[str, float]) -> None:
+        """Take what each tenant did since the last look and choose again."""
+        self._unit /= _FADE
+        if self._unit > _UNIT_MAXIMUM:
+            self._weight = {name: weight / self._unit for name, weight in self._weight.items()}
+            self._unit = 1.0
+        weight = self._weight
+        for tenant, count in new.items():
+            weight[tenant] = weight.get(tenant, 0.0) + count * self._unit
+        # Who did nothing fades like everybody else and so overtakes nobody.
+        for tenant in nlargest(self._limit, new, key=weight.__getitem__):
             if tenant in self.names:
                 continue
             if len(self.names) >= self._limit:
-                idlest = min(self.names, key=lambda name: self._weight.get(name, 0.0))
-                if self._weight[tenant] <= 2 * self._weight.get(idlest, 0.0):
+                idlest = min(self.names, key=lambda name: weight.get(name, 0.0))
+                if weight[tenant] <= 2 * weight.get(idlest, 0.0):
                     continue
                 self.names.discard(idlest)
             self.names.add(tenant)
@@ -126,8 +136,10 @@ class Counter(Series):
     ) -> None:
         super().__init__(name, text, labels, tenants)
         self.values: dict[Labels, float] = {} if labels else {(): 0.0}
+        # By tenant: what was counted since the last look, and what is shown so far.
+        self._moved: set[Labels] = set()
         self._seen: dict[Labels, float] = {}
-        self._shown: dict[Labels, float] = {}
+        self._shown: dict[str, dict[Labels, float]] = {}
 
     def inc(self, labels: Labels = (), n: float = 1) -> None:
         """Add `n`. For a batch, count first and call once."""
@@ -136,12 +148,22 @@ class Counter(Series):
         except KeyError:
             labels = self._admit(labels, len(self.values))
             self.values[labels] = self.values.get(labels, 0.0) + n
+        if self._tenants is not None:
+            self._moved.add(labels)
 
     def set_total(self, labels: Labels, total: float) -> None:
         """Take over a total kept elsewhere, such as a process's CPU seconds."""
         if labels not in self.values:
             labels = self._admit(labels, len(self.values))
         self.values[labels] = total
+
+    def news(self) -> dict[str, float]:
+        """What was counted by tenant since `samples` was asked last."""
+        found: dict[str, float] = {}
+        for labels in self._moved:
+            new = self.values[labels] - self._seen.get(labels, 0.0)
+            found[labels[0]] = found.get(labels[0], 0.0) + new
+        return found
 
     def samples(self) -> list[Sample]:
         """Totals by label set; what is counted while a tenant is not among the top is `other`."""
@@ -150,13 +172,18 @@ class Counter(Series):
 
     def _folded(self, names: set[str]) -> dict[Labels, float]:
         # Only what was counted since the last look moves, so no shown total ever goes back.
-        for labels, total in self.values.items():
+        for labels in self._moved:
+            total = self.values[labels]
             new = total - self._seen.get(labels, 0.0)
-            if new:
-                self._seen[labels] = total
-                shown = labels if labels[0] in names else (OTHER, *labels[1:])
-                self._shown[shown] = self._shown.get(shown, 0.0) + new
-        return {k: v for k, v in self._shown.items() if k[0] in names or k[0] == OTHER}
+            self._seen[labels] = total
+            shown = labels if labels[0] in names else (OTHER, *labels[1:])
+            sums = self._shown.setdefault(shown[0], {})
+            sums[shown] = sums.get(shown, 0.0) + new
+        self._moved.clear()
+        found: dict[Labels, float] = {}
+        for name in (*names, OTHER):
+            found.update(self._shown.get(name, {}))
+        return found
 
 
 class Gauge(Series):
@@ -297,10 +324,26 @@ class Metrics:
             "unmapped_codes_total", "Carrier codes that no table knows.", ("channel", "code")
         )
         self.channel_state = Gauge(
-            "channel_state", "Processes that see the channel in this state.", ("channel", "state")
+            "channel_state",
+            "Whether any process of the node (up), or none (down), has a session of the channel.",
+            ("channel", "state"),
+            "max",
         )
         self.failover_total = Counter(
             "failover_total", "Messages handed to a backup channel.", ("from", "to", "cause")
+        )
+        self.handovers_total = Counter(
+            "handovers_total",
+            "Messages handed to other processes (given), taken from them, taken back.",
+            ("end",),
+        )
+        self.handover_oldest_age_seconds = Gauge(
+            "handover_oldest_age_seconds",
+            "Age of the oldest block handed over and not taken yet.",
+            rule="max",
+        )
+        self.takeovers_total = Counter(
+            "takeovers_total", "Dead processes whose debts this one took over."
         )
         self.webhook_seconds = Histogram(
             "webhook_seconds", "Time of one webhook request.", ("outcome",)
@@ -344,6 +387,15 @@ class Metrics:
         self.process_restarts_total = Counter(
             "process_restarts_total", "Times the supervisor started it again.", ("process",)
         )
+        self.worker_ready = Gauge(
+            "worker_ready", "Whether the worker can take traffic, by name.", ("process",), "max"
+        )
+        self.http_connections = Gauge(
+            "http_connections", "Connections open at the public port.", ("process",)
+        )
+        self.watchdog_kills_total = Counter(
+            "watchdog_kills_total", "Workers killed because they did not answer.", ("process",)
+        )
         self.config_version = Gauge(
             "config_version", "Configuration in force; the oldest of all processes.", rule="min"
         )
@@ -356,10 +408,9 @@ class Metrics:
         """Everything as it stands now, fit for JSON. Calls `before_scrape` first."""
         for refresh in self.before_scrape:
             refresh()
-        traffic: dict[str, float] = {}
-        for counter in (self.accepted_total, self.throttled_total):
-            for labels, total in counter.values.items():
-                traffic[labels[0]] = traffic.get(labels[0], 0.0) + total
+        traffic = self.accepted_total.news()
+        for tenant, count in self.throttled_total.news().items():
+            traffic[tenant] = traffic.get(tenant, 0.0) + count
         self._top.rerank(traffic)
         return {series.name: series.samples() for series in self.series()}
 
@@ -398,13 +449,14 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
             series = _CATALOGUE.get(name)
             if series is None:
                 continue
-            join = _JOIN[series.rule]
+            rules = _RULES.get(name, {})
             held = merged.setdefault(name, {})
             for values, numbers in samples:
                 if not _fits(series, values, numbers):
                     continue
                 key = tuple(values)
                 before = held.get(key)
+                join = _JOIN[rules.get(values[-1], series.rule) if rules else series.rule]
                 held[key] = list(numbers) if before is None else join(before, numbers)
     return {
         name: [(list(key), numbers) for key, numbers in held.items()]

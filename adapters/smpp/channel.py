@@ -35,6 +35,7 @@ from sms import config
 from sms.errors import ConnectFailed
 from sms.model import Submit
 from sms.outcomes import Outcome
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -47,6 +48,7 @@ KEEPALIVE_IDLE_S = 5
 KEEPALIVE_INTERVAL_S = 2
 KEEPALIVE_PROBES = 3
 JITTER = 0.2
+LEASE_LOOK_S = 0.5  # how often a process without a lease looks whether it may log in again
 REMIND_S = 60.0  # a failure that lasts is logged again this often
 
 
@@ -83,6 +85,11 @@ class _Link(asyncio.Protocol):
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def has_unwritten(self) -> bool:
+        """Whether bytes wait that the socket did not take yet."""
+        transport = self._transport
+        return transport is not None and transport.get_write_buffer_size() > 0
+
     def close(self, reason: str) -> None:
         """Report the losses, write what is left and close; later calls do nothing."""
         transport = self._transport
@@ -111,7 +118,10 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """One burst from the carrier."""
-        self._channel.act(self, self.session.receive(data, time.monotonic()))
+        events = self.session.receive(data, time.monotonic())
+        if failpoints.is_armed and events:
+            failpoints.hit("session.received")
+        self._channel.act(self, events)
 
     def pause_writing(self) -> None:
         """The carrier reads too slowly: what it asks of us would only pile up, so read less."""
@@ -225,11 +235,15 @@ class SmppChannel:
             return list(submits)
         if not self._sink.journal_writes(self.id, submits[:leaving]):
             return list(submits)
+        if failpoints.is_armed:
+            failpoints.hit("submit.journaled")
         now = time.monotonic()
         refused: list[tuple[Submit, Outcome]] = []
         for link, part in plan:
             refused += link.session.submit(part, now)
             link.flush()
+        if failpoints.is_armed:
+            failpoints.hit_soon("submit.written")
         if refused:
             asyncio.get_running_loop().call_soon(self._sink.outcomes, self.id, refused)
         return list(submits[leaving:])
@@ -248,10 +262,22 @@ class SmppChannel:
             self._is_answering = True
             asyncio.get_running_loop().call_soon(self._write_answers)
 
+    def cut_unwritten(self) -> None:
+        """Drop the connections that still hold submits; those are Uncertain then.
+
+        What the socket did not take would go out when the carrier reads again, and by then the
+        messages may be another process's.
+        """
+        for link in list(self._links):
+            if link.has_unwritten():
+                link.close("the lease of this process is over")
+
     def _write_answers(self) -> None:
         self._is_answering = False
         for link in self._links:
             link.flush()
+        if failpoints.is_armed:
+            failpoints.hit_soon("settle.answered")
 
     async def stop(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` for answers, log out, close. What stays open is Uncertain."""
@@ -367,6 +393,10 @@ class SmppChannel:
         """Keep one session: connect, wait for its end, back off, again."""
         failures = 0
         while not self._stopping.is_set():
+            if not self._sink.may_submit():  # no login for a process that owns nothing just now
+                self.last_reason = "the lease of this process is over"
+                await _within(self._stopping.wait(), LEASE_LOOK_S)
+                continue
             link = await self._dial()
             if link is not None:
                 await link.ended

@@ -27,6 +27,7 @@ from gateway.api.send import MESSAGES, STORE_RETRY_S, SendDoor, whole_ms
 from sms.config import Snapshot, Tenant
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.model import Message
+from telemetry.failpoints import failpoints
 
 MAX_KNOWN = 4096  # bearer headers kept with their tenants
 # A request that has one of these goes the other way.
@@ -124,12 +125,16 @@ class QuickDoor:
             entry, errors = parse_one(body)
         except ProblemError:
             return None
+        if failpoints.is_armed:
+            failpoints.hit("door.parsed")
         message = admit(entry, tenant, self._door.rules(), whole_ms(self._door.now()))
         if errors or isinstance(message, Refused) or flow.shed(message.message_class) is not None:
             return None
         taken = flow.limiter.take(tenant.id, message.message_class, len(message.texts), started)
         if taken is None or taken.retry_after_s:
             return None
+        if failpoints.is_armed:
+            failpoints.hit("admit.charged")
         if not flow.room(message.message_class, 1):
             self.put_back(tenant, message)
             return None

@@ -59,6 +59,7 @@ from gateway.api.problems import (
 from sms.config import Tenant
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.model import Message, MessageClass
+from telemetry.failpoints import failpoints
 
 MESSAGES = "/v1/messages"
 BATCHES = "/v1/batches"
@@ -123,6 +124,8 @@ class SendDoor:
         else:
             status = 202
             await answer(send, status, reply, self._answer_headers(request))
+            if failpoints.is_armed:
+                failpoints.hit_soon("door.answered")
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._flow.metrics.http_request_seconds.observe(
             (scope["path"], method, str(status)), self._monotonic() - started
@@ -180,6 +183,8 @@ class SendDoor:
     async def _send_one(self, request: _Request, tenant: Tenant, body: bytes) -> bytes:
         now = whole_ms(self.now())
         entry, errors = await parse_one_beside(body)
+        if failpoints.is_armed:
+            failpoints.hit("door.parsed")
         verdict = admit(entry, tenant, self._rules, now)
         if errors or isinstance(verdict, Refused):
             raise ProblemError(of_fields(merge(errors, verdict)))
@@ -191,6 +196,8 @@ class SendDoor:
     async def _send_batch(self, request: _Request, tenant: Tenant, body: bytes) -> bytes:
         now = whole_ms(self.now())
         batch = await parse_batch(body)
+        if failpoints.is_armed:
+            failpoints.hit("door.parsed")
         wrong = merge(batch.default_errors, Refused(check_defaults(batch.defaults, tenant)))
         if wrong:
             raise ProblemError(of_fields(_below("/defaults", wrong)))

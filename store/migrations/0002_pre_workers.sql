@@ -51,7 +51,8 @@ CREATE INDEX webhook_parked_oldest ON webhook_parked (process, event_id)
   WHERE due < 'infinity';
 
 -- A block of messages on its way from one process to another; tenants stands beside ids, for
--- conservation. channel 0: the receiver chooses. The id is the giver's, from its own clock.
+-- conservation. channel 0: the receiver chooses. The id is the giver's, from its own clock. until:
+-- when the first of its messages expires.
 CREATE TABLE handovers (
   id bigint PRIMARY KEY,
   giver smallint NOT NULL,
@@ -60,6 +61,7 @@ CREATE TABLE handovers (
   class smallint NOT NULL,
   ids bigint[] NOT NULL,
   tenants int[] NOT NULL CHECK (cardinality(tenants) = cardinality(ids)),
+  until timestamptz NOT NULL DEFAULT 'infinity',
   at timestamptz NOT NULL DEFAULT now()
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 CREATE INDEX handovers_receiver ON handovers (receiver, class, id);
@@ -105,4 +107,7 @@ CREATE TABLE holdings (
 CREATE TRIGGER fence BEFORE INSERT OR UPDATE OR DELETE ON handovers
   FOR EACH STATEMENT EXECUTE FUNCTION fence();
 CREATE TRIGGER fence BEFORE INSERT OR UPDATE OR DELETE ON holdings
+  FOR EACH STATEMENT EXECUTE FUNCTION fence();
+-- An owner that woke up too late must not touch what stands for a carrier's report either.
+CREATE TRIGGER fence BEFORE INSERT OR UPDATE OR DELETE ON parked_reports
   FOR EACH STATEMENT EXECUTE FUNCTION fence();

@@ -5,7 +5,7 @@ import base64
 
 import pytest
 
-from sms.config import ApiKey, Channel, Route, Tenant, WebhookEndpoint
+from sms.config import ApiKey, Burst, Channel, ClassLimit, Route, Tenant, WebhookEndpoint
 from sms.errors import ConfigError
 from sms.model import Carrier, MessageClass
 from store import database
@@ -140,3 +140,78 @@ async def test_secrets_of_another_master_key_are_named(store, dsn):
     with pytest.raises(ConfigError, match="SMSGW_MASTER_KEY_FILE"):
         await ConfigStore(pool, Keyring(bytes(32))).load()
     pool.terminate()
+
+
+def shown(snapshot):
+    """What a snapshot says, whatever the order of its objects."""
+    return (
+        snapshot.version,
+        dict(snapshot.tenants),
+        dict(snapshot.api_keys),
+        dict(snapshot.channels),
+        sorted(snapshot.routes, key=lambda route: route.id),
+        dict(snapshot.endpoints),
+    )
+
+
+async def test_a_second_load_reads_what_changed_and_keeps_the_rest(store):
+    await store.apply(ALL, "test")
+    before = await store.load()
+    await store.apply([Upsert("tenant", "other", {"signatures": []}, {})], "test")
+    after = await store.load()
+    assert set(after.tenants) == {1, 2}
+    assert after.tenants[1] is before.tenants[1]
+    assert after.channels[1] is before.channels[1]
+    assert after.api_keys[7] is before.api_keys[7]
+
+
+async def test_whatever_was_done_a_load_is_as_if_it_were_the_first(store, dsn):
+    slower = Upsert("channel", "mobile-a", {**MOBILE.spec, "window": 8}, MOBILE.secrets)
+    steps = (
+        lambda: store.apply(ALL, "test"),
+        lambda: store.apply([slower], "test"),
+        lambda: store.disable("webhook_endpoint", HOOK.name, "test"),
+        lambda: store.disable("route", ROUTE.name, "test"),
+        lambda: store.apply([ROUTE, HOOK], "test"),
+    )
+    for step in steps:
+        await step()
+        pool = await database.open_pool(dsn, size=1)
+        assert shown(await store.load()) == shown(await ConfigStore(pool, Keyring(MASTER)).load())
+        await pool.close()
+
+
+async def test_what_names_an_object_follows_when_another_takes_its_name(store):
+    await store.apply(ALL, "test")
+    await store.load()
+    await store.disable("tenant", "shop", "test")
+    await store.apply([SHOP], "test")  # the same name, another object
+    snapshot = await store.load()
+    assert list(snapshot.tenants) == [2]
+    assert snapshot.api_keys[7].tenant == 2
+    assert snapshot.routes[0].tenant == 2
+    assert snapshot.endpoints[1].tenant == 2
+
+
+async def test_a_load_that_failed_is_made_up_for(store):
+    await store.apply(ALL, "test")
+    await store.load()
+    await store.disable("tenant", "shop", "test")
+    with pytest.raises(ConfigError, match="shop"):
+        await store.load()
+    await store.apply([SHOP], "test")
+    assert list((await store.load()).tenants) == [2]
+
+
+async def test_the_limits_of_a_tenant(store):
+    spec = {
+        "segments_per_day": 10,
+        "segments_per_month": 100,
+        "classes": {"otp": {"segments_per_second": 5, "burst_segments": 6}},
+        "bursts": [{"until": "1970-01-01T08:00:20+08:00", "segments_per_second": 7}],
+    }
+    await store.apply([Upsert("tenant", "shop", spec, {})], "test")
+    tenant = (await store.load()).tenants[1]
+    assert (tenant.segments_per_day, tenant.segments_per_month) == (10, 100)
+    assert tenant.class_limits == (ClassLimit(MessageClass.OTP, 5.0, 6),)
+    assert tenant.bursts == (Burst(0.0, 20.0, 7.0, 14),)

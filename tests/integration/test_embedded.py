@@ -216,6 +216,14 @@ async def test_a_stale_pid_file_with_a_pid_in_use_does_not_stop_the_start(server
     assert servers.is_alive()
 
 
+async def test_lock_files_that_a_power_cut_left_empty_do_not_stop_the_start(servers, data_dir):
+    servers.start()
+    servers.stop()
+    (data_dir / "postgres" / "postmaster.pid").write_bytes(b"")
+    (run_directory(data_dir) / ".s.PGSQL.5432.lock").write_bytes(b"")
+    await put(servers.start().database_url, 1)
+
+
 async def test_a_long_path_gets_a_short_directory_that_is_kept(data_dir):
     deep = data_dir / ("d" * 100)
     servers = EmbeddedServers(deep)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from ratelimit.limiter import PREFIX, Leases, Valkey
+from ratelimit.limiter import CALL_TIMEOUT_S, PREFIX, Leases, Valkey
 from sms.errors import ClusterUnavailable
 from telemetry.metrics import Metrics
 from tests.support.shared_bucket import SharedBuckets
@@ -76,8 +76,10 @@ async def test_an_idle_bucket_leaves_nothing_behind(valkey: ValkeyServer) -> Non
 
 
 @contextlib.asynccontextmanager
-async def limits(valkey: ValkeyServer, live: int = 1) -> AsyncIterator[Leases]:
-    leases = Leases(Valkey(valkey.url), metrics=Metrics(), live=lambda: live)
+async def limits(
+    valkey: ValkeyServer, live: int, timeout_s: float = CALL_TIMEOUT_S
+) -> AsyncIterator[Leases]:
+    leases = Leases(Valkey(valkey.url, timeout_s), metrics=Metrics(), live=lambda: live)
     running = asyncio.create_task(leases.run())
     yield leases
     running.cancel()
@@ -86,7 +88,7 @@ async def limits(valkey: ValkeyServer, live: int = 1) -> AsyncIterator[Leases]:
 
 
 async def test_a_wiped_or_restarted_valkey_is_used_again_at_once(valkey: ValkeyServer) -> None:
-    async with limits(valkey, live=4) as leases:
+    async with limits(valkey, live=4, timeout_s=5.0) as leases:
         lease = leases.lease("t1", 1.0, 5)
         assert await leases.ask([(lease, 5)], time.monotonic()) is None
         assert await leases.ask([(lease, 1)], time.monotonic()) is not None
@@ -95,6 +97,12 @@ async def test_a_wiped_or_restarted_valkey_is_used_again_at_once(valkey: ValkeyS
         assert valkey.ask(b"SCRIPT FLUSH\r\n") == b"+OK\r\n"
         assert await leases.ask([(lease, 1)], time.monotonic()) is not None
         assert not leases.is_away
+
+
+async def until_back(leases: Leases) -> None:
+    async with asyncio.timeout(3.0):
+        while leases.is_away:  # noqa: ASYNC110 (what it becomes is all there is to see)
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("how", ["silent", "killed", "refusing"])
@@ -110,7 +118,7 @@ async def test_without_an_answer_each_process_has_its_share(valkey: ValkeyServer
             valkey.ask(b"CONFIG SET maxmemory 1\r\n")
         began = time.monotonic()
         lack = await leases.ask([(lease, 1)], began)
-        assert time.monotonic() - began < 0.2  # 50 ms, and what a busy machine adds
+        assert time.monotonic() - began < 0.5  # 50 ms, and what a busy machine adds
         assert lack is not None, "the share is empty at the start"
         assert leases.is_away
         taken = 0
@@ -124,9 +132,7 @@ async def test_without_an_answer_each_process_has_its_share(valkey: ValkeyServer
             valkey.start()
         else:
             valkey.ask(b"CONFIG SET maxmemory 0\r\n")
-        async with asyncio.timeout(3.0):
-            while leases.is_away:  # noqa: ASYNC110 (what it becomes is all there is to see)
-                await asyncio.sleep(0.01)
+        await until_back(leases)
         assert await leases.ask([(lease, 20)], time.monotonic()) is None
 
 
@@ -255,9 +261,7 @@ async def test_valkey_goes_and_comes_back(valkey: ValkeyServer, rate: float) -> 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("rate", [1.0, 1000.0])
-async def test_a_minute_of_it(
-    valkey: ValkeyServer, rate: float, record_property: pytest.RecordProperty
-) -> None:
+async def test_a_minute_of_it(valkey: ValkeyServer, rate: float) -> None:
     told = await check_one_bucket(valkey, rate, 60.0)
     told += "; " + await check_away_and_back(valkey, rate, 60.0)
     print(told)

@@ -10,9 +10,27 @@ from sms.errors import StoreUnavailable
 from sms.ids import DAY_MS, TIME_SHIFT, id_at
 from sms.model import FINAL_STATES, MessageClass, State
 from store import database, partitions
-from store.fragments import Why, park_sql
+from store.fragments import (
+    ParkedReport,
+    Why,
+    holdings_sql,
+    park_reports_sql,
+    park_sql,
+    unpark_sql,
+)
+from store.handovers import handover_sql
 from store.partitions import day_range, today
-from store.read import DUE_WEBHOOKS_SQL, OLDEST_WEBHOOK_SQL, RESTING_PATHS, carrier_ids_sql
+from store.read import (
+    DUE_PARKED_SQL,
+    DUE_REPORTS_SQL,
+    DUE_WEBHOOKS_SQL,
+    OLDEST_WEBHOOK_SQL,
+    PARKED_HEADS_SQL,
+    RESTING_PATHS,
+    UNFINISHED_SQL,
+    WITH_DUE_WEBHOOKS_SQL,
+    carrier_ids_sql,
+)
 from store.seal import date_of
 from tests.support.postgres import World, text
 
@@ -98,6 +116,99 @@ async def test_recovery_finds_exactly_what_nobody_brought_to_rest(world):  # noq
         id for id in expected if id >= middle
     ]
     assert len(await unfinished(world, 1, 0)) == 50
+    heads = [
+        head
+        async for some in world.reader.unfinished_heads(0, stages[0].id, page=700)
+        for head in some
+    ]
+    assert [head.id for head in heads] == expected
+    first = stages[0]
+    assert heads[0][1:3] == (1, first.message_class)
+    assert abs(heads[0].valid_until - first.valid_until) < 1e-5
+    await other.close()
+
+
+async def test_what_is_parked_for_one_reason_is_read_page_by_page(world):
+    """By whom it was given to, whoever accepted it; of a day that was dropped nothing is left."""
+    mine = await accept(world, 30, message_class=MessageClass.MARKETING)
+    due, tenant = time.time(), 1
+    gone = [(n, due, Why.SPILLED, MessageClass.OTP, tenant) for n in range(1, 9)]
+    here = [(m.id, due, Why.SPILLED, m.message_class, tenant) for m in mine[:20]]
+    other = [(m.id, due, Why.QUEUED, m.message_class, tenant) for m in mine[20:25]]
+    third = [(m.id, due, Why.SPILLED, m.message_class, tenant) for m in mine[25:]]
+    await write(world, [], park_sql(0, gone + here + other) + park_sql(7, third))
+    pages, after = [], 0
+    while page := await world.reader.parked_heads(0, Why.SPILLED, after, 6):
+        pages.append([head.id for head in page])
+        after = page[-1].id
+    assert [id for page in pages for id in page] == [m.id for m in mine[:20]]
+    assert max(map(len, pages)) == 6
+    assert page == []
+    [head, *_] = await world.reader.parked_heads(7, Why.SPILLED, 0, 99)
+    assert head == (mine[25].id, 1, MessageClass.MARKETING, pytest.approx(mine[25].valid_until))
+    assert len(await world.reader.due_parked(7, due + 1, 99)) == 5
+    await write(world, [], park_sql(0, third))  # who parks it again looks after it
+    assert await world.reader.due_parked(7, due + 1, 99) == []
+
+
+async def test_each_share_of_the_parked_reports_is_looked_at_by_one_process(world):
+    """Ids of one burst (counters) and ids of quiet hours (counter 0) are spread alike."""
+    start = id_at(time.time())
+    ids = [start + n for n in range(300)] + [start + (n << TIME_SHIFT) for n in range(1, 301)]
+    reports = [ParkedReport(id, 1, f"c{id}", "DELIVRD", "000", "", 0, 5.0) for id in ids]
+    await write(world, [], park_reports_sql(world.keyring, reports))
+    for shares in (1, 2, 3, 4):
+        found = [
+            {report.id for report in await world.reader.due_reports(6.0, 999, share=(n, shares))}
+            for n in range(shares)
+        ]
+        assert sum(map(len, found)) == 600
+        assert set.union(*found) == set(ids)
+        assert min(map(len, found)) > 600 / shares * 0.9
+    assert 0 < len(await world.reader.due_reports(6.0, 10, share=(1, 2))) <= 10
+
+
+async def test_what_is_open_is_accounted_for_in_one_snapshot(world):
+    """Accepted, submitted, come back, ended and corrected; parked, handed over, held."""
+    other = await World.make(world.dsn, slot=1)
+    stages = await accept(world, 10)
+    await accept(world, 3, tenant=2)
+    ids = [message.id for message in stages]
+    assert (await world.reader.conservation())[1] == (10, 0, 0, 0)
+    held = handover_sql(world.ids.next(), 0, 1, 0, MessageClass.OTP, ids[4:7], [1, 1, 1])
+    parked = [(id, 9.0, Why.UNCERTAIN, MessageClass.OTP, 1) for id in ids[2:4]]
+    rows = [
+        world.event(ids[0]),  # submitted
+        world.event(ids[1], path=Path.QUEUE_FAILED, status=State.FAILED),
+    ]
+    world.tally = lambda rows: {1: (1, 1)}
+    await write(world, rows, park_sql(0, parked) + held + holdings_sql(0, {1: 3, 2: 3}))
+    assert await world.reader.conservation() == {1: (8, 2, 3, 3), 2: (3, 0, 0, 3)}
+    world.tally = lambda rows: {1: (-1, 0)}
+    await write(world, [world.event(ids[0], 3, path=Path.QUEUED, status=State.QUEUED)])
+    assert (await world.reader.conservation())[1] == (9, 2, 3, 3)
+    await write(world, [], unpark_sql(ids[2:4]) + holdings_sql(0, {1: 6}))
+    assert await world.reader.conservation() == {1: (9, 0, 3, 6), 2: (3, 0, 0, 0)}
+    await write(world, [], holdings_sql(0, {}))
+    lane = await other.event_lane()
+    lane.add([], urgent=True, sql=holdings_sql(1, {1: 6, 2: 0}))
+    assert await lane.drain(5)
+    assert (await world.reader.conservation())[1] == (9, 0, 3, 6)
+    await other.close()
+
+
+async def test_each_process_folds_only_its_own_counts(world):
+    other = await World.make(world.dsn, slot=1)
+    for one in (world, other):
+        for _ in range(3):
+            await accept(one, 2)
+    conn = await database.connect(world.dsn)
+    per_process = "SELECT count(*) FROM deltas WHERE process = $1"
+    await world.reader.fold_deltas(0)
+    assert await conn.fetchval(per_process, 0) == 1
+    assert await conn.fetchval(per_process, 1) == 3
+    assert (await world.reader.deltas())[1] == (12, 0, 0)
+    await conn.close()
     await other.close()
 
 
@@ -171,11 +282,53 @@ async def test_due_webhooks_are_read_in_order_of_an_index(world):
     assert "Filter" not in plan
     for column in ("process =", "endpoint =", "due <="):
         assert column in plan.splitlines()[at + 1]
+    probe = await explain(world, WITH_DUE_WEBHOOKS_SQL, 0, list(range(1, 2001)), now)
+    assert "webhook_parked_due" in probe
+    assert "Hash" not in probe
+    assert "Seq Scan" not in probe
+    assert await world.reader.endpoints_with_due(0, time.time() + 1, [1, 20, 21]) == {1, 20}
     oldest = await explain(world, OLDEST_WEBHOOK_SQL, 0)
     assert "webhook_parked_oldest" in oldest
     assert "Sort" not in oldest
     assert await world.reader.oldest_webhook(0) == 1 << 22
     await conn.close()
+
+
+async def test_polls_and_pages_are_read_in_order_of_an_index(world):
+    """However much is parked for others and for other reasons."""
+    conn = await world.opener()()
+    await conn.execute(
+        "INSERT INTO parked SELECT g, now() + g * interval '1 s', g % 5, 0, 1, g % 8"
+        " FROM generate_series(1, 20000) g; ANALYZE parked"
+    )
+    await conn.execute(
+        "INSERT INTO parked_reports SELECT g, 1, 'c', '', 0, now() + g * interval '1 s'"
+        " FROM generate_series(1, 20000) g; ANALYZE parked_reports"
+    )
+    now = datetime.fromtimestamp(time.time() + 1e6, UTC)
+    guards = (
+        (DUE_PARKED_SQL, (3, now, 500), "parked_due", ("process =", "due <=")),
+        (PARKED_HEADS_SQL, (3, 4, 77, 50), "parked_why", ("process =", "why =", "message_id >")),
+        (DUE_REPORTS_SQL, (now, 500, None, 0, 2), "parked_reports_due", ("due <=",)),
+    )
+    for sql, args, index, columns in guards:
+        plan = "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN {sql}", *args))
+        assert f"{index} on" in plan
+        assert "Sort" not in plan
+        [condition] = [line for line in plan.splitlines() if "Index Cond" in line]
+        assert all(column in condition for column in columns)
+    await conn.close()
+
+
+async def test_recovery_walks_the_messages_from_the_mark_on(world):
+    await accept(world, 3000)
+    low = id_at(time.time() - 60)
+    conn = await database.connect(world.dsn)
+    await conn.execute("SET enable_seqscan = off")
+    plan = [row[0] for row in await conn.fetch(f"EXPLAIN {UNFINISHED_SQL}", low, 100)]
+    await conn.close()
+    assert not any("Seq Scan" in line or "Sort" in line for line in plan)
+    assert any("pkey" in line for line in plan)
 
 
 async def test_reading_one_message_touches_one_partition(world):

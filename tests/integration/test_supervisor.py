@@ -76,7 +76,7 @@ class Up:
 
     def listening(self):
         told = self.until("listening")
-        self.port = int(told["url"].rsplit(":", 1)[1])
+        self.port = int(told["url"].rsplit(":", 1)[1]) if told["url"] else 0
         self.admin_port = int(told["admin_url"].rsplit(":", 1)[1])
         self.until("ready")
         return self
@@ -91,6 +91,18 @@ class Up:
 
     def worker(self):
         return json.loads(self.get("/pid")[1])["pid"]
+
+    def metrics(self):
+        return self.get("/metrics", admin=True)[1].decode()
+
+    def workers(self):
+        """Running workers: slot to pid."""
+        found = {}
+        for process in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and "worker" in process.cmdline():
+                    found[int(process.environ()["SMSGW_WORKER_SLOT"])] = process.pid
+        return found
 
     def children(self):
         return {
@@ -148,6 +160,7 @@ def test_a_dead_worker_comes_back_and_no_connection_is_dropped(data_dir):
     before = up.worker()
     totals = up.get("/metrics", admin=True)[1]
     os.kill(before, signal.SIGSTOP)
+    wait_for(lambda: psutil.Process(before).status() == psutil.STATUS_STOPPED)
     waiting = http.client.HTTPConnection("127.0.0.1", up.port, timeout=10)
     waiting.request("GET", "/pid")  # stands in the backlog
     os.kill(before, signal.SIGKILL)
@@ -184,9 +197,19 @@ def test_kill_9_takes_the_children_along_and_a_start_needs_no_cleaning(data_dir)
     assert again.end() == 0
 
 
+def two_workers(data_dir, **env):
+    up = Up(data_dir, "--workers", "2", **env).listening()
+    wait_for(
+        lambda: all(
+            f'smsgw_worker_ready{{process="worker-{n}"}} 1.0' in up.metrics() for n in (0, 1)
+        )
+    )
+    return up
+
+
 def test_several_workers_share_the_socket(data_dir):
-    up = Up(data_dir, "--workers", "2").listening()
-    wait_for((data_dir / "run" / "worker-1.sock").exists)
+    up = two_workers(data_dir)
+    assert 'smsgw_accepted_total{class="otp",tenant="shop"} 10.0' in up.metrics()
     seen = set()
 
     def both_answered():
@@ -195,6 +218,120 @@ def test_several_workers_share_the_socket(data_dir):
 
     wait_for(both_answered)
     assert up.end() == 0
+
+
+def test_kill_9_takes_all_workers_along(data_dir):
+    up = two_workers(data_dir)
+    children = [p.pid for p in psutil.Process(up.process.pid).children()]
+    up.end(signal.SIGKILL)
+    wait_for(lambda: not any(spawn.started_at(pid) for pid in children))
+
+
+def test_one_worker_that_keeps_dying_does_not_take_the_others_down(data_dir):
+    up = Up(data_dir, "--workers", "2", FAKE_WORKER="dying-1").listening()
+    begun = time.monotonic()
+    for _ in range(3):
+        assert up.until("ended")["child"] == "worker-1"
+    assert time.monotonic() - begun > 0.5  # ever later
+    assert up.get("/readyz", admin=True)[0] == 200
+    assert up.worker()
+    assert 'smsgw_process_restarts_total{process="worker-0"}' not in up.metrics()
+    assert up.end() == 0
+
+
+def test_nor_one_that_says_its_settings_are_wrong(data_dir):
+    up = Up(data_dir, "--workers", "2", FAKE_WORKER="broken-1").listening()
+    for _ in range(2):
+        assert up.until("ended")["how"] == "exit code 2"
+    assert up.get("/readyz", admin=True)[0] == 200
+    assert up.end() == 0
+
+
+def test_when_all_workers_say_so_the_start_ends(data_dir):
+    code, out, _ = run_up(data_dir, "--workers", "2", FAKE_WORKER="broken")
+    assert code == 2
+    assert "worker is broken" in out
+
+
+def test_a_frozen_worker_is_killed_and_replaced_and_the_other_is_left_alone(data_dir):
+    up = two_workers(data_dir, SMSGW_RELIABILITY__WATCHDOG_S="1")
+    workers = up.workers()
+    os.kill(workers[0], signal.SIGSTOP)
+    killed = up.until("killed")
+    assert killed["child"] == "worker-0"
+    assert 1 < killed["silent_s"] < 10
+    assert up.until("ended")["how"] == "SIGKILL"
+    wait_for(lambda: len(up.workers()) == 2 and up.workers() != workers)
+    assert spawn.started_at(workers[0]) is None
+    assert up.workers()[1] == workers[1]
+    assert 'smsgw_watchdog_kills_total{process="worker-0"} 1.0' in up.metrics()
+    assert 'smsgw_watchdog_kills_total{process="worker-1"}' not in up.metrics()
+    assert up.end() == 0
+
+
+def restart(data_dir):
+    """`smsgw restart --json`: exit code and what it told."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SMSGW_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "restart", "--json"],
+        cwd=ROOT,
+        env={**kept, "SMSGW_DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert not done.stderr or done.returncode
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def test_a_rolling_restart_replaces_one_worker_after_the_other(data_dir):
+    up = two_workers(data_dir)
+    before = up.workers()
+    code, told, _ = restart(data_dir)
+    assert code == 0
+    phases = [(line["worker"], line["phase"]) for line in told if line["event"] == "progress"]
+    assert [p for p in phases if p[1] == "done"] == [("worker-0", "done"), ("worker-1", "done")]
+    workers = [worker for worker, _ in phases]
+    assert workers == sorted(workers)  # a phase that is short may not be seen, its order is
+    assert told[-1]["event"] == "restarted"
+    assert told[-1]["workers"] == 2
+    after = up.workers()
+    assert set(after.values()).isdisjoint(before.values())
+    assert up.until("workers_restarted")["error"] is None
+    assert not [e for e in up.events if e["event"] == "ended"]  # no alarm for what was asked
+    assert up.end() == 0
+
+
+def test_a_restart_stops_when_the_new_worker_does_not_get_ready(data_dir):
+    up = two_workers(data_dir, SMSGW_RELIABILITY__RESTART_READY_S="8")
+    before = up.workers()
+    (data_dir / "unready").touch()
+    code, told, _ = restart(data_dir)
+    assert code == 1
+    assert "worker-0 was not ready within 8 s (nothing works)" in told[-1]["error"]
+    assert up.workers()[1] == before[1]
+    assert up.get("/readyz", admin=True)[0] == 200  # by the one that was left
+    (data_dir / "unready").unlink()
+    assert restart(data_dir)[0] == 0  # and now it can be done
+    assert up.end() == 0
+
+
+def test_a_worker_that_does_not_drain_is_killed_in_a_restart(data_dir):
+    numbers = {"DRAIN_TOTAL_S": "3", "DRAIN_BEFORE_S": "0", "DRAIN_ANSWERS_S": "1"}
+    env = {f"SMSGW_RELIABILITY__{name}": value for name, value in numbers.items()}
+    up = Up(data_dir, FAKE_WORKER="stubborn", **env).listening()
+    code, told, _ = restart(data_dir)
+    assert code == 0
+    assert [line["killed"] for line in told if line.get("phase") == "done"] == [True]
+    assert up.end() == 1  # and at the end too
+
+
+def test_a_restart_after_the_end_finds_nobody(data_dir):
+    assert Up(data_dir).listening().end() == 0
+    code, _, err = restart(data_dir)
+    assert code == 2
+    assert "no gateway runs on" in err
 
 
 def test_a_second_supervisor_is_refused_with_the_first_ones_pid(data_dir):
@@ -252,10 +389,16 @@ def test_fsync_off_is_refused(data_dir):
     assert "fsync=on" in err
 
 
-def test_roles_are_refused_until_they_come(data_dir):
-    code, _, err = run_up(data_dir, "--role", "api")
-    assert code == 2
-    assert "comes with several workers" in err
+def test_a_node_that_only_talks_to_carriers_has_no_public_port(data_dir):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    up = Up(data_dir, "--role", "carrier", "--workers", "2", SMSGW_PORT=str(port)).listening()
+    assert up.port == 0
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) != 0
+    assert up.get("/readyz", admin=True)[0] == 200
+    assert up.end() == 0
 
 
 def test_servers_of_the_environment_are_used(data_dir):

@@ -15,9 +15,13 @@ class Cutter:
     "request": its bytes never reach the server. "answer": the server commits and answers, the
     answer is swallowed. "sent": its bytes reach the server and the client is cut at once, the
     server's side is kept open, as when a network path dies.
+
+    `mark` is what the bytes of the flush hold, `answer_mark` what the server's answer to it does.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, mark: bytes = b"COPY ", answer_mark: bytes | None = None) -> None:
+        self.mark = mark
+        self.answer_mark = answer_mark or mark
         parts = urlsplit(dsn)
         self._real = parts.query.removeprefix("host=") + "/.s.PGSQL.5432"
         self._folder = tempfile.TemporaryDirectory(prefix="cut-")
@@ -68,7 +72,7 @@ class Cutter:
         self, reader: asyncio.StreamReader, down: asyncio.StreamWriter, up: asyncio.StreamWriter
     ) -> None:
         while data := await self._read(reader):
-            is_flush = b"COPY " in data
+            is_flush = self.mark in data
             if is_flush and self.cut == "request":
                 self._count()
                 break
@@ -85,7 +89,7 @@ class Cutter:
         self, reader: asyncio.StreamReader, down: asyncio.StreamWriter, up: asyncio.StreamWriter
     ) -> None:
         while data := await self._read(reader):
-            if b"COPY " in data and self.cut == "answer":
+            if self.answer_mark in data and self.cut == "answer":
                 self._count()
                 break
             if not down.is_closing():

@@ -2,7 +2,9 @@
 
 As a command it is `python -m tests.support.fake_up up …`; its worker is this file again with the
 word `worker`. The worker's door answers `GET /pid`, and `GET /die` ends it; FAKE_WORKER in the
-environment makes it `broken` (exit code 2), `dying` (exit code 1) or `stubborn` (no SIGTERM).
+environment makes it `broken` (exit code 2), `dying` (exit code 1) or `stubborn` (no SIGTERM);
+`dying-1` is so in slot 1 only. While a file `unready` stands in the data directory, who starts
+does not get ready.
 """
 
 import json
@@ -13,7 +15,7 @@ import sys
 import threading
 from unittest.mock import patch
 
-from gateway import supervisor
+from gateway import up
 from gateway.__main__ import main
 from gateway.settings import Settings
 
@@ -32,10 +34,12 @@ def serve_internal(settings):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
+    missing = ["nothing works"] if (settings.data_dir / "unready").exists() else []
     told = {
         "metrics": {"accepted_total": [[["shop", "otp"], [5.0]]]},
-        "ready": True,
-        "missing": [],
+        "ready": not missing,
+        "serving": not missing,
+        "missing": missing,
     }
     while True:
         connection, _ = listener.accept()
@@ -45,14 +49,17 @@ def serve_internal(settings):
 
 def worker():
     """Serve one connection after the other on the inherited socket."""
-    how = os.environ.get("FAKE_WORKER", "")
+    settings = Settings.load()
+    how = os.environ.get("FAKE_WORKER", "").removesuffix(f"-{settings.worker_slot}")
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if how in ("broken", "dying"):
         sys.stderr.write(f"worker is {how}\n")
         raise SystemExit(2 if how == "broken" else 1)
     if how == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    settings = Settings.load()
     threading.Thread(target=serve_internal, args=(settings,), daemon=True).start()
+    if not settings.listen_fds:
+        threading.Event().wait()
     listener = socket.socket(fileno=settings.listen_fds[0])
     listener.setblocking(True)
     while True:
@@ -65,5 +72,5 @@ def worker():
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
         worker()
-    with patch.object(supervisor, "WORKER", ("-m", "tests.support.fake_up", "worker")):
+    with patch.object(up, "WORKER", ("-m", "tests.support.fake_up", "worker")):
         sys.exit(main())

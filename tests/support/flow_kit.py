@@ -73,6 +73,9 @@ class FakeChannel:
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> None:
         self.answered += [(token, accepted) for token in tokens]
 
+    def cut_unwritten(self) -> None:
+        return None
+
     async def stop(self, timeout_s: float) -> None:
         return None
 

@@ -45,6 +45,7 @@ RELIABILITY = {
     "reconnect_min_s": "0.2",
     "reconnect_max_s": "1",
     "drain_before_s": "0.2",
+    "drain_idle_s": "0.2",
 }
 
 Json = dict[str, Any]
@@ -126,7 +127,9 @@ class SinkControl:
 class GatewayProcess:
     """One `smsgw up --sandbox` and everything below it."""
 
-    def __init__(self, **reliability: str) -> None:
+    command_line: tuple[str, ...] = ("up", "--sandbox")
+
+    def __init__(self, *, workers: int = 1, **reliability: str) -> None:
         """`reliability`: further `SMSGW_RELIABILITY__` settings, lower-case names."""
         # short: the path of a Unix socket has at most 107 characters
         self.folder = Path(tempfile.mkdtemp(prefix="smsgw-"))
@@ -145,6 +148,7 @@ class GatewayProcess:
             "SMSGW_DATA_DIR": str(self.data_dir),
             "SMSGW_PORT": str(self.port),
             "SMSGW_ADMIN_PORT": str(self.admin_port),
+            "SMSGW_WORKERS": str(workers),
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(timeout=15, trust_env=False)
@@ -175,7 +179,7 @@ class GatewayProcess:
         assert self.process is None
         with (self.folder / "up.out").open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "up", "--sandbox"],
+                [sys.executable, "-m", "gateway", *self.command_line],
                 cwd=ROOT,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
@@ -265,7 +269,7 @@ class GatewayProcess:
         return found
 
     def pids(self) -> dict[str, int]:
-        """Living processes: supervisor, worker-0, postgres, valkey, carrier-a …, sink."""
+        """Living processes: supervisor, worker-0 …, postgres, valkey, carrier-a …, sink."""
         named: dict[str, int] = {}
         for process in self._below():
             with contextlib.suppress(psutil.Error):
@@ -287,7 +291,7 @@ class GatewayProcess:
         if "loadtest.sink" in words:
             return "sink"
         if words[-2:] == ["gateway", "worker"]:
-            return "worker-0"
+            return f"worker-{process.environ()['SMSGW_WORKER_SLOT']}"
         return next((name for name in SERVERS if name in Path(words[0]).name), None)
 
     def family(self, name: str) -> list[int]:

@@ -54,6 +54,7 @@ class MemoryStore:
         self.entries: dict[int, Entry] = {}
         self.floor: int | None = None
         self.due_calls: list[list[int]] = []
+        self.probes: list[int] = []  # of how many endpoints was asked whether they have any
 
     def park(self, rows: Sequence[ParkedWebhook], done: Callable[[], None]) -> None:
         kept = list(rows)
@@ -85,6 +86,15 @@ class MemoryStore:
             mine = [r for r in self.parked.values() if r.endpoint == endpoint and r.due <= now]
             found += sorted(mine, key=lambda row: row.due)[:limit]
         return found
+
+    async def with_due(self, endpoints: Sequence[int], now: float) -> set[int]:
+        self.probes.append(len(endpoints))
+        wanted = set(endpoints)
+        return {
+            row.endpoint
+            for row in self.parked.values()
+            if row.endpoint in wanted and row.due <= now
+        }
 
     async def oldest_parked(self) -> int | None:
         alive = [row.event_id for row in self.parked.values() if row.due != float("inf")]

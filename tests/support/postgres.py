@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ class World:
         self.event_ids = IdClock(lease.process, 0, time.time)
         self.claims = ClaimBook(lease.process)
         self.reader = Reader(pool, keyring)
+        self.tally: Callable[[list[EventRow]], Mapping[int, tuple[int, int]]] = _tally
         self.chooser: Callable[[list[Message]], list[Message]] = lambda _: []
         self.lanes: list[Acceptor | EventLane] = []
 
@@ -156,7 +157,7 @@ class World:
                 on_conflict=self.heard.conflicts.extend,
                 on_quarantined=lambda rows, _: self.heard.quarantined.extend(rows),
                 on_lease_lost=self.heard.lose,
-                tally=_tally,
+                tally=lambda rows: self.tally(rows),  # noqa: PLW0108 - tests replace it later
                 on_flush=self.heard.flushed,
             ),
             **knobs,

@@ -27,8 +27,8 @@ class QuotaStore:
         return self.reserve(asks)
 
     def _one(self, ask: Reservation) -> Reserved:
-        *key, limit, least, want = ask
-        known = (key[0], key[1], ask[2])
+        tenant, period, first_day, limit, least, want = ask
+        known = (tenant, period, first_day)
         taken = self.taken.get(known, 0)
         if want < 0:
             granted = -min(-want, taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 
@@ -117,6 +118,21 @@ async def test_a_whole_file(folder, store):
     assert store.objects["webhook_endpoint", "shop https://backend.example/hooks/sms"]
 
 
+async def test_limits_by_class_bursts_and_quotas(folder, store):
+    limits = {
+        "segments_per_second": 50,
+        "segments_per_day": 1000,
+        "segments_per_month": 20_000,
+        "classes": {"marketing": {"segments_per_second": 5}},
+        "bursts": [{"until": "2026-11-12T00:00:00+08:00", "segments_per_second": 500}],
+    }
+    applied = await put(json.dumps({"tenants": [{"name": "a", "limits": limits}]}), folder, store)
+    assert isinstance(applied, Applied), applied
+    spec = store.objects["tenant", "a"].spec
+    assert {name: spec[name] for name in limits} == limits
+    assert spec["burst_segments"] == 100
+
+
 async def test_keys_are_made_kept_and_shown_once(folder, store):
     applied = await put(WHOLE, folder, store)
     for file, name in [("shop.key", "shop/backend"), ("ops.key", "/ops")]:
@@ -206,8 +222,42 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
         ("tenants:\n  - name: a\n    countries: [0]", 3, "/tenants/0/countries", "1 to 999"),
         ("tenants:\n  - name: a\n    allowed_ips: []", 3, "/tenants/0/allowed_ips", "later"),
         (
-            "tenants:\n  - name: a\n    limits:\n      segments_per_day: 5",
-            4, "/tenants/0/limits/segments_per_day", "later",
+            "tenants:\n  - name: a\n    limits:\n      segments_per_day: 0",
+            4, "/tenants/0/limits/segments_per_day", "from 1 to",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otps: {}}",
+            4, "/tenants/0/limits/classes", "some of otp",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otp: 5}",
+            4, "/tenants/0/limits/classes", "otp: must be an object",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otp: {burst_segments: 5}}",
+            4, "/tenants/0/limits/classes", "has no `segments_per_second`",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otp: {segments_per_second: x}}",
+            4, "/tenants/0/limits/classes", "must be a number",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otp: {rate: 5}}",
+            4, "/tenants/0/limits/classes", "`rate` is not a field",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      bursts: [{segments_per_second: 5}]",
+            4, "/tenants/0/limits/bursts", "entry 1 has no `until`",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      bursts: [{until: '2026-11-11',"
+            " segments_per_second: 5}]",
+            4, "/tenants/0/limits/bursts", "with its zone",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      bursts: [{from: '2026-11-12T00:00:00Z',"
+            " until: '2026-11-11T00:00:00Z', segments_per_second: 5}]",
+            4, "/tenants/0/limits/bursts", "ends before it begins",
         ),
         (
             "tenants:\n  - name: a\n    limits:\n      segments_per_second: 1000001",

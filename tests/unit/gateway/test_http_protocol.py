@@ -4,108 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
-from functools import partial
 from typing import Any
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from gateway.api.app import build_doors
-from gateway.http_protocol import HEAD_TIMEOUT_S, Connections, GatewayHttp
+from gateway.http_protocol import ALL_OF_THEM, HEAD_TIMEOUT_S, Connections
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from tests.support.fake_flow import SHOP, FakeFlow
+from tests.support.http_client import GOOD, READY, Client, answers, held_back, request
 
-GOOD = {"to": "+8613800138000", "text": "您的验证码是 482913", "class": "otp"}
 VOLATILE = {"id", "created_at", "request_id", "instance"}
-
-
-class Wire:
-    """A transport that keeps what was written."""
-
-    def __init__(self) -> None:
-        self.sent = b""
-        self.is_closed = False
-        self.is_paused = False
-
-    def write(self, data: bytes) -> None:
-        assert not self.is_closed
-        self.sent += data
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def pause_reading(self) -> None:
-        self.is_paused = True
-
-    def resume_reading(self) -> None:
-        self.is_paused = False
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return default
-
-
-class Client:
-    """One connection to the doors over a fake flow."""
-
-    def __init__(self, flow: FakeFlow | None = None, limit: int = 100) -> None:
-        self.shared = Connections(limit)
-        self.flow = flow or FakeFlow()
-        app, self.door = build_doors(self.flow)
-        protocol: Any = partial(GatewayHttp, door=self.door, shared=self.shared)
-        config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None)
-        config.load()
-        state = ServerState()
-        state.default_headers = [(b"date", b"now")]
-        self.protocol = GatewayHttp(config, state, {}, door=self.door, shared=self.shared)
-        self.wire = Wire()
-        transport: Any = self.wire
-        self.protocol.connection_made(transport)
-
-    async def send(self, *parts: bytes) -> list[tuple[int, dict[str, str], Any]]:
-        for part in parts:
-            self.protocol.data_received(part)
-            await asyncio.sleep(0)
-        for _ in range(50):
-            await asyncio.sleep(0)
-        return answers(self.wire.sent)
-
-    def end(self) -> None:
-        self.shared.end(self.protocol)
-        if self.protocol.timeout_keep_alive_task is not None:
-            self.protocol.timeout_keep_alive_task.cancel()
-
-
-def answers(data: bytes) -> list[tuple[int, dict[str, str], Any]]:
-    found = []
-    while data:
-        head, _, rest = data.partition(b"\r\n\r\n")
-        line, *lines = head.decode().split("\r\n")
-        headers = dict(text.split(": ", 1) for text in lines)
-        size = int(headers["content-length"])
-        found.append((int(line.split()[1]), headers, json.loads(rest[:size])))
-        data = rest[size:]
-    return found
-
-
-def request(
-    flow: FakeFlow, body: object, key: str = "both", extra: dict[str, str] | None = None
-) -> bytes:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {
-        "Host": "x",
-        "Authorization": f"Bearer {flow.keys[key]}" if key in flow.keys else key,
-        "Content-Type": "application/json",
-        "Content-Length": str(len(raw)),
-        **(extra or {}),
-    }
-    kept = {name: value for name, value in headers.items() if value}
-    head = "".join(f"{name}: {value}\r\n" for name, value in kept.items())
-    return f"POST /v1/messages HTTP/1.1\r\n{head}\r\n".encode() + raw
 
 
 def long_way(client: Client) -> None:
@@ -390,3 +300,150 @@ async def test_too_many_connections_are_told_so() -> None:
     assert client.wire.is_closed
     [(status, _, body)] = answers(client.wire.sent)
     assert (status, body["code"]) == (503, "shed.connections")
+
+
+# -- leaving -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["short", "long", "get"])
+async def test_the_answer_of_a_worker_that_leaves_is_the_connection_s_last(way: str) -> None:
+    client = Client()
+    if way == "long":
+        long_way(client)
+    asked = READY if way == "get" else request(client.flow, GOOD)
+    [(status, headers, _)] = await client.send(asked)
+    assert status in (200, 202)
+    assert "connection" not in headers
+    assert not client.wire.is_closed
+    client.shared.to_end = ALL_OF_THEM
+    assert not client.wire.is_closed  # who asks nothing is left alone
+    _, (status, headers, _) = await client.send(asked)
+    assert status in (200, 202)
+    assert headers["connection"] == "close"
+    assert client.wire.is_closed
+
+
+@pytest.mark.parametrize("way", ["short", "long"])
+async def test_a_request_under_way_when_the_drain_begins_is_answered_and_is_the_last(
+    way: str,
+) -> None:
+    client = Client()
+    if way == "long":
+        long_way(client)
+    held = held_back(client.flow)
+    assert await client.send(request(client.flow, GOOD)) == []
+    client.shared.to_end = ALL_OF_THEM
+    assert client.protocol.is_busy()
+    held[0].set_result(None)
+    [(status, headers, _)] = await client.send()
+    assert (status, headers["connection"]) == (202, "close")
+    assert client.wire.is_closed
+
+
+async def test_no_request_that_stands_behind_another_is_dropped() -> None:
+    client = Client()
+    client.shared.to_end = ALL_OF_THEM
+    data = request(client.flow, GOOD) + READY + request(client.flow, GOOD)
+    found = await client.send(data)
+    assert [status for status, _, _ in found] == [202, 200, 202]
+    assert [headers.get("connection") for _, headers, _ in found] == [None, None, "close"]
+    assert len(client.flow.accepted) == 2
+    assert client.wire.is_closed
+
+
+async def test_nor_one_of_which_only_the_beginning_is_here() -> None:
+    client = Client()
+    client.shared.to_end = ALL_OF_THEM
+    held = held_back(client.flow)
+    second = request(client.flow, GOOD)
+    await client.send(request(client.flow, GOOD) + second[:40])
+    held[0].set_result(None)
+    [(_, headers, _)] = await client.send()
+    assert "connection" not in headers
+    assert not client.wire.is_closed
+    await client.send(second[40:])
+    held[1].set_result(None)
+    _, (status, headers, _) = await client.send()
+    assert (status, headers["connection"]) == (202, "close")
+
+
+class Pipe:
+    """A socket in which so many octets wait."""
+
+    def __init__(self, unread: int) -> None:
+        self.ours, self.theirs = os.pipe()
+        os.write(self.theirs, b"x" * unread)
+
+    def fileno(self) -> int:
+        return self.ours
+
+
+async def test_nor_one_that_has_arrived_and_is_not_read_yet() -> None:
+    client = Client()
+    client.shared.to_end = ALL_OF_THEM
+    client.wire.inside = pipe = Pipe(1)
+    [(status, headers, _)] = await client.send(READY)
+    assert status == 200
+    assert "connection" not in headers
+    assert client.protocol.is_busy()
+    os.read(pipe.ours, 1)
+    assert not client.protocol.is_busy()
+    assert (await client.send(READY))[1][1]["connection"] == "close"
+    os.close(pipe.ours)
+    os.close(pipe.theirs)
+
+
+async def test_only_as_many_connections_end_as_are_too_many() -> None:
+    shared = Connections(100)
+    clients = [Client(shared=shared) for _ in range(5)]
+    shared.end_some(4)
+    shared.end_some(2)  # a new order takes the place of the one before
+    for client in clients:
+        await client.send(request(client.flow, GOOD))
+    assert sum(client.wire.is_closed for client in clients) == 2
+    shared.to_end = ALL_OF_THEM
+    shared.end_some(0)  # who leaves does not stop leaving
+    for client in clients[2:]:
+        await client.send(READY)
+    assert all(client.wire.is_closed for client in clients)
+    for client in clients:
+        client.end()
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_busy"),
+    [
+        ([], False),
+        ([b"GET /heal"], True),
+        ([READY], False),
+        ([READY + b"GE"], True),
+        ([READY, READY[:-2]], True),
+    ],
+)
+async def test_who_is_busy(parts: list[bytes], is_busy: bool) -> None:
+    client = Client()
+    await client.send(*parts)
+    assert client.protocol.is_busy() == is_busy
+    client.end()
+
+
+async def test_a_request_that_does_not_arrive_is_refused_when_the_time_is_over() -> None:
+    client = Client()
+    whole = request(client.flow, GOOD)
+    await client.send(whole[:-5])
+    client.protocol.give_up()
+    [(status, headers, body)] = await client.send()
+    assert (status, body["code"], headers["connection"]) == (503, "shed.draining", "close")
+    assert client.wire.is_closed
+    assert client.flow.accepted == []
+
+
+async def test_a_request_that_is_whole_is_never_given_up() -> None:
+    client = Client()
+    held = held_back(client.flow)
+    await client.send(request(client.flow, GOOD))
+    client.protocol.give_up()
+    assert not client.wire.is_closed
+    held[0].set_result(None)
+    assert [status for status, _, _ in await client.send()] == [202]
+    client.end()

@@ -132,3 +132,16 @@ def test_oldest_is_the_longest_waiting_head() -> None:
     queue.put(first)
     queue.put(second)
     assert queue.oldest_at() == 10.0
+
+
+def test_what_other_processes_accepted_has_a_turn_of_its_own() -> None:
+    queue = FairQueue()
+    own = [message(number, tenant=1) for number in range(4)]
+    for one in own:
+        queue.put(one)
+    other = [message(number, tenant=1) for number in (10, 11)]
+    for one in other:
+        queue.put_adopted(one)
+    queue.put(foreign := message(50, tenant=2))
+    assert take_all(queue) == [own[0], other[0], foreign, own[1], other[1], own[2], own[3]]
+    assert queue.size == 0

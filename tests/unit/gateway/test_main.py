@@ -21,7 +21,7 @@ def test_help_shows_the_first_steps(capsys):
 
 
 def test_every_command_has_help(capsys):
-    for command in ("up", "worker", "send", "status", "check", "migrate", "apply"):
+    for command in ("up", "restart", "worker", "send", "status", "check", "migrate", "apply"):
         with pytest.raises(SystemExit) as left:
             main([command, "--help"])
         assert left.value.code == 0
@@ -34,10 +34,15 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("smsgw ")
 
 
-@pytest.mark.parametrize("role", ["api", "carrier"])
-def test_a_role_is_refused_until_it_comes(role, capsys):
-    assert main(["up", "--role", role]) == 2
-    assert "comes with several workers" in capsys.readouterr().err
+def test_a_sandbox_without_a_public_port_makes_no_sense(capsys):
+    assert main(["up", "--sandbox", "--role", "carrier"]) == 2
+    assert "--role carrier" in capsys.readouterr().err
+
+
+def test_a_restart_where_no_gateway_runs_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SMSGW_DATA_DIR", str(tmp_path / "none"))
+    assert main(["restart"]) == 2
+    assert f"no gateway runs on {tmp_path / 'none'}" in capsys.readouterr().err
 
 
 def test_a_wrong_setting_is_one_line_and_exit_code_2(monkeypatch, capsys):

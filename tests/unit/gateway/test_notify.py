@@ -456,3 +456,53 @@ async def test_an_idle_endpoint_costs_few_looks_into_the_store(world: World):
     for _ in range(600):
         await world.tick(0.25)
     assert len(world.store.due_calls) <= 12
+
+
+async def test_a_thousand_quiet_endpoints_are_asked_about_together(world: World):
+    world.configure(*(endpoint(number, tenant=1000 + number) for number in range(1, 1001)))
+    await world.tick(1)
+    assert world.store.probes == [1000]
+    assert world.store.due_calls == []
+    await world.tick(0.25)
+    assert world.store.probes == [1000]
+
+
+async def test_the_parked_event_of_one_endpoint_among_many_is_sent(world: World):
+    world.configure(
+        endpoint(), *(endpoint(number, tenant=1000 + number) for number in range(2, 1001))
+    )
+    world.answer = lambda _: BROKEN
+    await world.commit_rows()
+    await world.tick(1)
+    world.answer = lambda _: OK
+    before = len(world.requests)
+    for _ in range(40):
+        await world.tick(1)
+    assert len(world.requests) == before + 1
+    assert world.store.parked == {}
+    assert all(len(looked) <= 20 for looked in world.store.due_calls)
+
+
+async def test_a_tick_looks_at_busy_endpoints_only(world: World):
+    world.configure(
+        *(endpoint(number, tenant=1000 + number) for number in range(1, 101)), endpoint(101)
+    )
+    looked: list[int] = []
+    for number, queue in world.notifier._endpoints.items():
+        overdue = queue.overdue
+
+        def watched(now: float, number=number, overdue=overdue):
+            looked.append(number)
+            return overdue(now)
+
+        queue.overdue = watched  # type: ignore[method-assign]  # to see who is looked at
+    await world.tick(0.25)
+    assert looked == []
+    await world.commit_rows()
+    await world.tick(0.25)
+    assert set(looked) == {101}
+    await world.tick(60)  # its worker has been idle for long, and is let go
+    await world.tick(0.25)  # nothing is left of it
+    looked.clear()
+    await world.tick(0.25)
+    assert looked == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.recover import LOST, _results, from_line
+from gateway.recover import LOST, from_line, results_of
 from gateway.settle import _line
 from sms.model import Message, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
@@ -42,7 +42,7 @@ def replay(
 
 
 def outcomes(text: Message, found: Replay) -> list[Outcome]:
-    return [outcome for _, outcome, _ in _results(text, found)]
+    return [outcome for _, outcome, _ in results_of(text, found)]
 
 
 def test_claimed_and_never_written_goes_back_to_its_lane() -> None:

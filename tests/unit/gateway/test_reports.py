@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gateway import reports as reports_module
-from gateway.reports import Reports, retry_after_s
+from gateway.reports import SECOND_LOOK_S, Reports, retry_after_s
 from receipts.state import Path
-from sms.model import MessageClass, Report, State
+from sms.model import EventRow, Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
 from store.fragments import ParkedReport
 from store.read import Stored
@@ -116,14 +116,17 @@ async def test_nobodys_report_is_parked_before_it_is_answered() -> None:
     desk = Desk()
     desk.report("stranger")
     await desk.reports._round()
+    desk.kit.clock.now += SECOND_LOOK_S
+    assert desk.kit.events.waiting == []
+    await desk.reports._round()
     assert desk.answers == []
     desk.kit.events.flush()
     assert desk.answers == [("token stranger", True)]
     assert any("parked_reports" in sql for sql in desk.kit.events.sql)
 
 
-async def test_a_report_for_a_message_of_an_earlier_life_is_read_back_and_settled() -> None:
-    desk = Desk()
+def elsewhere(desk: Desk) -> tuple[int, Message, list[EventRow]]:
+    """A message that another process, or an earlier life of ours, submitted as `abc`."""
     old = desk.kit.message()
     desk.kit.accept(old)
     desk.kit.answer(1, Submitted("abc"))
@@ -131,14 +134,36 @@ async def test_a_report_for_a_message_of_an_earlier_life_is_read_back_and_settle
     fresh = desk.kit.message()
     fresh.id = old.id
     desk.kit.matches.forget(1, "abc")
-    desk.reader.owners[1, "abc"] = (old.id, 0, 0)
-    desk.reader.stored[old.id] = Stored(fresh, rows)
+    return old.id, fresh, rows
+
+
+async def test_a_report_for_a_message_of_an_earlier_life_is_read_back_and_settled() -> None:
+    desk = Desk()
+    message_id, fresh, rows = elsewhere(desk)
+    desk.reader.owners[1, "abc"] = (message_id, 0, 0)
+    desk.reader.stored[message_id] = Stored(fresh, rows)
     desk.report("abc")
     await desk.reports._round()
     desk.kit.events.flush()
     assert fresh.state is State.DELIVERED
     assert desk.answers == [("token abc", True)]
     assert desk.kit.events.rows[-1].sequence == 3
+
+
+async def test_a_report_that_is_quicker_than_its_submitters_commit_is_not_parked() -> None:
+    desk = Desk()
+    message_id, fresh, rows = elsewhere(desk)
+    desk.report("abc")
+    await desk.reports._round()
+    assert desk.reports._wait_s() == pytest.approx(SECOND_LOOK_S)
+    desk.reader.owners[1, "abc"] = (message_id, 0, 0)  # now the other process has committed it
+    desk.reader.stored[message_id] = Stored(fresh, rows)
+    desk.kit.clock.now += SECOND_LOOK_S
+    await desk.reports._round()
+    desk.kit.events.flush()
+    assert fresh.state is State.DELIVERED
+    assert desk.answers == [("token abc", True)]
+    assert not any("parked_reports" in sql for sql in desk.kit.events.sql)
 
 
 async def test_a_temporary_fault_resends_otp_over_another_channel_after_its_row() -> None:

@@ -1,6 +1,13 @@
 import pytest
 
-from gateway.settings import Reliability, Settings, child_environment, node_name
+from gateway.settings import (
+    Reliability,
+    Settings,
+    child_environment,
+    default_workers,
+    node_name,
+    usable_cores,
+)
 from sms.errors import ConfigError
 
 
@@ -116,3 +123,36 @@ def test_a_child_gets_exactly_the_same_settings(monkeypatch):
 def test_a_number_that_is_none_is_told_in_plain_words():
     with pytest.raises(ConfigError, match="SMSGW_PORT: must be a whole number; set it right"):
         Settings.load({"SMSGW_PORT": "http"})
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers"),
+    [(0.5, 1), (1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (16, 12), (64, 48), (256, 64)],
+)
+def test_three_quarters_of_the_cores_are_workers(cores, workers):
+    assert default_workers(cores) == workers
+
+
+def test_the_default_is_that_of_this_machine_and_a_given_number_wins():
+    assert Settings.load({}).workers == default_workers()
+    assert Settings.load({"SMSGW_WORKERS": "5"}).workers == 5
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "50000 100000\n"}, 0.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "25000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.25),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "what\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(files, cores, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    machine = usable_cores(tmp_path / "none")
+    assert machine >= 1
+    assert usable_cores(tmp_path) == (machine if cores is None else cores)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 
@@ -82,6 +83,9 @@ class World:
         link = next(link for link in self.links if link[0] is client)
         self.links.remove(link)
         self.smsc.lost(link[1])
+
+    def lines_raw(self):
+        return self.path.read_bytes().splitlines()
 
     def lines(self):
         return [json.loads(line) for line in self.path.read_text().splitlines()]
@@ -258,6 +262,27 @@ def test_an_answer_due_to_a_lost_link_is_dropped_and_its_report_waits(tmp_path):
     _, events = world.client()
     assert outcomes(events) == []
     assert [report.carrier_id for report in reports(events)] == [world.lines()[0]["carrier_id"]]
+
+
+def test_after_a_restart_it_owes_the_reports_of_what_it_had_taken(world, tmp_path):
+    client, _ = world.client()
+    client.submit(some_submits(3), 0.0)
+    taken = [o.carrier_id for o in outcomes(world.carry()) if isinstance(o, Submitted)]
+    world.smsc.record.write(['{"at":"2026-01-01T00:00:00.0Z","carrier_id":null}\n'])  # refused
+    again = World(tmp_path)
+    assert again.smsc.remember(again.lines_raw(), since=0.0) == 3
+    _, events = again.client()
+    found = reports(events)
+    assert [report.carrier_id for report in found] == taken
+    assert {report.state for report in found} == {"DELIVRD"}
+
+
+def test_what_it_had_taken_long_ago_is_not_reported_again(world, tmp_path):
+    client, _ = world.client()
+    client.submit(some_submits(1), 0.0)
+    world.carry()
+    again = World(tmp_path)
+    assert again.smsc.remember(again.lines_raw(), since=time.time() + 60) == 0
 
 
 def test_submits_before_the_login_are_refused():

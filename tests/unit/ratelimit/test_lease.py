@@ -141,8 +141,10 @@ class World:
         self.is_out = not self.is_out
 
 
-CALM = ("advance", "drain", "take", "take", "call", "call", "send", "arrive", "hear", "tick")
-CALM += ("put_back", "crash")
+CALM = (
+    *("advance", "drain", "take", "take", "call", "call"),
+    *("send", "arrive", "hear", "tick", "put_back", "crash"),
+)
 STORMY = (*CALM, *CALM, "give_up", "spend_share", "spend_share", "fail", "wipe", "outage")
 STEPS = 150
 
@@ -307,6 +309,7 @@ def test_what_is_spent_while_a_call_is_under_way_is_not_held_again():
     world.send(process, [])
     process.lease.take(5, world.now)
     world.arrive(process)
+    assert process.answer is not None
     held = process.answer[0]
     world.hear(process)
     assert process.lease.held == held - 5

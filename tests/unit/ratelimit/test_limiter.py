@@ -280,6 +280,7 @@ class Channel:
         self.bucket = ChannelBucket(rig.leases, lease)
         self.lease = lease
         self.heard = 0
+        rig.leases.share("c1", 1 / rig.live)
         rig.leases.listen("c1", self.hear)
 
     def hear(self) -> None:
@@ -339,6 +340,7 @@ async def test_a_process_alone_without_valkey_has_whole_buckets():
     lease = leases.lease("t1", 10.0, 20)
     assert await leases.ask([(lease, 20)], clock.now()) is None
     lack = await leases.ask([(lease, 1)], clock.now())
+    assert lack is not None
     assert lack.wait_s == pytest.approx(0.1, abs=0.01)
     clock.advance(0.1)
     assert await leases.ask([(lease, 1)], clock.now()) is None

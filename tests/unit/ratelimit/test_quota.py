@@ -46,7 +46,7 @@ class Shared:
     def start(self) -> Quota:
         return Quota(1, Period.DAY, self.limit, NOON)
 
-    def take(self, index: int, n: int) -> None:
+    def take(self, index: int, n: int, /) -> None:
         quota = self.quotas[index]
         if quota.take(n, NOON):
             self.taken += n
@@ -56,20 +56,20 @@ class Shared:
         if self.chance.random() < 0.9:  # else it is lost, and a block with it
             quota.told(ask, answer)
 
-    def put_back(self, index: int, n: int) -> None:
+    def put_back(self, index: int, n: int, /) -> None:
         n = min(n, self.quotas[index]._used)
         self.quotas[index].put_back(n, NOON)
         self.taken -= n
 
-    def give_back(self, index: int, _: int) -> None:
+    def give_back(self, index: int, _: int, /) -> None:
         back = self.quotas[index].give_back()
         if back is not None:
             self.store.reserve([back])
 
-    def crash(self, index: int, _: int) -> None:
+    def crash(self, index: int, _: int, /) -> None:
         self.quotas[index] = self.start()
 
-    def tick(self, index: int, _: int) -> None:
+    def tick(self, index: int, _: int, /) -> None:
         self.quotas[index].tick()
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from ratelimit.limiter import Leases
+from ratelimit.quota import Period
 from ratelimit.quota_book import QuotaBook
 from ratelimit.tenants import TenantLimits
 from sms.config import Burst, ClassLimit, Snapshot, Tenant
@@ -27,10 +28,10 @@ class Rig:
 
     def __init__(self, *tenants: Tenant, is_shared: bool = False) -> None:
         self.valkey = SharedBuckets()
-        self.call = Caller(self.valkey, "p") if is_shared else None
+        self.call = Caller(self.valkey, "p")
         self.store = QuotaStore()
         metrics = Metrics()
-        self.leases = Leases(self.call, metrics=metrics, monotonic=self.now)
+        self.leases = Leases(self.call if is_shared else None, metrics=metrics, monotonic=self.now)
         self.book = QuotaBook(self.store.reserve_later, metrics=metrics, unix=self.unix)
         self.limits = TenantLimits(self.leases, self.book, unix=self.unix, monotonic=self.now)
         self.configure(*tenants)
@@ -242,7 +243,7 @@ async def test_what_the_bucket_refuses_costs_no_quota():
     rig = Rig(tenant(segments_per_day=100))
     assert (await rig.ask({OTP: 20})).retry_after_s == 0.0
     assert (await rig.ask({OTP: 10})).scope == "tenant"
-    quota = rig.book.quota(1, 0, 100)
+    quota = rig.book.quota(1, Period.DAY, 100)
     assert quota.rest() == 80
 
 

@@ -31,6 +31,19 @@ def test_a_block_is_inserted_then_deleted():
     assert (book.floor(), book.open_blocks()) == (None, 0)
 
 
+def test_a_reserved_block_is_nobody_elses_and_writes_nothing_until_it_is_settled():
+    book = ClaimBook(0)
+    number = book.reserve()
+    assert book.block([9]) == number + 1
+    assert book.reserve() == number + 2
+    _, token = book.take_sql()
+    book.committed(token)
+    book.adopt(number, [5, 6])  # another statement inserted it
+    assert (book.floor(), book.has_pending()) == (5, False)
+    book.settled(number, 2)
+    assert book.take_sql()[0] == f"DELETE FROM claims WHERE process=0 AND block IN ({number});"
+
+
 def test_a_failed_flush_brings_everything_back():
     book = ClaimBook(0)
     book.block([1])

@@ -12,6 +12,8 @@ from store.fragments import (
     ParkedReport,
     batch_sql,
     deltas_sql,
+    drop_claims_sql,
+    holdings_sql,
     open_report,
     park_reports_sql,
     park_sql,
@@ -91,6 +93,7 @@ def test_a_parked_report_opens_again(state, error, number):
 
 
 def test_nothing_to_do_is_no_sql():
-    assert park_sql(0, []) == unpark_sql([]) == deltas_sql(0, {}) == ""
+    assert park_sql(0, []) == unpark_sql([]) == deltas_sql(0, {}) == drop_claims_sql(0, []) == ""
+    assert holdings_sql(3, {1: 0}) == "DELETE FROM holdings WHERE process=3;"
     assert park_reports_sql(Keyring(bytes(32)), []) == ""
     assert park_sql(0, [(1, 2.5, 3, MessageClass.OTP, 4)]).startswith("INSERT INTO parked")

@@ -189,12 +189,46 @@ def test_no_shown_total_ever_goes_back(rounds: list[dict[str, int]]) -> None:
     for traffic in rounds:
         for tenant, n in traffic.items():
             counter.inc((tenant, "otp"), n)
-        top.rerank({labels[0]: total for labels, total in counter.values.items()})
+        top.rerank(counter.news())
         for labels, [value] in counter.samples():
             assert value >= last.get(labels[0], 0.0)
             last[labels[0]] = value
     assert len(top.names) <= 3
     assert sum(last.values()) == sum(sum(traffic.values()) for traffic in rounds)
+
+
+def test_a_quiet_tenant_gives_its_place_to_a_busy_one_and_not_the_other_way() -> None:
+    top = m.TopTenants(limit=1)
+    top.rerank({"early": 100})
+    top.rerank({"later": 150})
+    assert top.names == {"early"}  # not twice as busy
+    for _ in range(60):
+        top.rerank({})
+    top.rerank({"later": 60})
+    assert top.names == {"later"}
+    top.rerank({})
+    assert top.names == {"later"}
+
+
+def test_weights_keep_their_order_when_their_unit_is_made_small_again() -> None:
+    top = m.TopTenants(limit=2)
+    top.rerank({"a": 4, "b": 8})
+    for _ in range(12_000):  # beyond _UNIT_MAXIMUM
+        top.rerank({})
+    top.rerank({"c": 1})
+    assert top.names == {"b", "c"}
+
+
+def test_a_look_costs_what_was_busy_and_not_how_many_tenants_there_are() -> None:
+    top = m.TopTenants(limit=3)
+    counter = m.Counter("accepted_total", "", ("tenant", "class"), top)
+    for number in range(1000):
+        counter.inc((f"t{number}", "otp"))
+    assert len(counter.news()) == 1000
+    top.rerank(counter.news())
+    assert sum(value for _, [value] in counter.samples()) == 1000
+    counter.inc(("t5", "otp"))
+    assert counter.news() == {"t5": 1}
 
 
 def test_residuals_of_unnamed_tenants_do_not_cancel_out() -> None:

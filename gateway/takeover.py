@@ -1,0 +1,333 @@
+"""What a dead process owed becomes ours: its lease is over and nobody starts it again.
+
+    seize ═epoch + 1═▶ claims: journal on our disk? else uncertain ═▶ rows, the rest handed to us
+                     ▶ unfinished, in pages ═▶ handed to us, low-water mark raised
+                     ▶ what waited in lanes and `parked` ═▶ handed to us; the other parked ═▶ ours
+                     ▶ webhooks and handovers ═▶ ours; events after its cursor ═▶ webhook_parked
+                     ▶ settled: the number may be used again
+
+Each step commits what it did and finds nothing left to do when it runs again: who dies in the
+middle is taken over with its debts (`owed_to`), or goes on after its restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.dispatch import Dispatcher
+from gateway.ledger import Ledger
+from gateway.notify import Notifier
+from gateway.recover import OPEN, apply_results, results_of
+from gateway.remote import ANY, BLOCK
+from gateway.reports import fold_stored
+from gateway.settle import Settler
+from sms.ids import IdClock
+from sms.model import Message, MessageClass, Submit
+from store.database import Pool
+from store.fragments import (
+    Why,
+    drop_claims_sql,
+    event_cursor_sql,
+    low_water_sql,
+    unpark_sql,
+)
+from store.handovers import Handovers, handover_sql
+from store.journal import Journal, Replay
+from store.processes import Seized, due_for_takeover, owed_to, seize, settle_debt
+from store.read import Reader
+from telemetry.logs import get_logger
+from telemetry.metrics import Metrics
+
+PAGE = 2000  # messages, rows or events of one commit
+TRIES = 5
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """Who takes over, and from where on its disk journals can be read."""
+
+    dsn: str
+    node: str
+    process: int
+    epoch: int
+    journal_dir: Path
+    lease_s: float
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heir:
+    """A message to be handed to us, as far as a handover row needs it."""
+
+    id: int
+    tenant: int
+    message_class: MessageClass
+    valid_until: float
+
+
+class Aside:
+    """Stands where the dispatcher stands for the settler: what would return to a lane is kept."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.back: list[Message] = []
+        self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
+        self.lost: Callable[[int, Sequence[Submit], str], None] | None = None
+
+    def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
+        """Keep them: they are handed over once all that was decided of them is committed."""
+        self.back += messages
+
+    def throttled(self, channel: int) -> None:
+        """It was not our window that was too large."""
+
+    def has_other(self, message: Message, channel: int) -> bool:
+        """Whether the route has another channel to try."""
+        return self._dispatcher.has_other(message, channel)
+
+    def repair(self, channel: int, submits: Sequence[Submit], due: float, until: float) -> None:
+        """Never asked: what joins the segments of a long message died with its process."""
+        raise AssertionError("a dead process's segments cannot be repaired")
+
+
+class Takeover:
+    """Looks for dead processes and settles what they owed; `step` runs once a second."""
+
+    def __init__(  # noqa: PLR0913 (keyword-only, joined once by wiring)
+        self,
+        taker: Taker,
+        pool: Pool,
+        *,
+        handovers: Handovers,
+        reader: Reader,
+        ledger: Ledger,
+        notifier: Notifier,
+        aside: Aside,
+        settler: Settler,
+        ids: IdClock,
+        metrics: Metrics,
+        is_valid: Callable[[], bool],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`settler` settles into `aside`. `is_valid`: whether our own lease holds."""
+        self._taker = taker
+        self._pool = pool
+        self._handovers = handovers
+        self._reader = reader
+        self._ledger = ledger
+        self._notifier = notifier
+        self._aside = aside
+        self._settler = settler
+        self._ids = ids
+        self._metrics = metrics
+        self._is_valid = is_valid
+        self._monotonic = monotonic
+        self._steady_since = monotonic()
+        self.is_stopped = False  # draining
+        self.kick: Callable[[], None] = lambda: None  # there are handovers to us now
+
+    def unsteady(self) -> None:
+        """Our own renewal failed: PostgreSQL was away, for the others too."""
+        self._steady_since = self._monotonic()
+
+    def _may_judge(self) -> bool:
+        """Whether a lease that is over means a dead process.
+
+        After PostgreSQL was away all leases are over, and who lives needs a moment to renew.
+        """
+        steady_s = self._monotonic() - self._steady_since
+        return self._is_valid() and steady_s >= self._taker.lease_s + self._taker.grace_s
+
+    async def step(self) -> None:
+        """Take over who is due and settle what we owe; raises Unavailable, LeaseLost."""
+        taker = self._taker
+        if self.is_stopped:
+            return
+        if self._may_judge():
+            for process in await due_for_takeover(self._pool, taker.process, taker.grace_s):
+                seized = await seize(
+                    taker.dsn,
+                    process,
+                    by=taker.process,
+                    by_epoch=taker.epoch,
+                    grace_s=taker.grace_s,
+                )
+                if seized is not None:
+                    log.warning("process taken over", dead=process, node=seized.node)
+                    self._metrics.takeovers_total.inc()
+        for seized in await owed_to(self._pool, taker.process):
+            await self.settle(seized)
+
+    async def settle(self, seized: Seized) -> None:
+        """Everything the seized process owed; may be run again at any time."""
+        began = self._monotonic()
+        counts: Counter[str] = Counter()
+        replay = self._replay(seized)
+        is_clean = await self._claims(seized, replay, counts)
+        await self._unfinished(seized, counts)
+        for why in (Why.QUEUED, Why.SPILLED):
+            await self._waiting(seized, why, counts)
+        await self._rows(seized, counts)
+        await self._events(seized, counts)
+        if not is_clean:
+            return
+        await settle_debt(self._pool, seized.process, by=self._taker.process)
+        if seized.node == self._taker.node:
+            Journal.remove(self._taker.journal_dir, seized.process)
+        log.info(
+            "takeover settled",
+            dead=seized.process,
+            is_journal_present=replay.is_present,
+            seconds=round(self._monotonic() - began, 3),
+            **counts,
+        )
+
+    def _replay(self, seized: Seized) -> Replay:
+        """Its journal where it ran on this node; another one of that number says nothing."""
+        if seized.node != self._taker.node:
+            return Replay()
+        return Journal.replay(self._taker.journal_dir, seized.process)
+
+    # -- claimed ---------------------------------------------------------------------------
+
+    async def _claims(self, seized: Seized, replay: Replay, counts: Counter[str]) -> bool:
+        """What may be with a carrier: decided as after a restart, but nothing returns to lanes.
+
+        False when something could not be decided: its claim stands, and so does the debt.
+        """
+        is_clean = True
+        blocks = await self._reader.claims(seized.process)
+        some: dict[int, list[int]] = {}
+        for block, ids in blocks.items():
+            some[block] = ids
+            if sum(map(len, some.values())) >= PAGE:
+                is_clean &= await self._claimed(seized, replay, some, counts)
+                some = {}
+        return is_clean & await self._claimed(seized, replay, some, counts)
+
+    async def _claimed(
+        self, seized: Seized, replay: Replay, blocks: dict[int, list[int]], counts: Counter[str]
+    ) -> bool:
+        ids = sorted({message_id for some in blocks.values() for message_id in some})
+        returned: set[int] = set()  # decided, and the decision was: again
+        for _ in range(TRIES):  # a row may lose its place to a report that comes just now
+            back = await self._decide(seized, ids, replay, returned)
+            if back is not None:
+                counts["claimed"] += len(ids)
+                counts["claimed_back"] += len(back)
+                heirs = [Heir(m.id, m.tenant, m.message_class, m.valid_until) for m in back]
+                sql = unpark_sql(heir.id for heir in heirs)
+                await self._hand_over(seized, heirs, sql + drop_claims_sql(seized.process, blocks))
+                return True
+        log.error("claims of a dead process cannot be decided", dead=seized.process)
+        return False
+
+    async def _decide(
+        self, seized: Seized, ids: Sequence[int], replay: Replay, returned: set[int]
+    ) -> list[Message] | None:
+        """Write the rows of what its journal, or the lack of one, says; None when there were any.
+
+        When nothing is left to decide: the messages that go back into a lane.
+        """
+        stored = await self._reader.messages(await self._reader.still_mine(seized.process, ids))
+        self._aside.back = []
+        back: list[Message] = []
+        decided = 0
+        for record in stored.values():
+            message = fold_stored(record)
+            if message.state not in OPEN:
+                continue
+            results = results_of(message, replay)
+            if not results or message.id in returned:
+                back.append(message)
+                continue
+            message.is_parked = True  # perhaps: what ends it or parks it anew then unparks it
+            apply_results(self._settler, message, results)
+            decided += 1
+        if not decided:
+            return back
+        await self._committed("")
+        returned.update(message.id for message in self._aside.back)
+        return None
+
+    # -- not claimed -----------------------------------------------------------------------
+
+    async def _unfinished(self, seized: Seized, counts: Counter[str]) -> None:
+        heads = self._reader.unfinished_heads(seized.process, seized.low_water, page=PAGE)
+        async for page in heads:
+            heirs = [Heir(h.id, h.tenant, h.message_class, h.valid_until) for h in page]
+            mark = low_water_sql(seized.process, page[-1].id + 1, by=self._taker.process)
+            await self._hand_over(seized, heirs, mark)
+            counts["unfinished"] += len(heirs)
+
+    async def _waiting(self, seized: Seized, why: Why, counts: Counter[str]) -> None:
+        """Parked only because they waited too long in a lane, or found no room in one."""
+        after = 0
+        while True:
+            page = await self._reader.parked_heads(seized.process, why, after, PAGE)
+            if not page:
+                return
+            after = page[-1].id
+            heirs = [Heir(h.id, h.tenant, h.message_class, h.valid_until) for h in page]
+            await self._hand_over(seized, heirs, unpark_sql(heir.id for heir in heirs))
+            counts["waited"] += len(heirs)
+
+    async def _hand_over(self, seized: Seized, heirs: Sequence[Heir], sql: str) -> None:
+        """Handovers from the dead process to us, and `sql`, in one commit."""
+        parts: list[str] = []
+        for message_class in MessageClass:  # otp first
+            own = [heir for heir in heirs if heir.message_class is message_class]
+            for start in range(0, len(own), BLOCK):
+                block = own[start : start + BLOCK]
+                parts.append(
+                    handover_sql(
+                        self._ids.next(),
+                        seized.process,
+                        self._taker.process,
+                        ANY,
+                        message_class,
+                        [heir.id for heir in block],
+                        [heir.tenant for heir in block],
+                        min(heir.valid_until for heir in block),
+                    )
+                )
+        await self._committed("".join(parts) + sql)
+        if parts:
+            self.kick()
+
+    # -- the rest --------------------------------------------------------------------------
+
+    async def _rows(self, seized: Seized, counts: Counter[str]) -> None:
+        """Rows that only change who looks after them."""
+        old, new = seized.process, self._taker.process
+        while moved := await self._handovers.move_parked(old, new, PAGE):
+            counts["parked"] += moved
+        while moved := await self._handovers.move_webhooks(old, new, PAGE):
+            counts["webhooks"] += moved
+        counts["handovers"] += await self._handovers.move_receiver(old, new)
+        counts["handovers"] += await self._handovers.move_giver(old, new)
+
+    async def _events(self, seized: Seized, counts: Counter[str]) -> None:
+        """What it had committed and perhaps not told: parked for us, then the cursor moves."""
+        cursor = seized.event_cursor
+        while True:
+            rows = await self._reader.events_after(seized.process, cursor, PAGE)
+            if not rows:
+                return
+            cursor = rows[-1].event_id
+            self._notifier.inherit(rows)
+            counts["events"] += len(rows)
+            await self._committed(event_cursor_sql(seized.process, cursor, by=self._taker.process))
+
+    async def _committed(self, sql: str) -> None:
+        """Wait until `sql` and everything decided so far is durable."""
+        done = asyncio.Event()
+        self._ledger.commit([], sql=sql, done=done.set)
+        await done.wait()

@@ -1,0 +1,171 @@
+"""`smsgw up`: everything that is made once before the supervisor begins to watch.
+
+lock ─▶ ports ─▶ master key ─▶ servers ─▶ schema ─▶ (sandbox) ─▶ Supervisor.run
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from gateway import listen, servers
+from gateway.children import Child
+from gateway.node_http import WorkerView
+from gateway.settings import Settings, child_environment, node_name
+from gateway.supervisor import Parts, Supervisor
+from gateway.terminal import Terminal
+from gateway.watchdog import Silence
+from sms.errors import ConfigError
+from store.database import migrate
+from store.embedded import make_private, open_log, run_directory
+from store.seal import load_or_create_master_key
+from telemetry import logs
+
+WORKER: Final = ("-P", "-m", "gateway", "worker")  # -P: the directory we stand in is no package
+
+log = logs.get_logger("supervisor")
+
+
+@contextlib.contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold the data directory; a second supervisor on it is refused with the first one's pid."""
+    fd = os.open(settings.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(fd, 20).decode("utf-8", "replace").strip() or "unknown"
+            raise ConfigError(
+                f"smsgw up already runs on {settings.data_dir} (pid {pid}): stop that one "
+                f"(kill {pid}), or set SMSGW_DATA_DIR and the ports to others"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def up(settings: Settings, terminal: Terminal) -> int:
+    """Run the whole gateway on this machine until a signal; returns the exit code.
+
+    0 = ended in order, 1 = something had to be killed, 2 = a setting is wrong. Raises ConfigError.
+    """
+    if settings.is_sandbox and settings.role == "carrier":
+        raise ConfigError("--sandbox needs a public port: leave out --role carrier")
+    # `smsgw restart` during the start must not end us; not SIG_IGN, which children would inherit
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    make_private(settings.data_dir)
+    with only_one(settings), contextlib.ExitStack() as stack:
+        make_private(settings.log_dir)
+        stream = os.fdopen(open_log(settings.log_dir / "supervisor.log"), "a", buffering=1)
+        stack.enter_context(stream)
+        logs.configure(settings.log_level, stream)
+        return _up(settings, terminal, stack)
+
+
+def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> int:
+    run_dir = run_directory(settings.data_dir)
+    public = _listen(stack, _open_public(settings))
+    admin = _listen(stack, listen.open_port(settings.host, settings.admin_port, "SMSGW_ADMIN_PORT"))
+    admin += _listen(stack, [listen.open_unix(run_dir / "supervisor.sock")])
+    settings = settings.model_copy(
+        update={
+            "port": public[0].getsockname()[1] if public else settings.port,
+            "admin_port": admin[0].getsockname()[1],
+            "node": node_name(settings),
+            "run_dir": run_dir,
+            "listen_fds": tuple(listener.fileno() for listener in public),
+        }
+    )
+    load_or_create_master_key(settings.master_key_file)
+    embedded = servers.embedded_for(settings, terminal.step)
+    if embedded is not None:
+        stack.callback(embedded.stop)
+    settings = servers.start(settings, embedded, terminal.step)
+    applied = asyncio.run(migrate(settings.database_url or "", _tell_migration(terminal)))
+    log.info("schema is up to date", applied=applied)
+    others: list[Child] = []
+    if settings.is_sandbox:
+        from gateway import sandbox  # here: a node in production never loads it
+
+        settings, others = sandbox.prepare(settings, terminal, stack)
+    parts = Parts(settings, terminal, *_workers(settings), embedded, others, public)
+    supervisor = Supervisor(parts)
+    url = _greet(settings, terminal)
+    if settings.is_sandbox:
+        sandbox.greet(settings, terminal, url)
+    return asyncio.run(supervisor.run(admin))
+
+
+def _open_public(settings: Settings) -> list[socket.socket]:
+    """The tenants' port; a node that only talks to carriers has none."""
+    if settings.role == "carrier":
+        return []
+    return listen.open_port(settings.host, settings.port, "SMSGW_PORT")
+
+
+def _listen(stack: contextlib.ExitStack, sockets: list[socket.socket]) -> list[socket.socket]:
+    for listener in sockets:
+        stack.callback(listener.close)
+    return sockets
+
+
+def _tell_migration(terminal: Terminal) -> Callable[[str], None]:
+    return lambda name: terminal.step(f"database: {name}")
+
+
+def _workers(settings: Settings) -> tuple[list[Child], list[WorkerView]]:
+    run_dir = settings.run_dir or run_directory(settings.data_dir)
+    workers, views = [], []
+    for slot in range(settings.workers):
+        theirs = settings.model_copy(update={"worker_slot": slot})
+        path = run_dir / f"worker-{slot}.sock"
+        path.unlink(missing_ok=True)
+        views.append(WorkerView(path, Silence(settings.reliability.watchdog_s)))
+        workers.append(
+            Child(
+                f"worker-{slot}",
+                [sys.executable, *WORKER],
+                child_environment(theirs),
+                settings.log_dir / f"worker-{slot}.log",
+                pass_fds=settings.listen_fds,
+                longest_wait_s=settings.reliability.restart_max_s,
+            )
+        )
+    return workers, views
+
+
+def address(settings: Settings, port: int, *, has_tls: bool = False) -> str:
+    """An address of this node that a client on this machine can use."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{'https' if has_tls else 'http'}://{host}:{port}"
+
+
+def _greet(settings: Settings, terminal: Terminal) -> str:
+    url = address(settings, settings.port, has_tls=settings.tls_cert_file is not None)
+    admin_url = address(settings, settings.admin_port)
+    has_door = settings.role != "carrier"
+    count = f"{settings.workers} worker{'s' * (settings.workers > 1)}"
+    terminal.say(
+        f"gateway  {url if has_door else 'no public port in the role carrier'}   ({count})\n"
+        f"health   {admin_url}/readyz   {admin_url}/metrics\n"
+        f"data     {settings.data_dir}   (logs in log/)",
+        "listening",
+        url=url if has_door else None,
+        admin_url=admin_url,
+        data_dir=str(settings.data_dir),
+        workers=settings.workers,
+        role=settings.role,
+        pid=os.getpid(),
+    )
+    return url

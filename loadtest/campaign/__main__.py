@@ -1,0 +1,126 @@
+"""`make campaign`: kills at every place of the path and at random, and whether anything was lost.
+
+Exit 0 = everything promised was kept after every fault, 1 = not, or the gateway did not come
+back; 2 = an argument is wrong. The seed is printed and can be given: it sets the faults, their
+order and their moments, though not the scheduling of the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from random import Random, SystemRandom
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from loadtest.campaign import faults, report
+from loadtest.campaign.course import Outcome, Plan, run
+from loadtest.campaign.node import Broken
+from loadtest.campaign.traffic import Rates
+from sms.errors import GatewayError
+
+TABLE_WIDTH = 140  # where nobody looks
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="make campaign", description=__doc__)
+    parser.add_argument("--kills", type=int, default=300, help="at least so many (default 300)")
+    parser.add_argument("--only", metavar="PATTERNS", help="faults by name, as kill.*,power.cut")
+    parser.add_argument("--list", action="store_true", help="print the names of all faults")
+    parser.add_argument("--seed", type=int, help="of an earlier run; random without")
+    parser.add_argument("--per-round", type=int, default=10, help="faults between two judgements")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes")
+    parser.add_argument("--rate", type=float, default=1.0, help="times 225 texts a second")
+    parser.add_argument(
+        "--place",
+        choices=("auto", "image", "plain"),
+        default="auto",
+        help="where the data lies: a small disk of its own (image) where mounting is allowed",
+    )
+    parser.add_argument("--data-parent", type=Path, help="directory on the disk to use")
+    parser.add_argument("--report", type=Path, default=Path("campaign.html"), help="HTML file")
+    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
+    return parser
+
+
+def plan_of(options: argparse.Namespace, seed: int) -> Plan:
+    """What the options ask for; raises ValueError."""
+    kinds = faults.choose(options.only)
+    if not kinds:
+        raise ValueError("--only: no fault has such a name; --list prints them")
+    if options.kills < 1 or options.per_round < 1 or options.workers < 1 or options.rate <= 0:
+        raise ValueError("--kills, --per-round, --workers and --rate must be above 0")
+    return Plan(
+        kinds=faults.schedule(kinds, options.kills, Random(seed)),
+        seed=seed,
+        per_round=options.per_round,
+        rates=Rates().scaled(options.rate),
+        workers=options.workers,
+        place=options.place,
+        parent=options.data_parent,
+    )
+
+
+async def _run(plan: Plan, console: Console) -> Outcome:
+    task = asyncio.current_task()
+    if task is not None:  # a SIGTERM cleans up too, as Ctrl-C does
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=len(plan.kinds))
+
+        def tell(done: int, text: str) -> None:
+            progress.update(bar, completed=done, description=text)
+            if not console.is_terminal and text:
+                console.print(f"{done}/{len(plan.kinds)} {text}", highlight=False)
+
+        return await run(plan, tell)
+
+
+def main() -> int:
+    """The command; see the head of the file for the exit codes."""
+    options = arguments().parse_args()
+    console = Console(stderr=True)
+    if options.list:
+        sys.stdout.write("".join(f"{fault.name}\n" for fault in faults.CATALOGUE))
+        return 0
+    seed = SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    try:
+        plan = plan_of(options, seed)
+    except ValueError as error:
+        console.print(f"campaign: {error}", markup=False)
+        return 2
+    console.print(f"{len(plan.kinds)} faults, seed {seed}", highlight=False)
+    try:
+        outcome = asyncio.run(_run(plan, console))
+    except (Broken, GatewayError, OSError) as error:
+        console.print(f"campaign, seed {seed}: {error}", markup=False, highlight=False)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
+    options.report.write_text(report.html(outcome), "utf-8")
+    if options.json:
+        sys.stdout.write(json.dumps(outcome.as_json(), indent=1, ensure_ascii=False) + "\n")
+    else:
+        is_seen = sys.stdout.isatty()
+        Console(width=None if is_seen else TABLE_WIDTH).print(report.table(outcome))
+    for line in outcome.total.problems:
+        console.print(f"WRONG  {line}", markup=False, style="red", soft_wrap=True)
+    console.print(report.sentence(outcome), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {options.report}", markup=False, highlight=False)
+    return 0 if outcome.total.is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,311 @@
+"""A campaign from its start to its verdicts.
+
+    round: traffic on ─▶ fault ─▶ recovered ─▶ fault ─▶ … ─▶ traffic off ─▶ all at rest ─▶ judge
+
+Faults of one round follow each other under traffic that never pauses, so that the next one meets
+what the last one left. At the end of a round everything must come to its end, and every text of it
+is judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeVar
+
+import aiohttp
+
+from loadtest.campaign import faults as all_faults
+from loadtest.campaign.books import Books, Law, Life
+from loadtest.campaign.faults import Ground, NotDone, Struck
+from loadtest.campaign.judge import Fault, Seen, Total, Verdict, judge
+from loadtest.campaign.node import ROUGH, Broken, Node
+from loadtest.campaign.place import Place, choose_place
+from loadtest.campaign.records import Event, Records
+from loadtest.campaign.timeline import Timeline, timelines
+from loadtest.campaign.traffic import Rates, Text, Traffic, cancelled
+from sms.errors import StoreUnavailable
+
+RECOVER_S: Final = 60.0  # from a fault to the next 202
+REST_S: Final = 60.0  # from the end of a round's traffic until all is at rest
+WARM_S: Final = 1.0
+ASK_S: Final = 10.0
+GAUGE_S: Final = 30.0  # the gauge looks every 10 s
+LOOK_S: Final = 0.05
+SAMPLE: Final = 20  # messages of a round that the API is asked about
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a campaign does."""
+
+    kinds: list[all_faults.Fault]
+    seed: int
+    per_round: int = 10
+    pause_s: tuple[float, float] = (0.3, 1.5)  # between a recovery and the next fault
+    rates: Rates = field(default_factory=Rates)
+    workers: int = 1
+    place: str = "auto"  # see place.choose_place
+    most_hits: int = 40
+    parent: Path | None = None  # where the data lies; default: the system's temporary directory
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a campaign came to."""
+
+    seed: int
+    place: str
+    verdicts: list[Verdict] = field(default_factory=list)
+    timelines: list[Timeline] = field(default_factory=list)
+    total: Total = field(default_factory=Total)
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "seed": self.seed,
+            "place": self.place,
+            "seconds": round(self.seconds, 1),
+            "is_good": self.total.is_good,
+            "total": {name: getattr(self.total, name) for name in self.total.__dataclass_fields__},
+            "faults": [
+                {**verdict.as_json(), "timeline": timeline.as_json()}
+                for verdict, timeline in zip(self.verdicts, self.timelines, strict=True)
+            ],
+        }
+
+
+class Course:
+    """One campaign; `run` it once."""
+
+    def __init__(
+        self, plan: Plan, node: Node, place: Place, tell: Callable[[int, str], None]
+    ) -> None:
+        self._plan = plan
+        self._node = node
+        self._place = place
+        self._tell = tell  # (faults done, what is going on)
+        self._rng = Random(plan.seed)
+        self._traffic = Traffic(node.url, Random(plan.seed + 1), plan.rates)
+        self._records = Records(node.records)
+        self._books = Books(node.data_dir, node.dsn)
+        self._ground = Ground(node, self._books, place, self._rng, plan.most_hits)
+        self._promised = array("q")
+        self._since = 0.0
+        self._illegal = 0.0
+        self.outcome = Outcome(plan.seed, place.kind)
+
+    async def run(self) -> Outcome:
+        """All rounds; raises Broken when the gateway does not come back."""
+        began = time.monotonic()
+        await self._node.behave(ROUGH)
+        sending = asyncio.create_task(self._traffic.run(self._node.api_key))
+        kinds = self._plan.kinds
+        try:
+            for start in range(0, len(kinds), self._plan.per_round):
+                await self._round(kinds[start : start + self._plan.per_round], start)
+            await self._look_back()
+        finally:
+            await cancelled(sending)
+            await self._ground.close()
+            await self._books.close()
+        self.outcome.seconds = time.monotonic() - began
+        return self.outcome
+
+    # -- a round ---------------------------------------------------------------------------
+
+    async def _round(self, kinds: list[all_faults.Fault], first: int) -> None:
+        await _patient(self._books.begin)
+        self._since = time.time()
+        self._traffic.open()
+        await self._flows(time.time())
+        await asyncio.sleep(WARM_S)
+        done: list[Fault] = []
+        for number, kind in enumerate(kinds, first + 1):
+            self._tell(number - 1, kind.name)
+            await asyncio.sleep(self._rng.uniform(*self._plan.pause_s))
+            done.append(await self._strike(number, kind))
+        await asyncio.sleep(WARM_S)
+        texts = await self._traffic.close()
+        self._tell(first + len(kinds), "until all is at rest")
+        await self._conclude(done, texts)
+        self._tell(first + len(kinds), "")
+
+    async def _strike(self, number: int, kind: all_faults.Fault) -> Fault:
+        asked_at = time.time()
+        problems: list[str] = []
+        try:
+            struck = await kind.strike(self._ground)
+        except (NotDone, StoreUnavailable) as error:
+            struck = Struck(asked_at)
+            problems.append(f"not done: {error}")
+        recovered_at = await self._recovered(struck)
+        await self._node.behave(ROUGH)  # a carrier that was started again is as new
+        return Fault(
+            number,
+            kind.name,
+            struck.at,
+            recovered_at,
+            struck.kills,
+            began_at=asked_at,
+            law=await self._law(),
+            notes=struck.notes,
+            problems=problems,
+        )
+
+    async def _recovered(self, struck: Struck) -> float:
+        """Until everything runs again and a request that left after that has its 202."""
+        end = time.monotonic() + RECOVER_S
+        while True:
+            is_gone = struck.gone.isdisjoint(await asyncio.to_thread(self._node.everything))
+            if is_gone and await self._node.has_all():
+                break
+            if not self._node.is_running():
+                raise Broken(f"`smsgw up` ended by itself\n{self._node.last_words()}")
+            self._check_time(end, "not all of it runs again")
+            await asyncio.sleep(LOOK_S)
+        return await self._flows(time.time())
+
+    async def _flows(self, since: float) -> float:
+        end = time.monotonic() + RECOVER_S
+        while self._traffic.newest_answered <= since:
+            self._check_time(end, "no text is accepted")
+            await asyncio.sleep(LOOK_S / 2)
+        return time.time()
+
+    def _check_time(self, end: float, what: str) -> None:
+        if time.monotonic() > end:
+            raise Broken(f"{what} {RECOVER_S:g} s after a fault\n{self._node.last_words()}")
+
+    async def _law(self) -> Law | None:
+        return await _patient(lambda: self._books.law(self._since))
+
+    # -- its end ---------------------------------------------------------------------------
+
+    async def _rest(self) -> list[Life]:
+        """Until every stored message is at its end or held by policy, and then a moment more.
+
+        Every message of the round, whether at rest or not.
+        """
+        end = time.monotonic() + REST_S
+        while True:
+            ids = await _patient(lambda: self._books.open_ids(self._since))
+            lives = await _patient(partial(self._books.lives, ids))
+            if all(life.is_at_rest for life in lives) or time.monotonic() > end:
+                break
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(WARM_S)
+        ids = await _patient(lambda: self._books.ids(self._since))
+        return await _patient(partial(self._books.lives, ids))
+
+    async def _events(self, lives: list[Life]) -> list[Event]:
+        """Everything the sink got, once it has what it must get or does not get it in time."""
+        owed = {(life.message_id, sequence) for life in lives for sequence in life.owed}
+        events: list[Event] = []
+        end = time.monotonic() + REST_S
+        while True:
+            fresh = self._records.events()
+            events += fresh
+            owed -= {(event.message_id, event.sequence) for event in fresh}
+            if not owed or time.monotonic() > end:
+                return events
+            await asyncio.sleep(0.2)
+
+    async def _conclude(self, done: list[Fault], texts: list[Text]) -> None:
+        lives = await self._rest()
+        events = await self._events(lives)
+        seen = Seen(done, texts, lives, self._records.submits(), events)
+        for at, text in await _patient(lambda: self._books.quarantined(self._since)):
+            place = max(0, sum(fault.at <= at for fault in done) - 1)
+            done[place].quarantined.append(text)
+        done[-1].problems += await self._beside(lives)
+        stored = {life.message_id for life in lives}  # a loss of this round is its own finding
+        self._promised.extend(t.message_id for t in texts if t.message_id in stored)
+        verdicts = judge(seen)
+        self.outcome.verdicts += verdicts
+        self.outcome.timelines += timelines(seen)
+        for verdict in verdicts:
+            self.outcome.total.add(verdict)
+
+    async def _beside(self, lives: list[Life]) -> list[str]:
+        """What the gateway itself says at rest: the API's word on some messages, its gauges."""
+        problems = []
+        for life in self._rng.sample(lives, min(SAMPLE, len(lives))):
+            view = await self._node.view(f"msg_{life.message_id:016x}")
+            if view["status"] != life.state.value:
+                problems.append(f"the API calls a message {view['status']}, it is {life.state}")
+        illegal = await self._node.metric("illegal_transition_total")
+        if illegal > self._illegal:
+            problems.append(f"illegal_transition_total rose by {illegal - self._illegal:g}")
+        self._illegal = illegal
+        end = time.monotonic() + GAUGE_S
+        while residual := await self._node.metric("conservation_residual"):
+            if time.monotonic() > end:
+                problems.append(f"conservation_residual stands at {residual:g}")
+                break
+            await asyncio.sleep(1.0)
+        return problems
+
+    async def _look_back(self) -> None:
+        """After the last round: nothing of an earlier one has gone since."""
+        total = self.outcome.total
+        lost = await _patient(partial(self._books.missing, list(self._promised)))
+        if lost:
+            total.missing += len(lost)
+            total.problems.append(f"{len(lost)} messages of earlier rounds are gone")
+        law = await _patient(self._books.whole)
+        if law.residual:
+            total.residual += law.residual
+            total.problems.append(f"the law does not hold over the whole campaign: {law}")
+
+
+async def _patient(question: Callable[[], Awaitable[T]]) -> T:
+    """Ask the database again while it is away; raises StoreUnavailable when it stays so."""
+    end = time.monotonic() + ASK_S
+    while True:
+        try:
+            return await question()
+        except StoreUnavailable:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.2)
+
+
+@contextlib.asynccontextmanager
+async def standing(plan: Plan) -> AsyncIterator[tuple[Node, Place]]:
+    """A ready node on a place of its own; nothing of it is left afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="smsgw-", dir=plan.parent))
+    timeout = aiohttp.ClientTimeout(total=10.0)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as http:
+        node = Node(folder, http, workers=plan.workers)
+        place: Place | None = None
+        try:
+            place = choose_place(node, plan.place)
+            node.furnish()
+            await node.start()
+            yield node, place
+            await node.stop()
+        finally:
+            node.kill_all()
+            if place is not None:
+                place.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def run(plan: Plan, tell: Callable[[int, str], None]) -> Outcome:
+    """A whole campaign; `tell` hears how many faults are done and what is going on."""
+    tell(0, "starting the gateway")
+    async with standing(plan) as (node, place):
+        return await Course(plan, node, place, tell).run()

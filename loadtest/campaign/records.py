@@ -1,0 +1,96 @@
+"""What carriers and sink wrote down, read on from where the last look ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SINK = "sink.jsonl"
+
+
+class Submit(NamedTuple):
+    """One segment a carrier got; `at` in Unix seconds."""
+
+    number: str  # digits
+    segment: int  # from 0
+    at: float
+    is_taken: bool  # it has an id; otherwise the carrier said that it did not take it
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event the sink took."""
+
+    message_id: int
+    sequence: int
+    status: str
+    final_at: float  # Unix seconds, 0 for an event that ends nothing
+    is_marked: bool
+
+
+class Tail:
+    """The new whole lines of a file that grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+
+    def lines(self) -> Iterator[bytes]:
+        """What was added since the last call; a line still being written waits for the next."""
+        if not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._at += len(line)
+                yield line
+
+
+class Records:
+    """All records of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._carriers: dict[Path, Tail] = {}
+        self._sink = Tail(folder / SINK)
+
+    def submits(self) -> list[Submit]:
+        """Every submit since the last call."""
+        for path in self._folder.glob("*.jsonl"):
+            if path.name != SINK and path not in self._carriers:
+                self._carriers[path] = Tail(path)
+        return [submit_of(line) for tail in self._carriers.values() for line in tail.lines()]
+
+    def events(self) -> list[Event]:
+        """Every event since the last call, repeats included."""
+        return [event_of(json.loads(line)) for line in self._sink.lines()]
+
+
+def submit_of(line: bytes) -> Submit:
+    """One line of a carrier's record."""
+    told = json.loads(line)
+    return Submit(told["to"], told["index"] - 1, unix(told["at"]), bool(told["carrier_id"]))
+
+
+def event_of(told: dict[str, Any]) -> Event:
+    """One line of the sink's record."""
+    data = told["data"]
+    final_at = data["final_at"]
+    return Event(
+        int(data["id"].removeprefix("msg_"), 16),
+        data["sequence"],
+        data["status"],
+        unix(final_at) if final_at else 0.0,
+        data["duplicate_risk"],
+    )
+
+
+def unix(text: str) -> float:
+    """RFC 3339 to Unix seconds."""
+    return datetime.fromisoformat(text).timestamp()

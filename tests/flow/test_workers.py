@@ -1,0 +1,197 @@
+"""Two workers of one node, one session per channel: what one accepts the other one sends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from store.database import connect
+from tests.support.gateway_process import GatewayProcess, eventually
+from tests.support.second_node import narrow
+
+pytestmark = pytest.mark.flow
+
+_numbers = itertools.count(30_000_000)
+CARRIERS = ("carrier-a", "carrier-b", "carrier-c", "carrier-d")
+WINDOW = 8
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[GatewayProcess]:
+    with GatewayProcess(workers=2) as gateway:
+        gateway.apply(narrow(gateway, sessions=1, window=WINDOW, names=CARRIERS))
+        yield gateway
+
+
+@pytest.fixture
+def gateway(running: GatewayProcess) -> GatewayProcess:
+    running.calm()
+    eventually(lambda: sessions(running) == dict.fromkeys(CARRIERS, 1), "one session each", 20)
+    eventually(running.all_links_up, "the workers know it", 20)
+    return running
+
+
+def sessions(gateway: GatewayProcess) -> dict[str, int]:
+    return {name: carrier.counts()["sessions"] for name, carrier in gateway.carriers.items()}
+
+
+def send_many(gateway: GatewayProcess, count: int, **fields: object) -> dict[str, str]:
+    """Single sends over connections of their own, so that both workers get some: id to number."""
+    sent: dict[str, str] = {}
+    for start in range(0, count, 20):
+        limits = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(trust_env=False, limits=limits, timeout=15) as client:
+            for _ in range(min(20, count - start)):
+                number = f"+86138{next(_numbers)}"
+                body = {"to": number, "text": "两个进程", **fields}
+                answer = client.post(
+                    f"{gateway.url}/v1/messages", json=body, headers=gateway._headers
+                )
+                assert answer.status_code == 202, answer.text
+                sent[answer.json()["id"]] = number
+    return sent
+
+
+def copies(gateway: GatewayProcess, sent: dict[str, str]) -> Counter[str]:
+    found = Counter({number.lstrip("+"): 0 for number in sent.values()})
+    found.update(row["to"] for row in gateway.submits_of(*sent.values()))
+    return found
+
+
+def all_delivered(gateway: GatewayProcess, sent: dict[str, str], timeout_s: float = 30) -> None:
+    for message_id in sent:
+        gateway.wait_for_status(message_id, "delivered", timeout_s=timeout_s)
+
+
+def handed(gateway: GatewayProcess, end: str) -> float:
+    return gateway.metric("handovers_total", end=end)
+
+
+async def _rows(gateway: GatewayProcess) -> tuple[int, int]:
+    conn = await connect(gateway.dsn)
+    try:
+        return (
+            await conn.fetchval("SELECT count(*) FROM handovers"),
+            await conn.fetchval("SELECT count(*) FROM quarantine"),
+        )
+    finally:
+        await conn.close()
+
+
+def nothing_is_left_over(gateway: GatewayProcess) -> None:
+    eventually(lambda: asyncio.run(_rows(gateway)) == (0, 0), "no handover, nothing quarantined")
+    assert gateway.metric("illegal_transition_total") == 0
+
+
+def test_what_one_worker_accepts_the_holder_of_the_session_sends_once(gateway):
+    before = handed(gateway, "taken")
+    sent = send_many(gateway, 200)
+    all_delivered(gateway, sent)
+    assert set(copies(gateway, sent).values()) == {1}
+    assert 20 < handed(gateway, "taken") - before < 200
+    assert handed(gateway, "given") == handed(gateway, "taken") + handed(gateway, "taken_back")
+    nothing_is_left_over(gateway)
+
+
+def test_a_handover_costs_milliseconds(gateway):
+    """Woken over Valkey, not polled for."""
+    for carrier in gateway.carriers.values():
+        carrier.behave(latency_ms=1, receipt_delay_ms=10_000)
+    waits = []
+    for message_id in send_many(gateway, 40):
+        message = gateway.wait_for_status(message_id, "submitted", "delivered")
+        times = message["created_at"], message["submitted_at"]
+        waits.append(seconds(times[1]) - seconds(times[0]))
+    assert sorted(waits)[len(waits) * 9 // 10] < 0.25
+
+
+def seconds(text: str) -> float:
+    minutes, rest = text.split("T")[1].rstrip("Z").split(":")[1:]
+    return int(minutes) * 60 + float(rest)
+
+
+def test_long_messages_whose_reports_come_to_either_worker_end_once(gateway):
+    sent = send_many(gateway, 60, text="长" * 300)
+    all_delivered(gateway, sent)
+    assert set(copies(gateway, sent).values()) == {5}
+    nothing_is_left_over(gateway)
+
+
+def test_without_valkey_blocks_are_polled_for(gateway):
+    valkey = gateway.pids()["valkey"]
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        sent = send_many(gateway, 40)
+        all_delivered(gateway, sent)
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+    assert set(copies(gateway, sent).values()) == {1}
+
+
+def holder(gateway: GatewayProcess) -> str:
+    """The worker that holds the primary's session."""
+
+    async def ask() -> int:
+        conn = await connect(gateway.dsn)
+        try:
+            slot = await conn.fetchval(
+                "SELECT p.slot FROM channel_sessions s JOIN processes p USING (process)"
+                " JOIN objects o ON o.kind = 'channel' AND o.id = s.channel"
+                " WHERE o.name = 'carrier-a' AND p.epoch = s.epoch"
+            )
+            return -1 if slot is None else int(slot)
+        finally:
+            await conn.close()
+
+    return f"worker-{asyncio.run(ask())}"
+
+
+def kill_and_wait(gateway: GatewayProcess, name: str) -> None:
+    before = gateway.kill(name)
+    eventually(lambda: gateway.pids().get(name) not in (None, before), "a new one", 20)
+
+
+def test_a_receiver_that_dies_between_take_and_submit_loses_nothing(gateway):
+    """What it had taken and not sent is found by its claim; only what was open can be uncertain."""
+    gateway.carriers["carrier-a"].behave(latency_ms=1500, receipt_delay_ms=100)
+    name = holder(gateway)
+    taken = handed(gateway, "taken")
+    sent = send_many(gateway, 150)
+    eventually(lambda: handed(gateway, "taken") - taken > 2 * WINDOW, "more is taken than fits")
+    kill_and_wait(gateway, name)
+    gateway.carriers["carrier-a"].behave(latency_ms=5)
+    marked = set()
+    for message_id, number in sent.items():
+        message = gateway.wait_for_status(message_id, "delivered", timeout_s=40)
+        if message["duplicate_risk"]:
+            marked.add(number.lstrip("+"))
+    found = copies(gateway, sent)
+    assert min(found.values()) >= 1
+    assert {number for number, count in found.items() if count > 1} <= marked
+    assert max(found.values()) <= 2
+    assert len(marked) <= WINDOW
+    nothing_is_left_over(gateway)
+
+
+def test_the_other_worker_takes_the_session_of_one_that_stays_away(gateway):
+    """Each death makes the supervisor wait longer before it starts the worker again."""
+    name = holder(gateway)
+    other = {"worker-0": "worker-1", "worker-1": "worker-0"}[name]
+    for _ in range(5):
+        if holder(gateway) == name and name in gateway.pids():
+            gateway.kill(name)
+        time.sleep(0.5)
+        eventually(lambda: holder(gateway) == other or name in gateway.pids(), "one of them", 20)
+    eventually(lambda: holder(gateway) == other, "the other one has it", 20)
+    gateway.wait_ready()
+    sent = send_many(gateway, 40)
+    all_delivered(gateway, sent)
+    assert set(copies(gateway, sent).values()) == {1}

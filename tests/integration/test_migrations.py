@@ -1,0 +1,123 @@
+"""What a migration does to data of before, and that code of before runs beside it."""
+
+import time
+from importlib import resources
+
+import pytest
+
+from receipts.state import Path
+from sms.ids import COUNTER_BITS, id_at
+from sms.model import CLASS_CODES, State
+from store import database, partitions
+from store.processes import ProcessLease
+from store.read import Reader
+from store.seal import Keyring
+from tests.support.postgres import MASTER, World, text
+
+pytestmark = pytest.mark.integration
+
+# As 0.1.0 wrote them: no process named.
+PARK = "INSERT INTO parked (message_id,due,why,class,tenant) VALUES ($1,now(),3,0,1)"
+PARK_WEBHOOK = (
+    "INSERT INTO webhook_parked (endpoint,event_id,message_id,sequence,tries,due)"
+    " VALUES (1,$1,1,2,1,now())"
+)
+
+
+@pytest.fixture
+async def old(postgres_server):
+    """A database that stands at the first migration."""
+    await postgres_server.admin("CREATE DATABASE of_before")
+    dsn = postgres_server.dsn("of_before")
+    conn = await database.connect(dsn, statement_timeout_s=30)
+    name = "0001_pre_first_light.sql"
+    sql = resources.files("store.migrations").joinpath(name).read_text("utf-8")
+    await conn.execute(sql)
+    await conn.execute(
+        "CREATE TABLE schema_migrations (name text PRIMARY KEY, at timestamptz DEFAULT now())"
+    )
+    await conn.execute("INSERT INTO schema_migrations VALUES ($1)", name)
+    yield dsn
+    await conn.close()
+    await postgres_server.admin("DROP DATABASE of_before WITH (FORCE)")
+
+
+async def test_rows_that_wait_keep_their_process(old):
+    conn = await database.connect(old, process=5, epoch=1)
+    await conn.execute(
+        "INSERT INTO processes VALUES (5, 1, 'n', 0, now() + interval '1 h', 0, 0, 0),"
+        " (6, 1, 'n', 1, now() + interval '1 h', 0, 0, 0)"
+    )
+    for process in (5, 6):
+        await conn.execute(PARK, id_at(time.time()) | process << COUNTER_BITS)
+        await conn.execute(PARK_WEBHOOK, id_at(time.time()) | process << COUNTER_BITS)
+    assert await database.migrate(old) == database.migration_names()[1:]
+    pool = await database.open_pool(old, process=5, epoch=1, size=1)
+    reader = Reader(pool, Keyring(MASTER))
+    later = time.time() + 60
+    for process in (5, 6):
+        assert len(await reader.due_parked(process, later, 9)) == 1
+        assert len(await reader.due_webhooks(process, later, 9, endpoints=[1])) == 1
+    # code of before, beside the new schema: what it parks is its own
+    await conn.execute(PARK, 1)
+    await conn.execute(PARK_WEBHOOK, 1)
+    assert len(await reader.due_parked(5, later, 9)) == 2
+    assert len(await reader.due_webhooks(5, later, 9, endpoints=[1])) == 2
+    # and what stands in the way of a foreign writer stands there again
+    stranger = await database.connect(old)
+    for table in ("parked", "webhook_parked"):
+        with pytest.raises(Exception, match="no longer owns"):
+            await stranger.execute(f"DELETE FROM {table}")
+    await stranger.close()
+    await conn.close()
+    pool.terminate()
+    lease = await ProcessLease.take(old, node="n", slot=0, lease_s=15)
+    assert (lease.process, lease.epoch) == (5, 2)
+
+
+async def test_what_is_open_is_counted_anew(old):
+    """Before, a correction counted as a second end, and what came back stayed submitted."""
+    keyring = Keyring(MASTER)
+    conn = await database.connect(old, statement_timeout_s=30)
+    now = time.time()
+    await partitions.ensure(conn, keyring, days_ahead=1, now=now)
+    await conn.execute("INSERT INTO processes VALUES (0, 1, 'n', 0, now(), 0, 0, 0)")
+    await conn.execute("INSERT INTO deltas VALUES (0, 1, 99, 99, 99), (0, 7, 1, 1, 1)")
+    ends: list[tuple[Path, ...]] = [
+        (),  # open
+        (Path.SUBMITTED,),
+        (Path.SUBMITTED, Path.NOTE),
+        (Path.SUBMITTED, Path.DELIVERED),
+        (Path.SUBMITTED, Path.QUEUED),  # open again
+        (Path.SUBMITTED, Path.UNKNOWN, Path.DELIVERED),  # corrected
+        (Path.UNCERTAIN,),  # open
+        (Path.UNCERTAIN, Path.SUBMITTED_LATE),
+        (Path.UNCERTAIN, Path.EXPIRED_LATE),
+        (Path.QUEUE_FAILED,),
+    ]
+    lease = ProcessLease(old, 0, 15)
+    lease.epoch = 1
+    pool = await database.open_pool(old, process=lease.process, epoch=lease.epoch, size=1)
+    world = World(old, lease, keyring, pool)
+    messages = [text() for _ in ends]
+    await (await world.acceptor()).accept(messages)
+    lane = await world.event_lane()
+    rows = [
+        world.event(message.id, 2 + n, path=path, status=State.QUEUED, carrier_id=None)
+        for message, paths in zip(messages, ends, strict=True)
+        for n, path in enumerate(paths)
+    ]
+    lane.add(rows, urgent=True)
+    assert await lane.drain(5)
+    await database.migrate(old)
+    assert await world.reader.deltas() == {1: (10, 3, 4)}
+    await conn.close()
+    await world.close()
+
+
+def test_class_codes_stand_in_the_order_blocks_are_taken_in():
+    assert [cls.value for cls in sorted(CLASS_CODES, key=CLASS_CODES.__getitem__)] == [
+        "otp",
+        "transactional",
+        "marketing",
+    ]

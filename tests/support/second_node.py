@@ -1,0 +1,74 @@
+"""A second node of one gateway: its own supervisor, workers and data directory.
+
+    with GatewayProcess() as first, SecondNode(first) as second:
+        ...
+
+PostgreSQL, Valkey, master key, configuration and carriers are the first node's.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+
+from store.embedded import endpoints_of, run_directory
+from tests.support.gateway_process import GatewayProcess, Json
+
+LEASE_S, RENEW_S = 5, 1  # of both nodes: a lease counts until 2 s before its end
+
+
+class SecondNode(GatewayProcess):
+    """`smsgw up` beside another one; end it before the first."""
+
+    command_line = ("up",)
+
+    def __init__(self, first: GatewayProcess, *, workers: int = 1, role: str = "all") -> None:
+        super().__init__(workers=workers, lease_s=str(LEASE_S), lease_renew_s=str(RENEW_S))
+        self._first = first
+        given = endpoints_of(run_directory(first.data_dir))
+        self.env |= {
+            "SMSGW_DATABASE_URL": given.database_url,
+            "SMSGW_REDIS_URL": given.redis_url,
+            "SMSGW_MASTER_KEY_FILE": str(first.data_dir / "master.key"),
+            "SMSGW_NODE": "second",
+            "SMSGW_ROLE": role,
+            "SMSGW_WEBHOOK_ALLOW": first.sandbox["sink"]["url"].removesuffix("/hooks"),
+        }
+
+    @property
+    def dsn(self) -> str:
+        """The first node's database."""
+        return self._first.dsn
+
+    def _read_sandbox(self) -> None:
+        self.sandbox = self._first.sandbox
+        self.carriers = self._first.carriers
+        self.sink = self._first.sink
+        self._headers = self._first._headers
+
+
+def narrow(gateway: GatewayProcess, *, sessions: int, window: int, names: Iterable[str]) -> str:
+    """Configuration that gives some of the sandbox's carriers few sessions and a small window."""
+    ports = {told["name"]: told["port"] for told in gateway.sandbox["carriers"]}
+    password = str(gateway.data_dir / "sandbox" / "carrier.pw")
+    channels: list[Json] = [
+        {
+            "name": name,
+            "protocol": "smpp",
+            "host": "127.0.0.1",
+            "port": ports[name],
+            "system_id": "sandbox",
+            "password_file": password,
+            "bind": "trx",
+            "sessions": sessions,
+            "window": window,
+            "segments_per_second": 1_000_000,
+            "classes": ["otp", "transactional", "marketing"],
+        }
+        for name in names
+    ]
+    return json.dumps({"channels": channels})  # JSON is YAML too
+
+
+def route(*names: str) -> str:
+    """Configuration that sends everything over these carriers, in that order."""
+    everything: Mapping[str, object] = {"tenant": "*", "class": "*", "carrier": "*"}
+    return json.dumps({"routes": [{**everything, "channels": list(names)}]})

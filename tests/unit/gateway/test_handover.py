@@ -1,0 +1,310 @@
+"""What a process takes of what others hand over, and what it takes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.handover import ADOPTED_OTP, HandoverDesk
+from gateway.remote import RemoteChannels
+from sms.errors import StoreUnavailable
+from sms.model import Message, MessageClass, State
+from sms.outcomes import Submitted
+from store.handovers import Handover
+from store.read import Stored
+from tests.support.flow_kit import Kit
+
+OTP, TRANSACTIONAL, MARKETING = MessageClass
+ME, GIVER, OTHER = 1, 4, 5
+
+
+class FakeStore:
+    """`handovers` and `messages`, and who takes what."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Handover] = {}
+        self.messages_by_id: dict[int, Message] = {}
+        self.is_away = False
+        self.lost_race: set[int] = set()
+
+    async def to_me(self, limit: int, *, is_chosen: bool | None = None) -> list[Handover]:
+        mine = [row for row in self.rows.values() if row.receiver == ME]
+        return [row for row in mine if is_chosen in (None, bool(row.channel))][:limit]
+
+    async def mine(self) -> list[Handover]:
+        return [row for row in self.rows.values() if row.giver == ME]
+
+    async def take(self, blocks: Mapping[int, int]) -> dict[int, list[int]]:
+        won = [number for number in blocks if number in self.rows and number not in self.lost_race]
+        return {number: self.rows.pop(number).ids for number in won}
+
+    async def messages(self, ids: Sequence[int]) -> dict[int, Stored]:
+        if self.is_away:
+            raise StoreUnavailable("away")
+        known = self.messages_by_id
+        return {number: Stored(replace(known[number])) for number in ids if number in known}
+
+
+class FakeBook:
+    """The claim book: how many of each block still need it."""
+
+    def __init__(self) -> None:
+        self.left: dict[int, int] = {}
+        self._next = 100
+
+    def reserve(self) -> int:
+        self._next += 1
+        return self._next
+
+    def adopt(self, number: int, ids: list[int]) -> None:
+        self.left[number] = len(ids)
+
+    def settled(self, number: int, count: int = 1) -> None:
+        self.left[number] -= count
+
+    def open_in(self, number: int) -> int:
+        return self.left[number]
+
+    def block(self, ids: list[int], on_claimed: Callable[[], None] | None) -> int:
+        number = self.reserve()
+        self.adopt(number, ids)
+        if on_claimed is not None:
+            on_claimed()
+        return number
+
+
+class Party(Kit):
+    """The kit with a desk; channel 1 is ours."""
+
+    def __init__(self, window: int = 16) -> None:
+        super().__init__(channels=1, window=window)
+        self.store = FakeStore()
+        self.book = FakeBook()
+        self.ledger._claims = self.dispatcher._claims = self.book
+        self.woken: list[tuple[int, str]] = []
+        self.remote = RemoteChannels(
+            ids=self.ids,
+            lanes=self.lanes,
+            ledger=self.ledger,
+            metrics=self.metrics,
+            unix=self.clock.unix,
+        )
+        self.remote.wake = lambda process, what: self.woken.append((process, what))
+        self.dispatcher.remote = self.remote
+        store: Any = self.store
+        book: Any = self.book
+        self.desk = HandoverDesk(
+            handovers=store,
+            claims=book,
+            reader=store,
+            ledger=self.ledger,
+            dispatcher=self.dispatcher,
+            remote=self.remote,
+            metrics=self.metrics,
+            unix=self.clock.unix,
+        )
+        self.dispatcher.hungry = self.desk.hungry
+
+    def block(
+        self,
+        size: int = 1,
+        cls: MessageClass = TRANSACTIONAL,
+        *,
+        channel: int = 1,
+        receiver: int = ME,
+        valid_s: float = 300.0,
+    ) -> Handover:
+        """A block of messages of another process, in the store."""
+        messages = [self.message(cls, valid_s=valid_s) for _ in range(size)]
+        self.store.messages_by_id |= {message.id: message for message in messages}
+        giver = ME if receiver != ME else GIVER
+        until = self.clock.unix() + valid_s
+        ids = [message.id for message in messages]
+        row = Handover(self.ids.next(), giver, receiver, channel, cls, ids, until)
+        self.store.rows[row.id] = row
+        return row
+
+    async def round(self) -> None:
+        await self.desk.round()
+        self.events.flush()
+
+    def seen(self) -> list[int]:
+        return [submit.message.id for submit in self.channels[1].seen]
+
+
+async def test_a_taken_message_is_sent_under_the_claim_that_took_it() -> None:
+    party = Party()
+    row = party.block(3)
+    await party.round()
+    assert party.seen() == row.ids
+    assert party.book.left == {101: 3}
+    assert all(m.is_adopted and m.claim == 101 for m in party.ledger.live.values())
+    assert party.ledger.adopted == 3
+    assert party.woken == [(GIVER, "taken")]
+    party.answer(1, Submitted("abc"))
+    assert party.book.left == {101: 2}  # only after its row is committed
+    assert party.ledger.adopted == 2
+    assert party.lanes.used(TRANSACTIONAL) == 2
+
+
+async def test_only_what_the_window_and_one_more_can_hold_is_taken() -> None:
+    party = Party(window=16)
+    rows = [party.block(16) for _ in range(4)]
+    await party.round()
+    assert [row.id for row in party.store.rows.values()] == [row.id for row in rows[2:]]
+    await party.round()
+    assert len(party.store.rows) == 2
+    while party.channels[1].open:
+        party.answer(1, Submitted(str(party.ids.next())))
+    await party.round()
+    assert party.store.rows == {}
+
+
+async def test_a_worker_with_a_long_lane_of_its_own_still_takes_from_others_by_turns() -> None:
+    party = Party(window=8)
+    party.accept(*[party.message() for _ in range(200)])
+    rows = [party.block(8) for _ in range(20)]
+    while party.store.rows:
+        await party.round()
+        for _ in range(4):
+            party.answer(1, Submitted(str(party.ids.next())))
+    theirs = {number for row in rows for number in row.ids}
+    sent = party.seen()
+    share = sum(number in theirs for number in sent) / len(sent)
+    assert 0.4 < share < 0.6
+
+
+async def test_a_channel_that_runs_low_makes_the_desk_look_at_once() -> None:
+    party = Party(window=16)
+    for _ in range(4):
+        party.block(16)
+    await party.round()
+    party.desk._wake.clear()
+    party.dispatcher.pump(1)
+    assert not party.desk._wake.is_set()
+    party.answer(1, Submitted("abc"))
+    assert party.desk._wake.is_set()
+
+
+async def test_otp_is_taken_though_the_window_is_full() -> None:
+    party = Party(window=4)
+    party.block(20)
+    await party.round()
+    party.block(20)
+    code = party.block(1, OTP)
+    await party.round()
+    assert code.id not in party.store.rows
+    assert len(party.store.rows) == 1
+
+
+async def test_nothing_is_taken_for_a_channel_that_is_down_here() -> None:
+    party = Party()
+    party.dispatcher.link_changed(1, is_up=False)
+    party.block(1)
+    party.block(1, OTP)
+    await party.round()
+    assert len(party.store.rows) == 2
+    assert party.ledger.live == {}
+
+
+async def test_what_has_expired_is_taken_anyhow_to_be_told_in_time() -> None:
+    party = Party()
+    party.dispatcher.link_changed(1, is_up=False)
+    row = party.block(2, valid_s=5.0)
+    await party.round()
+    assert len(party.store.rows) == 1
+    party.clock.now += 6.0
+    await party.round()
+    party.dispatcher.tick()
+    party.events.flush()
+    assert [r.status for r in party.events.rows if r.message_id in row.ids] == [State.EXPIRED] * 2
+    assert party.book.left == {101: 0}
+    assert party.ledger.live == {}
+
+
+async def test_what_may_take_any_channel_waits_until_there_is_one() -> None:
+    party = Party()
+    party.dispatcher.link_changed(1, is_up=False)
+    party.block(5, channel=0)
+    party.block(5, OTP, channel=0)
+    await party.round()
+    assert len(party.store.rows) == 2
+    party.dispatcher.link_changed(1, is_up=True)
+    await party.round()
+    assert party.store.rows == {}
+    assert len(party.seen()) == 10
+
+
+async def test_even_otp_is_not_taken_without_end() -> None:
+    party = Party()
+    party.ledger.adopted = ADOPTED_OTP
+    party.block(1, OTP)
+    await party.round()
+    assert len(party.store.rows) == 1
+
+
+async def test_a_message_that_has_ended_meanwhile_gives_its_claim_back_and_is_not_sent() -> None:
+    party = Party()
+    row = party.block(2)
+    party.store.messages_by_id[row.ids[0]].state = State.DELIVERED
+    await party.round()
+    assert party.seen() == row.ids[1:]
+    assert party.book.left == {101: 1}
+
+
+async def test_a_message_that_is_here_already_is_not_sent_twice() -> None:
+    party = Party()
+    row = party.block(1)
+    await party.round()
+    again = replace(row, id=party.ids.next())
+    party.store.rows[again.id] = again
+    await party.round()
+    assert party.seen() == row.ids
+    assert party.book.left == {101: 1, 102: 0}
+
+
+async def test_what_another_process_was_faster_with_is_not_ours() -> None:
+    party = Party()
+    row = party.block(1)
+    party.store.lost_race = {row.id}
+    await party.round()
+    assert party.seen() == []
+    assert party.book.left == {}
+
+
+async def test_a_store_that_goes_away_after_the_take_loses_nothing() -> None:
+    party = Party()
+    row = party.block(2)
+    party.store.is_away = True
+    with pytest.raises(StoreUnavailable):
+        await party.round()
+    assert party.book.left == {101: 2}
+    party.store.is_away = False
+    await party.round()
+    assert party.seen() == row.ids
+
+
+async def test_a_block_whose_receiver_lost_the_channel_comes_back() -> None:
+    party = Party()
+    row = party.block(3, receiver=OTHER)
+    party.remote.update({1: [OTHER]}, ())
+    await party.round()
+    assert row.id in party.store.rows
+    party.remote.update({}, ())
+    await party.round()
+    assert party.store.rows == {}
+    assert party.seen() == row.ids
+    assert party.remote.blocks == {}
+    assert party.metrics.handovers_total.values[("taken_back",)] == 3
+
+
+async def test_who_drains_takes_nothing_any_more() -> None:
+    party = Party()
+    party.desk.is_stopped = True
+    party.block(1)
+    party.block(1, receiver=OTHER)
+    await party.round()
+    assert len(party.store.rows) == 2
