@@ -36,7 +36,8 @@ from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
 from gateway.takeover import Aside, Takeover, Taker
-from ratelimit.limiter import ChannelBucket, Leases, Valkey
+from ratelimit.leases import ChannelBucket, Leases
+from ratelimit.limiter import Valkey
 from ratelimit.quota_book import QuotaBook
 from ratelimit.tenants import TenantLimits
 from sms import config

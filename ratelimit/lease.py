@@ -24,6 +24,7 @@ from ratelimit.bucket import Bucket
 
 LEASE_S = 1.0  # what is held is void so long after the last call: both sides count on it
 _SURE_S = 0.9 * LEASE_S  # we stop before Valkey does: clocks run differently, calls take time
+_RENEW_S = 0.4  # what is held longer is held anew so long before its end
 BLOCK_S = 0.2  # a block is at most what the whole rate yields in this time
 LEASED_ABOVE = 100.0  # segments per second and process; below it nothing is held ahead
 _FIRST_BLOCK = 8  # segments, before it is known how fast they go
@@ -272,12 +273,15 @@ class Lease:
         """Whether Valkey should hear of it: something is held, spent or to be given back."""
         return self.held > 0 or self._back > 0 or self.spent != self._reported
 
-    def tick(self) -> None:
-        """Every tenth of a second: how fast tokens go now."""
+    def tick(self, now: float) -> bool:
+        """Every tenth of a second: how fast tokens go now. Whether it is time for a call."""
         used = self.spent - self._marked
         self._marked = self.spent
         self._recent = max(used, self._recent // 2)
         self.idle = 0 if used > 0 else self.idle + 1
+        # What is spent and not told keeps the bucket from filling to its depth: a little may wait.
+        is_much = 4 * (self.spent - self._reported) > self.block
+        return is_much or self.idle >= _IDLE_TICKS or self.until - now < _RENEW_S
 
     # -- without Valkey ------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ratelimit.lease import Lease
-from ratelimit.limiter import Lack, Leases
+from ratelimit.leases import Lack, Leases
 from ratelimit.quota import Period, Quota, shown
 from ratelimit.quota_book import QuotaBook
 from sms.config import Snapshot, Tenant

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from ratelimit.limiter import CALL_TIMEOUT_S, PREFIX, Leases, Valkey
+from ratelimit.leases import Leases
+from ratelimit.limiter import CALL_TIMEOUT_S, PREFIX, Valkey
 from sms.errors import ClusterUnavailable
 from telemetry.metrics import Metrics
 from tests.support.shared_bucket import SharedBuckets
@@ -150,6 +151,32 @@ async def test_a_late_loop_is_not_taken_for_a_silent_valkey(valkey: ValkeyServer
         await call([PREFIX + "a"], args)
     valkey.signal(signal.SIGCONT)
     await call.close()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"+OK\r\n",
+        b":abc\r\n",
+        b"*2\r\n$1\r\nx\r\n$1\r\ny\r\n",
+        b"\xff\x00\xfe" * 50,
+        b"HTTP/1.1 400\r\n\r\n",
+    ],
+)
+async def test_what_is_no_valkey_is_away(tmp_path: Path, garbage: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while await reader.read(1000):
+                writer.write(garbage)
+            writer.close()
+
+    server = await asyncio.start_unix_server(talk, tmp_path / "s")
+    call = Valkey(f"unix://{tmp_path}/s", timeout_s=0.5)
+    for _ in range(3):
+        with pytest.raises(ClusterUnavailable):
+            await call([PREFIX + "a"], [1000, 5, 0, 0, 0, 0, 1, 1])
+    await call.close()
+    server.close()
 
 
 # ---- four processes ----

@@ -17,7 +17,8 @@ import time
 import uvloop
 
 from ratelimit.lease import Lease
-from ratelimit.limiter import Leases, Valkey
+from ratelimit.leases import Leases
+from ratelimit.limiter import Valkey
 from telemetry.metrics import Metrics
 
 

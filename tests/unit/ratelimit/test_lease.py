@@ -170,7 +170,7 @@ def step(world: World, name: str, chance: random.Random) -> None:
     elif name == "send":
         world.send(process, needs)
     elif name == "tick":
-        process.lease.tick()
+        process.lease.tick(world.now)
     elif name == "call":
         world.send(process, needs)
         world.arrive(process)
@@ -253,7 +253,7 @@ def test_blocks_grow_with_the_pace_up_to_their_bound():
     seen = []
     for _ in range(12):
         world.advance(100)
-        lease.tick()
+        lease.tick(world.now)
         talk(world, world.processes[0], [])
         seen.append(lease.held)
         while lease.held:
@@ -268,7 +268,7 @@ def test_what_is_not_used_goes_back_when_idle():
     talk(world, one, [100])
     for _ in range(4):  # the first one saw the take
         world.advance(100)
-        one.lease.tick()
+        one.lease.tick(world.now)
     talk(world, one, [])
     assert one.lease.held == 0
     world.advance(1000)

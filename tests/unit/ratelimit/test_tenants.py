@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from ratelimit.limiter import Leases
+from ratelimit.leases import Leases
 from ratelimit.quota import Period
 from ratelimit.quota_book import QuotaBook
 from ratelimit.tenants import TenantLimits

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ratelimit.limiter import (
+from ratelimit.leases import (
     FIRST_PROBE_S,
     GAP_S,
     LAST_PROBE_S,
@@ -160,7 +160,7 @@ async def test_an_idle_process_makes_no_calls_and_holds_nothing(rig):
     await rig.run_for(1.0, 0.01)
     made = len(rig.call.calls)
     assert lease.held == 0
-    assert made < 10
+    assert made == 2  # one to take, one to give back
     await rig.run_for(5.0, 0.01)
     assert len(rig.call.calls) == made
     assert await rig.ask((lease, 4000)) is None
