@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
 from adapters.base import Channel
 from failover.choose import choose
-from gateway.lanes import HELD, Lanes
+from gateway.lanes import HELD, Lane, Lanes
 from gateway.ledger import Ledger
 from ratelimit.bucket import Tokens
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
-from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
+from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
 from sms.segmentation import payload
 from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
@@ -39,6 +39,8 @@ OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
 CUT_SHARE = 0.7  # window after a throttling answer (RELIABILITY section 6)
 RECOVER_SHARE = 1.05  # per second
+SWEEP_S = 1.0  # between two looks at the validity of what waits
+END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
 MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
 REPAIR_S = 60.0  # missing segments wait this long for their channel (RELIABILITY section 2)
 
@@ -120,13 +122,17 @@ class Dispatcher:
         self._monotonic = monotonic
         self._unix = unix
         self._call_later = call_later
-        self._routes: dict[RouteKey, tuple[int, ...] | None] = {}
+        self._routes: dict[RouteKey, tuple[int, ...]] = {}
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moving: deque[Message] = deque()  # out of a lane, not yet in another one
+        self._moving: deque[Lane] = deque()  # their messages need another channel
         self._order = count()
         self._reference = int(unix() * 1000) & 0xFF
         self._waking: set[int] = set()
-        self._swept_at = 0.0
+        self._late: deque[Message] = deque()  # out of their lanes, their last rows not made yet
+        self._claiming: dict[int, list[Message]] = {}  # by first id: claims not committed yet
+        now = monotonic()  # one class at a time: a look at 60,000 messages takes 4 ms
+        self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
+        self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         self.channels: dict[int, ChannelRuntime] = {}
         self.remote: Remote | None = None  # joined by wiring
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
@@ -170,11 +176,24 @@ class Dispatcher:
         """The channels of the message's route in order, empty when no route matches."""
         key = (message.tenant, message.message_class, message.carrier, message.country)
         try:
-            channels = self._routes[key]
+            return self._routes[key]
         except KeyError:
+            return self.channels_for(*key)
+
+    def channels_for(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> tuple[int, ...]:
+        """The same for what is known of a message that is not in memory."""
+        key = (tenant, message_class, carrier, country)
+        channels = self._routes.get(key)
+        if channels is None:
             route = self.snapshot.route_for(*key)
-            channels = self._routes[key] = route.channels if route else None
-        return channels or ()
+            channels = self._routes[key] = route.channels if route else ()
+        return channels
+
+    def first_fit(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        """The channel that a message never tried would take now, None while all are down."""
+        return choose(channels, lambda channel: self._is_fit(channel, message_class), ())
 
     # -- choosing --------------------------------------------------------------------------
 
@@ -275,7 +294,7 @@ class Dispatcher:
         chosen: list[Message] = []
         for message in messages:
             channel = self.choose(message)
-            if not channel:
+            if not channel or self._moving or self.is_behind(message):
                 continue
             budget = budgets.get(channel)
             if budget is None:
@@ -293,12 +312,22 @@ class Dispatcher:
 
     # -- entering --------------------------------------------------------------------------
 
+    def arrived(self, messages: Iterable[Message]) -> None:
+        """Queue what was just committed, or read back, behind what moves between lanes."""
+        if not self._moving:
+            self.put(messages)
+            return
+        last = self._moving[-1]
+        for message in messages:
+            message.queued_at = message.queued_at or self._monotonic()
+            last.queue(message.message_class).put(message)
+
     def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
         """Queue owned messages and fill the windows they may use."""
         now = self._monotonic()
         touched: set[int] = set()
         for message in messages:
-            if message.state in FINAL_STATES:
+            if message.state in FINAL_STATES or message.is_handed:
                 continue  # its first copy ended it while the second came back
             if not message.queued_at:
                 message.queued_at = now
@@ -347,11 +376,36 @@ class Dispatcher:
 
     def expire(self, message: Message) -> None:
         """Its validity is over and nothing of it is with a carrier."""
-        self._end(message, Path.EXPIRED, State.EXPIRED, "validity.expired")
+        self.expire_all([message])
+
+    def expire_all(self, messages: Iterable[Message]) -> None:
+        """The same for many, in one commit."""
+        self._end_all(messages, Path.EXPIRED, State.EXPIRED, "validity.expired")
 
     def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
-        if message.state in FINAL_STATES:
-            return
+        self._end_all([message], path, status, reason)
+
+    def _end_all(
+        self, messages: Iterable[Message], path: Path, status: State, reason: str | None
+    ) -> None:
+        rows: list[EventRow] = []
+        parked: list[int] = []
+        for message in messages:
+            row = self._last_row(message, path, status, reason)
+            if row is None:
+                continue
+            rows.append(row)
+            if message.is_parked:
+                message.is_parked = False
+                parked.append(message.id)
+        if rows:
+            self._ledger.commit(rows, sql=unpark_sql(parked))
+
+    def _last_row(
+        self, message: Message, path: Path, status: State, reason: str | None
+    ) -> EventRow | None:
+        if message.state in FINAL_STATES or message.is_handed:
+            return None
         if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
             end = settled(message)
             known = None if end is None else path_to(message, end)
@@ -359,13 +413,9 @@ class Dispatcher:
                 path, status, reason = known, end, None
             else:
                 path, status, reason = Path.UNKNOWN, State.UNKNOWN, "evidence.none"
-        row = self._ledger.row(
+        return self._ledger.row(
             message, path, status, self._unix(), copy=message.copy, reason=reason
         )
-        if row is not None:
-            sql = unpark_sql([message.id]) if message.is_parked else ""
-            message.is_parked = False
-            self._ledger.commit([row], sql=sql)
 
     # -- leaving ---------------------------------------------------------------------------
 
@@ -459,14 +509,16 @@ class Dispatcher:
             failpoints.hit("dispatch.claiming")
         segments = sum(len(message.texts) for message in messages)
         runtime.claiming += segments
-        channel = runtime.config.id
+        channel, first = runtime.config.id, messages[0].id
 
         def claimed() -> None:
             if failpoints.is_armed:
                 failpoints.hit("dispatch.claimed")
             runtime.claiming -= segments
+            del self._claiming[first]
             self._send_claimed(channel, messages)
 
+        self._claiming[first] = messages
         block = self._claims.block([message.id for message in messages], claimed)
         for message in messages:
             message.claim = block
@@ -474,7 +526,7 @@ class Dispatcher:
 
     def _send_claimed(self, channel: int, messages: list[Message]) -> None:
         runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up:
+        if runtime is None or not runtime.is_up or self.is_stopped:
             self.put(messages, first=True)
             return
         unix = self._unix()
@@ -548,16 +600,47 @@ class Dispatcher:
             return
         keep: list[tuple[float, float, Submit]] = []
         lost: list[Submit] = []
+        ready: list[Submit] = []
         for due, until, submit in runtime.repairs:
             if runtime.is_up and due <= now:
-                runtime.unsent.append(submit)
+                ready.append(submit)
             elif until <= now:
                 lost.append(submit)
             else:
                 keep.append((due, until, submit))
+        if ready and self.is_stopped:
+            left = runtime.adapter.submit(ready)
+            keep += [(now, submit.message.sent_at + REPAIR_S, submit) for submit in left]
+        else:
+            runtime.unsent.extend(ready)
         runtime.repairs = keep
         if lost and self.lost is not None:
             self.lost(channel, lost, "channel.link_lost")
+
+    def stop(self) -> None:
+        """We drain: nothing leaves any more but what a message lacks that left in part.
+
+        Nobody can add to it after us: what joins its segments ends with the process.
+        """
+        self.is_stopped = True
+        now = self._monotonic()
+        for runtime in self.channels.values():
+            unsent, runtime.unsent = runtime.unsent, deque()
+            for submit in unsent:
+                if submit.total > 1 and submit.message.sent_at:
+                    until = submit.message.sent_at + REPAIR_S
+                    runtime.repairs.append((now, until, submit))
+                else:
+                    runtime.unsent.append(submit)
+
+    def is_mending(self) -> bool:
+        """Whether a long message that left in part may still leave whole; a look at all of ours."""
+        for message in self._ledger.live.values():
+            if message.state is State.SUBMITTING and message.sent_at and len(message.texts) > 1:
+                runtime = self.channels.get(message.channel)
+                if runtime is not None and runtime.is_up:
+                    return True
+        return False
 
     def resend(self, message: Message) -> None:
         """Queue what came back (RELIABILITY 14, 14a, 17), after its row is committed."""
@@ -597,26 +680,37 @@ class Dispatcher:
 
     def _rechoose(self, channel: int) -> None:
         """Bind what waits in a lane to the channels of its routes anew, otp first."""
-        messages = self._lanes.drain(channel)
-        if not messages:
+        lane = self._lanes.detach(channel)
+        count = lane.size()
+        if not count:
             return
-        is_moving = bool(self._moving)
-        self._moving.extend(messages)
-        if not is_moving:
+        first = next(message for _, queue in lane.queues() for message in queue)
+        self._moving.append(lane)
+        if len(self._moving) == 1:
             self._move_some()
         name = self._ledger.channel_names.get(channel)
         if channel != HELD and name is not None:
-            to = self._ledger.channel_names.get(messages[0].channel, "none")
-            self._metrics.failover_total.inc((name, to, "link"), len(messages))
+            to = self._ledger.channel_names.get(first.channel, "none")
+            self._metrics.failover_total.inc((name, to, "link"), count)
 
     def _move_some(self) -> None:
-        """A long lane moves in slices, so that the loop is not held."""
+        """A long lane moves in slices and in its own order, so that nobody waits for all of it."""
         moving = self._moving
         if failpoints.is_armed:
             failpoints.hit("choose.again")
-        self.put([moving.popleft() for _ in range(min(MOVE_SLICE, len(moving)))])
+        lane = next((lane for lane in moving if lane.otp.size), moving[0])
+        some: list[Message] = []
+        while len(some) < MOVE_SLICE and (message := lane.take()) is not None:
+            some.append(message)
+        if not lane.size():
+            moving.remove(lane)
+        self.put(some)
         if moving:
             self._call_later(0.0, self._move_some)
+
+    def is_moving(self) -> bool:
+        """Whether messages are on their way from one lane into others."""
+        return bool(self._moving)
 
     def throttled(self, channel: int) -> None:
         """A throttling answer came: cut our share of the window, at most once a second."""
@@ -647,20 +741,42 @@ class Dispatcher:
             for channel, lane in list(self._lanes.items()):
                 if channel not in self.channels and lane.size():
                     self.pump(channel)
-        if now - self._swept_at >= 1.0:
-            self._swept_at = now
-            self._sweep()
+        self._sweep_due(now)
 
-    def _sweep(self) -> None:
+    def _sweep_due(self, now: float) -> None:
+        for message_class, at in self._sweep_at.items():
+            if now >= at:
+                self._sweep_at[message_class] = now + SWEEP_S
+                self._sweep(message_class)
+
+    def _sweep(self, message_class: MessageClass) -> None:
         unix = self._unix()
-        for message in self._lanes.remove_expired(tuple(MessageClass), unix):
-            self.expire(message)
-        late = [entry for entry in self._delayed if entry[2].valid_until <= unix]
-        if late:
+        late = self._lanes.remove_expired((message_class,), unix)
+        if any(entry[2].valid_until <= unix for entry in self._delayed):
+            late += [entry[2] for entry in self._delayed if entry[2].valid_until <= unix]
             self._delayed = [entry for entry in self._delayed if entry[2].valid_until > unix]
             heapq.heapify(self._delayed)
-            for _, _, message in late:
-                self.expire(message)
+        if late:
+            is_ending = bool(self._late)
+            self._late.extend(late)
+            if not is_ending:
+                self._end_some()
+
+    def _end_some(self) -> None:
+        """Thousands may expire in one second: their rows are made in slices."""
+        late = self._late
+        self.expire_all([late.popleft() for _ in range(min(END_SLICE, len(late)))])
+        if late:
+            self._call_later(0.0, self._end_some)
+
+    def places(self) -> Iterator[Iterable[Message]]:
+        """Everywhere a message may stand that waits to be submitted."""
+        for lane in [lane for _, lane in self._lanes.items()] + list(self._moving):
+            for _, queue in lane.queues():
+                yield queue
+        yield [entry[2] for entry in self._delayed]
+        yield self._late
+        yield from list(self._claiming.values())
 
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""

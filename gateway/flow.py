@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import shutil
 from asyncio import Future
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
+from gateway.backlog import Backlog
 from gateway.conflicts import Conflicts
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
 from gateway.lanes import HELD, Lanes
-from gateway.ledger import ENDS, Ledger
+from gateway.ledger import Ledger
 from gateway.matches import Matches
 from gateway.reports import Reports
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
 from ratelimit.tenants import TenantLimits
 from sms.config import Snapshot
-from sms.model import FINAL_STATES, EventRow, Inbound, Message, MessageClass, Report, State, Submit
+from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, Submit
 from sms.outcomes import Outcome
 from store.accept import Acceptor
 from store.events import EventLane
@@ -84,6 +85,7 @@ class Parts:
     limiter: TenantLimits
     lease: ProcessLease
     lanes: Lanes
+    backlog: Backlog
     ledger: Ledger
     dispatcher: Dispatcher
     evidence: Evidence
@@ -108,6 +110,7 @@ class Flow:
         self.limiter = parts.limiter
         self.lease = parts.lease
         self.lanes = parts.lanes
+        self.backlog = parts.backlog
         self.ledger = parts.ledger
         self.dispatcher = parts.dispatcher
         self.evidence = parts.evidence
@@ -136,12 +139,15 @@ class Flow:
     # -- for the API -----------------------------------------------------------------------
 
     def room(self, message_class: MessageClass, n: int) -> bool:
-        """Reserve room for `n` messages in memory; False = full."""
-        return self.lanes.reserve(message_class, n)
+        """Count `n` messages as coming; False = what may wait here is full."""
+        if not self.backlog.has_room(message_class, n):
+            return False
+        self.lanes.reserve(message_class, n)
+        return True
 
     def give_back(self, message_class: MessageClass, n: int) -> None:
         """Undo `room` for messages that `accept` was never called with."""
-        self.lanes.release(message_class, n)
+        self.lanes.cancel(message_class, n)
 
     def accept(self, messages: list[Message], batch_verdicts: bytes | None = None) -> Future[None]:
         """Done after COMMIT: the promise of the gateway is made when this future resolves."""
@@ -187,14 +193,11 @@ class Flow:
             return "shed.store_slow", "The database answers too slowly just now.", 2
         if self.loop_lag_s > limits.shed_loop_lag_s * factor:
             return "shed.overloaded", "The gateway is overloaded just now.", 1
-        if self._queue_bound and self._queued() > self._queue_bound * factor:
+        if self._queue_bound and self.backlog.queued() > self._queue_bound * factor:
             return "shed.queue_full", "More is queued than the channels can send in time.", 10
         if self._storage() > limits.shed_storage_share:
             return "shed.storage_full", "The gateway's disk is almost full.", 60
         return None
-
-    def _queued(self) -> int:
-        return sum(self.lanes.used(message_class) for message_class in MessageClass)
 
     def _storage(self) -> float:
         now = self._monotonic()
@@ -279,38 +282,18 @@ class Flow:
             labels = (self.tenant_names.get(tenant, ""), message_class.value)
             self.metrics.accepted_total.inc(labels, number)
             self.metrics.accepted_segments_total.inc(labels, segments)
-        self.ledger.took(messages)
-        self.dispatcher.put(messages)
+            self.ledger.opened[tenant] = self.ledger.opened.get(tenant, 0) + number
+        self.backlog.accepted(messages)
 
     def refused(self, messages: list[Message]) -> None:
         """An accept failed: its room is free again."""
         for message in messages:
-            self.lanes.release(message.message_class)
+            self.lanes.cancel(message.message_class)
 
     def quarantined(self, rows: list[EventRow], reason: str) -> None:
         """A row the database would not take; the others went on."""
         self.metrics.quarantined_total.inc(("events",), len(rows))
         log.error("event row quarantined", reason=reason, rows=len(rows))
-
-    @staticmethod
-    def tally(rows: list[EventRow]) -> Mapping[int, tuple[int, int]]:
-        """Per tenant: submitted (net) and newly final, for the conservation counts.
-
-        What leaves `submitted` is taken off again, and a correction of a final state (19) counts
-        nothing: so each message is open, submitted or final once.
-        """
-        counts: dict[int, tuple[int, int]] = {}
-        for row in rows:
-            end = ENDS[row.path]
-            if end is None:
-                continue
-            before = row.previous
-            moved = (end is State.SUBMITTED) - (before is State.SUBMITTED)
-            ended = end in FINAL_STATES and before not in FINAL_STATES
-            if moved or ended:
-                submitted, final = counts.get(row.tenant, (0, 0))
-                counts[row.tenant] = (submitted + moved, final + ended)
-        return counts
 
     # -- configuration ---------------------------------------------------------------------
 
@@ -344,5 +327,6 @@ class Flow:
             for state in ("up", "down"):
                 is_now = (state == "up") == runtime.is_up
                 metrics.channel_state.set((runtime.config.name, state), float(is_now))
+        self.backlog.set_gauges()
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
         metrics.parked_reports.set((), self.reports_desk.parked)

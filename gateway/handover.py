@@ -25,6 +25,7 @@ from sms.model import Message, MessageClass, State
 from store.claims import ClaimBook
 from store.handovers import Handover, Handovers
 from store.read import Reader
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
@@ -172,7 +173,10 @@ class HandoverDesk:
         """Make them ours where nobody was faster."""
         blocks = {handover.id: self._claims.reserve() for handover in handovers}
         channels = {handover.id: handover.channel for handover in handovers}
-        for handover_id, ids in (await self._handovers.take(blocks)).items():
+        taken = await self._handovers.take(blocks)
+        if failpoints.is_armed and taken:
+            failpoints.hit("handover.taken")
+        for handover_id, ids in taken.items():
             block = blocks[handover_id]
             self._claims.adopt(block, ids)
             self._adopting.append((block, ids))

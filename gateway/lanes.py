@@ -5,9 +5,9 @@
                      marketing ─────┘
     lanes[0]         held: no channel of the route is up
 
-Nothing here does I/O or decides about channels. Room is reserved before a message is accepted
-(`reserve`) and given back when it has left for a carrier or ended, so that memory is bounded by
-the sum of the limits whatever the carriers do.
+Nothing here does I/O or decides about channels. A message is counted from before it is accepted
+(`reserve`), as kept once it is committed and has a place here (`keep`), until it has left for a
+carrier or ended (`release`). What finds no room is kept as an id only (`gateway/spill.py`).
 """
 
 from __future__ import annotations
@@ -81,6 +81,11 @@ class FairQueue:
             self._ring.popleft()
         self.size -= 1
         return message
+
+    def waiting(self, tenant: int) -> int:
+        """How many messages of a tenant wait."""
+        own = self._by_tenant.get(tenant)
+        return len(own) if own else 0
 
     def oldest_at(self) -> float | None:
         """The earliest `queued_at` among the tenants' first messages, monotonic."""
@@ -159,27 +164,45 @@ class Lanes:
     def __init__(self, limits: Mapping[MessageClass, int]) -> None:
         self._limits = dict(limits)
         self._used = dict.fromkeys(MessageClass, 0)
+        self._coming = dict.fromkeys(MessageClass, 0)
         self._lanes: dict[int, Lane] = {HELD: Lane()}
 
-    def reserve(self, message_class: MessageClass, count: int) -> bool:
-        """Take room for `count` messages; False (and nothing taken) when there is not enough."""
-        used = self._used[message_class] + count
-        if used > self._limits[message_class]:
-            return False
-        self._used[message_class] = used
-        return True
+    def reserve(self, message_class: MessageClass, count: int) -> None:
+        """Count messages that are on their way into the store."""
+        self._coming[message_class] += count
+
+    def cancel(self, message_class: MessageClass, count: int = 1) -> None:
+        """They were not accepted, or found no room here."""
+        self._coming[message_class] -= count
+
+    def keep(self, message_class: MessageClass, count: int = 1) -> None:
+        """They are committed and stay in memory."""
+        self._coming[message_class] -= count
+        self._used[message_class] += count
 
     def force(self, message_class: MessageClass) -> None:
-        """Take room beyond the limit: for what was accepted before a restart."""
+        """Take room for what was not reserved: read back, recovered or come back."""
         self._used[message_class] += 1
 
     def release(self, message_class: MessageClass, count: int = 1) -> None:
-        """Give room back: the messages left for a carrier, ended, or were never accepted."""
+        """Give room back: the messages left for a carrier or ended."""
         self._used[message_class] -= count
 
     def used(self, message_class: MessageClass) -> int:
-        """How many messages hold room now."""
+        """How many messages of a class are kept in memory."""
         return self._used[message_class]
+
+    def limit(self, message_class: MessageClass) -> int:
+        """How many should be at most."""
+        return self._limits[message_class]
+
+    def coming(self) -> int:
+        """Messages of all classes that are on their way into the store."""
+        return sum(self._coming.values())
+
+    def queued(self) -> int:
+        """Messages of all classes, those on their way into the store included."""
+        return sum(self._used.values()) + self.coming()
 
     def lane(self, channel: int) -> Lane:
         """The lane of a channel, made on first use; `HELD` is where no channel is up."""
@@ -200,11 +223,11 @@ class Lanes:
         """Queue what another process had accepted, by turns with the tenant's own here."""
         self.lane(channel).queue(message.message_class).put_adopted(message)
 
-    def drain(self, channel: int) -> list[Message]:
-        """Empty one lane, otp first: its messages need another channel."""
+    def detach(self, channel: int) -> Lane:
+        """Put an empty lane in place of one whose messages need another channel."""
         lane = self.lane(channel)
         self._lanes[channel] = Lane()
-        return [message for _, queue in lane.queues() for message in queue]
+        return lane
 
     def remove_expired(self, classes: Iterable[MessageClass], unix_now: float) -> list[Message]:
         """Take what is past its validity out of every lane."""

@@ -1,6 +1,6 @@
 """The one place where a message's next row is made, committed and told.
 
-    decision ─▶ row() ─▶ commit() ═COMMIT═▶ committed(): room given back, metrics, webhooks
+    decision ─▶ row() ─▶ commit() ═COMMIT═▶ committed(): counted, room given back, webhooks
 
 Rows are numbered and applied to the live object when they are decided, so that two decisions in
 one flush follow one another; nothing outside the process learns of a row before its commit.
@@ -21,6 +21,34 @@ from telemetry.metrics import Metrics
 # Where each path ends, and after which ends the owner has nothing more to bring to a carrier.
 ENDS = [STATES_OF_PATH[path][-1] if STATES_OF_PATH[path] else None for path in Path]
 _LEAVES = frozenset({State.SUBMITTED, State.UNCERTAIN}) | FINAL_STATES
+# By (state before, path): what a row adds to the messages that are submitted now, and that ended.
+MOVES: dict[tuple[State | None, int], tuple[int, int]] = {
+    (before, int(path)): moves
+    for path, end in enumerate(ENDS)
+    for before in (None, *State)
+    if end is not None
+    and any(
+        moves := (
+            (end is State.SUBMITTED) - (before is State.SUBMITTED),
+            int(end in FINAL_STATES and before not in FINAL_STATES),
+        )
+    )
+}
+
+
+def tally(rows: Iterable[EventRow]) -> dict[int, tuple[int, int]]:
+    """Per tenant: submitted (net) and newly final, for the conservation counts.
+
+    What leaves `submitted` is taken off again, and a correction of a final state (19) counts
+    nothing: so each message is open, submitted or final once.
+    """
+    counts: dict[int, tuple[int, int]] = {}
+    for row in rows:
+        moves = MOVES.get((row.previous, row.path))
+        if moves is not None:
+            submitted, final = counts.get(row.tenant, (0, 0))
+            counts[row.tenant] = (submitted + moves[0], final + moves[1])
+    return counts
 
 
 class EventSink(Protocol):
@@ -69,6 +97,9 @@ class Ledger:
         self.told: Told | None = None
         self.live: dict[int, Message] = {}  # what this process must still bring to a carrier
         self.adopted = 0  # how many of them came from another process
+        # By tenant: accepted less submitted less final, of the flushes of this process that it
+        # knows to be committed. Wiring sets what its number had counted before this life.
+        self.opened: dict[int, int] = {}
         self.channel_names: dict[int, str] = {}
 
     def row(  # noqa: PLR0913 - the columns of a row; a row costs 1.8 µs, with **columns 3.6
@@ -130,10 +161,20 @@ class Ledger:
         events.add(rows, urgent=urgent, sql=sql, done=done)
 
     def took(self, messages: Iterable[Message]) -> None:
-        """Own what was just committed; its room was reserved before."""
+        """Own what was just committed; it was reserved before."""
         live = self.live
+        kept: dict[MessageClass, int] = {}
         for message in messages:
             live[message.id] = message
+            message_class = message.message_class
+            kept[message_class] = kept.get(message_class, 0) + 1
+        for message_class, count in kept.items():
+            self._lanes.keep(message_class, count)
+
+    def pass_on(self, message: Message) -> None:
+        """Do not own what was just committed: its id was spilled, its owner stays this process."""
+        self.live.pop(message.id, None)
+        self._lanes.cancel(message.message_class)
 
     def release_claim(self, message: Message) -> None:
         """Its claim is not needed any more; the block goes when all of it are released.
@@ -156,7 +197,7 @@ class Ledger:
         """
         left: dict[MessageClass, int] = {}
         for message in messages:
-            message.is_handed = message.is_parked = False
+            message.is_parked = False
             if self.live.pop(message.id, None) is not None:
                 left[message.message_class] = left.get(message.message_class, 0) + 1
             if message.claim:
@@ -179,6 +220,7 @@ class Ledger:
         left: dict[MessageClass, int] = {}
         settled: dict[int, int] = {}  # by block of claims
         finals: dict[tuple[State, MessageClass, int], int] = {}
+        self._count(rows)
         for row in rows:
             row.is_stored = True
             end = ENDS[row.path]
@@ -206,3 +248,8 @@ class Ledger:
             self._metrics.final_total.inc(labels, count)
         if self.told is not None:
             self.told.rows_committed(rows)
+
+    def _count(self, rows: Sequence[EventRow]) -> None:
+        opened = self.opened
+        for tenant, (submitted, final) in tally(rows).items():
+            opened[tenant] = opened.get(tenant, 0) - submitted - final

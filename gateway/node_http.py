@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,9 +180,12 @@ class Node:
                 with contextlib.suppress(*NO_ANSWER):
                     await ask(view.socket, f"/spread?connections={count}")
 
-    def traffic(self) -> Snapshot:
-        """The workers' numbers as one snapshot."""
-        return merge([part for view in self.views for part in (view.earlier, view.metrics)])
+    def traffic(self, names: Container[str] | None = None) -> Snapshot:
+        """The workers' numbers as one snapshot; only these series where they are named."""
+        parts = [part for view in self.views for part in (view.earlier, view.metrics)]
+        if names is not None:
+            parts = [{name: some[name] for name in some if name in names} for some in parts]
+        return merge(parts)
 
     def merged(self) -> Snapshot:
         """All processes' numbers as one snapshot."""

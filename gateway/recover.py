@@ -8,7 +8,9 @@
        │ yes
     answer line?  yes ─▶ applied as if it had just arrived   no ─▶ uncertain
 
-It costs what was in flight: everything below the low-water mark is left alone.
+It costs what was in flight: everything below the low-water mark is left alone. What was never
+claimed is kept as an id and read when a lane wants it (`gateway/backlog.py`), so that a backlog of
+any length is taken up in bounded memory.
 """
 
 from __future__ import annotations
@@ -34,12 +36,11 @@ from sms.outcomes import (
 from store.claims import ClaimBook
 from store.fragments import Why
 from store.journal import AnswerLine, Replay, WriteLine
-from store.read import Parked, Reader
+from store.read import Head, Reader
 from telemetry.failpoints import failpoints
 
 LOST = "process.lost"
-_FOREVER = 4e9  # Unix seconds: every parked row is due by then
-_PARKED_PAGE = 1_000_000
+PAGE = 1000  # messages looked at in one go
 _ADOPTED_PAGE = 1000
 OPEN = frozenset({State.ACCEPTED, State.QUEUED})
 
@@ -67,9 +68,13 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
                 claims.settled(older)
             block_of[message_id] = block
     found = Recovered()
-    async for page in reader.unfinished(process, flow.lease.low_water):
-        _settle_page(flow, [fold_stored(stored) for stored in page], block_of, replay, found)
-    await _parked(flow, reader, block_of, replay, found)
+    for why in (Why.QUEUED, Why.SPILLED):  # what came back, or stood for long: whatever its id
+        after = 0
+        while heads := await reader.parked_heads(process, why, after, PAGE):
+            after = heads[-1].id
+            await _page(flow, heads, block_of, replay, found, is_parked=True)
+    async for heads in reader.unfinished_heads(process, flow.lease.low_water, page=PAGE):
+        await _page(flow, heads, block_of, replay, found, is_parked=False)
     await _adopted(flow, reader, block_of, replay, found)
     for block in block_of.values():  # the rest of each block had ended before the crash
         claims.settled(block)
@@ -79,17 +84,24 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
     return found
 
 
-async def _parked(
-    flow: Flow, reader: Reader, block_of: dict[int, int], replay: Replay, found: Recovered
+async def _page(
+    flow: Flow,
+    heads: list[Head],
+    block_of: dict[int, int],
+    replay: Replay,
+    found: Recovered,
+    *,
+    is_parked: bool,
 ) -> None:
-    """What came back before the crash stands in `parked`, whatever its id."""
-    rows = await reader.due_parked(flow.lease.process, _FOREVER, _PARKED_PAGE)
-    wanted: list[Parked] = [row for row in rows if row.why == Why.QUEUED]
-    for start in range(0, len(wanted), 1000):
-        stored = await reader.messages([row.message_id for row in wanted[start : start + 1000]])
+    """Ids suffice for what was never claimed; the rest is read and asked of the journal."""
+    claimed = [head.id for head in heads if head.id in block_of]
+    flow.backlog.take_up((head for head in heads if head.id not in block_of), is_parked=is_parked)
+    found.queued += len(heads) - len(claimed)
+    if claimed:
+        stored = await flow.reader.messages(claimed)
         messages = [fold_stored(record) for record in stored.values()]
         for message in messages:
-            message.is_parked = True
+            message.is_parked = is_parked
         _settle_page(flow, messages, block_of, replay, found)
 
 

@@ -19,6 +19,7 @@ from sms.ids import IdClock, unix_of
 from sms.model import FINAL_STATES, Message, MessageClass
 from store.fragments import unpark_sql
 from store.handovers import Handover, handover_sql
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
 BLOCK = 500  # messages of one block at most
@@ -69,6 +70,7 @@ class RemoteChannels:
         self.blocks: dict[int, Block] = {}  # by handover id, oldest first
         # joined by wiring
         self.wake: Callable[[int, str], None] = lambda process, what: None
+        self.go_on: Callable[[int], None] = self.pump  # if the channel is still another's
         self.expired: Callable[[Message], None] = lambda message: None
 
     def configure(self, snapshot: Snapshot) -> None:
@@ -155,12 +157,14 @@ class RemoteChannels:
         self._out.setdefault(block.channel, {})[block.id] = block
 
     def _given(self, block: Block, messages: Sequence[Message]) -> None:
+        if failpoints.is_armed:
+            failpoints.hit("handover.given")
         self._ledger.forget(messages)
         block.is_committed = True
         self._metrics.handovers_total.inc(("given",), block.size)
         self.wake(block.receiver, HANDOVER)
         if block.channel:
-            self.pump(block.channel)
+            self.go_on(block.channel)
 
     def _next_class(self, channel: int, lane: Lane) -> MessageClass | None:
         """Whose block is next: otp's at once, the others by turns; None while one commits."""
@@ -198,7 +202,7 @@ class RemoteChannels:
         messages: list[Message] = []
         while queue.size and len(messages) < size:
             message = queue.take()
-            if message is None or message.state in FINAL_STATES:
+            if message is None or message.is_handed or message.state in FINAL_STATES:
                 continue
             if message.valid_until <= unix:
                 self.expired(message)
@@ -238,7 +242,7 @@ class RemoteChannels:
         for channel in touched:
             if not self._out[channel]:
                 del self._out[channel]
-            self.pump(channel)
+            self.go_on(channel)
 
     def must_come_back(self, handover: Handover) -> bool:
         """Whether its receiver cannot send it: it is dead, or has lost the channel."""

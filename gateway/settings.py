@@ -81,7 +81,9 @@ class Reliability(BaseModel):
     lane_otp: Count = 20_000  # messages in memory per class
     lane_transactional: Count = 60_000
     lane_marketing: Count = 60_000
+    spill_ids: Count = 5_000_000  # messages kept beyond it as ids, 12 bytes each; more: 503
     parked_after_s: Seconds = 600  # what stood in a lane so long moves to `parked`
+    conservation_s: Seconds = 10  # every owner says what it holds so often; a reading after it
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4  # one per channel, the copy included
     drain_before_s: Annotated[float, Field(ge=0, le=600)] = 5  # not ready, still accepting
     drain_answers_s: Seconds = 20  # waiting for carriers' answers

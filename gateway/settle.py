@@ -83,6 +83,7 @@ class Burst:
     now: float
     rows: list[EventRow] = field(default_factory=list)
     sql: list[str] = field(default_factory=list)
+    unparked: list[int] = field(default_factory=list)  # in one statement, after `sql`
     again: list[Message] = field(default_factory=list)  # back into their lanes now
     # back into their lanes after the commit, if that row is stored then
     after: list[tuple[Message, EventRow]] = field(default_factory=list)
@@ -152,11 +153,12 @@ class Settler:
                 stored = [message for message, row in after if row.is_stored]
                 self._dispatcher.put(stored, first=True)
 
-        if burst.rows or burst.sql or after:
+        sql = "".join(burst.sql) + unpark_sql(burst.unparked)
+        if burst.rows or sql or after:
             self._ledger.commit(
                 burst.rows,
                 urgent=burst.is_urgent or bool(after),
-                sql="".join(burst.sql),
+                sql=sql,
                 done=done if after else None,
             )
         if burst.again:
@@ -210,7 +212,7 @@ class Settler:
         """The carrier has it: nothing is parked, no text is kept in memory."""
         if message.is_parked:
             message.is_parked = False
-            burst.sql.append(unpark_sql([message.id]))
+            burst.unparked.append(message.id)
         if message.parts:
             message.parts = []
         forget_text(message)
@@ -234,7 +236,7 @@ class Settler:
         burst.is_urgent = True
         if message.is_parked:
             message.is_parked = False
-            burst.sql.append(unpark_sql([message.id]))
+            burst.unparked.append(message.id)
         self._evidence.found(message)
         return True
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.children import Child, CpuTotal, backoff_s, cpu_seconds, ended_how, tail
-from gateway.counts import Counts
+from gateway.counts import COUNTED, Counts
 from gateway.node_http import Node, WorkerView, make_server
 from gateway.rolling import Order, Rolling, Round, Seen
 from gateway.settings import Settings
@@ -334,7 +334,7 @@ class Supervisor:
                 self.terminal.say(line, "unready" if missing else "ready", missing=missing)
             if shows and now >= shown_at + LOOK_S[shows] * 0.9:  # the counts move on when unready
                 shown_at = now
-                fields = self._counts.take(self.node.traffic(), now)
+                fields = self._counts.take(self.node.traffic(COUNTED), now)
                 self.terminal.live(self._counts.line(fields, missing), **fields, missing=missing)
             is_hurried = missing or self.rolling.is_running
             await asyncio.sleep(UNREADY_LOOK_S if is_hurried else LOOK_S[shows])

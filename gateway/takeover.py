@@ -40,6 +40,7 @@ from store.handovers import Handovers, handover_sql
 from store.journal import Journal, Replay
 from store.processes import Seized, due_for_takeover, owed_to, seize, settle_debt
 from store.read import Reader
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
@@ -160,6 +161,8 @@ class Takeover:
                     grace_s=taker.grace_s,
                 )
                 if seized is not None:
+                    if failpoints.is_armed:
+                        failpoints.hit("takeover.seized")
                     log.warning("process taken over", dead=process, node=seized.node)
                     self._metrics.takeovers_total.inc()
         for seized in await owed_to(self._pool, taker.process):
@@ -179,6 +182,8 @@ class Takeover:
         if not is_clean:
             return
         await settle_debt(self._pool, seized.process, by=self._taker.process)
+        if failpoints.is_armed:
+            failpoints.hit("takeover.settled")
         if seized.node == self._taker.node:
             Journal.remove(self._taker.journal_dir, seized.process)
         log.info(
@@ -331,3 +336,5 @@ class Takeover:
         done = asyncio.Event()
         self._ledger.commit([], sql=sql, done=done.set)
         await done.wait()
+        if failpoints.is_armed:
+            failpoints.hit("takeover.moved")

@@ -18,14 +18,16 @@ from adapters.smpp.channel import SmppChannel
 from adapters.smpp.session import SmppPolicy
 from cluster.wake import Wakes
 from gateway.apply import allow_list
+from gateway.backlog import Backlog, BacklogPolicy
 from gateway.conflicts import Conflicts
+from gateway.conservation import Conservation
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
 from gateway.lanes import Lanes
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, tally
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
@@ -93,6 +95,7 @@ class Worker:
     conflicts: Conflicts
     reports: Reports
     notifier: Notifier
+    conservation: Conservation
     deliverer: Deliverer
     peers: Peers
     stopping: set[asyncio.Task[None]]  # channels on their way out, awaited at the end
@@ -132,6 +135,16 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         monotonic=time.monotonic,
         unix=time.time,
         call_later=loop.call_later,
+    )
+    backlog = Backlog(
+        lanes=lanes,
+        ledger=ledger,
+        dispatcher=dispatcher,
+        reader=reader,
+        metrics=metrics,
+        policy=BacklogPolicy(numbers.spill_ids, numbers.parked_after_s),
+        unix=time.time,
+        monotonic=time.monotonic,
     )
     evidence = Evidence(
         ledger=ledger,
@@ -182,19 +195,18 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     def live() -> int:
         return len(peers.sessions.live)
 
-    valkey = Valkey(settings.redis_url) if settings.redis_url else None
-    leases = Leases(valkey, metrics=metrics, live=live)
     quotas = Quotas(pool)
-    book = QuotaBook(quotas.reserve, metrics=metrics, live=live)
+    leases, limiter = _limits(settings, quotas, metrics, live)
     flow = Flow(
         Parts(
             reliability=numbers,
             keyring=keyring,
             metrics=metrics,
             reader=reader,
-            limiter=TenantLimits(leases, book),
+            limiter=limiter,
             lease=lease,
             lanes=lanes,
+            backlog=backlog,
             ledger=ledger,
             dispatcher=dispatcher,
             evidence=evidence,
@@ -233,6 +245,15 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     )
     ledger.told = notifier
     peers = _peers(settings, flow, pool, ids, claims, notifier)
+    conservation = Conservation(
+        pool=pool,
+        ledger=ledger,
+        dispatcher=dispatcher,
+        spill=backlog.spill,
+        metrics=metrics,
+        oldest_row_s=flow.events.oldest_age_s,
+        tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
+    )
     worker = Worker(
         flow,
         ids,
@@ -242,6 +263,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         conflicts,
         reports,
         notifier,
+        conservation,
         deliverer,
         peers,
         set(),
@@ -251,6 +273,15 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
     peers.sessions.rates_changed = lambda: _share_rates(worker)
     return worker
+
+
+def _limits(
+    settings: Settings, quotas: Quotas, metrics: Metrics, live: Callable[[], int]
+) -> tuple[Leases, TenantLimits]:
+    """Buckets shared with the `live` processes, and the tenants' limits made of them."""
+    valkey = Valkey(settings.redis_url) if settings.redis_url else None
+    leases = Leases(valkey, metrics=metrics, live=live)
+    return leases, TenantLimits(leases, QuotaBook(quotas.reserve, metrics=metrics, live=live))
 
 
 def _peers(
@@ -324,6 +355,7 @@ def _peers(
     wakes = Wakes(settings.redis_url, process) if settings.redis_url else None
     peers = Peers(flow, process, remote, sessions, desk, takeover, wakes)
     dispatcher.remote, dispatcher.hungry = remote, desk.hungry
+    remote.go_on = dispatcher.pump
     remote.expired, takeover.kick, sessions.lived = dispatcher.expire, desk.kick, peers.lived
     if wakes is not None:
         remote.wake = sessions.wake_other = wakes.wake
@@ -459,7 +491,7 @@ def _events(
         on_conflict=conflicts.lost,
         on_quarantined=flow.quarantined,
         on_lease_lost=lease_lost,
-        tally=flow.tally,
+        tally=tally,
         on_flush=_flush_metrics(flow.metrics),
     )
     return EventLane(

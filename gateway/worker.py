@@ -30,13 +30,14 @@ from gateway.reports import fold_stored
 from gateway.settings import Settings, node_name
 from gateway.wiring import Worker, build, sync_channels
 from sms.errors import ConfigError, LeaseLost, Unavailable
-from sms.ids import unix_of
+from sms.ids import id_at
 from sms.model import Message, State
 from store import partitions
 from store.config import ConfigStore
-from store.database import check_durability, connect, open_pool
+from store.conservation import opened_by
+from store.database import Pool, check_durability, connect, open_pool
 from store.database import close as close_connection
-from store.fragments import Why, park_sql
+from store.fragments import Why, park_sql, unpark_sql
 from store.journal import Journal
 from store.processes import ProcessLease
 from store.read import Reader
@@ -53,6 +54,8 @@ PARKED_POLL_S = 0.5
 PARKED_LIMIT = 500
 REPARK_S = 600.0
 STANDING_CHECK_S = 30.0
+SWEEP_S = 1.0  # between two looks at the validity of what is spilled
+MARK_SLICE = 10_000  # messages looked at in one turn of the loop, some 1 ms
 MAINTENANCE_S = 3600.0
 DELTAS_S = 60.0
 QUOTAS_KEPT_DAYS = 400
@@ -61,6 +64,7 @@ RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that w
 FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
 EXIT_LEASE_LOST = 3
+_STOOD = frozenset({Why.QUEUED, Why.SPILLED})
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
 FLUSH_S = 3.0  # of the drain's time kept for writing down what became of the answers
@@ -102,7 +106,7 @@ async def _main(settings: Settings) -> int:
         role=settings.role,
     )
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
-    life = _Life(settings, lease, ConfigStore(pool, keyring), keyring, metrics)
+    life = _Life(settings, lease, pool, keyring, metrics)
     held = await Reader(pool, keyring).claims(lease.process)
     life.worker = build(
         settings,
@@ -126,14 +130,15 @@ class _Life:
         self,
         settings: Settings,
         lease: ProcessLease,
-        store: ConfigStore,
+        pool: Pool,
         keyring: Keyring,
         metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.numbers = settings.reliability
         self.lease = lease
-        self.store = store
+        self.pool = pool
+        self.store = ConfigStore(pool, keyring)
         self.keyring = keyring
         self.metrics = metrics
         self.worker: Worker
@@ -175,6 +180,8 @@ class _Life:
         flow = self.worker.flow
         began = time.monotonic()
         replay = Journal.replay(self._journal_dir, self.lease.process)
+        counted = await opened_by(self.pool, self.lease.process)
+        flow.ledger.opened.update(counted)  # before the first flush of this life
         snapshot = await self.store.load()
         flow.reconfigure(snapshot)  # routes are known, no channel is up yet: everything is held
         notifier = self.worker.notifier  # first: it must hear of what recovery commits
@@ -269,7 +276,10 @@ class _Life:
             self.worker.reports.run(),
             self.worker.conflicts.run(),
             self._every(PARKED_POLL_S, "parked", self._parked_round),
-            self._every(STANDING_CHECK_S, "standing", self._park_standing),
+            self._every(self._standing_s(), "standing", self._park_standing),
+            self._every(self.numbers.conservation_s, "conservation", self._conserve),
+            self._every(SWEEP_S, "expiry", self.worker.flow.backlog.sweep),
+            self.worker.flow.backlog.run(),
             self._every(self.numbers.config_poll_s, "config", self._reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self.worker.flow.limiter.run(),
@@ -299,6 +309,12 @@ class _Life:
             await loop
         except LeaseLost:
             _lease_lost()
+
+    def _standing_s(self) -> float:
+        return min(STANDING_CHECK_S, self.numbers.parked_after_s / 2)
+
+    async def _conserve(self) -> None:
+        await self.worker.conservation.round()
 
     async def _tick_forever(self) -> None:
         dispatcher = self.worker.flow.dispatcher
@@ -335,7 +351,7 @@ class _Life:
 
     async def _renew(self) -> None:
         worker = self.worker
-        high_water, mark, cursor = self._marks(ID_AHEAD_S)
+        high_water, mark, cursor = self._marks(ID_AHEAD_S, await self._low_water())
         await self.lease.renew(id_high_water=high_water, low_water=mark, event_cursor=cursor)
         if failpoints.is_armed:
             failpoints.hit("marks.written")
@@ -345,18 +361,38 @@ class _Life:
             floor = worker.claims.floor()
             journal.note_low_water(mark if floor is None else min(mark, floor))
 
-    def _marks(self, ahead_s: float) -> tuple[int, int, int]:
+    def _marks(self, ahead_s: float, mark: int | None = None) -> tuple[int, int, int]:
         """(id high water, low-water mark, event cursor) from what is committed now."""
         worker = self.worker
         high_water = worker.ids.high_water(ahead_s)
         if not self._is_recovered:  # what we owe is not in memory yet, so memory cannot tell
             return high_water, self.lease.low_water, self.lease.event_cursor
-        floors = [worker.acceptor.pending_floor(), worker.events.pending_message_floor()]
-        known = [floor for floor in floors if floor is not None]
         newest = worker.ids.next()
-        mark = low_water(worker.flow.ledger.live, min(known, default=None), newest)
+        if mark is None:
+            mark = low_water(worker.flow.ledger.live, self._floor(), newest)
         notifier = worker.notifier
         return high_water, mark, newest if notifier.is_idle() else notifier.cursor()
+
+    def _floor(self) -> int | None:
+        """The lowest id that is spilled or not committed yet."""
+        worker = self.worker
+        floors = [
+            worker.acceptor.pending_floor(),
+            worker.events.pending_message_floor(),
+            worker.flow.backlog.spill.floor(),
+        ]
+        return min([floor for floor in floors if floor is not None], default=None)
+
+    async def _low_water(self) -> int:
+        """The low-water mark of this moment, found in slices: what comes later lies above it."""
+        if not self._is_recovered:
+            return self.lease.low_water
+        mark, floor = self.worker.ids.next(), self._floor()
+        live = list(self.worker.flow.ledger.live.items())
+        for start in range(0, len(live), MARK_SLICE):
+            mark = low_water(dict(live[start : start + MARK_SLICE]), None, mark)
+            await asyncio.sleep(0)
+        return mark if floor is None else min(mark, floor)
 
     async def _parked_round(self) -> None:
         """Messages whose wait is over; acts on a page and waits for its commit."""
@@ -364,8 +400,11 @@ class _Life:
         due = await flow.reader.due_parked(self.lease.process, time.time(), PARKED_LIMIT)
         if not due:
             return
-        away = [row.message_id for row in due if self._at_hand(row.message_id) is None]
-        stored = await flow.reader.messages(away)
+        away = [row for row in due if self._at_hand(row.message_id) is None]
+        await flow.backlog.take_up_due([row.message_id for row in away if row.why in _STOOD])
+        stored = await flow.reader.messages(
+            [row.message_id for row in away if row.why not in _STOOD]
+        )
         push_out: list[Message] = []
         for row in due:
             message = self._at_hand(row.message_id)
@@ -374,7 +413,7 @@ class _Life:
                 message.is_parked = True
             if message is None:
                 continue
-            if row.why == Why.QUEUED and message.state in _STANDING:
+            if row.why in _STOOD and message.state in _STANDING:
                 if not (message.is_handed or message.is_adopted):  # their own pointers stand
                     push_out.append(message)
             else:
@@ -387,10 +426,10 @@ class _Life:
         return flow.ledger.live.get(message_id) or flow.evidence.waiting.get(message_id)
 
     def _push_out(self, messages: list[Message]) -> None:
-        """They still stand in a lane, or return to one: their parked row stays."""
+        """They still stand in a lane: a parked row finds them after a crash."""
         if not messages:
             return
-        flow = self.worker.flow
+        ledger = self.worker.flow.ledger
         later = time.time() + REPARK_S
         rows = [
             (message.id, later, Why.QUEUED, message.message_class, message.tenant)
@@ -398,27 +437,34 @@ class _Life:
         ]
 
         def done() -> None:
+            gone: list[int] = []
             for message in messages:
-                message.is_parked = True  # only now may the low-water mark pass it
+                if message.id in ledger.live and message.state in _STANDING:
+                    message.is_parked = True  # only now may the low-water mark pass it
+                elif message.state is not State.UNCERTAIN:  # it left while its row was written
+                    gone.append(message.id)
+            if gone:
+                ledger.commit([], sql=unpark_sql(gone))
 
-        flow.ledger.commit([], sql=park_sql(self.lease.process, rows), done=done)
-        for message in messages:
-            is_waiting = message.state in (State.ACCEPTED, State.QUEUED)
-            if is_waiting and message.id not in flow.ledger.live:
-                flow.dispatcher.resend(message)
+        ledger.commit([], sql=park_sql(self.lease.process, rows), done=done)
 
     async def _park_standing(self) -> None:
-        """What stands in a lane longer than 10 minutes keeps a parked row: the mark moves on."""
-        before = time.time() - self.numbers.parked_after_s
-        standing: list[Message] = []
-        for message in self.worker.flow.ledger.live.values():
-            if unix_of(message.id) > before:
-                break
-            if not (message.is_parked or message.is_adopted or message.is_handed):
-                standing.append(message)
-        for start in range(0, len(standing), PARKED_LIMIT):
-            self._push_out(standing[start : start + PARKED_LIMIT])
+        """What stands longer than 10 minutes gets a parked row: the low-water mark moves on."""
+        before = id_at(time.time() - self.numbers.parked_after_s)
+        live = list(self.worker.flow.ledger.live.values())
+        for start in range(0, len(live), MARK_SLICE):
+            standing = [
+                message
+                for message in live[start : start + MARK_SLICE]
+                if message.id < before
+                and message.state in _STANDING
+                and not (message.is_parked or message.is_adopted or message.is_handed)
+            ]
+            for first in range(0, len(standing), PARKED_LIMIT):
+                self._push_out(standing[first : first + PARKED_LIMIT])
+                await self._committed()
             await asyncio.sleep(0)
+        await self.worker.flow.backlog.park()
 
     async def _committed(self) -> None:
         done = asyncio.Event()
@@ -471,9 +517,14 @@ class _Life:
         flow.is_draining = True
         log.info("draining")
         idle_until = await self._leave_the_door(deadline)
-        flow.dispatcher.is_stopped = True
+        flow.dispatcher.stop()
         await worker.peers.leave()
-        answers_s = max(0.1, min(numbers.drain_answers_s, deadline - time.monotonic() - FLUSH_S))
+        answers_until = min(time.monotonic() + numbers.drain_answers_s, deadline - FLUSH_S)
+        while time.monotonic() < answers_until:  # the tick sends what they lack
+            if not flow.dispatcher.is_mending():
+                break
+            await asyncio.sleep(TICK_S)
+        answers_s = max(0.1, answers_until - time.monotonic())
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
         await worker.peers.left()

@@ -68,6 +68,11 @@ class Bench:
         self._first = 0  # index of the next message: no number is used twice
         self.keys_file = ""  # of many tenants, see loadtest.sender
 
+    @property
+    def used(self) -> int:
+        """How many indexes are used up."""
+        return self._first
+
     async def warm_up(self, load: Load, seconds: float) -> None:
         """The same load, thrown away; raises NotStock when it does not come through."""
         before = await self._gateway.sink_finals()
@@ -127,7 +132,7 @@ class Bench:
         self._bar.step(text, seconds)
         watching = asyncio.create_task(self._watch_finals())
         try:
-            result = await self._run_sender(plan)
+            result = await self.run_plan(plan)
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -135,7 +140,8 @@ class Bench:
         self._first += result.used
         return result, path
 
-    async def _run_sender(self, plan: Plan) -> Result:
+    async def run_plan(self, plan: Plan) -> Result:
+        """Send in a process of its own; raises NotStock when it could not work."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "loadtest.sender"),
             stdin=asyncio.subprocess.PIPE,

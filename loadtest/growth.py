@@ -5,8 +5,9 @@
                     ├─ many:  10,000 tenants, 200 channels ◀─ gateway
                     └─ workers: --workers N, when asked for ◀─ gateway
 
-Every figure is a ratio to `empty` in the same run. Exit 0 = every judged ratio is within the
-limit, 1 = one is not, something was lost, or it could not be measured.
+Every figure is a ratio to `empty` in the same run. `empty` holds one old day, the one that late
+receipts are looked up in, as large as in `full`; all else is missing. Exit 0 = every judged ratio
+is within the limit, 1 = one is not, something was lost, or it could not be measured.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from loadtest.bench import Load, machine
 from loadtest.fill import Day
+from loadtest.growthreport import LIMIT, Figure, compare, costs_of, show
 from loadtest.measure import spread
 from loadtest.place import Place, interleave, open_place
 from loadtest.progress import Bar, progress_bar
@@ -46,12 +46,10 @@ from store import database
 from store.embedded import EmbeddedServers
 from store.partitions import today
 
-LIMIT: Final = 1.15
 OLD_DAYS: Final = 40
 OLD_MESSAGES: Final = 10_000_000  # in those days together
 TODAY_MESSAGES: Final = 5_000_000
 RECEIPT_DAYS: Final = 3  # how late a receipt is looked up
-PROBES: Final = 2000  # messages of that day where nothing else is stored
 TENANTS: Final = 10_000
 CHANNELS: Final = 200
 BYTES_EACH: Final = 1100  # of an old message, with its events, indexes and WAL on the way
@@ -60,35 +58,6 @@ FRESH_MS: Final = 600_000  # today's old messages end so long before now
 DAY_MARGIN_S: Final = 1800.0  # after midnight UTC; before the next one it takes an hour
 READS: Final = 400
 SETTLE_S: Final = 3.0
-
-
-@dataclass(slots=True)
-class Figure:
-    """One thing measured in two settings; `limit` 0 = told, not judged."""
-
-    name: str
-    unit: str
-    base: float
-    other: float
-    ratio: float
-    limit: float = 0.0
-    span: str = ""  # lowest and highest ratio of the rounds
-
-    @property
-    def is_good(self) -> bool | None:
-        """Whether it is within its limit."""
-        return self.ratio <= self.limit if self.limit else None
-
-
-def compare(
-    name: str, unit: str, base: Sequence[float], other: Sequence[float], limit: float = 0.0
-) -> Figure:
-    """Two series of rounds, taken in turns: their medians, and how the pairs scatter."""
-    before, after = median(base), median(other)
-    pairs = [b / a for a, b in zip(base, other, strict=False) if a]
-    span = f"{min(pairs):.2f}…{max(pairs):.2f}" if len(pairs) > 1 else ""
-    ratio = after / before if before else float("inf")
-    return Figure(name, unit, round(before, 3), round(after, 3), round(ratio, 3), limit, span)
 
 
 def days_of(now: float, scale: float) -> list[Day]:
@@ -149,11 +118,11 @@ class Growth:
             self.places.append(place)
         now = time.time()
         for place in self.places:
-            days = days_of(now, options.scale if place.name == "full" else 0.0)
-            old = today(now) - RECEIPT_DAYS
+            days = days_of(now, options.scale)
+            old = next(day for day in days if day.day == today(now) - RECEIPT_DAYS)
+            place.old_day = old
             if place.name != "full":
-                days = [Day(old, PROBES)]
-            place.old_day = next(day for day in days if day.day == old)
+                days = [old]  # the day looked at is the same everywhere, else nothing is stored
             await place.make_days(days, now)
             began = time.monotonic()
             await place.fill(days, bar)
@@ -281,27 +250,8 @@ class Growth:
             for load, rounds in loads.items():
                 same = base[load.removesuffix(", of all tenants")]
                 is_judged = name != "workers" and load in base
-                rows += _costs(load, same, rounds, LIMIT if is_judged else 0.0)
+                rows += costs_of(load, same, rounds, LIMIT if is_judged else 0.0)
             self.figures[name] = rows + self.figures.get(name, [])
-
-
-def _costs(
-    load: str, base: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], limit: float
-) -> list[Figure]:
-    def column(runs: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], float]) -> Any:  # noqa: ANN401 - list of numbers
-        return [read(run) for run in runs]
-
-    wanted: list[tuple[str, str, Callable[[dict[str, Any]], float], float]] = [
-        ("CPU a message", "µs", lambda run: run["gateway_us"], limit),
-        ("  of it the workers", "µs", lambda run: run["cpu_us"]["worker"], 0.0),
-        ("  of it PostgreSQL", "µs", lambda run: run["cpu_us"]["postgres"], 0.0),
-        ("accepted/s", "/s", lambda run: run["accepted_per_second"], 0.0),
-        ("answer p99", "ms", lambda run: run["answer_ms"]["p99"], 0.0),
-    ]
-    return [
-        compare(f"{load}: {what}", unit, column(base, read), column(other, read), bound)
-        for what, unit, read, bound in wanted
-    ]
 
 
 async def _timed(ask: Callable[[], Any], times: int) -> list[float]:
@@ -410,31 +360,6 @@ def run(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
             servers.stop(is_fast=True)
 
 
-TITLES: Final = {
-    "full": "against a store of {messages:,} messages in {partitions} partitions, {gib} GiB",
-    "many": "against {tenants:,} tenants and {channels} channels, configured in {configured_s} s",
-    "workers": "against several workers",
-}
-
-
-def show(found: dict[str, Any], console: Console) -> None:
-    """A table for each setting."""
-    for name, figures in found["figures"].items():
-        title = TITLES[name].format(**found["facts"].get(name, {}))
-        table = Table("", title=title, title_justify="left")
-        for head in ("empty", name, "ratio", "rounds", "limit", ""):
-            table.add_column(head, justify="right")
-        marks = {True: "[green]passed", False: "[red]FAILED", None: ""}
-        for figure in figures:
-            limit = f"≤ {figure['limit']:g}" if figure["limit"] else ""
-            table.add_row(
-                figure["name"],
-                *(f"{figure[key]:,.4g} {figure['unit']}" for key in ("base", "other")),
-                *(f"{figure['ratio']:.2f}", figure["span"], limit, marks[figure["is_good"]]),
-            )
-        console.print(table)
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -468,7 +393,7 @@ def main() -> int:
     if options.json:
         sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
     else:
-        show(found, Console())
+        show(found, Console() if sys.stdout.isatty() else Console(width=118))
     for line in found["problems"]:
         console.print(f"WRONG  {line}", markup=False, style="red", soft_wrap=True)
     figures = [figure for some in found["figures"].values() for figure in some]

@@ -49,6 +49,7 @@ SAMPLE_S: Final = 2.0
 START_S: Final = 30.0  # locust's first request
 STALL_S: Final = 20.0  # nothing more comes
 EVIDENCE_S: Final = 140.0  # after the switch: a lost answer is waited for 120 s, then sent again
+TAIL_S: Final = 30.0  # of the plots, after the last request
 KEYS: Final = "load-keys.json"
 RECORD: Final = "load-sent.jsonl"
 
@@ -312,7 +313,8 @@ def _found(
     )
     facts = Run(round(planned), options.seconds, run.switch, run.metrics, run.others_share())
     rows = judge(trace, facts)
-    until = max([run.ended_at, *(second for c in trace.delivered.values() for second in c)])
+    last = max((second for counts in trace.delivered.values() for second in counts), default=0)
+    until = min(max(run.ended_at, last), run.ended_at + TAIL_S)
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),

@@ -198,7 +198,7 @@ class Place:
 
     async def scrape(self) -> None:
         """One look at the metrics."""
-        await self.gateway.metrics()
+        await self.gateway.scrape()
 
     # -- reads: each takes the number of the try -------------------------------------------
 

@@ -30,6 +30,7 @@ import aiohttp
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.settings import RELIABILITY_PREFIX
 from sms.model import FINAL_STATES
 from store import database
 from store.embedded import endpoints_of, run_directory
@@ -84,10 +85,13 @@ def fresh_directory(parent: Path | None) -> Iterator[Path]:
     raise NotStock("there fsync would cost nothing: name a directory on a disk with --data-parent")
 
 
-def environment(data_dir: Path, *, is_sampled: bool = False) -> dict[str, str]:
+def environment(
+    data_dir: Path, *, is_sampled: bool = False, numbers: Mapping[str, object] | None = None
+) -> dict[str, str]:
     """Ours without any setting of a gateway, with a data directory and free ports.
 
     `is_sampled`: the worker notes where its CPU goes (loadtest/sampler) in `samples` there.
+    `numbers`: settings of `Reliability` that are not stock.
     """
     env = {name: text for name, text in os.environ.items() if not name.startswith("SMSGW_")}
     root = str(Path(__file__).resolve().parents[1])
@@ -97,6 +101,7 @@ def environment(data_dir: Path, *, is_sampled: bool = False) -> dict[str, str]:
         env["LOADTEST_SAMPLES"] = str(data_dir / SAMPLES)
         paths.append(str(Path(__file__).with_name("sampler")))
     env["PYTHONPATH"] = os.pathsep.join([root, *paths])
+    env |= {RELIABILITY_PREFIX + name.upper(): str(n) for name, n in (numbers or {}).items()}
     return env | {"SMSGW_DATA_DIR": str(data_dir), "SMSGW_PORT": "0", "SMSGW_ADMIN_PORT": "0"}
 
 
@@ -123,6 +128,11 @@ class StockGateway:
         """Host and port of the public door."""
         parts = urlsplit(self._told["url"])
         return parts.hostname or "127.0.0.1", parts.port or 80
+
+    @property
+    def sink_url(self) -> str:
+        """Where the sandbox's webhooks go."""
+        return str(self._told["sink"]["url"])
 
     @property
     def api_key(self) -> str:
@@ -202,19 +212,36 @@ class StockGateway:
             by_type=sink["by_type"],
         )
 
-    async def metrics(self) -> dict[str, float]:
-        """The node's metrics, summed over labels, but for `lane` and `code`: `name{lane}`."""
+    async def scrape(self) -> str:
+        """The node's metrics as text."""
         async with self._http.get(self._told["admin_url"] + "/metrics") as answer:
             answer.raise_for_status()
-            text = await answer.text()
+            return await answer.text()
+
+    async def metrics(self) -> dict[str, float]:
+        """The node's metrics, summed over labels, but for `lane` and `code`: `name{lane}`."""
         found: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(await self.scrape()):
             for sample in family.samples:
                 if "le" not in sample.labels:
-                    label = sample.labels.get("lane") or sample.labels.get("code") or ""
+                    labels = (sample.labels.get(name, "") for name in ("lane", "code", "state"))
+                    label = "".join(labels)
                     name = sample.name.removeprefix("smsgw_") + (f"{{{label}}}" if label else "")
                     found[name] = found.get(name, 0.0) + sample.value
         return found
+
+    async def behave_all(self, **fields: object) -> None:
+        """Change how every simulated carrier behaves."""
+        for carrier in self.carriers:
+            await self.behave(carrier, **fields)
+
+    async def send(self, message: Mapping[str, object], api_key: str) -> None:
+        """One message; raises NotStock unless it is accepted."""
+        headers = {"Authorization": f"Bearer {api_key}"}
+        url = self._told["url"] + "/v1/messages"
+        async with self._http.post(url, json=message, headers=headers) as answer:
+            if answer.status != 202:
+                raise NotStock(f"a message was refused: {(await answer.text())[:300]}")
 
     # -- the carriers' records -------------------------------------------------------------
 
@@ -257,8 +284,12 @@ class StockGateway:
         changed, count = re.subn(r"events: \[[^]]*\]", f"events: {json.dumps(events)}", text)
         if count != 1:
             raise NotStock("sandbox.yaml no longer has one webhook endpoint with its events")
+        await self.apply_text(changed)
+
+    async def apply_text(self, text: str) -> None:
+        """Put a YAML text in force; raises NotStock when it is refused."""
         file = self.data_dir / "bench.yaml"
-        file.write_text(changed, "utf-8")
+        file.write_text(text, "utf-8")
         await self.apply(file)
 
     async def apply(self, file: Path) -> None:
@@ -277,11 +308,6 @@ class StockGateway:
     def carriers(self) -> dict[str, str]:
         """The simulated carriers: name to control URL."""
         return {carrier["name"]: carrier["control_url"] for carrier in self._told["carriers"]}
-
-    @property
-    def sink_url(self) -> str:
-        """Where webhooks go."""
-        return str(self._told["sink"]["url"])
 
     async def behave(self, carrier: str, **fields: object) -> None:
         """Change how a simulated carrier behaves (loadtest/behaviour.py)."""
@@ -343,15 +369,18 @@ async def running(
     is_sampled: bool = False,
     options: Sequence[str] = (),
     settings: Mapping[str, str] = MappingProxyType({}),
+    numbers: Mapping[str, object] | None = None,
 ) -> AsyncIterator[StockGateway]:
     """A ready gateway in `data_dir`; ended in order afterwards. Raises NotStock.
 
-    `options` of `smsgw up` and `settings` (variables) beyond the stock ones.
+    `options` of `smsgw up`, `settings` (variables) and `numbers` (of Reliability) beyond the
+    stock ones.
     """
+    own = environment(data_dir, is_sampled=is_sampled, numbers=numbers)
     with (data_dir / "up.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "gateway", "up", "--sandbox", "--json", *options),
-            env={**environment(data_dir, is_sampled=is_sampled), **settings},
+            env={**own, **settings},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -136,7 +136,7 @@ class Message:
     parts: list[Submit] = field(default_factory=list)  # a long message's segments of this attempt
     is_parked: bool = False  # a row in `parked` waits for it
     is_adopted: bool = False  # taken over from another process: its claim is what we find it by
-    is_handed: bool = False  # its handover row is in a flush: nobody may touch it any more
+    is_handed: bool = False  # handed over: this object is nobody's, wherever it still stands
     uncertain_at: float = 0.0  # Unix seconds, when the newest attempt's answer was given up
     reason: str | None = None  # a dotted code of sms.reasons
     carrier_code: str | None = None  # the carrier's raw word beside it

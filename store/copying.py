@@ -114,6 +114,8 @@ def body_of(texts: Sequence[str]) -> bytes:
 
 def texts_of(body: bytes, segments: int) -> tuple[str, ...]:
     """The texts again from `body_of`."""
+    if segments == 1:
+        return (body.decode("utf-8", "surrogatepass"),)
     lengths = Struct(f">{segments - 1}H").unpack_from(body)
     at = 2 * len(lengths)
     texts = []

@@ -139,24 +139,24 @@ def deltas_sql(process: int, counts: Mapping[int, tuple[int, int, int]]) -> str:
     return f"INSERT INTO deltas (process,tenant,accepted,submitted,final) VALUES {values};"
 
 
-def holdings_sql(process: int, held: Mapping[int, int]) -> str:
-    """What a process says it holds in memory: tenant to messages, in place of what it said before.
+def holdings_sql(process: int, said: Mapping[int, tuple[int, int]]) -> str:
+    """What a process says of its tenants, in place of what it said before: (held, opened).
 
-    Not what also stands in `parked` or `handovers`: conservation adds those.
+    held: messages in its memory, not those that also stand in `parked` or `handovers`, which
+    conservation adds. opened: accepted less submitted less final of its own committed flushes.
+    Tenant 0 stands for the process itself: it has spoken, also when it has nothing to say.
     """
+    rows = {0: (0, 0)} | {tenant: both for tenant, both in said.items() if any(both)}
     values = ",".join(
-        f"({int(process)},{int(tenant)},{int(count)},clock_timestamp())"
-        for tenant, count in held.items()
-        if count
+        f"({int(process)},{int(tenant)},{int(held)},{int(opened)},clock_timestamp())"
+        for tenant, (held, opened) in rows.items()
     )
-    listed = ",".join(str(int(tenant)) for tenant, count in held.items() if count)
-    but = f" AND tenant NOT IN ({listed})" if listed else ""
-    gone = f"DELETE FROM holdings WHERE process={int(process)}{but};"
-    if not values:
-        return gone
+    listed = ",".join(str(int(tenant)) for tenant in rows)
     return (
-        f"{gone}INSERT INTO holdings (process,tenant,held,at) VALUES {values}"
-        " ON CONFLICT (process,tenant) DO UPDATE SET held=excluded.held, at=excluded.at;"
+        f"DELETE FROM holdings WHERE process={int(process)} AND tenant NOT IN ({listed});"
+        f"INSERT INTO holdings (process,tenant,held,opened,at) VALUES {values}"
+        " ON CONFLICT (process,tenant) DO UPDATE"
+        " SET held=excluded.held, opened=excluded.opened, at=excluded.at;"
     )
 
 

@@ -14,7 +14,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import MAXYEAR
 
 import asyncpg
 
@@ -158,10 +158,13 @@ class Handovers:
             return {row["id"] for row in await conn.fetch(_OTHERS_SQL, me)}
 
     async def move_receiver(self, old: int, new: int) -> int:
-        """What waits for a seized process waits for its taker now; how many blocks that were."""
+        """What waits for a seized process waits for its taker now; how many blocks that were.
+
+        Whatever channel they were meant for: the taker may have another one.
+        """
         async with acquire(self._pool) as conn:
             done = await conn.execute(
-                "UPDATE handovers SET receiver = $2 WHERE receiver = $1", old, new
+                "UPDATE handovers SET receiver = $2, channel = 0 WHERE receiver = $1", old, new
             )
         return _count(done)
 
@@ -250,7 +253,7 @@ def _handover(row: asyncpg.Record) -> Handover:
         row["channel"],
         CLASSES_BY_CODE[row["class"]],
         list(row["ids"]),
-        row["until"].timestamp() if isinstance(row["until"], datetime) else math.inf,
+        math.inf if row["until"].year == MAXYEAR else row["until"].timestamp(),  # infinity
     )
 
 

@@ -310,7 +310,10 @@ async def _become(
     async with conn.transaction():
         await conn.execute("SELECT pg_advisory_xact_lock(42, $1)", process)
         row = await conn.fetchrow(
+            # a handover whose id is not above the newest would be taken for a repetition
             "UPDATE processes SET epoch = epoch + 1, role = $5,"
+            " id_high_water = greatest(id_high_water,"
+            "  (SELECT last_id FROM handover_marks m WHERE m.process = processes.process)),"
             " lease_until = clock_timestamp() + make_interval(secs => $4)"
             " WHERE process = $1 AND node = $2 AND slot = $3"
             " RETURNING epoch, id_high_water, low_water, event_cursor",

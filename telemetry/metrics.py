@@ -298,6 +298,15 @@ class Metrics:
             ("class", "channel"),
             "max",
         )
+        self.spilled_messages = Gauge(
+            "spilled_messages", "Messages that wait beyond memory, kept as ids only.", ("class",)
+        )
+        self.spilled_oldest_age_seconds = Gauge(
+            "spilled_oldest_age_seconds",
+            "How long the oldest spilled message has been waiting, to 8 s.",
+            ("class",),
+            "max",
+        )
         self.submit_seconds = Histogram(
             "submit_seconds", "Time from submit to the carrier's answer.", ("channel",)
         )
@@ -362,6 +371,13 @@ class Metrics:
             "Accepted minus final minus open, per tenant. Must settle at 0.",
             ("tenant",),
             tenants=top,
+        )
+        self.conservation_readings_total = Counter(
+            "conservation_readings_total",
+            "Readings of the conservation law that could be judged; the gauge is of the last one.",
+        )
+        self.stray_messages = Gauge(
+            "stray_messages", "Messages that a process owns and that stand nowhere. Must be 0."
         )
         self._more()
 

@@ -18,8 +18,9 @@ from random import Random, SystemRandom
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest.campaign import faults, report
+from loadtest.campaign import planning, report
 from loadtest.campaign.course import Outcome, Plan, run
+from loadtest.campaign.faults import CATALOGUE
 from loadtest.campaign.node import Broken
 from loadtest.campaign.traffic import Rates
 from sms.errors import GatewayError
@@ -35,7 +36,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="print the names of all faults")
     parser.add_argument("--seed", type=int, help="of an earlier run; random without")
     parser.add_argument("--per-round", type=int, default=10, help="faults between two judgements")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes")
+    parser.add_argument(
+        "--workers",
+        type=_counts,
+        default=(1, 3),
+        metavar="N,N",
+        help="worker processes, by turns from round to round (default 1,3)",
+    )
     parser.add_argument("--rate", type=float, default=1.0, help="times 225 texts a second")
     parser.add_argument(
         "--place",
@@ -49,19 +56,25 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    counts = [int(part) for part in text.split(",") if part.strip().isdecimal()]
+    if len(counts) != text.count(",") + 1 or not all(1 <= count <= 64 for count in counts):
+        raise argparse.ArgumentTypeError("numbers from 1 to 64, as 1,3")
+    return tuple(counts)
+
+
 def plan_of(options: argparse.Namespace, seed: int) -> Plan:
     """What the options ask for; raises ValueError."""
-    kinds = faults.choose(options.only)
+    kinds = planning.choose(options.only, options.workers)
     if not kinds:
         raise ValueError("--only: no fault has such a name; --list prints them")
-    if options.kills < 1 or options.per_round < 1 or options.workers < 1 or options.rate <= 0:
-        raise ValueError("--kills, --per-round, --workers and --rate must be above 0")
+    if options.kills < 1 or options.per_round < 1 or options.rate <= 0:
+        raise ValueError("--kills, --per-round and --rate must be above 0")
+    scheduled = planning.schedule(kinds, options.kills, Random(seed))
     return Plan(
-        kinds=faults.schedule(kinds, options.kills, Random(seed)),
+        rounds=planning.rounds(scheduled, options.workers, options.per_round),
         seed=seed,
-        per_round=options.per_round,
         rates=Rates().scaled(options.rate),
-        workers=options.workers,
         place=options.place,
         parent=options.data_parent,
     )
@@ -78,12 +91,12 @@ async def _run(plan: Plan, console: Console) -> Outcome:
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(plan.kinds))
+        bar = progress.add_task("", total=plan.size)
 
         def tell(done: int, text: str) -> None:
             progress.update(bar, completed=done, description=text)
             if not console.is_terminal and text:
-                console.print(f"{done}/{len(plan.kinds)} {text}", highlight=False)
+                console.print(f"{done}/{plan.size} {text}", highlight=False)
 
         return await run(plan, tell)
 
@@ -93,7 +106,7 @@ def main() -> int:
     options = arguments().parse_args()
     console = Console(stderr=True)
     if options.list:
-        sys.stdout.write("".join(f"{fault.name}\n" for fault in faults.CATALOGUE))
+        sys.stdout.write("".join(f"{fault.name}\n" for fault in CATALOGUE))
         return 0
     seed = SystemRandom().randrange(2**32) if options.seed is None else options.seed
     try:
@@ -101,7 +114,7 @@ def main() -> int:
     except ValueError as error:
         console.print(f"campaign: {error}", markup=False)
         return 2
-    console.print(f"{len(plan.kinds)} faults, seed {seed}", highlight=False)
+    console.print(f"{plan.size} faults, seed {seed}", highlight=False)
     try:
         outcome = asyncio.run(_run(plan, console))
     except (Broken, GatewayError, OSError) as error:

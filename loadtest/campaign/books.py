@@ -212,6 +212,13 @@ class Books:
                 lost += set(some) - {row["id"] for row in rows}
         return lost
 
+    async def orphans(self, living: int) -> int:
+        """How many processes are held by nobody alive, and debts of dead ones not settled."""
+        async with self._open() as conn:
+            owned = await conn.fetchval("SELECT count(*) FROM processes WHERE node IS NOT NULL")
+            owed = await conn.fetchval("SELECT count(*) FROM processes WHERE owed_to IS NOT NULL")
+        return max(0, int(owned) - living) + int(owed)
+
     async def flushed(self) -> int:
         """How far PostgreSQL's log is on the disk, as a byte position."""
         async with self._open() as conn:

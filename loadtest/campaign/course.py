@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,23 +24,25 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
-from loadtest.campaign import faults as all_faults
 from loadtest.campaign.books import Books, Law, Life
+from loadtest.campaign.faults import Fault as Kind
 from loadtest.campaign.faults import Ground, NotDone, Struck
 from loadtest.campaign.judge import Fault, Seen, Total, Verdict, judge
 from loadtest.campaign.node import ROUGH, Broken, Node
 from loadtest.campaign.place import Place, choose_place
+from loadtest.campaign.planning import Round
 from loadtest.campaign.records import Event, Records
 from loadtest.campaign.timeline import Timeline, timelines
 from loadtest.campaign.traffic import Rates, Text, Traffic, cancelled
 from sms.errors import StoreUnavailable
+from store.spawn import started_at
 
 RECOVER_S: Final = 60.0  # from a fault to the next 202
 REST_S: Final = 60.0  # from the end of a round's traffic until all is at rest
 WARM_S: Final = 1.0
 ASK_S: Final = 10.0
 GAUGE_S: Final = 30.0  # the gauge looks every 10 s
-LOOK_S: Final = 0.05
+LOOK_S: Final = 0.1
 SAMPLE: Final = 20  # messages of a round that the API is asked about
 
 T = TypeVar("T")
@@ -50,15 +52,19 @@ T = TypeVar("T")
 class Plan:
     """What a campaign does."""
 
-    kinds: list[all_faults.Fault]
+    rounds: list[Round]
     seed: int
-    per_round: int = 10
     pause_s: tuple[float, float] = (0.3, 1.5)  # between a recovery and the next fault
     rates: Rates = field(default_factory=Rates)
-    workers: int = 1
+    reliability: Mapping[str, str] = field(default_factory=dict)  # settings of that kind
     place: str = "auto"  # see place.choose_place
     most_hits: int = 40
     parent: Path | None = None  # where the data lies; default: the system's temporary directory
+
+    @property
+    def size(self) -> int:
+        """How many faults there are."""
+        return sum(len(one.faults) for one in self.rounds)
 
 
 @dataclass(slots=True)
@@ -112,10 +118,15 @@ class Course:
         began = time.monotonic()
         await self._node.behave(ROUGH)
         sending = asyncio.create_task(self._traffic.run(self._node.api_key))
-        kinds = self._plan.kinds
+        first = 0
         try:
-            for start in range(0, len(kinds), self._plan.per_round):
-                await self._round(kinds[start : start + self._plan.per_round], start)
+            for one in self._plan.rounds:
+                if one.workers != self._node.workers:
+                    self._tell(first, f"with {one.workers} workers")
+                    await self._node.resize(one.workers)
+                    await self._node.behave(ROUGH)
+                await self._round(one.faults, first)
+                first += len(one.faults)
             await self._look_back()
         finally:
             await cancelled(sending)
@@ -126,7 +137,7 @@ class Course:
 
     # -- a round ---------------------------------------------------------------------------
 
-    async def _round(self, kinds: list[all_faults.Fault], first: int) -> None:
+    async def _round(self, kinds: list[Kind], first: int) -> None:
         await _patient(self._books.begin)
         self._since = time.time()
         self._traffic.open()
@@ -143,7 +154,7 @@ class Course:
         await self._conclude(done, texts)
         self._tell(first + len(kinds), "")
 
-    async def _strike(self, number: int, kind: all_faults.Fault) -> Fault:
+    async def _strike(self, number: int, kind: Kind) -> Fault:
         asked_at = time.time()
         problems: list[str] = []
         try:
@@ -169,8 +180,7 @@ class Course:
         """Until everything runs again and a request that left after that has its 202."""
         end = time.monotonic() + RECOVER_S
         while True:
-            is_gone = struck.gone.isdisjoint(await asyncio.to_thread(self._node.everything))
-            if is_gone and await self._node.has_all():
+            if not any(started_at(pid) for pid in struck.gone) and await self._node.has_all():
                 break
             if not self._node.is_running():
                 raise Broken(f"`smsgw up` ended by itself\n{self._node.last_words()}")
@@ -182,7 +192,7 @@ class Course:
         end = time.monotonic() + RECOVER_S
         while self._traffic.newest_answered <= since:
             self._check_time(end, "no text is accepted")
-            await asyncio.sleep(LOOK_S / 2)
+            await asyncio.sleep(LOOK_S / 4)
         return time.time()
 
     def _check_time(self, end: float, what: str) -> None:
@@ -289,7 +299,8 @@ async def standing(plan: Plan) -> AsyncIterator[tuple[Node, Place]]:
     folder = Path(tempfile.mkdtemp(prefix="smsgw-", dir=plan.parent))
     timeout = aiohttp.ClientTimeout(total=10.0)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as http:
-        node = Node(folder, http, workers=plan.workers)
+        workers = plan.rounds[0].workers
+        node = Node(folder, http, workers=workers, reliability=plan.reliability)
         place: Place | None = None
         try:
             place = choose_place(node, plan.place)

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -24,8 +23,9 @@ from telemetry.failpoints import POINTS
 
 FIRE_S: Final = 30.0  # an armed place must be reached within
 CUT_S: Final = 20.0
-LINKS_DOWN_S: Final = 0.4
+LINKS_DOWN_S: Final = 0.6
 FROZEN_S: Final = 3.0
+TAKEN_OVER_S: Final = 45.0
 STALLED_S: Final = 0.5
 PAST_LEASE_S: Final = 17.0  # of 15
 FULL_S: Final = 4.0
@@ -76,6 +76,7 @@ class Fault:
     strike: Strike
     kills: bool = True  # by SIGKILL
     weight: int = 1  # how often the dice take it once all were there
+    workers: int = 1  # at least so many are needed
 
 
 # -- failpoints --------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ async def _lose_commit(ground: Ground, _: Firing) -> int:
 
 
 async def _drop_links(ground: Ground, firing: Firing) -> int:
-    """No carrier for a moment: texts are held, unclaimed, and bound anew when they are back."""
+    """No carrier for a moment: texts are held, unclaimed, some as ids alone, and bound anew."""
     while not firing.done():
         await ground.node.behave({"link": "down"})
         await asyncio.sleep(LINKS_DOWN_S)
@@ -149,6 +150,8 @@ PROVOKED: Final[Mapping[str, Provoke]] = {
     "dispatch.claiming": _drop_links,
     "dispatch.claimed": _drop_links,
     "choose.again": _drop_links,
+    "spill.kept": _drop_links,
+    "spill.read": _drop_links,
     "notify.parked": _fail_webhooks,
     "recover.decided": _kill_a_worker,
     "recover.committed": _kill_a_worker,
@@ -156,6 +159,49 @@ PROVOKED: Final[Mapping[str, Provoke]] = {
 }
 ONCE: Final = frozenset({*PROVOKED, "marks.written"})  # in one life of a process, or in 5 s
 RARE: Final = frozenset({"notify.before_send", "notify.sent"})  # ten in a second, not hundreds
+
+
+TAKEOVER: Final = tuple(point for point in POINTS if point.startswith("takeover."))
+# What needs several workers: a channel of the sandbox has two sessions, so the third has none.
+WORKERS: Final[Mapping[str, int]] = {"handover": 3}
+
+
+async def _strike_takeover(ground: Ground) -> Struck:
+    """A worker is lost for good, and whoever takes over is killed at each step of that."""
+    node = ground.node
+    before = node.workers
+    at = time.time()
+    gone: set[int] = set()
+    spec = node.arm(f"{TAKEOVER[0]}=kill")
+    try:
+        await _restart_with(ground, before - 1)
+        for point in TAKEOVER:
+            if point != TAKEOVER[0]:
+                spec = node.arm(f"{point}=kill")
+            gone.add((await _fired(node, spec))[1])
+    finally:
+        node.disarm()
+    await _taken_over(ground)
+    taken_over_s = round(time.time() - at, 1)
+    await _restart_with(ground, before)
+    return Struck(at, gone, 2 + len(TAKEOVER), {"taken_over_s": taken_over_s})
+
+
+async def _restart_with(ground: Ground, workers: int) -> None:
+    """Kill all of the node and start it with another number of workers."""
+    node = ground.node
+    await _kill(ground, "supervisor")
+    node.workers = workers
+    await node.start()
+
+
+async def _taken_over(ground: Ground) -> None:
+    """Until nothing of a lost worker is anybody's but a living one's."""
+    end = time.monotonic() + TAKEN_OVER_S
+    while await ground.books.orphans(ground.node.workers):
+        if time.monotonic() > end:
+            raise NotDone(f"the lost worker was not taken over within {TAKEN_OVER_S:g} s")
+        await asyncio.sleep(LOOK_S * 10)
 
 
 # -- kills -------------------------------------------------------------------------------------
@@ -246,6 +292,17 @@ async def _kill_stalled(ground: Ground, table: str) -> Struck:
         return await _kill_pair(ground)
 
 
+async def _lose_slot(ground: Ground) -> Struck:
+    """Everything is killed and one worker fewer comes back: its messages are taken over."""
+    before = ground.node.workers
+    at = time.time()
+    await _restart_with(ground, before - 1)
+    await _taken_over(ground)
+    taken_over_s = round(time.time() - at, 1)
+    await _restart_with(ground, before)
+    return Struck(at, kills=2, notes={"taken_over_s": taken_over_s})
+
+
 # -- what is no kill ---------------------------------------------------------------------------
 
 
@@ -325,9 +382,16 @@ async def _cut_power(ground: Ground) -> Struck:
 
 CATALOGUE: Final[tuple[Fault, ...]] = (
     *(
-        Fault(f"failpoint.{point}", partial(_strike_point, point=point), weight=2)
+        Fault(
+            f"failpoint.{point}",
+            partial(_strike_point, point=point),
+            weight=2,
+            workers=WORKERS.get(point.partition(".")[0], 1),
+        )
         for point in POINTS
+        if point not in TAKEOVER
     ),
+    Fault("failpoint.takeover", _strike_takeover, workers=2),
     Fault("kill.worker", _kill_worker, weight=12),
     Fault("kill.supervisor", _kill_supervisor, weight=8),
     Fault("kill.postmaster", _kill_postmaster, weight=5),
@@ -340,6 +404,7 @@ CATALOGUE: Final[tuple[Fault, ...]] = (
     ),
     Fault("kill.valkey", partial(_kill_named, name="valkey"), weight=4),
     Fault("kill.carrier", _kill_carrier, weight=6),
+    Fault("lose.slot", _lose_slot, workers=2),
     Fault("kill.sink", partial(_kill_named, name="sink"), weight=2),
     Fault("power.cut", _cut_power, weight=3),
     Fault("freeze.worker", partial(_freeze, seconds=FROZEN_S), kills=False),
@@ -353,29 +418,8 @@ CATALOGUE: Final[tuple[Fault, ...]] = (
     ),
     Fault("disk.full", _fill_disk, kills=False),
 )
-OTHERS_EVERY: Final = 60  # kills: then each fault that kills nothing comes once more
 
 
-def choose(only: str | None) -> list[Fault]:
-    """The faults whose names fit one of the patterns (comma between them), all without any."""
-    patterns = [part.strip() for part in (only or "*").split(",")]
-    return [fault for fault in CATALOGUE if any(fnmatch(fault.name, p) for p in patterns)]
-
-
-def schedule(faults: list[Fault], kills: int, rng: Random) -> list[Fault]:
-    """In which order they come: each once in any order, then by the dice until the kills are full.
-
-    With fewer kills than kinds of them the dice choose which.
-    """
-    killing = [fault for fault in faults if fault.kills]
-    others = [fault for fault in faults if not fault.kills]
-    chosen = (
-        rng.sample(killing, len(killing)) if kills >= len(killing) else rng.sample(killing, kills)
-    )
-    if killing and kills > len(chosen):
-        weights = [fault.weight for fault in killing]
-        chosen += rng.choices(killing, weights, k=kills - len(chosen))
-    times = max(1, round(kills / OTHERS_EVERY))
-    for fault in others * times:
-        chosen.insert(rng.randint(0, len(chosen)), fault)
-    return chosen
+def fault_of(point: str) -> str:
+    """The name of the fault that kills at a place: those of a takeover follow one another."""
+    return "failpoint.takeover" if point in TAKEOVER else f"failpoint.{point}"

@@ -95,11 +95,13 @@ CREATE TABLE channel_sessions (
   PRIMARY KEY (node, channel, slot)
 );
 
--- How many messages each owner says it holds in memory, by tenant.
+-- What each owner says it holds in memory, by tenant, and what it counted as open (accepted less
+-- submitted less final) in the flushes it knew to be committed at that moment. Tenant 0: it spoke.
 CREATE TABLE holdings (
   process smallint,
   tenant int,
   held int NOT NULL,
+  opened bigint NOT NULL,
   at timestamptz NOT NULL,
   PRIMARY KEY (process, tenant)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);

@@ -1,9 +1,9 @@
 """Kill -9 at each named place of the path, once, and a COMMIT whose answer is lost.
 
-Two gateways, each with half of the places: what they wait for, they wait together. Texts flow all
-the time, and the next fault comes as soon as texts are accepted again. The
-judge of `make campaign` decides: what got a 202 is at the carriers and at its end, nothing is there
-twice unless it is marked, and the counts in the database add up.
+Two gateways, one with one worker and one with three, each with half of the places: what they wait
+for, they wait together. Texts flow all the time, and the next fault comes as soon as texts are
+accepted again. The judge of `make campaign` decides: what got a 202 is at the carriers and at its
+end, nothing is there twice unless it is marked, and the counts in the database add up.
 
 SMSGW_TEST_SEED=N replays the order and the moments of a run.
 """
@@ -14,7 +14,7 @@ import random
 
 import pytest
 
-from loadtest.campaign import faults, report
+from loadtest.campaign import faults, planning, report
 from loadtest.campaign.course import Outcome, Plan, run
 from loadtest.campaign.judge import Verdict
 from loadtest.campaign.traffic import Rates
@@ -23,26 +23,35 @@ from telemetry.failpoints import POINTS
 pytestmark = pytest.mark.flow
 
 CUTS = ("cut.messages.answer", "cut.messages.request", "cut.events.answer")
-NAMES = (*(f"failpoint.{point}" for point in POINTS), *CUTS)
+NAMES = (*{faults.fault_of(point): None for point in POINTS}, *CUTS)
+AMONG_THREE = 6  # of those that one worker has as well
+LEASE = {"lease_s": "6", "lease_renew_s": "1", "takeover_grace_s": "1"}  # a takeover waits for it
 
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> list[Outcome]:
     seed = int(os.environ.get("SMSGW_TEST_SEED", random.SystemRandom().randrange(2**32)))
-    kinds = faults.schedule(faults.choose(",".join(NAMES)), len(POINTS), random.Random(seed))
+    chosen = planning.choose(",".join(NAMES), (3,))
+    kinds = planning.schedule(chosen, sum(kind.kills for kind in chosen), random.Random(seed))
     # Webhooks that were refused come again after 5 s: that wait passes while the others are killed.
     kinds.sort(key=lambda kind: kind.name != "failpoint.notify.parked")
+    several = [kind for kind in kinds if kind.workers > 1]
+    one = [kind for kind in kinds if kind.workers == 1]
+    rounds = [
+        planning.Round(1, one[:-AMONG_THREE]),
+        planning.Round(3, several + one[-AMONG_THREE:]),
+    ]
     plans = [
         Plan(
-            kinds[half::2],
-            seed + half,
-            per_round=len(kinds),
+            [some],
+            seed + some.workers,
             pause_s=(0.0, 0.1),
             rates=Rates(singles=60, batches=2, batch=20),
+            reliability=LEASE if some.workers > 1 else {},
             place="plain",
             most_hits=5,
         )
-        for half in (0, 1)
+        for some in rounds
     ]
     print(f"seed {seed}")
     found = asyncio.run(both(plans))
@@ -65,7 +74,7 @@ def of(outcomes: list[Outcome], name: str) -> Verdict:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_there_loses_nothing_and_doubles_nothing_unmarked(outcomes, point):
-    verdict = of(outcomes, f"failpoint.{point}")
+    verdict = of(outcomes, faults.fault_of(point))
     assert verdict.fault.problems == []  # it was reached, and the gateway came back
     assert verdict.fault.kills > 0
     assert verdict.examples == []
@@ -94,4 +103,4 @@ def test_it_adds_up(outcomes):
         assert outcome.total.missing == 0
         assert outcome.total.unmarked == 0
         assert outcome.total.residual == 0
-    assert sum(outcome.total.kills for outcome in outcomes) >= len(POINTS)
+    assert sum(verdict.fault.kills for o in outcomes for verdict in o.verdicts) >= len(POINTS)

@@ -1,17 +1,19 @@
 """Blocks on their way between processes: of two takers one gets them, and none is ever nowhere."""
 
 import asyncio
+import math
 import struct
 import time
 
 import pytest
 
 from sms.errors import LeaseLost, StoreUnavailable
+from sms.ids import IdClock
 from sms.model import MessageClass
 from store import database
 from store.fragments import ParkedWebhook, Why, park_sql, park_webhooks_sql
 from store.handovers import MINE_SQL, TO_ME_SQL, Handovers, handover_sql
-from store.processes import seize
+from store.processes import ProcessLease, seize
 from tests.support.cutter import Cutter
 from tests.support.postgres import World
 
@@ -327,3 +329,52 @@ async def test_polling_reads_what_it_returns_and_no_more(sides):
         assert "Seq Scan" not in plan
     assert "Sort" not in "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN {TO_ME_SQL}", 7, 9))
     await conn.close()
+
+
+async def test_blocks_for_a_channel_are_not_hidden_by_those_for_any(sides):
+    giver, receiver, _ = sides
+    for n in range(20):
+        await giver.give(1, [n], OTP, channel=0)
+    fresh = await giver.give(1, [99])
+    assert [h.id for h in await receiver.handovers.to_me(10, is_chosen=True)] == [fresh]
+    found = await receiver.handovers.to_me(10, is_chosen=False)
+    assert [h.ids for h in found] == [[n] for n in range(10)]
+
+
+async def test_a_block_tells_when_the_first_of_its_messages_expires(sides):
+    giver, receiver, _ = sides
+    await giver.give(1, [1])
+    until = time.time() + 60
+    id = giver.world.ids.next()
+    await giver.write(handover_sql(id, 0, 1, 3, OTP, [2], [1], until))
+    soon, never = await receiver.handovers.to_me(10)
+    assert soon.until == pytest.approx(until, abs=0.001)
+    assert never.until == math.inf
+
+
+async def test_a_taker_takes_back_what_the_dead_process_gave_to_others(sides):
+    dead, taker, third = sides
+    to_third = await dead.give(2, [1])
+    to_taker = await dead.give(1, [2])
+    assert await taker.handovers.move_giver(0, 1) == 1
+    assert [h.id for h in await taker.handovers.mine()] == [to_third]
+    assert [h.id for h in await taker.handovers.to_me(10)] == [to_taker]
+    assert [h.giver for h in await third.handovers.to_me(10)] == [1]
+
+
+async def test_what_was_meant_for_a_dead_process_may_take_any_channel(sides):
+    giver, _, taker = sides
+    await giver.give(1, [1], channel=3)
+    await taker.handovers.move_receiver(1, 2)
+    assert [h.channel for h in await taker.handovers.to_me(10)] == [0]
+
+
+async def test_a_new_owner_gives_no_handover_an_id_that_counts_as_a_repetition(sides):
+    """Its predecessor's last ones may lie above the ids it had reserved."""
+    giver, receiver, _ = sides
+    ahead = IdClock(0, 0, lambda: time.time() + 3600.0).next()
+    await giver.write(handover_sql(ahead, 0, 1, 3, OTP, [1], [1]))
+    again = await ProcessLease.take(giver.world.dsn, node="node", slot=0, lease_s=15)
+    assert again.id_floor >= ahead
+    await again.close()
+    assert len(await receiver.handovers.to_me(10)) == 1

@@ -1,5 +1,6 @@
 """Reading back: recovery costs what was in flight, look-ups touch the partitions they must."""
 
+import asyncio
 import time
 from datetime import UTC, datetime
 
@@ -8,7 +9,7 @@ import pytest
 from receipts.state import STATES_OF_PATH, Path
 from sms.errors import StoreUnavailable
 from sms.ids import DAY_MS, TIME_SHIFT, id_at
-from sms.model import FINAL_STATES, MessageClass, State
+from sms.model import FINAL_STATES, Carrier, MessageClass, State
 from store import database, partitions
 from store.fragments import (
     ParkedReport,
@@ -145,7 +146,8 @@ async def test_what_is_parked_for_one_reason_is_read_page_by_page(world):
     assert max(map(len, pages)) == 6
     assert page == []
     [head, *_] = await world.reader.parked_heads(7, Why.SPILLED, 0, 99)
-    assert head == (mine[25].id, 1, MessageClass.MARKETING, pytest.approx(mine[25].valid_until))
+    valid_until = pytest.approx(mine[25].valid_until)
+    assert head == (mine[25].id, 1, MessageClass.MARKETING, valid_until, Carrier.CM, 86, False)
     assert len(await world.reader.due_parked(7, due + 1, 99)) == 5
     await write(world, [], park_sql(0, third))  # who parks it again looks after it
     assert await world.reader.due_parked(7, due + 1, 99) == []
@@ -182,16 +184,16 @@ async def test_what_is_open_is_accounted_for_in_one_snapshot(world):
         world.event(ids[1], path=Path.QUEUE_FAILED, status=State.FAILED),
     ]
     world.tally = lambda rows: {1: (1, 1)}
-    await write(world, rows, park_sql(0, parked) + held + holdings_sql(0, {1: 3, 2: 3}))
+    await write(world, rows, park_sql(0, parked) + held + holdings_sql(0, {1: (3, 8), 2: (3, 3)}))
     assert await world.reader.conservation() == {1: (8, 2, 3, 3), 2: (3, 0, 0, 3)}
     world.tally = lambda rows: {1: (-1, 0)}
     await write(world, [world.event(ids[0], 3, path=Path.QUEUED, status=State.QUEUED)])
     assert (await world.reader.conservation())[1] == (9, 2, 3, 3)
-    await write(world, [], unpark_sql(ids[2:4]) + holdings_sql(0, {1: 6}))
+    await write(world, [], unpark_sql(ids[2:4]) + holdings_sql(0, {1: (6, 9)}))
     assert await world.reader.conservation() == {1: (9, 0, 3, 6), 2: (3, 0, 0, 0)}
     await write(world, [], holdings_sql(0, {}))
     lane = await other.event_lane()
-    lane.add([], urgent=True, sql=holdings_sql(1, {1: 6, 2: 0}))
+    lane.add([], urgent=True, sql=holdings_sql(1, {1: (6, 0), 2: (0, 0)}))
     assert await lane.drain(5)
     assert (await world.reader.conservation())[1] == (9, 0, 3, 6)
     await other.close()
@@ -357,3 +359,62 @@ async def test_a_store_that_is_away_says_so(world):
     world.pool.terminate()
     with pytest.raises(StoreUnavailable):
         await world.reader.message(5)
+
+
+async def test_what_others_are_to_send_is_neither_unfinished_nor_still_mine(dsn):
+    """Claimed or parked by another process, or on its way; our own claims and rows are ours."""
+    world, other = await World.make(dsn), await World.make(dsn, slot=1)
+    messages = await accept(world, 6)
+    ids = [message.id for message in messages]
+    mine, theirs, parked_here, parked_there, handed, done = ids
+    now = time.time()
+    row = [(parked_here, now, Why.QUEUED, MessageClass.OTP, 1)]
+    await write(
+        world,
+        [world.event(done)],
+        f"INSERT INTO claims VALUES (0, 1, '{{{mine}}}');" + park_sql(0, row),
+    )
+    away = handover_sql(other.ids.next(), 1, 2, 0, MessageClass.OTP, [handed], [1])
+    row = [(parked_there, now, Why.QUEUED, MessageClass.OTP, 1)]
+    await write(
+        other, [], f"INSERT INTO claims VALUES (1, 1, '{{{theirs}}}');{away}" + park_sql(1, row)
+    )
+    assert await world.reader.still_mine(0, ids) == [mine, parked_here]
+    assert [s.message.id for s in await unfinished(world, 0, ids[0])] == [mine]
+    assert await world.reader.still_mine(1, ids) == [theirs, parked_there]
+    await world.close()
+    await other.close()
+
+
+async def test_a_message_on_its_way_from_owner_to_owner_is_never_taken_for_ours(dsn):
+    """It is parked, handed over, claimed and parked again, and we look all the time."""
+    world, other = await World.make(dsn), await World.make(dsn, slot=1)
+    [message] = await accept(world, 1)
+    row = [(message.id, time.time(), Why.QUEUED, MessageClass.OTP, 1)]
+    await write(other, [], park_sql(1, row))
+    is_over = asyncio.Event()
+
+    async def travel():
+        lane = await other.event_lane()
+        for _ in range(60):
+            away = handover_sql(other.ids.next(), 1, 2, 0, MessageClass.OTP, [message.id], [1])
+            lane.add([], urgent=True, sql=away + unpark_sql([message.id]))
+            taken = f"DELETE FROM handovers; INSERT INTO claims VALUES (1, 9, '{{{message.id}}}');"
+            assert await lane.drain(10)
+            lane.add([], urgent=True, sql=taken)
+            assert await lane.drain(10)
+            lane.add([], urgent=True, sql="DELETE FROM claims;" + park_sql(1, row))
+            assert await lane.drain(10)
+        is_over.set()
+
+    travelling = asyncio.create_task(travel())
+    looks = 0
+    while not is_over.is_set():
+        assert await world.reader.still_mine(0, [message.id]) == []
+        assert await unfinished(world, 0, message.id) == []
+        looks += 1
+        assert not travelling.done() or is_over.is_set()
+    await travelling
+    assert looks > 30
+    await world.close()
+    await other.close()

@@ -38,6 +38,7 @@ WRITES = [
             ("webhook_parked", "tries"),
             ("handovers", "channel"),
             ("holdings", "held"),
+            ("parked_reports", "tries"),
         )
         for sql in (
             f"INSERT INTO {table} SELECT * FROM {table} WHERE false",
@@ -139,7 +140,7 @@ async def test_the_lanes_of_the_old_owner_learn_that_they_lost(worlds):
     lane = await dead.event_lane()
     await die(dead)
     await take_over(dead, taker)
-    lane.add([], urgent=True, sql=holdings_sql(0, {1: 1}))
+    lane.add([], urgent=True, sql=holdings_sql(0, {1: (1, 1)}))
     for _ in range(200):
         await asyncio.sleep(0.02)
         if dead.heard.leases_lost:
@@ -249,7 +250,7 @@ async def test_debts_of_a_taker_that_dies_go_to_its_own_taker(worlds):
 async def test_a_number_is_free_only_when_its_debts_are_settled(worlds):
     dead, taker, _ = worlds
     lane = await dead.event_lane()
-    lane.add([], urgent=True, sql=holdings_sql(0, {1: 5}))
+    lane.add([], urgent=True, sql=holdings_sql(0, {1: (5, 5)}))
     assert await lane.drain(5)
     await die(dead)
     await take_over(dead, taker)

@@ -7,7 +7,13 @@ import pytest
 from sms.errors import LeaseLost
 from store import database
 from store.processes import ProcessLease
-from store.sessions import channels_up, hold_sessions, let_sessions_go, publish_channels
+from store.sessions import (
+    channels_up,
+    held_sessions,
+    hold_sessions,
+    let_sessions_go,
+    publish_channels,
+)
 from tests.support.postgres import World
 
 pytestmark = pytest.mark.integration
@@ -151,3 +157,15 @@ async def test_others_hear_of_channels_that_are_up_at_the_living(worlds):
     assert await channels_up(third.pool) == [(0, "node", 4)]
     await publish_channels(first.pool, 0, [])
     assert await channels_up(third.pool) == []
+
+
+async def test_only_the_living_are_counted_as_holders(worlds):
+    first, second, third = worlds
+    await hold(first, 1, total=3)
+    await hold(second, 2, total=3)
+    await hold(third, 1, total=1, channel=4)
+    counts = await held_sessions(first.pool, "node")
+    assert counts == {CHANNEL: {0: 1, 1: 2}, 4: {2: 1}}
+    await end_lease(second)
+    assert await held_sessions(first.pool, "node") == {CHANNEL: {0: 1}, 4: {2: 1}}
+    assert await held_sessions(first.pool, "another") == {}

@@ -231,7 +231,7 @@ class Kit:
     def accept(self, *messages: Message) -> None:
         """What the acceptor does after its commit, claims not ridden along."""
         for message in messages:
-            assert self.lanes.reserve(message.message_class, 1)
+            self.lanes.reserve(message.message_class, 1)
         self.ledger.took(messages)
         self.dispatcher.put(messages)
         self.events.flush()

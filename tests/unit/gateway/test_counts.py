@@ -1,4 +1,4 @@
-from gateway.counts import Counts
+from gateway.counts import COUNTED, Counts
 from telemetry.metrics import Metrics
 
 
@@ -39,3 +39,15 @@ def test_counts_and_what_is_missing_stand_together():
     text = counts.line(counts.take({}, 1.0), ["route 1: no session"])
     assert text.startswith("accepted 0 (0/s)")
     assert text.endswith("\nnot ready: route 1: no session")
+
+
+def test_the_line_needs_no_other_series_than_it_says():
+    metrics = Metrics()
+    metrics.accepted_total.inc(("a", "otp"), 3)
+    metrics.final_total.inc(("delivered", "otp", "mobile-a"), 2)
+    metrics.refused_total.inc(("field.value",), 1)
+    metrics.queue_messages.set(("otp", "mobile-a"), 4)
+    metrics.webhook_seconds.observe(("delivered",), 0.1)
+    whole = metrics.snapshot()
+    part = {name: whole[name] for name in COUNTED}
+    assert Counts().take(part, 1.0) == Counts().take(whole, 1.0)

@@ -82,29 +82,32 @@ def test_otp_only_leaves_the_others_alone() -> None:
     assert lane.size() == 1
 
 
-def test_room_is_bounded_per_class_and_comes_back() -> None:
+def test_what_is_on_its_way_is_counted_apart_from_what_is_kept() -> None:
     lanes = Lanes(dict.fromkeys(MessageClass, 3))
-    assert lanes.reserve(MessageClass.MARKETING, 3)
-    assert not lanes.reserve(MessageClass.MARKETING, 1)
-    assert lanes.reserve(MessageClass.OTP, 1)  # another class has its own room
-    lanes.release(MessageClass.MARKETING, 2)
-    assert not lanes.reserve(MessageClass.MARKETING, 3)
-    assert lanes.reserve(MessageClass.MARKETING, 2)
-
-
-def test_what_is_promised_gets_room_beyond_the_limit() -> None:
-    lanes = Lanes(dict.fromkeys(MessageClass, 0))
+    lanes.reserve(MessageClass.MARKETING, 3)
+    lanes.keep(MessageClass.MARKETING, 2)
+    assert (lanes.used(MessageClass.MARKETING), lanes.queued()) == (2, 3)
+    lanes.cancel(MessageClass.MARKETING)
     lanes.force(MessageClass.OTP)
-    assert lanes.used(MessageClass.OTP) == 1
-    assert not lanes.reserve(MessageClass.OTP, 1)
+    assert lanes.queued() == 3
+    lanes.release(MessageClass.MARKETING, 2)
+    assert (lanes.used(MessageClass.MARKETING), lanes.used(MessageClass.OTP)) == (0, 1)
 
 
-def test_drain_empties_a_lane_otp_first() -> None:
+def test_how_much_of_a_tenant_waits_is_known() -> None:
+    queue = FairQueue()
+    for number in range(3):
+        queue.put(message(number, tenant=5))
+    assert (queue.waiting(5), queue.waiting(6)) == (3, 0)
+
+
+def test_a_detached_lane_leaves_an_empty_one_behind() -> None:
     lanes = Lanes(dict.fromkeys(MessageClass, 10))
     lanes.put(7, message(1))
     lanes.put(7, message(2, cls=MessageClass.OTP))
     lanes.put(HELD, message(3))
-    assert [m.id for m in lanes.drain(7)] == [2, 1]
+    lane = lanes.detach(7)
+    assert [lane.take().id for _ in range(2)] == [2, 1]  # type: ignore[union-attr]
     assert lanes.lane(7).size() == 0
     assert lanes.lane(HELD).size() == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from gateway.reports import Reports
 from ratelimit.bucket import Bucket
 from receipts.state import Path
 from sms import config
-from sms.model import Message, MessageClass, Report, State, Submit
+from sms.model import EventRow, Message, MessageClass, Report, State, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
 from store.read import Stored
 from tests.support.flow_kit import FakeChannel, Kit
@@ -159,6 +160,56 @@ def test_a_repair_ends_after_its_minute() -> None:
     assert len(kit.channels[1].seen) < 70
 
 
+def test_a_drain_lets_a_long_message_leave_whole_and_nothing_else() -> None:
+    """Seen in a rolling restart: its missing segment waited, and it came back as a second copy."""
+    kit = Kit(channels=1, window=8)
+    half = kit.message(texts=("a", "b"), valid_s=100.0)
+    kit.accept(half)
+    kit.answer(1, Submitted("S0"))
+    kit.answer(1, Throttled(1.0, "x"))
+    kit.dispatcher.stop()
+    kit.accept(kit.message())  # accepted while we drain: another process sends it
+    assert kit.dispatcher.is_mending()
+    for _ in range(20):
+        kit.clock.now += 0.5
+        kit.dispatcher.tick()
+    [_, _, again] = kit.channels[1].seen
+    assert (again.message, again.segment) == (half, 1)
+    kit.answer(1, Submitted("S1"))
+    assert state_of(half) is State.SUBMITTED
+    assert not kit.dispatcher.is_mending()
+
+
+def test_a_drain_lets_segments_follow_that_found_no_slot() -> None:
+    kit = Kit(channels=1, window=2)
+    long = kit.message(texts=("a", "b", "c"), valid_s=100.0)
+    kit.accept(long)
+    assert len(kit.channels[1].seen) == 2
+    kit.dispatcher.stop()
+    for _ in range(2):
+        kit.answer(1, Submitted("S"))
+    kit.dispatcher.tick()
+    assert [submit.segment for submit in kit.channels[1].seen] == [0, 1, 2]
+    kit.answer(1, Submitted("S2"))
+    assert state_of(long) is State.SUBMITTED
+
+
+def test_a_drain_does_not_wait_for_what_never_left_or_for_a_link_that_is_down() -> None:
+    kit = Kit(channels=1, window=8)
+    kit.channels[1].size = 0
+    kit.accept(kit.message(texts=("a", "b")))
+    kit.dispatcher.stop()
+    assert not kit.dispatcher.is_mending()
+    kit.channels[1].size = 8
+    kit.dispatcher.is_stopped = False
+    kit.dispatcher.tick()
+    kit.events.flush()
+    kit.dispatcher.stop()
+    assert kit.dispatcher.is_mending()
+    kit.dispatcher.link_changed(1, is_up=False)
+    assert not kit.dispatcher.is_mending()
+
+
 def test_a_removed_channel_leaves_no_message_behind() -> None:
     kit = Kit(window=8)
     half = kit.message(texts=("a", "b"))
@@ -250,6 +301,70 @@ async def test_a_report_that_lost_its_key_is_judged_again_and_ends_the_message()
     last = kit.events.rows[-1]
     assert (last.sequence, last.path) == (written.sequence + 1, Path.DELIVERED)
     assert resent == []
+
+
+def lose(kit: Kit, submit: Submit, outcome: Outcome) -> EventRow:
+    """An answer whose row finds its key taken; the row."""
+    kit.settler.outcomes(submit.message.channel, [(submit, outcome)])
+    [row] = [row for entry in kit.events.waiting for row in entry[0]]
+    kit.events.waiting.clear()
+    return row
+
+
+def elsewhere(
+    kit: Kit, row: EventRow, path: Path, status: State
+) -> tuple[Conflicts, list[Message]]:
+    """Another process wrote about the first copy with the key of `row`."""
+    fresh = kit.message()
+    fresh.id = row.message_id
+    theirs = replace(
+        row,
+        event_id=kit.ids.next(),
+        path=path,
+        status=status,
+        segment=0,
+        copy=0,
+        carrier_id=None,
+        times=(),
+        message=None,
+    )
+    reader: Any = Store(Stored(fresh, [*kit.events.rows, theirs]))
+    resent: list[Message] = []
+    conflicts = Conflicts(
+        ledger=kit.ledger, reader=reader, ids=kit.ids, metrics=kit.metrics, resend=resent.append
+    )
+    return conflicts, resent
+
+
+async def test_a_copy_whose_first_one_another_process_saw_delivered_is_let_go() -> None:
+    """Its owner would hold its room, its claim and the low-water mark for ever."""
+    kit = Kit()
+    message, _ = with_copy(kit)
+    kit.events.flush()
+    row = lose(kit, kit.channels[2].open.pop(), Submitted("B1"))
+    conflicts, resent = elsewhere(kit, row, Path.FIRST_COPY_DELIVERED, State.DELIVERED)
+    await conflicts.settle([row])
+    kit.events.flush()
+    assert message.id not in kit.ledger.live
+    assert kit.lanes.used(message.message_class) == 0
+    assert set(kit.claims.blocks.values()) == {0}
+    assert resent == []
+    assert state_of(message) is State.DELIVERED
+    # the copy's own report will name this id
+    assert (kit.events.rows[-1].path, kit.events.rows[-1].carrier_id) == (Path.NOTE, "B1")
+
+
+async def test_a_refused_copy_that_lost_its_row_to_a_note_returns_to_its_lane() -> None:
+    kit = Kit(channels=3)
+    message, _ = with_copy(kit)
+    kit.events.flush()
+    row = lose(kit, kit.channels[2].open.pop(), Rejected("8", Cause.CHANNEL, "channel.rejected"))
+    assert row.path == Path.REQUEUED
+    conflicts, resent = elsewhere(kit, row, Path.NOTE, State.UNDELIVERED)
+    await conflicts.settle([row])
+    assert resent == []  # not before its row is committed
+    kit.events.flush()
+    assert resent == [message]
 
 
 def test_one_report_that_crashes_its_handler_leaves_the_others_alone(

@@ -36,6 +36,7 @@ class Party(Kit):
         )
         self.remote.wake = lambda process, what: self.woken.append((process, what))
         self.remote.expired = self.dispatcher.expire
+        self.remote.go_on = self.dispatcher.pump
         self.dispatcher.remote = self.remote
         far = config.Channel(
             REMOTE, "far", "smpp", {}, window=window, classes=frozenset(MessageClass)
@@ -55,7 +56,7 @@ class Party(Kit):
     def own(self, *messages: Message) -> None:
         """Accepted and committed; the event lane has not flushed yet."""
         for message in messages:
-            assert self.lanes.reserve(message.message_class, 1)
+            self.lanes.reserve(message.message_class, 1)
         self.ledger.took(messages)
         self.dispatcher.put(messages)
 
@@ -283,6 +284,33 @@ def test_blocks_of_lost_receivers_come_back_and_of_living_ones_do_not() -> None:
     assert party.remote.must_come_back(handover)
     anywhere = Handover(1, 1, NEAR, 0, TRANSACTIONAL, [1])
     assert not party.remote.must_come_back(anywhere)  # who takes its receiver over takes it too
+
+
+def test_a_channel_of_which_we_got_a_session_ourselves_is_not_handed_over_any_more() -> None:
+    party = Party(route=(LOCAL,))
+    runtime = party.dispatcher.channels[LOCAL]
+    runtime.is_up = runtime.was_up = False
+    party.remote.update({LOCAL: [FAR]}, ())
+    party.own(*party.some(10))
+    party.own(*party.some(10))
+    party.dispatcher.link_changed(LOCAL, is_up=True)
+    party.events.flush()
+    assert len(party.given()) == 1
+    assert len(party.channels[LOCAL].seen) == 10
+
+
+def test_what_is_handed_over_from_a_lane_it_still_stands_in_is_left_alone() -> None:
+    party = Party()
+    messages = party.some(3)
+    party.own(*messages)
+    party.remote.give(messages, NEAR, REMOTE)
+    party.events.flush()
+    party.up(NEAR)
+    party.clock.now += 1000.0
+    party.dispatcher.tick()
+    party.events.flush()
+    assert len(party.given()) == 1
+    assert party.events.rows == []
 
 
 def test_blocks_given_in_an_earlier_life_count() -> None:

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from loadtest.campaign import faults, report
+from loadtest.campaign import faults, planning, report
 from loadtest.campaign.__main__ import arguments, plan_of
 from loadtest.campaign.course import Outcome
 from loadtest.campaign.judge import Fault, Verdict
@@ -24,35 +24,50 @@ def names(chosen):
 
 
 def test_every_place_of_the_path_is_a_fault():
-    assert {f"failpoint.{point}" for point in POINTS} <= set(names(faults.CATALOGUE))
+    assert {faults.fault_of(point) for point in POINTS} <= set(names(faults.CATALOGUE))
     assert len(set(names(faults.CATALOGUE))) == len(faults.CATALOGUE)
 
 
 def test_with_kills_enough_each_fault_comes_and_the_kills_are_full():
-    planned = faults.schedule(faults.choose(None), 300, Random(1))
+    planned = planning.schedule(planning.choose(None, (1, 3)), 300, Random(1))
     assert set(names(planned)) == set(names(faults.CATALOGUE))
     assert sum(fault.kills for fault in planned) == 300
     assert names(planned).count("disk.full") == 5
 
 
 def test_with_fewer_kills_the_dice_choose_and_no_kind_comes_twice():
-    planned = [fault for fault in faults.schedule(faults.choose(None), 7, Random(1)) if fault.kills]
-    assert len(planned) == len(set(names(planned))) == 7
+    planned = planning.schedule(planning.choose(None), 7, Random(1))
+    killing = [fault for fault in planned if fault.kills]
+    assert len(killing) == len(set(names(killing))) == 7
 
 
 def test_a_seed_is_a_plan():
     one, same, other = (
-        names(faults.schedule(faults.choose(None), 60, Random(seed))) for seed in (1, 1, 2)
+        names(planning.schedule(planning.choose(None), 60, Random(seed))) for seed in (1, 1, 2)
     )
     assert one == same != other
 
 
 def test_only_takes_patterns():
-    assert names(faults.choose("kill.post*, power.cut")) == [
+    assert names(planning.choose("kill.post*, power.cut")) == [
         *("kill.postmaster", "kill.postgres", "power.cut"),
     ]
     with pytest.raises(ValueError, match="--list"):
         plan_of(arguments().parse_args(["--only", "nonsense"]), 1)
+
+
+def test_what_needs_more_workers_waits_for_a_round_that_has_them():
+    chosen = planning.schedule(planning.choose(None, (1, 3)), 80, Random(1))
+    shared = planning.rounds(chosen, (1, 3), 10)
+    assert [one.workers for one in shared[:4]] == [1, 3, 1, 3]
+    assert all(fault.workers <= one.workers for one in shared for fault in one.faults)
+    assert sorted(names(f for one in shared for f in one.faults)) == sorted(names(chosen))
+    assert all(0 < len(one.faults) <= 10 for one in shared)
+
+
+def test_with_one_worker_nothing_is_planned_that_needs_more():
+    assert "failpoint.handover.given" not in names(planning.choose(None, (1,)))
+    assert "failpoint.handover.given" in names(planning.choose(None, (3,)))
 
 
 # -- reports -----------------------------------------------------------------------------------

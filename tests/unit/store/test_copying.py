@@ -92,8 +92,13 @@ def test_a_parked_report_opens_again(state, error, number):
     assert open_report(ring, 9, sealed) == (state, error, number)
 
 
+def test_a_process_that_holds_nothing_has_spoken():
+    sql = holdings_sql(3, {1: (0, 0)})
+    assert sql.startswith("DELETE FROM holdings WHERE process=3 AND tenant NOT IN (0);")
+    assert "(3,0,0,0,clock_timestamp())" in sql
+
+
 def test_nothing_to_do_is_no_sql():
     assert park_sql(0, []) == unpark_sql([]) == deltas_sql(0, {}) == drop_claims_sql(0, []) == ""
-    assert holdings_sql(3, {1: 0}) == "DELETE FROM holdings WHERE process=3;"
     assert park_reports_sql(Keyring(bytes(32)), []) == ""
     assert park_sql(0, [(1, 2.5, 3, MessageClass.OTP, 4)]).startswith("INSERT INTO parked")

@@ -51,6 +51,19 @@ def test_the_hot_path_seals_as_the_plain_one_does(tenant, message_id, number, bo
         )
 
 
+@given(tenants, ids, st.binary(), st.binary())
+def test_the_hot_path_opens_as_the_plain_one_does(tenant, message_id, number, body):
+    sealer = Sealer(bytes(32))
+    both = sealer.seal_message(tenant, message_id, number, body)
+    for _ in range(2):
+        assert sealer.open_message(tenant, message_id, *both) == (number, body)
+    for place in ((tenant ^ 1, message_id), (tenant, message_id ^ 1)):
+        with pytest.raises(ValueError, match="does not open"):
+            sealer.open_message(*place, *both)
+    with pytest.raises(ValueError, match="does not open"):
+        sealer.open_message(tenant, message_id, *reversed(both))
+
+
 def test_the_blind_index_tells_tenants_and_keys_apart():
     ring = Keyring(MASTER)
     index = ring.number_index(1, "8613800138000")

@@ -11,7 +11,7 @@ from adapters.smpp.session import Session, SmppPolicy
 from adapters.smpp.settings import parse
 from sms import config
 from sms.errors import ConfigError
-from sms.outcomes import Rejected
+from sms.outcomes import Rejected, Uncertain
 from tests.support.smpp import SETTINGS, FakeSink, some_submits
 
 
@@ -212,3 +212,27 @@ async def test_answers_to_several_bursts_of_reports_leave_in_one_write():
     channel.answer([(link.session, 10, pdu.DELIVER_SM)], accepted=False)
     await asyncio.sleep(0)
     assert len(writes) == 2
+
+
+async def test_without_a_lease_what_a_socket_did_not_take_is_dropped_and_uncertain():
+    """It would go out when the carrier reads again, and by then another process may own it."""
+    channel, sink = a_channel()
+    _, full = bound(channel)
+    _, free = bound(channel)
+    full.unread = 10
+    channel.submit(some_submits(2))
+    channel.cut_unwritten()
+    assert (full.ended, free.ended) == ("aborted", "")
+    assert channel.is_up()
+    assert all(isinstance(outcome, Uncertain) for _, outcome in sink.results)
+
+
+async def test_without_a_lease_nobody_logs_in():
+    channel, sink = a_channel()
+    sink.lease = False
+    channel.start()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert channel._dialling == set()
+    assert "lease" in channel.why_down()
+    await channel.stop(0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow import Flow
+from gateway.ledger import tally
 from receipts.state import Path, apply_row
 from sms.model import FINAL_STATES, EventRow, Message, State
 from tests.support.flow_kit import Kit
@@ -35,7 +35,7 @@ def test_whatever_happens_the_counts_say_where_each_message_stands(moves):
     sums = {1: [0, 0], 2: [0, 0]}
     for number, (path, copy) in enumerate(moves):
         row = row_of(messages[number % 3], path, copy)
-        for tenant, counted in Flow.tally([row] if row else []).items():
+        for tenant, counted in tally([row] if row else []).items():
             sums[tenant][0] += counted[0]
             sums[tenant][1] += counted[1]
         for tenant, of_tenant in ((1, messages[:2]), (2, messages[2:])):
@@ -57,7 +57,7 @@ def test_a_life_with_a_correction_and_a_return_counts_once():
     ):
         row = row_of(message, path, copy)
         assert row is not None, path
-        counts.append(Flow.tally([row]).get(1))
+        counts.append(tally([row]).get(1))
     assert counts == [None, None, (1, 0), (-1, 1), None]
 
 
@@ -68,4 +68,4 @@ def test_the_rows_of_one_flush_are_added_up_by_tenant():
         message = kit.message(tenant=tenant)
         rows += [row_of(message, Path.SUBMITTED, 0), row_of(message, Path.DELIVERED, 0)]
     rows.append(row_of(kit.message(tenant=2), Path.SUBMITTED, 0))
-    assert Flow.tally([row for row in rows if row]) == {1: (0, 2), 2: (1, 1)}
+    assert tally([row for row in rows if row]) == {1: (0, 2), 2: (1, 1)}
