@@ -181,6 +181,7 @@ class Leases:
 
     async def run(self) -> None:
         """Call Valkey whenever there is something to say; for as long as the process lives."""
+        await self._exchange(())  # the first request shall find a connection
         while True:
             await self._until_due()
             await self._round()

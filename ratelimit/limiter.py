@@ -139,6 +139,14 @@ class Valkey:
         return answer
 
     async def _run(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
+        try:
+            return await self._evaluate(keys, args)
+        except redis.exceptions.ConnectionError:
+            # The other end may have closed it long ago. To ask twice changes nothing: what we say
+            # is absolute.
+            return await self._evaluate(keys, args)
+
+    async def _evaluate(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
         values: tuple[int | str, ...] = (*keys, self.name, int(LEASE_S * 1_000_000), *args)
         if self._sha:
             with contextlib.suppress(redis.exceptions.NoScriptError):  # it was restarted

@@ -95,6 +95,9 @@ async def test_a_wiped_or_restarted_valkey_is_used_again_at_once(valkey: ValkeyS
         assert await leases.ask([(lease, 1)], time.monotonic()) is not None
         valkey.wipe()
         assert await leases.ask([(lease, 5)], time.monotonic()) is None
+        valkey.kill()
+        valkey.start()
+        assert await leases.ask([(lease, 5)], time.monotonic()) is None
         assert valkey.ask(b"SCRIPT FLUSH\r\n") == b"+OK\r\n"
         assert await leases.ask([(lease, 1)], time.monotonic()) is not None
         assert not leases.is_away
@@ -263,7 +266,8 @@ async def check_away_and_back(valkey: ValkeyServer, rate: float, seconds: float)
     back = time.monotonic()
     found = await asyncio.to_thread(four.results)
     moments = [moment for taken in found for moment in taken]
-    four.check_law(moments, extra=depth)
+    # A share below one segment is saved up for: all four may come to theirs at one moment.
+    four.check_law(moments, extra=depth + max(0, 4 - depth))
     assert len(moments) <= rate * seconds + 2 * depth
     shares = [sum(away <= at < back for at in taken) for taken in found]
     for share in shares:  # a token that is not whole yet is nobody's
