@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench bench-growth load campaign lock clean FORCE
+.PHONY: help setup run test check backlog bench bench-growth load campaign lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -39,6 +39,9 @@ test: check ## check, then every other test but load and campaigns: what CI runs
 
 bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
 	@$(BIN)/python -m loadtest.bench
+
+backlog: $(RUNS) ## accept a million messages without a carrier, then watch them drain
+	@$(BIN)/python -m loadtest.backlog
 
 bench-growth: $(RUNS) ## the same against an empty store and a full one, few tenants and many
 	@$(BIN)/python -m loadtest.growth

@@ -29,7 +29,7 @@ from sms.config import Snapshot
 from sms.errors import StoreUnavailable
 from sms.ids import id_at, unix_of
 from sms.model import FINAL_STATES, Message, MessageClass, State
-from store.fragments import Why, park_sql, unpark_sql
+from store.fragments import Why, park_sql, repark_sql, unpark_sql
 from store.read import Head, Reader
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
@@ -202,7 +202,8 @@ class Backlog:
 
     async def refill(self) -> bool:
         """Bring back one batch, otp first; False when no lane misses anything."""
-        if not self.spill.total or self._dispatcher.is_moving():
+        dispatcher = self._dispatcher
+        if not self.spill.total or dispatcher.is_moving() or dispatcher.is_stopped:
             return False
         for message_class in MessageClass:
             if not self.spill.size(message_class):
@@ -456,20 +457,30 @@ class Backlog:
         """Parked rows of ours came due whose messages are not in memory. Raises StoreUnavailable.
 
         What stands in the spill, or does so from now on, is due again after its validity; a row
-        whose message has left for good goes.
+        whose message has left for good, or is another's, goes. Whose it is must be asked when
+        it is known not to be here: what is here may be handed over between answer and use.
         """
         if not message_ids:
             return
-        mine = await self._reader.still_mine(self._ledger.process, message_ids)
-        heads = await self._reader.heads(mine)
-        await self._take_up_unknown(heads)
-        soonest = self._unix()
+        heads = await self._reader.heads(message_ids)
+        unknown = await self._unknown(heads)
+        mine = set(await self._reader.still_mine(self._ledger.process, message_ids))
+        await self._take_up_unknown([h for h in heads if h.id in unknown and h.id in mine])
+        process, soonest = self._ledger.process, self._unix()
         rows = [
-            Parking(head.id, int(max(soonest, head.valid_until)), head.message_class, head.tenant)
+            (head.id, max(soonest, head.valid_until) + DUE_AFTER_S, Why.SPILLED)
             for head in heads
+            if head.id in mine
         ]
-        gone = set(message_ids).difference(mine)
-        self._ledger.commit([], sql=self._park_sql(rows) + unpark_sql(gone))
+        gone = sorted(set(message_ids) - mine)
+        self._ledger.commit([], sql=repark_sql(process, rows) + unpark_sql(gone, process))
+
+    async def _unknown(self, heads: Sequence[Head]) -> set[int]:
+        unknown: set[int] = set()
+        for start in range(0, len(heads), SLICE):
+            unknown.update(h.id for h in heads[start : start + SLICE] if not self._knows(h))
+            await asyncio.sleep(0)
+        return unknown
 
     async def _take_up_unknown(self, heads: Sequence[Head]) -> None:
         for start in range(0, len(heads), SLICE):

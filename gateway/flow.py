@@ -133,6 +133,7 @@ class Flow:
         self._storage_at = -STORAGE_CHECK_S
         self._storage_share = 0.0
         self._queue_bound = 0.0
+        self.accepting = 1  # living processes that take messages; each has its part of the queue
         self._closed: dict[MessageClass, tuple[str, str, int]] = {}
         self.tenant_names: dict[int, str] = {}
 
@@ -193,7 +194,8 @@ class Flow:
             return "shed.store_slow", "The database answers too slowly just now.", 2
         if self.loop_lag_s > limits.shed_loop_lag_s * factor:
             return "shed.overloaded", "The gateway is overloaded just now.", 1
-        if self._queue_bound and self.backlog.queued() > self._queue_bound * factor:
+        bound = self._queue_bound / self.accepting
+        if bound and self.backlog.queued() > bound * factor:
             return "shed.queue_full", "More is queued than the channels can send in time.", 10
         if self._storage() > limits.shed_storage_share:
             return "shed.storage_full", "The gateway's disk is almost full.", 60

@@ -21,7 +21,7 @@ from gateway.ledger import Ledger
 from gateway.remote import ANY, RemoteChannels
 from gateway.reports import fold_stored
 from sms.errors import Unavailable
-from sms.model import Message, MessageClass, State
+from sms.model import CLASS_CODES, Message, MessageClass, State
 from store.claims import ClaimBook
 from store.handovers import Handover, Handovers
 from store.read import Reader
@@ -78,6 +78,11 @@ class HandoverDesk:
         """Look now: something was handed to us, or taken from us."""
         self._wake.set()
 
+    def look_again(self) -> None:
+        """There may be blocks whose giver we are now without having written them."""
+        self._has_asked = False
+        self.kick()
+
     def hungry(self, channel: int) -> None:
         """There may be room again in a channel's windows: look now if blocks wait for it."""
         if not self._waiting:
@@ -113,7 +118,11 @@ class HandoverDesk:
         standing = await self._handovers.mine()
         self._has_asked = True
         self._remote.seen(asked, standing)
-        back = [handover for handover in standing if self._remote.must_come_back(handover)]
+        back = [
+            handover
+            for handover in standing
+            if self._remote.is_committed(handover.id) and self._remote.must_come_back(handover)
+        ]
         if back and not self.is_stopped:
             await self._take(back, "taken_back")
             self._remote.seen([handover.id for handover in back], await self._handovers.mine())
@@ -170,27 +179,40 @@ class HandoverDesk:
     # -- taking ----------------------------------------------------------------------------
 
     async def _take(self, handovers: Sequence[Handover], end: str) -> None:
-        """Make them ours where nobody was faster."""
+        """Make them ours where nobody was faster; otp's are read back and sent first."""
         blocks = {handover.id: self._claims.reserve() for handover in handovers}
-        channels = {handover.id: handover.channel for handover in handovers}
         taken = await self._handovers.take(blocks)
         if failpoints.is_armed and taken:
             failpoints.hit("handover.taken")
-        for handover_id, ids in taken.items():
-            block = blocks[handover_id]
+        for handover in sorted(handovers, key=_by_class):
+            ids = taken.get(handover.id)
+            if ids is None:
+                continue
+            block = blocks[handover.id]
             self._claims.adopt(block, ids)
             self._adopting.append((block, ids))
-            self._held.setdefault(channels[handover_id], []).append(block)
+            self._held.setdefault(handover.channel, []).append(block)
             self._metrics.handovers_total.inc((end,), len(ids))
         await self._adopt()
 
     async def _adopt(self) -> None:
-        """Read back what we hold by its claim; when the store goes away this is done later."""
-        while self._adopting:
+        """Read back what we hold by its claim; when the store goes away this is done later.
+
+        So is a block that came back before we heard that our own handover of it had committed:
+        until then its messages still stand in memory as handed over.
+        """
+        for _ in range(len(self._adopting)):
             block, ids = self._adopting[0]
+            if any(self._is_leaving(message_id) for message_id in ids):
+                self._adopting.rotate(-1)
+                continue
             stored = await self._reader.messages(ids)
             self._adopting.popleft()
             self.adopt(block, len(ids), [fold_stored(record) for record in stored.values()])
+
+    def _is_leaving(self, message_id: int) -> bool:
+        message = self._ledger.live.get(message_id)
+        return message is not None and message.is_handed
 
     def adopt(self, block: int, size: int, messages: Sequence[Message]) -> None:
         """Own the messages of a block of claims; those at an end need their claim no more."""
@@ -202,3 +224,7 @@ class HandoverDesk:
             self._ledger.take_back(message)
         self._claims.settled(block, size - len(mine))
         self._dispatcher.put_adopted(mine)
+
+
+def _by_class(handover: Handover) -> tuple[int, int]:
+    return CLASS_CODES[handover.message_class], handover.id

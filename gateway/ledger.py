@@ -73,6 +73,14 @@ class ClaimRelease(Protocol):
         """Tell that `count` messages of a block no longer need their claim."""
         ...
 
+    def strip_sql(self, ids: Iterable[int]) -> str:
+        """Take ids out of our blocks, with the commit that makes them another process's."""
+        ...
+
+    def strip_all_sql(self, message_id: int, sequence: int, event_id: int) -> str:
+        """Take a message out of everybody's blocks, with the row that makes it ours."""
+        ...
+
 
 class Told(Protocol):
     """Who must hear of committed rows: the webhooks."""
@@ -175,6 +183,17 @@ class Ledger:
         """Do not own what was just committed: its id was spilled, its owner stays this process."""
         self.live.pop(message.id, None)
         self._lanes.cancel(message.message_class)
+
+    def unclaim_sql(self, ids: Iterable[int]) -> str:
+        """For the commit that hands these over: no claim of ours lists them any more.
+
+        Asked by id, for a claim that was settled stands as long as others of its block do.
+        """
+        return self._claims.strip_sql(ids)
+
+    def reclaim_sql(self, row: EventRow) -> str:
+        """For the commit of a row that makes a message ours again: no older claim lists it."""
+        return self._claims.strip_all_sql(row.message_id, row.sequence, row.event_id)
 
     def release_claim(self, message: Message) -> None:
         """Its claim is not needed any more; the block goes when all of it are released.

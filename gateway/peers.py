@@ -99,6 +99,7 @@ class Peers:
         numbers = [other.process for other in live]
         if self.process in numbers:
             self.flow.reports_desk.share = numbers.index(self.process), len(numbers)
+        self.flow.accepting = max(1, sum(other.role != "carrier" for other in live))
 
     async def close(self) -> None:
         """The end."""

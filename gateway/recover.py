@@ -16,7 +16,7 @@ any length is taken up in bounded memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.flow import Flow
@@ -34,13 +34,13 @@ from sms.outcomes import (
     Uncertain,
 )
 from store.claims import ClaimBook
-from store.fragments import Why
+from store.fragments import Why, unpark_sql
 from store.journal import AnswerLine, Replay, WriteLine
 from store.read import Head, Reader
 from telemetry.failpoints import failpoints
 
 LOST = "process.lost"
-PAGE = 1000  # messages looked at in one go
+PAGE = 5000  # messages looked at in one go; nobody is served yet
 _ADOPTED_PAGE = 1000
 OPEN = frozenset({State.ACCEPTED, State.QUEUED})
 
@@ -52,10 +52,17 @@ class Recovered:
     queued: int = 0
     answered: int = 0
     uncertain: int = 0
+    is_journal_present: bool = False
 
 
-async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
-    """Bring every unfinished message of this process into a defined state and commit that."""
+async def recover(
+    flow: Flow, claims: ClaimBook, replay_of: Callable[[Collection[int]], Awaitable[Replay]]
+) -> Recovered:
+    """Bring every unfinished message of this process into a defined state and commit that.
+
+    `replay_of` reads what the journal says of the claimed messages. It is asked after the claims
+    are known, and only what was claimed then is judged by it.
+    """
     process = flow.lease.process
     reader = flow.reader
     blocks = await reader.claims(process)
@@ -67,11 +74,13 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
             if older is not None:  # handed over, and taken again before that claim was deleted
                 claims.settled(older)
             block_of[message_id] = block
-    found = Recovered()
+    replay = await replay_of(block_of.keys())
+    found = Recovered(is_journal_present=replay.is_present)
     for why in (Why.QUEUED, Why.SPILLED):  # what came back, or stood for long: whatever its id
         after = 0
         while heads := await reader.parked_heads(process, why, after, PAGE):
             after = heads[-1].id
+            heads = await _owned(flow, heads)
             await _page(flow, heads, block_of, replay, found, is_parked=True)
     async for heads in reader.unfinished_heads(process, flow.lease.low_water, page=PAGE):
         await _page(flow, heads, block_of, replay, found, is_parked=False)
@@ -82,6 +91,16 @@ async def recover(flow: Flow, claims: ClaimBook, replay: Replay) -> Recovered:
         failpoints.hit("recover.decided")
     await _committed(flow)
     return found
+
+
+async def _owned(flow: Flow, heads: list[Head]) -> list[Head]:
+    """Those of a parked page that nobody else is to send; the rows of the others go."""
+    process = flow.lease.process
+    mine = set(await flow.reader.still_mine(process, [head.id for head in heads]))
+    gone = [head.id for head in heads if head.id not in mine]
+    if gone:
+        flow.ledger.commit([], sql=unpark_sql(gone, process))
+    return [head for head in heads if head.id in mine]
 
 
 async def _page(

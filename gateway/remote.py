@@ -137,20 +137,20 @@ class RemoteChannels:
         self._add(block)
         for message in messages:
             message.is_handed = True
+        ids = [message.id for message in messages]
         sql = handover_sql(
             block.id,
             self._ids.process,
             receiver,
             channel,
             block.message_class,
-            [message.id for message in messages],
+            ids,
             [message.tenant for message in messages],
             min(message.valid_until for message in messages),
         )
-        parked = [message.id for message in messages if message.is_parked]
-        self._ledger.commit(
-            [], sql=sql + unpark_sql(parked), done=lambda: self._given(block, messages)
-        )
+        # all of them: a parked row may be on its way, and `is_parked` not set yet
+        sql += unpark_sql(ids, self._ids.process) + self._ledger.unclaim_sql(ids)
+        self._ledger.commit([], sql=sql, done=lambda: self._given(block, messages))
 
     def _add(self, block: Block) -> None:
         self.blocks[block.id] = block
@@ -215,6 +215,11 @@ class RemoteChannels:
     def committed(self) -> set[int]:
         """The blocks whose rows stand, as far as we know: to be compared with the store."""
         return {block.id for block in self.blocks.values() if block.is_committed}
+
+    def is_committed(self, block_id: int) -> bool:
+        """Whether we heard of the commit: before that its messages stand here, as handed over."""
+        block = self.blocks.get(block_id)
+        return block is not None and block.is_committed
 
     def seen(self, asked: Collection[int], standing: Collection[Handover]) -> None:
         """The store's answer to a question that was put when `asked` had committed.

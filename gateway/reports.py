@@ -289,6 +289,7 @@ class Reports:
             message.tenant,
         )
         batch.sql.append(park_sql(self._ledger.process, [parked]))
+        batch.sql.append(self._ledger.reclaim_sql(row))  # the submitter's block may stand yet
         batch.back.append((message, row))
         return "resent"
 

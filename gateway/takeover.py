@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,7 @@ class Takeover:
         self._steady_since = monotonic()
         self.is_stopped = False  # draining
         self.kick: Callable[[], None] = lambda: None  # there are handovers to us now
+        self.inherited: Callable[[], None] = lambda: None  # there may be some of ours to others
 
     def unsteady(self) -> None:
         """Our own renewal failed: PostgreSQL was away, for the others too."""
@@ -172,15 +173,15 @@ class Takeover:
         """Everything the seized process owed; may be run again at any time."""
         began = self._monotonic()
         counts: Counter[str] = Counter()
-        replay = self._replay(seized)
-        is_clean = await self._claims(seized, replay, counts)
+        blocks = await self._reader.claims(seized.process)
+        replay = await self._replay(seized, blocks)
+        if not await self._claims(seized, blocks, replay, counts):
+            return  # perhaps with a carrier: nothing may hand it on before that is decided
         await self._unfinished(seized, counts)
         for why in (Why.QUEUED, Why.SPILLED):
             await self._waiting(seized, why, counts)
         await self._rows(seized, counts)
         await self._events(seized, counts)
-        if not is_clean:
-            return
         await settle_debt(self._pool, seized.process, by=self._taker.process)
         if failpoints.is_armed:
             failpoints.hit("takeover.settled")
@@ -194,21 +195,31 @@ class Takeover:
             **counts,
         )
 
-    def _replay(self, seized: Seized) -> Replay:
-        """Its journal where it ran on this node; another one of that number says nothing."""
+    async def _replay(self, seized: Seized, blocks: Mapping[int, Sequence[int]]) -> Replay:
+        """What its journal says of these claims, where it ran on this node; another one of that
+        number says nothing. Read in a thread: we live on meanwhile.
+        """
         if seized.node != self._taker.node:
             return Replay()
-        return Journal.replay(self._taker.journal_dir, seized.process)
+        wanted = frozenset(message_id for ids in blocks.values() for message_id in ids)
+        return await asyncio.to_thread(
+            Journal.replay, self._taker.journal_dir, seized.process, wanted
+        )
 
     # -- claimed ---------------------------------------------------------------------------
 
-    async def _claims(self, seized: Seized, replay: Replay, counts: Counter[str]) -> bool:
+    async def _claims(
+        self,
+        seized: Seized,
+        blocks: Mapping[int, list[int]],
+        replay: Replay,
+        counts: Counter[str],
+    ) -> bool:
         """What may be with a carrier: decided as after a restart, but nothing returns to lanes.
 
         False when something could not be decided: its claim stands, and so does the debt.
         """
         is_clean = True
-        blocks = await self._reader.claims(seized.process)
         some: dict[int, list[int]] = {}
         for block, ids in blocks.items():
             some[block] = ids
@@ -280,8 +291,12 @@ class Takeover:
             if not page:
                 return
             after = page[-1].id
-            heirs = [Heir(h.id, h.tenant, h.message_class, h.valid_until) for h in page]
-            await self._hand_over(seized, heirs, unpark_sql(heir.id for heir in heirs))
+            ids = [head.id for head in page]
+            mine = set(await self._reader.still_mine(seized.process, ids))
+            heirs = [
+                Heir(h.id, h.tenant, h.message_class, h.valid_until) for h in page if h.id in mine
+            ]
+            await self._hand_over(seized, heirs, unpark_sql(ids, seized.process))
             counts["waited"] += len(heirs)
 
     async def _hand_over(self, seized: Seized, heirs: Sequence[Heir], sql: str) -> None:
@@ -318,6 +333,7 @@ class Takeover:
             counts["webhooks"] += moved
         counts["handovers"] += await self._handovers.move_receiver(old, new)
         counts["handovers"] += await self._handovers.move_giver(old, new)
+        self.inherited()
 
     async def _events(self, seized: Seized, counts: Counter[str]) -> None:
         """What it had committed and perhaps not told: parked for us, then the cursor moves."""

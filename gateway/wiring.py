@@ -357,6 +357,7 @@ def _peers(
     dispatcher.remote, dispatcher.hungry = remote, desk.hungry
     remote.go_on = dispatcher.pump
     remote.expired, takeover.kick, sessions.lived = dispatcher.expire, desk.kick, peers.lived
+    takeover.inherited = desk.look_again
     if wakes is not None:
         remote.wake = sessions.wake_other = wakes.wake
     flow.link_news = sessions.link_changed

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from store.conservation import opened_by
 from store.database import Pool, check_durability, connect, open_pool
 from store.database import close as close_connection
 from store.fragments import Why, park_sql, unpark_sql
-from store.journal import Journal
+from store.journal import Journal, Replay
 from store.processes import ProcessLease
 from store.read import Reader
 from store.seal import Keyring, read_master_key
@@ -50,6 +50,7 @@ log = get_logger(__name__)
 
 TICK_S = 0.1
 LAG_STEP_S = 0.05
+CLAIMS_S = 0.5  # until a claim that ended is deleted where nothing else is written
 PARKED_POLL_S = 0.5
 PARKED_LIMIT = 500
 REPARK_S = 600.0
@@ -179,7 +180,6 @@ class _Life:
     async def _recover(self) -> None:
         flow = self.worker.flow
         began = time.monotonic()
-        replay = Journal.replay(self._journal_dir, self.lease.process)
         counted = await opened_by(self.pool, self.lease.process)
         flow.ledger.opened.update(counted)  # before the first flush of this life
         snapshot = await self.store.load()
@@ -189,7 +189,7 @@ class _Life:
         # Nothing of this life is committed yet, so our own clock bounds the earlier one: its last
         # rows may lie above the high-water mark when the database was away for a while.
         events = await notifier.recover(self.worker.ids.next())
-        found = await recover(flow, self.worker.claims, replay)
+        found = await recover(flow, self.worker.claims, self._replay)
         if failpoints.is_armed:
             failpoints.hit("recover.committed")
         flow.journal.journal = Journal(self._journal_dir, self.lease.process, self.lease.epoch)
@@ -200,12 +200,18 @@ class _Life:
             "recovered",
             process=self.lease.process,
             epoch=self.lease.epoch,
-            is_journal_present=replay.is_present,
+            is_journal_present=found.is_journal_present,
             queued=found.queued,
             answered=found.answered,
             uncertain=found.uncertain,
             events=events,
             seconds=round(time.monotonic() - began, 3),
+        )
+
+    async def _replay(self, wanted: Collection[int]) -> Replay:
+        """In a thread: the lease is renewed and the watchdog answered meanwhile."""
+        return await asyncio.to_thread(
+            Journal.replay, self._journal_dir, self.lease.process, frozenset(wanted)
         )
 
     async def _serve(self, renewing: asyncio.Task[None]) -> int:
@@ -273,6 +279,7 @@ class _Life:
             *(self._while_owned(loop) for loop in self.worker.peers.loops(self._every)),
             self._tick_forever(),
             self._watch_lag(),
+            self._every(CLAIMS_S, "claims", self._flush_claims),
             self.worker.reports.run(),
             self.worker.conflicts.run(),
             self._every(PARKED_POLL_S, "parked", self._parked_round),
@@ -288,6 +295,11 @@ class _Life:
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
         return loops
+
+    async def _flush_claims(self) -> None:
+        """A claim that ended goes soon, also where nothing else is written."""
+        if self.worker.claims.has_pending():
+            self.worker.events.kick()
 
     async def _look_for_failpoint(self) -> None:
         failpoints.look()
@@ -451,7 +463,8 @@ class _Life:
     async def _park_standing(self) -> None:
         """What stands longer than 10 minutes gets a parked row: the low-water mark moves on."""
         before = id_at(time.time() - self.numbers.parked_after_s)
-        live = list(self.worker.flow.ledger.live.values())
+        live_now = self.worker.flow.ledger.live
+        live = list(live_now.values())
         for start in range(0, len(live), MARK_SLICE):
             standing = [
                 message
@@ -461,7 +474,8 @@ class _Life:
                 and not (message.is_parked or message.is_adopted or message.is_handed)
             ]
             for first in range(0, len(standing), PARKED_LIMIT):
-                self._push_out(standing[first : first + PARKED_LIMIT])
+                some = standing[first : first + PARKED_LIMIT]  # some were given meanwhile
+                self._push_out([m for m in some if m.id in live_now and not m.is_handed])
                 await self._committed()
             await asyncio.sleep(0)
         await self.worker.flow.backlog.park()

@@ -66,6 +66,7 @@ class Bench:
         self._roots = (gateway.pid, *more_roots)
         self._bar = bar
         self._first = 0  # index of the next message: no number is used twice
+        self.postgres_s: dict[str, float] = {}  # of the last run, by kind of process
         self.keys_file = ""  # of many tenants, see loadtest.sender
 
     @property
@@ -95,7 +96,12 @@ class Bench:
         result, path = await self._send(load, seconds, messages, f"{load.name}: measuring")
         finals = await self._drain(result, counts.finals)
         await asyncio.sleep(SETTLE_S)
-        cpu_s = cpu_between(before, usage(*self._roots))
+        after = usage(*self._roots)
+        cpu_s = cpu_between(before, after)
+        self.postgres_s = {
+            kind: round(spent - before.postgres.get(kind, 0.0), 3)
+            for kind, spent in after.postgres.items()
+        }
         busy, every = (now - then for then, now in zip(machine_before, machine_s(), strict=True))
         later = await gateway.metrics()
         seen = Seen(

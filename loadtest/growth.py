@@ -176,7 +176,9 @@ class Growth:
 
     async def _run(self, place: Place, load: Load, name: str) -> None:
         found = await place.bench.run(load, self._options.seconds, 0)
-        self.runs.setdefault(place.name, {}).setdefault(name, []).append(found.as_json())
+        self.runs.setdefault(place.name, {}).setdefault(name, []).append(
+            {**found.as_json(), "postgres_s": place.bench.postgres_s}
+        )
         self.problems += [f"{place.name}, {name}: {line}" for line in found.problems]
 
     async def _spread_traffic(self) -> None:

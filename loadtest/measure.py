@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 import psutil
@@ -68,6 +68,7 @@ class Usage:
     cpu_s: Mapping[Group, float]
     resident: Mapping[Group, int]  # bytes; PostgreSQL's shared memory counts once per backend
     pids: Mapping[Group, frozenset[int]]
+    postgres: Mapping[str, float] = field(default_factory=dict)  # CPU seconds by kind of process
 
 
 def usage(*roots: int) -> Usage:
@@ -76,16 +77,32 @@ def usage(*roots: int) -> Usage:
     cpu_s = dict.fromkeys(GROUPS, 0.0)
     resident = dict.fromkeys(GROUPS, 0)
     pids: dict[Group, set[int]] = {group: set() for group in GROUPS}
+    kinds: dict[str, float] = {}
     for process in (found for top in tops for found in (top, *top.children(recursive=True))):
         with contextlib.suppress(psutil.Error), process.oneshot():  # it may end while we look
             group = group_of(process.name(), process.cmdline())
             times = process.cpu_times()
             cpu_s[group] += times.user + times.system
             if group == "postgres":
-                cpu_s[group] += times.children_user + times.children_system
+                ended = times.children_user + times.children_system
+                cpu_s[group] += ended
+                kind = postgres_kind(process.cmdline())
+                kinds[kind] = kinds.get(kind, 0.0) + times.user + times.system
+                kinds["ended"] = kinds.get("ended", 0.0) + ended
             resident[group] += process.memory_info().rss
             pids[group].add(process.pid)
-    return Usage(cpu_s, resident, {group: frozenset(found) for group, found in pids.items()})
+    frozen = {group: frozenset(found) for group, found in pids.items()}
+    return Usage(cpu_s, resident, frozen, kinds)
+
+
+def postgres_kind(args: Sequence[str]) -> str:
+    """What a process of PostgreSQL does: `checkpointer`, `autovacuum worker` …, or `backend`."""
+    title = args[0] if args else ""
+    words = title.removeprefix("postgres: ")
+    for kind in ("checkpointer", "background writer", "walwriter", "autovacuum", "io worker"):
+        if words.startswith(kind):
+            return kind
+    return "backend" if title.startswith("postgres: ") else "postmaster"
 
 
 def cpu_between(before: Usage, after: Usage) -> dict[Group, float]:

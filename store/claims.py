@@ -34,6 +34,7 @@ class _Block:
     stage: _Stage = _Stage.NEW
     is_dropped: bool = False
     may_exist: bool = False  # an INSERT of it was in doubt
+    stripped: list[int] = field(default_factory=list)  # ids that left it before the others
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class ClaimToken:
 
     inserts: list[_Block] = field(default_factory=list)
     deletes: list[_Block] = field(default_factory=list)
+    strips: list[_Block] = field(default_factory=list)
 
 
 class ClaimBook:
@@ -53,6 +55,7 @@ class ClaimBook:
         self._blocks: dict[int, _Block] = {}
         self._inserts: list[_Block] = []
         self._deletes: list[_Block] = []
+        self._strips: list[_Block] = []  # their INSERT may have brought what had left meanwhile
 
     def block(self, ids: list[int], on_claimed: Callable[[], None] | None = None) -> int:
         """Claim these messages: the number of their block; `on_claimed` runs after the commit."""
@@ -94,6 +97,47 @@ class ClaimBook:
         if block is not None:
             self._end(block)
 
+    def strip_sql(self, ids: Iterable[int]) -> str:
+        """Take ids out of whatever blocks list them: somebody else owns them after this commit.
+
+        A block stands until its last message is settled; whoever owns one of the others by then
+        would see it claimed by us. What is settled is counted as ever.
+        """
+        gone = set(ids)
+        numbers: list[int] = []
+        listed: set[int] = set()
+        for block in self._blocks.values():
+            if gone.isdisjoint(block.ids):
+                continue
+            leaving = gone.intersection(block.ids)
+            listed |= leaving
+            block.stripped += leaving
+            block.ids = [message_id for message_id in block.ids if message_id not in gone]
+            if block.stage is not _Stage.NEW or block.may_exist:
+                numbers.append(block.number)
+        return self._without(listed, numbers) if numbers else ""
+
+    def strip_all_sql(self, message_id: int, sequence: int, event_id: int) -> str:
+        """Take a message that is ours with this row out of the claims of every process.
+
+        Not when another process's row won its place, nor out of what we claim from now on: the
+        text may run again.
+        """
+        return (
+            f"UPDATE claims SET ids=array_remove(ids,{int(message_id)}::bigint)"
+            f" WHERE {int(message_id)}::bigint=ANY(ids)"
+            f" AND (process<>{self._process} OR block<{self._next})"
+            f" AND NOT EXISTS (SELECT FROM events WHERE message_id={int(message_id)}"
+            f" AND sequence={int(sequence)} AND event_id<>{int(event_id)});"
+        )
+
+    def _without(self, ids: Iterable[int], numbers: Iterable[int]) -> str:
+        return (
+            "UPDATE claims SET ids=ARRAY(SELECT i FROM unnest(ids) AS i"
+            f" WHERE i<>ALL('{{{_numbers(sorted(ids))}}}'::bigint[]))"
+            f" WHERE process={self._process} AND block IN ({_numbers(numbers)});"
+        )
+
     def open_in(self, number: int) -> int:
         """How many messages of a block still need their claim."""
         block = self._blocks.get(number)
@@ -101,7 +145,7 @@ class ClaimBook:
 
     def has_pending(self) -> bool:
         """Whether the next flush would carry something."""
-        return bool(self._inserts or self._deletes)
+        return bool(self._inserts or self._deletes or self._strips)
 
     def open_blocks(self) -> int:
         """How many blocks a crash now would find, or soon would."""
@@ -116,10 +160,10 @@ class ClaimBook:
 
     def take_sql(self) -> tuple[str, ClaimToken]:
         """What is pending, as SQL made of integers only, for the flush about to run."""
-        if not (self._inserts or self._deletes):
+        if not self.has_pending():
             return "", ClaimToken()
-        token = ClaimToken(self._inserts, self._deletes)
-        self._inserts, self._deletes = [], []
+        token = ClaimToken(self._inserts, self._deletes, self._strips)
+        self._inserts, self._deletes, self._strips = [], [], []
         parts = []
         if token.inserts:
             values = ",".join(
@@ -139,6 +183,7 @@ class ClaimBook:
             )
             for block in token.deletes:
                 block.stage = _Stage.ENDING
+        parts += [self._without(block.stripped, [block.number]) for block in token.strips]
         return "".join(parts), token
 
     def committed(self, token: ClaimToken) -> None:
@@ -151,6 +196,8 @@ class ClaimBook:
                 self._deletes.append(block)
                 continue
             block.stage = _Stage.OPEN
+            if block.stripped:
+                self._strips.append(block)
             if block.on_claimed is not None:
                 ask(block.on_claimed, None)
 
@@ -159,6 +206,7 @@ class ClaimBook:
 
         Not `is_certain`: it may have; its SQL runs again all the same and changes nothing then.
         """
+        self._strips += token.strips
         for block in token.deletes:
             block.stage = _Stage.ENDED
             self._deletes.append(block)

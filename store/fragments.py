@@ -71,10 +71,28 @@ def park_sql(process: int, rows: Iterable[tuple[int, float, int, MessageClass, i
     )
 
 
-def unpark_sql(message_ids: Iterable[int]) -> str:
-    """Take messages out of `parked`."""
+def repark_sql(process: int, rows: Iterable[tuple[int, float, Why]]) -> str:
+    """Move what `process` still looks after in `parked`: (message_id, due, Why).
+
+    A row that is gone by then stays away: its message was handed over or has ended.
+    """
+    values = ",".join(
+        f"({int(message_id)},{moment_sql(due)},{int(why)})" for message_id, due, why in rows
+    )
+    if not values:
+        return ""
+    return (
+        "UPDATE parked p SET due=v.due, why=v.why"
+        f" FROM (VALUES {values}) AS v (message_id,due,why)"
+        f" WHERE p.message_id=v.message_id AND p.process={int(process)};"
+    )
+
+
+def unpark_sql(message_ids: Iterable[int], process: int | None = None) -> str:
+    """Take messages out of `parked`; with `process`, only those that it looks after."""
     ids = ",".join(str(int(message_id)) for message_id in message_ids)
-    return f"DELETE FROM parked WHERE message_id IN ({ids});" if ids else ""
+    whose = "" if process is None else f" AND process={int(process)}"
+    return f"DELETE FROM parked WHERE message_id IN ({ids}){whose};" if ids else ""
 
 
 def park_reports_sql(keyring: Keyring, reports: Iterable[ParkedReport]) -> str:

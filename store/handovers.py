@@ -93,9 +93,11 @@ def handover_sql(  # noqa: PLR0913, PLR0917 - the columns of a row
         f" VALUES ({process_of(handover_id)},{int(handover_id)})"
         " ON CONFLICT (process) DO UPDATE SET last_id=excluded.last_id"
         " WHERE m.last_id<excluded.last_id RETURNING last_id)"
-        " INSERT INTO handovers (id,giver,receiver,channel,class,ids,tenants,until)"
+        " INSERT INTO handovers"
+        " (id,giver,receiver,channel,class,ids,first_id,last_id,tenants,until)"
         f" SELECT last_id,{int(giver)},{int(receiver)},{int(channel)},{CLASS_CODES[cls]},"
-        f"'{{{_numbers(ids)}}}'::bigint[],'{{{_numbers(tenants)}}}'::int[],{moment_sql(until)}"
+        f"'{{{_numbers(ids)}}}'::bigint[],{int(min(ids))},{int(max(ids))},"
+        f"'{{{_numbers(tenants)}}}'::int[],{moment_sql(until)}"
         " FROM mark;"
     )
 
@@ -169,10 +171,17 @@ class Handovers:
         return _count(done)
 
     async def move_giver(self, old: int, new: int) -> int:
-        """What a seized process gave to others is its taker's to take back; how many blocks."""
+        """What a seized process gave to others is its taker's to take back; how many blocks.
+
+        What it gave to the taker itself need not come back: it may take any channel.
+        """
         async with acquire(self._pool) as conn:
             done = await conn.execute(
-                "UPDATE handovers SET giver = $2 WHERE giver = $1 AND receiver <> $2", old, new
+                "UPDATE handovers SET giver = CASE WHEN receiver = $2 THEN giver ELSE $2 END,"
+                " channel = CASE WHEN receiver = $2 THEN 0 ELSE channel END"
+                " WHERE giver = $1 AND (receiver <> $2 OR channel <> 0)",
+                old,
+                new,
             )
         return _count(done)
 

@@ -1,6 +1,6 @@
 r"""The attempt journal: what left for a carrier and what came back (RELIABILITY section 4).
 
-    <directory>/<process>/<epoch>-<n>     segments of 64 MiB, never fsynced: it outlives the
+    <directory>/<process>/<epoch>-<n>     segments of 4 MiB, never fsynced: it outlives the
                                           process, not the machine, and says so by the boot id
     segment  = "SMSJ" version(1) boot id(36) frame…
     frame    = kind(1) length(4) crc32(4) highest message id(8) lines…     one os.write()
@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 SUBMITTED, REJECTED, THROTTLED, NOT_SENT, UNCERTAIN = range(5)
 
-SEGMENT_BYTES = 64 << 20
+SEGMENT_BYTES = 4 << 20  # what is read at once, and what stays though nobody needs it
 _MAGIC = b"SMSJ\x01"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BOOT_BYTES = 36
@@ -143,19 +143,26 @@ class Journal:
             folder.rmdir()
 
     @staticmethod
-    def replay(directory: Path, process: int) -> Replay:
-        """Read what is there; changes nothing."""
+    def replay(directory: Path, process: int, wanted: Collection[int] | None = None) -> Replay:
+        """Read what is there; changes nothing. It may take seconds: not for the event loop.
+
+        `wanted`: only the lines of these messages are kept, None means all. Of the others it says
+        nothing, least of all that they were not written. When none is wanted only the heads of
+        the segments are read, for `is_present`.
+        """
         replay = Replay()
+        only = None if wanted is None else frozenset(wanted)
         boot_id = _boot_id()
         boots = set()
         for _, _, path in _segments(_folder(directory, process)):
-            data = path.read_bytes()
             head = len(_MAGIC) + _BOOT_BYTES
+            with path.open("rb") as file:
+                data = file.read(head if only is not None and not only else -1)
             if len(data) < head or not data.startswith(_MAGIC):
                 continue
             boots.add(data[len(_MAGIC) : head])
             for kind, lines in _frames(data, head):
-                _READERS[kind](lines, replay)
+                _READERS[kind](lines, replay, only)
         replay.is_present = boots == {boot_id}
         return replay
 
@@ -246,22 +253,26 @@ def _frames(data: bytes, at: int) -> Iterator[tuple[int, memoryview]]:
         at += length
 
 
-def _read_writes(body: memoryview, replay: Replay) -> None:
+def _read_writes(body: memoryview, replay: Replay, only: frozenset[int] | None) -> None:
     if len(body) % _WRITE.size:
         return
     for message_id, segment, attempt, copy, channel in _WRITE.iter_unpack(body):
+        if only is not None and message_id not in only:
+            continue
         line = WriteLine(segment, attempt, copy, channel)
         replay.writes.setdefault(message_id, []).append(line)
 
 
-def _read_answers(body: memoryview, replay: Replay) -> None:
+def _read_answers(body: memoryview, replay: Replay, only: frozenset[int] | None) -> None:
     at = 0
     while at + _ANSWER.size <= len(body):
         message_id, segment, attempt, copy, kind, n_id, n_code = _ANSWER.unpack_from(body, at)
         at += _ANSWER.size
-        carrier_id = str(body[at : at + n_id], "utf-8", "replace")
-        code = str(body[at + n_id : at + n_id + n_code], "utf-8", "replace")
-        at += n_id + n_code
+        start, at = at, at + n_id + n_code
+        if only is not None and message_id not in only:
+            continue
+        carrier_id = str(body[start : start + n_id], "utf-8", "replace")
+        code = str(body[start + n_id : at], "utf-8", "replace")
         line = AnswerLine(segment, attempt, copy, kind, carrier_id, code)
         replay.answers.setdefault(message_id, []).append(line)
 

@@ -36,6 +36,7 @@ from store.seal import COLUMN_OPTIONS, Keyring, Sealer, day_of
 _MESSAGE_COLUMNS = (
     "id,tenant,number,body,options,class,encoding,segments,flags,valid_until,created_at"
 )
+_HEAD_COLUMNS = "m.id, m.tenant, m.class, m.valid_until, m.flags"
 # Paths of receipts.state.Path after whose newest row a message needs nobody who owns it:
 # submitted or final. A test holds them together.
 RESTING_PATHS = (1, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18)
@@ -241,12 +242,33 @@ class Reader:
         self, process: int, low_water: int, *, page: int = 5000
     ) -> AsyncIterator[list[Head]]:
         """The same without text, number and rows: nothing is opened or folded."""
-        async for wanted in self._unfinished_ids(process, low_water, page):
-            yield await self._heads(wanted)
+        async for conn, ids in self._accepted_ids(process, low_water, page):
+            heads: list[Head] = []
+            for some in _by_day(ids):
+                columns = f"{_HEAD_COLUMNS}, newest.path IS NOT NULL"
+                free = f"SELECT id FROM ({_free_sql(some, _UNPARKED)}) free"
+                source = (
+                    f"(SELECT * FROM messages WHERE {_within('id', some)}"
+                    f" AND id = ANY(ARRAY({free}))) m"
+                )
+                sql = _open_sql(some, columns, source)
+                rows = await conn.fetch(sql, some, list(RESTING_PATHS), process)
+                heads += [_head(row) for row in rows]
+            if heads:
+                yield heads
 
     async def _unfinished_ids(
         self, process: int, low_water: int, page: int
     ) -> AsyncIterator[list[int]]:
+        async for conn, ids in self._accepted_ids(process, low_water, page):
+            wanted = await _open_of(conn, process, ids, _UNPARKED)
+            if wanted:
+                yield wanted
+
+    async def _accepted_ids(
+        self, process: int, low_water: int, page: int
+    ) -> AsyncIterator[tuple[AnyConnection, list[int]]]:
+        """What the process accepted since its mark, in pages, each with a connection to go on."""
         after = low_water - 1
         while True:
             async with acquire(self._pool) as conn:
@@ -255,9 +277,8 @@ class Reader:
                     return
                 after = rows[-1]["id"]
                 ours = [row["id"] for row in rows if process_of(row["id"]) == process]
-                wanted = await _open_of(conn, process, ours, _UNPARKED) if ours else []
-            if wanted:
-                yield wanted
+                if ours:
+                    yield conn, ours
 
     async def _heads(self, ids: Sequence[int]) -> list[Head]:
         heads: list[Head] = []
@@ -266,9 +287,10 @@ class Reader:
                 heads += [
                     _head(row)
                     for row in await conn.fetch(
-                        "SELECT id, tenant, class, valid_until, flags, EXISTS (SELECT FROM events"
-                        f" WHERE {_within('message_id', some)} AND message_id = id) AS has_rows"
-                        f" FROM messages WHERE {_within('id', some)} AND id = ANY($1) ORDER BY id",
+                        f"SELECT {_HEAD_COLUMNS}, EXISTS (SELECT FROM events"
+                        f" WHERE {_within('message_id', some)} AND message_id = m.id)"
+                        f" FROM messages m WHERE {_within('id', some)} AND id = ANY($1)"
+                        " ORDER BY id",
                         some,
                     )
                 ]
@@ -538,22 +560,48 @@ async def _open_of(conn: AnyConnection, process: int, ids: Sequence[int], parked
     One statement, so one snapshot: what moves from owner to owner meanwhile stands in exactly one
     of these tables at every moment, and looking at them one by one could miss it in each.
     """
-    within = _within("message_id", ids)
-    rows = await conn.fetch(
-        "SELECT wanted.id FROM unnest($1::bigint[]) AS wanted (id)"
-        " LEFT JOIN (SELECT DISTINCT ON (message_id) message_id, path FROM events"
-        f"  WHERE {within} AND path <> 0 ORDER BY message_id, sequence DESC) newest"
-        " ON newest.message_id = wanted.id"
-        " WHERE (newest.path IS NULL OR newest.path <> ALL($2))"
-        f" AND wanted.id NOT IN (SELECT message_id FROM parked WHERE {within}{parked})"
-        " AND wanted.id NOT IN (SELECT unnest(ids) FROM handovers"
-        "  UNION ALL SELECT unnest(ids) FROM claims WHERE process <> $3)"
-        " ORDER BY wanted.id",
-        list(ids),
-        list(RESTING_PATHS),
-        process,
-    )
+    sql = open_of_sql(ids, parked)
+    rows = await conn.fetch(sql, list(ids), list(RESTING_PATHS), process)
     return [row["id"] for row in rows]
+
+
+def open_of_sql(ids: Sequence[int], parked: str) -> str:
+    """Its statement for these sorted ids; $1 the ids, $2 the paths at rest, $3 the process."""
+    return _open_sql(ids, "m.id", f"({_free_sql(ids, parked)}) m")
+
+
+def _free_sql(ids: Sequence[int], parked: str) -> str:
+    """Those of $1 that stand in no list of somebody else's, $3 being the process that asks.
+
+    EXCEPT and not NOT IN or an anti-join: it hashes the page and streams the other side past it
+    (or sorts both), whatever the planner believes about the tables. A NOT IN whose other side
+    looks larger than hash_mem, and a nested loop planned for a table that was empty when it was
+    analysed, read all of it once for every message: a takeover fills `handovers` like that.
+    """
+    first, last = int(ids[0]), int(ids[-1])
+    return (
+        "SELECT unnest($1::bigint[]) AS id EXCEPT ("
+        f"SELECT message_id FROM parked WHERE {_within('message_id', ids)}{parked}"
+        " UNION ALL SELECT handed.id FROM handovers, unnest(ids) AS handed (id)"
+        f"  WHERE first_id <= {last} AND last_id >= {first} AND {_within('handed.id', ids)}"
+        " UNION ALL SELECT claimed.id FROM claims, unnest(ids) AS claimed (id)"
+        f"  WHERE process <> $3 AND {_within('claimed.id', ids)})"
+    )
+
+
+def _open_sql(ids: Sequence[int], columns: str, source: str) -> str:
+    """What of `source`, which gives free ids as `m`, is not at rest; $2 are the paths at rest.
+
+    `newest` is the newest row that moved the message, else any row, NULL without rows.
+    """
+    return (
+        f"SELECT {columns} FROM {source}"
+        " LEFT JOIN (SELECT DISTINCT ON (message_id) message_id, path FROM events"
+        f"  WHERE {_within('message_id', ids)} ORDER BY message_id, path = 0, sequence DESC) newest"
+        " ON newest.message_id = m.id"
+        " WHERE newest.path IS NULL OR newest.path <> ALL($2)"
+        " ORDER BY m.id"
+    )
 
 
 def _within(column: str, ids: Sequence[int]) -> str:
@@ -573,15 +621,15 @@ def _moment(unix_s: float) -> datetime:
 
 
 def _head(row: asyncpg.Record) -> Head:
-    flags = row["flags"]
+    message_id, tenant, message_class, valid_until, flags, has_rows = row
     return Head(
-        row["id"],
-        row["tenant"],
-        CLASSES_BY_CODE[row["class"]],
-        row["valid_until"].timestamp(),
+        message_id,
+        tenant,
+        CLASSES_BY_CODE[message_class],
+        valid_until.timestamp(),
         CARRIERS[flags & 7],
         flags >> COUNTRY_SHIFT,
-        row["has_rows"],
+        has_rows,
     )
 
 

@@ -52,7 +52,8 @@ CREATE INDEX webhook_parked_oldest ON webhook_parked (process, event_id)
 
 -- A block of messages on its way from one process to another; tenants stands beside ids, for
 -- conservation. channel 0: the receiver chooses. The id is the giver's, from its own clock. until:
--- when the first of its messages expires.
+-- when the first of its messages expires. first_id, last_id: the lowest and highest of ids, so that
+-- who asks about a range of messages unnests only the blocks that may hold some of them.
 CREATE TABLE handovers (
   id bigint PRIMARY KEY,
   giver smallint NOT NULL,
@@ -60,12 +61,15 @@ CREATE TABLE handovers (
   channel int NOT NULL,
   class smallint NOT NULL,
   ids bigint[] NOT NULL,
+  first_id bigint NOT NULL,
+  last_id bigint NOT NULL,
   tenants int[] NOT NULL CHECK (cardinality(tenants) = cardinality(ids)),
   until timestamptz NOT NULL DEFAULT 'infinity',
   at timestamptz NOT NULL DEFAULT now()
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 CREATE INDEX handovers_receiver ON handovers (receiver, class, id);
 CREATE INDEX handovers_giver ON handovers (giver);
+CREATE INDEX handovers_range ON handovers (last_id, first_id);
 
 -- The newest handover each process wrote. A flush whose connection broke runs again; without
 -- this a block that the receiver took meanwhile would be handed over a second time.

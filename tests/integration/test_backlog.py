@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.recover import PAGE
+from gateway import recover
 from sms.model import MessageClass
 from store.fragments import Why
 from tests.support.inside import inside
@@ -53,10 +53,11 @@ async def test_a_message_read_back_is_the_one_that_was_accepted(dsn: str, tmp_pa
 
 
 async def test_a_crash_in_the_middle_loses_nothing_and_reads_only_heads(
-    dsn: str, tmp_path: Path
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recover, "PAGE", 1000)
     async with inside(dsn, tmp_path, **SMALL) as worker:
-        ids = await worker.send(PAGE * 2 + 500)
+        ids = await worker.send(2500)
         worker.run()
         worker.link(is_up=True)
         await worker.until(lambda: len(worker.channels[1].seen) > 600)
@@ -139,6 +140,30 @@ async def test_a_due_row_of_a_stranger_is_taken_up(dsn: str, tmp_path: Path) -> 
         assert worker.spill.total == before  # it knew them
         [(due,)] = await worker.ask("SELECT count(*) FROM parked WHERE due > now()")
         assert due == len(spilled)
+
+
+async def test_intake_closes_by_class_when_more_waits_than_can_be_sent_in_time(
+    dsn: str, tmp_path: Path
+) -> None:
+    """Spilled ones count; with two processes that accept each has half of it."""
+    async with inside(dsn, tmp_path, shed_queue_s=1.0, **SMALL) as worker:
+        flow = worker.flow
+        rate = sum(one.segments_per_second for one in flow.snapshot.channels.values())
+        await worker.send(int(rate) + 10)
+        assert worker.spill.total > 0
+
+        def closed() -> list[MessageClass]:
+            flow.refresh_shed()
+            return [cls for cls in MessageClass if flow.shed(cls) is not None]
+
+        assert closed() == [MARKETING]
+        assert flow.shed(MARKETING) == (
+            "shed.queue_full",
+            "More is queued than the channels can send in time.",
+            10,
+        )
+        flow.accepting = 2
+        assert closed() == [TRANSACTIONAL, MARKETING]
 
 
 async def test_the_loop_is_not_held_while_thousands_come_back(dsn: str, tmp_path: Path) -> None:

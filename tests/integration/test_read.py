@@ -1,6 +1,8 @@
 """Reading back: recovery costs what was in flight, look-ups touch the partitions they must."""
 
 import asyncio
+import json
+import random
 import time
 from datetime import UTC, datetime
 
@@ -31,6 +33,7 @@ from store.read import (
     UNFINISHED_SQL,
     WITH_DUE_WEBHOOKS_SQL,
     carrier_ids_sql,
+    open_of_sql,
 )
 from store.seal import date_of
 from tests.support.postgres import World, text
@@ -418,3 +421,129 @@ async def test_a_message_on_its_way_from_owner_to_owner_is_never_taken_for_ours(
     assert looks > 30
     await world.close()
     await other.close()
+
+
+async def test_a_head_says_whether_anything_happened_to_its_message(world):
+    """What has no row needs no second look; a row that moved nothing counts too."""
+    plain, noted, requeued, parked = [message.id for message in await accept(world, 4)]
+    rows = [
+        world.event(noted, path=Path.NOTE, segment=0),
+        world.event(requeued, path=Path.REQUEUED, status=State.QUEUED),
+    ]
+    why = [(parked, 9.0, Why.SPILLED, MessageClass.TRANSACTIONAL, 1)]
+    await write(world, rows, park_sql(0, why))
+    [page] = [page async for page in world.reader.unfinished_heads(0, 0)]
+    assert {head.id: head.has_rows for head in page} == {
+        plain: False,
+        noted: True,
+        requeued: True,
+    }
+    assert {(head.carrier, head.country, head.tenant) for head in page} == {(Carrier.CM, 86, 1)}
+    heads = await world.reader.heads([parked, noted, plain])
+    assert [(head.id, head.has_rows) for head in heads] == [
+        (plain, False),
+        (noted, True),
+        (parked, False),
+    ]
+    bodies = await world.reader.bodies([plain, parked, 5])
+    assert bodies.message(plain) == (await world.reader.message(plain)).message
+    assert bodies.message(5) is None
+
+
+def rows_of(plan):
+    """Rows that all nodes of an executed plan gave or threw away."""
+    seen = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+    seen += plan.get("Rows Removed by Join Filter", 0)
+    return seen * plan["Actual Loops"] + sum(map(rows_of, plan.get("Plans", ())))
+
+
+def reaches(plan, name):
+    return plan.get("Index Name") == name or any(
+        reaches(part, name) for part in plan.get("Plans", ())
+    )
+
+
+@pytest.mark.parametrize("is_analyzed", [True, False])
+async def test_a_page_is_asked_for_once_however_much_is_on_its_way(dsn, is_analyzed):
+    """400,000 messages, as after a takeover; the statistics may be those of an empty table."""
+    world = await World.make(dsn)
+    messages = await accept(world, 1000)
+    ids = sorted(message.id for message in messages)
+    conn = await world.opener()()
+    await conn.execute("ALTER TABLE handovers SET (autovacuum_enabled = off)")
+    await conn.execute("ANALYZE handovers")
+    handed = 400_000
+    # from below our page to its end: all of them lie in the range of the widest page
+    low = ids[0] - (handed << 12)
+    await conn.execute(
+        "INSERT INTO handovers (id,giver,receiver,channel,class,ids,first_id,last_id,tenants)"
+        " SELECT g, 0, 1, 0, 1, b.ids, b.ids[1], b.ids[500], array_fill(1, array[500])"
+        " FROM generate_series(0, $1::int / 500 - 1) g CROSS JOIN LATERAL (SELECT ARRAY("
+        "  SELECT $2::bigint + ((g::bigint * 500 + k) << 12) FROM generate_series(0, 499) k)"
+        "  AS ids) b",
+        handed,
+        low,
+    )
+    if is_analyzed:
+        await conn.execute("ANALYZE handovers")
+
+    async def explained(page):
+        sql = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {open_of_sql(page, '')}"
+        return json.loads(await conn.fetchval(sql, page, list(RESTING_PATHS), 0))[0]["Plan"]
+
+    wide = await explained([low, *ids])
+    assert rows_of(wide) < 6 * (handed + len(ids))  # as often as there are nodes, not messages
+    narrow = await explained(ids)
+    assert rows_of(narrow) < 20 * len(ids)  # no block is unpacked that cannot matter
+    assert reaches(narrow, "handovers_range")
+    assert await world.reader.still_mine(0, ids) == ids
+    assert await world.reader.still_mine(0, [low, *ids]) == ids
+    await conn.close()
+    await world.close()
+
+
+async def test_what_is_open_here_is_what_no_list_names(world):
+    """Against plain set arithmetic, in blocks of any shape and pages of any kind."""
+    dice = random.Random(4)
+    messages = await accept(world, 400)
+    ids = sorted(message.id for message in messages)
+    names = ("handed", "theirs", "mine", "here", "there", "lane")
+    places: dict[str, set[int]] = {name: set() for name in names}
+    conn = await world.opener()()
+    for turn in range(12):
+        await conn.execute("DELETE FROM handovers; DELETE FROM claims; DELETE FROM parked")
+        for there in places.values():
+            there.clear()
+        for message_id in ids:
+            places[dice.choice(list(places))].add(message_id)
+        for place, sql in (
+            (
+                "handed",
+                "INSERT INTO handovers"
+                " (id,giver,receiver,channel,class,ids,first_id,last_id,tenants)"
+                " VALUES ($1,0,1,0,1,$2,$3,$4,array_fill(1,array[$5::int]))",
+            ),
+            ("theirs", "INSERT INTO claims VALUES (1, $1, $2)"),
+            ("mine", "INSERT INTO claims VALUES (0, $1, $2)"),
+        ):
+            rest = list(places[place])
+            dice.shuffle(rest)
+            number = 0
+            while rest:
+                size = dice.choice((1, 2, 7, 40))
+                block, rest = rest[:size], rest[size:]
+                number += 1
+                more = (min(block), max(block), len(block)) if place == "handed" else ()
+                await conn.execute(sql, number, block, *more)
+        for place, process in (("here", 0), ("there", 1)):
+            now, about = time.time(), (Why.QUEUED, MessageClass.OTP, 1)
+            await conn.execute(park_sql(process, [(m, now, *about) for m in places[place]]))
+        not_here = places["handed"] | places["theirs"] | places["there"]
+        for _ in range(8):
+            first, last = sorted(dice.sample(range(len(ids)), 2))
+            page = [m for m in ids[first : last + 1] if turn % 2 or dice.random() < 0.3] or ids[:1]
+            expected = [m for m in page if m not in not_here]
+            assert await world.reader.still_mine(0, page) == expected
+        found = [stored.message.id for stored in await unfinished(world, 0, ids[0], page=37)]
+        assert found == [m for m in ids if m in places["mine"] | places["lane"]]
+    await conn.close()

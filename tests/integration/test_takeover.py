@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MethodType
@@ -22,7 +23,7 @@ from sms.outcomes import Cause, Rejected
 from store import database
 from store.fragments import ParkedWebhook, Why, park_sql, park_webhooks_sql
 from store.handovers import handover_sql
-from store.journal import REJECTED, SUBMITTED, Journal
+from store.journal import REJECTED, SUBMITTED, Journal, Replay
 from store.processes import ProcessLease
 from telemetry.metrics import Metrics
 from tests.support.postgres import World, text
@@ -250,6 +251,25 @@ async def test_whoever_goes_on_after_a_crash_finds_what_is_left(
     assert left == [-1]
     await scene.takeover.step()  # it is owed to us: found again
     await asyncio.sleep(0)
+    await check(scene, has_journal=True)
+
+
+async def test_the_journal_is_read_in_a_thread_and_only_for_what_was_claimed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = {row[0] for row in await scene.fetch("SELECT unnest(ids) FROM claims")}
+    calls: list[tuple[bool, set[int]]] = []
+    real = Journal.replay
+
+    def spy(directory: Path, process: int, wanted: Collection[int]) -> Replay:
+        in_main = threading.current_thread() is threading.main_thread()
+        calls.append((in_main, set(wanted)))
+        return real(directory, process, wanted)
+
+    monkeypatch.setattr(Journal, "replay", spy)
+    await scene.takeover.step()
+    assert claimed
+    assert calls == [(False, claimed)]
     await check(scene, has_journal=True)
 
 

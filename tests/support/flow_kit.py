@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.dispatch import ChannelRuntime, Dispatcher
@@ -130,6 +130,12 @@ class FakeClaims:
 
     def settled(self, block: int, count: int = 1) -> None:
         self.blocks[block] -= count
+
+    def strip_sql(self, ids: Iterable[int]) -> str:
+        return ""
+
+    def strip_all_sql(self, message_id: int, sequence: int, event_id: int) -> str:
+        return ""
 
 
 class FakeJournal:

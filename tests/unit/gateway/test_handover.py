@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,12 @@ class FakeBook:
 
     def settled(self, number: int, count: int = 1) -> None:
         self.left[number] -= count
+
+    def strip_sql(self, ids: Iterable[int]) -> str:
+        return ""
+
+    def strip_all_sql(self, message_id: int, sequence: int, event_id: int) -> str:
+        return ""
 
     def open_in(self, number: int) -> int:
         return self.left[number]
@@ -200,6 +206,15 @@ async def test_otp_is_taken_though_the_window_is_full() -> None:
     assert len(party.store.rows) == 1
 
 
+async def test_of_what_is_taken_at_once_otp_goes_first() -> None:
+    party = Party()
+    older = party.block(2)
+    otp = party.block(1, OTP)
+    younger = party.block(1)
+    await party.round()
+    assert party.seen() == [*otp.ids, *older.ids, *younger.ids]
+
+
 async def test_nothing_is_taken_for_a_channel_that_is_down_here() -> None:
     party = Party()
     party.dispatcher.link_changed(1, is_up=False)
@@ -308,3 +323,53 @@ async def test_who_drains_takes_nothing_any_more() -> None:
     party.block(1, receiver=OTHER)
     await party.round()
     assert len(party.store.rows) == 2
+
+
+async def test_a_block_is_not_taken_back_before_its_commit_was_heard() -> None:
+    party = Party()
+    party.remote.update({7: [OTHER]}, [OTHER])
+    messages = [party.message(TRANSACTIONAL) for _ in range(3)]
+    for message in messages:
+        party.ledger.live[message.id] = message
+        party.lanes.force(message.message_class)
+        party.store.messages_by_id[message.id] = message
+    party.remote.give(messages, OTHER, 7)
+    (block_id,) = party.remote.blocks
+    ids = [message.id for message in messages]
+    until = party.clock.unix() + 300.0
+    # committed, but the answer was lost and the lane still reconnects; OTHER is gone meanwhile
+    party.store.rows[block_id] = Handover(block_id, ME, OTHER, 7, TRANSACTIONAL, ids, until)
+    party.remote.update({}, ())
+    await party.desk.round()
+    assert block_id in party.store.rows
+    party.events.flush()  # now it is heard
+    assert party.ledger.live == {}
+    for message in messages:
+        message.is_handed = False  # what is read back is another object
+    await party.round()
+    assert party.store.rows == {}
+    assert sorted(party.ledger.live) == ids
+
+
+async def test_a_block_that_is_given_back_waits_for_its_own_commit() -> None:
+    party = Party()
+    row = party.block(2)
+    leaving = replace(party.store.messages_by_id[row.ids[0]], is_handed=True)
+    party.ledger.live[leaving.id] = leaving
+    await party.round()
+    assert party.seen() == []
+    assert party.book.left == {101: 2}
+    del party.ledger.live[leaving.id]
+    await party.round()
+    assert party.seen() == row.ids
+
+
+async def test_blocks_that_a_dead_process_gave_are_looked_after() -> None:
+    party = Party()
+    await party.round()
+    row = party.block(2, channel=7, receiver=OTHER)  # its giver is this process since a takeover
+    await party.round()
+    assert row.id in party.store.rows
+    party.desk.look_again()
+    await party.round()
+    assert row.id not in party.store.rows

@@ -31,6 +31,7 @@ class Leaving(Kit):
         nobody: Any = None
         self.reports_desk = self
         self.share = (0, 1)
+        self.accepting = 1
         self.peers = Peers(flow, ME, self.remote, nobody, nobody, nobody, None)
 
     def adopt(self, count: int) -> list[Message]:
@@ -94,6 +95,10 @@ def test_what_came_from_others_goes_to_who_has_the_channel_else_waits_for_anybod
 def test_what_belongs_to_nobody_is_shared_out_among_the_living() -> None:
     kit = Leaving()
     live = [LiveProcess(number, "n", number, "all", 1) for number in (0, ME, OTHER)]
+    carrier = LiveProcess(9, "n", 3, "carrier", 1)
+    kit.peers.lived([*live, carrier])
+    assert kit.share == (1, 4)
+    assert kit.accepting == 3  # each of them keeps so much of what may wait
     kit.peers.lived(live)
     assert kit.share == (1, 3)
     kit.peers.lived([LiveProcess(OTHER, "n", 0, "all", 1)])  # our own lease lapsed

@@ -2,7 +2,16 @@ import os
 
 import pytest
 
-from loadtest.measure import GROUPS, Spread, Usage, cpu_between, group_of, spread, usage
+from loadtest.measure import (
+    GROUPS,
+    Spread,
+    Usage,
+    cpu_between,
+    group_of,
+    postgres_kind,
+    spread,
+    usage,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +60,16 @@ def test_backends_may_come_and_go_while_it_is_measured():
 def test_a_restarted_worker_spoils_the_measurement():
     with pytest.raises(RuntimeError, match="worker was restarted"):
         cpu_between(taken(1.0, worker={7}), taken(0.2, worker={8}))
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("postgres: checkpointer ", "checkpointer"),
+        ("postgres: autovacuum worker growth_full", "autovacuum"),
+        ("postgres: smsgw growth_full [local] COPY", "backend"),
+        ("/opt/pg/bin/postgres", "postmaster"),
+    ],
+)
+def test_postgres_processes_are_told_apart(title, kind):
+    assert postgres_kind([title]) == kind

@@ -180,3 +180,26 @@ def test_the_floor_is_the_lowest_id_of_all_blocks(blocks):
     for ids in blocks:
         book.block(ids)
     assert book.floor() == min((id for ids in blocks for id in ids), default=None)
+
+
+def test_a_stripped_id_leaves_its_block_and_nothing_else() -> None:
+    book = ClaimBook(3)
+    number = book.block([10, 11])
+    _, token = book.take_sql()
+    strip = book.strip_sql([10, 99])  # while its INSERT is on its way, perhaps by the other lane
+    assert "<>ALL('{10}'::bigint[])" in strip
+    assert f"process=3 AND block IN ({number})" in strip
+    book.committed(token)
+    sql, token = book.take_sql()  # once more, behind the INSERT
+    assert sql == strip
+    book.failed(token)
+    assert book.take_sql()[0] == strip
+    assert not book.strip_sql([10])
+    assert book.open_in(number) == 2
+
+
+def test_an_id_stripped_before_its_block_is_inserted_is_never_written() -> None:
+    book = ClaimBook(3)
+    book.block([10, 11])
+    assert not book.strip_sql([10])
+    assert "'{11}'" in book.take_sql()[0]

@@ -64,6 +64,44 @@ def test_what_was_written_is_read_back(tmp_path_factory, pieces):
 
 
 @quick
+@given(pieces=bursts, data=st.data())
+def test_only_the_lines_of_what_is_wanted_are_kept(tmp_path_factory, pieces, data):
+    directory = tmp_path_factory.mktemp("j")
+    fill(directory, pieces)
+    known = sorted({entry[0] for _, entries in pieces for entry in entries})
+    wanted = data.draw(st.lists(st.sampled_from(known), unique=True) if known else st.just([]))
+    replay = Journal.replay(directory, 3, wanted)
+    assert replay.is_present
+    for found, all_lines in zip((replay.writes, replay.answers), expected(pieces), strict=True):
+        assert found == {id: lines for id, lines in all_lines.items() if id in wanted}
+
+
+def test_when_nothing_is_wanted_only_the_heads_are_read(tmp_path, monkeypatch):
+    fill(tmp_path, [("write", [(5, 0, 1, 0, 2)])])
+    monkeypatch.setattr(module, "_READERS", {})
+    monkeypatch.setattr("store.journal.zlib", None)
+    assert Journal.replay(tmp_path, 3, []) == module.Replay(is_present=True)
+    assert not Journal.replay(tmp_path, 4, []).is_present
+    [path] = files(tmp_path)
+    path.write_bytes(path.read_bytes()[:20])  # half a head
+    assert not Journal.replay(tmp_path, 3, []).is_present
+
+
+def test_a_segment_that_is_full_is_cut(tmp_path):
+    journal = Journal(tmp_path, 3, 1)
+    burst = [(message_id, 0, 1, 0, 2) for message_id in range(1, 2001)]
+    for _ in range(400):  # 12 MB
+        assert journal.write_lines(burst)
+    sizes = [path.stat().st_size for path in files(tmp_path)]
+    assert len(sizes) > 2
+    assert max(sizes) <= module.SEGMENT_BYTES + 2000 * 15 + 100 < 5 << 20
+    journal.note_low_water(3000)  # of what nobody needs one segment stays
+    assert len(files(tmp_path)) == 1
+    assert Journal.replay(tmp_path, 3, []).is_present
+    journal.close()
+
+
+@quick
 @given(pieces=bursts, data=st.data(), tail=st.binary(max_size=60))
 def test_any_truncation_with_any_garbage_keeps_the_whole_bursts_before_it(
     tmp_path_factory, pieces, data, tail
