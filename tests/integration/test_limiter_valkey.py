@@ -192,6 +192,7 @@ class Four:
         self.rate, self.depth, self.seconds = rate, depth, seconds
         self._url = url
         self._children: list[subprocess.Popen[str]] = []
+        self.failed = 0  # calls without an answer
 
     def run(self, pauses: list[str]) -> None:
         """Let them begin together; each spends all it can get, or is idle."""
@@ -219,7 +220,9 @@ class Four:
     def results(self) -> list[list[float]]:
         """When each of them took, in order."""
         told = [child.communicate(timeout=self.seconds + 30)[0] for child in self._children]
-        return [json.loads(text) for text in told]
+        found = [json.loads(text) for text in told]
+        self.failed = int(sum(one["failed"] for one in found))
+        return [one["taken"] for one in found]
 
     def check_law(self, moments: list[float], extra: float = 0.0) -> None:
         """In no window more than rate · t + depth, and what may come on top."""

@@ -3,7 +3,7 @@
     python -m tests.support.limiter_child URL RATE DEPTH LIVE SECONDS PAUSE
 
 Says "ready", waits for a line on standard input, takes single segments for so long, and prints
-the moment of every take as JSON. The clock is the machine's, so that those of several processes
+the moment of every take, and how many calls failed, as JSON. The clock is the machine's, so that those of several processes
 can be put together. PAUSE is the time after a refusal; "idle" takes nothing.
 """
 
@@ -36,7 +36,8 @@ async def spend(leases: Leases, lease: Lease, until: float, pause_s: float) -> l
 
 async def main() -> None:
     url, rate, depth, live, seconds, pause = sys.argv[1:]
-    leases = Leases(Valkey(url), metrics=Metrics(), live=lambda: int(live))
+    metrics = Metrics()
+    leases = Leases(Valkey(url), metrics=metrics, live=lambda: int(live))
     running = asyncio.create_task(leases.run())
     lease = leases.lease("t1", float(rate), int(depth))
     print("ready", flush=True)
@@ -50,7 +51,8 @@ async def main() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await leases.close()
-    print(json.dumps(taken), flush=True)
+    failed = metrics.limit_calls_total.values.get(("failed",), 0)
+    print(json.dumps({"taken": taken, "failed": failed}), flush=True)
 
 
 if __name__ == "__main__":
