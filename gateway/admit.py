@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -70,6 +71,11 @@ _NEVER_GSM7 = FieldError(
     "`encoding` gsm7 cannot go to +86: a mainland text carries its signature 【…】, which is not "
     "in GSM-7; leave `encoding` out.",
 )
+_LIMITS = {
+    "tenant": "The tenant's limit",
+    "day": "The tenant's quota of segments per day",
+    "month": "The tenant's quota of segments per month",
+}
 _MAX_CHARS = MAX_SEGMENTS * 153  # nothing longer fits, whatever the encoding
 
 
@@ -151,24 +157,36 @@ def check_defaults(entry: SendRequest, tenant: Tenant) -> list[FieldError]:
     return errors
 
 
-def charge(
-    limiter: LimiterPort, tenant: Tenant, segments: int, pointer: str, now: float
+async def charge(
+    limiter: LimiterPort,
+    tenant: Tenant,
+    wanted: Mapping[MessageClass, int],
+    pointer: str,
+    now: float,
 ) -> tuple[TakenPort, Problem | None]:
-    """Take a request's tokens, all or none; `now` is monotonic."""
-    taken = limiter.take(tenant.id, segments, now)
-    if taken.depth and segments > taken.depth:
-        limit = int(taken.depth)
-        detail = (
-            f"The request has {segments} segments, and the tenant's limit never holds more than "
-            f"{limit}; send at most {limit} in one request."
-        )
-        return taken, of_fields([FieldError(pointer, "quota.message_too_large", detail)])
+    """Take a request's tokens, all or none; `wanted` is segments by class, `now` monotonic.
+
+    It may wait for one call to Valkey (50 ms at most) or PostgreSQL, shared with other requests.
+    Raises StoreUnavailable when a quota cannot be known.
+    """
+    taken = await limiter.ask(tenant.id, wanted, now)
     if not taken.retry_after_s:
         if failpoints.is_armed:
             failpoints.hit("admit.charged")
         return taken, None
+    whose = _LIMITS.get(taken.scope, f"The tenant's limit for class {taken.scope}")
+    if taken.retry_after_s == math.inf:
+        detail = (
+            f"The request has more segments than this limit ever holds. {whose}: at most "
+            f"{taken.most} in one request."
+        )
+        return taken, of_fields([FieldError(pointer, "quota.message_too_large", detail)])
     wait_s = max(1, math.ceil(taken.retry_after_s))
-    detail = f"The tenant's limit of segments per second is used up; try again in {wait_s} s."
+    if taken.resets:
+        code = f"quota.segments_per_{taken.scope}"
+        detail = f"{whose} ({taken.most}) is used up; it begins anew at {taken.resets}."
+        return taken, retry_after(code, detail, wait_s)
+    detail = f"{whose} of segments per second is used up; try again in {wait_s} s."
     return taken, retry_after("quota.segments_per_second", detail, wait_s)
 
 

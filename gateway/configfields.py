@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv6Network, ip_network
 
 from compliance.signature import is_brand
@@ -20,7 +21,12 @@ Check = Callable[[object], str | None]
 LATER = "comes with a later version; remove it for now"
 MAX_RATE = 1_000_000
 MAX_BACKUPS = 3
+MAX_NETWORKS = 256
+MAX_QUOTA = 10**12
+MAX_BURSTS = 20
+MAX_OVERLAP_S = 30 * 86_400
 
+_CLASSES = [str(word) for word in MessageClass]
 _PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _QUOTES = "must be text; put it in quotes"
 
@@ -180,8 +186,36 @@ def _event(value: object) -> str | None:
     return one_of(EVENTS)(value)
 
 
+def _moment(value: object) -> str | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        return 'must be a time with its zone, such as "2026-11-11T00:00:00+08:00"'
+    is_near = _FIRST_MOMENT <= moment <= _LAST_MOMENT
+    return None if is_near else "must be a time from 2000 to 9998"
+
+
+_FIRST_MOMENT = datetime(2000, 1, 1, tzinfo=UTC)
+_LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)
+
+
+def burst_refusal(burst: Mapping[str, str]) -> str | None:
+    """What is wrong with the times of a burst together, said of its `until`."""
+    begin, end = burst.get("from"), burst.get("until")
+    if begin is None or end is None:
+        return None
+    is_good = datetime.fromisoformat(begin) < datetime.fromisoformat(end)
+    return None if is_good else "ends before it begins; put it later than `from`"
+
+
+def _few(value: object) -> str | None:
+    is_good = isinstance(value, list) and len(value) <= MAX_BURSTS
+    return None if is_good else f"must be a list of at most {MAX_BURSTS} entries"
+
+
 _later = Field(anything, is_later=True)
-_CLASSES = [str(word) for word in MessageClass]
 
 TOP: Mapping[str, Field] = {
     "tenants": Field(anything),
@@ -193,14 +227,24 @@ TOP: Mapping[str, Field] = {
         ("canaries", "signatures", "templates", "suppressions", "consents", "word_lists"), _later
     ),
 }
-MAX_NETWORKS = 256
-MAX_QUOTA = 10**12
-MAX_OVERLAP_S = 30 * 86_400
+# A token bucket beside the tenant's own; its depth is two seconds' worth unless given.
+BUCKET: Mapping[str, Field] = {
+    "segments_per_second": Field(number(0.01, MAX_RATE), is_required=True, json=(int, float)),
+    "burst_segments": Field(whole(1, MAX_RATE), json=int),
+}
+CLASSES: Mapping[str, Field] = {word: Field(anything, json=dict) for word in _CLASSES}
+BURST: Mapping[str, Field] = {
+    "from": Field(_moment, json=str),
+    "until": Field(_moment, is_required=True, json=str),
+    **BUCKET,
+}
 LIMITS: Mapping[str, Field] = {
     "segments_per_second": Field(number(0.01, MAX_RATE), json=(int, float)),
     "burst_segments": Field(whole(1, MAX_RATE), json=int),
     "segments_per_day": Field(whole(1, MAX_QUOTA), json=int, is_nullable=True),
     "segments_per_month": Field(whole(1, MAX_QUOTA), json=int, is_nullable=True),
+    "classes": Field(anything, json=dict),  # members: CLASSES, each a BUCKET
+    "bursts": Field(_few, json=list),  # entries: BURST
 }
 # What both the API and a file may say of a tenant.
 TENANT_OBJECT: Mapping[str, Field] = {

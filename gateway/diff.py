@@ -91,12 +91,14 @@ def _name(one: Planned) -> str:
 
 
 def _flat(value: Mapping[str, Any], pointer: str = "") -> dict[str, object]:
-    """Members by RFC 6901 pointer; lists are one value, what is empty is none."""
+    """Members by RFC 6901 pointer; a list of words is one value, what is empty is none."""
     found: dict[str, object] = {}
     for name, inner in value.items():
         at = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
         if isinstance(inner, Mapping):
             found.update(_flat(inner, at))
+        elif isinstance(inner, list) and any(isinstance(entry, Mapping) for entry in inner):
+            found.update(_flat({str(index): entry for index, entry in enumerate(inner)}, at))
         elif inner is not None and inner not in ([], ""):
             found[at] = inner
     return found

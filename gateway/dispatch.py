@@ -24,7 +24,7 @@ from adapters.base import Channel
 from failover.choose import choose
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.ledger import Ledger
-from ratelimit.bucket import Bucket
+from ratelimit.bucket import Tokens
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
@@ -79,7 +79,7 @@ class ChannelRuntime:
 
     config: config.Channel
     adapter: Channel
-    bucket: Bucket
+    bucket: Tokens
     unsent: deque[Submit] = field(default_factory=deque)  # segments that found no slot yet
     repairs: list[tuple[float, float, Submit]] = field(default_factory=list)  # (due, until, …)
     claiming: int = 0  # segments whose claim is in a flush

@@ -235,7 +235,7 @@ class _Document:
 
     def _tenant(self, value: object, pointer: str) -> None:
         good = self._fields(value, pointer, fields.TENANT)
-        limits = self._fields(good.get("limits", {}), f"{pointer}/limits", fields.LIMITS)
+        limits = self._limits(good.get("limits", {}), f"{pointer}/limits")
         if "name" not in good:
             return
         name = good["name"]
@@ -249,6 +249,30 @@ class _Document:
         self._take(Wanted("tenant", name, spec), pointer)
         for at, entry in self._entries(good.get("api_keys"), f"{pointer}/api_keys"):
             self._api_key(entry, at, name)
+
+    def _limits(self, value: object, pointer: str) -> dict[str, Any]:
+        """The limits of a tenant; none when something is wrong with one."""
+        complaints = len(self.complaints)
+        limits = self._fields(value, pointer, fields.LIMITS)
+        if "classes" in limits:
+            at = f"{pointer}/classes"
+            limits["classes"] = {
+                word: self._fields(inner, member(at, word), fields.BUCKET)
+                for word, inner in self._fields(limits["classes"], at, fields.CLASSES).items()
+            }
+        if "bursts" in limits:
+            limits["bursts"] = [
+                self._burst(entry, at)
+                for at, entry in self._entries(limits["bursts"], f"{pointer}/bursts")
+            ]
+        return limits if len(self.complaints) == complaints else {}
+
+    def _burst(self, value: object, pointer: str) -> dict[str, Any]:
+        good = self._fields(value, pointer, fields.BURST)
+        wrong = fields.burst_refusal(good)
+        if wrong is not None:
+            self.complain(f"{pointer}/until", wrong)
+        return good
 
     def _api_key(self, value: object, pointer: str, tenant: str) -> None:
         good = self._fields(value, pointer, fields.API_KEY)

@@ -23,7 +23,7 @@ from gateway.matches import Matches
 from gateway.reports import Reports
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
-from ratelimit.limiter import LocalLimiter
+from ratelimit.tenants import TenantLimits
 from sms.config import Snapshot
 from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, Submit
 from sms.outcomes import Outcome
@@ -83,7 +83,7 @@ class Parts:
     keyring: Keyring
     metrics: Metrics
     reader: Reader
-    limiter: LocalLimiter
+    limiter: TenantLimits
     lease: ProcessLease
     lanes: Lanes
     backlog: Backlog
@@ -309,7 +309,7 @@ class Flow:
             self.ledger.channel_names[channel.id] = channel.name
         rate = sum(channel.segments_per_second for channel in snapshot.channels.values())
         self._queue_bound = rate * self.reliability.shed_queue_s
-        self.limiter.configure(snapshot, self._monotonic())
+        self.limiter.configure(snapshot)
         self.dispatcher.reconfigure(snapshot)
         self.metrics.config_version.set((), snapshot.version)
 

@@ -7,33 +7,32 @@ stands at its default is left out of `spec` where code of before would not know 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
-from gateway import configfields as fields
 from gateway.views import rfc3339
-from sms.config import Tenant
+from sms.config import Tenant, default_burst
 from store.objects import StoredObject
 
 Json = dict[str, Any]
 _DEFAULT = Tenant(0, "")
-_QUOTAS = ("segments_per_day", "segments_per_month")
+_MORE_LIMITS = ("segments_per_day", "segments_per_month", "classes", "bursts")
 
 
 def tenant_spec(good: Mapping[str, Any], limits: Mapping[str, Any]) -> Json:
     """A tenant from nothing: what is not given has its default."""
     rate = limits.get("segments_per_second", _DEFAULT.segments_per_second)
-    burst = min(fields.MAX_RATE, max(1, round(2 * rate)))
     spec: Json = {
         "signatures": good.get("signatures", []),
         "countries": good.get("countries", list(_DEFAULT.countries)),
         "segments_per_second": rate,
-        "burst_segments": limits.get("burst_segments", burst),
+        "burst_segments": limits.get("burst_segments", default_burst(rate)),
     }
     return changed_tenant(
         spec,
         {name: good[name] for name in ("allowed_ips",) if name in good},
-        {name: limits[name] for name in _QUOTAS if name in limits},
+        {name: limits[name] for name in _MORE_LIMITS if name in limits},
     )
 
 
@@ -48,10 +47,31 @@ def changed_tenant(
     if "allowed_ips" in good:
         changed["allowed_ips"] = [str(ip_network(text)) for text in good["allowed_ips"]]
     changed.update(limits)
-    for name in ("allowed_ips", *_QUOTAS):
+    if "classes" in limits:
+        changed["classes"] = {word: _bucket(one) for word, one in limits["classes"].items()}
+    if "bursts" in limits:
+        changed["bursts"] = [_burst(one) for one in limits["bursts"]]
+    for name in ("allowed_ips", *_MORE_LIMITS):
         if not changed.get(name, True):
             del changed[name]
     return changed
+
+
+def _bucket(given: Mapping[str, Any]) -> Json:
+    rate = given["segments_per_second"]
+    return {
+        "segments_per_second": rate,
+        "burst_segments": given.get("burst_segments", default_burst(rate)),
+    }
+
+
+def _burst(given: Mapping[str, Any]) -> Json:
+    times = {
+        name: rfc3339(datetime.fromisoformat(given[name]).timestamp())
+        for name in ("from", "until")
+        if name in given
+    }
+    return {**times, **_bucket(given)}
 
 
 def suspended(spec: Mapping[str, Any], *, is_suspended: bool) -> Json:
@@ -75,6 +95,8 @@ def tenant_view(stored: StoredObject) -> Json:
             "burst_segments": spec.get("burst_segments", _DEFAULT.burst_segments),
             "segments_per_day": spec.get("segments_per_day"),
             "segments_per_month": spec.get("segments_per_month"),
+            "classes": spec.get("classes", {}),
+            "bursts": spec.get("bursts", []),
         },
         "created_at": _moment(stored),
         "version": stored.version,

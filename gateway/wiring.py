@@ -7,9 +7,11 @@ channels in line with the configuration. A new protocol is one line in `PROTOCOL
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from adapters.base import Channel, ChannelSink
 from adapters.smpp.channel import SmppChannel
@@ -36,8 +38,10 @@ from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
 from gateway.takeover import Aside, Takeover, Taker
-from ratelimit.bucket import Bucket
-from ratelimit.limiter import LocalLimiter
+from ratelimit.leases import ChannelBucket, Leases
+from ratelimit.limiter import Valkey
+from ratelimit.quota_book import QuotaBook
+from ratelimit.tenants import TenantLimits
 from sms import config
 from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
@@ -47,6 +51,7 @@ from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
 from store.processes import ProcessLease
+from store.quotas import Quotas
 from store.read import Reader
 from store.seal import Keyring
 from telemetry.logs import get_logger
@@ -56,6 +61,8 @@ from webhooks.deliver import Deliverer, DeliveryPolicy
 log = get_logger(__name__)
 
 STOP_CHANNEL_S = 5.0  # a changed or removed channel may finish its answers so long
+# The longest message must fit beside what is kept for otp.
+_CHANNEL_DEPTH = math.ceil(MIN_DEPTH_SEGMENTS * OTP_SHARE / (OTP_SHARE - 1))
 
 BuildChannel = Callable[[config.Channel, ChannelSink, Reliability], Channel]
 
@@ -92,6 +99,8 @@ class Worker:
     deliverer: Deliverer
     peers: Peers
     stopping: set[asyncio.Task[None]]  # channels on their way out, awaited at the end
+    leases: Leases
+    quotas: Quotas
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -163,6 +172,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         monotonic=time.monotonic,
     )
     flow: Flow
+    peers: Peers
 
     def answer(channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
         flow.answer(channel, tokens, accepted=accepted)
@@ -181,13 +191,19 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         max_attempts=numbers.max_attempts,
     )
     run_dir = settings.run_dir
+
+    def live() -> int:
+        return len(peers.sessions.live)
+
+    quotas = Quotas(pool)
+    leases, limiter = _limits(settings, quotas, metrics, live)
     flow = Flow(
         Parts(
             reliability=numbers,
             keyring=keyring,
             metrics=metrics,
             reader=reader,
-            limiter=LocalLimiter(),
+            limiter=limiter,
             lease=lease,
             lanes=lanes,
             backlog=backlog,
@@ -252,10 +268,21 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         deliverer,
         peers,
         set(),
+        leases,
+        quotas,
     )
     peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
     peers.sessions.rates_changed = lambda: _share_rates(worker)
     return worker
+
+
+def _limits(
+    settings: Settings, quotas: Quotas, metrics: Metrics, live: Callable[[], int]
+) -> tuple[Leases, TenantLimits]:
+    """Buckets shared with the `live` processes, and the tenants' limits made of them."""
+    valkey = Valkey(settings.redis_url) if settings.redis_url else None
+    leases = Leases(valkey, metrics=metrics, live=live)
+    return leases, TenantLimits(leases, QuotaBook(quotas.reserve, metrics=metrics, live=live))
 
 
 def _peers(
@@ -368,6 +395,8 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             removed = flow.dispatcher.remove_channel(channel_id)
             if removed is not None:
                 _let_go(worker, removed)
+            if channel_id not in snapshot.channels:
+                worker.leases.forget(_bucket_name(channel_id))
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
     for channel in ours.values():
@@ -378,9 +407,9 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
         adapter = build_channel(channel, flow, numbers)
-        rate, depth = _rate(worker, snapshot.channels[channel.id])
-        bucket = Bucket(rate, depth, time.monotonic(), otp_reserve=depth / OTP_SHARE)
-        flow.dispatcher.add_channel(ChannelRuntime(channel, adapter, bucket))
+        flow.dispatcher.add_channel(
+            ChannelRuntime(channel, adapter, _bucket(worker, snapshot, channel.id))
+        )
         adapter.start()
 
 
@@ -392,20 +421,28 @@ def _sessions_changed(worker: Worker, numbers: Reliability) -> None:
     _share_rates(worker)
 
 
-def _rate(worker: Worker, channel: config.Channel) -> tuple[float, float]:
-    """Our part of the channel's rate, and the depth of its bucket, in segments."""
-    rate = channel.segments_per_second * worker.peers.sessions.rate_share(channel)
-    return rate, max(rate, MIN_DEPTH_SEGMENTS)
+def _bucket_name(channel: int) -> str:
+    return f"c{channel}"
+
+
+def _bucket(worker: Worker, snapshot: config.Snapshot, channel_id: int) -> ChannelBucket:
+    """The channel's bucket, shared with all processes: its rate is the account's."""
+    name, channel = _bucket_name(channel_id), snapshot.channels[channel_id]
+    rate = channel.segments_per_second
+    depth = max(math.ceil(rate), _CHANNEL_DEPTH)
+    lease = worker.leases.lease(name, rate, depth, reserve=depth // OTP_SHARE, is_eager=True)
+    worker.leases.share(name, worker.peers.sessions.rate_share(channel))
+    worker.leases.listen(name, partial(worker.flow.dispatcher.pump, channel_id))
+    return ChannelBucket(worker.leases, lease)
 
 
 def _share_rates(worker: Worker) -> None:
-    """Other nodes have got or lost a channel: all of them together keep its rate."""
+    """Other nodes have got or lost a channel: our part of its rate while Valkey is away."""
     channels = worker.flow.snapshot.channels
-    for channel_id, runtime in worker.flow.dispatcher.channels.items():
+    for channel_id in worker.flow.dispatcher.channels:
         if channel_id in channels:
-            rate, depth = _rate(worker, channels[channel_id])
-            reserve = depth / OTP_SHARE
-            runtime.bucket.configure(rate, depth, time.monotonic(), otp_reserve=reserve)
+            share = worker.peers.sessions.rate_share(channels[channel_id])
+            worker.leases.share(_bucket_name(channel_id), share)
 
 
 def _let_go(worker: Worker, runtime: ChannelRuntime) -> None:

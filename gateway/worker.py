@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import uvloop
@@ -61,6 +62,8 @@ SWEEP_S = 1.0  # between two looks at the validity of what is spilled
 MARK_SLICE = 10_000  # messages looked at in one turn of the loop, some 1 ms
 MAINTENANCE_S = 3600.0
 DELTAS_S = 60.0
+QUOTAS_KEPT_DAYS = 400
+GIVE_BACK_S = 1.0  # what is held of the limits, at the end
 RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
 FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
@@ -243,6 +246,9 @@ class _Life:
             for task in (*loops, stopping):
                 task.cancel()
             await asyncio.gather(*loops, stopping, return_exceptions=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_BACK_S):
+                    await self.worker.flow.limiter.close()
         return 0
 
     async def _serve_http(self) -> None:
@@ -295,6 +301,7 @@ class _Life:
             self.worker.flow.backlog.run(),
             self._every(self.numbers.config_poll_s, "config", self.reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
+            self.worker.flow.limiter.run(),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
         ]
         if failpoints.is_watching:
@@ -514,7 +521,7 @@ class _Life:
         log.info("configuration in force", version=snapshot.version)
 
     async def _maintain(self) -> None:
-        """Partitions and data keys, made ahead."""
+        """Partitions and data keys, made ahead; old sums of quotas dropped."""
         conn = await connect(self.settings.database_url or "", statement_timeout_s=30)
         try:
             await partitions.ensure(
@@ -525,6 +532,7 @@ class _Life:
             )
         finally:
             await close_connection(conn)
+        await self.worker.quotas.forget(datetime.now(UTC).date() - timedelta(days=QUOTAS_KEPT_DAYS))
 
     # -- the end ---------------------------------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""Token buckets in segments per second: the arithmetic, and a tenant's limits."""
+"""Limits in segments: buckets shared between processes, a tenant's limits and quotas."""

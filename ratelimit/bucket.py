@@ -10,25 +10,43 @@ back changes nothing. `now` is monotonic seconds.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 _NS = 1_000_000_000
 _UNIT = 1000 * _NS  # one segment; the level grows by rate in thousandths per nanosecond
 _MARGIN_NS = 1000  # so that `now + wait` as a float never falls short
 
 
-class Bucket:
-    """Rate in segments per second (to a thousandth), depth in segments; full at the start.
+class Tokens(Protocol):
+    """What can be taken from, be it kept here or shared with other processes."""
 
-    `otp_reserve` segments of the depth are kept for takes with `is_otp`.
+    def take(self, n: int, now: float, *, is_otp: bool = True) -> float:
+        """Take n segments or none: 0.0 = taken, else the seconds after which to ask again."""
+        ...
+
+
+class Bucket:
+    """Rate in segments per second (to a thousandth), depth in segments.
+
+    Full at the start unless `is_empty`. `otp_reserve` segments of the depth are kept for takes
+    with `is_otp`.
     """
 
     __slots__ = ("_at_ns", "_depth", "_filled_at", "_level", "_rate", "_reserve")
 
-    def __init__(self, rate: float, depth: float, now: float, *, otp_reserve: float = 0.0) -> None:
+    def __init__(
+        self,
+        rate: float,
+        depth: float,
+        now: float,
+        *,
+        otp_reserve: float = 0.0,
+        is_empty: bool = False,
+    ) -> None:
         self._at_ns = int(now * _NS)
         self._filled_at = now
         self._set(rate, depth, otp_reserve)
-        self._level = self._depth
+        self._level = 0 if is_empty else self._depth
 
     def _set(self, rate: float, depth: float, otp_reserve: float) -> None:
         self._rate = max(0, int(rate * 1000 + 0.5))

@@ -1,73 +1,163 @@
-"""The limits of the tenants: one bucket each, kept in this process.
+"""Buckets shared over Valkey: the one script that takes, gives back and counts, and its call.
 
-One worker per node needs nothing more; leases from Valkey (DESIGN decision 9) fill the same
-buckets once several processes share a tenant's limit. One take per request, never per message.
+The script is atomic and goes by Valkey's own clock, so that processes need not agree on the time.
+Valkey may forget everything at any moment: a bucket that is not there is full, which costs at
+most one depth. Who calls, when and for whom is `ratelimit.leases`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from typing import Protocol
 
-from ratelimit.bucket import Bucket
-from sms.config import Snapshot, Tenant
+import redis.asyncio
+import redis.exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
-UNKNOWN_TENANT_WAIT_S = 1.0
+from ratelimit.lease import LEASE_S
+from sms.errors import ClusterUnavailable
+
+CALL_TIMEOUT_S = 0.05  # RELIABILITY section 9
+_LATE_S = 0.01
+# What a server that is away, refuses us or is none at all ends in.
+_TROUBLE = (redis.exceptions.RedisError, OSError, EOFError, ValueError, TypeError)
+# The number is the format's. In braces, so that the nodes of a cluster keep all keys together.
+PREFIX = "{smsgw:limits:1}:"
+
+# One hash per bucket: `level` in billionths of a segment, `at` in µs of Valkey's clock, and per
+# process "granted spent expires". Only whole numbers below 2^53, so nothing is ever rounded.
+# A bucket that is not there is full. A key outlives the time in which its bucket would fill.
+# It fills beside all that was held until this call: when that was spent, nobody can tell.
+# A clock that went back must neither stop the bucket nor keep a dead process's tokens for long.
+SCRIPT = """
+local UNIT = 1000000000
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local client, ttl = ARGV[1], tonumber(ARGV[2])
+local answer = {}
+for i = 1, #KEYS do
+  local key, a = KEYS[i], 3 + (i - 1) * 8
+  local rate = tonumber(ARGV[a])
+  local depth, reserve = ARGV[a + 1] * UNIT, ARGV[a + 2] * UNIT
+  local spent, granted, hold = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5])
+  local want, least = tonumber(ARGV[a + 6]), tonumber(ARGV[a + 7])
+  local level, at, others, before = depth, now, 0, 0
+  local mine = math.min(0, granted - spent)
+  local row = redis.call('HGETALL', key)
+  for f = 1, #row, 2 do
+    local name, value = row[f], row[f + 1]
+    if name == 'level' then level = tonumber(value)
+    elseif name == 'at' then at = tonumber(value)
+    else
+      local g, s, expires = string.match(value, '(%S+) (%S+) (%S+)')
+      expires = tonumber(expires)
+      before = before + g - s
+      if expires <= now or expires > now + 2 * ttl then
+        redis.call('HDEL', key, name)
+      elseif name == client then mine = g - spent
+      else others = others + g - s end
+    end
+  end
+  local room = math.max(0, depth - before * UNIT)
+  if now > at and level < room then
+    if (now - at) >= (room - level) / rate then level = room
+    else level = level + (now - at) * rate end
+  end
+  local debt = math.max(0, -mine)
+  mine = math.max(0, mine)
+  local back = math.max(0, mine - hold)
+  mine = mine - back
+  room = math.max(0, depth - (others + mine) * UNIT)
+  level = math.min(room, math.max(0, level + (back - debt) * UNIT))
+  local free = math.floor(math.max(0, level - reserve) / UNIT)
+  local new = math.min(want - mine, free)
+  if new > 0 and free >= least then
+    mine = mine + new
+    level = level - new * UNIT
+  end
+  local record = string.format('%.0f %.0f %.0f', spent + mine, spent, now + ttl)
+  redis.call('HSET', key, 'level', string.format('%.0f', level), 'at', string.format('%.0f', now),
+             client, record)
+  redis.call('PEXPIRE', key, math.ceil((depth - level) / rate / 1000) + ttl / 1000 + 1000)
+  answer[2 * i - 1] = mine
+  answer[2 * i] = math.floor(level / 1000000)
+end
+return answer
+"""
 
 
-@dataclass(slots=True)  # not frozen: one per request on the hot path
-class Taken:
-    """What the bucket said, with what the `RateLimit` headers need.
+class Call(Protocol):
+    """What runs the script: `Valkey`, or a test's."""
 
-    `retry_after_s` 0.0 = taken; infinity = more than the bucket can ever hold.
-    """
+    async def __call__(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
+        """Keys and eight whole numbers each to two whole numbers each.
 
-    retry_after_s: float
-    left: int  # whole segments
-    depth: float  # segments
-    rate: float  # segments per second
-
-
-class LocalLimiter:
-    """Buckets by tenant; `now` is monotonic seconds everywhere."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, Bucket] = {}
-        self._limits: dict[int, tuple[float, int]] = {}
-        self._tenants: Mapping[int, Tenant] = {}
-
-    def configure(self, snapshot: Snapshot, now: float) -> None:
-        """Follow the configuration: new tenants start full, others keep what they have.
-
-        A tenant whose limits did not change keeps its bucket as it is; a removed one loses it.
+        Raises ClusterUnavailable.
         """
-        before, self._tenants = self._tenants, snapshot.tenants
-        for tenant_id, tenant in snapshot.tenants.items():
-            if before.get(tenant_id) is tenant:  # of ten thousand, most are as they were
-                continue
-            limits = tenant.segments_per_second, tenant.burst_segments
-            bucket = self._buckets.get(tenant_id)
-            if bucket is None:
-                self._buckets[tenant_id] = Bucket(*limits, now)
-            elif self._limits[tenant_id] != limits:
-                bucket.configure(*limits, now)
-            self._limits[tenant_id] = limits
-        for tenant_id in self._limits.keys() - snapshot.tenants.keys():
-            del self._buckets[tenant_id], self._limits[tenant_id]
+        ...
 
-    def take(self, tenant_id: int, segments: int, now: float) -> Taken:
-        """Take all or nothing; `segments` 0 only looks.
+    async def close(self) -> None:
+        """Let go."""
+        ...
 
-        A tenant that the snapshot does not hold gets nothing: it was removed a moment ago.
-        """
-        bucket = self._buckets.get(tenant_id)
-        if bucket is None:
-            return Taken(UNKNOWN_TENANT_WAIT_S, 0, 0.0, 1.0)
-        wait_s = bucket.take(segments, now)
-        return Taken(wait_s, bucket.left(now), bucket.depth, bucket.rate)
 
-    def put_back(self, tenant_id: int, segments: int, now: float) -> None:
-        """Give back what was taken for messages that certainly were not accepted."""
-        bucket = self._buckets.get(tenant_id)
-        if bucket is not None:
-            bucket.put_back(segments, now)
+class Valkey:
+    """The script on a Valkey or Redis server; one call at a time."""
+
+    def __init__(self, url: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._client = redis.asyncio.Redis.from_url(
+            url,
+            retry=Retry(NoBackoff(), 0),  # a second try would come after the 50 ms
+            socket_connect_timeout=timeout_s,
+            single_connection_client=True,
+        )
+        self.name = secrets.token_hex(6)  # of this process in this life
+        self._sha = ""
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
+        """Run the script; raises ClusterUnavailable when there is no answer in time."""
+        task = asyncio.ensure_future(self._run(keys, args))
+        try:
+            await asyncio.wait({task}, timeout=self._timeout_s - _LATE_S)
+            if not task.done():  # when our own loop was late, the answer has come meanwhile
+                await asyncio.wait({task}, timeout=_LATE_S)
+            answer = task.result() if task.done() else None
+        except _TROUBLE as error:
+            raise ClusterUnavailable(f"Valkey fails: {type(error).__name__}") from error
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if answer is None:
+            raise ClusterUnavailable("Valkey did not answer in time")
+        if len(answer) != 2 * len(keys) or not all(isinstance(n, int) for n in answer):
+            raise ClusterUnavailable("Valkey answers something else")
+        return answer
+
+    async def _run(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
+        try:
+            return await self._evaluate(keys, args)
+        except redis.exceptions.ConnectionError:
+            # The other end may have closed it long ago. To ask twice changes nothing: what we say
+            # is absolute.
+            return await self._evaluate(keys, args)
+
+    async def _evaluate(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
+        values: tuple[int | str, ...] = (*keys, self.name, int(LEASE_S * 1_000_000), *args)
+        if self._sha:
+            with contextlib.suppress(redis.exceptions.NoScriptError):  # it was restarted
+                return _listed(await self._client.evalsha(self._sha, len(keys), *values))
+        self._sha = str(await self._client.script_load(SCRIPT))
+        return _listed(await self._client.evalsha(self._sha, len(keys), *values))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.aclose()
+
+
+def _listed(answer: object) -> Sequence[int]:
+    return answer if isinstance(answer, list) else ()

@@ -9,11 +9,56 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from itertools import product
 from typing import Any, TypeAlias
 
 from sms.model import Carrier, MessageClass
+
+MAX_BURST_SEGMENTS = 1_000_000
+
+
+def default_burst(segments_per_second: float) -> int:
+    """The depth of a bucket whose rate alone is given: two seconds of it."""
+    return min(MAX_BURST_SEGMENTS, max(1, round(2 * segments_per_second)))
+
+
+def _bucket_of(spec: Mapping[str, Any]) -> tuple[float, int]:
+    rate = float(spec["segments_per_second"])
+    return rate, int(spec.get("burst_segments", default_burst(rate)))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLimit:
+    """A bucket of its own for one class of a tenant, beside the tenant's."""
+
+    message_class: MessageClass
+    segments_per_second: float
+    burst_segments: int
+
+    @classmethod
+    def of(cls, name: str, spec: Mapping[str, Any]) -> ClassLimit:
+        """From what is stored under the name of the class."""
+        return cls(MessageClass(name), *_bucket_of(spec))
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """More for a while: the tenant's bucket from `since` to `until`, Unix seconds."""
+
+    since: float
+    until: float
+    segments_per_second: float
+    burst_segments: int
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Burst:
+        """From what is stored; its times are text with a zone."""
+        since = spec.get("from")
+        until = datetime.fromisoformat(spec["until"]).timestamp()
+        begin = 0.0 if since is None else datetime.fromisoformat(since).timestamp()
+        return cls(begin, until, *_bucket_of(spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +71,21 @@ class Tenant:
     countries: tuple[int, ...] = (86,)
     segments_per_second: float = 100.0  # rate of the token bucket
     burst_segments: int = 200  # its depth
-    segments_per_day: int | None = None  # None = no quota
+    segments_per_day: int | None = None  # None = no quota; days and months of UTC+8
     segments_per_month: int | None = None
+    class_limits: tuple[ClassLimit, ...] = ()
+    bursts: tuple[Burst, ...] = ()
     is_suspended: bool = False
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()  # empty = from everywhere
+
+    def limit_at(self, unix: float) -> tuple[float, int]:
+        """Rate and depth of the tenant's bucket at that time: the largest in force."""
+        rate, depth = self.segments_per_second, self.burst_segments
+        for burst in self.bursts:
+            if burst.since <= unix < burst.until:
+                rate = max(rate, burst.segments_per_second)
+                depth = max(depth, burst.burst_segments)
+        return rate, depth
 
 
 @dataclass(frozen=True, slots=True)

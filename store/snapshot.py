@@ -15,7 +15,16 @@ from ipaddress import ip_network
 
 import asyncpg
 
-from sms.config import ApiKey, Channel, Route, Snapshot, Tenant, WebhookEndpoint
+from sms.config import (
+    ApiKey,
+    Burst,
+    Channel,
+    ClassLimit,
+    Route,
+    Snapshot,
+    Tenant,
+    WebhookEndpoint,
+)
 from sms.errors import ConfigError
 from sms.model import Carrier, MessageClass
 from store.objects import KINDS, StoredObject
@@ -113,6 +122,9 @@ def _tenant(stored: StoredObject, _: Objects) -> Tenant:
             spec[key] = tuple(spec[key])
     if "allowed_ips" in spec:
         spec["allowed_ips"] = tuple(ip_network(text) for text in spec["allowed_ips"])
+    classes = stored.spec.get("classes", {})
+    spec["class_limits"] = tuple(ClassLimit.of(word, classes[word]) for word in sorted(classes))
+    spec["bursts"] = tuple(Burst.of(burst) for burst in spec.get("bursts", ()))
     return Tenant(id=stored.id, name=stored.name, **spec)
 
 

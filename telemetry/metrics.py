@@ -278,7 +278,16 @@ class Metrics:
         )
         self.refused_total = Counter("refused_total", "Messages refused, by code.", ("code",))
         self.throttled_total = Counter(
-            "throttled_total", "Refusals by a rate limit.", ("tenant", "scope"), top
+            "throttled_total", "Messages refused by a limit, by which.", ("tenant", "scope"), top
+        )
+        self.limit_calls_total = Counter(
+            "limit_calls_total", "Calls to Valkey for shared rate limits.", ("outcome",)
+        )
+        self.limits_local = Gauge(
+            "limits_local", "Processes that go by their share of the rates: Valkey is away."
+        )
+        self.quota_calls_total = Counter(
+            "quota_calls_total", "Calls to PostgreSQL for daily and monthly quotas.", ("outcome",)
         )
         self.queue_messages = Gauge(
             "queue_messages", "Messages that wait to be submitted.", ("class", "channel")

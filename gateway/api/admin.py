@@ -32,7 +32,16 @@ from gateway.api.fields import Checked
 from gateway.api.keys import Keys, Owner
 from gateway.api.problems import FieldError, Problem, ProblemError, of_fields
 from gateway.api.reply import not_found
-from gateway.configfields import LIMITS, TENANT_OBJECT, Field, whole
+from gateway.configfields import (
+    BUCKET,
+    BURST,
+    CLASSES,
+    LIMITS,
+    TENANT_OBJECT,
+    Field,
+    burst_refusal,
+    whole,
+)
 from gateway.specs import changed_tenant, suspended, tenant_spec, tenant_view
 from sms.config import ApiKey
 from store.objects import PREFIXES, Change, StoredObject, Upsert
@@ -204,8 +213,27 @@ async def _platform(_: Request) -> Owner:
 
 def _limits(good: dict[str, Any], checked: Checked) -> dict[str, Any]:
     """The limits given, each checked; those of `good` are taken out."""
-    given = good.pop("limits", {})
-    return checked.members(given, LIMITS, "/limits", is_partial=True)
+    limits = checked.members(good.pop("limits", {}), LIMITS, "/limits", is_partial=True)
+    if "classes" in limits:
+        at = "/limits/classes"
+        classes = checked.members(limits["classes"], CLASSES, at)
+        limits["classes"] = {
+            word: checked.members(inner, BUCKET, f"{at}/{word}") for word, inner in classes.items()
+        }
+    if "bursts" in limits:
+        limits["bursts"] = [
+            _burst(entry, f"/limits/bursts/{index}", checked)
+            for index, entry in enumerate(limits["bursts"])
+        ]
+    return limits
+
+
+def _burst(given: object, pointer: str, checked: Checked) -> dict[str, Any]:
+    good = checked.members(given, BURST, pointer)
+    wrong = burst_refusal(good)
+    if wrong is not None:
+        checked.add(f"{pointer}/until", "field.value", f"`until` {wrong}.")
+    return good
 
 
 def _small(page: Page) -> int | None:

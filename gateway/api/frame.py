@@ -107,15 +107,18 @@ def limit_headers(taken: TakenPort) -> list[Header]:
     """RateLimit fields in the form of draft-ietf-httpapi-ratelimit-headers-10.
 
     q = the bucket's depth, w = seconds to fill it, r = whole segments left, t = seconds until it
-    is full again.
+    is full again. Limits by class and quotas follow in the same lists under their own names.
     """
     depth = int(taken.depth)
     left = max(0, min(depth, int(taken.left)))
     rate = taken.rate
-    return [
-        (b"ratelimit-policy", b'"segments";q=%d;w=%d' % (depth, max(1, math.ceil(depth / rate)))),
-        (b"ratelimit", b'"segments";r=%d;t=%d' % (left, math.ceil((depth - left) / rate))),
-    ]
+    policies = b'"segments";q=%d;w=%d' % (depth, max(1, math.ceil(depth / rate)))
+    limits = b'"segments";r=%d;t=%d' % (left, math.ceil((depth - left) / rate))
+    for other in taken.others:
+        name = other.name.encode()
+        policies += b', "%b";q=%d;w=%d' % (name, other.quota, max(1, other.window_s))
+        limits += b', "%b";r=%d;t=%d' % (name, other.left, other.reset_s)
+    return [(b"ratelimit-policy", policies), (b"ratelimit", limits)]
 
 
 class BodyReader:

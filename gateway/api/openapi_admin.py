@@ -15,7 +15,15 @@ from gateway.api.openapi_parts import (
     problems,
     ref,
 )
-from gateway.configfields import MAX_NETWORKS, MAX_OVERLAP_S, MAX_QUOTA, MAX_RATE, TENANT_SCOPES
+from gateway.configfields import (
+    MAX_BURSTS,
+    MAX_NETWORKS,
+    MAX_OVERLAP_S,
+    MAX_QUOTA,
+    MAX_RATE,
+    TENANT_SCOPES,
+)
+from sms.model import MessageClass
 
 EXAMPLES: dict[str, dict[str, Json]] = {
     "TenantNew": {
@@ -32,6 +40,17 @@ EXAMPLES: dict[str, dict[str, Json]] = {
                     "burst_segments": 4000,
                     "segments_per_day": 1_000_000,
                     "segments_per_month": 20_000_000,
+                    "classes": {
+                        "marketing": {"segments_per_second": 50, "burst_segments": 1000},
+                    },
+                    "bursts": [
+                        {
+                            "from": "2026-11-11T00:00:00+08:00",
+                            "until": "2026-11-12T00:00:00+08:00",
+                            "segments_per_second": 5000,
+                            "burst_segments": 10_000,
+                        }
+                    ],
                 },
             },
         },
@@ -40,6 +59,15 @@ EXAMPLES: dict[str, dict[str, Json]] = {
         "faster": {
             "summary": "Another rate, and no daily quota",
             "value": {"limits": {"segments_per_second": 3000, "segments_per_day": None}},
+        },
+        "burst": {
+            "summary": "Ten times as much for a day, and no limit for a class alone",
+            "value": {
+                "limits": {
+                    "classes": {},
+                    "bursts": [{"until": "2026-12-13T00:00:00Z", "segments_per_second": 1000}],
+                }
+            },
         },
         "anywhere": {"summary": "Keys work from everywhere", "value": {"allowed_ips": []}},
     },
@@ -62,27 +90,57 @@ _NAME: Json = {
     "description": "Printable, without space, /, \\ and *. It stands in metrics and files, and "
     "never changes.",
 }
+
+
+def _bucket(whose: str, default: str = "") -> Json:
+    return {
+        "segments_per_second": {
+            "type": "number",
+            "minimum": 0.01,
+            "maximum": MAX_RATE,
+            "description": f"Rate of {whose} token bucket{default}.",
+        },
+        "burst_segments": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_RATE,
+            "description": "Its depth; default twice the rate.",
+        },
+    }
+
+
+def _body(properties: Json, *required: str) -> Json:
+    made: Json = {"type": "object", "additionalProperties": False, "properties": properties}
+    return made | ({"required": list(required)} if required else {})
+
+
+_CLASS_BUCKET = _body(_bucket("the class's own"), "segments_per_second")
+_MOMENT: Json = {**TIME, "description": "With its zone, from 2000 to 9998; shown in UTC."}
 _LIMITS: Json = {
-    "segments_per_second": {
-        "type": "number",
-        "minimum": 0.01,
-        "maximum": MAX_RATE,
-        "description": "Rate of the tenant's token bucket; default 100.",
-    },
-    "burst_segments": {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": MAX_RATE,
-        "description": "Its depth; default twice the rate.",
-    },
+    **_bucket("the tenant's", "; default 100"),
     **{
         f"segments_per_{time}": {
             "type": ["integer", "null"],
             "minimum": 1,
             "maximum": MAX_QUOTA,
-            "description": f"Quota of a {time}; null = none.",
+            "description": f"Quota of a {time} in UTC+8; null = none.",
         }
         for time in ("day", "month")
+    },
+    "classes": {
+        **_body({str(word): _CLASS_BUCKET for word in MessageClass}),
+        "description": "Buckets for single classes, beside the tenant's; a change replaces all.",
+    },
+    "bursts": {
+        "type": "array",
+        "maxItems": MAX_BURSTS,
+        "items": _body(
+            {"from": _MOMENT, "until": _MOMENT, **_bucket("the tenant's")},
+            "until",
+            "segments_per_second",
+        ),
+        "description": "More for a while: from `from` (or now) to `until` the larger of these and "
+        "the ordinary numbers holds. A change replaces all.",
     },
 }
 _TENANT: Json = {
@@ -114,11 +172,6 @@ _VERSION: Json = {
     "description": "Of the configuration, when the object was last written; its ETag is this in "
     "double quotes.",
 }
-
-
-def _body(properties: Json, *required: str) -> Json:
-    made: Json = {"type": "object", "additionalProperties": False, "properties": properties}
-    return made | ({"required": list(required)} if required else {})
 
 
 def _key_body(scopes: list[str]) -> Json:

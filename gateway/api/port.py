@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,12 +15,61 @@ if TYPE_CHECKING:
     from gateway.api.access import Access
 
 
+class PolicyPort(Protocol):
+    """One more limit as the `RateLimit` headers tell it; segments and whole seconds."""
+
+    @property
+    def name(self) -> str:
+        """A class, day or month."""
+        ...
+
+    @property
+    def quota(self) -> int:
+        """What the limit holds at most."""
+        ...
+
+    @property
+    def window_s(self) -> int:
+        """The time it counts for, or fills in."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """What is left now."""
+        ...
+
+    @property
+    def reset_s(self) -> int:
+        """Until everything is there again."""
+        ...
+
+
 class TakenPort(Protocol):
-    """What a tenant's bucket said."""
+    """What a tenant's limits said."""
 
     @property
     def retry_after_s(self) -> float:
-        """0.0 = taken; else seconds until it would be."""
+        """0.0 = taken; else seconds until it would be; infinity = never."""
+        ...
+
+    @property
+    def scope(self) -> str:
+        """The limit that refused: tenant, a class, day or month."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """Segments that this limit can ever hold."""
+        ...
+
+    @property
+    def resets(self) -> str:
+        """When a quota begins anew, RFC 3339; empty for the others."""
+        ...
+
+    @property
+    def others(self) -> Sequence[PolicyPort]:
+        """Limits beside the tenant's bucket, for the headers."""
         ...
 
     @property
@@ -39,13 +89,25 @@ class TakenPort(Protocol):
 
 
 class LimiterPort(Protocol):
-    """Token buckets in segments, one per tenant. `now` is monotonic."""
+    """The limits of the tenants, in segments. `now` is monotonic."""
 
-    def take(self, tenant_id: int, segments: int, now: float) -> TakenPort:
-        """Take all or nothing; `segments` 0 only looks."""
+    def take(
+        self, tenant_id: int, message_class: MessageClass, segments: int, now: float
+    ) -> TakenPort | None:
+        """Take all or nothing without waiting; None = nothing was taken, `ask` must be asked."""
         ...
 
-    def put_back(self, tenant_id: int, segments: int, now: float) -> None:
+    async def ask(
+        self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float
+    ) -> TakenPort:
+        """Take all or nothing; raises StoreUnavailable when a quota cannot be known."""
+        ...
+
+    def look(self, tenant_id: int, now: float) -> TakenPort:
+        """How it stands; takes nothing."""
+        ...
+
+    def put_back(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> None:
         """Give back what was taken for messages that certainly were not accepted."""
         ...
 
@@ -106,7 +168,7 @@ class FlowPort(Protocol):
 
     @property
     def limiter(self) -> LimiterPort:
-        """The tenants' buckets."""
+        """The tenants' limits."""
         ...
 
     @property

@@ -151,6 +151,12 @@ KINDS: dict[str, Kind] = {
         422, "More segments than the limit can hold", "Send fewer segments in one request."
     ),
     "quota.segments_per_second": Kind(429, "Too fast", _WAIT),
+    "quota.segments_per_day": Kind(
+        429, "Daily quota used up", "Send again after the time in `detail`, or ask the operator."
+    ),
+    "quota.segments_per_month": Kind(
+        429, "Monthly quota used up", "Send again after the time in `detail`, or ask the operator."
+    ),
     "internal.error": Kind(
         500, "Internal error", "Tell the operator the request_id; on a send the message may exist."
     ),

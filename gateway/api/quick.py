@@ -11,7 +11,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Sequence
 
-from gateway.admit import Refused, admit, charge
+from gateway.admit import Refused, admit
 from gateway.api.answers import build_accepted
 from gateway.api.auth import allow, authenticate
 from gateway.api.bodies import THREAD_BYTES, parse_one
@@ -79,7 +79,7 @@ class Quick:
         try:
             self.stored.result()
         except StoreUnavailable:
-            door.put_back(self._tenant, len(self._message.texts))
+            door.put_back(self._tenant, self._message)
             detail = "The store does not answer; nothing was accepted."
             status, headers, body = self._refusal(
                 retry_after("store.unavailable", detail, STORE_RETRY_S)
@@ -110,7 +110,7 @@ class QuickDoor:
         self._snapshot: Snapshot | None = None
         self._known: dict[bytes | None, _Seen] = {}
 
-    def take(  # noqa: PLR0911 (each way out is one thing out of the ordinary)
+    def take(  # noqa: PLR0911, C901 (each way out is one thing out of the ordinary)
         self,
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
@@ -146,11 +146,13 @@ class QuickDoor:
         message = admit(entry, tenant, self._door.rules(), whole_ms(now))
         if errors or isinstance(message, Refused) or flow.shed(message.message_class) is not None:
             return None
-        taken, problem = charge(flow.limiter, tenant, len(message.texts), "/text", started)
-        if problem is not None:
+        taken = flow.limiter.take(tenant.id, message.message_class, len(message.texts), started)
+        if taken is None or taken.retry_after_s:
             return None
+        if failpoints.is_armed:
+            failpoints.hit("admit.charged")
         if not flow.room(message.message_class, 1):
-            self.put_back(tenant, len(message.texts))
+            self.put_back(tenant, message)
             return None
         # Nothing after this line may fail: the long way would accept the message a second time.
         request_id = request_id_of(known)
@@ -177,9 +179,10 @@ class QuickDoor:
     ) -> bool:
         return self._door.gate.is_allowed(tenant.id, peer[0] if peer else None, headers)
 
-    def put_back(self, tenant: Tenant, segments: int) -> None:
+    def put_back(self, tenant: Tenant, message: Message) -> None:
         """Give tokens back: the message was certainly not accepted."""
-        self._flow.limiter.put_back(tenant.id, segments, self._monotonic())
+        wanted = {message.message_class: len(message.texts)}
+        self._flow.limiter.put_back(tenant.id, wanted, self._monotonic())
 
     def crashed(self) -> None:
         """Count a request that the short way could not even judge."""

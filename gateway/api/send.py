@@ -277,12 +277,7 @@ class SendDoor:
             closed = flow.shed(message_class)
             if closed is not None:
                 raise ProblemError(retry_after(*closed))
-        segments = sum([parts for _, parts in wanted.values()])
-        taken, problem = charge(flow.limiter, tenant, segments, pointer, self._monotonic())
-        request.taken = taken
-        if problem is not None:
-            flow.metrics.throttled_total.inc((tenant.name, "tenant"), len(messages))
-            raise ProblemError(problem)
+        segments = await self._charge(request, tenant, wanted, pointer)
         if not self._take_room(wanted):
             self._put_back(request, tenant, segments)
             detail = "The queue of this class is full; the message was not accepted."
@@ -297,6 +292,30 @@ class SendDoor:
             detail = "The store went away during the commit; nobody can say whether it holds this."
             raise ProblemError(Problem("outcome_unknown", detail)) from None
 
+    async def _charge(
+        self,
+        request: _Request,
+        tenant: Tenant,
+        wanted: Mapping[MessageClass, tuple[int, int]],
+        pointer: str,
+    ) -> Mapping[MessageClass, int]:
+        """Take the tokens; returns the segments by class, or raises the refusal."""
+        flow = self._flow
+        segments = {message_class: parts for message_class, (_, parts) in wanted.items()}
+        try:
+            taken, problem = await charge(
+                flow.limiter, tenant, segments, pointer, self._monotonic()
+            )
+        except StoreUnavailable:
+            detail = "The store does not answer, so the quota is not known; nothing was accepted."
+            raise ProblemError(retry_after("store.unavailable", detail, STORE_RETRY_S)) from None
+        request.taken = taken
+        if problem is not None:
+            messages = sum([count for count, _ in wanted.values()])
+            flow.metrics.throttled_total.inc((tenant.name, taken.scope), messages)
+            raise ProblemError(problem)
+        return segments
+
     def _take_room(self, wanted: Mapping[MessageClass, tuple[int, int]]) -> bool:
         taken: list[tuple[MessageClass, int]] = []
         for message_class, (count, _) in wanted.items():
@@ -307,10 +326,12 @@ class SendDoor:
             taken.append((message_class, count))
         return True
 
-    def _put_back(self, request: _Request, tenant: Tenant, segments: int) -> None:
+    def _put_back(
+        self, request: _Request, tenant: Tenant, segments: Mapping[MessageClass, int]
+    ) -> None:
         now = self._monotonic()
         self._flow.limiter.put_back(tenant.id, segments, now)
-        request.taken = self._flow.limiter.take(tenant.id, 0, now)
+        request.taken = self._flow.limiter.look(tenant.id, now)
 
     # -- answers -------------------------------------------------------------------------------
 
@@ -320,7 +341,7 @@ class SendDoor:
         if request.tenant is not None:
             taken = request.taken
             if taken is None:
-                taken = self._flow.limiter.take(request.tenant.id, 0, self._monotonic())
+                taken = self._flow.limiter.look(request.tenant.id, self._monotonic())
             headers = limit_headers(taken)
         await answer_problem(request.send, problem, request.request_id, headers)
         return problem.status

@@ -65,6 +65,8 @@ async def test_a_tenant_is_made_read_and_listed(world):
             "burst_segments": 4000,
             "segments_per_day": 100_000,
             "segments_per_month": None,
+            "classes": {},
+            "bursts": [],
         },
         "version": 2,
     }
@@ -185,6 +187,81 @@ async def test_a_patch_changes_what_it_names_and_nothing_else(world):
     same = await world.admin("PATCH", path, {"allowed_ips": []}, headers=star)
     assert same.json()["version"] == opened["version"]  # nothing changed: no version, no row
     assert len(await audit(world)) == 6
+
+
+async def test_limits_of_classes_and_bursts(world):
+    limits = {
+        "classes": {"marketing": {"segments_per_second": 5}},
+        "bursts": [{"until": "2026-11-12T00:00:00+08:00", "segments_per_second": 500}],
+    }
+    tenant = await world.tenant(limits=limits)
+    path, star = f"/v1/tenants/{tenant}", [("if-match", "*")]
+    before = (await world.admin("GET", path)).json()["limits"]
+    marketing = {"segments_per_second": 5, "burst_segments": 10}
+    assert before["classes"] == {"marketing": marketing}
+    assert before["bursts"] == [
+        {
+            "until": "2026-11-11T16:00:00.000Z",
+            "segments_per_second": 500,
+            "burst_segments": 1000,
+        }
+    ]
+    same = await world.admin("PATCH", path, {"limits": before}, headers=star)
+    assert same.json()["version"] == 2  # what is shown can be sent back
+    otp = {"segments_per_second": 1.5, "burst_segments": 7}
+    changed = {"limits": {"classes": {"otp": otp}}}  # a member of limits is replaced as a whole
+    after = (await world.admin("PATCH", path, changed, headers=star)).json()
+    assert after["limits"] == before | {"classes": {"otp": otp}}
+    gone: dict[str, dict[str, object]] = {"limits": {"classes": {}, "bursts": []}}
+    after = (await world.admin("PATCH", path, gone, headers=star)).json()
+    assert after["limits"] == before | {"classes": {}, "bursts": []}
+    back = (await world.admin("POST", path + ":rollback", {"version": 2})).json()
+    assert back["limits"] == before
+    changes = [row["after"] for row in await audit(world) if row["object"]["id"] == tenant]
+    assert [spec.get("classes") for spec in changes] == [
+        {"marketing": marketing},
+        None,
+        {"otp": otp},
+        {"marketing": marketing},
+    ]
+
+
+async def test_every_wrong_limit_is_named_at_once(world):
+    wrong = {
+        "classes": {
+            "otp": {"burst_segments": 0},
+            "otps": {"segments_per_second": 5},
+            "marketing": 5,
+            "transactional": {"segments_per_second": None, "rate": 5},
+        },
+        "bursts": [
+            {"segments_per_second": 5},
+            {
+                "from": "2026-11-12T00:00:00Z",
+                "until": "2026-11-11T00:00:00Z",
+                "segments_per_second": 1,
+            },
+            {"from": "2026-11-12", "until": 5, "segments_per_second": 1},
+            {"until": "0001-01-01T00:00:00+08:00", "segments_per_second": 1},
+            "tomorrow",
+        ],
+    }
+    answer = await world.admin("POST", "/v1/tenants", {"name": "a", "limits": wrong})
+    assert answer.status_code == 422
+    assert {(error["pointer"], error["code"]) for error in answer.json()["errors"]} == {
+        ("/limits/classes/otp/burst_segments", "field.value"),
+        ("/limits/classes/otp/segments_per_second", "field.missing"),
+        ("/limits/classes/otps", "field.unknown"),
+        ("/limits/classes/marketing", "field.type"),
+        ("/limits/classes/transactional/segments_per_second", "field.null"),
+        ("/limits/classes/transactional/rate", "field.unknown"),
+        ("/limits/bursts/0/until", "field.missing"),
+        ("/limits/bursts/1/until", "field.value"),
+        ("/limits/bursts/2/from", "field.value"),
+        ("/limits/bursts/2/until", "field.type"),
+        ("/limits/bursts/3/until", "field.value"),
+        ("/limits/bursts/4", "field.type"),
+    }
 
 
 async def test_every_wrong_field_is_named_at_once(world):

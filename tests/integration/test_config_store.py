@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from sms.config import ApiKey, Channel, Route, Tenant, WebhookEndpoint
+from sms.config import ApiKey, Burst, Channel, ClassLimit, Route, Tenant, WebhookEndpoint
 from sms.errors import ConfigError
 from sms.model import Carrier, MessageClass
 from store import database
@@ -333,3 +333,17 @@ async def test_a_key_is_replaced_by_another_in_one_change(store):
     with pytest.raises(KeyReusedError):
         await store.apply([Removal("api_key", "shop/backend"), KEY], TEST)
     assert list((await store.load()).api_keys) == [8]
+
+
+async def test_the_limits_of_a_tenant(store):
+    spec = {
+        "segments_per_day": 10,
+        "segments_per_month": 100,
+        "classes": {"otp": {"segments_per_second": 5, "burst_segments": 6}},
+        "bursts": [{"until": "1970-01-01T08:00:20+08:00", "segments_per_second": 7}],
+    }
+    await store.apply([Upsert("tenant", "shop", spec, {})], TEST)
+    tenant = (await store.load()).tenants[1]
+    assert (tenant.segments_per_day, tenant.segments_per_month) == (10, 100)
+    assert tenant.class_limits == (ClassLimit(MessageClass.OTP, 5.0, 6),)
+    assert tenant.bursts == (Burst(0.0, 20.0, 7.0, 14),)

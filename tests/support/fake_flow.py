@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.api.access import Access
 from gateway.api.auth import new_key
+from gateway.api.port import PolicyPort
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.ids import IdClock
 from sms.model import EventRow, Message, MessageClass
@@ -24,20 +27,45 @@ class Taken:
     left: float
     depth: float
     rate: float
+    scope: str = "tenant"
+    most: int = 0
+    resets: str = ""
+    others: tuple[PolicyPort, ...] = ()
 
 
 class FakeLimiter:
     def __init__(self, depth: int = 1000, rate: float = 100.0) -> None:
         self.depth, self.rate, self.left = depth, rate, float(depth)
+        self.refusal: Taken | None = None  # what `ask` says when it must be asked
+        self.error: Exception | None = None
 
-    def take(self, tenant_id: int, segments: int, now: float) -> Taken:
-        if segments > self.left:
-            return Taken((segments - self.left) / self.rate, self.left, self.depth, self.rate)
-        self.left -= segments
-        return Taken(0.0, self.left, self.depth, self.rate)
+    def take(
+        self, tenant_id: int, message_class: MessageClass, segments: int, now: float
+    ) -> Taken | None:
+        taken = self._take(segments)
+        return taken if self.refusal is None else None
 
-    def put_back(self, tenant_id: int, segments: int, now: float) -> None:
-        self.left += segments
+    async def ask(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> Taken:
+        if self.error is not None:
+            raise self.error
+        return self.refusal or self._take(sum(wanted.values()))
+
+    def look(self, tenant_id: int, now: float) -> Taken:
+        return self._take(0)
+
+    def _take(self, segments: int) -> Taken:
+        taken = Taken(0.0, self.left, self.depth, self.rate, most=self.depth)
+        if segments > self.depth:
+            taken.retry_after_s = math.inf
+        elif segments > self.left:
+            taken.retry_after_s = (segments - self.left) / self.rate
+        elif self.refusal is None:
+            self.left -= segments
+            taken.left = self.left
+        return taken
+
+    def put_back(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> None:
+        self.left += sum(wanted.values())
 
 
 @dataclass

@@ -107,13 +107,17 @@ def test_the_final_text_is_the_signature_and_the_text(text):
         assert text.isspace() or "【" in text or "】" in text
 
 
-def test_charging_is_all_or_nothing():
+async def test_charging_is_all_or_nothing():
     limiter = FakeLimiter(depth=10, rate=4.0)
-    assert charge(limiter, TENANT, 8, "/text", 0.0)[1] is None
-    _, problem = charge(limiter, TENANT, 8, "/text", 0.0)
+    assert (
+        await charge(
+            limiter, TENANT, {MessageClass.OTP: 3, MessageClass.MARKETING: 5}, "/text", 0.0
+        )
+    )[1] is None
+    _, problem = await charge(limiter, TENANT, {MessageClass.OTP: 8}, "/text", 0.0)
     assert problem is not None
     assert problem.code == "quota.segments_per_second"
     assert problem.headers == [(b"retry-after", b"2")]
-    _, problem = charge(limiter, TENANT, 11, "/messages", 0.0)
+    _, problem = await charge(limiter, TENANT, {MessageClass.OTP: 11}, "/messages", 0.0)
     assert problem is not None
     assert (problem.code, problem.errors[0].pointer) == ("quota.message_too_large", "/messages")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import textwrap
 
@@ -92,6 +93,40 @@ async def test_a_whole_file(folder, store):
     assert (route["channels"], route["country"]) == (["mobile-a", "unicom-b"], 0)
     assert store.objects["route", "shop/otp/CU/86"].spec["country"] == 86
     assert store.objects["webhook_endpoint", "shop https://backend.example/hooks/sms"]
+
+
+async def test_limits_by_class_bursts_and_quotas(folder, store):
+    limits = {
+        "segments_per_second": 50,
+        "segments_per_day": 1000,
+        "segments_per_month": 20_000,
+        "classes": {"marketing": {"segments_per_second": 5}},
+        "bursts": [{"until": "2026-11-12T00:00:00+08:00", "segments_per_second": 500}],
+    }
+    file = json.dumps({"tenants": [{"name": "a", "limits": limits}]})
+    applied = await put(file, folder, store)
+    assert isinstance(applied, Applied), applied
+    spec = store.objects["tenant", "a"].spec
+    assert spec == {
+        "signatures": [],
+        "countries": [86],
+        "segments_per_second": 50,
+        "burst_segments": 100,
+        "segments_per_day": 1000,
+        "segments_per_month": 20_000,
+        "classes": {"marketing": {"segments_per_second": 5, "burst_segments": 10}},
+        "bursts": [
+            {
+                "until": "2026-11-11T16:00:00.000Z",
+                "segments_per_second": 500,
+                "burst_segments": 1000,
+            }
+        ],
+    }
+    assert (await put(file, folder, store)).unchanged == [("tenant", "a")]
+    plain = json.dumps({"tenants": [{"name": "a"}]})
+    assert (await put(plain, folder, store)).changed == [("tenant", "a")]
+    assert {"classes", "bursts", "segments_per_day"}.isdisjoint(store.objects["tenant", "a"].spec)
 
 
 async def test_keys_are_made_kept_and_shown_once(folder, store):
@@ -189,7 +224,52 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
         ("tenants:\n  - name: a\n    suspended: 1", 3, "/tenants/0/suspended", "true or false"),
         (
             "tenants:\n  - name: a\n    limits:\n      segments_per_day: 0",
-            4, "/tenants/0/limits/segments_per_day", "1 to",
+            4, "/tenants/0/limits/segments_per_day", "from 1 to",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otps: {}}",
+            4, "/tenants/0/limits/classes/otps", "did you mean `otp`",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otp: 5}",
+            4, "/tenants/0/limits/classes/otp", "must be an object",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otp: {burst_segments: 5}}",
+            4, "/tenants/0/limits/classes/otp", "has no `segments_per_second`",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes:\n"
+            "        otp: {segments_per_second: x}",
+            5, "/tenants/0/limits/classes/otp/segments_per_second", "must be a number",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      classes: {otp: {segments_per_second: 5,"
+            " rate: 5}}",
+            4, "/tenants/0/limits/classes/otp/rate", "is not a field",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      bursts: {}",
+            4, "/tenants/0/limits/bursts", "a list of at most 20",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      bursts: [{segments_per_second: 5}]",
+            4, "/tenants/0/limits/bursts/0", "has no `until`",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      bursts: [{until: '2026-11-11',"
+            " segments_per_second: 5}]",
+            4, "/tenants/0/limits/bursts/0/until", "with its zone",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      bursts: [{segments_per_second: 5,"
+            " until: '0001-01-01T00:00:00+08:00'}]",
+            4, "/tenants/0/limits/bursts/0/until", "from 2000",
+        ),
+        (
+            "tenants:\n  - name: a\n    limits:\n      bursts: [{from: '2026-11-12T00:00:00Z',"
+            " until: '2026-11-11T00:00:00Z', segments_per_second: 5}]",
+            4, "/tenants/0/limits/bursts/0/until", "ends before it begins",
         ),
         (
             "tenants:\n  - name: a\n    limits:\n      segments_per_second: 1000001",

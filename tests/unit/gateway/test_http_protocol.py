@@ -12,7 +12,7 @@ import pytest
 
 from gateway.http_protocol import ALL_OF_THEM, HEAD_TIMEOUT_S, Connections
 from sms.errors import OutcomeUnknown, StoreUnavailable
-from tests.support.fake_flow import SHOP, FakeFlow
+from tests.support.fake_flow import SHOP, FakeFlow, Taken
 from tests.support.http_client import GOOD, READY, Client, answers, held_back, request
 
 VOLATILE = {"id", "created_at", "request_id", "instance"}
@@ -105,6 +105,18 @@ async def test_refused_by_load_is_answered_by_the_long_way_and_takes_nothing(way
     assert status == (429 if way == "spent" else 503)
     assert "retry-after" in headers
     assert flow.limiter.left == left
+    client.end()
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 2.0])
+async def test_what_the_limiter_must_ask_for_goes_the_long_way(wait_s: float) -> None:
+    client = Client()
+    flow = client.flow
+    flow.limiter.refusal = Taken(wait_s, 3, 1000, 100.0)
+    [(status, headers, _)] = await client.send(request(flow, GOOD))
+    assert status == (429 if wait_s else 202)
+    assert headers["ratelimit"].startswith('"segments";r=3;')
+    assert len(flow.accepted) == (not wait_s)
     client.end()
 
 

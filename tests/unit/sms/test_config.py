@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sms.config import Route, Snapshot
+from sms.config import Burst, ClassLimit, Route, Snapshot, Tenant
 from sms.model import Carrier, MessageClass
 
 TENANTS = st.sampled_from([0, 1, 2])
@@ -54,3 +54,20 @@ def test_routes_over_the_same_channels_are_one_way():
     )
     ways = Snapshot(routes=routes).ways
     assert {channels: route.id for channels, route in ways.items()} == {(7, 8): 1, (8, 7): 3}
+
+
+def test_a_burst_and_a_class_limit_from_what_is_stored():
+    burst = Burst.of({"until": "2026-11-12T00:00:00+08:00", "segments_per_second": 5})
+    assert burst == Burst(0.0, 1_794_412_800.0, 5.0, 10)
+    full = {"from": "2026-11-11T00:00:00Z", "until": "2026-11-12T00:00:00Z"}
+    burst = Burst.of({**full, "segments_per_second": 0.1, "burst_segments": 7})
+    assert (burst.until - burst.since, burst.burst_segments) == (86_400.0, 7)
+    limit = ClassLimit.of("otp", {"segments_per_second": 1_000_000})
+    assert limit == ClassLimit(MessageClass.OTP, 1_000_000.0, 1_000_000)
+
+
+def test_of_all_bursts_in_force_the_largest_counts_and_none_makes_a_limit_smaller():
+    bursts = (Burst(10.0, 20.0, 50.0, 900), Burst(15.0, 30.0, 500.0, 60))
+    tenant = Tenant(1, "a", segments_per_second=100.0, burst_segments=200, bursts=bursts)
+    found = [tenant.limit_at(at) for at in (9.9, 10.0, 15.0, 20.0, 30.0)]
+    assert found == [(100.0, 200), (100.0, 900), (500.0, 900), (500.0, 200), (100.0, 200)]

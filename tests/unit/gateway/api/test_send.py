@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 
 import httpx
@@ -12,9 +13,10 @@ import pytest
 from gateway.api import app, frame
 from gateway.api.app import build
 from gateway.api.problems import KINDS, ProblemError
+from ratelimit.tenants import Policy
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.model import Encoding, MessageClass, OnUncertain
-from tests.support.fake_flow import FakeFlow
+from tests.support.fake_flow import FakeFlow, Taken
 
 ONE = {"to": "+8613800138000", "text": "hello"}
 
@@ -449,6 +451,59 @@ async def test_more_than_the_bucket_holds_is_422(flow):
     answer = await post(flow, {**ONE, "text": "x" * 100})
     assert (answer.status_code, problem(answer)["code"]) == (422, "quota.message_too_large")
     assert problem(answer)["errors"][0]["pointer"] == "/text"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code", "wait", "words"),
+    [
+        (
+            Taken(2.1, 5, 1000, 100.0, "marketing", 50),
+            "quota.segments_per_second", "3", "marketing",
+        ),
+        (
+            Taken(3600.0, 5, 1000, 100.0, "day", 50_000, "2026-11-22T16:00:00Z"),
+            "quota.segments_per_day", "3600", "(50000) is used up; it begins anew at 2026-11-22T16",
+        ),
+        (
+            Taken(86_400.0, 5, 1000, 100.0, "month", 9, "2026-11-30T16:00:00Z"),
+            "quota.segments_per_month", "86400", "2026-11-30T16:00:00Z",
+        ),
+    ],
+)  # fmt: skip
+async def test_a_refusal_names_its_limit_and_when_it_ends(flow, refusal, code, wait, words):
+    flow.limiter.refusal = refusal
+    answer = await post(flow, ONE)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, wait)
+    assert problem(answer)["code"] == code
+    assert words in problem(answer)["detail"]
+    assert flow.metrics.throttled_total.values == {("shop", refusal.scope): 1}
+
+
+async def test_a_limit_that_can_never_hold_the_request_is_named(flow):
+    flow.limiter.refusal = Taken(math.inf, 5, 1000, 100.0, "day", 30, "2026-11-22T16:00:00Z")
+    answer = await post(flow, ONE)
+    assert (answer.status_code, problem(answer)["code"]) == (422, "quota.message_too_large")
+    assert "per day: at most 30 in one request" in problem(answer)["detail"]
+
+
+async def test_other_limits_stand_in_the_same_header_fields(flow):
+    others = (Policy("otp", 10, 2, 7, 1), Policy("day", 50_000, 86_400, 49_000, 3600))
+    flow.limiter.refusal = Taken(0.0, 999, 1000, 100.0, others=others)
+    answer = await post(flow, ONE)
+    assert answer.status_code == 202
+    assert answer.headers["ratelimit-policy"] == (
+        '"segments";q=1000;w=10, "otp";q=10;w=2, "day";q=50000;w=86400'
+    )
+    assert answer.headers["ratelimit"] == (
+        '"segments";r=999;t=1, "otp";r=7;t=1, "day";r=49000;t=3600'
+    )
+
+
+async def test_without_the_store_a_quota_is_503(flow):
+    flow.limiter.error = StoreUnavailable("gone")
+    answer = await post(flow, ONE)
+    assert (answer.status_code, problem(answer)["code"]) == (503, "store.unavailable")
+    assert flow.accepted == []
 
 
 async def test_a_full_queue_is_503_and_gives_the_tokens_back(flow):

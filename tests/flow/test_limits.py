@@ -1,0 +1,146 @@
+"""Two workers, one limit: what a tenant may send does not depend on where it knocks."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.support.gateway_process import GatewayProcess, eventually
+
+pytestmark = pytest.mark.flow
+
+TENANTS = """
+tenants:
+  - name: slow
+    signatures: [慢]
+    limits: {segments_per_second: 5, burst_segments: 20}
+    api_keys: [{name: k, secret_file: slow.key}]
+  - name: fast
+    signatures: [快]
+    limits: {segments_per_second: 2000, burst_segments: 2000}
+    api_keys: [{name: k, secret_file: fast.key}]
+  - name: careful
+    signatures: [慎]
+    limits:
+      segments_per_second: 1000
+      segments_per_day: 40
+      classes: {marketing: {segments_per_second: 0.1, burst_segments: 3}}
+    api_keys: [{name: k, secret_file: careful.key}]
+"""
+_numbers = itertools.count(50_000_000)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[GatewayProcess]:
+    with GatewayProcess(workers=2) as gateway:
+        gateway.apply(TENANTS)
+        yield gateway
+
+
+def key(gateway: GatewayProcess, tenant: str) -> str:
+    return (gateway.folder / f"{tenant}.key").read_text("utf-8").strip()
+
+
+def post(gateway: GatewayProcess, tenant: str, **fields: object) -> httpx.Response:
+    """One message over a connection of its own: either worker may get it."""
+    body = {"to": f"+86137{next(_numbers)}", "text": "限", **fields}
+    headers = {"Authorization": f"Bearer {key(gateway, tenant)}"}
+    with httpx.Client(trust_env=False, timeout=15) as client:
+        return client.post(f"{gateway.url}/v1/messages", json=body, headers=headers)
+
+
+def post_many(gateway: GatewayProcess, tenant: str, count: int) -> list[httpx.Response]:
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda _: post(gateway, tenant), range(count)))
+
+
+def codes(answers: list[httpx.Response]) -> list[int]:
+    return sorted(answer.status_code for answer in answers)
+
+
+def left_of(answer: httpx.Response) -> int:
+    found = re.match(r'"segments";r=(\d+);t=\d+', answer.headers["ratelimit"])
+    assert found is not None, answer.headers
+    return int(found[1])
+
+
+def test_two_workers_keep_one_rate_together(gateway):
+    began = time.monotonic()
+    answers = post_many(gateway, "slow", 80)
+    accepted = codes(answers).count(202)
+    assert 20 <= accepted <= 20 + 5 * (time.monotonic() - began) + 1
+    assert set(codes(answers)) == {202, 429}
+    for answer in answers:
+        assert answer.headers["ratelimit-policy"] == '"segments";q=20;w=4'
+        if answer.status_code == 429:
+            assert answer.json()["code"] == "quota.segments_per_second"
+            assert answer.headers["retry-after"] == "1"
+            assert left_of(answer) <= 1
+    time.sleep(1.1)
+    assert codes(post_many(gateway, "slow", 4)) == [202] * 4
+    assert gateway.metric("throttled_total", tenant="slow", scope="tenant") == 80 - accepted
+
+
+def test_a_whole_bucket_fits_into_one_batch_whoever_gets_it(gateway):
+    time.sleep(4.5)  # full again
+    headers = {"Authorization": f"Bearer {key(gateway, 'slow')}"}
+    messages = [{"to": f"+86137{next(_numbers)}", "text": "限"} for _ in range(20)]
+    with httpx.Client(trust_env=False, timeout=15, headers=headers) as client:
+        url = f"{gateway.url}/v1/batches"
+        assert client.post(url, json={"messages": messages}).status_code == 202
+        refused = client.post(url, json={"messages": messages})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "4")
+        too_large = client.post(url, json={"messages": [*messages, messages[0]]})
+        assert (too_large.status_code, too_large.json()["code"]) == (
+            422,
+            "quota.message_too_large",
+        )
+
+
+def test_a_large_limit_costs_no_call_per_message(gateway):
+    began, before = time.monotonic(), gateway.metric("limit_calls_total")
+    answers = post_many(gateway, "fast", 400)
+    assert codes(answers) == [202] * 400
+    assert left_of(answers[-1]) >= 1600
+    calls = gateway.metric("limit_calls_total") - before
+    # by time, not by message: of two workers, for the tenant and the channels together
+    assert calls < 2 * 12 * (time.monotonic() - began) + 20
+
+
+def test_a_daily_quota_holds_over_both_workers_to_the_last_segment(gateway):
+    answers = post_many(gateway, "careful", 60)
+    assert codes(answers) == [202] * 40 + [429] * 20
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["code"] == "quota.segments_per_day"
+    assert 0 < int(refused.headers["retry-after"]) <= 86_400
+    assert '"day";q=40;w=86400' in refused.headers["ratelimit-policy"]
+    assert '"day";r=0;t=' in refused.headers["ratelimit"]
+    assert gateway.metric("throttled_total", tenant="careful", scope="day") == 20
+
+
+def test_a_class_has_its_own_limit(gateway):
+    gateway.apply(TENANTS.replace("segments_per_day: 40", "segments_per_day: 4000"))
+    eventually(lambda: post(gateway, "careful").status_code == 202, "the new quota is in force")
+    answers = [post(gateway, "careful", **{"class": "marketing"}) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [202, 202, 202, 429, 429]
+    assert "class marketing" in answers[-1].json()["detail"]
+    assert '"marketing";r=0;t=30' in answers[-1].headers["ratelimit"]
+    assert post(gateway, "careful").status_code == 202
+
+
+def test_without_valkey_sending_goes_on_and_the_limits_come_back_with_it(gateway):
+    assert gateway.metric("limits_local") == 0
+    gateway.kill("valkey")
+    answers = post_many(gateway, "fast", 100)
+    assert set(codes(answers)) <= {202, 429}
+    assert codes(answers).count(202) > 10
+    eventually(lambda: gateway.metric("limits_local") == 0, "shared limits again", 15)
+    post_many(gateway, "slow", 60)
+    assert codes(post_many(gateway, "slow", 20)).count(202) <= 10
+    assert gateway.metric("limit_calls_total", outcome="failed") >= 1
