@@ -130,8 +130,8 @@ class ProcessLease:
         """Extend the lease and write the marks, one statement.
 
         False when the database's clock has stepped forward since the last time: the leases of
-        others may look over. Raises LeaseLost when another owner took the number, StoreUnavailable when PostgreSQL
-        is away: the lease then still runs to its end.
+        others may look over. Raises LeaseLost when another owner took the number,
+        StoreUnavailable when PostgreSQL is away: the lease then still runs to its end.
         """
         return await self._write(self._lease_s, id_high_water, low_water, event_cursor)
 

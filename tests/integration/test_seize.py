@@ -259,16 +259,16 @@ async def test_a_step_while_a_number_is_being_seized_is_noticed_too(worlds):
     await taker.lease.renew(id_high_water=0, low_water=0, event_cursor=0)
     steady, stepped = taker.lease.database_clock, DatabaseClock(-1e12)
 
-    class Stepping:
+    class Stepping(DatabaseClock):
         """Steady at the first look, before the number is locked, and not at the second one."""
 
-        looks = iter((steady, stepped))
-
         def has_stepped(self, unix_s, answered_at):
-            return next(self.looks).has_stepped(unix_s, answered_at)
+            return looks.pop().has_stepped(unix_s, answered_at)
 
+    looks = [stepped, steady]
     with pytest.raises(ClockStepped):
         await seize(dead.dsn, 0, by=1, by_epoch=1, grace_s=GRACE_S, clock=Stepping())
+    assert looks == []
     assert await owed_to(taker.pool, 1) == []
     assert await due_for_takeover(taker.pool, 1, GRACE_S) == [0]
 

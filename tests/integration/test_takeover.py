@@ -22,7 +22,7 @@ from sms import config
 from sms.errors import LeaseLost, StoreUnavailable
 from sms.model import Message, MessageClass, State
 from sms.outcomes import Cause, Rejected
-from store import database
+from store import database, processes
 from store.fragments import ParkedWebhook, Why, park_sql, park_webhooks_sql
 from store.handovers import handover_sql
 from store.journal import REJECTED, SUBMITTED, Journal, Replay
@@ -332,12 +332,12 @@ async def test_one_debt_that_cannot_be_settled_now_does_not_stop_the_others(
         lease = await ProcessLease.take(dsn, node="node", slot=slot, lease_s=-60)
         await lease.close()
     stuck = [True]
-    real_seize, real_settle = module.seize, scene.takeover.settle
+    real_settle = scene.takeover.settle
 
     async def seize(dsn: str, process: int, **kwargs: Any) -> Seized | None:
         if process == 0 and where == "seizing" and stuck[0]:
             raise StoreUnavailable("a writer of it cannot be ended yet")
-        return await real_seize(dsn, process, **kwargs)
+        return await processes.seize(dsn, process, **kwargs)
 
     async def settle(seized: Seized) -> None:
         if seized.process == 0 and where == "settling" and stuck[0]:

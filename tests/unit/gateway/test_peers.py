@@ -109,7 +109,7 @@ def test_a_long_message_that_left_in_part_and_was_not_mended_in_time_is_uncertai
     assert kit.paths(half) == [Path.NOTE, Path.UNCERTAIN]
     note, last = [row for row in kit.events.rows if row.message_id == half.id]
     assert (note.segment, note.carrier_id) == (0, "S0")
-    assert last.reason == "process.lost"
+    assert last.reason == "segment.uncertain"  # as recovery from the journal says
     assert half.is_parked  # with what is to be done about its lost answer
     assert any("parked" in sql for sql in kit.events.sql)
     assert half.id not in kit.ledger.live

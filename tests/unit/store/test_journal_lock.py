@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from sms.errors import Unavailable
 from store import journal_lock as module
-from store.journal import Journal
+from store.journal import Journal, make_folder
 from store.journal_lock import JournalLock, OwnJournal
 
 OWNER = """
@@ -82,16 +83,16 @@ def test_who_waited_for_a_lock_that_was_removed_holds_a_new_one(
     first = JournalLock.take(tmp_path, 3)
     assert first is not None
     Journal(tmp_path, 3, 1).close()
-    real, holders = module.fcntl.flock, [first]
+    real, holders = fcntl.flock, [first]
 
     def late(handle: int, how: int) -> None:
         if holders:
             holders.pop().remove()  # between our open() and our flock()
             assert not (tmp_path / "0003").exists()
-            module.make_folder(tmp_path, 3)
+            make_folder(tmp_path, 3)
         real(handle, how)
 
-    monkeypatch.setattr(module.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     second = JournalLock.take(tmp_path, 3)
     assert second is not None
     assert JournalLock.take(tmp_path, 3) is None
