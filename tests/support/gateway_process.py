@@ -46,7 +46,6 @@ RELIABILITY = {
     "reconnect_max_s": "1",
     "drain_before_s": "0.2",
     "drain_idle_s": "0.2",
-    "restart_max_s": "0.5",  # who kills again and again waits for the next start each time
 }
 
 Json = dict[str, Any]
