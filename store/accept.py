@@ -98,9 +98,7 @@ class Acceptor:
         self._timeout_s = timeout_s
 
         def line(lanes: int) -> Line:
-            return Line(
-                [Link(open_conn, process, timeout_s, self._wake_all) for _ in range(lanes)]
-            )
+            return Line([Link(open_conn, process, timeout_s, self._wake_all) for _ in range(lanes)])
 
         self._plain, self._keyed = line(lanes), line(keyed_lanes)
         self._lines = (self._plain, self._keyed)
@@ -162,7 +160,8 @@ class Acceptor:
         for message_id, message in enumerate(messages, first):
             message.id = message_id
         unit = Unit(messages, future, None if batch_verdicts is None else batch_verdicts())
-        reason = self._obstacle(first + len(messages) - 1, len(messages))
+        line = self._keyed if keys else self._plain
+        reason = self._obstacle(line, first + len(messages) - 1, len(messages))
         if reason is None:
             reason = self._build(unit)
         if reason is not None:
@@ -170,9 +169,7 @@ class Acceptor:
             return future
         if keys:
             self._hold(unit, keys)
-            self._keyed.put(unit)
-        else:
-            self._plain.put(unit)
+        line.put(unit)
         return future
 
     def holder(self, keys: Iterable[IntakeKey]) -> asyncio.Future[None] | None:
@@ -197,7 +194,7 @@ class Acceptor:
 
     def is_up(self) -> bool:
         """Whether at least one lane is connected and the lease is ours."""
-        return not self._is_lost and any(link.is_up() for link in self._links)
+        return not self._is_lost and any(line.is_up() for line in self._lines)
 
     def waiting(self) -> int:
         """Rows that wait for a lane."""
@@ -233,15 +230,15 @@ class Acceptor:
                 else:
                     await line.work()
             except StoreUnavailable as error:
-                if not self.is_up():
-                    self._refuse_waiting(str(error))
+                if not line.is_up():
+                    self._refuse(line.take_all(), str(error))
                 await asyncio.sleep(backoff.next_s())
             except Exception:  # noqa: BLE001 - the one of this loop (HOUSE 5)
                 # A lane must outlive a bug of ours. What it had under way is in doubt: it keeps
                 # the low-water mark down, so that the next recovery finds what was stored.
                 _LOG.exception("an accept flush failed in an unforeseen way")
-                if not self.is_up():
-                    self._refuse_waiting("PostgreSQL is away")
+                if not line.is_up():
+                    self._refuse(line.take_all(), "PostgreSQL is away")
                 units = [unit for unit in self._flying.pop(link, []) if not unit.is_over]
                 self._orphans += units
                 self._doubt(units)
@@ -450,8 +447,9 @@ class Acceptor:
                 is_there = await link.was_committed(question)
                 break
             except StoreUnavailable as error:
-                if not self.is_up():
-                    self._refuse_waiting(str(error))
+                line = self._keyed if units[0].keys else self._plain
+                if not line.is_up():
+                    self._refuse(line.take_all(), str(error))
                 if time.monotonic() > patience_until:
                     self._doubt(units)
                 await asyncio.sleep(backoff.next_s())
@@ -468,10 +466,10 @@ class Acceptor:
 
     # ---- saying no ----
 
-    def _obstacle(self, last_id: int, rows: int) -> str | None:
+    def _obstacle(self, line: Line, last_id: int, rows: int) -> str | None:
         if not self._is_open:
             return "the gateway does not accept messages now"
-        if not self.is_up():
+        if self._is_lost or not line.is_up():
             return "PostgreSQL is away"
         if last_id > self.id_limit:
             return "the ids reserved for this process are used up"

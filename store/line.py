@@ -54,6 +54,10 @@ class Line:
         self.rows = 0  # of the units
         self._idle: list[asyncio.Future[None]] = []
 
+    def is_up(self) -> bool:
+        """Whether one of its lanes is connected."""
+        return any(link.is_up() for link in self.links)
+
     def put(self, unit: Unit) -> None:
         """Stand at the end; a lane that is free comes at once."""
         self.units.append(unit)

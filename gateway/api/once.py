@@ -72,11 +72,17 @@ def parse_key(value: bytes) -> bytes:
 
 async def digest_one(hasher: Hasher, body: bytes) -> bytes:
     """What the body of a single send says, however it is written down."""
-    found = hasher.body()
     if len(body) <= THREAD_BYTES:
-        found.update(canonical(body))
-    else:
-        found.update(await run_beside(canonical, body))
+        return digest_small(hasher, body)
+    found = hasher.body()
+    found.update(await run_beside(canonical, body))
+    return found.digest()
+
+
+def digest_small(hasher: Hasher, body: bytes) -> bytes:
+    """`digest_one`, only for a body of at most `THREAD_BYTES`."""
+    found = hasher.body()
+    found.update(canonical(body))
     return found.digest()
 
 

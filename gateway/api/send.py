@@ -228,7 +228,7 @@ class SendDoor:
         )
         return reply
 
-    async def _one(  # noqa: PLR0913, PLR0917 (what a request has come to; bound in one place)
+    async def _one(
         self,
         request: _Request,
         tenant: Tenant,

@@ -15,7 +15,8 @@ from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
 from sms.ids import IdClock
 from sms.model import EventRow, Message, MessageClass
-from store.intake import Hasher, IntakeKey, Kind, Slot, Stored as StoredKey
+from store.intake import Hasher, IntakeKey, Kind, Slot
+from store.intake import Stored as StoredKey
 from telemetry.metrics import Metrics
 
 PEPPER = b"p" * 32
