@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
@@ -84,6 +84,7 @@ class Parts:
     keyring: Keyring
     metrics: Metrics
     reader: Reader
+    intake: Intake
     limiter: TenantLimits
     lease: ProcessLease
     lanes: Lanes
@@ -109,6 +110,7 @@ class Flow:
         self.keyring = parts.keyring
         self.metrics = parts.metrics
         self.reader = parts.reader
+        self.intake = parts.intake
         self.limiter = parts.limiter
         self.lease = parts.lease
         self.lanes = parts.lanes
@@ -127,7 +129,6 @@ class Flow:
         self.snapshot = Snapshot()
         self.access = Access()  # filled by wiring
         self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
-        self.joined_intake: Intake | None = None
         self.events: EventLane | None = None
         self.conflicts: Conflicts | None = None
         self.link_news: Callable[[], None] = lambda: None  # the other processes are told
@@ -165,12 +166,9 @@ class Flow:
             raise RuntimeError("the flow is not joined to an acceptor")
         return self.acceptor.accept(messages, batch_verdicts=batch_verdicts, keys=keys)
 
-    @property
-    def intake(self) -> Intake:
-        """The keys that requests are known by."""
-        if self.joined_intake is None:
-            raise RuntimeError("the flow is not joined to the intake keys")
-        return self.joined_intake
+    def holder(self, keys: Iterable[IntakeKey]) -> Future[None] | None:
+        """When an accept of this process that has one of the keys will be over; None = none has."""
+        return None if self.acceptor is None else self.acceptor.holder(keys)
 
     def live(self, message_id: int) -> Message | None:
         """The owner's object as the API may show it, None when this process has none."""

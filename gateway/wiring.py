@@ -204,6 +204,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             keyring=keyring,
             metrics=metrics,
             reader=reader,
+            intake=Intake(pool, keyring.intake_key),
             limiter=limiter,
             lease=lease,
             lanes=lanes,
@@ -231,7 +232,6 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         statement_timeout_s=numbers.statement_timeout_s,
     )
     flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
-    flow.joined_intake = Intake(pool, keyring.intake_key, flow.acceptor.holder)
     flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
     flow.conflicts = conflicts
     dispatcher.claim_soon = flow.acceptor.kick

@@ -258,16 +258,13 @@ class Acceptor:
         else:
             await self._copy(link, units)
 
-    async def _copy(
-        self, link: Link, units: list[Unit], head: str = "", *, is_begun: bool = False
-    ) -> None:
-        """Store the units; `head` goes in front, `is_begun` if a transaction is open already."""
+    async def _copy(self, link: Link, units: list[Unit], head: str = "", tail: str = "") -> None:
+        """Store the units; `head` goes in front, and `tail` ends a transaction that is open."""
         began = time.monotonic()
         messages = [message for unit in units for message in unit.messages]
         block = self._claim(units, messages)
-        sql, data = self._riders(units) + COPY_MESSAGES, payload([unit.rows for unit in units])
-        if is_begun:
-            sql += ";COMMIT"
+        sql = self._riders(units) + COPY_MESSAGES + tail
+        data = payload([unit.rows for unit in units])
         claims_sql, token = self._claims.take_sql()
         if failpoints.is_armed:
             failpoints.hit("accept.before_copy")
@@ -275,7 +272,7 @@ class Acceptor:
             await link.run(head + claims_sql + sql, data)
         except Aborted as error:
             self._undo(token, block)
-            if is_begun:
+            if tail:
                 await self._roll_back(link)
             await self._divide(link, units, error)
         except LinkLost:
@@ -317,7 +314,7 @@ class Acceptor:
         winners = [unit for unit in units if not unit.is_over]
         if winners:
             won = [row for unit in losers for row in unit.keys if row.slot not in taken]
-            await self._copy(link, winners, release_sql(won), is_begun=True)
+            await self._copy(link, winners, release_sql(won), ";COMMIT")
         else:
             await self._roll_back(link)
 

@@ -13,7 +13,7 @@ tenant can be read or guessed from it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from hashlib import blake2b
 from typing import NamedTuple
@@ -80,7 +80,7 @@ class Stored(NamedTuple):
 
 
 class Hasher:
-    """Makes keys; `secret` is `Keyring.intake_key`."""
+    """Makes keys and digests."""
 
     def __init__(self, secret: bytes) -> None:
         self._heads = {
@@ -122,16 +122,10 @@ class Hasher:
 
 
 class Intake:
-    """What the door asks of keys: made, held by somebody of this process, stored."""
+    """What the door asks of keys; `secret` is `Keyring.intake_key`."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        secret: bytes,
-        holder: Callable[[Iterable[IntakeKey]], asyncio.Future[None] | None],
-    ) -> None:
+    def __init__(self, pool: Pool, secret: bytes) -> None:
         self.hasher = Hasher(secret)
-        self.holder = holder  # the acceptor's
         self._pool = pool
         self._wanted: list[tuple[IntakeKey, asyncio.Future[Stored | None]]] = []
         self._looking = asyncio.Lock()

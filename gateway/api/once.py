@@ -52,8 +52,10 @@ class HeldError(Exception):
         self.holder = holder
 
 
-def parse_key(value: bytes) -> bytes:
+def parse_key(value: bytes | None) -> bytes | None:
     """The key in an Idempotency-Key header; raises the 400. `"a"` and `a` are the same key."""
+    if value is None:
+        return None
     value = value.strip(b" \t")
     quoted = _QUOTED.fullmatch(value)
     name = b""
@@ -121,7 +123,7 @@ class Once:
         """
         until = self._monotonic() + WAIT_S
         while True:
-            holder = None if key is None else self._flow.intake.holder((key,))
+            holder = None if key is None else self._flow.holder((key,))
             if holder is None:
                 try:
                     return await work(), False

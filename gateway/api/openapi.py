@@ -326,9 +326,9 @@ _IDEMPOTENCY_KEY: Json = {
     "description": "Makes it safe to send the same request again, as after a lost answer. 1 to 255 "
     "visible ASCII characters, bare or in double quotes, kept for 24 hours for this tenant and "
     "path. The same key and body get the stored 202 (`Idempotent-Replayed: true`); another body "
-    "is 422 `idempotency.mismatch`; while the first request runs the second waits up to 2 s for it, "
-    "then it is 409 `idempotency.in_progress`. Bodies are compared after parsing. A request that "
-    "was refused does not use up its key.",
+    "is 422 `idempotency.mismatch`; while the first request runs the second waits for it, 2 s at "
+    "most, then it is 409 `idempotency.in_progress`. Bodies are compared after parsing. A request "
+    "that was refused does not use up its key.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 512},
     "examples": {"uuid": {"value": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}},
 }

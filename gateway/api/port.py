@@ -170,16 +170,11 @@ class KeyedPort(Protocol):
 
 
 class IntakePort(Protocol):
-    """Keys that a request is known by: an Idempotency-Key, client_refs."""
+    """Keys that a request is known by, and what is stored under them."""
 
     @property
     def hasher(self) -> Hasher:
         """Makes keys and digests."""
-        ...
-
-    @property
-    def holder(self) -> Callable[[Iterable[IntakeKey]], Future[None] | None]:
-        """Done when the accept of this process that has one of the keys is over; None = none."""
         ...
 
     async def find(self, key: IntakeKey) -> KeyedPort | None:
@@ -261,6 +256,13 @@ class FlowPort(Protocol):
     @property
     def intake(self) -> IntakePort:
         """Keys that a request is known by."""
+        ...
+
+    def holder(self, keys: Iterable[IntakeKey]) -> Future[None] | None:
+        """Done when the accept of this process that has one of the keys is over; None = none has.
+
+        `accept` may not be called with keys that have a holder.
+        """
         ...
 
     def accept(

@@ -19,8 +19,6 @@ from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
-
 from gateway.admit import Refused, admit
 from gateway.api.answers import build_accepted
 from gateway.api.auth import allow, authenticate
@@ -168,11 +166,9 @@ class QuickDoor:
         tenant = seen[2]
         if tenant.allowed_ips and not self._is_allowed(tenant, peer, headers):
             return None
-        name = known.get(b"idempotency-key")
         try:
             entry, errors = parse_one(body)
-            if name is not None:
-                name = parse_key(name)
+            name = parse_key(known.get(b"idempotency-key"))
         except ProblemError:
             return None
         if failpoints.is_armed:
@@ -180,8 +176,8 @@ class QuickDoor:
         message = admit(entry, tenant, self._door.rules(), whole_ms(now))
         if errors or isinstance(message, Refused) or flow.shed(message.message_class) is not None:
             return None
-        keys = [] if name is None and entry.client_ref is UNSET else self._keys(message, name, body)
-        if keys and flow.intake.holder(keys) is not None:
+        keys = self._keys(message, name, body)
+        if keys and flow.holder(keys) is not None:
             return None
         taken = flow.limiter.take(tenant.id, message.message_class, len(message.texts), started)
         if taken is None or taken.retry_after_s:
@@ -205,7 +201,9 @@ class QuickDoor:
         return quick
 
     def _keys(self, message: Message, name: bytes | None, body: bytes) -> list[IntakeKey]:
-        """What the request is known by."""
+        """What the request is known by; mostly nothing."""
+        if name is None and message.client_ref is None:
+            return []
         hasher = self._flow.intake.hasher
         keys = hasher.refs([message])
         if name is not None:

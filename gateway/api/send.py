@@ -180,9 +180,7 @@ class SendDoor:
             raise ProblemError(Problem("query.unknown", detail))
         if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
             check_media_type(headers)
-        name = headers.get(b"idempotency-key")
-        if name is not None:
-            request.name = parse_key(name)
+        request.name = parse_key(headers.get(b"idempotency-key"))
 
     def _let_in(self, request: _Request, key: ApiKey) -> Tenant:
         """The tenant of a key that is proven; raises the 403."""
@@ -347,7 +345,7 @@ class SendDoor:
             self._put_back(request, tenant, segments)
             detail = "The queue of this class is full; the message was not accepted."
             raise ProblemError(retry_after("shed.queue_full", detail, STORE_RETRY_S))
-        holder = flow.intake.holder(keys) if keys else None
+        holder = flow.holder(keys) if keys else None
         if holder is not None:
             for message_class, (count, _) in wanted.items():
                 flow.give_back(message_class, count)

@@ -39,8 +39,8 @@ async def stranger(other):
     await database.close(conn)
 
 
-def intake(world, acceptor):
-    return Intake(world.pool, world.keyring.intake_key, acceptor.holder)
+def intake(world):
+    return Intake(world.pool, world.keyring.intake_key)
 
 
 def key(world, name=b"a", digest=b"d" * 16, path="/v1/messages", tenant=1):
@@ -48,7 +48,7 @@ def key(world, name=b"a", digest=b"d" * 16, path="/v1/messages", tenant=1):
 
 
 def intake_hasher(world):
-    return Intake(world.pool, world.keyring.intake_key, lambda _: None).hasher
+    return intake(world).hasher
 
 
 def refs(world, messages):
@@ -81,9 +81,9 @@ async def test_a_key_is_stored_with_its_message_and_found_again(world, conn):
     [row] = await rows(conn)
     assert (row["kind"], row["tenant"], row["first_id"]) == (0, 1, message.id)
     assert 23.9 * 3600 < row["left"].total_seconds() <= 24 * 3600
-    found = await intake(world, acceptor).find(key(world))
+    found = await intake(world).find(key(world))
     assert found == (b"d" * 16, message.id)
-    assert await intake(world, acceptor).find(key(world, b"b")) is None
+    assert await intake(world).find(key(world, b"b")) is None
     assert world.heard.committed == [message]
 
 
@@ -154,7 +154,7 @@ async def test_a_key_whose_time_is_over_is_overtaken(world, conn):
     acceptor = await world.acceptor()
     await acceptor.accept([text()], keys=[key(world)])
     await backdate(world)
-    assert await intake(world, acceptor).find(key(world)) is None
+    assert await intake(world).find(key(world)) is None
     again = text()
     await acceptor.accept([again], keys=[key(world, digest=b"e" * 16)])
     [row] = await rows(conn)
@@ -174,9 +174,9 @@ async def test_what_is_over_is_deleted_and_nothing_else(world, conn):
     )
     await backdate(world)
     await acceptor.accept([text()], keys=[key(world, b"young")])
-    assert await intake(world, acceptor).forget(10_000) == 50
+    assert await intake(world).forget(10_000) == 50
     assert len(await rows(conn)) == 1
-    assert await intake(world, acceptor).forget(10_000) == 0
+    assert await intake(world).forget(10_000) == 0
 
 
 async def test_another_process_waits_for_the_commit_and_learns_of_it(world, other):
@@ -315,15 +315,14 @@ async def test_many_look_ups_are_one_statement(world):
     messages = [text() for _ in range(30)]
     for n, message in enumerate(messages):
         await acceptor.accept([message], keys=[key(world, b"%d" % n)])
-    found = intake(world, acceptor)
+    found = intake(world)
     looks = [found.find(key(world, b"%d" % n)) for n in range(60)]
     results = await asyncio.gather(*looks)
     assert [r and r.first_id for r in results] == [m.id for m in messages] + [None] * 30
 
 
 async def test_a_look_up_without_a_store_says_so_to_everybody(world):
-    acceptor = await world.acceptor()
-    found = intake(world, acceptor)
+    found = intake(world)
     world.pool.terminate()
     looks = [found.find(key(world, b"%d" % n)) for n in range(3)]
     results = await asyncio.gather(*looks, return_exceptions=True)

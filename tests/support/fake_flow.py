@@ -239,6 +239,9 @@ class FakeFlow:
         future.set_result(None)
         return future
 
+    def holder(self, keys: Iterable[IntakeKey]) -> asyncio.Future[None] | None:
+        return self.intake.holder(keys)
+
     def live(self, message_id: int) -> Message | None:
         return self.live_messages.get(message_id)
 
