@@ -51,6 +51,7 @@ _NO_LIMIT = (1 << 63) - 1
 # long, the halves in which the one that waits is looked for wait less.
 _LOCK_MS, _LOCK_AGAIN_MS = 1000, 50
 _WAITED = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
+_TOO_LONG = _WAITED | {"57014"}  # the statement's own time, spent on several keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,14 +321,14 @@ class Acceptor:
 
     async def _divide_keyed(self, link: Link, units: list[Unit], error: Aborted) -> None:
         """One key that another process does not let go must not hold up its neighbours."""
-        if error.sqlstate not in _WAITED:
-            await self._divide(link, units, error)
-        elif len(units) > 1:
+        if len(units) > 1 and error.sqlstate in _TOO_LONG:
             middle = len(units) // 2
             await self._flush_keyed(link, units[:middle], _LOCK_AGAIN_MS)
             await self._flush_keyed(link, units[middle:], _LOCK_AGAIN_MS)
-        else:
+        elif error.sqlstate in _WAITED:
             self._refuse(units, KeyBusy("another process has the key and does not commit"))
+        else:
+            await self._divide(link, units, error)
 
     async def _roll_back(self, link: Link) -> None:
         """End a transaction that stored nothing; a connection that cannot even do that goes."""

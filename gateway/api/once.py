@@ -3,7 +3,7 @@
     work ─┬─ 202                                        the first with its key
           ├─ KeyTaken: it was stored before ───────────▶ the stored answer, or 422: another body
           ├─ a request of this process has the key ────▶ wait for its end, look, else work again
-          ├─ one of another process has it (KeyBusy) ──▶ look, else 409
+          ├─ one of another process has it (KeyBusy) ──▶ work again, after 2 s look, else 409
           └─ any other refusal ────────────────────────▶ look: the stored answer, else the refusal
 
 On the good path nothing is looked up: the store finds out by inserting the key. A request that
@@ -132,6 +132,8 @@ class Once:
                 except KeyTaken as taken:
                     return await _replayed(key, taken, replay), True
                 except KeyBusy:
+                    if self._monotonic() < until:
+                        continue
                     return await self._refuse_unless_stored(key, _in_progress(key), replay), True
                 except ProblemError as refusal:
                     if key is None or refusal.problem.code == "outcome_unknown":

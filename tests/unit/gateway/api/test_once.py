@@ -331,7 +331,8 @@ async def test_a_first_that_does_not_end_is_in_progress(flow, monkeypatch):
     assert flow.limiter.left == flow.limiter.depth
 
 
-async def test_a_first_of_another_process_that_does_not_end_is_in_progress(flow):
+async def test_a_first_of_another_process_that_does_not_end_is_in_progress(flow, monkeypatch):
+    monkeypatch.setattr(once, "WAIT_S", 0.001)
     flow.error = KeyBusy("busy")
     answer = await post(flow, ONE)
     assert code_of(answer) == (409, "idempotency.in_progress")
