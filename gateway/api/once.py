@@ -122,39 +122,47 @@ class Once:
         may be called again, each time from the start.
         """
         until = self._monotonic() + WAIT_S
+        found: KeyedPort | None
         while True:
-            holder = None if key is None else self._flow.holder((key,))
-            if holder is None:
-                try:
+            try:
+                holder = None if key is None else self._flow.holder((key,))
+                if holder is None:
                     return await work(), False
-                except HeldError as held:
-                    holder = held.holder
-                except KeyTaken as taken:
-                    return await _replayed(key, taken, replay), True
-                except KeyBusy:
-                    if self._monotonic() < until:
-                        continue
-                    return await self._refuse_unless_stored(key, _in_progress(key), replay), True
-                except ProblemError as refusal:
-                    if key is None or refusal.problem.code == "outcome_unknown":
-                        raise
-                    return await self._refuse_unless_stored(key, refusal, replay), True
-            await asyncio.wait({holder}, timeout=max(0.0, until - self._monotonic()))
-            if not holder.done():
-                raise _in_progress(key)
-            found = None if key is None else await self._find(key)
+                found = await self._after(holder, key, until)
+            except HeldError as held:
+                found = await self._after(held.holder, key, until)
+            except KeyTaken as taken:
+                found = taken
+            except KeyBusy:
+                if self._monotonic() < until:
+                    continue
+                found = await self._find_or(key, _in_progress(key))
+            except ProblemError as refusal:
+                found = await self._find_or(key, refusal)
             if found is not None:
                 return await _replayed(key, found, replay), True
 
-    async def _refuse_unless_stored(
-        self, key: IntakeKey | None, refusal: ProblemError, replay: Replay
-    ) -> bytes:
-        found = None if key is None else await self._find(key)
+    async def _after(
+        self, holder: Future[None], key: IntakeKey | None, until: float
+    ) -> KeyedPort | None:
+        """What is stored under the key once its holder is over; raises the 409."""
+        await asyncio.wait({holder}, timeout=max(0.0, until - self._monotonic()))
+        if not holder.done():
+            raise _in_progress(key)
+        return await self._find(key)
+
+    async def _find_or(self, key: IntakeKey | None, refusal: ProblemError) -> KeyedPort:
+        """What is stored under the key; raises the refusal when nothing is."""
+        if refusal.problem.code == "outcome_unknown":  # the store was asked and could not say
+            raise refusal
+        found = await self._find(key)
         if found is None:
             raise refusal
-        return await _replayed(key, found, replay)
+        return found
 
-    async def _find(self, key: IntakeKey) -> KeyedPort | None:
+    async def _find(self, key: IntakeKey | None) -> KeyedPort | None:
+        if key is None:
+            return None
         try:
             return await self._flow.intake.find(key)
         except StoreUnavailable:
@@ -187,7 +195,7 @@ class Once:
         return build_batch_accepted(zip(places, ids, sizes, strict=True), first_id, rejected)
 
 
-async def _replayed(key: IntakeKey | None, found: KeyedPort | KeyTaken, replay: Replay) -> bytes:
+async def _replayed(key: IntakeKey | None, found: KeyedPort, replay: Replay) -> bytes:
     if key is None or found.digest != key.digest:
         detail = "The Idempotency-Key came with another body before; nothing was accepted now."
         raise ProblemError(Problem("idempotency.mismatch", detail))
