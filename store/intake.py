@@ -169,7 +169,7 @@ class Intake:
         gone = 0
         while gone < most:
             async with acquire(self._pool) as conn:
-                tag = await conn.execute(_FORGET, FORGET_ROWS)
+                tag = await conn.execute(FORGET_SQL, FORGET_ROWS)
             deleted = int(tag.rpartition(" ")[2])
             gone += deleted
             if deleted < FORGET_ROWS:
@@ -177,14 +177,14 @@ class Intake:
         return gone
 
 
-_LOOK = (  # LATERAL and LIMIT: a look into the index for each, never a join
+LOOK_SQL = (  # LATERAL and LIMIT: a look into the index for each, never a join
     "SELECT wanted.kind, wanted.tenant, wanted.key, found.digest, found.first_id"
     " FROM unnest($1::smallint[], $2::int[], $3::bytea[]) AS wanted (kind, tenant, key)"
     " CROSS JOIN LATERAL (SELECT digest, first_id FROM intake_keys k"
     "  WHERE k.kind = wanted.kind AND k.tenant = wanted.tenant AND k.key = wanted.key"
     "  AND expires_at > now() LIMIT 1) found"
 )
-_FORGET = (
+FORGET_SQL = (
     "DELETE FROM intake_keys WHERE ctid = ANY (ARRAY(SELECT ctid FROM intake_keys"
     " WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))"
 )
@@ -195,7 +195,7 @@ async def look_up(
 ) -> dict[Slot, Stored]:
     """Those of the keys that stand in the table and are not over."""
     rows = await conn.fetch(
-        _LOOK,
+        LOOK_SQL,
         [slot[0] for slot in slots],
         [slot[1] for slot in slots],
         [slot[2] for slot in slots],
@@ -232,7 +232,7 @@ async def take(link: Link, rows: Iterable[KeyRow], lock_ms: int) -> dict[Slot, S
 
 def release_sql(rows: Iterable[KeyRow]) -> str:
     """Give keys back that this transaction inserted."""
-    listed = ",".join([f"({row.kind},{row.tenant},{_bytes(row.key)})" for row in rows])
+    listed = ",".join([f"({int(row.kind)},{int(row.tenant)},{_bytes(row.key)})" for row in rows])
     return f"DELETE FROM intake_keys WHERE (kind,tenant,key) IN ({listed});" if listed else ""
 
 

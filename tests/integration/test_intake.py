@@ -8,7 +8,7 @@ import pytest
 
 from sms.errors import KeyBusy, KeyTaken, OutcomeUnknown, RefsTaken, StoreUnavailable
 from store import database
-from store.intake import Intake
+from store.intake import FORGET_SQL, LOOK_SQL, Intake
 from tests.support.cutter import Cutter
 from tests.support.postgres import World, text
 
@@ -327,6 +327,24 @@ async def test_a_look_up_without_a_store_says_so_to_everybody(world):
     looks = [found.find(key(world, b"%d" % n)) for n in range(3)]
     results = await asyncio.gather(*looks, return_exceptions=True)
     assert {type(result) for result in results} == {StoreUnavailable}
+
+
+async def test_looks_and_deletions_never_read_the_whole_table(world):
+    conn = await world.opener()()
+    await conn.execute(
+        "INSERT INTO intake_keys SELECT n % 2, n % 50, sha256(n::text::bytea), '', n,"
+        " now() + make_interval(secs => n) FROM generate_series(1, 30000) n"
+    )
+    for is_analysed in (False, True):
+        if is_analysed:
+            await conn.execute("ANALYZE intake_keys")
+        look = await conn.fetch(f"EXPLAIN {LOOK_SQL}", [0] * 50, [1] * 50, [b"k"] * 50)
+        forget = await conn.fetch(f"EXPLAIN {FORGET_SQL}", 5000)
+        plans = "\n".join(row[0] for row in (*look, *forget))
+        assert "intake_keys_pkey" in plans
+        assert "Seq Scan on intake_keys" not in plans
+        assert not is_analysed or "intake_keys_expires" in plans, plans
+    await database.close(conn)
 
 
 async def test_no_number_and_no_word_of_a_request_stands_in_the_table(world, conn):
