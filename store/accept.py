@@ -514,7 +514,7 @@ class Acceptor:
         unit.over = asyncio.get_running_loop().create_future()
         for key in keys:
             self._held[key.slot] = unit
-            unit.keys.append(KeyRow(*key.slot, key.digest, unit.messages[key.index].id))
+            unit.keys.append(KeyRow(*key.slot, key.digest, unit.messages[key.place].id))
 
     def _let_go(self, units: list[Unit]) -> None:
         for unit in units:

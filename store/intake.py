@@ -43,13 +43,13 @@ Slot = tuple[int, int, bytes]  # kind, tenant, key: the primary key
 
 
 class IntakeKey(NamedTuple):
-    """One key of one accept; `index` is the place of its message in it."""
+    """One key of one accept; `place` is its message's in it."""
 
     kind: int
     tenant: int
     key: bytes
     digest: bytes = b""
-    index: int = 0
+    place: int = 0
 
     @property
     def slot(self) -> Slot:
@@ -109,9 +109,9 @@ class Hasher:
                     message.tenant,
                     message.client_ref.encode("utf-8", "surrogatepass"),
                 ),
-                index=index,
+                place=place,
             )
-            for index, message in enumerate(messages)
+            for place, message in enumerate(messages)
             if message.client_ref is not None
         ]
 

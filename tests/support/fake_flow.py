@@ -117,7 +117,7 @@ class FakeIntake:
             if stored is not None and key.kind == Kind.REQUEST:
                 return KeyTaken(stored.digest, stored.first_id)
             if stored is not None:
-                refs[key.index] = stored.first_id
+                refs[key.place] = stored.first_id
         return RefsTaken(refs) if refs else None
 
 
@@ -228,7 +228,7 @@ class FakeFlow:
             future.set_exception(error)
             return future
         for key in keys:
-            self.intake.stored[key.slot] = StoredKey(key.digest, first + key.index)
+            self.intake.stored[key.slot] = StoredKey(key.digest, first + key.place)
         for message in messages:
             self.reader.stored[message.id] = Stored(message)
         if verdicts is not None:
