@@ -240,8 +240,8 @@ class SendDoor:
             raise ProblemError(of_fields(merge(errors, verdict)))
         try:
             await self._accept(request, tenant, [verdict], "/text", key)
-        except RefsTaken as found:
-            raise ProblemError(of_fields([duplicate_ref(found.taken[0])])) from None
+        except RefsTaken as refs:
+            raise ProblemError(of_fields([duplicate_ref(refs.taken[0])])) from None
         return build_accepted(verdict)
 
     # -- a batch -------------------------------------------------------------------------------
@@ -278,10 +278,10 @@ class SendDoor:
                     request, tenant, verdicts.messages, "/messages", key, verdicts.settle
                 )
                 is_stored = True
-            except RefsTaken as found:  # the others are tried again without them
-                verdicts.take_out(found.taken)
-        for _, found in verdicts.told:
-            self._flow.metrics.refused_total.inc((found[0].code,))
+            except RefsTaken as refs:  # the others are tried again without them
+                verdicts.take_out(refs.taken)
+        for _, errors in verdicts.told:
+            self._flow.metrics.refused_total.inc((errors[0].code,))
         messages = verdicts.messages
         accepted = [
             (index, message.id, len(message.texts))

@@ -45,7 +45,7 @@ def test_without_the_secret_nobody_can_make_a_key():
 def test_keys_of_messages_remember_their_places():
     messages = [SimpleNamespace(tenant=1, client_ref=text) for text in (None, "a", None, "b")]
     keys = Hasher(SECRET).refs(messages)
-    assert [key.index for key in keys] == [1, 3]
+    assert [key.place for key in keys] == [1, 3]
     assert keys[0].key == ref(1, "a").key
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.api import once
 from gateway.api.app import build
-from gateway.api.bodies import canonical
+from gateway.api.bodies import Batch, canonical
+from gateway.api.models import SendRequest
 from gateway.api.once import digest_batch, digest_one, parse_key
 from gateway.api.problems import ProblemError
 from sms.errors import KeyBusy, OutcomeUnknown, StoreUnavailable
@@ -166,21 +167,20 @@ async def test_a_large_body_has_the_same_digest_as_on_the_loop(monkeypatch):
 
 
 async def test_the_digest_of_a_batch_knows_where_an_entry_ends():
-    class Parts:
-        def __init__(self, defaults, *entries):
-            self.raw_defaults, self.entries = defaults, entries
+    def parts_of(defaults, *entries):
+        return Batch(list(entries), SendRequest(), [], defaults)
 
     hasher = Hasher(b"x" * 32)
     parts = [
-        Parts(b"", b'{"a":1}', b'{"b":2}'),
-        Parts(b'{"a":1}', b'{"b":2}'),
-        Parts(b"", b'{"b":2}', b'{"a":1}'),
-        Parts(b"", b'{"a":1}{"b":2}'),
-        Parts(b"{}", b'{"a":1}', b'{"b":2}'),
+        parts_of(b"", b'{"a":1}', b'{"b":2}'),
+        parts_of(b'{"a":1}', b'{"b":2}'),
+        parts_of(b"", b'{"b":2}', b'{"a":1}'),
+        parts_of(b"", b'{"a":1}{"b":2}'),
+        parts_of(b"{}", b'{"a":1}', b'{"b":2}'),
     ]
     digests = [await digest_batch(hasher, part) for part in parts]
     assert len(set(digests)) == len(parts)
-    assert await digest_batch(hasher, Parts(b"", b'{ "a" : 1 }', b'{"b":2}')) == digests[0]
+    assert await digest_batch(hasher, parts_of(b"", b'{ "a" : 1 }', b'{"b":2}')) == digests[0]
 
 
 # -- the same request again ------------------------------------------------------------------------
