@@ -140,7 +140,7 @@ class Once:
             except ProblemError as refusal:
                 found = await self._find_or(key, refusal)
             if found is not None:
-                return await _replayed(key, found, replay), True
+                return await replayed(key, found, replay), True
 
     async def _after(
         self, holder: Future[None], key: IntakeKey | None, until: float
@@ -195,7 +195,8 @@ class Once:
         return build_batch_accepted(zip(places, ids, sizes, strict=True), first_id, rejected)
 
 
-async def _replayed(key: IntakeKey | None, found: KeyedPort, replay: Replay) -> bytes:
+async def replayed(key: IntakeKey | None, found: KeyedPort, replay: Replay) -> bytes:
+    """The stored answer; raises the 422 when another body came with the key."""
     if key is None or found.digest != key.digest:
         detail = "The Idempotency-Key came with another body before; nothing was accepted now."
         raise ProblemError(Problem("idempotency.mismatch", detail))

@@ -32,9 +32,9 @@ from gateway.api.frame import (
 from gateway.api.once import digest_small, parse_key
 from gateway.api.port import FlowPort, TakenPort
 from gateway.api.problems import Header, Problem, ProblemError, build_body, retry_after
-from gateway.api.send import MESSAGES, STORE_RETRY_S, SendDoor, whole_ms
+from gateway.api.send import MESSAGES, STORE_RETRY_S, TAKEN, SendDoor, whole_ms
 from sms.config import Snapshot, Tenant
-from sms.errors import NotFirst, OutcomeUnknown, StoreUnavailable
+from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, StoreUnavailable
 from sms.model import Message
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
@@ -228,7 +228,8 @@ class QuickDoor:
         error = accepted.exception()
         if isinstance(error, NotFirst):
             self.put_back(tenant, message)
-            task = asyncio.get_running_loop().create_task(self._ask(quick, headers, body, peer))
+            again = self._ask(quick, headers, body, peer, error)
+            task = asyncio.get_running_loop().create_task(again)
             self._late.add(task)
             task.add_done_callback(self._late.discard)
         elif error is not None:
@@ -242,6 +243,7 @@ class QuickDoor:
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
         peer: tuple[str, int] | None,
+        error: NotFirst,
     ) -> None:
         """The whole request once more, by the raw ASGI door."""
         told = _Told()
@@ -254,6 +256,8 @@ class QuickDoor:
             "headers": list(headers),
             "client": peer,
         }
+        if isinstance(error, KeyTaken):
+            scope[TAKEN] = error
 
         async def receive() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": body}

@@ -52,7 +52,7 @@ from gateway.api.frame import (
     request_id_of,
 )
 from gateway.api.models import UNSET, SendRequest
-from gateway.api.once import HeldError, Once, digest_batch, digest_one, parse_key
+from gateway.api.once import HeldError, Once, digest_batch, digest_one, parse_key, replayed
 from gateway.api.port import FlowPort, TakenPort
 from gateway.api.problems import (
     FieldError,
@@ -65,7 +65,7 @@ from gateway.api.problems import (
 )
 from gateway.api.verdicts import Verdicts
 from sms.config import ApiKey, Tenant
-from sms.errors import NotFirst, OutcomeUnknown, RefsTaken, StoreUnavailable
+from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, RefsTaken, StoreUnavailable
 from sms.model import Message, MessageClass
 from telemetry.failpoints import failpoints
 
@@ -76,6 +76,7 @@ MESSAGES = "/v1/messages"
 BATCHES = "/v1/batches"
 MAX_BODY = {MESSAGES: MAX_MESSAGE, BATCHES: 8 << 20}
 STORE_RETRY_S = 2
+TAKEN = "smsgw.taken"  # in a scope: the KeyTaken that the short way has met
 _BATCH_SLICE_S = 0.003  # of the loop, then others have a turn (DESIGN 8: never above 5 ms)
 _LOOK_BYTES = 4096  # of messages between two looks at the clock
 
@@ -220,10 +221,13 @@ class SendDoor:
             hasher = self._flow.intake.hasher
             digest = await digest_one(hasher, body)
             key = hasher.request(tenant.id, MESSAGES, request.name, digest)
+        replay = partial(self._once.one, tenant.id)
+        taken: KeyTaken | None = request.scope.get(TAKEN)
+        if taken is not None:
+            request.is_replay = True
+            return await replayed(key, taken, replay)
         work = partial(self._one, request, tenant, entry, errors, now, key)
-        reply, request.is_replay = await self._once.do(
-            key, work, partial(self._once.one, tenant.id)
-        )
+        reply, request.is_replay = await self._once.do(key, work, replay)
         return reply
 
     async def _one(
