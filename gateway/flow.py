@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
@@ -29,6 +29,7 @@ from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, S
 from sms.outcomes import Outcome
 from store.accept import Acceptor
 from store.events import EventLane
+from store.intake import Intake, IntakeKey
 from store.journal import Journal
 from store.processes import ProcessLease
 from store.read import Reader
@@ -83,6 +84,7 @@ class Parts:
     keyring: Keyring
     metrics: Metrics
     reader: Reader
+    intake: Intake
     limiter: TenantLimits
     lease: ProcessLease
     lanes: Lanes
@@ -108,6 +110,7 @@ class Flow:
         self.keyring = parts.keyring
         self.metrics = parts.metrics
         self.reader = parts.reader
+        self.intake = parts.intake
         self.limiter = parts.limiter
         self.lease = parts.lease
         self.lanes = parts.lanes
@@ -152,11 +155,20 @@ class Flow:
         """Undo `room` for messages that `accept` was never called with."""
         self.lanes.cancel(message_class, n)
 
-    def accept(self, messages: list[Message], batch_verdicts: bytes | None = None) -> Future[None]:
+    def accept(
+        self,
+        messages: list[Message],
+        batch_verdicts: Callable[[], bytes] | None = None,
+        keys: Sequence[IntakeKey] = (),
+    ) -> Future[None]:
         """Done after COMMIT: the promise of the gateway is made when this future resolves."""
         if self.acceptor is None:
             raise RuntimeError("the flow is not joined to an acceptor")
-        return self.acceptor.accept(messages, batch_verdicts=batch_verdicts)
+        return self.acceptor.accept(messages, batch_verdicts=batch_verdicts, keys=keys)
+
+    def holder(self, keys: Iterable[IntakeKey]) -> Future[None] | None:
+        """When an accept of this process that has one of the keys will be over; None = none has."""
+        return None if self.acceptor is None else self.acceptor.holder(keys)
 
     def live(self, message_id: int) -> Message | None:
         """The owner's object as the API may show it, None when this process has none."""

@@ -50,6 +50,7 @@ from store.claims import ClaimBook
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
+from store.intake import Intake
 from store.processes import ProcessLease
 from store.quotas import Quotas
 from store.read import Reader
@@ -203,6 +204,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             keyring=keyring,
             metrics=metrics,
             reader=reader,
+            intake=Intake(pool, keyring.intake_key),
             limiter=limiter,
             lease=lease,
             lanes=lanes,

@@ -44,6 +44,7 @@ SEND_EXAMPLES: dict[str, Json] = {
             "class": "transactional",
             "signature": SIGNATURE,
             "sender_ext": "01",
+            "client_ref": "order-4711",
             "metadata": {"order": "4711"},
             "valid_for_s": 3600,
             "encoding": "auto",
@@ -302,9 +303,14 @@ def _answer_schemas() -> Json:
 
 
 def _answered(description: str, name: str) -> Json:
-    headers = {
+    headers: Json = {
         name: {"schema": {"type": "string"}}
         for name in ("X-Request-Id", "RateLimit", "RateLimit-Policy")
+    }
+    headers["Idempotent-Replayed"] = {
+        "description": "On the stored answer of an earlier request with the same Idempotency-Key: "
+        "nothing was accepted now, and no segments were spent.",
+        "schema": {"const": "true"},
     }
     return {
         "description": description,
@@ -313,11 +319,27 @@ def _answered(description: str, name: str) -> Json:
     }
 
 
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Makes it safe to send the same request again, as after a lost answer. 1 to 255 "
+    "visible ASCII characters, bare or in double quotes, kept for 24 hours for this tenant and "
+    "path. The same key and body get the stored 202 (`Idempotent-Replayed: true`); another body "
+    "is 422 `idempotency.mismatch`; while the first request runs the second waits for it, 2 s at "
+    "most, then it is 409 `idempotency.in_progress`. Bodies are compared after parsing. A request "
+    "that was refused does not use up its key.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 512},
+    "examples": {"uuid": {"value": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}},
+}
+
+
 def _send_operation() -> Json:
     return {
         "operationId": "sendMessage",
         "summary": "Send one message",
         "security": SECURITY,
+        "parameters": [_IDEMPOTENCY_KEY],
         "requestBody": {
             "required": True,
             "content": {
@@ -326,7 +348,7 @@ def _send_operation() -> Json:
         },
         "responses": {
             "202": _answered("Accepted: the message is durable.", "Accepted"),
-            **problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 500, 503),
+            **problems(400, 401, 403, 405, 408, 409, 413, 415, 422, 429, 500, 503),
         },
     }
 
@@ -336,6 +358,7 @@ def _batch_operation() -> Json:
         "operationId": "sendBatch",
         "summary": "Send up to 1000 messages, each with its own verdict",
         "security": SECURITY,
+        "parameters": [_IDEMPOTENCY_KEY],
         "requestBody": {
             "required": True,
             "content": {
@@ -344,7 +367,7 @@ def _batch_operation() -> Json:
         },
         "responses": {
             "202": _answered("A verdict for each message.", "BatchAccepted"),
-            **problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 500, 503),
+            **problems(400, 401, 403, 405, 408, 409, 413, 415, 422, 429, 500, 503),
         },
     }
 

@@ -4,12 +4,20 @@ uvicorn starts a task, an event and a dozen dictionaries for each request; at si
 a third of a worker's time. What this door sees is a whole request that arrived in one piece. When
 anything about it is out of the ordinary it answers None before it has changed anything, and the
 raw ASGI door (`send.py`) takes the request from the start: one set of rules, one set of refusals.
+
+    whole request ─▶ take ─┬─ None ────────────────────────────────────▶ the raw ASGI door
+                           └─ accept ─┬─ stored ─▶ 202
+                                      └─ its key or client_ref is taken ─▶ the raw ASGI door, from
+                                         (nothing was stored)              here: replay, 409 or 422
 """
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from gateway.admit import Refused, admit
 from gateway.api.answers import build_accepted
@@ -21,13 +29,20 @@ from gateway.api.frame import (
     limit_headers,
     request_id_of,
 )
+from gateway.api.once import digest_small, parse_key
 from gateway.api.port import FlowPort, TakenPort
 from gateway.api.problems import Header, Problem, ProblemError, build_body, retry_after
-from gateway.api.send import MESSAGES, STORE_RETRY_S, SendDoor, whole_ms
+from gateway.api.send import MESSAGES, STORE_RETRY_S, TAKEN, SendDoor, whole_ms
 from sms.config import Snapshot, Tenant
-from sms.errors import OutcomeUnknown, StoreUnavailable
+from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, StoreUnavailable
 from sms.model import Message
 from telemetry.failpoints import failpoints
+from telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from store.intake import IntakeKey
+
+log = get_logger(__name__)
 
 MAX_KNOWN = 4096  # bearer headers kept with their tenants
 # A request that has one of these goes the other way.
@@ -35,7 +50,6 @@ _UNUSUAL = frozenset(
     {
         b"content-encoding",
         b"transfer-encoding",
-        b"idempotency-key",
         b"expect",
         b"upgrade",
         b"x-smsgw-key",
@@ -48,12 +62,22 @@ _UNUSUAL = frozenset(
 
 # A bearer header that was looked up: under which configuration, how long it is good, whose it is.
 _Seen = tuple[Snapshot, float, Tenant]
+_Answer = tuple[int, list[Header], bytes]
 
 
 class Quick:
     """One request on its way to the commit: `stored` is done when the promise can be given."""
 
-    __slots__ = ("_door", "_message", "_request_id", "_started", "_taken", "_tenant", "stored")
+    __slots__ = (
+        "_door",
+        "_message",
+        "_request_id",
+        "_started",
+        "_taken",
+        "_tenant",
+        "late",
+        "stored",
+    )
 
     def __init__(  # noqa: PLR0913, PLR0917 (one call, on the hot path: keywords cost)
         self,
@@ -72,9 +96,12 @@ class Quick:
         self._request_id = request_id
         self._started = started
         self.stored = stored
+        self.late: _Answer | None = None  # what the other door said, where the key was taken
 
-    def answer(self) -> tuple[int, list[Header], bytes]:
+    def answer(self) -> _Answer:
         """Status, headers and body once `stored` is done."""
+        if self.late is not None:
+            return self.late
         door = self._door
         try:
             self.stored.result()
@@ -109,6 +136,8 @@ class QuickDoor:
         self._monotonic = monotonic
         self._snapshot: Snapshot | None = None
         self._known: dict[bytes | None, _Seen] = {}
+        # Requests whose key was taken; a drain waits for their connections, which are busy.
+        self._late: set[asyncio.Task[None]] = set()
 
     def take(  # noqa: PLR0911, C901 (each way out is one thing out of the ordinary)
         self,
@@ -139,12 +168,16 @@ class QuickDoor:
             return None
         try:
             entry, errors = parse_one(body)
+            name = parse_key(known.get(b"idempotency-key"))
         except ProblemError:
             return None
         if failpoints.is_armed:
             failpoints.hit("door.parsed")
         message = admit(entry, tenant, self._door.rules(), whole_ms(now))
         if errors or isinstance(message, Refused) or flow.shed(message.message_class) is not None:
+            return None
+        keys = self._keys(message, name, body)
+        if keys and flow.holder(keys) is not None:
             return None
         taken = flow.limiter.take(tenant.id, message.message_class, len(message.texts), started)
         if taken is None or taken.retry_after_s:
@@ -156,8 +189,89 @@ class QuickDoor:
             return None
         # Nothing after this line may fail: the long way would accept the message a second time.
         request_id = request_id_of(known)
-        stored = flow.accept([message])
-        return Quick(self, tenant, message, taken, request_id, started, stored)
+        if not keys:
+            stored = flow.accept([message])
+            return Quick(self, tenant, message, taken, request_id, started, stored)
+        stored = asyncio.get_running_loop().create_future()
+        quick = Quick(self, tenant, message, taken, request_id, started, stored)
+        accepted = flow.accept([message], None, keys)
+        accepted.add_done_callback(
+            partial(self._keyed, quick, tenant, message, headers, body, peer)
+        )
+        return quick
+
+    def _keys(self, message: Message, name: bytes | None, body: bytes) -> list[IntakeKey]:
+        """What the request is known by; mostly nothing."""
+        if name is None and message.client_ref is None:
+            return []
+        hasher = self._flow.intake.hasher
+        keys = hasher.refs([message])
+        if name is not None:
+            digest = digest_small(hasher, body)
+            keys.insert(0, hasher.request(message.tenant, MESSAGES, name, digest))
+        return keys
+
+    def _keyed(  # noqa: PLR0913, PLR0917 (bound when the request came)
+        self,
+        quick: Quick,
+        tenant: Tenant,
+        message: Message,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        peer: tuple[str, int] | None,
+        accepted: Future[None],
+    ) -> None:
+        """The store has spoken: pass it on, or let the other door answer who was not first."""
+        if accepted.cancelled():
+            quick.stored.cancel()
+            return
+        error = accepted.exception()
+        if isinstance(error, NotFirst):
+            self.put_back(tenant, message)
+            again = self._ask(quick, headers, body, peer, error)
+            task = asyncio.get_running_loop().create_task(again)
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+        elif error is not None:
+            quick.stored.set_exception(error)
+        else:
+            quick.stored.set_result(None)
+
+    async def _ask(
+        self,
+        quick: Quick,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        peer: tuple[str, int] | None,
+        error: NotFirst,
+    ) -> None:
+        """The whole request once more, by the raw ASGI door."""
+        told = _Told()
+        scope: dict[str, Any] = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": MESSAGES,
+            "query_string": b"",
+            "headers": list(headers),
+            "client": peer,
+        }
+        if isinstance(error, KeyTaken):
+            scope[TAKEN] = error
+
+        async def receive() -> MutableMapping[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        try:
+            await self._door(scope, receive, told)
+        except Exception:  # the outermost frame of a request, as the app's own is
+            log.exception("request failed")
+            problem = Problem("internal.error", "The gateway failed while it answered.")
+            request_id = request_id_of(dict(headers))
+            kept = [PROBLEM_TYPE, (b"x-request-id", request_id.encode())]
+            told.answer = problem.status, kept, build_body(problem, request_id)
+        quick.late = told.answer
+        quick.stored.set_result(None)
 
     def _look_up(self, headers: dict[bytes, bytes], now: float) -> _Seen | None:
         """The sender of a bearer key not seen under this configuration: here is the HMAC."""
@@ -197,3 +311,20 @@ class QuickDoor:
         self._flow.metrics.http_request_seconds.observe(
             (MESSAGES, "POST", str(status)), self._monotonic() - started
         )
+
+
+class _Told:
+    """Takes an ASGI answer down."""
+
+    def __init__(self) -> None:
+        self.answer: _Answer = 0, [], b""
+
+    async def __call__(self, event: MutableMapping[str, Any]) -> None:
+        status, headers, body = self.answer
+        if event["type"] == "http.response.start":
+            status = event["status"]
+            # The protocol counts the body itself.
+            headers = [pair for pair in event["headers"] if pair[0] != b"content-length"]
+        else:
+            body += event.get("body", b"")
+        self.answer = status, headers, body

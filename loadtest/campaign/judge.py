@@ -38,6 +38,7 @@ class Kind(StrEnum):
     NO_LOST_ANSWER = "is marked, but no answer of it was ever lost"
     REFUSED = "was refused for certain, yet it is stored or sent"
     TWO_ROWS = "is stored twice"
+    TWO_ANSWERS = "got another id when it was sent again with its key"
     STRANGER = "is stored, but nobody sent it"
     SENT_LATE = "was sent again after it had come to its end"
 
@@ -45,7 +46,9 @@ class Kind(StrEnum):
 MISSING: Final = frozenset(
     {Kind.LOST, Kind.UNFINISHED, Kind.ENDED_OTHERWISE, Kind.NOT_SENT, Kind.UNTOLD}
 )
-DUPLICATED: Final = frozenset({Kind.UNMARKED, Kind.THIRD_COPY, Kind.TWO_ROWS, Kind.SENT_LATE})
+DUPLICATED: Final = frozenset(
+    {Kind.UNMARKED, Kind.THIRD_COPY, Kind.TWO_ROWS, Kind.TWO_ANSWERS, Kind.SENT_LATE}
+)
 
 
 @dataclass(slots=True)
@@ -73,6 +76,8 @@ class Verdict:
     accepted: int = 0
     refused: int = 0
     unknown: int = 0  # no answer: it may be stored or not
+    retried: int = 0  # sent again with the same key, for nobody knew
+    replayed: int = 0  # of these the ones that had been stored the first time
     uncertain: int = 0  # an answer of it was lost
     held: int = 0  # uncertain, and by policy it stays so
     marked: int = 0  # a second copy may be out
@@ -125,7 +130,16 @@ class Verdict:
                 name: getattr(self, name)
                 for name in (
                     *("sent", "accepted", "refused", "unknown", "missing", "unmarked", "marked"),
-                    *("twice", "open_ms", "uncertain", "held", "illegal", "is_good"),
+                    *(
+                        "retried",
+                        "replayed",
+                        "twice",
+                        "open_ms",
+                        "uncertain",
+                        "held",
+                        "illegal",
+                        "is_good",
+                    ),
                 )
             },
             "recovered_s": round(self.recovered_s, 2),
@@ -201,6 +215,10 @@ def _promised(about: _Round, text: Text, life: Life | None) -> None:
     """What was said to the tenant about one text, and whether a row stands behind it."""
     verdict = about.of_moment(text.sent_at)
     verdict.sent += 1
+    verdict.retried += text.tries > 0 and bool(text.key)
+    verdict.replayed += text.is_replayed
+    if text.other_id:
+        verdict.add(Kind.TWO_ANSWERS, _who(text))
     if text.message_id:
         verdict.accepted += 1
         if life is None or life.message_id != text.message_id:
@@ -264,6 +282,8 @@ class Total:
     bad: int = 0
     sent: int = 0
     accepted: int = 0
+    retried: int = 0
+    replayed: int = 0
     missing: int = 0
     unmarked: int = 0
     marked: int = 0
@@ -281,7 +301,8 @@ class Total:
         self.faults += 1
         self.kills += fault.kills > 0
         self.bad += not verdict.is_good
-        for name in ("sent", "accepted", "missing", "unmarked", "marked", "twice", "held"):
+        summed = ("sent", "accepted", "retried", "replayed", "missing", "unmarked", "marked")
+        for name in (*summed, "twice", "held"):
             setattr(self, name, getattr(self, name) + getattr(verdict, name))
         self.illegal += verdict.illegal
         self.quarantined += len(fault.quarantined)

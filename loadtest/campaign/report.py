@@ -65,8 +65,10 @@ def sentence(outcome: Outcome) -> str:
     total = outcome.total
     return (
         f"{total.kills} kills in {total.faults} faults, seed {outcome.seed}, on {outcome.place}: "
-        f"{total.accepted:,} accepted, {total.missing} missing, {total.unmarked} unmarked copies, "
-        f"{total.marked} marked ({total.twice} at the carriers twice), {total.held} held, "
+        f"{total.accepted:,} accepted ({total.retried} asked again with their key, "
+        f"{total.replayed} of them stored before), {total.missing} missing, "
+        f"{total.unmarked} unmarked copies, {total.marked} marked ({total.twice} at the carriers "
+        f"twice), {total.held} held, "
         f"{total.illegal} illegal transitions, {total.quarantined} quarantined, residual of the "
         f"law {total.residual}; slowest recovery {total.slowest_s:.1f} s; "
         f"{outcome.seconds / 60:.1f} minutes"

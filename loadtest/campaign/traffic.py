@@ -1,7 +1,10 @@
 """The tenant: single sends and batches at a steady rate over kept connections.
 
-Every text has a number of its own (the phone's last eight digits and `metadata.n`) and is sent
-once, whatever the gateway answers: what carriers and sink got can be told apart text by text.
+Every text has a number of its own (the phone's last eight digits and `metadata.n`): what carriers
+and sink got can be told apart text by text. Half of the requests have an Idempotency-Key. One of
+those whose outcome nobody knows is sent again, the same bytes with the same key, until somebody
+does; and one in twenty is sent again though its 202 came: the answer must be the same. What has no
+key is sent once, whatever the gateway answers.
 """
 
 from __future__ import annotations
@@ -22,9 +25,15 @@ CATCH_UP_S: Final = 0.2  # a loop that was held sends so much at once, not more
 OUTSTANDING: Final = 300  # requests; while nobody answers no more are added
 CONNECTIONS: Final = 64
 ANSWER_S: Final = 8.0
+ACCEPTED: Final = 202
 LONG_SHARE: Final = 0.1
 LONG: Final = "。" * 150  # with its number and signature three segments in UCS-2
 LONG_SEGMENTS: Final = 3
+KEYED_SHARE: Final = 0.5
+REF_SHARE: Final = 0.2  # of the texts with a key: a client_ref too
+AGAIN_SHARE: Final = 0.05  # of the requests with a key: sent again after their 202
+RETRY_S: Final = 30.0  # from the first try
+PAUSE_S: Final = 0.25  # between two
 CLASSES: Final = ("otp", "transactional", "marketing")
 
 UNKNOWN: Final = "unknown"  # no answer, or one that says nobody knows
@@ -44,6 +53,11 @@ class Text:
     answered_at: float = 0.0
     message_id: int = 0  # with the 202
     refusal: str = ""  # the code; UNKNOWN and NEVER_SENT are ours
+    key: str = ""  # the Idempotency-Key of its request
+    client_ref: str = ""
+    tries: int = 0
+    is_replayed: bool = False  # its 202 says that it is an earlier one's
+    other_id: int = 0  # a second 202 named another message
 
     @property
     def number(self) -> str:
@@ -58,12 +72,13 @@ class Text:
     def body(self) -> Json:
         """The fields of the request."""
         long = LONG if self.segments > 1 else ""
-        return {
+        body: Json = {
             "to": f"+{self.number}",
             "text": f"第{self.n}号{long}",
             "class": self.message_class,
             "metadata": {"n": str(self.n)},
         }
+        return body | ({"client_ref": self.client_ref} if self.client_ref else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +92,26 @@ class Rates:
     def scaled(self, share: float) -> Rates:
         """The same mixture, more or less of it."""
         return Rates(self.singles * share, self.batches * share, self.batch)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one try came to; status 0 = no answer."""
+
+    status: int
+    told: Any
+    is_replay: bool = False
+    is_open: bool = False  # nobody knows yet what became of the request
+
+    @property
+    def code(self) -> str:
+        """The problem's, UNKNOWN or NEVER_SENT."""
+        return str(self.told.get("code", self.status)) if isinstance(self.told, dict) else "?"
+
+    @property
+    def is_for_now(self) -> bool:
+        """Whether it says nothing of an earlier try with the same key."""
+        return self.status in {0, 429, 503} or self.code == "idempotency.in_progress"
 
 
 class Traffic:
@@ -135,6 +170,11 @@ class Traffic:
             return
         texts = [self._text() for _ in range(batch or 1)]
         self.texts += texts
+        if self._rng.random() < KEYED_SHARE:
+            for text in texts:
+                text.key = f"request-{texts[0].n}"
+                if self._rng.random() < REF_SHARE:
+                    text.client_ref = f"ref-{text.n}"
         task = asyncio.get_running_loop().create_task(self._send(client, texts, is_batch=batch > 0))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
@@ -147,30 +187,65 @@ class Traffic:
     async def _send(
         self, client: aiohttp.ClientSession, texts: Sequence[Text], *, is_batch: bool
     ) -> None:
-        if is_batch:
-            body: Json = {"messages": [text.body() for text in texts]}
-            path = "/v1/batches"
-        else:
-            body, path = texts[0].body(), "/v1/messages"
+        """One request until its outcome is known, as a tenant's backend would."""
+        key = texts[0].key
+        until = time.monotonic() + RETRY_S
+        answer = await self._ask(client, texts, is_batch=is_batch)
+        while key and texts[0].tries and answer.is_open and time.monotonic() < until:
+            await asyncio.sleep(PAUSE_S)
+            answer = await self._ask(client, texts, is_batch=is_batch)
+        self._note(texts, answer, is_batch=is_batch)
+        if key and answer.status == ACCEPTED and self._rng.random() < AGAIN_SHARE:
+            self._compare(texts, await self._ask(client, texts, is_batch=is_batch))
+
+    @staticmethod
+    async def _ask(
+        client: aiohttp.ClientSession, texts: Sequence[Text], *, is_batch: bool
+    ) -> Answer:
+        """One try; a request counts as tried once its outcome may be unknown."""
+        path = "/v1/batches" if is_batch else "/v1/messages"
+        bodies = [text.body() for text in texts]
+        body: Json = {"messages": bodies} if is_batch else bodies[0]
+        headers = {"Idempotency-Key": f'"{texts[0].key}"'} if texts[0].key else {}
+        tried = texts[0].tries
         try:
-            async with client.post(path, json=body) as answer:
-                status, told = answer.status, await answer.json(content_type=None)
+            async with client.post(path, json=body, headers=headers) as got:
+                told = await got.json(content_type=None)
+                is_replay = got.headers.get("Idempotent-Replayed") == "true"
+                answer = Answer(got.status, told, is_replay)
         except aiohttp.ClientConnectorError:
-            self._refused(texts, NEVER_SENT)
-            return
+            answer = Answer(0, {"code": NEVER_SENT})
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            self._refused(texts, UNKNOWN)
-            return
-        if status != 202:
-            code = str(told.get("code", status)) if isinstance(told, dict) else str(status)
-            self._refused(texts, UNKNOWN if code == "outcome_unknown" else code)
+            answer = Answer(0, {"code": UNKNOWN})
+        if answer.code in {UNKNOWN, "outcome_unknown"} or (tried and answer.is_for_now):
+            answer.is_open = True
+            for text in texts:
+                text.tries += 1
+        return answer
+
+    def _note(self, texts: Sequence[Text], answer: Answer, *, is_batch: bool) -> None:
+        told = answer.told
+        if answer.status != ACCEPTED:
+            self._refused(texts, UNKNOWN if answer.is_open else answer.code)
         elif is_batch:
             for entry in told["rejected"]:
                 self._refused([texts[entry["index"]]], str(entry["code"]))
             for entry in told["accepted"]:
-                self._took(texts[entry["index"]], entry["id"])
+                self._took(texts[entry["index"]], entry["id"], answer)
         else:
-            self._took(texts[0], told["id"])
+            self._took(texts[0], told["id"], answer)
+
+    @staticmethod
+    def _compare(texts: Sequence[Text], again: Answer) -> None:
+        """Asked once more for what has its 202: refused for now, or the same ids."""
+        if again.status != ACCEPTED:
+            return
+        told = again.told
+        ids = {entry["index"]: entry["id"] for entry in told.get("accepted", [])}
+        for index, text in enumerate(texts):
+            message_id = _id_of(ids.get(index, "msg_0") if "accepted" in told else told["id"])
+            if text.message_id and message_id != text.message_id:
+                text.other_id = message_id or -1
 
     @staticmethod
     def _refused(texts: Sequence[Text], code: str) -> None:
@@ -178,11 +253,16 @@ class Traffic:
         for text in texts:
             text.refusal, text.answered_at = code, now
 
-    def _took(self, text: Text, message_id: str) -> None:
-        text.message_id = int(message_id.removeprefix("msg_"), 16)
+    def _took(self, text: Text, message_id: str, answer: Answer) -> None:
+        text.message_id = _id_of(message_id)
+        text.is_replayed = answer.is_replay
         text.answered_at = time.time()
         self.newest_answered = max(self.newest_answered, text.sent_at)
         self.on_accepted(1)
+
+
+def _id_of(message_id: str) -> int:
+    return int(message_id.partition("_")[2], 16)
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:

@@ -80,6 +80,16 @@ def test_where_nothing_is_wrong_nothing_is_found(world):
     assert (first.marked, first.twice, first.uncertain) == (0, 0, 0)
 
 
+def test_another_answer_to_the_same_key_is_found(world):
+    text = world.text(AT)
+    text.key, text.tries, text.is_replayed = "request-1", 2, True
+    first, _ = world.judged()
+    assert (first.retried, first.replayed, first.is_good) == (1, 1, True)
+    text.other_id = text.message_id + 1
+    assert world.findings() == [{Kind.TWO_ANSWERS: 1}, {}]
+    assert world.judged()[0].unmarked == 1
+
+
 def test_a_text_belongs_to_the_window_in_which_it_was_sent(world):
     world.text(AT)
     lost = world.text(FIRST + 3, is_stored=False)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,20 @@ def test_a_batch_carries_consecutive_messages(first):
     assert [message["to"] for message in messages] == [
         phone_number(index) for index in range(first, first + 7)
     ]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_each_keyed_request_has_a_key_of_its_own(batch):
+    keyed = replace(plan(batch=batch), is_keyed=True)
+    heads = [split(Requests(keyed).build(first)) for first in (0, 4)]  # of one template
+    assert [headers["idempotency-key"] for _, headers, _ in heads] == [
+        '"order-00000000"',
+        '"order-00000004"',
+    ]
+    for _, headers, body in heads:
+        assert headers["authorization"] == "bearer smsgw_1_secret%"
+        assert int(headers["content-length"]) == len(body)
+    assert "idempotency-key" not in split(Requests(plan()).build(0))[1]
 
 
 def test_an_answer_in_pieces_is_waited_for():
