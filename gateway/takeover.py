@@ -3,7 +3,7 @@
     seize ═epoch + 1═▶ claims: journal on our disk? else uncertain ═▶ rows, the rest handed to us
                      ▶ unfinished, in pages ═▶ handed to us, low-water mark raised
                      ▶ what waited in lanes and `parked` ═▶ handed to us; the other parked ═▶ ours
-                     ▶ webhooks and handovers ═▶ ours; events after its cursor ═▶ webhook_parked
+                     ▶ webhooks, handovers, commands ═▶ ours; events after its cursor ═▶ parked
                      ▶ settled: the number may be used again
 
 Each step commits what it did and finds nothing left to do when it runs again: who dies in the
@@ -28,6 +28,7 @@ from gateway.reports import fold_stored
 from gateway.settle import Settler
 from sms.ids import IdClock
 from sms.model import Message, MessageClass, Submit
+from store.commands import move_commands
 from store.database import Pool
 from store.fragments import (
     Why,
@@ -133,7 +134,7 @@ class Takeover:
         self._steady_since = monotonic()
         self.is_stopped = False  # draining
         self.kick: Callable[[], None] = lambda: None  # there are handovers to us now
-        self.inherited: Callable[[], None] = lambda: None  # there may be some of ours to others
+        self.inherited: Callable[[], None] = lambda: None  # handovers of ours to others, commands
 
     def unsteady(self) -> None:
         """Our own renewal failed: PostgreSQL was away, for the others too."""
@@ -333,6 +334,7 @@ class Takeover:
             counts["webhooks"] += moved
         counts["handovers"] += await self._handovers.move_receiver(old, new)
         counts["handovers"] += await self._handovers.move_giver(old, new)
+        counts["commands"] += await move_commands(self._pool, old, new)
         self.inherited()
 
     async def _events(self, seized: Seized, counts: Counter[str]) -> None:
