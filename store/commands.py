@@ -128,8 +128,8 @@ class CommandTable:
         async with acquire(self._pool) as conn:
             rows = await conn.fetch(OPEN_SQL, self._process, limit)
         return [
-            Command(*row[:7], None if row["payload"] is None else json.loads(row["payload"]))
-            for row in rows
+            Command(*numbers, payload=None if payload is None else json.loads(payload))
+            for *numbers, payload in rows
         ]
 
     async def answer(self, answers: Mapping[int, Json]) -> None:

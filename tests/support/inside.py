@@ -176,6 +176,13 @@ class Inside:
         """Start long-lived loops, until the crash."""
         self._tasks += [asyncio.create_task(loop) for loop in loops]
 
+    async def until_seen(self, message_id: int) -> None:
+        """Turn the loop until the carriers have a message; nothing is answered."""
+        end = time.monotonic() + 10
+        while message_id not in self.seen():
+            assert time.monotonic() < end, "not in time"
+            await asyncio.sleep(PAUSE_S)
+
     async def until(self, is_true: Callable[[], object], timeout_s: float = 20.0) -> None:
         """Answer and turn the loop until something holds."""
         end = time.monotonic() + timeout_s
