@@ -69,7 +69,7 @@ class CommandDesk:
         metrics: Metrics,
     ) -> None:
         self._table = table
-        self._withdrawals = withdrawals
+        self.withdrawals = withdrawals
         self._reader = reader
         self._ledger = ledger
         self._ids = ids
@@ -106,7 +106,7 @@ class CommandDesk:
             return Verdict.ELSEWHERE
         owner = places[0].owner()
         if owner is None or owner == self._process:
-            found = await self._withdrawals.end(tenant, [message_id], BY_TENANT)
+            found = await self.withdrawals.end(tenant, [message_id], BY_TENANT)
             return found[message_id]
         answers = await self._ask([owner], Kind.CANCEL, tenant, message_id, message_id)
         return next((v for v in Verdict if answers[owner].get(v)), Verdict.ELSEWHERE)
@@ -127,14 +127,17 @@ class CommandDesk:
         others = [other for other in await self._table.owners() if other != self._process]
         await asyncio.gather(
             self._ask(others, Kind.BATCH, tenant, first_id, first_id),
-            self._withdrawals.follow(first_id),
+            self.withdrawals.follow(first_id),
         )
         return now
 
     async def _ask(
         self, processes: Sequence[int], kind: Kind, tenant: int, first_id: int, last_id: int
     ) -> dict[int, Json]:
-        """Give each process a command and wait for the answers, however long it takes."""
+        """Give each process a command and wait for the answers, however long it takes.
+
+        By process; raises OutcomeUnknown when one of them failed.
+        """
         commands = {self._ids.next(): process for process in processes}
         if not commands:
             return {}
@@ -187,7 +190,7 @@ class CommandDesk:
 
     def is_held(self, message_id: int) -> bool:
         """Whether the message's batch is paused."""
-        return self._withdrawals.halts.state_of(message_id) is BatchState.PAUSED
+        return self.withdrawals.halts.state_of(message_id) is BatchState.PAUSED
 
     # -- carrying out ----------------------------------------------------------------------
 
@@ -205,7 +208,7 @@ class CommandDesk:
 
     async def load(self) -> None:
         """Know which batches do not run; before anything is recovered. Raises StoreUnavailable."""
-        await self._withdrawals.load()
+        await self.withdrawals.load()
 
     async def run(self) -> None:
         """Carry out what others ask until cancelled."""
@@ -260,17 +263,17 @@ class CommandDesk:
 
     async def _cancel_here(self, command: Command) -> Json:
         ids = range(command.first_id, command.last_id + 1)
-        found = await self._withdrawals.end(command.tenant, ids, BY_TENANT)
+        found = await self.withdrawals.end(command.tenant, ids, BY_TENANT)
         verdicts = list(found.values())
         return {verdict.value: verdicts.count(verdict) for verdict in Verdict}
 
     async def _follow_batch(self, command: Command) -> Json:
-        await self._withdrawals.follow(command.first_id)
+        await self.withdrawals.follow(command.first_id)
         return {}
 
     async def refresh(self) -> None:
         """What was missed, answers that nobody reads, and the age of what is open."""
-        await self._withdrawals.refresh()
+        await self.withdrawals.refresh()
         await self._table.sweep(KEPT_S)
         age_s = await self._table.oldest_open_s()
         self._metrics.command_oldest_age_seconds.set((), age_s)

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from store.commands import BatchState, Halted
 
+_HALTED = frozenset({BatchState.PAUSED, BatchState.CANCELED})
+
 
 class Halts:
     """The halted batches as this process knows them. Batches are ranges that never overlap."""
@@ -24,9 +26,9 @@ class Halts:
         return len(self._firsts)
 
     def set(self, batch: Halted) -> None:
-        """Take over one batch's state; a running one is forgotten."""
+        """Take over one batch's state; one that runs or is settled is forgotten."""
         self.changes += 1
-        if batch.state is BatchState.RUNNING:
+        if batch.state not in _HALTED:
             if self._by_first.pop(batch.first_id, None) is not None:
                 self._firsts.remove(batch.first_id)
         else:
@@ -38,9 +40,7 @@ class Halts:
     def replace(self, batches: Iterable[Halted]) -> None:
         """Take over the whole picture."""
         self.changes += 1
-        self._by_first = {
-            batch.first_id: batch for batch in batches if batch.state is not BatchState.RUNNING
-        }
+        self._by_first = {batch.first_id: batch for batch in batches if batch.state in _HALTED}
         self._firsts = sorted(self._by_first)
         self._find_last()
 

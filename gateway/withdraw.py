@@ -305,7 +305,7 @@ class Withdrawals:
                         await self._resume(batch)
                     case BatchState.PAUSED:
                         await self._pause(batch)
-                    case BatchState.CANCELED:
+                    case BatchState.CANCELED | BatchState.SETTLED:
                         ids = range(batch.first_id, batch.last_id + 1)
                         await self.end(batch.tenant, ids, BY_TENANT)
 
@@ -358,6 +358,9 @@ class Withdrawals:
         self._forget_gone()
         changes = self.halts.changes
         picture = await self._table.halted()
+        for batch in picture:
+            if batch.state is BatchState.CANCELED:
+                await self._settle(batch)
         async with self._batches:
             if self.halts.changes == changes:
                 self.halts.replace(picture)
@@ -372,6 +375,13 @@ class Withdrawals:
             for tenant, some in canceled.items():
                 for page in in_pages(some, PAGE):
                     await self.end(tenant, page, BY_TENANT)
+
+    async def _settle(self, batch: Halted) -> None:
+        """What may still come by keeps a canceled batch among the halted ones."""
+        paths = await self._table.paths(batch.first_id, batch.last_id)
+        states = {State.ACCEPTED if path is None else ENDS[path] for path in paths.values()}
+        if states.isdisjoint(_WAITS | {State.UNCERTAIN}):
+            await self._table.settle(batch.first_id)
 
     def _state_of(self, head: Head) -> BatchState:
         return self.halts.state_of(head.id)

@@ -47,7 +47,8 @@ class BatchState(IntEnum):
 
     RUNNING = 0
     PAUSED = 1  # what was not submitted yet waits
-    CANCELED = 2  # … is canceled, for good
+    CANCELED = 2  # … is canceled, for good; some of it may still be on its way somewhere
+    SETTLED = 3  # canceled, and nothing of it waits any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,20 +225,27 @@ class CommandTable:
         """
         async with acquire(self._pool) as conn:
             now = await conn.fetchval(
-                "UPDATE batches SET state = CASE WHEN state = 2 THEN 2 ELSE $3::smallint END"
-                " WHERE first_id = $1 AND tenant = $2 RETURNING state",
+                "UPDATE batches SET state = CASE WHEN state >= 2 THEN state ELSE $3::smallint END"
+                " WHERE first_id = $1 AND tenant = $2 RETURNING least(state, 2::smallint)",
                 first_id,
                 tenant,
                 int(state),
             )
         return None if now is None else BatchState(now)
 
+    async def settle(self, first_id: int) -> None:
+        """Nothing of a canceled batch waits any more: nobody needs to know of it."""
+        async with acquire(self._pool) as conn:
+            await conn.execute(
+                "UPDATE batches SET state = 3 WHERE first_id = $1 AND state = 2", first_id
+            )
+
     async def halted(self, first_id: int | None = None) -> list[Halted]:
         """The batches that do not run, or this one whatever its state."""
         columns = "SELECT first_id, last_id, tenant, state FROM batches"
         async with acquire(self._pool) as conn:
             if first_id is None:
-                rows = await conn.fetch(f"{columns} WHERE state <> 0 ORDER BY first_id")
+                rows = await conn.fetch(f"{columns} WHERE state IN (1, 2) ORDER BY first_id")
             else:
                 rows = await conn.fetch(f"{columns} WHERE first_id = $1", first_id)
         return [Halted(first, last, whose, BatchState(state)) for first, last, whose, state in rows]

@@ -20,5 +20,6 @@ CREATE INDEX commands_open ON commands (process, id) WHERE answered_at IS NULL;
 CREATE TRIGGER fence BEFORE INSERT OR UPDATE OR DELETE ON commands
   FOR EACH STATEMENT EXECUTE FUNCTION fence();
 
--- batches.state: 0 = runs, 1 = paused, 2 = canceled. Every process knows those that do not run.
-CREATE INDEX batches_halted ON batches (first_id, last_id, state) WHERE state <> 0;
+-- batches.state: 0 = runs, 1 = paused, 2 = canceled, 3 = canceled and nothing of it waits. Every
+-- process knows those that are paused or canceled.
+CREATE INDEX batches_halted ON batches (first_id, last_id, state) WHERE state IN (1, 2);

@@ -150,7 +150,7 @@ async def test_an_open_attempt_is_not_canceled(dsn, tmp_path):
 async def test_a_foreign_tenant_cancels_nothing(dsn, tmp_path):
     async with one(dsn, tmp_path) as gateway:
         [message_id] = await gateway.send(1)
-        found = await gateway.flow.commands._withdrawals.end(2, [message_id], BY_TENANT)
+        found = await gateway.flow.commands.withdrawals.end(2, [message_id], BY_TENANT)
         assert found == {message_id: Verdict.ELSEWHERE}
         assert await status(gateway, message_id) is State.ACCEPTED
 
@@ -400,6 +400,22 @@ async def test_a_canceled_batch_cancels_what_was_not_submitted(dsn, tmp_path):
         told = await look(gateway, batch[0])
         assert told.counts == {State.CANCELED: 300 - len(seen), State.SUBMITTED: len(seen)}
         assert await gateway.flow.commands.switch(1, batch[0], RUNNING) is CANCELED
+
+
+async def test_a_canceled_batch_is_forgotten_once_nothing_of_it_waits(dsn, tmp_path):
+    async with one(dsn, tmp_path) as gateway:
+        commands, halts = gateway.flow.commands, gateway.flow.commands.withdrawals.halts
+        batch = await gateway.send(3, verdicts=b"")
+        other = await gateway.send(3, verdicts=b"")
+        await commands._table.set_state(other[0], 1, CANCELED)  # nobody acted on it yet
+        await switch(gateway, batch[0], CANCELED)
+        assert halts.state_of(batch[2]) is CANCELED
+        await commands.refresh()
+        await commands.refresh()
+        assert halts.state_of(batch[2]) is RUNNING
+        assert halts.state_of(other[2]) is CANCELED
+        assert await commands.switch(1, batch[0], RUNNING) is CANCELED
+        await switch(gateway, batch[0], CANCELED)
 
 
 async def test_a_paused_batch_is_canceled(dsn, tmp_path):
