@@ -15,7 +15,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from gateway.ledger import ENDS, Ledger
 from gateway.withdraw import BY_TENANT, Verdict, Withdrawals
@@ -34,6 +34,7 @@ POLL_S: Final = 0.25
 AWAY_S: Final = 0.5
 PAGE: Final = 50  # commands carried out side by side
 KEPT_S: Final = 60.0  # answers that nobody read
+CLOSE_S: Final = 1.0
 REFRESH_S: Final = 10.0
 COMMAND, ANSWER = "command", "answer"  # what others are woken with
 
@@ -75,6 +76,7 @@ class CommandDesk:
         self._ids = ids
         self._metrics = metrics
         self._process = ids.process
+        self._tasks: set[asyncio.Task[Any]] = set()  # carried out here for our own callers
         self._open = asyncio.Event()  # there may be commands for us
         self._answered = asyncio.Event()  # replaced when it is set: each waiter has its own
         self._handlers: dict[int, Callable[[Command], Awaitable[Json]]] = {
@@ -106,7 +108,7 @@ class CommandDesk:
             return Verdict.ELSEWHERE
         owner = places[0].owner()
         if owner is None or owner == self._process:
-            found = await self.withdrawals.end(tenant, [message_id], BY_TENANT)
+            found = await self._whole(self.withdrawals.end(tenant, [message_id], BY_TENANT))
             return found[message_id]
         answers = await self._ask([owner], Kind.CANCEL, tenant, message_id, message_id)
         return next((v for v in Verdict if answers[owner].get(v)), Verdict.ELSEWHERE)
@@ -127,9 +129,22 @@ class CommandDesk:
         others = [other for other in await self._table.owners() if other != self._process]
         await asyncio.gather(
             self._ask(others, Kind.BATCH, tenant, first_id, first_id),
-            self.withdrawals.follow(first_id),
+            self._whole(self.withdrawals.follow(first_id)),
         )
         return now
+
+    async def _whole(self, work: Coroutine[None, None, T]) -> T:
+        """Finish it, though its caller is answered: half of it may leave messages to nobody."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_seen)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Wait a moment for what nobody waits for any more; the next life finds the rest."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
 
     async def _ask(
         self, processes: Sequence[int], kind: Kind, tenant: int, first_id: int, last_id: int
@@ -277,6 +292,12 @@ class CommandDesk:
         await self._table.sweep(KEPT_S)
         age_s = await self._table.oldest_open_s()
         self._metrics.command_oldest_age_seconds.set((), age_s)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Whoever waited was told, and nobody else has to be: the store was away."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.info("a command was broken off", error=type(error).__name__)
 
 
 async def _in_time(work: Coroutine[None, None, T]) -> T:

@@ -114,5 +114,6 @@ class Peers:
 
     async def close(self) -> None:
         """The end."""
+        await self.commands.close()
         if self.wakes is not None:
             await self.wakes.close()

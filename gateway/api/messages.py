@@ -58,8 +58,9 @@ class Messages:
         """The message as it stands now; the number whole, the text never."""
         message, rows = await self._find(request, "read")
         live = self._flow.live(message.id)
-        if live is not None and live.sequence >= message.sequence:
-            message = live
+        is_fresher = live is not None and live.sequence >= message.sequence
+        if live is not None and is_fresher and live.state not in FINAL_STATES:
+            message = live  # an end that is not committed yet is told by nobody
         view = self._view(message, rows)
         awaited = self._standing(live)
         if awaited is not None:

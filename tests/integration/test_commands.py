@@ -15,7 +15,7 @@ from gateway.reports import fold_stored
 from gateway.withdraw import BY_TENANT, Verdict
 from sms.errors import OutcomeUnknown
 from sms.model import MessageClass, State
-from store.commands import BatchState, Command
+from store.commands import BatchState, Command, paths_sql, places_sql
 from store.fragments import Why, park_sql
 from store.handovers import handover_sql
 from tests.support.inside import Inside, inside
@@ -478,6 +478,23 @@ async def test_what_was_held_for_a_batch_that_runs_again_is_found(dsn, tmp_path)
         assert sorted(await gateway.drained()) == batch
 
 
+@pytest.mark.parametrize("sql_of", [paths_sql, places_sql])
+async def test_a_batch_is_counted_by_its_range_of_ids_alone(dsn, tmp_path, sql_of):
+    async with one(dsn, tmp_path) as gateway:
+        batch = await gateway.send(5, verdicts=b"")
+        async with gateway.pool.acquire() as conn, conn.transaction():
+            await conn.execute("SET LOCAL enable_seqscan = off")
+            args = [batch] if sql_of is places_sql else []
+            sql = f"EXPLAIN {sql_of(batch[0], batch[-1])}"
+            plan = [row[0] for row in await conn.fetch(sql, *args)]
+    for table in ("messages_20", "events_20"):
+        scans = [line for line in plan if f" on {table}" in line]
+        assert len(scans) == 1, plan
+        assert "Seq Scan" not in scans[0]
+    assert all("parked" not in line for line in plan if "Seq Scan" in line)
+    assert any("id >= " in line and "id <= " in line for line in plan if "Index Cond" in line)
+
+
 async def test_a_foreign_batch_is_none(dsn, tmp_path):
     async with one(dsn, tmp_path) as gateway:
         batch = await gateway.send(2, verdicts=b"")
@@ -498,6 +515,38 @@ async def test_a_command_that_crashes_is_answered_and_stops_nobody(dsn, tmp_path
         [message_id] = await owner.send(1)
         assert await other.flow.commands.cancel(1, message_id) is Verdict.ENDED
         assert await table.answers([unknown.id]) == {unknown.id: {"failed": True}}
+
+
+async def test_a_caller_that_gives_up_leaves_no_message_to_nobody(dsn, tmp_path):
+    """Cut off while it plucks a message out of a handover: the claim is there, and known here."""
+    async with two(dsn, tmp_path) as (giver, asked):
+        [message_id] = await giver.send(1)
+        live = giver.flow.ledger.live[message_id]
+        sql = handover_sql(
+            giver.worker.ids.next(), giver.life.lease.process, 77, 1, TRANSACTIONAL, [message_id],
+            [1],
+        )  # fmt: skip
+        await write(giver, sql)
+        giver.flow.ledger.forget([live])
+        start(asked)
+        handovers = asked.flow.commands.withdrawals._handovers
+        pluck = handovers.pluck
+
+        async def slow(*args: object) -> list[int]:
+            found = await pluck(*args)  # type: ignore[arg-type]
+            await asyncio.sleep(0.3)
+            return found
+
+        handovers.pluck = slow  # type: ignore[method-assign,assignment]
+        asking = asyncio.create_task(asked.flow.commands.cancel(1, message_id))
+        await asyncio.sleep(0.2)
+        asking.cancel()
+        for _ in range(100):
+            if await status(giver, message_id) is State.CANCELED:
+                break
+            await asyncio.sleep(0.05)
+        assert await status(giver, message_id) is State.CANCELED
+        assert not asked.flow.ledger.live
 
 
 async def test_conservation_holds_over_pause_cancel_and_expiry(dsn, tmp_path):

@@ -68,8 +68,8 @@ class WithdrawKit(BacklogKit):
         """Run it, flushing the event lane meanwhile."""
         task = asyncio.ensure_future(work)
         while not task.done():
-            self.events.flush()
             await asyncio.sleep(0)
+            self.events.flush()
         return task.result()
 
     async def end(self, *ids: int, tenant: int = 1, ending: Ending = BY_TENANT):
@@ -123,6 +123,21 @@ async def test_what_is_being_claimed_is_canceled_and_its_claim_goes():
     assert await kit.end(message.id) == {message.id: Verdict.ENDED}
     assert not kit.seen()
     assert set(kit.claims.blocks.values()) == {0}
+
+
+async def test_what_is_being_claimed_is_held_and_its_claim_goes():
+    kit = WithdrawKit(is_up=True)
+    message = kit.message()
+    kit.store.stored[message.id] = message
+    kit.lanes.reserve(message.message_class, 1)
+    kit.ledger.took([message])
+    kit.dispatcher.put([message])
+    assert message.claim
+    await kit.follow([message.id], BatchState.PAUSED)
+    assert not kit.seen()
+    assert set(kit.claims.blocks.values()) == {0}
+    assert kit.dispatcher.channels[1].claiming == 0
+    assert not kit.ledger.live
 
 
 @pytest.mark.parametrize("texts", [("one",), ("one", "two")])
