@@ -129,8 +129,17 @@ class CommandTable:
         async with acquire(self._pool) as conn:
             rows = await conn.fetch(OPEN_SQL, self._process, limit)
         return [
-            Command(*numbers, payload=None if payload is None else json.loads(payload))
-            for *numbers, payload in rows
+            Command(
+                row["id"],
+                row["requester"],
+                row["process"],
+                row["kind"],
+                row["tenant"],
+                row["first_id"],
+                row["last_id"],
+                None if row["payload"] is None else json.loads(row["payload"]),
+            )
+            for row in rows
         ]
 
     async def answer(self, answers: Mapping[int, Json]) -> None:

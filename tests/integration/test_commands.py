@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ SMALL = {"lane_otp": 32, "lane_transactional": 32, "lane_marketing": 32}
 
 
 @contextlib.asynccontextmanager
-async def one(dsn: str, folder: Path, **numbers: object) -> AsyncIterator[Inside]:
+async def one(dsn: str, folder: Path, **numbers: Any) -> AsyncIterator[Inside]:
     async with inside(dsn, folder, **numbers) as gateway:
         start(gateway)
         yield gateway
@@ -245,7 +246,7 @@ async def test_a_kill_between_commit_and_answer_is_open_and_true_afterwards(dsn,
                 is_at_answer.set()
                 await asyncio.sleep(3600)
 
-            owner.flow.commands._table.answer = answer  # type: ignore[method-assign]
+            owner.flow.commands._table.answer = answer  # type: ignore[method-assign,assignment]
             start(owner)
             asking = asyncio.create_task(other.flow.commands.cancel(1, message_id))
             await asyncio.wait_for(is_at_answer.wait(), 5)
