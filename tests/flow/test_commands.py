@@ -165,8 +165,8 @@ def test_whichever_worker_is_asked_a_waiting_message_is_canceled_and_told(gatewa
 def test_what_a_carrier_has_or_what_has_ended_is_a_409(gateway):
     for carrier in gateway.carriers.values():
         carrier.behave(latency_ms=1500)
-    [message_id] = send(gateway, 1)
-    gateway.wait_for_status(message_id, "submitting")
+    [(message_id, to)] = send(gateway, 1).items()
+    eventually(lambda: gateway.submits_of(to, taken=False), "a carrier has it", step_s=0.02)
     answer = cancel(gateway, message_id)
     assert (answer.status_code, answer.json()["code"]) == (409, "message.submitting")
     gateway.wait_for_status(message_id, "delivered")
