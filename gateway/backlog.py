@@ -16,7 +16,7 @@ Everything works in slices, so that the loop is not held.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +56,7 @@ OPEN_SHARE: Final = {
     MessageClass.TRANSACTIONAL: 0.9,
     MessageClass.OTP: 1.0,
 }
-_WAITS = frozenset({State.ACCEPTED, State.QUEUED})
+_WAITS = frozenset({State.ACCEPTED, State.SCHEDULED, State.QUEUED})  # scheduled: and due
 
 Open = Callable[[Taken], Message | None]  # gives the message of an id in hand
 # What of one slice stays and is in no lane yet: of a class in all (-1, 0), for a channel
@@ -306,6 +306,23 @@ class Backlog:
         finally:
             self.spill.put_back(batch[done:])
 
+    async def fetch(
+        self, tenant: int, ids: Collection[int], place: Callable[[Sequence[Message]], None]
+    ) -> None:
+        """Read these very messages back, those that are spilled; `place` gets them, owned by us.
+
+        What is past its validity ends. Raises StoreUnavailable; what was not read stands where it
+        stood.
+        """
+
+        def put(waiting: list[Message], late: list[Message]) -> None:
+            place(waiting)
+            self._dispatcher.expire_all(late)
+
+        taken = self.spill.pick(tenant, ids)
+        if taken:
+            await self._bring(taken, put)
+
     async def _read(self, batch: Sequence[Taken]) -> Open:
         bodies = await self._reader.bodies([one.id for one in batch if not one.has_rows])
         folded = await self._reader.messages([one.id for one in batch if one.has_rows])
@@ -442,7 +459,10 @@ class Backlog:
 
         `is_parked`: committed rows in `parked`, which we look after, stand for them.
         """
+        gone = self._ledger.gone
         for head in heads:
+            if head.id in gone:  # ended while the head was read
+                continue
             self.spill.add(
                 head.message_class,
                 head.tenant,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -134,6 +134,9 @@ class Dispatcher:
         now = monotonic()  # one class at a time: a look at 60,000 messages takes 4 ms
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
+        # Of what enters a lane, what goes on: set while a batch is halted (gateway.withdraw).
+        self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
+        self.withdrawn: dict[MessageClass, set[int]] = {}  # tenants with dead messages in lanes
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.channels: dict[int, ChannelRuntime] = {}
         self.remote: Remote | None = None  # joined by wiring
@@ -331,6 +334,8 @@ class Dispatcher:
 
     def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
         """Queue owned messages and fill the windows they may use."""
+        if self.sift is not None:
+            messages = self.sift(messages)
         now = self._monotonic()
         touched: set[int] = set()
         for message in messages:
@@ -351,9 +356,13 @@ class Dispatcher:
 
     def put_adopted(self, messages: Iterable[Message]) -> None:
         """Queue what other processes had accepted, by turns with our own."""
+        if self.sift is not None:
+            messages = self.sift(messages)
         now = self._monotonic()
         touched: set[int] = set()
         for message in messages:
+            if message.state in FINAL_STATES:
+                continue
             message.queued_at = now
             channel = self._bind(message)
             if channel is not None:
@@ -470,7 +479,7 @@ class Dispatcher:
             message = lane.take(otp_only=free <= reserve)
             if message is None:
                 break
-            if message.state in FINAL_STATES:
+            if message.state in FINAL_STATES or message.is_handed:
                 continue
             if message.valid_until <= unix:
                 self.expire(message)
@@ -538,6 +547,8 @@ class Dispatcher:
         for message in messages:
             if message.state in FINAL_STATES:
                 self._ledger.release_claim(message)
+            elif message.is_handed:  # held: what became of its claim is with that commit
+                continue
             elif message.valid_until <= unix:
                 self.expire(message)
             else:
@@ -756,6 +767,8 @@ class Dispatcher:
 
     def _sweep(self, message_class: MessageClass) -> None:
         unix = self._unix()
+        if tenants := self.withdrawn.pop(message_class, None):
+            self._lanes.remove_withdrawn(message_class, tenants)
         late = self._lanes.remove_expired((message_class,), unix)
         if any(entry[2].valid_until <= unix for entry in self._delayed):
             late += [entry[2] for entry in self._delayed if entry[2].valid_until <= unix]
@@ -786,15 +799,3 @@ class Dispatcher:
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""
         return [entry[2].id for entry in self._delayed]
-
-
-def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
-    """The lowest id that still needs its owner: everything below needs no recovery.
-
-    What stands in `parked` is found there, what came from another process by its claim.
-    """
-    lowest = min(
-        (key for key, message in live.items() if not (message.is_parked or message.is_adopted)),
-        default=next_id,
-    )
-    return lowest if pending is None else min(lowest, pending)

@@ -14,6 +14,7 @@ from pathlib import Path as FilePath
 
 from gateway.api.access import Access
 from gateway.backlog import Backlog
+from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
@@ -131,6 +132,7 @@ class Flow:
         self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
         self.events: EventLane | None = None
         self.conflicts: Conflicts | None = None
+        self.commands: CommandDesk  # joined by wiring too
         self.link_news: Callable[[], None] = lambda: None  # the other processes are told
         self.loop_lag_s = 0.0
         self.is_draining = False

@@ -210,6 +210,12 @@ class HandoverDesk:
             self._adopting.popleft()
             self.adopt(block, len(ids), [fold_stored(record) for record in stored.values()])
 
+    def adopt_later(self, block: int, ids: list[int]) -> None:
+        """Own messages that a statement of ours has just claimed: with the next look, at once."""
+        self._claims.adopt(block, ids)
+        self._adopting.append((block, ids))
+        self.kick()
+
     def _is_leaving(self, message_id: int) -> bool:
         message = self._ledger.live.get(message_id)
         return message is not None and message.is_handed

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
-from sms.model import Message, MessageClass
+from sms.model import Message, MessageClass, State
 
 HELD = 0
 _OTP, _TRANSACTIONAL = MessageClass.OTP, MessageClass.TRANSACTIONAL  # a call each in Python 3.11
+_CANCELED, _REJECTED = State.CANCELED, State.REJECTED
 TRANSACTIONAL_TURNS = 4  # transactional to marketing 4:1 (RELIABILITY section 9)
 
 
@@ -101,14 +102,32 @@ class FairQueue:
             if not late:
                 continue
             gone += late
-            left = deque(message for message in waiting if message.valid_until > unix_now)
-            if left:
-                self._by_tenant[tenant] = left
-            else:
-                del self._by_tenant[tenant]
-                self._ring.remove(tenant)
+            self._keep(tenant, deque(m for m in waiting if m.valid_until > unix_now))
         self.size -= len(gone)
         return gone
+
+    def remove_withdrawn(self, tenant: int) -> None:
+        """Take out what a command has ended or held; a look at each of the tenant's messages."""
+        for key in (tenant, ~tenant):
+            waiting = self._by_tenant.get(key)
+            if waiting is None:
+                continue
+            left = deque(
+                message
+                for message in waiting
+                if not message.is_handed
+                and message.state is not _CANCELED
+                and message.state is not _REJECTED
+            )
+            self.size -= len(waiting) - len(left)
+            self._keep(key, left)
+
+    def _keep(self, key: int, left: deque[Message]) -> None:
+        if left:
+            self._by_tenant[key] = left
+        else:
+            del self._by_tenant[key]
+            self._ring.remove(key)
 
     def __iter__(self) -> Iterator[Message]:
         for waiting in self._by_tenant.values():
@@ -238,6 +257,13 @@ class Lanes:
                 if queue.size:
                     gone += queue.remove_expired(unix_now)
         return gone
+
+    def remove_withdrawn(self, message_class: MessageClass, tenants: Iterable[int]) -> None:
+        """Take out of every lane what a command has ended or held of these tenants."""
+        for lane in self._lanes.values():
+            queue = lane.queue(message_class)
+            for tenant in tenants:
+                queue.remove_withdrawn(tenant)
 
     def items(self) -> Iterator[tuple[int, Lane]]:
         """Every lane with its channel id."""

@@ -8,7 +8,7 @@ one flush follow one another; nothing outside the process learns of a row before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.lanes import Lanes
@@ -104,6 +104,8 @@ class Ledger:
         self.events: EventSink | None = None  # joined by wiring: the lane calls back `committed`
         self.told: Told | None = None
         self.live: dict[int, Message] = {}  # what this process must still bring to a carrier
+        # What a command has ended, for as long as an older read of it may still come back.
+        self.gone: dict[int, State] = {}
         self.adopted = 0  # how many of them came from another process
         # By tenant: accepted less submitted less final, of the flushes of this process that it
         # knows to be committed. Wiring sets what its number had counted before this life.
@@ -227,7 +229,13 @@ class Ledger:
             self._lanes.release(message_class, count)
 
     def take_back(self, message: Message) -> None:
-        """Own again what had left (resend, recovery): room beyond the limit, it is promised."""
+        """Own again what had left (resend, recovery): room beyond the limit, it is promised.
+
+        Not what a command ended after it was read: that takes its final state, and nobody sends it.
+        """
+        if self.gone and (ended := self.gone.get(message.id)) is not None:
+            message.state = ended
+            return
         if message.id not in self.live:
             self.live[message.id] = message
             self._lanes.force(message.message_class)
@@ -272,3 +280,16 @@ class Ledger:
         opened = self.opened
         for tenant, (submitted, final) in tally(rows).items():
             opened[tenant] = opened.get(tenant, 0) - submitted - final
+
+
+def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
+    """The lowest id that still needs its owner: everything below needs no recovery.
+
+    What stands in `parked` is found there, and what came from another process by its claim, so
+    neither holds the mark back.
+    """
+    lowest = min(
+        (key for key, message in live.items() if not (message.is_parked or message.is_adopted)),
+        default=next_id,
+    )
+    return lowest if pending is None else min(lowest, pending)

@@ -2,6 +2,7 @@
 
 Valkey ─wake─▶ Sessions │ HandoverDesk          both poll anyway
 Sessions ─held─▶ sync_channels     ─registry─▶ RemoteChannels ◀─pump─ Dispatcher
+CommandDesk ─cancel, pause─▶ Withdrawals (also another process's commands)
 HandoverDesk ─taken─▶ Dispatcher   Takeover ─handovers─▶ HandoverDesk
 """
 
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from cluster.wake import Wakes
+from gateway.commands import CommandDesk
 from gateway.flow import Flow
 from gateway.handover import TAKEN, HandoverDesk
 from gateway.remote import ANY, BLOCK, HANDOVER, RemoteChannels
@@ -38,6 +40,7 @@ class Peers:
     sessions: Sessions
     desk: HandoverDesk
     takeover: Takeover
+    commands: CommandDesk
     wakes: Wakes | None
 
     def loops(self, every: Every) -> list[Coroutine[None, None, None]]:
@@ -45,6 +48,7 @@ class Peers:
         return [
             self.sessions.run(),
             self.desk.run(),
+            self.commands.run(),
             every(TAKEOVER_EVERY_S, "takeover", self.takeover.step),
         ]
 
@@ -58,6 +62,13 @@ class Peers:
             self.sessions.kick()
         elif what in (HANDOVER, TAKEN):
             self.desk.kick()
+        else:
+            self.commands.woken(what)
+
+    def inherited(self) -> None:
+        """What a dead process gave, and what it was to do, is ours now."""
+        self.desk.look_again()
+        self.commands.look_again()
 
     async def leave(self) -> None:
         """We drain: nothing more is handed to us, nothing taken, nobody taken over."""
@@ -103,5 +114,6 @@ class Peers:
 
     async def close(self) -> None:
         """The end."""
+        await self.commands.close()
         if self.wakes is not None:
             await self.wakes.close()

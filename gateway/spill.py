@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from math import ceil
 from operator import attrgetter
@@ -47,6 +47,10 @@ class Taken(NamedTuple):
     has_rows: bool  # it may have event rows, so its state must be folded
     mark: int  # as its queue keeps it,
     until: int  # for putting it back
+
+    def valid_until(self) -> int:
+        """When its validity is over: Unix seconds, rounded up."""
+        return (self.until & _NEVER) + _EPOCH_S
 
 
 class Parking(NamedTuple):
@@ -99,6 +103,17 @@ class _Chunk:
         gone: list[tuple[int, int]] = []
         for mark, until in self.pairs(self.start, len(self.ids)):
             if until & _NEVER <= now:
+                gone.append((mark, until))
+            else:
+                kept.append(mark, until)
+        return kept, gone
+
+    def split_wanted(self, wanted: Collection[int]) -> tuple[_Chunk, list[tuple[int, int]]]:
+        """What stays, and what of these ids is here."""
+        kept = _Chunk()
+        gone: list[tuple[int, int]] = []
+        for mark, until in self.pairs(self.start, len(self.ids)):
+            if (mark if mark >= 0 else ~mark) in wanted:
                 gone.append((mark, until))
             else:
                 kept.append(mark, until)
@@ -181,6 +196,19 @@ class Queue:
                 gone += late
                 if len(gone) >= limit:
                     break
+        if gone:
+            self._chunks = [chunk for chunk in self._chunks if len(chunk)]
+            self.size -= len(gone)
+        return gone
+
+    def pick(self, wanted: Collection[int]) -> list[tuple[int, int]]:
+        """Take these ids out, wherever they stand; only chunks that may hold some are looked at."""
+        low, high = min(wanted), max(wanted)
+        gone: list[tuple[int, int]] = []
+        for index, chunk in enumerate(self._chunks):
+            if chunk.low <= high and chunk.high >= low:
+                self._chunks[index], found = chunk.split_wanted(wanted)
+                gone += found
         if gone:
             self._chunks = [chunk for chunk in self._chunks if len(chunk)]
             self.size -= len(gone)
@@ -399,6 +427,18 @@ class Spill:
                 rings[route] = deque(queue for queue in ring if queue.size)
                 if not rings[route]:
                     del rings[route]
+
+    def pick(self, tenant: int, ids: Collection[int]) -> list[Taken]:
+        """Take these very ids of a tenant out of their queues, those that stand there."""
+        found: list[Taken] = []
+        wanted = frozenset(ids)
+        if not wanted or not self.total:
+            return found
+        for queues in self._queues.values():
+            for (owner, _), queue in queues.items():
+                if owner == tenant and queue.size:
+                    found += self._take(queue, queue.pick(wanted))
+        return found
 
     def put_back(self, taken: Sequence[Taken]) -> None:
         """They could not be read: at the heads of their queues again, in their order."""

@@ -4,7 +4,7 @@
                      ═▶ rows, the rest handed to us
                      ▶ unfinished, in pages ═▶ handed to us, low-water mark raised
                      ▶ what waited in lanes and `parked` ═▶ handed to us; the other parked ═▶ ours
-                     ▶ webhooks and handovers ═▶ ours; events after its cursor ═▶ webhook_parked
+                     ▶ webhooks, handovers, commands ═▶ ours; events after its cursor ═▶ parked
                      ▶ settled: the number may be used again
 
 Each step commits what it did and finds nothing left to do when it runs again: who dies in the
@@ -30,6 +30,7 @@ from gateway.settle import Settler
 from sms.errors import Unavailable
 from sms.ids import IdClock
 from sms.model import Message, MessageClass, Submit
+from store.commands import move_commands
 from store.database import Pool
 from store.fragments import (
     Why,
@@ -148,7 +149,7 @@ class Takeover:
         self.is_stopped = False  # draining
         self.renew: Callable[[], None] = lambda: None  # our lease, at once; set by the worker
         self.kick: Callable[[], None] = lambda: None  # there are handovers to us now
-        self.inherited: Callable[[], None] = lambda: None  # there may be some of ours to others
+        self.inherited: Callable[[], None] = lambda: None  # handovers of ours to others, commands
 
     def unsteady(self) -> None:
         """Leases may be over though their owners live: nobody is judged before they could renew.
@@ -383,6 +384,7 @@ class Takeover:
             counts["webhooks"] += moved
         counts["handovers"] += await self._handovers.move_receiver(old, new)
         counts["handovers"] += await self._handovers.move_giver(old, new)
+        counts["commands"] += await move_commands(self._pool, old, new)
         self.inherited()
 
     async def _events(self, seized: Seized, counts: Counter[str]) -> None:

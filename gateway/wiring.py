@@ -19,6 +19,7 @@ from adapters.smpp.session import SmppPolicy
 from cluster.wake import Wakes
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
+from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
@@ -38,6 +39,7 @@ from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
 from gateway.takeover import Aside, Takeover, Taker
+from gateway.withdraw import Withdrawals
 from ratelimit.leases import ChannelBucket, Leases
 from ratelimit.limiter import Valkey
 from ratelimit.quota_book import QuotaBook
@@ -47,6 +49,7 @@ from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
 from store.accept import AcceptHooks, Acceptor
 from store.claims import ClaimBook
+from store.commands import CommandTable
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
@@ -357,18 +360,47 @@ def _peers(
         metrics=metrics,
     )
     wakes = Wakes(settings.redis_url, process) if settings.redis_url else None
-    peers = Peers(flow, process, remote, sessions, desk, takeover, wakes)
+    commands = _commands(flow, pool, ids, claims, desk)
+    peers = Peers(flow, process, remote, sessions, desk, takeover, commands, wakes)
     dispatcher.remote, dispatcher.hungry = remote, desk.hungry
     remote.go_on = dispatcher.pump
     remote.expired, takeover.kick, sessions.lived = dispatcher.expire, desk.kick, peers.lived
-    takeover.inherited = desk.look_again
+    takeover.inherited = peers.inherited
     if wakes is not None:
-        remote.wake = sessions.wake_other = wakes.wake
+        remote.wake = sessions.wake_other = commands.wake = wakes.wake
     flow.link_news = sessions.link_changed
     metrics.before_scrape.append(
         lambda: metrics.handover_oldest_age_seconds.set((), remote.oldest_age_s())
     )
     return peers
+
+
+def _commands(
+    flow: Flow, pool: Pool, ids: IdClock, claims: ClaimBook, desk: HandoverDesk
+) -> CommandDesk:
+    """What tenants do to messages afterwards, here and in other processes."""
+    process = flow.lease.process
+    table = CommandTable(pool, process)
+    withdrawals = Withdrawals(
+        ledger=flow.ledger,
+        dispatcher=flow.dispatcher,
+        backlog=flow.backlog,
+        reader=flow.reader,
+        table=table,
+        handovers=Handovers(pool, process),
+        reserve=claims.reserve,
+        unix=time.time,
+    )
+    withdrawals.adopt = desk.adopt_later
+    flow.commands = CommandDesk(
+        table=table,
+        withdrawals=withdrawals,
+        reader=flow.reader,
+        ledger=flow.ledger,
+        ids=ids,
+        metrics=flow.metrics,
+    )
+    return flow.commands
 
 
 def _flush_metrics(metrics: Metrics) -> Callable[[str, int, float], None]:

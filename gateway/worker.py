@@ -24,10 +24,10 @@ import uvloop
 from cluster.nonces import Nonces
 from gateway.api.access import Access
 from gateway.api.address import Addresses
-from gateway.dispatch import low_water
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
 from gateway.internal_http import serve_internal
+from gateway.ledger import low_water
 from gateway.recover import recover
 from gateway.reports import fold_stored
 from gateway.settings import Settings, node_name
@@ -213,6 +213,7 @@ class _Life:
         # Nothing of this life is committed yet, so our own clock bounds the earlier one: its last
         # rows may lie above the high-water mark when the database was away for a while.
         events = await notifier.recover(self.worker.ids.next())
+        await self.worker.peers.commands.load()  # first: nothing of a paused batch goes out
         found = await recover(flow, self.worker.claims, self._replay)
         if failpoints.is_armed:
             failpoints.hit("recover.committed")
@@ -455,6 +456,7 @@ class _Life:
             [row.message_id for row in away if row.why not in _STOOD]
         )
         push_out: list[Message] = []
+        late: list[Message] = []
         for row in due:
             message = self._at_hand(row.message_id)
             if message is None and row.message_id in stored:
@@ -465,10 +467,18 @@ class _Life:
             if row.why in _STOOD and message.state in _STANDING:
                 if not (message.is_handed or message.is_adopted):  # their own pointers stand
                     push_out.append(message)
+            elif row.why is Why.HELD and self._is_aside(message):
+                flow.ledger.take_back(message)
+                late.append(message)
             else:
                 flow.evidence.due(message)
         self._push_out(push_out)
+        flow.dispatcher.expire_all(late)  # what is held is due when its validity is over
         await self._committed()
+
+    def _is_aside(self, message: Message) -> bool:
+        """Whether its parked row is all there is of it, and it was not sent yet."""
+        return message.id not in self.worker.flow.ledger.live and message.state in _STANDING
 
     def _at_hand(self, message_id: int) -> Message | None:
         flow = self.worker.flow

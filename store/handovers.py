@@ -46,6 +46,11 @@ _TAKE_SQL = (
     " held AS (INSERT INTO claims (process, block, ids) SELECT $1::smallint, block, ids FROM taken)"
     " SELECT id, ids FROM taken ORDER BY id"
 )
+# Those of the blocks that hold some of $3, a sorted list from $1 to $2.
+_LOCK_SQL = (
+    "SELECT id, ids, tenants FROM handovers WHERE first_id <= $2 AND last_id >= $1 AND ids && $3"
+    " ORDER BY id FOR UPDATE"
+)
 _OTHERS_SQL = (
     "SELECT DISTINCT unnest(ids) AS id FROM ("
     " SELECT ids FROM handovers UNION ALL SELECT ids FROM claims WHERE process <> $1) others"
@@ -149,6 +154,51 @@ class Handovers:
         if rows is None:
             return await self._what_was_taken(pid, dict(zip(numbers, wanted, strict=True)))
         return {row["id"]: list(row["ids"]) for row in rows}
+
+    async def pluck(self, ids: Sequence[int], block: int) -> list[int]:
+        """Take single messages out of whatever handovers they are in, into a reserved block.
+
+        For a command about them: whoever gets them first owns them, by this claim, as after
+        `take`; the rest of each handover goes on to its receiver. Gives those that were won.
+        """
+        if not ids:
+            return []
+        pid, won = 0, None
+        try:
+            async with acquire(self._pool) as conn:
+                pid = conn.get_server_pid()
+                won = await self._pluck(conn, sorted(ids), block)
+        except StoreUnavailable as error:
+            if won is None and not (pid and _is_in_doubt(error.__cause__)):
+                raise
+        if won is None:
+            return (await self._what_was_taken(pid, {block: 0})).get(0, [])
+        return won
+
+    async def _pluck(self, conn: AnyConnection, ids: list[int], block: int) -> list[int]:
+        wanted, won = set(ids), []
+        async with conn.transaction():
+            rows = await conn.fetch(_LOCK_SQL, ids[0], ids[-1], ids)
+            for row in rows:
+                left = [pair for pair in zip(row[1], row[2], strict=True) if pair[0] not in wanted]
+                won += [message_id for message_id in row[1] if message_id in wanted]
+                if left:
+                    await conn.execute(
+                        "UPDATE handovers SET ids = $2, tenants = $3 WHERE id = $1",
+                        row[0],
+                        [message_id for message_id, _ in left],
+                        [tenant for _, tenant in left],
+                    )
+                else:
+                    await conn.execute("DELETE FROM handovers WHERE id = $1", row[0])
+            if won:
+                await conn.execute(
+                    "INSERT INTO claims (process, block, ids) VALUES ($1, $2, $3)",
+                    self._process,
+                    block,
+                    won,
+                )
+        return won
 
     async def others(self, me: int) -> set[int]:
         """Every message that is on its way or claimed by another process, in one snapshot.

@@ -351,6 +351,16 @@ class Metrics:
             "Age of the oldest block handed over and not taken yet.",
             rule="max",
         )
+        self.commands_total = Counter(
+            "commands_total",
+            "Commands of other processes, by what became of them here.",
+            ("kind", "outcome"),
+        )
+        self.command_oldest_age_seconds = Gauge(
+            "command_oldest_age_seconds",
+            "Age of the oldest command that is not carried out, as last seen.",
+            rule="max",
+        )
         self.takeovers_total = Counter(
             "takeovers_total", "Dead processes whose debts this one took over."
         )

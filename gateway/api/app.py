@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.api.access import Caller, Gate
 from gateway.api.admin import Admin
+from gateway.api.batches import Batches
 from gateway.api.frame import (
     METHODS,
     App,
@@ -75,6 +76,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     app.add_exception_handler(DisconnectedError, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     Messages(flow).register(app)
+    Batches(flow).register(app)
     Admin(flow).register(app)
     Health(flow).register(app)
     document = build_document(app)

@@ -121,11 +121,7 @@ class Desk:
 
     async def no_body(self, request: Request) -> None:
         """Refuse fields where none is known; nothing at all and {} are the same."""
-        raw = await self._bodies.read(request.receive, MAX_BODY)
-        if raw:
-            checked = Checked()
-            checked.members(parse_strict(raw), {})
-            checked.stop()
+        await no_body(self._bodies, request)
 
     async def done(self) -> None:
         """Take the change up in this process now; the others look each second."""
@@ -133,6 +129,15 @@ class Desk:
             await asyncio.wait_for(self._flow.access.refresh(), REFRESH_S)
         except (Unavailable, ConfigError, TimeoutError) as error:
             log.warning("a change is taken up later", error=type(error).__name__)
+
+
+async def no_body(bodies: BodyReader, request: Request) -> None:
+    """Refuse fields where none is known; nothing at all and {} are the same."""
+    raw = await bodies.read(request.receive, MAX_BODY)
+    if raw:
+        checked = Checked()
+        checked.members(parse_strict(raw), {})
+        checked.stop()
 
 
 def register(app: FastAPI, path: str, name: str, **handlers: Handler) -> None:

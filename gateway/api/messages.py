@@ -1,27 +1,41 @@
-"""Reading one message: its object and its timeline (API section 3)."""
+"""One message: its object, its timeline, and canceling it (API section 3)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from gateway.api.desk import no_body
+from gateway.api.frame import BodyReader
+from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.api.reply import caller, check_query, json_response, not_found
 from gateway.api.standing import Clocks, standing_of
 from gateway.views import add_codes, message_view, timeline
+from gateway.withdraw import Verdict
 from receipts.state import fold
+from sms.errors import OutcomeUnknown
 from sms.ids import from_text
-from sms.model import EventRow, Message
+from sms.model import FINAL_STATES, EventRow, Message, State
 
 if TYPE_CHECKING:
     from gateway.api.port import FlowPort
 
 
+T = TypeVar("T")
+
+SUBMITTING: Final = "An attempt is open: a carrier has it, or may have it."
+_WAITS = frozenset({State.ACCEPTED, State.QUEUED})
+MESSAGE = "/v1/messages/{id:oid}"
+HELD = "held: its batch is paused"
+RETRY_S = 2
+
+
 class Messages:
-    """The two routes under /v1/messages/{id}."""
+    """The routes under /v1/messages/{id}."""
 
     def __init__(
         self,
@@ -32,29 +46,55 @@ class Messages:
         self._flow = flow
         self._monotonic = monotonic
         self._unix = unix
+        self._bodies = BodyReader(monotonic)
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi.py`."""
-        app.add_api_route("/v1/messages/{id}", self.read, name="readMessage")
-        app.add_api_route("/v1/messages/{id}/timeline", self.steps, name="readTimeline")
+        app.add_api_route(MESSAGE, self.read, name="readMessage")
+        app.add_api_route(MESSAGE + "/timeline", self.steps, name="readTimeline")
+        app.add_api_route(MESSAGE + ":cancel", self.cancel, name="cancelMessage", methods=["POST"])
 
     async def read(self, request: Request) -> Response:
         """The message as it stands now; the number whole, the text never."""
-        message, rows = await self._find(request)
+        message, rows = await self._find(request, "read")
         live = self._flow.live(message.id)
-        if live is not None and live.sequence >= message.sequence:
-            message = live
+        is_fresher = live is not None and live.sequence >= message.sequence
+        if live is not None and is_fresher and live.state not in FINAL_STATES:
+            message = live  # an end that is not committed yet is told by nobody
+        view = self._view(message, rows)
+        awaited = self._standing(live)
+        if awaited is not None:
+            view["waiting"] = awaited["detail"]
+        elif message.state in _WAITS and self._flow.commands.is_held(message.id):
+            view["waiting"] = HELD
+        return json_response(view)
+
+    def _view(self, message: Message, rows: list[EventRow]) -> dict[str, Any]:
         view = message_view(
             message, channel_name=self._flow.channel_name(message.channel), full_number=True
         )
         add_codes(view, rows)
-        awaited = self._standing(live)
-        view["waiting"] = None if awaited is None else awaited["detail"]
-        return json_response(view)
+        view["waiting"] = None
+        return view
+
+    async def cancel(self, request: Request) -> Response:
+        """200 only when it will certainly not be sent: its last row is committed."""
+        message, rows = await self._find(request, "send")
+        await no_body(self._bodies, request)
+        refuse_uncancelable(message)
+        if message.state is not State.CANCELED:
+            verdict = await answered(self._flow.commands.cancel(message.tenant, message.id))
+            message, rows = await self._stored(message.id, message.tenant)
+            refuse_uncancelable(message)
+            if verdict is Verdict.BUSY:
+                raise ProblemError(Problem("message.submitting", SUBMITTING))
+            if message.state is not State.CANCELED:
+                raise open_outcome()
+        return json_response(self._view(message, rows))
 
     async def steps(self, request: Request) -> Response:
         """What happened to the message, in order, and what it waits for."""
-        message, rows = await self._find(request)
+        message, rows = await self._find(request, "read")
         steps = timeline(message, rows, self._flow.channel_name)
         live = self._flow.live(message.id)
         awaited = self._standing(live)
@@ -68,15 +108,41 @@ class Messages:
         now = Clocks(self._monotonic(), self._unix())
         return standing_of(live, self._flow.channel_name, now)
 
-    async def _find(self, request: Request) -> tuple[Message, list[EventRow]]:
+    async def _find(self, request: Request, scope: str) -> tuple[Message, list[EventRow]]:
         """The stored message, folded, with its rows; raises the 404."""
-        key = caller(request, self._flow, "read")
+        key = caller(request, self._flow, scope)
         check_query(request)
         message_id = from_text("msg", request.path_params["id"])
         if message_id is None:
             raise not_found()
-        stored = await self._flow.reader.message(message_id, key.tenant)
+        return await self._stored(message_id, key.tenant)
+
+    async def _stored(self, message_id: int, tenant: int) -> tuple[Message, list[EventRow]]:
+        stored = await self._flow.reader.message(message_id, tenant)
         if stored is None:
             raise not_found()
         fold(stored.message, stored.rows)
         return stored.message, stored.rows
+
+
+async def answered(work: Awaitable[T]) -> T:
+    """The outcome of a command; raises the 503 when it stays open."""
+    try:
+        return await work
+    except OutcomeUnknown as error:
+        raise open_outcome() from error
+
+
+def open_outcome() -> ProblemError:
+    """Who has the messages did not answer in time: it may be done yet."""
+    detail = "Not every process answered within 2 s: it may have been done, or be done yet."
+    return ProblemError(retry_after("outcome_unknown", detail, RETRY_S))
+
+
+def refuse_uncancelable(message: Message) -> None:
+    """Raise the 409 for what a carrier may have, or what has ended otherwise."""
+    if message.state in FINAL_STATES and message.state is not State.CANCELED:
+        detail = f"The message is {message.state.value}, and that is final."
+        raise ProblemError(Problem("message.final", detail))
+    if message.state in (State.UNCERTAIN, State.SUBMITTED) or message.duplicate_risk:
+        raise ProblemError(Problem("message.submitting", SUBMITTING))

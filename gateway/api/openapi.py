@@ -120,8 +120,12 @@ def build_document(app: FastAPI) -> bytes:
         "/v1/batches": {"post": _batch_operation()},
     }
     for route in app.routes:
-        if isinstance(route, APIRoute) and route.name in _READ_OPERATIONS:
-            paths[route.path] = {"get": _read_operation(route)}
+        if not isinstance(route, APIRoute):
+            continue
+        if route.name in _READ_OPERATIONS:
+            paths[route.path_format] = {"get": _read_operation(route)}
+        elif route.name in _COMMANDS:
+            paths[route.path_format] = {"post": _command_operation(route.name)}
     paths |= admin_paths()
     document = {
         "openapi": "3.1.0",
@@ -263,6 +267,23 @@ def _answer_schemas() -> Json:
             },
             "waiting",
         ),
+        "Batch": object_of(
+            {
+                "id": ID,
+                "created_at": TIME,
+                "paused": {
+                    "type": "boolean",
+                    "description": "What was not submitted yet waits until it is resumed, at most "
+                    "for its validity.",
+                },
+                "counts": {
+                    "type": "object",
+                    "propertyNames": own_state,
+                    "additionalProperties": {"type": "integer", "minimum": 1},
+                    "description": "How many of its messages have which status; others are none.",
+                },
+            }
+        ),
         "Timeline": object_of({"data": {"type": "array", "items": ref("Step")}}),
         "Step": object_of(
             {
@@ -375,10 +396,37 @@ def _batch_operation() -> Json:
 _READ_OPERATIONS: dict[str, tuple[str, str]] = {
     "readMessage": ("Read a message", "Message"),
     "readTimeline": ("Read what happened to a message", "Timeline"),
+    "readBatch": ("Read where the messages of a batch stand", "Batch"),
     "readHealth": ("Whether the process lives", ""),
     "readReadiness": ("Whether traffic may come", ""),
     "readMetrics": ("Metrics as Prometheus text", ""),
 }
+
+
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "cancelMessage": ("Cancel a message: 200 when it will certainly not be sent", "Message"),
+    "pauseBatch": ("Let nothing more of a batch be submitted", "Batch"),
+    "resumeBatch": ("Let a paused batch go on", "Batch"),
+    "cancelBatch": ("Cancel what of a batch was not submitted yet; for good", "Batch"),
+}
+
+
+def _command_operation(name: str) -> Json:
+    """No body; 503 with `outcome_unknown` when a process does not answer within 2 s."""
+    summary, schema = _COMMANDS[name]
+    return {
+        "operationId": name,
+        "summary": summary,
+        "security": SECURITY,
+        "parameters": [{"name": "id", "in": "path", "required": True, "schema": ID}],
+        "responses": {
+            "200": {
+                "description": "Done, and every process acts on it.",
+                "content": {"application/json": {"schema": ref(schema)}},
+            },
+            **problems(400, 401, 403, 404, 405, 408, 409, 413, 422, 500, 503),
+        },
+    }
 
 
 def _read_operation(route: APIRoute) -> Json:

@@ -13,6 +13,9 @@ from telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from gateway.api.access import Access
+    from gateway.commands import BatchLook
+    from gateway.withdraw import Verdict
+    from store.commands import BatchState
     from store.intake import Hasher, IntakeKey
 
 
@@ -198,6 +201,26 @@ class ReaderPort(Protocol):
         ...
 
 
+class CommandsPort(Protocol):
+    """What can be done to messages and batches after their 202."""
+
+    async def cancel(self, tenant: int, message_id: int) -> Verdict:
+        """ENDED or BUSY; raises OutcomeUnknown after 2 s without an answer."""
+        ...
+
+    async def switch(self, tenant: int, first_id: int, state: BatchState) -> BatchState | None:
+        """Change a batch's state; what it is now, None when there is none. Raises the same."""
+        ...
+
+    async def look(self, tenant: int, first_id: int) -> BatchLook | None:
+        """A batch and its counts; None when there is none. Raises StoreUnavailable."""
+        ...
+
+    def is_held(self, message_id: int) -> bool:
+        """Whether the message's batch is paused."""
+        ...
+
+
 class FlowPort(Protocol):
     """The door from the API into the flow. All but `accept` is synchronous and quick."""
 
@@ -229,6 +252,11 @@ class FlowPort(Protocol):
     @property
     def access(self) -> Access:
         """Proxies, nonces, and the configuration store for administration."""
+        ...
+
+    @property
+    def commands(self) -> CommandsPort:
+        """Cancel, pause, resume."""
         ...
 
     @property

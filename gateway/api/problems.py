@@ -91,6 +91,11 @@ KINDS: dict[str, Kind] = {
     "tenant.suspended": Kind(403, "Tenant suspended", "Ask the operator of this gateway."),
     "resource.not_found": Kind(404, "Not found", "Check the address and the id."),
     "name.taken": Kind(409, "Name taken", "Choose another name."),
+    "message.final": Kind(409, "At its end", "Nothing is to be done; read the message."),
+    "message.submitting": Kind(
+        409, "With a carrier", "It cannot be taken back; read the message for its end."
+    ),
+    "batch.canceled": Kind(409, "Batch canceled", "Send what is still wanted as a new batch."),
     "key.own": Kind(409, "The key that asks", "Use another admin key, or `smsgw apply`."),
     "key.rotated_out": Kind(409, "Rotated out already", "Rotate the key that took its place."),
     "if_match.malformed": Kind(400, "If-Match not right", 'Send the ETag as it came: "12".'),

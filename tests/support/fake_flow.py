@@ -11,10 +11,13 @@ from pathlib import Path
 from gateway.api.access import Access
 from gateway.api.auth import new_key
 from gateway.api.port import PolicyPort
+from gateway.commands import BatchLook
+from gateway.withdraw import Verdict
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
 from sms.ids import IdClock
-from sms.model import EventRow, Message, MessageClass
+from sms.model import EventRow, Message, MessageClass, State
+from store.commands import BatchState
 from store.intake import Hasher, IntakeKey, Kind, Slot
 from store.intake import Stored as StoredKey
 from telemetry.metrics import Metrics
@@ -178,12 +181,48 @@ def make_snapshot() -> tuple[Snapshot, dict[str, str]]:
     return snapshot, texts
 
 
+class FakeCommands:
+    """Answers what a test says; `asked`: what was asked, in order."""
+
+    def __init__(self, reader: FakeReader) -> None:
+        self._reader = reader
+        self.asked: list[tuple[object, ...]] = []
+        self.error: Exception | None = None
+        self.verdict = Verdict.ENDED
+        self.batches: dict[tuple[int, int], BatchLook] = {}
+        self.canceled: set[int] = set()
+        self.held: set[int] = set()
+
+    async def cancel(self, tenant: int, message_id: int) -> Verdict:
+        self.asked.append(("cancel", tenant, message_id))
+        if self.error is not None:
+            raise self.error
+        if self.verdict is Verdict.ENDED:
+            self._reader.stored[message_id].message.state = State.CANCELED
+        return self.verdict
+
+    async def switch(self, tenant: int, first_id: int, state: BatchState) -> BatchState | None:
+        self.asked.append((state, tenant, first_id))
+        if self.error is not None:
+            raise self.error
+        if (tenant, first_id) not in self.batches:
+            return None
+        return BatchState.CANCELED if first_id in self.canceled else state
+
+    async def look(self, tenant: int, first_id: int) -> BatchLook | None:
+        return self.batches.get((tenant, first_id))
+
+    def is_held(self, message_id: int) -> bool:
+        return message_id in self.held
+
+
 class FakeFlow:
     def __init__(self) -> None:
         self.snapshot, self.keys = make_snapshot()
         self.keyring = FakeKeyring()
         self.metrics = Metrics()
         self.reader = FakeReader()
+        self.commands = FakeCommands(self.reader)
         self.limiter = FakeLimiter()
         self.intake = FakeIntake()
         self.access = Access()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from pathlib import Path
 
 from gateway.dispatch import ChannelRuntime
@@ -60,8 +60,11 @@ class Inside:
     life: _Life
     worker: Worker
 
-    def __init__(self, dsn: str, data_dir: Path, channels: int, numbers: dict[str, object]) -> None:
+    def __init__(
+        self, dsn: str, data_dir: Path, channels: int, slot: int, numbers: dict[str, object]
+    ) -> None:
         self.dsn = dsn
+        self._slot = slot
         self.settings = Settings(
             data_dir=data_dir,
             database_url=dsn,
@@ -79,7 +82,7 @@ class Inside:
         conn = await database.connect(self.dsn, statement_timeout_s=30)
         await partitions.ensure(conn, self.keyring, days_ahead=1, now=time.time())
         await conn.close()
-        lease = await ProcessLease.take(self.dsn, node="inside", slot=0, lease_s=15.0)
+        lease = await ProcessLease.take(self.dsn, node="inside", slot=self._slot, lease_s=15.0)
         self.pool = await database.open_pool(self.dsn, process=lease.process, epoch=lease.epoch)
         life = self.life = _Life(self.settings, lease, self.pool, self.keyring, Metrics())
         held = await Reader(self.pool, self.keyring).claims(lease.process)
@@ -134,13 +137,14 @@ class Inside:
         cls: MessageClass = MessageClass.TRANSACTIONAL,
         tenant: int = 1,
         valid_s: float = 3600.0,
+        verdicts: bytes | None = None,
     ) -> list[int]:
-        """Accept in batches, one after another; their ids."""
+        """Accept in batches, one after another; their ids. `verdicts` makes it the API's batch."""
         ids: list[int] = []
         while len(ids) < count:
             some = [text(cls, tenant, valid_s) for _ in range(min(500, count - len(ids)))]
             assert self.flow.room(cls, len(some))
-            accepted = self.flow.accept(some)
+            accepted = self.flow.accept(some, verdicts)
             ids += [message.id for message in some]
             await accepted
         return ids
@@ -166,7 +170,18 @@ class Inside:
 
     def run(self) -> None:
         """Start the refill loop."""
-        self._tasks.append(asyncio.create_task(self.flow.backlog.run()))
+        self.go(self.flow.backlog.run())
+
+    def go(self, *loops: Coroutine[None, None, None]) -> None:
+        """Start long-lived loops, until the crash."""
+        self._tasks += [asyncio.create_task(loop) for loop in loops]
+
+    async def until_seen(self, message_id: int) -> None:
+        """Turn the loop until the carriers have a message; nothing is answered."""
+        end = time.monotonic() + 10
+        while message_id not in self.seen():
+            assert time.monotonic() < end, "not in time"
+            await asyncio.sleep(PAUSE_S)
 
     async def until(self, is_true: Callable[[], object], timeout_s: float = 20.0) -> None:
         """Answer and turn the loop until something holds."""
@@ -217,10 +232,10 @@ def text(cls: MessageClass, tenant: int, valid_s: float) -> Message:
 
 @contextlib.asynccontextmanager
 async def inside(
-    dsn: str, data_dir: Path, *, channels: int = 1, **numbers: object
+    dsn: str, data_dir: Path, *, channels: int = 1, slot: int = 0, **numbers: object
 ) -> AsyncIterator[Inside]:
     """A worker inside this process; `numbers` are settings of `Reliability`."""
-    one = Inside(dsn, data_dir, channels, numbers)
+    one = Inside(dsn, data_dir, channels, slot, numbers)
     await one.start()
     try:
         yield one

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.lanes import HELD, FairQueue, Lane, Lanes
-from sms.model import Carrier, Encoding, Message, MessageClass
+from sms.model import Carrier, Encoding, Message, MessageClass, State
 
 
 def message(
@@ -148,3 +148,19 @@ def test_what_other_processes_accepted_has_a_turn_of_its_own() -> None:
     queue.put(foreign := message(50, tenant=2))
     assert take_all(queue) == [own[0], other[0], foreign, own[1], other[1], own[2], own[3]]
     assert queue.size == 0
+
+
+def test_what_a_command_withdrew_is_taken_out_of_its_tenants_queues() -> None:
+    lanes = Lanes(dict.fromkeys(MessageClass, 100))
+    stays, ended, held, adopted, other = (message(n) for n in range(5))
+    other.tenant = 2
+    for one in (stays, ended, held, other):
+        lanes.put(1, one)
+    lanes.put_adopted(1, adopted)
+    ended.state = State.CANCELED
+    held.is_handed = adopted.is_handed = other.is_handed = True
+    lanes.remove_withdrawn(ended.message_class, [ended.tenant, 99])
+    queue = lanes.lane(1).queue(ended.message_class)
+    assert sorted(m.id for m in queue) == [stays.id, other.id]
+    assert queue.size == 2
+    assert sorted(m.id for m in take_all(queue)) == [stays.id, other.id]

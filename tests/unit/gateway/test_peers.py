@@ -36,7 +36,7 @@ class Leaving(Kit):
         self.reports_desk = self
         self.share = (0, 1)
         self.accepting = 1
-        self.peers = Peers(flow, ME, self.remote, nobody, nobody, nobody, None)
+        self.peers = Peers(flow, ME, self.remote, nobody, nobody, nobody, nobody, None)
 
     def adopt(self, count: int) -> list[Message]:
         messages = [self.message() for _ in range(count)]

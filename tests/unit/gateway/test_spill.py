@@ -380,6 +380,26 @@ class SpillMachine(RuleBasedStateMachine):
         self.spill.landed(gone)
         self.gone.update(ids(gone))
 
+    @precondition(lambda self: self.until)
+    @rule(tenant=st.integers(1, 3), every=st.integers(1, 4), is_back=st.booleans())
+    def pick(self, tenant: int, every: int, is_back: bool) -> None:
+        """Very ids of a tenant, wherever they stand; some of them stand nowhere any more."""
+        wanted = list(self.until)[::every]
+        picked = self.spill.pick(tenant, wanted)
+        mine = [key for key in self.queues if key[1] == tenant]
+        waiting = {number for key in mine for number in self.queues[key]}
+        assert sorted(ids(picked)) == sorted(waiting.intersection(wanted))
+        for one in picked:
+            queue = one.queue
+            self.queues[queue.message_class, queue.tenant, queue.route].remove(one.id)
+            assert one.valid_until() >= self.until[one.id]
+            assert one.is_parked == (one.id in self.parked)
+        if is_back:
+            self.in_hand += picked
+        else:
+            self.spill.landed(picked)
+            self.gone.update(ids(picked))
+
     @invariant()
     def counts_and_marks_are_right(self) -> None:
         waiting = {number for queue in self.queues.values() for number in queue}
