@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -18,6 +18,26 @@ from sms.model import EventRow, Message
 
 if TYPE_CHECKING:
     from gateway.api.port import FlowPort
+
+
+def view_of(
+    flow: FlowPort,
+    message: Message,
+    rows: Sequence[EventRow],
+    now: Clocks,
+    *,
+    full_number: bool = True,
+) -> dict[str, Any]:
+    """The object of a stored and folded message: as its owner knows it, when that is us."""
+    live = flow.live(message.id)
+    if live is not None and live.sequence >= message.sequence:
+        message = live
+    name = flow.channel_name(message.channel)
+    view = message_view(message, channel_name=name, full_number=full_number)
+    add_codes(view, rows)
+    awaited = None if live is None else standing_of(live, flow.channel_name, now)
+    view["waiting"] = None if awaited is None else awaited["detail"]
+    return view
 
 
 class Messages:
@@ -41,32 +61,22 @@ class Messages:
     async def read(self, request: Request) -> Response:
         """The message as it stands now; the number whole, the text never."""
         message, rows = await self._find(request)
-        live = self._flow.live(message.id)
-        if live is not None and live.sequence >= message.sequence:
-            message = live
-        view = message_view(
-            message, channel_name=self._flow.channel_name(message.channel), full_number=True
-        )
-        add_codes(view, rows)
-        awaited = self._standing(live)
-        view["waiting"] = None if awaited is None else awaited["detail"]
-        return json_response(view)
+        return json_response(view_of(self._flow, message, rows, self._clocks()))
 
     async def steps(self, request: Request) -> Response:
         """What happened to the message, in order, and what it waits for."""
         message, rows = await self._find(request)
         steps = timeline(message, rows, self._flow.channel_name)
         live = self._flow.live(message.id)
-        awaited = self._standing(live)
+        awaited = None
+        if live is not None:
+            awaited = standing_of(live, self._flow.channel_name, self._clocks())
         if awaited is not None and live is not None and live.sequence >= message.sequence:
             steps.append(awaited)
         return json_response({"data": steps})
 
-    def _standing(self, live: Message | None) -> dict[str, Any] | None:
-        if live is None:
-            return None
-        now = Clocks(self._monotonic(), self._unix())
-        return standing_of(live, self._flow.channel_name, now)
+    def _clocks(self) -> Clocks:
+        return Clocks(self._monotonic(), self._unix())
 
     async def _find(self, request: Request) -> tuple[Message, list[EventRow]]:
         """The stored message, folded, with its rows; raises the 404."""

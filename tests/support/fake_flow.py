@@ -14,6 +14,7 @@ from gateway.api.port import PolicyPort
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.ids import IdClock
 from sms.model import EventRow, Message, MessageClass
+from store.reading import Reading
 from telemetry.metrics import Metrics
 
 PEPPER = b"p" * 32
@@ -71,6 +72,10 @@ class FakeLimiter:
 @dataclass
 class FakeKeyring:
     pepper: bytes = PEPPER
+    cursor_key: bytes = b"c" * 32
+
+    def number_index(self, tenant: int, number: str) -> int:
+        return hash((tenant, number))
 
 
 @dataclass
@@ -136,6 +141,7 @@ class FakeFlow:
         self.reader = FakeReader()
         self.limiter = FakeLimiter()
         self.access = Access()
+        self.reading: Reading  # a test that reads lists gives it
         self.supervisor_socket: Path | None = None
         self.public_metrics = True
         self.free = dict.fromkeys(MessageClass, 10_000)
@@ -181,6 +187,13 @@ class FakeFlow:
     def channel_name(self, channel_id: int) -> str | None:
         channel = self.snapshot.channels.get(channel_id)
         return None if channel is None else channel.name
+
+    @property
+    def channel_names(self) -> Mapping[int, str]:
+        return {channel.id: channel.name for channel in self.snapshot.channels.values()}
+
+    def channel_ids(self, name: str) -> tuple[int, ...]:
+        return tuple(cid for cid, known in self.channel_names.items() if known == name)
 
     def is_ready(self) -> list[str]:
         return self.missing
