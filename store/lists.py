@@ -32,7 +32,7 @@ _PAGE = (
 # What is uncertain now stands in `parked` too: a few rows instead of all messages.
 _UNCERTAIN = (
     "SELECT m.id, m.tenant, m.class, m.created_at, m.options IS NOT NULL AS has_options FROM ("
-    "  SELECT found.id FROM (SELECT DISTINCT process FROM processes) p CROSS JOIN LATERAL ("
+    "  SELECT found.id FROM processes p CROSS JOIN LATERAL ("
     "   SELECT message_id AS id FROM parked WHERE process = p.process AND why = {why}"
     "    AND message_id >= {low} AND message_id < {high} ORDER BY message_id DESC LIMIT {limit}"
     "  ) found ORDER BY found.id DESC LIMIT {limit}"

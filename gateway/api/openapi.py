@@ -26,6 +26,7 @@ from gateway.api.openapi_parts import (
     problems,
     ref,
 )
+from gateway.api.openapi_reads import list_operation, read_paths, read_schemas
 from gateway.api.problems import KINDS
 from sms.model import FINAL_STATES, Encoding, MessageClass, State
 from sms.reasons import REASONS
@@ -115,13 +116,13 @@ _ABOUT = (
 def build_document(app: FastAPI) -> bytes:
     """The document as JSON; `app` names the routes that FastAPI answers."""
     paths: Json = {
-        "/v1/messages": {"post": _send_operation()},
+        "/v1/messages": {"get": list_operation(), "post": _send_operation()},
         "/v1/batches": {"post": _batch_operation()},
     }
     for route in app.routes:
         if isinstance(route, APIRoute) and route.name in _READ_OPERATIONS:
             paths[route.path] = {"get": _read_operation(route)}
-    paths |= admin_paths()
+    paths |= read_paths() | admin_paths()
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -171,7 +172,7 @@ def _schemas() -> Json:
             },
         },
     }
-    return schemas | _answer_schemas() | admin_schemas()
+    return schemas | _answer_schemas() | read_schemas() | admin_schemas()
 
 
 def _answer_schemas() -> Json:
@@ -259,8 +260,10 @@ def _answer_schemas() -> Json:
                     "description": "What it waits for just now, in words: a held message, or an "
                     "attempt without answer. Null otherwise, and in events.",
                 },
+                "tenant": {**ID, "description": "Only where an admin key reads."},
             },
             "waiting",
+            "tenant",
         ),
         "Timeline": object_of({"data": {"type": "array", "items": ref("Step")}}),
         "Step": object_of(

@@ -39,7 +39,7 @@ CREATE TABLE usage_days (
 -- newest attempt (else its first row with one) the channel.
 INSERT INTO usage_days
 SELECT m.tenant, floor((extract(epoch FROM m.created_at) + 28800) / 86400)::int, m.class,
-  m.flags & 7, coalesce(tried.channel, some.channel, 0), coalesce(newest.state, 0),
+  m.flags & 7, coalesce(tried.channel, seen.channel, 0), coalesce(newest.state, 0),
   count(*), sum(m.segments)
 FROM messages m
 LEFT JOIN (
@@ -54,5 +54,5 @@ LEFT JOIN (
 LEFT JOIN (
   SELECT DISTINCT ON (message_id) message_id, channel FROM events
   WHERE path <> 0 AND channel <> 0 ORDER BY message_id, sequence
-) some ON some.message_id = m.id
+) seen ON seen.message_id = m.id
 GROUP BY 1, 2, 3, 4, 5, 6;
