@@ -26,12 +26,14 @@ _HALF_MS = 0.0005  # times are shown in whole milliseconds and compared as they 
 _ID_AHEAD_S = 60.0
 _ID_BEHIND_S = 5.0
 _PAGE = (
-    "SELECT id, tenant, class, created_at, options IS NOT NULL AS has_options FROM messages"
+    "SELECT id, tenant, class, created_at, options IS NOT NULL AS has_options,"
+    " send_at IS NOT NULL AS has_hour FROM messages"
     " WHERE {where} AND id >= {low} AND id < {high} ORDER BY id DESC LIMIT {limit}"
 )
 # What is uncertain now stands in `parked` too: a few rows instead of all messages.
 _UNCERTAIN = (
-    "SELECT m.id, m.tenant, m.class, m.created_at, m.options IS NOT NULL AS has_options FROM ("
+    "SELECT m.id, m.tenant, m.class, m.created_at, m.options IS NOT NULL AS has_options,"
+    " m.send_at IS NOT NULL AS has_hour FROM ("
     "  SELECT found.id FROM processes p CROSS JOIN LATERAL ("
     "   SELECT message_id AS id FROM parked WHERE process = p.process AND why = {why}"
     "    AND message_id >= {low} AND message_id < {high} ORDER BY message_id DESC LIMIT {limit}"
@@ -46,6 +48,8 @@ _LOOK = (
     " (SELECT array_agg(id ORDER BY id DESC) FROM matched) AS ids,"
     " (SELECT array_agg(path ORDER BY id DESC) FROM matched) AS paths"
 )
+NO_ROW, NO_ROW_YET = 0, -1  # in place of a path: nothing moved it; it has an hour to go at
+_PATH = f"coalesce(newest.path, CASE WHEN p.has_hour THEN {NO_ROW_YET} ELSE {NO_ROW} END)"
 _NEWEST = (
     "LEFT JOIN LATERAL (SELECT path FROM events WHERE message_id = p.id"
     " AND message_id >= {low} AND message_id < {high} AND path <> 0"
@@ -62,7 +66,7 @@ class Wanted:
     """What a list is about; None leaves it open. Times are Unix seconds: after <= t < before."""
 
     tenant: int | None  # None: of all tenants
-    paths: tuple[int, ...] | None = None  # of the newest row; 0 = no row moved it yet
+    paths: tuple[int, ...] | None = None  # of the newest row that moved it, NO_ROW, NO_ROW_YET
     is_uncertain: bool = False  # only what waits for evidence: `paths` say so too
     message_class: MessageClass | None = None
     channels: tuple[int, ...] | None = None  # one of these took part
@@ -122,9 +126,8 @@ def look_sql(wanted: Wanted, low: int, high: int, count: int) -> tuple[str, list
     match = _match_sql(wanted, span, arguments)
     newest, path = "", "0"
     if wanted.paths is not None:
-        newest, path = _NEWEST.format(**span), "coalesce(newest.path, 0)"
-        paths = arguments.put(list(wanted.paths))
-        match.append(f"coalesce(newest.path, 0) = ANY({paths}::smallint[])")
+        newest, path = _NEWEST.format(**span), _PATH
+        match.append(f"{_PATH} = ANY({arguments.put(list(wanted.paths))}::int[])")
     sql = _LOOK.format(page=page, path=path, newest=newest, match=" AND ".join(match))
     return sql, arguments.values
 

@@ -40,7 +40,7 @@ from sms.config import ApiKey
 from sms.ids import to_text
 from sms.model import MessageClass, State
 from sms.numbers import BadNumber, parse_number
-from store.lists import Look, Wanted, newest_id
+from store.lists import NO_ROW, NO_ROW_YET, Look, Wanted, newest_id
 from store.read import Stored
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ class MessageLists:
             part = slice(start, start + _MANY)
             for message_id, path in zip(look.ids[part], look.paths[part], strict=True):
                 live = self._flow.live(message_id)
-                stands = (ENDS[path] or State.ACCEPTED) if live is None else live.state
-                if stands is query.status:
+                stands = _state_after(path) if live is None else live.state
+                if stands in (None, query.status):
                     found.append(message_id)
             await asyncio.sleep(0)
         return found
@@ -258,11 +258,18 @@ def _is_narrow(query: _Query) -> bool:
     return any(one is not None for one in filters)
 
 
+def _state_after(path: int) -> State | None:
+    """Where a message stands whose newest row has this path; None = the message itself says."""
+    if path == NO_ROW_YET:
+        return None
+    return ENDS[path] or State.ACCEPTED
+
+
 def _paths_of(status: State) -> tuple[int, ...]:
-    """The paths of newest rows whose message may be shown with this status; 0 = no row."""
+    """The paths of newest rows whose message may be shown with this status."""
     ends = _MOVING if status in _MOVING else (status,)
-    paths = [path for path, end in enumerate(ENDS) if end in ends]
-    return (0, *paths) if State.ACCEPTED in ends else tuple(paths)
+    paths = tuple(path for path, end in enumerate(ENDS) if end in ends)
+    return (NO_ROW, NO_ROW_YET, *paths) if status in _MOVING else paths
 
 
 def _unix_of(text: str | None) -> float | None:
