@@ -8,8 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
 
 import gateway.api.lists as lists_module
+from gateway.api.openapi_reads import SEARCH_EXAMPLES
 from gateway.views import rfc3339
 from receipts.state import Path, fold
 from sms.model import Carrier, EventRow, Message, MessageClass, State
@@ -315,3 +319,24 @@ async def test_the_frame_holds(door):
         "/limit",
         "/nope",
     }
+
+
+async def test_every_answer_is_as_openapi_describes_it(door, filled):
+    told = (await door.call("GET", "/openapi.json")).json()
+    resource = Resource.from_contents(told, default_specification=DRAFT202012)
+    registry = Registry().with_resource("urn:api", resource)
+
+    def check(name, value):
+        where = {"$ref": f"urn:api#/components/schemas/{name}"}
+        Draft202012Validator(where, registry=registry).validate(value)
+
+    for example in SEARCH_EXAMPLES.values():
+        check("SearchRequest", example["value"])
+        answer = await door.call("POST", "/v1/messages:search", json=example["value"])
+        assert answer.status_code == 200, answer.text
+        check("MessageList", answer.json())
+    check("MessageList", await door.page())
+    check("MessageList", await door.page("admin"))
+    check("UsageList", (await door.call("GET", "/v1/usage")).json())
+    check("EventList", (await door.call("GET", "/v1/events")).json())
+    check("Problem", (await door.call("GET", "/v1/events?after=x")).json())
