@@ -89,10 +89,10 @@ def standing(messages: list[Any], name: str = "count") -> Counter[tuple[str, str
     return sums
 
 
-def all_final(gateway: GatewayProcess, count: int) -> list[Any] | None:
+def all_final(gateway: GatewayProcess, count: int) -> list[Any]:
     messages = listed(gateway, limit=500)
     is_over = len(messages) == count and not any(one["status"] in OPEN for one in messages)
-    return messages if is_over else None
+    return messages if is_over else []
 
 
 def test_lists_events_and_usage_say_the_same_also_after_a_kill(gateway):
@@ -109,10 +109,10 @@ def test_lists_events_and_usage_say_the_same_also_after_a_kill(gateway):
     for name in ("count", "segments"):
         assert used(gateway, name) == standing(messages, name)
 
-    def events_of_all() -> list[Any] | None:
+    def events_of_all() -> list[Any]:
         found, _ = pulled(gateway)
         ends = {one["data"]["id"]: one["data"]["status"] for one in found}
-        return found if ends == {one["id"]: one["status"] for one in messages} else None
+        return found if ends == {one["id"]: one["status"] for one in messages} else []
 
     events = eventually(events_of_all, "the pull has every end", 30, 0.5)
     assert len({one["id"] for one in events}) == len(events)
@@ -132,10 +132,10 @@ def test_new_events_come_to_who_keeps_the_cursor(gateway):
     (message_id,) = send_many(gateway, 10)[:1]
     gateway.wait_for_status(message_id, "delivered")
 
-    def fresh() -> list[Any] | None:
+    def fresh() -> list[Any]:
         found, _ = pulled(gateway, cursor)
         mine = [one for one in found if one["data"]["id"] == message_id]
-        return mine if mine and mine[-1]["type"] == "message.delivered" else None
+        return mine if mine and mine[-1]["type"] == "message.delivered" else []
 
     mine = eventually(fresh, "its events are pulled", 15, 0.5)
     assert [one["data"]["sequence"] for one in mine] == sorted(

@@ -17,6 +17,7 @@ from gateway.api.openapi_reads import SEARCH_EXAMPLES
 from gateway.views import rfc3339
 from receipts.state import Path, fold
 from sms.model import Carrier, EventRow, Message, MessageClass, State
+from store.events import EventLane
 from store.fragments import Why, park_sql
 from tests.support.fake_flow import OTHER, SHOP
 from tests.support.postgres import World, text
@@ -47,7 +48,7 @@ async def accept(world: World, messages: list[Message]) -> list[Message]:
 
 
 async def write(world: World, rows: list[EventRow], sql: str = "") -> None:
-    lane = next((lane for lane in world.lanes if hasattr(lane, "add")), None)
+    lane = next((lane for lane in world.lanes if isinstance(lane, EventLane)), None)
     lane = lane or await world.event_lane()
     lane.add(rows, urgent=True, sql=sql)
     assert await lane.drain(20)
@@ -183,12 +184,13 @@ async def test_filters_find_what_matches_and_nothing_else(door, filled, filters)
 
 
 async def test_search_finds_a_number_of_the_tenant_alone(door, filled):
-    for body in ({"to": "+8613800138003"}, {"to": "13800138003"}):
-        answer = await door.call("POST", "/v1/messages:search", json={**body, "limit": 1000})
+    for to in ("+8613800138003", "13800138003"):
+        asked = {"to": to, "limit": 1000}
+        answer = await door.call("POST", "/v1/messages:search", json=asked)
         assert ids(answer.json()["data"]) == filled.ids(SHOP, to="+8613800138003")
     both = {"to": "+8613800138003", "status": "delivered"}
     found: list[str] = []
-    body = {**both, "limit": 5}
+    body: dict[str, Any] = {**both, "limit": 5}
     while True:
         page = (await door.call("POST", "/v1/messages:search", json=body)).json()
         found += ids(page["data"])

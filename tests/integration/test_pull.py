@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import msgspec
 import pytest
 
+from gateway.api.cursors import place_of, seal_cursor
 from gateway.notices import notices_of_stored
 from receipts.state import Path
-from sms.ids import TIME_SHIFT, id_at
+from sms.ids import EPOCH_MS, TIME_SHIFT, id_at
 from sms.model import EventRow, Message, State
 from store import pull as pull_module
+from store.events import EventLane
 from store.processes import NO_MORE_EVENTS, raise_event_floor
 from tests.support.fake_flow import OTHER, SHOP
 from tests.support.postgres import World, text
@@ -26,11 +29,10 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 async def door(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
     """Nothing is held back for its age: the floors alone decide."""
-    young = pull_module.HORIZON_SQL.replace(f"{pull_module.YOUNGEST_MS}", "0")
     ahead = pull_module.HORIZON_SQL.replace(
-        f"{pull_module.EPOCH_MS + pull_module.YOUNGEST_MS}", f"{pull_module.EPOCH_MS - 60_000}"
+        f"{EPOCH_MS + pull_module.YOUNGEST_MS}", f"{EPOCH_MS - 60_000}"
     )
-    assert young != ahead
+    assert ahead != pull_module.HORIZON_SQL
     monkeypatch.setattr(pull_module, "HORIZON_SQL", ahead)
     door = await Door.open(world)
     yield door
@@ -69,21 +71,21 @@ def lives(world: World, messages: list[Message]) -> list[EventRow]:
 
 
 async def write(world: World, rows: list[EventRow]) -> None:
-    lane = next((lane for lane in world.lanes if hasattr(lane, "add")), None)
+    lane = next((lane for lane in world.lanes if isinstance(lane, EventLane)), None)
     lane = lane or await world.event_lane()
     lane.add(rows, urgent=True)
     assert await lane.drain(20)
 
 
-async def fetch(door: Door, after: str | None = None, key: str = "both", **more: int) -> dict:
+async def fetch(door: Door, after: str | None = None, key: str = "both", **more: Any) -> Any:
     params = {**({} if after is None else {"after": after}), **more}
     answer = await door.call("GET", "/v1/events", key=key, params=params)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def fetch_all(door: Door, after: str | None = None, **more: int) -> tuple[list[dict], str]:
-    found: list[dict] = []
+async def fetch_all(door: Door, after: str | None = None, **more: Any) -> tuple[list[Any], str]:
+    found: list[Any] = []
     while True:
         page = await fetch(door, after, **more)
         if not page["data"]:
@@ -228,8 +230,6 @@ async def test_a_week_is_kept_and_an_older_cursor_is_told_so(world, door):
     late = await door.call("GET", "/v1/events", params={"after": "x"})
     assert late.status_code == 422
     assert late.json()["errors"][0]["pointer"] == "/after"
-    from gateway.api.cursors import place_of, seal_cursor
-
     ancient = seal_cursor(
         world.keyring.cursor_key, place_of("events", SHOP, {}), id_at(time.time() - 8 * 86_400)
     )

@@ -53,11 +53,10 @@ def stands(messages: list[Message], rows: list[EventRow]) -> Counter[tuple[objec
 def test_moves_add_up_to_where_the_messages_stand(steps):
     kit = Kit()
     flushes: list[list[EventRow]] = []
-    told = kit.events.committed
 
     def committed(rows):
         flushes.append(list(rows))
-        told(rows)
+        kit.ledger.committed(rows)
 
     kit.events.committed = committed
     messages: list[Message] = []
@@ -80,6 +79,7 @@ def test_what_moves_there_and_back_in_one_flush_is_not_written():
     kit = Kit()
     message = kit.message()
     first = kit.ledger.row(message, Path.QUEUED, State.QUEUED, 0.0)
+    assert first is not None
     moves = usage_moves([first])
     assert usage_sql(moves).count("(") == 2
     back = {cell: [-count for count in counts] for cell, counts in moves.items()}
