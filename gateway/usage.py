@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from gateway.ledger import ENDS
 from receipts.state import ATTEMPTS
-from sms.model import STATE_CODES, EventRow
-from store.usage import Moves, move
+from sms.model import STATE_CODES, EventRow, State
+from store.usage import Kind, Moves, kind_of, move
 
 _END_CODES = [None if end is None else STATE_CODES[end] for end in ENDS]
 _ATTEMPTS = frozenset(int(path) for path in ATTEMPTS)
@@ -19,14 +19,18 @@ def usage_moves(rows: Sequence[EventRow]) -> Moves:
     From the rows alone, not from where the live message stands: that may be further already. A
     row whose message is not at hand says nothing; every row of the flow has one.
     """
-    moves: Moves = {}
+    # Alike rows first: a flush has hundreds of rows and a few kinds of them (0.5 µs a row).
+    alike: dict[tuple[Kind, tuple[State, int], int, int], int] = {}
     for row in rows:
-        end, message, before = _END_CODES[row.path], row.message, row.counted_before
-        if end is None or message is None or before is None:
-            continue
-        status, channel = STATE_CODES[before[0]], before[1]
-        now = (row.channel or channel) if row.path in _ATTEMPTS else (channel or row.channel)
-        if (status, channel) != (end, now):
-            move(moves, message, status, channel, -1)
-            move(moves, message, end, now, 1)
+        message, before = row.message, row.counted_before
+        if row.path and message is not None and before is not None:
+            key = kind_of(message), before, row.path, row.channel
+            alike[key] = alike.get(key, 0) + 1
+    moves: Moves = {}
+    for (kind, (state, channel), path, tried), count in alike.items():
+        end = _END_CODES[path]
+        now = (tried or channel) if path in _ATTEMPTS else (channel or tried)
+        if end is not None:
+            move(moves, kind, STATE_CODES[state], channel, -count)
+            move(moves, kind, end, now, count)
     return moves

@@ -10,16 +10,28 @@ some hundred rows, however many messages it had. Days are those of China (UTC+8)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import NamedTuple, TypeAlias
 
-from sms.model import CLASS_CODES, CLASSES_BY_CODE, STATE_CODES, STATES_BY_CODE, Message, State
+from sms.model import (
+    CLASS_CODES,
+    CLASSES_BY_CODE,
+    STATE_CODES,
+    STATES_BY_CODE,
+    Carrier,
+    Message,
+    MessageClass,
+    State,
+)
 from store.copying import CARRIERS
 from store.database import Pool, acquire
 
 # tenant, day, class, carrier, channel, status, the last four as the tables have them
 Cell: TypeAlias = tuple[int, int, int, int, int, int]
+# tenant, day, class, carrier, segments
+Kind: TypeAlias = tuple[int, int, MessageClass, Carrier, int]
 Moves: TypeAlias = dict[Cell, list[int]]  # what is added to the cell: messages, segments
 
 ZONE_S = 8 * 3600  # UTC+8
@@ -89,26 +101,36 @@ def date_of_number(day: int) -> date:
 def accepted_moves(messages: Iterable[Message]) -> Moves:
     """What an accept adds."""
     moves: Moves = {}
-    for message in messages:
-        move(moves, message, _ACCEPTED, 0, 1)
+    for kind, count in Counter(map(kind_of, messages)).items():
+        move(moves, kind, _ACCEPTED, 0, count)
     return moves
 
 
-def move(moves: Moves, message: Message, status: int, channel: int, by: int) -> None:
-    """Add `by` messages like this one (1 or -1) to the cell of a status code and a channel."""
-    cell = (
+def kind_of(message: Message) -> Kind:
+    """What of a message its cell goes by, besides status and channel."""
+    return (
         message.tenant,
         int(message.created_at + ZONE_S) // _DAY_S,
-        CLASS_CODES[message.message_class],
-        _CARRIER_CODES[message.carrier],
+        message.message_class,
+        message.carrier,
+        len(message.texts),
+    )
+
+
+def move(moves: Moves, kind: Kind, status: int, channel: int, by: int) -> None:
+    """Add `by` messages of a kind (less than 0: take off) to the cell of a status and channel."""
+    tenant, day, message_class, carrier, segments = kind
+    cell = (
+        tenant,
+        day,
+        CLASS_CODES[message_class],
+        _CARRIER_CODES[carrier],
         channel,
         status,
     )
-    sums = moves.get(cell)
-    if sums is None:
-        sums = moves[cell] = [0, 0]
+    sums = moves.setdefault(cell, [0, 0])
     sums[0] += by
-    sums[1] += by * len(message.texts)
+    sums[1] += by * segments
 
 
 def usage_sql(moves: Mapping[Cell, list[int]]) -> str:
