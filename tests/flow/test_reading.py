@@ -114,7 +114,7 @@ def test_lists_events_and_usage_say_the_same_also_after_a_kill(gateway):
         ends = {one["data"]["id"]: one["data"]["status"] for one in found}
         return found if ends == {one["id"]: one["status"] for one in messages} else []
 
-    events = eventually(events_of_all, "the pull has every end", 30, 0.5)
+    events = eventually(events_of_all, "the pull has every end", 40, 0.5)
     assert len({one["id"] for one in events}) == len(events)
     assert [one["id"] for one in events] == sorted(one["id"] for one in events)
     for message_id in ids[::10]:
@@ -137,7 +137,7 @@ def test_new_events_come_to_who_keeps_the_cursor(gateway):
         mine = [one for one in found if one["data"]["id"] == message_id]
         return mine if mine and mine[-1]["type"] == "message.delivered" else []
 
-    mine = eventually(fresh, "its events are pulled", 15, 0.5)
+    mine = eventually(fresh, "its events are pulled", 40, 0.5)
     assert [one["data"]["sequence"] for one in mine] == sorted(
         one["data"]["sequence"] for one in mine
     )
