@@ -532,9 +532,9 @@ class _Life:
         if self._is_silent:
             return
         floor = self.worker.ids.next() - (EVENT_MARGIN_MS << TIME_SHIFT)
-        pending = self.worker.events.pending_floor()
-        if pending is not None:
-            floor = min(floor, pending)
+        # A message's own id may be an event's too: what commits with an accept has no other.
+        waiting = self.worker.events.pending_floor(), self.worker.acceptor.pending_floor()
+        floor = min([floor, *(one for one in waiting if one is not None)])
         await raise_event_floor(self.pool, self.lease.process, floor)
 
     async def _build_indexes(self) -> None:

@@ -140,7 +140,9 @@ class Message:
     uncertain_at: float = 0.0  # Unix seconds, when the newest attempt's answer was given up
     reason: str | None = None  # a dotted code of sms.reasons
     carrier_code: str | None = None  # the carrier's raw word beside it
-    counted: tuple[State, int] = (State.ACCEPTED, 0)  # status and channel of its newest row: usage
+    # Status and channel of its newest row: where usage counts it. Who makes a message that begins
+    # in another state sets it as well.
+    counted: tuple[State, int] = (State.ACCEPTED, 0)
     submitted_at: float | None = None  # Unix seconds, the row that made it `submitted`
     final_at: float | None = None  # Unix seconds, the row that made it final
 

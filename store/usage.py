@@ -23,7 +23,6 @@ from sms.model import (
     Carrier,
     Message,
     MessageClass,
-    State,
 )
 from store.copying import CARRIERS
 from store.database import Pool, acquire
@@ -39,7 +38,6 @@ _DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
 _LOCK = 46
 _CARRIER_CODES = {carrier: index for index, carrier in enumerate(CARRIERS)}
-_ACCEPTED = STATE_CODES[State.ACCEPTED]
 
 _FOLD = """
 WITH old AS (DELETE FROM usage_deltas RETURNING *)
@@ -101,8 +99,9 @@ def date_of_number(day: int) -> date:
 def accepted_moves(messages: Iterable[Message]) -> Moves:
     """What an accept adds."""
     moves: Moves = {}
-    for kind, count in Counter(map(kind_of, messages)).items():
-        move(moves, kind, _ACCEPTED, 0, count)
+    alike = Counter([(kind_of(message), message.counted) for message in messages])
+    for (kind, (state, channel)), count in alike.items():
+        move(moves, kind, STATE_CODES[state], channel, count)
     return moves
 
 
