@@ -643,8 +643,9 @@ class _Life:
         await self._release(renewing, max(RELEASE_S, deadline - time.monotonic()))
         await worker.events.stop()
         self._is_silent = True
-        with contextlib.suppress(Unavailable, LeaseLost):
-            await raise_event_floor(self.pool, self.lease.process, NO_MORE_EVENTS)
+        with contextlib.suppress(Unavailable, LeaseLost, TimeoutError):
+            async with asyncio.timeout(RELEASE_S):
+                await raise_event_floor(self.pool, self.lease.process, NO_MORE_EVENTS)
         if flow.journal.journal is not None:
             flow.journal.journal.close()
         log.info("drained")
