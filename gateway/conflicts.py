@@ -32,10 +32,10 @@ log = get_logger(__name__)
 _LIVE = (
     *("state", "sequence", "attempt", "tried", "channel", "copy", "duplicate_risk"),
     *("carrier_ids", "segment_states", "first_states", "reason", "carrier_code"),
-    *("submitted_at", "final_at"),
+    *("submitted_at", "final_at", "counted"),
 )
 _COMES_BACK = frozenset({Path.QUEUED, Path.REQUEUED})
-_LIVE_SUBMITTING = ("sequence", "first_states")
+_LIVE_SUBMITTING = ("sequence", "first_states", "counted")
 
 
 class Conflicts:

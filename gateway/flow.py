@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from asyncio import Future
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
@@ -34,6 +34,7 @@ from store.intake import Intake, IntakeKey
 from store.journal import Journal
 from store.processes import ProcessLease
 from store.read import Reader
+from store.reading import Reading
 from store.seal import Keyring
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
@@ -129,6 +130,7 @@ class Flow:
         self._monotonic = parts.monotonic
         self.snapshot = Snapshot()
         self.access = Access()  # filled by wiring
+        self.reading: Reading  # as well, before the first request
         self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
         self.events: EventLane | None = None
         self.conflicts: Conflicts | None = None
@@ -184,6 +186,15 @@ class Flow:
     def channel_name(self, channel_id: int) -> str | None:
         """The name of a channel, also of one that was removed since."""
         return self.ledger.channel_names.get(channel_id)
+
+    @property
+    def channel_names(self) -> Mapping[int, str]:
+        """By id, also of channels that were removed since this process began."""
+        return self.ledger.channel_names
+
+    def channel_ids(self, name: str) -> tuple[int, ...]:
+        """The channels that have, or had, this name."""
+        return tuple(cid for cid, known in self.ledger.channel_names.items() if known == name)
 
     def shed(self, message_class: MessageClass) -> tuple[str, str, int] | None:
         """(code, detail, Retry-After s) while intake of the class is closed."""

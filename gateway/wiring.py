@@ -39,6 +39,7 @@ from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
 from gateway.takeover import Aside, Takeover, Taker
+from gateway.usage import usage_moves
 from gateway.withdraw import Withdrawals
 from ratelimit.leases import ChannelBucket, Leases
 from ratelimit.limiter import Valkey
@@ -529,6 +530,7 @@ def _events(
         on_quarantined=flow.quarantined,
         on_lease_lost=lease_lost,
         tally=tally,
+        usage=usage_moves,
         on_flush=_flush_metrics(flow.metrics),
     )
     return EventLane(

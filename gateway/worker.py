@@ -33,9 +33,9 @@ from gateway.reports import fold_stored
 from gateway.settings import Settings, node_name
 from gateway.wiring import Worker, build, sync_channels
 from sms.errors import ConfigError, LeaseLost, Unavailable
-from sms.ids import id_at
+from sms.ids import TIME_SHIFT, id_at
 from sms.model import Message, State
-from store import partitions
+from store import indexes, partitions
 from store.config import ConfigStore
 from store.conservation import opened_by
 from store.database import Pool, check_durability, connect, open_pool
@@ -43,9 +43,11 @@ from store.database import close as close_connection
 from store.fragments import Why, park_sql, unpark_sql
 from store.journal import Journal, Replay
 from store.journal_lock import OwnJournal
-from store.processes import ProcessLease
+from store.processes import NO_MORE_EVENTS, ProcessLease, raise_event_floor
 from store.read import Reader
+from store.reading import open_reading
 from store.seal import Keyring, read_master_key
+from store.usage import Usage
 from telemetry.failpoints import failpoints
 from telemetry.logs import configure, get_logger
 from telemetry.metrics import Metrics
@@ -66,6 +68,10 @@ DELTAS_S = 60.0
 KEYS_S = 60.0  # between two looks for intake keys whose time is over
 KEYS_MOST = 200_000  # deleted at one look, some 2 s of one connection
 QUOTAS_KEPT_DAYS = 400
+USAGE_S = 5.0  # until what flushes counted is added to the days; reading adds it up meanwhile
+EVENT_FLOOR_S = 1.0  # between two words about which events may still come
+EVENT_MARGIN_MS = 2000  # a row may be made so long before it is handed to its lane
+INDEX_TIMEOUT_S = 1800.0
 GIVE_BACK_S = 1.0  # what is held of the limits, at the end
 RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
 FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
@@ -131,6 +137,7 @@ async def _main(settings: Settings) -> int:
         first_block=max(held, default=0) + 1,
         lease_lost=_lease_lost,
     )
+    reading = life.worker.flow.reading = await open_reading(dsn, keyring)
     nonces = Nonces(settings.redis_url)
     life.worker.flow.access = Access(
         addresses=Addresses(settings.trusted_proxies),
@@ -142,6 +149,7 @@ async def _main(settings: Settings) -> int:
         return await life.run()
     finally:
         await nonces.close()
+        await reading.pool.close()
         await pool.close()
 
 
@@ -169,6 +177,7 @@ class _Life:
         self._reloading = asyncio.Lock()
         self._journal_dir = settings.data_dir / "journal"
         self._is_recovered = False  # until then the marks of the former owner stand
+        self._is_silent = False  # the event lane has ended: its floor is said for good
         self._renew_now = asyncio.Event()
         self._is_leaving = False  # the lease is not renewed any more
 
@@ -182,6 +191,9 @@ class _Life:
         await worker.events.start()
         await self._renew()  # the first id is given after its range is reserved: we may die soon
         renewing = asyncio.create_task(self._renew_forever(), name="lease")
+        floor = asyncio.create_task(
+            self._every(EVENT_FLOOR_S, "event floor", self._raise_event_floor)
+        )
         guard = LeaseGuard(
             self.lease.is_valid,
             lambda: [runtime.adapter for runtime in flow.dispatcher.channels.values()],
@@ -199,6 +211,7 @@ class _Life:
         finally:
             guard.stop()
             renewing.cancel()
+            floor.cancel()
             internal.close()
 
     async def _recover(self) -> None:
@@ -322,6 +335,8 @@ class _Life:
             self.worker.flow.limiter.run(),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
             self._every(KEYS_S, "intake keys", self._forget_keys),
+            self._every(USAGE_S, "usage", self._fold_usage),
+            self._every(MAINTENANCE_S, "indexes", self._build_indexes, first_s=0.0),
         ]
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
@@ -335,10 +350,19 @@ class _Life:
     async def _look_for_failpoint(self) -> None:
         failpoints.look()
 
-    async def _every(self, seconds: float, name: str, step: Callable[[], Awaitable[None]]) -> None:
+    async def _every(
+        self,
+        seconds: float,
+        name: str,
+        step: Callable[[], Awaitable[None]],
+        *,
+        first_s: float | None = None,
+    ) -> None:
         """Run a step again and again; while the store is away it is simply tried later."""
+        wait_s = seconds if first_s is None else first_s
         while True:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(wait_s)
+            wait_s = seconds
             try:
                 await step()
             except LeaseLost:
@@ -538,6 +562,28 @@ class _Life:
     async def _fold_deltas(self) -> None:
         await self.worker.flow.reader.fold_deltas(self.lease.process)
 
+    async def _fold_usage(self) -> None:
+        await Usage(self.pool).fold()
+
+    async def _raise_event_floor(self) -> None:
+        """Tell below which event id nothing of ours will be committed any more."""
+        if self._is_silent:
+            return
+        floor = self.worker.ids.next() - (EVENT_MARGIN_MS << TIME_SHIFT)
+        # A message's own id may be an event's too: what commits with an accept has no other.
+        waiting = self.worker.events.pending_floor(), self.worker.acceptor.pending_floor()
+        floor = min([floor, *(one for one in waiting if one is not None)])
+        await raise_event_floor(self.pool, self.lease.process, floor)
+
+    async def _build_indexes(self) -> None:
+        """What a migration left to be built beside the traffic."""
+        conn = await connect(self.settings.database_url or "", statement_timeout_s=INDEX_TIMEOUT_S)
+        try:
+            for name in await indexes.build_missing(conn):
+                log.info("index built", partition=name)
+        finally:
+            await close_connection(conn)
+
     async def reload_if_changed(self) -> None:
         """Take up a new configuration: each second, and when this process changed it itself."""
         flow = self.worker.flow
@@ -570,7 +616,9 @@ class _Life:
             )
         finally:
             await close_connection(conn)
-        await self.worker.quotas.forget(datetime.now(UTC).date() - timedelta(days=QUOTAS_KEPT_DAYS))
+        kept_from = datetime.now(UTC).date() - timedelta(days=QUOTAS_KEPT_DAYS)
+        await self.worker.quotas.forget(kept_from)
+        await Usage(self.pool).forget(kept_from)
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -610,6 +658,10 @@ class _Life:
         await worker.events.drain(max(0.1, deadline - time.monotonic()))
         await self._release(renewing, max(RELEASE_S, deadline - time.monotonic()))
         await worker.events.stop()
+        self._is_silent = True
+        with contextlib.suppress(Unavailable, LeaseLost, TimeoutError):
+            async with asyncio.timeout(RELEASE_S):
+                await raise_event_floor(self.pool, self.lease.process, NO_MORE_EVENTS)
         if flow.journal.journal is not None:
             flow.journal.journal.close()
         log.info("drained")

@@ -376,13 +376,17 @@ def apply_row(message: Message, row: EventRow) -> bool:
         return False
     message.state = end
     message.sequence = row.sequence
+    counted = row.counted_before = message.counted
     if path in ATTEMPTS:
         if before is not _SUBMITTING:  # live, it was counted when it left
             message.attempt += 1
         message.channel = row.channel or message.channel
         message.throttled = 0
-    elif not message.channel:
-        message.channel = row.channel
+        message.counted = end, row.channel or counted[1]
+    else:
+        if not message.channel:
+            message.channel = row.channel
+        message.counted = end, counted[1] or row.channel
     if end is _QUEUED:
         _come_back(message, row, before)
     else:

@@ -140,6 +140,9 @@ class Message:
     uncertain_at: float = 0.0  # Unix seconds, when the newest attempt's answer was given up
     reason: str | None = None  # a dotted code of sms.reasons
     carrier_code: str | None = None  # the carrier's raw word beside it
+    # Status and channel of its newest row: where usage counts it. Who makes a message that begins
+    # in another state sets it as well.
+    counted: tuple[State, int] = (State.ACCEPTED, 0)
     submitted_at: float | None = None  # Unix seconds, the row that made it `submitted`
     final_at: float | None = None  # Unix seconds, the row that made it final
 
@@ -224,5 +227,6 @@ class EventRow:
     times: tuple[int, ...] = ()
     message: Message | None = None  # the owner's live object, never stored
     previous: State | None = None  # where the message stood before this row, never stored
+    counted_before: tuple[State, int] | None = None  # Message.counted before this row, never stored
     is_stored: bool = False  # its commit is known; a row that lost its key is not
     tries: int = 0  # how often it lost its key to another writer

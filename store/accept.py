@@ -43,6 +43,7 @@ from store.intake import IntakeKey, KeyRow, Kind, Slot, Stored, release_sql, tak
 from store.line import Line, Unit
 from store.link import Aborted, Backoff, Link, LinkLost, ask
 from store.seal import Keyring, day_of
+from store.usage import accepted_moves, usage_sql
 from telemetry.failpoints import failpoints
 
 _LOG = logging.getLogger(__name__)
@@ -380,8 +381,11 @@ class Acceptor:
                 batches += batch_sql(
                     first.id, unit.messages[-1].id, first.tenant, first.created_at, unit.verdicts
                 )
-        return batches + deltas_sql(
-            self._process, {tenant: (n, 0, 0) for tenant, n in counts.items()}
+        messages = (message for unit in units for message in unit.messages)
+        return (
+            batches
+            + deltas_sql(self._process, {tenant: (n, 0, 0) for tenant, n in counts.items()})
+            + usage_sql(accepted_moves(messages))
         )
 
     def _undo(self, token: ClaimToken, block: int) -> None:

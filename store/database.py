@@ -25,6 +25,7 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 OpenConnection: TypeAlias = Callable[[], Awaitable[Connection]]
 
 CONNECT_TIMEOUT_S = 5.0
+STATEMENTS_KEPT = 100  # prepared ones of a connection, asyncpg's own default
 CLIENT_GRACE_S = 3.0  # the server's own time-out speaks first; COMMIT's fsync is outside it
 LEASE_LOST_CODE = "SG001"  # what the fence raises
 _MIGRATION_LOCK = 43  # the first key of 42 belongs to the processes
@@ -113,9 +114,22 @@ def connector(
 
 
 async def open_pool(
-    dsn: str, *, process: int = 0, epoch: int = 0, size: int = 4, statement_timeout_s: float = 2.0
+    dsn: str,
+    *,
+    process: int = 0,
+    epoch: int = 0,
+    size: int = 4,
+    statement_timeout_s: float = 2.0,
+    is_read_only: bool = False,
 ) -> Pool:
-    """A small pool for reading and configuration; raises StoreUnavailable when away."""
+    """A small pool for reading and configuration; raises StoreUnavailable when away.
+
+    A read-only one plans every statement for its own values: its statements differ widely, and
+    none of them should push the prepared ones of the flow out of a cache.
+    """
+    settings = _settings(process, epoch, statement_timeout_s)
+    if is_read_only:
+        settings["default_transaction_read_only"] = "on"
     try:
         return await asyncpg.create_pool(
             dsn,
@@ -123,7 +137,8 @@ async def open_pool(
             max_size=size,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=statement_timeout_s + CLIENT_GRACE_S,
-            server_settings=_settings(process, epoch, statement_timeout_s),
+            server_settings=settings,
+            statement_cache_size=0 if is_read_only else STATEMENTS_KEPT,
         )
     except AWAY as error:
         raise _away(error) from error

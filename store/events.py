@@ -35,6 +35,7 @@ from store.copying import (
 from store.database import AWAY, Connection, OpenConnection
 from store.fragments import deltas_sql
 from store.link import UNIQUE_VIOLATION, Aborted, Backoff, Link, LinkLost, ask
+from store.usage import Moves, usage_sql
 from telemetry.failpoints import failpoints
 
 _LOG = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ _INSERT = (
     " ORDER BY message_id, sequence ON CONFLICT DO NOTHING"
     " RETURNING message_id, sequence, event_id"
 )
+
+
+def _nothing(_: list[EventRow]) -> Moves:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class EventHooks:
     """Tenant to (newly submitted, newly final) of the rows; written in the same commit."""
     on_flush: Callable[[str, int, float], None]
     """("events", rows, seconds) of every flush that committed."""
+    usage: Callable[[list[EventRow]], Moves] = _nothing
+    """What the rows move between the cells of `usage_days`; written in the same commit."""
 
 
 class _Entry:
@@ -373,9 +380,10 @@ class EventLane:
     def _deltas(self, rows: list[EventRow]) -> str:
         none: Mapping[int, tuple[int, int]] = {}
         counts = ask(self._hooks.tally, none, rows) if rows else none
+        moves: Moves = ask(self._hooks.usage, {}, rows) if rows else {}
         return deltas_sql(
             self._process, {tenant: (0, *both) for tenant, both in counts.items() if any(both)}
-        )
+        ) + usage_sql(moves)
 
     async def _contest(self, rows: list[EventRow], data: memoryview, sql: str) -> list[EventRow]:
         """The slow way, for keys that others may hold: returns the rows that lost theirs."""

@@ -43,6 +43,7 @@ def _boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+NO_MORE_EVENTS = (1 << 63) - 1  # the floor of a process that has ended
 NEW_PROCESS_MARGIN_S = 60.0  # clocks of nodes differ; far above any difference that may be
 
 
@@ -293,6 +294,20 @@ async def settle_debt(pool: Pool, process: int, *, by: int) -> None:
         )
 
 
+async def raise_event_floor(pool: Pool, process: int, floor: int) -> None:
+    """Tell that no event of ours below `floor` is still to be committed.
+
+    `pool` is our own: whose epoch is over says nothing any more.
+    """
+    async with acquire(pool) as conn:
+        await conn.execute(
+            "UPDATE processes SET event_floor = $2"
+            " WHERE process = $1 AND epoch = current_setting('smsgw.epoch')::int",
+            process,
+            floor,
+        )
+
+
 async def live_processes(pool: Pool) -> list[LiveProcess]:
     """Every process whose lease holds, by number."""
     async with acquire(pool) as conn:
@@ -364,6 +379,7 @@ async def _become(
             "UPDATE processes SET epoch = epoch + 1, role = $5,"
             " id_high_water = greatest(id_high_water,"
             "  (SELECT last_id FROM handover_marks m WHERE m.process = processes.process)),"
+            " event_floor = id_high_water,"  # the new owner's ids lie above, an old one's is fenced
             " lease_until = clock_timestamp() + make_interval(secs => $4)"
             " WHERE process = $1 AND node = $2 AND slot = $3"
             " RETURNING epoch, id_high_water, low_water, event_cursor",

@@ -3,6 +3,7 @@
     master.key ─HKDF─▶ wrapping key ─▶ data key of (tenant shard, UTC day), kept in `data_keys`
                 ├────▶ pepper of the API keys        │
                 ├────▶ key of the audit chain        │
+                ├────▶ key of the cursors            │
                 ├────▶ key of the blind index        │
                 ├────▶ key of the intake keys        ▼
                 └────▶ key of configuration secrets  nonce = message id (8) ‖ column (4)
@@ -169,6 +170,7 @@ class Keyring:
         self.index_key = _derive(master, b"smsgw number index")
         self.audit_key = _derive(master, b"smsgw audit chain")
         self.intake_key = _derive(master, b"smsgw intake keys")
+        self.cursor_key = _derive(master, b"smsgw cursors")
         self._wrap = AESGCM(_derive(master, b"smsgw data key wrap"))
         self._secrets = AESGCM(_derive(master, b"smsgw secrets"))
         self._sealers: dict[int, Sealer] = {}  # day * SHARDS + shard

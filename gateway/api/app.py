@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from gateway.api.access import Caller, Gate
 from gateway.api.admin import Admin
 from gateway.api.batches import Batches
+from gateway.api.events import Events
 from gateway.api.frame import (
     METHODS,
     App,
@@ -34,6 +35,7 @@ from gateway.api.frame import (
     request_id_of,
 )
 from gateway.api.health import Health
+from gateway.api.lists import MessageLists
 from gateway.api.messages import Messages
 from gateway.api.openapi import build_document
 from gateway.api.port import FlowPort
@@ -41,6 +43,7 @@ from gateway.api.problems import Problem, ProblemError
 from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
 from gateway.api.send import SendDoor
+from gateway.api.usage import UsageReport
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.logs import get_logger
 
@@ -75,8 +78,11 @@ def _behind(flow: FlowPort) -> FastAPI:
     app.add_exception_handler(OutcomeUnknown, _on_outcome_unknown)
     app.add_exception_handler(DisconnectedError, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
+    MessageLists(flow).register(app)
     Messages(flow).register(app)
     Batches(flow).register(app)
+    Events(flow).register(app)
+    UsageReport(flow).register(app)
     Admin(flow).register(app)
     Health(flow).register(app)
     document = build_document(app)

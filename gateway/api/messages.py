@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fastapi import FastAPI, Request
@@ -34,6 +34,34 @@ HELD = "held: its batch is paused"
 RETRY_S = 2
 
 
+def view_of(
+    flow: FlowPort,
+    message: Message,
+    rows: Sequence[EventRow],
+    now: Clocks,
+    *,
+    full_number: bool = True,
+) -> dict[str, Any]:
+    """The object of a stored and folded message: as its owner knows it, when that is us.
+
+    An end that is not committed yet is told by nobody.
+    """
+    live = flow.live(message.id)
+    is_fresher = live is not None and live.sequence >= message.sequence
+    if live is not None and is_fresher and live.state not in FINAL_STATES:
+        message = live
+    name = flow.channel_name(message.channel)
+    view = message_view(message, channel_name=name, full_number=full_number)
+    add_codes(view, rows)
+    awaited = None if live is None else standing_of(live, flow.channel_name, now)
+    if awaited is not None:
+        view["waiting"] = awaited["detail"]
+    else:
+        is_held = message.state in _WAITS and flow.commands.is_held(message.id)
+        view["waiting"] = HELD if is_held else None
+    return view
+
+
 class Messages:
     """The routes under /v1/messages/{id}."""
 
@@ -57,25 +85,7 @@ class Messages:
     async def read(self, request: Request) -> Response:
         """The message as it stands now; the number whole, the text never."""
         message, rows = await self._find(request, "read")
-        live = self._flow.live(message.id)
-        is_fresher = live is not None and live.sequence >= message.sequence
-        if live is not None and is_fresher and live.state not in FINAL_STATES:
-            message = live  # an end that is not committed yet is told by nobody
-        view = self._view(message, rows)
-        awaited = self._standing(live)
-        if awaited is not None:
-            view["waiting"] = awaited["detail"]
-        elif message.state in _WAITS and self._flow.commands.is_held(message.id):
-            view["waiting"] = HELD
-        return json_response(view)
-
-    def _view(self, message: Message, rows: list[EventRow]) -> dict[str, Any]:
-        view = message_view(
-            message, channel_name=self._flow.channel_name(message.channel), full_number=True
-        )
-        add_codes(view, rows)
-        view["waiting"] = None
-        return view
+        return json_response(view_of(self._flow, message, rows, self._clocks()))
 
     async def cancel(self, request: Request) -> Response:
         """200 only when it will certainly not be sent: its last row is committed."""
@@ -90,23 +100,22 @@ class Messages:
                 raise ProblemError(Problem("message.submitting", SUBMITTING))
             if message.state is not State.CANCELED:
                 raise open_outcome()
-        return json_response(self._view(message, rows))
+        return json_response(view_of(self._flow, message, rows, self._clocks()))
 
     async def steps(self, request: Request) -> Response:
         """What happened to the message, in order, and what it waits for."""
         message, rows = await self._find(request, "read")
         steps = timeline(message, rows, self._flow.channel_name)
         live = self._flow.live(message.id)
-        awaited = self._standing(live)
+        awaited = None
+        if live is not None:
+            awaited = standing_of(live, self._flow.channel_name, self._clocks())
         if awaited is not None and live is not None and live.sequence >= message.sequence:
             steps.append(awaited)
         return json_response({"data": steps})
 
-    def _standing(self, live: Message | None) -> dict[str, Any] | None:
-        if live is None:
-            return None
-        now = Clocks(self._monotonic(), self._unix())
-        return standing_of(live, self._flow.channel_name, now)
+    def _clocks(self) -> Clocks:
+        return Clocks(self._monotonic(), self._unix())
 
     async def _find(self, request: Request, scope: str) -> tuple[Message, list[EventRow]]:
         """The stored message, folded, with its rows; raises the 404."""

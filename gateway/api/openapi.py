@@ -26,6 +26,7 @@ from gateway.api.openapi_parts import (
     problems,
     ref,
 )
+from gateway.api.openapi_reads import list_operation, read_paths, read_schemas
 from gateway.api.problems import KINDS
 from sms.model import FINAL_STATES, Encoding, MessageClass, State
 from sms.reasons import REASONS
@@ -116,7 +117,7 @@ _ABOUT = (
 def build_document(app: FastAPI) -> bytes:
     """The document as JSON; `app` names the routes that FastAPI answers."""
     paths: Json = {
-        "/v1/messages": {"post": _send_operation()},
+        "/v1/messages": {"get": list_operation(), "post": _send_operation()},
         "/v1/batches": {"post": _batch_operation()},
     }
     for route in app.routes:
@@ -126,7 +127,7 @@ def build_document(app: FastAPI) -> bytes:
             paths[route.path_format] = {"get": _read_operation(route)}
         elif route.name in _COMMANDS:
             paths[route.path_format] = {"post": _command_operation(route.name)}
-    paths |= admin_paths()
+    paths |= read_paths() | admin_paths()
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -176,7 +177,7 @@ def _schemas() -> Json:
             },
         },
     }
-    return schemas | _answer_schemas() | admin_schemas()
+    return schemas | _answer_schemas() | read_schemas() | admin_schemas()
 
 
 def _answer_schemas() -> Json:
@@ -264,8 +265,10 @@ def _answer_schemas() -> Json:
                     "description": "What it waits for just now, in words: a held message, or an "
                     "attempt without answer. Null otherwise, and in events.",
                 },
+                "tenant": {**ID, "description": "Only where an admin key reads."},
             },
             "waiting",
+            "tenant",
         ),
         "Batch": object_of(
             {

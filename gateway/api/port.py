@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.withdraw import Verdict
     from store.commands import BatchState
     from store.intake import Hasher, IntakeKey
+    from store.reading import Reading
 
 
 class PolicyPort(Protocol):
@@ -122,6 +123,15 @@ class KeyringPort(Protocol):
     @property
     def pepper(self) -> bytes:
         """Key of the HMAC over API secrets."""
+        ...
+
+    @property
+    def cursor_key(self) -> bytes:
+        """Key of the cursors that lists give."""
+        ...
+
+    def number_index(self, tenant: int, number: str) -> int:
+        """The blind index that a number of the tenant is found by."""
         ...
 
 
@@ -260,6 +270,16 @@ class FlowPort(Protocol):
         ...
 
     @property
+    def reading(self) -> Reading:
+        """The store, for lists and reports: on connections of its own."""
+        ...
+
+    @property
+    def channel_names(self) -> Mapping[int, str]:
+        """By id, also of channels that were removed since this process began."""
+        ...
+
+    @property
     def supervisor_socket(self) -> Path | None:
         """Unix socket that answers for the whole node, None when there is no supervisor."""
         ...
@@ -313,6 +333,10 @@ class FlowPort(Protocol):
 
     def channel_name(self, channel_id: int) -> str | None:
         """The name of a channel, also of one that was removed since, None when never known."""
+        ...
+
+    def channel_ids(self, name: str) -> tuple[int, ...]:
+        """The channels that have, or had, this name."""
         ...
 
     def is_ready(self) -> list[str]:

@@ -124,6 +124,8 @@ class SendDoor:
         """Answer one request."""
         handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
         # An address is ours as it is written, not in a spelling (%2f) that a proxy let pass.
+        if scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == MESSAGES:
+            handler = None  # the list of messages
         if handler is None or scope.get("raw_path") not in (None, scope["path"].encode()):
             await self._app(scope, receive, send)
             return
@@ -165,8 +167,10 @@ class SendDoor:
         if query:
             refuse_secret_in_query(query)
         if scope["method"] != "POST":
-            detail = "Only POST is answered here."
-            raise ProblemError(Problem("method.not_allowed", detail, headers=[(b"allow", b"POST")]))
+            allowed = "GET, POST" if scope["path"] == MESSAGES else "POST"
+            detail = f"Only {allowed} is answered here."
+            headers_405 = [(b"allow", allowed.encode())]
+            raise ProblemError(Problem("method.not_allowed", detail, headers=headers_405))
         headers = request.headers
         if len(headers) != len(scope["headers"]):
             headers_of(scope["headers"])

@@ -9,11 +9,12 @@ import pytest
 from receipts.state import Path
 from sms.ids import COUNTER_BITS, id_at
 from sms.model import CLASS_CODES, State
-from store import database, partitions
+from store import database, indexes, partitions
 from store.config import ConfigStore
+from store.partitions import today
 from store.processes import ProcessLease
 from store.read import Reader
-from store.seal import Keyring
+from store.seal import Keyring, date_of
 from tests.support.postgres import MASTER, World, text
 
 pytestmark = pytest.mark.integration
@@ -163,3 +164,33 @@ def test_class_codes_stand_in_the_order_blocks_are_taken_in():
         "transactional",
         "marketing",
     ]
+
+
+async def test_the_index_of_the_pull_is_built_beside_the_traffic(old):
+    """Partitions of before get it without a lock that a writer would wait for."""
+    keyring, now = Keyring(MASTER), time.time()
+    conn = await database.connect(old, statement_timeout_s=60)
+    await partitions.ensure(conn, keyring, days_ahead=0, now=now)
+    await database.migrate(old)
+    await partitions.ensure(conn, keyring, days_ahead=1, now=now)  # this one is born with it
+    of_before = [f"events_{date_of(today(now) - back):%Y%m%d}" for back in (0, 1)]
+    half = f"{of_before[1]}_events_pull"  # of a builder that was killed
+    await conn.execute(f"CREATE INDEX {half} ON {of_before[1]} (tenant)")
+    builder = await database.connect(old, statement_timeout_s=60)
+    assert await indexes.build_missing(builder) == of_before
+    assert await indexes.build_missing(builder) == []
+    other = await database.connect(old, statement_timeout_s=60)
+    assert await indexes.build_missing(other) == []  # one at a time
+    made = await conn.fetch(
+        "SELECT indisvalid, pg_get_indexdef(indexrelid) AS told FROM pg_index"
+        " JOIN pg_inherits ON inhrelid = indexrelid WHERE inhparent = 'events_pull'::regclass"
+    )
+    assert len(made) == 3
+    for row in made:
+        assert row["indisvalid"]
+        assert "(tenant, event_id) WHERE" in row["told"]
+    assert await conn.fetchval(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = 'events_pull'::regclass"
+    )
+    for one in (conn, builder, other):
+        await one.close()

@@ -20,6 +20,7 @@ from sms.model import EventRow, Message, MessageClass, State
 from store.commands import BatchState
 from store.intake import Hasher, IntakeKey, Kind, Slot
 from store.intake import Stored as StoredKey
+from store.reading import Reading
 from telemetry.metrics import Metrics
 
 PEPPER = b"p" * 32
@@ -77,6 +78,10 @@ class FakeLimiter:
 @dataclass
 class FakeKeyring:
     pepper: bytes = PEPPER
+    cursor_key: bytes = b"c" * 32
+
+    def number_index(self, tenant: int, number: str) -> int:
+        return hash((tenant, number))
 
 
 @dataclass
@@ -226,6 +231,7 @@ class FakeFlow:
         self.limiter = FakeLimiter()
         self.intake = FakeIntake()
         self.access = Access()
+        self.reading: Reading  # a test that reads lists gives it
         self.supervisor_socket: Path | None = None
         self.public_metrics = True
         self.free = dict.fromkeys(MessageClass, 10_000)
@@ -287,6 +293,13 @@ class FakeFlow:
     def channel_name(self, channel_id: int) -> str | None:
         channel = self.snapshot.channels.get(channel_id)
         return None if channel is None else channel.name
+
+    @property
+    def channel_names(self) -> Mapping[int, str]:
+        return {channel.id: channel.name for channel in self.snapshot.channels.values()}
+
+    def channel_ids(self, name: str) -> tuple[int, ...]:
+        return tuple(cid for cid, known in self.channel_names.items() if known == name)
 
     def is_ready(self) -> list[str]:
         return self.missing
