@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -23,6 +23,7 @@ from typing import Protocol
 from adapters.base import Channel
 from failover.choose import choose
 from gateway.lanes import HELD, Lane, Lanes
+from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from ratelimit.bucket import Tokens
 from receipts.state import Path, begin_attempt, path_to, settled
@@ -137,6 +138,7 @@ class Dispatcher:
         self.channels: dict[int, ChannelRuntime] = {}
         self.remote: Remote | None = None  # joined by wiring
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
+        self.last_look = LastLook(self._reject)
         self.snapshot = config.Snapshot()
         self.is_stopped = False
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -294,6 +296,8 @@ class Dispatcher:
         budgets: dict[int, int] = {}
         chosen: list[Message] = []
         for message in messages:
+            if message.send_at is not None:  # it waits for its hour
+                continue
             channel = self.choose(message)
             if not channel or self._moving or self.is_behind(message):
                 continue
@@ -383,6 +387,9 @@ class Dispatcher:
         """The same for many, in one commit."""
         self._end_all(messages, Path.EXPIRED, State.EXPIRED, "validity.expired")
 
+    def _reject(self, messages: Iterable[Message], reason: str) -> None:
+        self._end_all(messages, Path.REJECTED, State.REJECTED, reason)
+
     def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
         self._end_all([message], path, status, reason)
 
@@ -460,14 +467,18 @@ class Dispatcher:
         free -= runtime.claiming
         now, unix = self._monotonic(), self._unix()
         to_claim: list[Message] = []
-        while free > 0:
+        look = self.last_look
+        watched = look.policy.watched
+        while free > 0 and len(look.stopped) < SLICE:
             message = lane.take(otp_only=free <= reserve)
             if message is None:
                 break
-            if message.state in FINAL_STATES:
-                continue
             if message.valid_until <= unix:
-                self.expire(message)
+                self.expire(message)  # unless it is final
+                continue
+            if message.state in FINAL_STATES or (
+                message.message_class in watched and look.stops(message, unix)
+            ):
                 continue
             segments = len(message.texts)
             wait_s = runtime.bucket.take(segments, now, is_otp=message.message_class is _OTP)
@@ -482,6 +493,8 @@ class Dispatcher:
                 to_claim.append(message)
         if to_claim:
             self._claim(runtime, to_claim)
+        if look.stopped and look.settle():
+            self._wake(runtime.config.id, 0.0)
         return burst
 
     def withdraw(self) -> None:
@@ -783,16 +796,3 @@ class Dispatcher:
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""
         return [entry[2].id for entry in self._delayed]
-
-
-def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
-    """The lowest id that still needs its owner: everything below needs no recovery.
-
-    What stands in `parked` is found there, and what came from another process by its claim, so
-    neither holds the mark back.
-    """
-    lowest = min(
-        (key for key, message in live.items() if not (message.is_parked or message.is_adopted)),
-        default=next_id,
-    )
-    return lowest if pending is None else min(lowest, pending)

@@ -27,6 +27,7 @@ from store.copying import BAD_ROW, COPY_MESSAGES, build_messages, payload
 from store.database import AWAY, OpenConnection
 from store.fragments import batch_sql, deltas_sql
 from store.link import Aborted, Backoff, Link, LinkLost, ask
+from store.scheduled import scheduled_sql
 from store.seal import Keyring, day_of
 from telemetry.failpoints import failpoints
 
@@ -316,8 +317,11 @@ class Acceptor:
                 batches += batch_sql(
                     first.id, unit.messages[-1].id, first.tenant, first.created_at, unit.verdicts
                 )
-        return batches + deltas_sql(
-            self._process, {tenant: (n, 0, 0) for tenant, n in counts.items()}
+        messages = [message for unit in units for message in unit.messages]
+        return (
+            batches
+            + deltas_sql(self._process, {tenant: (n, 0, 0) for tenant, n in counts.items()})
+            + scheduled_sql(self._process, messages)
         )
 
     def _undo(self, token: ClaimToken, block: int) -> None:

@@ -11,8 +11,9 @@ from sms.model import Message
 
 def build_accepted(message: Message) -> bytes:
     """The answer of POST /v1/messages. `client_ref` is always null in this version."""
+    status = "accepted" if message.send_at is None else "scheduled"
     return (
-        f'{{"id":"msg_{message.id:016x}","status":"accepted","class":"{message.message_class}",'
+        f'{{"id":"msg_{message.id:016x}","status":"{status}","class":"{message.message_class}",'
         f'"to":"+{message.number}","segments":{len(message.texts)},'
         f'"encoding":"{message.encoding}","client_ref":null,'
         f'"created_at":"{rfc3339(message.created_at)}"}}'

@@ -36,10 +36,12 @@ from gateway.api.health import Health
 from gateway.api.messages import Messages
 from gateway.api.openapi import build_document
 from gateway.api.port import FlowPort
+from gateway.api.preview import Previews
 from gateway.api.problems import Problem, ProblemError
 from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
 from gateway.api.send import SendDoor
+from gateway.api.suppressions import SuppressionRoutes
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.logs import get_logger
 
@@ -75,7 +77,9 @@ def _behind(flow: FlowPort) -> FastAPI:
     app.add_exception_handler(DisconnectedError, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     Messages(flow).register(app)
+    Previews(flow).register(app)
     Admin(flow).register(app)
+    SuppressionRoutes(flow).register(app)
     Health(flow).register(app)
     document = build_document(app)
 

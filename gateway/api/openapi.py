@@ -26,6 +26,7 @@ from gateway.api.openapi_parts import (
     problems,
     ref,
 )
+from gateway.api.openapi_policy import policy_paths, policy_schemas
 from gateway.api.problems import KINDS
 from sms.model import FINAL_STATES, Encoding, MessageClass, State
 from sms.reasons import REASONS
@@ -121,6 +122,7 @@ def build_document(app: FastAPI) -> bytes:
     for route in app.routes:
         if isinstance(route, APIRoute) and route.name in _READ_OPERATIONS:
             paths[route.path] = {"get": _read_operation(route)}
+    paths |= policy_paths(SEND_EXAMPLES)
     paths |= admin_paths()
     document = {
         "openapi": "3.1.0",
@@ -171,7 +173,7 @@ def _schemas() -> Json:
             },
         },
     }
-    return schemas | _answer_schemas() | admin_schemas()
+    return schemas | _answer_schemas() | policy_schemas() | admin_schemas()
 
 
 def _answer_schemas() -> Json:
@@ -186,7 +188,10 @@ def _answer_schemas() -> Json:
         "Accepted": object_of(
             {
                 "id": ID,
-                "status": {"const": "accepted"},
+                "status": {
+                    "enum": ["accepted", "scheduled"],
+                    "description": "scheduled: it waits for `send_at` or the hours of its class.",
+                },
                 "class": classes,
                 "to": {"type": "string"},
                 "segments": {"type": "integer", "minimum": 1},
@@ -251,6 +256,11 @@ def _answer_schemas() -> Json:
                 "duplicate_risk": {"type": "boolean"},
                 "sequence": {"type": "integer"},
                 "created_at": TIME,
+                "send_at": {
+                    **NULLABLE_TIME,
+                    "description": "When it is or was to go: your `send_at`, or the opening of its "
+                    "class's hours; null = at once.",
+                },
                 "valid_until": TIME,
                 "submitted_at": NULLABLE_TIME,
                 "final_at": NULLABLE_TIME,

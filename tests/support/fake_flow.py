@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compliance.policy import SendingPolicy
 from gateway.api.access import Access
 from gateway.api.auth import new_key
-from gateway.api.port import PolicyPort
+from gateway.api.port import PolicyPort, SuppressionsPort
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.ids import IdClock
 from sms.model import EventRow, Message, MessageClass
@@ -135,6 +136,8 @@ class FakeFlow:
         self.metrics = Metrics()
         self.reader = FakeReader()
         self.limiter = FakeLimiter()
+        self.policy = SendingPolicy()
+        self.suppressions: SuppressionsPort | None = None
         self.access = Access()
         self.supervisor_socket: Path | None = None
         self.public_metrics = True
@@ -177,6 +180,9 @@ class FakeFlow:
 
     def live(self, message_id: int) -> Message | None:
         return self.live_messages.get(message_id)
+
+    def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        return channels[0] if channels else None
 
     def channel_name(self, channel_id: int) -> str | None:
         channel = self.snapshot.channels.get(channel_id)

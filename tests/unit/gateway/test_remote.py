@@ -7,8 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch import low_water
 from gateway.lanes import HELD
+from gateway.ledger import low_water
 from gateway.remote import BLOCK, OPEN_BLOCKS, RemoteChannels
 from sms import config
 from sms.model import Message, MessageClass

@@ -81,6 +81,7 @@ async def test_a_message_reads_as_the_contract_says(flow):
         "metadata": {"a": "b"},
         "duplicate_risk": False,
         "sequence": 3,
+        "send_at": None,
         "waiting": None,
     }
     assert "secret words" not in answer.text
