@@ -1,4 +1,4 @@
-"""Preview and the suppression list in the OpenAPI document, with the examples that the tests run."""
+"""Preview and suppressions in the OpenAPI document, with the examples that the tests run."""
 
 from __future__ import annotations
 

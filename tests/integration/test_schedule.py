@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import time
 from pathlib import Path
 
 import pytest
 
-from gateway.schedule import PAGE
 from receipts.state import Path as Step
 from sms.errors import StoreUnavailable
 from sms.model import Message, MessageClass, State
@@ -59,7 +60,7 @@ async def test_it_is_kept_with_its_accept_and_sent_once_it_is_due(dsn: str, tmp_
         await worker.flow.schedule.round()
         await worker.until(lambda: now in worker.seen())
         assert one not in worker.seen()
-        assert not worker.flow.ledger.live
+        await worker.until(lambda: not worker.flow.ledger.live)
         assert worker.flow.lanes.queued() == 0
         stored = await worker.flow.reader.message(one)
         assert stored is not None
@@ -75,7 +76,7 @@ async def test_it_is_kept_with_its_accept_and_sent_once_it_is_due(dsn: str, tmp_
         assert await worker.ask("SELECT * FROM parked") == []
         await worker.flow.schedule.round()
         assert worker.seen().count(one) == 1
-        assert worker.metrics.illegal_transition_total.value() == 0
+        assert worker.metrics.illegal_transition_total.samples() == []
 
 
 async def test_a_crash_between_the_accept_and_the_hour_loses_nothing(
@@ -165,28 +166,43 @@ async def test_marketing_whose_hours_end_in_its_lane_is_put_off(dsn: str, tmp_pa
         assert sorted(worker.seen()[5:]) == ids
 
 
-async def test_many_due_at_once_do_not_keep_otp_waiting(
-    dsn: str, tmp_path: Path, record_property: object
-) -> None:
-    """200,000 due at the same second: otp accepted meanwhile reaches a carrier in milliseconds."""
-    count = 20 * PAGE
+async def test_many_due_at_once_do_not_keep_otp_waiting(dsn: str, tmp_path: Path) -> None:
+    """Thousands due at the same second: otp accepted meanwhile reaches a carrier at once.
+
+    SMSGW_TEST_DUE=1000000 makes it a million.
+    """
+    count = int(os.environ.get("SMSGW_TEST_DUE", "50000"))
     async with inside(dsn, tmp_path) as worker:
         worker.run()
-        await accept(worker, [waiting(MARKETING, 600, tenant=1 + n % 3) for n in range(count)])
-        await due(worker)
+        texts = (waiting(MARKETING, 36_000, tenant=1 + n // 1000 % 3) for n in range(count))
+        for some in iter(lambda: list(itertools.islice(texts, 1000)), []):
+            await accept(worker, some)
+        await worker.ask("UPDATE parked SET due = now() RETURNING 1")
         worker.link(is_up=True)
+        began = time.monotonic()
         taking = asyncio.create_task(worker.flow.schedule.round())
-        waits: list[float] = []
-        while not taking.done() and len(waits) < 400:
-            began = time.monotonic()
-            [one] = await worker.send(1, OTP)
-            await worker.until(lambda one=one: one in worker.seen()[-600:])  # type: ignore[misc]
-            waits.append(time.monotonic() - began)
-            await asyncio.sleep(0.01)
+        waits = []
+        while not taking.done():
+            waits.append(await _otp(worker))
+            await asyncio.sleep(0.02)
         await taking
+        took_s = time.monotonic() - began
         waits.sort()
+        p50, p99 = (waits[int(len(waits) * share)] * 1000 for share in (0.5, 0.99))
         print(
-            f"otp while {count} came due: p50 {waits[len(waits) // 2] * 1000:.1f} ms,"
-            f" p99 {waits[int(len(waits) * 0.99)] * 1000:.1f} ms, {len(waits)} of them"
+            f"\n{count} due at once: taken up in {took_s:.1f} s; otp meanwhile, accept to carrier:"
+            f" p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {waits[-1] * 1000:.1f} ms of {len(waits)}"
         )
-        assert waits[int(len(waits) * 0.9)] < 0.5
+        assert worker.metrics.scheduled_due_total.samples()[0][1] == [count]
+        assert p50 < 250  # the machine may be busy; without the classes' order it is minutes
+        assert waits[-1] < 5
+
+
+async def _otp(worker: Inside) -> float:
+    """Seconds from the accept of an otp until a carrier has it."""
+    seen = worker.channels[1].seen
+    before = len(seen)
+    began = time.monotonic()
+    [one] = await worker.send(1, OTP)
+    await worker.until(lambda: any(s.message.id == one for s in seen[before:]))
+    return time.monotonic() - began
