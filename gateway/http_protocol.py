@@ -12,6 +12,10 @@ uvicorn has no limits before the headers are whole; they are here (RELIABILITY s
 and 100 headers, 10 s from the first silence to the end of the head, a cap on connections, and
 trailers are dropped instead of becoming headers.
 
+An `Upgrade` is ignored, as RFC 9110 section 7.8 allows: Java's client asks for h2c with every first
+request over plain HTTP. httptools takes what follows such a head for another protocol and drops the
+body, so the head is parsed again without that header.
+
 A worker that leaves, or holds more than its share of the node's connections, says `Connection:
 close` with an answer behind which no other request stands: the client then opens another
 connection before it asks again, so nothing it sends is cut off (`gateway.http_server`).
@@ -29,6 +33,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -145,6 +150,7 @@ class GatewayHttp(HttpToolsProtocol):
         self._head_read = 0  # octets read while the head was not whole
         self._is_head = True  # headers after it are trailers
         self._is_whole = True  # the newest request has arrived to its end
+        self._plain_head: bytes | None = None  # the head that asked for an upgrade, without that
         self._app = self.app
         self.app = self._run_app
 
@@ -237,6 +243,9 @@ class GatewayHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way this request may go."""
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._plain_head = self._without_upgrade()
+            return
         self._is_head = False
         self._head_read = 0
         self._shared.end(self)
@@ -247,7 +256,6 @@ class GatewayHttp(HttpToolsProtocol):
             and not self.pipeline
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
-            and not self.parser.should_upgrade()
         ):
             self._waiting = []
             return
@@ -262,6 +270,8 @@ class GatewayHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole: try the short way."""
+        if self._plain_head is not None:
+            return
         self._is_whole = True
         parts = self._waiting
         if parts is None:
@@ -288,7 +298,8 @@ class GatewayHttp(HttpToolsProtocol):
         shared = self._shared
         if self._is_whole and self not in shared.heads:
             shared.begin(self)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self.transport.is_closing():
             return
         if self in shared.heads:  # the head goes on: one endless header has no callback of its own
@@ -298,6 +309,30 @@ class GatewayHttp(HttpToolsProtocol):
                 self.send_400_response("")
         elif self._waiting is not None:
             self._long_way_after_all()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser, with a request that asks for an upgrade as if it had not."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                head, self._plain_head = self._plain_head, None
+                if head is not None:
+                    data = head + data[upgrade.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    continue
+            except httptools.HttpParserError:
+                self.send_400_response("")
+            return
+
+    def _without_upgrade(self) -> bytes:
+        """The head that was just read, as it would be without its `Upgrade`."""
+        parser = self.parser
+        version = parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's word for a request it cannot parse: ours is a problem document."""

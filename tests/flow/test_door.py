@@ -123,6 +123,28 @@ def test_a_rotated_key_ends_by_itself_on_every_worker(gateway):
     assert newest(gateway) == version
 
 
+def of_class(gateway: GatewayProcess, key: str, message_class: str, count: int) -> Counter[int]:
+    messages = [json.loads(body()) | {"class": message_class} for _ in range(count)]
+    return Counter(
+        call(gateway, "POST", "/v1/messages", key, message).status_code for message in messages
+    )
+
+
+def test_limits_given_over_the_api_hold_on_every_worker_together(gateway):
+    marketing = {"segments_per_second": 0.01, "burst_segments": 3}
+    tenant = new_tenant(gateway, limits={"classes": {"marketing": marketing}})
+    key = new_key(gateway, tenant)["key"]
+    wait_for(gateway, key, 202)
+    assert of_class(gateway, key, "marketing", 8) == {202: 3, 429: 5}
+    path, star = f"/v1/tenants/{tenant}", {"if-match": "*"}
+    limits = {"classes": {}, "segments_per_day": 60}
+    admin(gateway, "PATCH", path, {"limits": limits}, **star)
+    eventually(lambda: of_class(gateway, key, "marketing", 8) == {202: 8}, "no class limit")
+    eventually(lambda: statuses(gateway, key, 8) == {429: 8}, "the day's quota is used up")
+    admin(gateway, "PATCH", path, {"limits": {"segments_per_day": None}}, **star)
+    assert wait_for(gateway, key, 202) < IN_FORCE_S
+
+
 def signed(key_id: str, secret: str, content: bytes) -> dict[str, str]:
     stamp, nonce = int(time.time()), f"n-{next(_numbers)}-{os.getpid()}"
     _, signature = sign_vectors.sign(secret, "POST", "/v1/messages", "", content, stamp, nonce)
@@ -153,6 +175,8 @@ def test_without_valkey_a_replay_passes_at_most_once_in_each_worker(gateway):
     valkey = gateway.pids()["valkey"]
     os.kill(valkey, signal.SIGSTOP)
     try:
+        # Cut off, a worker saves up its share of the tenant's rate from nothing: 429 until then.
+        wait_for(gateway, told["key"], 202)
         content = body()
         headers = signed(told["id"], told["signing_secret"], content)
         answers = Counter(

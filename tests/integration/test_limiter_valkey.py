@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from ratelimit.leases import Leases
+from ratelimit.leases import FIRST_PROBE_S, Leases
 from ratelimit.limiter import CALL_TIMEOUT_S, PREFIX, Valkey
 from sms.errors import ClusterUnavailable
 from telemetry.metrics import Metrics
@@ -233,8 +233,16 @@ class Four:
             # noted a moment after it was decided; the machine may be busy
             assert fill <= self.depth + extra + self.rate * 0.05, self.told()
 
+    def cut_off(self) -> float:
+        """Segments on top because a call took over 50 ms, as on a busy machine.
+
+        Valkey counts as away for that process, which goes by its share until the next try.
+        """
+        share = self.rate / len(self._children)
+        return self.failed * share * (CALL_TIMEOUT_S + FIRST_PROBE_S)
+
     def told(self) -> str:
-        """What a busy machine does to the law: a call of 50 ms counts as Valkey away."""
+        """How well Valkey was reached."""
         return f"{self.failed} calls without an answer"
 
 
@@ -252,8 +260,8 @@ async def check_one_bucket(valkey: ValkeyServer, rate: float, seconds: float) ->
         await asyncio.to_thread(four.run, pauses)
         found = await asyncio.to_thread(four.results)
         moments = [moment for taken in found for moment in taken]
-        four.check_law(moments)
-        assert len(moments) <= rate * seconds + depth, four.told()
+        four.check_law(moments, four.cut_off())
+        assert len(moments) <= rate * seconds + depth + four.cut_off(), four.told()
         assert len(moments) >= 0.95 * rate * seconds, four.told()
         lines.append(f"{name}: {len(moments)} of {rate * seconds:.0f}+{depth}, {four.told()}")
     return "; ".join(lines)

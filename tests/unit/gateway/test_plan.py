@@ -124,6 +124,34 @@ async def test_a_change_shows_before_and_after(folder, store):
     assert "hush" not in told + json.dumps(channel)
 
 
+LIMITED = """
+tenants:
+  - name: shop
+    limits:
+      classes: {marketing: {segments_per_second: 50}}
+      bursts:
+        - {until: "2026-11-12T00:00:00+08:00", segments_per_second: 500}
+        - {from: "2026-12-12T00:00:00Z", until: "2026-12-13T00:00:00Z", segments_per_second: 5}
+"""
+
+
+async def test_limits_are_shown_one_by_one(folder, store):
+    await put(LIMITED, folder, store)
+    text = LIMITED.replace("second: 50}}", "second: 60}, otp: {segments_per_second: 9}}")
+    text = text[: text.index("        - {from")]
+    found = await plan(text, folder, store)
+    assert shown(found).splitlines()[1:] == [
+        "    bursts.1.burst_segments 10 → none",
+        "    bursts.1.from          2026-12-12T00:00:00.000Z → none",
+        "    bursts.1.segments_per_second 5 → none",
+        "    bursts.1.until         2026-12-13T00:00:00.000Z → none",
+        "    classes.marketing.burst_segments 100 → 120",
+        "    classes.marketing.segments_per_second 50 → 60",
+        "    classes.otp.burst_segments 18",
+        "    classes.otp.segments_per_second 9",
+    ]
+
+
 async def test_the_plan_is_shown_before_anything_is_made(folder, store):
     out = io.StringIO()
     store.meddlers.append(lambda: out.write("WRITE\n"))
