@@ -9,6 +9,7 @@ import pytest
 
 from gateway import schedule as module
 from gateway.backlog import Backlog, BacklogPolicy
+from gateway.notice_store import LaneNoticeStore
 from gateway.schedule import Schedule
 from receipts.state import STATES_OF_PATH, Path
 from sms.errors import StoreUnavailable
@@ -233,6 +234,17 @@ def test_the_rows_that_ride_with_the_accept(world: World) -> None:
     assert f"({waits.id},2,{waits.id},1,{SCHEDULED_PATH},1,0,0," in sql
     assert parked_until(short) == short.valid_until
     assert f",{CLASS_CODES[OTP]},1)" in sql
+
+
+@pytest.mark.parametrize(
+    ("lane", "accepting", "floor"), [(None, None, None), (7, None, 7), (None, 5, 5), (7, 5, 5)]
+)
+def test_an_event_that_commits_with_its_accept_holds_the_cursor(
+    lane: int | None, accepting: int | None, floor: int | None
+) -> None:
+    events = type("Lane", (), {"pending_floor": lambda self: lane})()
+    store = LaneNoticeStore(events, None, 1, accepting=lambda: accepting)  # type: ignore[arg-type]  # fakes
+    assert store.pending_floor() == floor
 
 
 def test_the_store_and_the_table_of_states_agree() -> None:
