@@ -105,7 +105,7 @@ def environment(
         env["LOADTEST_SAMPLES"] = str(data_dir / SAMPLES)
         paths.append(str(Path(__file__).with_name("sampler")))
     env["PYTHONPATH"] = os.pathsep.join([root, *paths])
-    changed = AROUND_THE_CLOCK | dict(numbers or {})
+    changed = {**AROUND_THE_CLOCK, **(numbers or {})}
     env |= {RELIABILITY_PREFIX + name.upper(): str(n) for name, n in changed.items()}
     return env | {"SMSGW_DATA_DIR": str(data_dir), "SMSGW_PORT": "0", "SMSGW_ADMIN_PORT": "0"}
 

@@ -64,16 +64,21 @@ async def pool(dsn):
 
 @pytest.fixture
 async def world(pool):
-    world = await World.make(pool)
-    for process in (world.one, world.two):
-        process.list = List(pool)
-        process.flow.suppressions = process.list.part
-        process.flow.policy = process.list.policy
-    return world
+    return await World.make(pool)
 
 
 @pytest.fixture
-async def tenant(world):
+def lists(world, pool):
+    """The lists of the world's two processes."""
+    both = List(pool), List(pool)
+    for process, own in zip((world.one, world.two), both, strict=True):
+        process.flow.suppressions = own.part
+        process.flow.policy = own.policy
+    return both
+
+
+@pytest.fixture
+async def tenant(world, lists):
     """A tenant's id as a number, its id as text, and a key that may send and read."""
     public = await world.tenant()
     key = await world.key(public)
@@ -81,47 +86,49 @@ async def tenant(world):
     return int(public.removeprefix("ten_"), 16), public, key["key"]
 
 
-async def test_a_tenant_s_entry_holds_for_the_tenant_and_ends(world, tenant):
+async def test_a_tenant_s_entry_holds_for_the_tenant_and_ends(world, lists, tenant):
+    one, two = lists
     number, public, key = tenant
     made = await world.one.call("POST", PATH, key, {"to": "13800138000"})
     assert made.status_code == 201, made.text
     told = made.json()
     assert made.headers["location"] == f"{PATH}/{told['id']}"
     assert (told["to"], told["classes"], told["tenant"]) == (NUMBER, ["marketing"], public)
-    assert world.one.list.refusal(number) == "policy.opted_out"
-    assert world.one.list.refusal(number, TRANSACTIONAL) is None
-    assert world.one.list.refusal(number + 1) is None
+    assert one.refusal(number) == "policy.opted_out"
+    assert one.refusal(number, TRANSACTIONAL) is None
+    assert one.refusal(number + 1) is None
     again = await world.one.call("POST", PATH, key, {"to": NUMBER, "classes": ["otp"]})
     assert again.status_code == 200
     assert (again.json()["id"], again.json()["classes"]) == (told["id"], ["otp", "marketing"])
-    await world.two.list.part.refresh()
-    assert world.two.list.refusal(number, OTP) == "policy.opted_out"
+    await two.part.refresh()
+    assert two.refusal(number, OTP) == "policy.opted_out"
     listed = (await world.two.call("GET", PATH, key)).json()
-    assert [one["id"] for one in listed["data"]] == [told["id"]]
+    assert [entry["id"] for entry in listed["data"]] == [told["id"]]
     read = await world.two.call("GET", f"{PATH}/{told['id']}", key)
     assert read.json()["to"] == NUMBER
     assert (await world.one.call("DELETE", f"{PATH}/{told['id']}", key)).status_code == 204
     assert (await world.one.call("DELETE", f"{PATH}/{told['id']}", key)).status_code == 404
-    assert world.one.list.refusal(number) is None
-    await world.two.list.part.refresh()
-    assert world.two.list.refusal(number, OTP) is None
-    assert world.two.list.policy.watched == {MARKETING}
+    assert one.refusal(number) is None
+    await two.part.refresh()
+    assert two.refusal(number, OTP) is None
+    assert two.policy.watched == {MARKETING}
     new = await world.one.call("POST", PATH, key, {"to": NUMBER})
     assert (new.status_code, new.json()["classes"]) == (201, ["marketing"])
 
 
-async def test_the_platform_s_and_a_tenant_s_list_are_two(world, tenant):
+async def test_the_platform_s_and_a_tenant_s_list_are_two(world, lists, tenant):
+    one, _ = lists
     number, public, key = tenant
     everywhere = await world.admin("POST", PATH, {"to": NUMBER})
     assert everywhere.json()["tenant"] is None
-    assert world.one.list.refusal(number) == "recipient.blocked"
+    assert one.refusal(number) == "recipient.blocked"
     own = await world.admin("POST", PATH, {"to": NUMBER, "tenant": public})
     assert own.json()["tenant"] == public
-    assert world.one.list.refusal(number) == "policy.opted_out"
-    ids = [one["id"] for one in (await world.admin("GET", PATH)).json()["data"]]
+    assert one.refusal(number) == "policy.opted_out"
+    ids = [entry["id"] for entry in (await world.admin("GET", PATH)).json()["data"]]
     assert ids == [everywhere.json()["id"]]
     listed = (await world.admin("GET", f"{PATH}?tenant={public}")).json()["data"]
-    assert [one["id"] for one in listed] == [own.json()["id"]]
+    assert [entry["id"] for entry in listed] == [own.json()["id"]]
     foreign = f"{PATH}/{everywhere.json()['id']}"
     assert (await world.one.call("GET", foreign, key)).status_code == 404
     assert (await world.one.call("DELETE", foreign, key)).status_code == 404
@@ -139,7 +146,7 @@ async def test_the_platform_s_and_a_tenant_s_list_are_two(world, tenant):
         ({"to": NUMBER, "tenant": "ten_00000000000000ff"}, "/tenant", "field.value"),
     ],
 )
-async def test_a_refusal_names_the_field(world, body, pointer, code):
+async def test_a_refusal_names_the_field(world, lists, body, pointer, code):
     answer = await world.admin("POST", PATH, body)
     assert answer.status_code == 422
     errors = answer.json()["errors"]
@@ -163,7 +170,7 @@ async def test_every_change_is_audited_without_the_number(world, tenant, pool):
     await world.one.call("POST", PATH, key, {"to": NUMBER, "classes": ["otp"]})
     await world.one.call("DELETE", f"{PATH}/{made['id']}", key)
     told = (await world.admin("GET", f"/v1/audit-events?object={made['id']}")).json()["data"]
-    assert [one["action"] for one in reversed(told)] == [
+    assert [entry["action"] for entry in reversed(told)] == [
         "suppression.created", "suppression.updated", "suppression.removed",
     ]  # fmt: skip
     assert told[0]["actor"]["name"] == "backend"
@@ -209,7 +216,7 @@ async def test_pages_follow_one_another(world, tenant):
     while True:
         answer = await world.one.call("GET", f"{PATH}?limit=3{cursor}", key)
         told = answer.json()
-        found += [one["id"] for one in told["data"]]
+        found += [entry["id"] for entry in told["data"]]
         if told["next_cursor"] is None:
             break
         cursor = f"&cursor={told['next_cursor']}"

@@ -224,7 +224,9 @@ def test_marketing_carries_the_opt_out_line_of_its_channel():
     assert (foreign.texts, foreign.encoding) == (("x",), "gsm7")
     own = replace(WITH_CHANNEL, channels={7: replace(CHANNEL, opt_out_line="STOP")})
     request = SendRequest(to="+14155552671", text="x", message_class=MARKETING)
-    assert admit(request, TENANT, Rules(own), NOW).texts == ("x STOP",)
+    message = admit(request, TENANT, Rules(own), NOW)
+    assert isinstance(message, Message)
+    assert message.texts == ("x STOP",)
 
 
 def test_the_line_is_counted():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from gateway.notice_store import LaneNoticeStore
 from gateway.schedule import Schedule
 from receipts.state import STATES_OF_PATH, Path
 from sms.errors import StoreUnavailable
-from sms.model import CLASS_CODES, Message, MessageClass, State
+from sms.model import CLASS_CODES, EventRow, Message, MessageClass, State
 from store.fragments import Why
 from store.read import Head
 from store.scheduled import SCHEDULED_PATH, Due, parked_until, scheduled_sql
@@ -71,7 +72,7 @@ class World:
         async def at_once(_: float) -> None:
             return None
 
-        monkeypatch.setattr(module.asyncio, "sleep", at_once)
+        monkeypatch.setattr(asyncio, "sleep", at_once)
         monkeypatch.setattr(module, "PAGE", 10)
         self.kit = Kit()
         self.rows, self.reader = Rows(), Reader()
@@ -190,7 +191,7 @@ async def test_a_full_spill_leaves_them_where_they_are(world: World) -> None:
 
 def test_accepted_ones_are_let_go_of_and_told(world: World) -> None:
     message = world.message()
-    told = []
+    told: list[EventRow] = []
     world.kit.ledger.told = type("Told", (), {"rows_committed": staticmethod(told.extend)})()
     world.kit.lanes.reserve(TRANSACTIONAL, 1)
     world.kit.ledger.live[message.id] = message
