@@ -14,12 +14,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import phonenumbers
 
+from compliance.opt_out import line_for, with_line
+from compliance.policy import QUIET_HOURS, SendingPolicy
 from compliance.signature import MAINLAND, choose_brand, has_brackets, sign
+from compliance.suppressions import OPTED_OUT
 from gateway.api.models import (
     DEFAULT_SEGMENTS,
     MAX_CLIENT_REF,
@@ -33,7 +37,7 @@ from gateway.api.models import (
 )
 from gateway.api.problems import FieldError, Problem, of_fields, retry_after
 from sms.config import Snapshot, Tenant
-from sms.model import Carrier, Encoding, Message, MessageClass
+from sms.model import Carrier, Encoding, Message, MessageClass, State
 from sms.numbers import BadNumber, Number, parse_number
 from sms.segmentation import NotGsm7, Segmentation, TooLong, segment
 from telemetry.failpoints import failpoints
@@ -52,6 +56,14 @@ _ENCODINGS: dict[str, Encoding | str] = {
     "ucs2": Encoding.UCS2,
 }
 _SENDER_EXT = re.compile(r"[0-9]{1,12}")
+MAX_AHEAD_S = 35 * 86_400
+MAX_PAST_S = 60
+# RFC 3339; what is no day or hour `fromisoformat` finds out.
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
+    r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_MARKETING = MessageClass.MARKETING
 _NO_SUCH_NUMBER = (
     "`to`: no number of that country looks like this; check its digits and how many they are."
 )
@@ -77,7 +89,7 @@ _LIMITS = {
     "day": "The tenant's quota of segments per day",
     "month": "The tenant's quota of segments per month",
 }
-_MAX_CHARS = MAX_SEGMENTS * 153  # nothing longer fits, whatever the encoding
+MAX_CHARS = MAX_SEGMENTS * 153  # nothing longer fits, whatever the encoding
 
 
 @dataclass(slots=True)
@@ -90,11 +102,13 @@ class Refused:
 class Rules:
     """What `admit` asks of one configuration snapshot, with its look-ups remembered."""
 
-    __slots__ = ("_has_route", "snapshot")
+    __slots__ = ("_has_route", "_lines", "policy", "snapshot")
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, policy: SendingPolicy | None = None) -> None:
         self.snapshot = snapshot
+        self.policy = SendingPolicy() if policy is None else policy
         self._has_route: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
+        self._lines: dict[tuple[int, MessageClass, Carrier, int], str] = {}
 
     def has_route(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
@@ -106,6 +120,28 @@ class Rules:
             route = self.snapshot.route_for(tenant, message_class, carrier, country)
             known = self._has_route[key] = route is not None and bool(route.channels)
         return known
+
+    def opt_out_line(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> str:
+        """What stands behind such a text, "" for nothing; the same on every channel of a route."""
+        key = (tenant, message_class, carrier, country)
+        known = self._lines.get(key)
+        if known is None:
+            known = self._lines[key] = self._line_of(*key)
+        return known
+
+    def _line_of(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> str:
+        route = self.snapshot.route_for(tenant, message_class, carrier, country)
+        if message_class is not _MARKETING or route is None:
+            return ""
+        channels = [self.snapshot.channels.get(channel) for channel in route.channels]
+        for channel in channels:
+            if channel is not None and message_class in channel.classes:
+                return line_for(channel.opt_out_line, country)
+        return ""
 
 
 def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Message | Refused:
@@ -119,7 +155,16 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
         message_class = MessageClass.TRANSACTIONAL
     number = _recipient(entry, tenant, errors)
     _check_options(entry, errors)
-    parts = _content(entry, tenant, 0 if number is None else number.country, errors)
+    asked_for = now if entry.send_at is UNSET else _send_at(entry.send_at, now, errors)
+    is_watched = message_class in rules.policy.watched
+    line = ""
+    if is_watched and number is not None:
+        refusal = _suppressed(number, tenant, message_class, rules.policy)
+        if refusal is not None:
+            errors.append(refusal)
+        where = (tenant.id, message_class, number.carrier, number.country)
+        line = rules.opt_out_line(*where)
+    parts = _content(entry, tenant, 0 if number is None else number.country, errors, line)
     if number is None or parts is None or errors:
         return Refused(errors)
     if not rules.has_route(tenant.id, message_class, number.carrier, number.country):
@@ -127,7 +172,7 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
     valid_for_s = entry.valid_for_s
     if valid_for_s is UNSET:
         valid_for_s = DEFAULT_VALIDITY_S[message_class]
-    return Message(
+    message = Message(
         0,
         tenant.id,
         message_class,
@@ -136,13 +181,29 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
         number.country,
         parts.encoding,
         parts.texts,
-        now + valid_for_s,
+        asked_for + valid_for_s,
         now,
         None if entry.sender_ext is UNSET else entry.sender_ext,
         None if entry.client_ref is UNSET else entry.client_ref,
         None if entry.metadata is UNSET else entry.metadata,
         None if entry.on_uncertain is UNSET else entry.on_uncertain,
     )
+    if asked_for > now or is_watched:
+        _schedule(message, asked_for, now, rules.policy)
+    return message
+
+
+def _schedule(message: Message, asked_for: float, now: float, policy: SendingPolicy) -> None:
+    """Let it begin `scheduled` when its moment, or its class's hours, are still to come."""
+    soonest = max(asked_for, now)
+    goes_at = policy.goes_at(message.message_class, message.country, soonest)
+    if goes_at <= now:
+        return
+    message.send_at = goes_at
+    message.state = State.SCHEDULED
+    message.sequence = 2  # its row `scheduled` commits with it
+    if goes_at > soonest:
+        message.reason = QUIET_HOURS
 
 
 def check_defaults(entry: SendRequest, tenant: Tenant) -> list[FieldError]:
@@ -155,6 +216,8 @@ def check_defaults(entry: SendRequest, tenant: Tenant) -> list[FieldError]:
     if entry.signature is not UNSET and entry.signature not in tenant.signatures:
         errors.append(_signature_error("signature.unknown"))
     _check_options(entry, errors)
+    if entry.send_at is not UNSET and parse_moment(entry.send_at) is None:
+        errors.append(_NO_MOMENT)
     return errors
 
 
@@ -273,10 +336,56 @@ def _check_options(entry: SendRequest, errors: list[FieldError]) -> None:
         )
 
 
+def parse_moment(text: str) -> float | None:
+    """A time as RFC 3339 has it, as Unix seconds in whole milliseconds; None when it is none."""
+    if _MOMENT.fullmatch(text) is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.upper()).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return int(moment * 1000 + 0.5) / 1000
+
+
+def _send_at(text: str, now: float, errors: list[FieldError]) -> float:
+    """When the tenant wants it sent; `now` with an error added for what cannot be."""
+    moment = parse_moment(text)
+    if moment is None:
+        errors.append(_NO_MOMENT)
+    elif moment < now - MAX_PAST_S:
+        what = f"is more than {MAX_PAST_S} s past; leave it out to send at once"
+        errors.append(_value("send_at", what))
+    elif moment > now + MAX_AHEAD_S:
+        what = f"is more than {MAX_AHEAD_S // 86_400} days ahead; choose an earlier time"
+        errors.append(_value("send_at", what))
+    else:
+        return moment
+    return now
+
+
+def _suppressed(
+    number: Number, tenant: Tenant, message_class: MessageClass, policy: SendingPolicy
+) -> FieldError | None:
+    code = policy.refusal(tenant.id, message_class, number.digits)
+    if code is None:
+        return None
+    if code == OPTED_OUT:
+        whose = "on the tenant's suppression list"
+        remedy = "remove it from your list of recipients, or delete the entry if it is wrong"
+    else:
+        whose = "blocked for every tenant of this gateway"
+        remedy = "remove it from your list of recipients"
+    detail = f"`to`: the number is {whose} for class {message_class}; {remedy}."
+    return FieldError("/to", code, detail)
+
+
 def _content(
-    entry: SendRequest, tenant: Tenant, country: int, errors: list[FieldError]
+    entry: SendRequest, tenant: Tenant, country: int, errors: list[FieldError], line: str
 ) -> Segmentation | None:
-    """The segments, signature included; None with errors added. `country` 0 = not known."""
+    """The segments, signature and opt-out line included; None with errors added.
+
+    `country` 0 = not known.
+    """
     text = entry.text
     if text is UNSET:
         errors.append(FieldError("/text", "field.missing", "`text` is missing; give the body."))
@@ -301,6 +410,8 @@ def _content(
             )
         )
         return None
+    if line:
+        text = with_line(text, line)
     return _segments(entry, sign(text, brand, country), errors)
 
 
@@ -308,7 +419,7 @@ def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> 
     limit = entry.max_segments
     if limit is UNSET or not 1 <= limit <= MAX_SEGMENTS:
         limit = DEFAULT_SEGMENTS
-    if len(final_text) > _MAX_CHARS:
+    if len(final_text) > MAX_CHARS:
         errors.append(_too_long(f"more than {MAX_SEGMENTS}", limit))
         return None
     encoding = "auto" if entry.encoding is UNSET else _ENCODINGS[entry.encoding]
@@ -326,6 +437,11 @@ def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> 
 
 def _value(name: str, what: str) -> FieldError:
     return FieldError(f"/{name}", "field.value", f"`{name}` {what}.")
+
+
+_NO_MOMENT = _value(
+    "send_at", "must be a time with its zone as RFC 3339 has it, such as 2026-11-11T10:00:00+08:00"
+)
 
 
 def _empty(text: str) -> FieldError:

@@ -20,10 +20,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from compliance.signature import MAINLAND
 from gateway.dispatch import Dispatcher
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
-from gateway.reports import fold_stored
+from gateway.reports import fold_owned
 from gateway.spill import Parking, Route, Spill, Taken
 from sms.config import Snapshot
 from sms.errors import StoreUnavailable
@@ -41,6 +42,7 @@ PICK_S: Final = 0.002  # of the loop for looking whose turn it is
 LOOK_S: Final = 0.02  # between two looks at the lanes while something is spilled
 IDLE_S: Final = 0.1  # and while nothing is
 RETRY_S: Final = 0.5
+QUIET_S: Final = 0.25  # between two batches of a class outside its hours
 DUE_AFTER_S: Final = 600.0  # a parked row is due so long after its message's validity
 LANE_PART: Final = 4  # a lane holds a quarter of its class's memory
 FEW_PART: Final = 32  # and a few messages of a tenant, all tenants together, so much of it
@@ -98,6 +100,7 @@ class Backlog:
         self._unix = unix
         self._monotonic = monotonic
         self._turn = 0
+        self._quiet_until = 0.0  # monotonic
         self._snapshot: Snapshot | None = None
         self._routes: frozenset[Route] = frozenset()
         self.spill = Spill()
@@ -212,10 +215,26 @@ class Backlog:
             if stale is not None:
                 await self._reroute(message_class, stale)
                 return True
+            if self._is_quiet(message_class):
+                continue
             batch = self._pick(message_class)
             if batch:
                 await self._bring(batch, self._queue)
                 return True
+        return False
+
+    def _is_quiet(self, message_class: MessageClass) -> bool:
+        """Whether to let a class be for a moment: outside its hours most of it is only put off.
+
+        What goes abroad may leave, so it comes back all the same, a batch at a time.
+        """
+        unix = self._unix()
+        if self._dispatcher.last_look.policy.goes_at(message_class, MAINLAND, unix) <= unix:
+            return False
+        now = self._monotonic()
+        if now < self._quiet_until:
+            return True
+        self._quiet_until = now + QUIET_S
         return False
 
     def _pick(self, message_class: MessageClass) -> list[Taken]:
@@ -331,7 +350,7 @@ class Backlog:
             if not one.has_rows:
                 return bodies.message(one.id)
             stored = folded.get(one.id)
-            return None if stored is None else fold_stored(stored)
+            return None if stored is None else fold_owned(stored)
 
         return open_one
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Network, ip_network
 
+from compliance.opt_out import MAX_LINE, is_line
 from compliance.signature import is_brand
 from sms.model import Carrier, MessageClass, State
 
@@ -166,6 +167,11 @@ def _brand(value: object) -> str | None:
     return None if is_good else "must be 1 to 20 characters, without 【】 or []"
 
 
+def _opt_out_line(value: object) -> str | None:
+    is_good = isinstance(value, str) and is_line(value)
+    return None if is_good else f"must be at most {MAX_LINE} printable characters, without 【】"
+
+
 def _price(value: object) -> str | None:
     is_good = isinstance(value, str) and _PRICE.fullmatch(value)
     return None if is_good else 'must be a decimal in quotes, such as "0.035"'
@@ -290,6 +296,7 @@ CHANNEL: Mapping[str, Field] = {
     "sender": Field(text(20, least=0)),
     "submit_timeout_s": Field(number(1, 3600)),
     "price_per_segment": Field(_price),
+    "opt_out_line": Field(_opt_out_line),
 }
 ROUTE: Mapping[str, Field] = {
     "tenant": Field(text(64)),

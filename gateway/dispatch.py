@@ -23,6 +23,7 @@ from typing import Protocol
 from adapters.base import Channel
 from failover.choose import choose
 from gateway.lanes import HELD, Lane, Lanes
+from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from ratelimit.bucket import Tokens
 from receipts.state import Path, begin_attempt, path_to, settled
@@ -141,6 +142,7 @@ class Dispatcher:
         self.channels: dict[int, ChannelRuntime] = {}
         self.remote: Remote | None = None  # joined by wiring
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
+        self.last_look = LastLook(self._reject)
         self.snapshot = config.Snapshot()
         self.is_stopped = False
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -303,6 +305,8 @@ class Dispatcher:
         budgets: dict[int, int] = {}
         chosen: list[Message] = []
         for message in messages:
+            if message.send_at is not None:  # it waits for its hour
+                continue
             channel = self.choose(message)
             if not channel or self._moving or self.is_behind(message):
                 continue
@@ -398,6 +402,9 @@ class Dispatcher:
         """The same for many, in one commit."""
         self._end_all(messages, Path.EXPIRED, State.EXPIRED, "validity.expired")
 
+    def _reject(self, messages: Iterable[Message], reason: str) -> None:
+        self._end_all(messages, Path.REJECTED, State.REJECTED, reason)
+
     def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
         self._end_all([message], path, status, reason)
 
@@ -475,14 +482,12 @@ class Dispatcher:
         free -= runtime.claiming
         now, unix = self._monotonic(), self._unix()
         to_claim: list[Message] = []
-        while free > 0:
+        look = self.last_look
+        while free > 0 and len(look.stopped) < SLICE:
             message = lane.take(otp_only=free <= reserve)
             if message is None:
                 break
-            if message.state in FINAL_STATES or message.is_handed:
-                continue
-            if message.valid_until <= unix:
-                self.expire(message)
+            if not self._may_leave(message, unix):
                 continue
             segments = len(message.texts)
             wait_s = runtime.bucket.take(segments, now, is_otp=message.message_class is _OTP)
@@ -497,7 +502,20 @@ class Dispatcher:
                 to_claim.append(message)
         if to_claim:
             self._claim(runtime, to_claim)
+        if look.stopped and look.settle():
+            self._wake(runtime.config.id, 0.0)
         return burst
+
+    def _may_leave(self, message: Message, unix: float) -> bool:
+        """The last look at what comes out of a lane; what may not leave is decided, or was."""
+        if message.state in FINAL_STATES or message.is_handed:
+            return False
+        if message.valid_until <= unix:
+            self.expire(message)
+            return False
+        look = self.last_look
+        is_watched = message.message_class in look.policy.watched
+        return not (is_watched and look.stops(message, unix))
 
     def withdraw(self) -> None:
         """We leave, and every answer is here: what still waits for a slot is decided."""

@@ -19,6 +19,7 @@ from gateway.api.signing import is_signing_secret
 from gateway.configfields import LATER, Field
 from gateway.secretfiles import SecretFiles
 from gateway.specs import suspended, tenant_spec
+from gateway.textprofile import clashes
 from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
 from sms.config import Channel
@@ -96,6 +97,7 @@ class _Document:
         self._names: set[ObjectKey] = set()
         self._secrets = SecretFiles(around.base_dir, self.complain)
         self._channel_pointers: dict[str, str] = {}
+        self._route_pointers: dict[str, str] = {}
         self._key_ids: dict[int, str] = {
             spec["key_id"]: name
             for (kind, name), spec in around.known.items()
@@ -119,6 +121,7 @@ class _Document:
             for pointer, entry in self._entries(top.get(section), f"/{section}"):
                 read(entry, pointer)
         self._check_accounts()
+        self._check_profiles()
 
     # -- forms ---------------------------------------------------------------------------------
 
@@ -312,8 +315,9 @@ class _Document:
             "sender": good.get("sender", default.sender),
             "submit_timeout_s": good.get("submit_timeout_s"),
         }
-        if "price_per_segment" in good:
-            spec["price_per_segment"] = good["price_per_segment"]
+        for name in ("price_per_segment", "opt_out_line"):
+            if name in good:
+                spec[name] = good[name]
         self._take(Wanted("channel", good["name"], spec, secrets), pointer)
 
     def _check_accounts(self) -> None:
@@ -337,6 +341,28 @@ class _Document:
                     f"is the account of channel {other} too (same host, port and system_id); a "
                     f"channel is one account: {remedy}, and use `sessions: N` for more links",
                 )
+
+    def _check_profiles(self) -> None:
+        """Refuse a route, of the file or in force, whose channels differ in what they add."""
+        for clash in clashes(self._all_specs("channel"), self._all_specs("route")):
+            changed = [one for one in (clash.other, clash.first) if one in self._channel_pointers]
+            if clash.route in self._route_pointers:
+                pointer = f"{self._route_pointers[clash.route]}/channels"
+            elif changed:
+                pointer = f"{self._channel_pointers[changed[0]]}/opt_out_line"
+            else:
+                continue  # neither is this file's
+            self.complain(
+                pointer,
+                f"route {clash.route}: {clash.first} and {clash.other} have another "
+                "`opt_out_line`; give all channels of a route the same, for the text is cut before "
+                "one is chosen",
+            )
+
+    def _all_specs(self, kind: str) -> dict[str, Mapping[str, Any]]:
+        """Every object of a kind as it would stand: what is in force, under what the file says."""
+        known = {name: spec for (of, name), spec in self._around.known.items() if of == kind}
+        return known | {one.name: one.spec for one in self.wanted if one.kind == kind}
 
     def _channel_secrets(self, own: dict[str, Any], pointer: str) -> dict[str, Any]:
         secrets: dict[str, Any] = {}
@@ -389,6 +415,7 @@ class _Document:
             "channels": channels,
         }
         name = f"{tenant}/{message_class}/{carrier}/{country}"
+        self._route_pointers[name] = pointer
         self._take(Wanted("route", name, spec), pointer)
 
     def _route_channels(self, value: object, pointer: str, message_class: str) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
+from compliance.policy import SendingPolicy
 from gateway.api.access import Access
 from gateway.backlog import Backlog
 from gateway.commands import CommandDesk
@@ -22,8 +23,10 @@ from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
 from gateway.reports import Reports
+from gateway.schedule import Schedule
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
+from gateway.suppressing import Suppressing
 from ratelimit.tenants import TenantLimits
 from sms.config import Snapshot
 from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, Submit
@@ -94,6 +97,8 @@ class Parts:
     ledger: Ledger
     dispatcher: Dispatcher
     evidence: Evidence
+    schedule: Schedule
+    policy: SendingPolicy
     settler: Settler
     matches: Matches
     reports: Reports
@@ -120,6 +125,8 @@ class Flow:
         self.ledger = parts.ledger
         self.dispatcher = parts.dispatcher
         self.evidence = parts.evidence
+        self.schedule = parts.schedule
+        self.policy = parts.policy
         self.settler = parts.settler
         self.matches = parts.matches
         self.reports_desk = parts.reports
@@ -131,6 +138,7 @@ class Flow:
         self.snapshot = Snapshot()
         self.access = Access()  # filled by wiring
         self.reading: Reading  # as well, before the first request
+        self.suppressions: Suppressing | None = None  # joined by wiring
         self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
         self.events: EventLane | None = None
         self.conflicts: Conflicts | None = None
@@ -182,6 +190,11 @@ class Flow:
         if message.state is State.ACCEPTED:
             return replace(message, state=State.QUEUED)
         return message
+
+    def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        """The channel of a route that a message would go to now; its primary while all are down."""
+        fit = self.dispatcher.first_fit(channels, message_class)
+        return fit or (channels[0] if channels else None)
 
     def channel_name(self, channel_id: int) -> str | None:
         """The name of a channel, also of one that was removed since."""
@@ -303,7 +316,10 @@ class Flow:
     def accepted(self, messages: list[Message]) -> None:
         """After the accept's COMMIT: from here on the messages are ours."""
         counts: dict[tuple[int, MessageClass], list[int]] = {}
+        scheduled: list[Message] = []
         for message in messages:
+            if message.send_at is not None:
+                scheduled.append(message)
             count = counts.setdefault((message.tenant, message.message_class), [0, 0])
             count[0] += 1
             count[1] += len(message.texts)
@@ -312,6 +328,9 @@ class Flow:
             self.metrics.accepted_total.inc(labels, number)
             self.metrics.accepted_segments_total.inc(labels, segments)
             self.ledger.opened[tenant] = self.ledger.opened.get(tenant, 0) + number
+        if scheduled:
+            self.schedule.accepted(scheduled)
+            messages = [message for message in messages if message.send_at is None]
         self.backlog.accepted(messages)
 
     def refused(self, messages: list[Message]) -> None:

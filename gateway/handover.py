@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
 from gateway.remote import ANY, RemoteChannels
-from gateway.reports import fold_stored
+from gateway.reports import fold_owned
 from sms.errors import Unavailable
 from sms.model import CLASS_CODES, Message, MessageClass, State
 from store.claims import ClaimBook
@@ -208,7 +208,7 @@ class HandoverDesk:
                 continue
             stored = await self._reader.messages(ids)
             self._adopting.popleft()
-            self.adopt(block, len(ids), [fold_stored(record) for record in stored.values()])
+            self.adopt(block, len(ids), [fold_owned(record) for record in stored.values()])
 
     def adopt_later(self, block: int, ids: list[int]) -> None:
         """Own messages that a statement of ours has just claimed: with the next look, at once."""

@@ -70,8 +70,16 @@ class NoticeStore(Protocol):
 class LaneNoticeStore:
     """`NoticeStore` over the event lane (writes) and the reader of one process."""
 
-    def __init__(self, lane: EventLane, reader: Reader, process: int) -> None:
+    def __init__(
+        self,
+        lane: EventLane,
+        reader: Reader,
+        process: int,
+        accepting: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`accepting`: the lowest id of a message that is not committed yet."""
         self._lane = lane
+        self._accepting = accepting
         self._reader = reader
         self._process = process
 
@@ -118,5 +126,6 @@ class LaneNoticeStore:
         return await self._reader.events_after(self._process, cursor, limit)
 
     def pending_floor(self) -> int | None:
-        """See `NoticeStore`."""
-        return self._lane.pending_floor()
+        """See `NoticeStore`. The event of a scheduled message commits with it and has its id."""
+        floors = self._lane.pending_floor(), self._accepting()
+        return min([floor for floor in floors if floor is not None], default=None)

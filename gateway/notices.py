@@ -135,6 +135,7 @@ def _event(message: Message, row: EventRow, before: str, channel_name: str | Non
         f',"duplicate_risk":{"true" if message.duplicate_risk else "false"}'
         f',"sequence":{row.sequence}'
         f',"created_at":"{rfc3339(message.created_at)}"'
+        f',"send_at":{"null" if message.send_at is None else quote(rfc3339(message.send_at))}'
         f',"valid_until":"{rfc3339(message.valid_until)}"'
         f',"submitted_at":{"null" if submitted_at is None else quote(rfc3339(submitted_at))}'
         f',"final_at":{"null" if final_at is None else quote(rfc3339(final_at))}'

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.flow import Flow
-from gateway.reports import fold_stored
+from gateway.reports import fold_owned
 from gateway.settle import Settler, is_repairable
 from receipts.state import begin_attempt
 from sms.model import Message, State, Submit
@@ -118,7 +118,7 @@ async def _page(
     found.queued += len(heads) - len(claimed)
     if claimed:
         stored = await flow.reader.messages(claimed)
-        messages = [fold_stored(record) for record in stored.values()]
+        messages = [fold_owned(record) for record in stored.values()]
         for message in messages:
             message.is_parked = is_parked
         _settle_page(flow, messages, block_of, replay, found)
@@ -132,7 +132,7 @@ async def _adopted(
     for start in range(0, len(ids), _ADOPTED_PAGE):
         mine = await reader.still_mine(flow.lease.process, ids[start : start + _ADOPTED_PAGE])
         stored = await reader.messages(mine)
-        messages = [fold_stored(record) for record in stored.values()]
+        messages = [fold_owned(record) for record in stored.values()]
         for message in messages:
             message.is_adopted = True
         _settle_page(flow, messages, block_of, replay, found)

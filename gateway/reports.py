@@ -24,7 +24,7 @@ from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Match, Matches
 from receipts.normalise import Verdict, judge
-from receipts.state import Path, fold, report_path
+from receipts.state import Path, come_due, fold, report_path
 from sms.errors import Unavailable
 from sms.ids import IdClock, unix_of
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, Report, State
@@ -481,6 +481,13 @@ def fold_stored(stored: Stored) -> Message:
         if row.path == Path.UNCERTAIN:
             message.uncertain_at = row.at
             break
+    return message
+
+
+def fold_owned(stored: Stored) -> Message:
+    """The same for one that its owner takes into memory to send it: its hour has come."""
+    message = fold_stored(stored)
+    come_due(message)
     return message
 
 

@@ -29,6 +29,7 @@ RELIABILITY_PREFIX = "SMSGW_RELIABILITY__"
 
 Seconds = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Hour = Annotated[float, Field(ge=0, le=24)]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
@@ -105,6 +106,9 @@ class Reliability(BaseModel):
     restart_max_s: Seconds = 10  # a child that keeps ending is started again after so long
     partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2
     match_cache: Count = 200_000  # carrier ids in memory
+    marketing_opens_h: Hour = 9  # marketing goes to +86 from this hour of Asia/Shanghai …
+    marketing_closes_h: Hour = 21  # … to this one; outside it waits. The law's: do not widen it
+    suppressions_poll_s: Seconds = 1  # changes of the suppression list (in force <= 5 s)
     shed_write_age_s: Seconds = 1  # a database write older than this: 503
     shed_loop_lag_s: Seconds = 0.2  # event loop later than this: 503
     shed_storage_share: Share = 0.95  # disk fuller than this: 503
@@ -116,6 +120,8 @@ class Reliability(BaseModel):
             raise ValueError("lease_renew_s must be at most half of lease_s")
         if self.drain_before_s + self.drain_answers_s > self.drain_total_s:
             raise ValueError("drain_before_s + drain_answers_s must fit into drain_total_s")
+        if self.marketing_opens_h >= self.marketing_closes_h:
+            raise ValueError("marketing_opens_h must be below marketing_closes_h")
         if self.reconnect_min_s > self.reconnect_max_s:
             raise ValueError("reconnect_min_s must not be above reconnect_max_s")
         return self

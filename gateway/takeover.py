@@ -25,7 +25,7 @@ from gateway.ledger import Ledger
 from gateway.notify import Notifier
 from gateway.recover import OPEN, apply_results, results_of
 from gateway.remote import ANY, BLOCK
-from gateway.reports import fold_stored
+from gateway.reports import fold_owned
 from gateway.settle import Settler
 from sms.errors import Unavailable
 from sms.ids import IdClock
@@ -308,7 +308,7 @@ class Takeover:
         back: list[Message] = []
         decided = 0
         for record in stored.values():
-            message = fold_stored(record)
+            message = fold_owned(record)
             if message.state not in OPEN:
                 continue
             results = results_of(message, replay)

@@ -81,6 +81,7 @@ def message_view(
         "duplicate_risk": message.duplicate_risk,
         "sequence": message.sequence,
         "created_at": rfc3339(message.created_at),
+        "send_at": None if message.send_at is None else rfc3339(message.send_at),
         "valid_until": rfc3339(message.valid_until),
         "submitted_at": None if submitted_at is None else rfc3339(submitted_at),
         "final_at": None if final_at is None else rfc3339(final_at),

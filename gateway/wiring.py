@@ -17,6 +17,9 @@ from adapters.base import Channel, ChannelSink
 from adapters.smpp.channel import SmppChannel
 from adapters.smpp.session import SmppPolicy
 from cluster.wake import Wakes
+from compliance.hours import Hours
+from compliance.policy import SendingPolicy
+from compliance.suppressions import Suppressions
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.commands import CommandDesk
@@ -35,9 +38,11 @@ from gateway.notify import Notifier
 from gateway.peers import Peers
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
+from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
+from gateway.suppressing import Suppressing
 from gateway.takeover import Aside, Takeover, Taker
 from gateway.usage import usage_moves
 from gateway.withdraw import Withdrawals
@@ -58,7 +63,9 @@ from store.intake import Intake
 from store.processes import ProcessLease
 from store.quotas import Quotas
 from store.read import Reader
+from store.scheduled import Scheduled
 from store.seal import Keyring
+from store.suppressions import SuppressionStore
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 from webhooks.deliver import Deliverer, DeliveryPolicy
@@ -106,6 +113,7 @@ class Worker:
     stopping: set[asyncio.Task[None]]  # channels on their way out, awaited at the end
     leases: Leases
     quotas: Quotas
+    suppressing: Suppressing
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -163,6 +171,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         ),
         unix=time.time,
     )
+    policy, schedule = _policy(numbers, pool, keyring, dispatcher, ledger, backlog, reader, metrics)
     matches = Matches(numbers.match_cache)
     journal = JournalGate(metrics)
     settler = Settler(
@@ -195,7 +204,6 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         unix=time.time,
         max_attempts=numbers.max_attempts,
     )
-    run_dir = settings.run_dir
 
     def live() -> int:
         return len(peers.sessions.live)
@@ -216,12 +224,14 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             ledger=ledger,
             dispatcher=dispatcher,
             evidence=evidence,
+            schedule=schedule,
+            policy=policy,
             settler=settler,
             matches=matches,
             reports=reports,
             journal=journal,
             data_dir=settings.data_dir,
-            supervisor_socket=run_dir / "supervisor.sock" if run_dir else None,
+            supervisor_socket=settings.run_dir and settings.run_dir / "supervisor.sock",
             public_metrics=settings.public_metrics,
             monotonic=time.monotonic,
         )
@@ -243,7 +253,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     ledger.events = flow.events
     deliverer = Deliverer(DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s))
     notifier = Notifier(
-        store=LaneNoticeStore(flow.events, reader, lease.process),
+        store=LaneNoticeStore(
+            flow.events, reader, lease.process, accepting=flow.acceptor.pending_floor
+        ),
         deliver=deliverer.deliver,
         metrics=metrics,
         allow=allow_list(settings),
@@ -276,10 +288,52 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         set(),
         leases,
         quotas,
+        _suppressing(flow, pool),
     )
     peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
     peers.sessions.rates_changed = lambda: _share_rates(worker)
     return worker
+
+
+def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
+    numbers: Reliability,
+    pool: Pool,
+    keyring: Keyring,
+    dispatcher: Dispatcher,
+    ledger: Ledger,
+    backlog: Backlog,
+    reader: Reader,
+    metrics: Metrics,
+) -> tuple[SendingPolicy, Schedule]:
+    """Hours and suppressions, asked by dispatch too, and where what must wait is put."""
+    policy = dispatcher.last_look.policy = SendingPolicy(
+        Hours(numbers.marketing_opens_h, numbers.marketing_closes_h),
+        Suppressions(keyring.number_index),
+    )
+    schedule = Schedule(
+        ledger=ledger,
+        backlog=backlog,
+        rows=Scheduled(pool, ledger.process),
+        reader=reader,
+        metrics=metrics,
+        unix=time.time,
+        monotonic=time.monotonic,
+    )
+    dispatcher.last_look.put_off = schedule.put_off
+    return policy, schedule
+
+
+def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
+    """The suppression list of the process, offered by the API too."""
+    suppressing = flow.suppressions = Suppressing(
+        store=SuppressionStore(pool, flow.keyring),
+        policy=flow.policy,
+        ledger=flow.ledger,
+        reject=lambda messages: flow.dispatcher.last_look.reject_refused(messages, time.time()),
+        metrics=flow.metrics,
+        monotonic=time.monotonic,
+    )
+    return suppressing
 
 
 def _limits(

@@ -58,6 +58,7 @@ TICK_S = 0.1
 LAG_STEP_S = 0.05
 CLAIMS_S = 0.5  # until a claim that ended is deleted where nothing else is written
 PARKED_POLL_S = 0.5
+SCHEDULE_POLL_S = 0.5  # a scheduled message is taken up so long after its moment at most
 PARKED_LIMIT = 500
 REPARK_S = 600.0
 STANDING_CHECK_S = 30.0
@@ -219,6 +220,7 @@ class _Life:
         began = time.monotonic()
         counted = await opened_by(self.pool, self.lease.process)
         flow.ledger.opened.update(counted)  # before the first flush of this life
+        await self.worker.suppressing.refresh()  # before anything can be accepted or sent
         snapshot = await self.store.load()
         flow.reconfigure(snapshot)  # routes are known, no channel is up yet: everything is held
         notifier = self.worker.notifier  # first: it must hear of what recovery commits
@@ -326,6 +328,10 @@ class _Life:
             self.worker.reports.run(),
             self.worker.conflicts.run(),
             self._every(PARKED_POLL_S, "parked", self._parked_round),
+            self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),
+            self._every(
+                self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.refresh
+            ),
             self._every(self._standing_s(), "standing", self._park_standing),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
             self._every(SWEEP_S, "expiry", self.worker.flow.backlog.sweep),

@@ -85,13 +85,17 @@ def fresh_directory(parent: Path | None) -> Iterator[Path]:
     raise NotStock("there fsync would cost nothing: name a directory on a disk with --data-parent")
 
 
+AROUND_THE_CLOCK: Final[Mapping[str, object]] = {"marketing_opens_h": 0, "marketing_closes_h": 24}
+
+
 def environment(
     data_dir: Path, *, is_sampled: bool = False, numbers: Mapping[str, object] | None = None
 ) -> dict[str, str]:
     """Ours without any setting of a gateway, with a data directory and free ports.
 
     `is_sampled`: the worker notes where its CPU goes (loadtest/sampler) in `samples` there.
-    `numbers`: settings of `Reliability` that are not stock.
+    `numbers`: settings of `Reliability` that are not stock. Marketing always goes: what is measured
+    must not depend on the hour.
     """
     env = {name: text for name, text in os.environ.items() if not name.startswith("SMSGW_")}
     root = str(Path(__file__).resolve().parents[1])
@@ -101,7 +105,8 @@ def environment(
         env["LOADTEST_SAMPLES"] = str(data_dir / SAMPLES)
         paths.append(str(Path(__file__).with_name("sampler")))
     env["PYTHONPATH"] = os.pathsep.join([root, *paths])
-    env |= {RELIABILITY_PREFIX + name.upper(): str(n) for name, n in (numbers or {}).items()}
+    changed = {**AROUND_THE_CLOCK, **(numbers or {})}
+    env |= {RELIABILITY_PREFIX + name.upper(): str(n) for name, n in changed.items()}
     return env | {"SMSGW_DATA_DIR": str(data_dir), "SMSGW_PORT": "0", "SMSGW_ADMIN_PORT": "0"}
 
 

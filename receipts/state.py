@@ -328,6 +328,15 @@ def begin_attempt(message: Message, channel: int) -> bool:
     return True
 
 
+def come_due(message: Message) -> None:
+    """Transition 7, which has no row: a scheduled message that somebody takes up is queued.
+
+    For whoever takes a message to send it: nobody does before its hour.
+    """
+    if message.state is _SCHEDULED:
+        message.state = _QUEUED
+
+
 def undo_attempt(message: Message) -> bool:
     """Transition 9 without a row: throttled or provably not sent, so it was no attempt.
 

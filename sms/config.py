@@ -120,6 +120,7 @@ class Channel:
     classes: frozenset[MessageClass] = frozenset(MessageClass)
     sender: str = ""  # access code or alphanumeric sender; sender_ext is appended
     submit_timeout_s: float | None = None  # None = the class default
+    opt_out_line: str | None = None  # behind marketing; None = the usual one (compliance.opt_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class Message:
     client_ref: str | None = None
     metadata: dict[str, str] | None = None
     on_uncertain: OnUncertain | None = None  # the tenant's override, None = class default
+    send_at: float | None = None  # when it is to go; None = at once. Then it begins `scheduled`
 
     state: State = State.ACCEPTED
     sequence: int = 1  # of the newest event row; the messages row itself is 1

@@ -42,6 +42,7 @@ from store.fragments import batch_sql, deltas_sql
 from store.intake import IntakeKey, KeyRow, Kind, Slot, Stored, release_sql, take
 from store.line import Line, Unit
 from store.link import Aborted, Backoff, Link, LinkLost, ask
+from store.scheduled import scheduled_sql
 from store.seal import Keyring, day_of
 from store.usage import accepted_moves, usage_sql
 from telemetry.failpoints import failpoints
@@ -381,11 +382,12 @@ class Acceptor:
                 batches += batch_sql(
                     first.id, unit.messages[-1].id, first.tenant, first.created_at, unit.verdicts
                 )
-        messages = (message for unit in units for message in unit.messages)
+        messages = [message for unit in units for message in unit.messages]
         return (
             batches
             + deltas_sql(self._process, {tenant: (n, 0, 0) for tenant, n in counts.items()})
             + usage_sql(accepted_moves(messages))
+            + scheduled_sql(self._process, messages)
         )
 
     def _undo(self, token: ClaimToken, block: int) -> None:

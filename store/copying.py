@@ -34,7 +34,7 @@ _POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 in Unix microseconds
 
 COPY_MESSAGES = (
     "COPY messages (id,tenant,number_index,class,encoding,segments,flags,valid_until,created_at,"
-    "number,body,options) FROM STDIN (FORMAT binary)"
+    "number,body,options,send_at) FROM STDIN (FORMAT binary)"
 )
 EVENT_COLUMNS = (
     "message_id,sequence,event_id,tenant,path,status,copy,channel,at,"
@@ -44,6 +44,7 @@ COPY_EVENTS = f"COPY events ({EVENT_COLUMNS}) FROM STDIN (FORMAT binary)"
 
 _LENGTH = Struct(">i").pack
 _SMALL = Struct(">ih").pack
+_MOMENT = Struct(">iq").pack
 _MESSAGE = Struct(">h iq ii i8s ih ih ih ii iq iq").pack
 _EVENT = Struct(">h iq ih iq ii ih ih ih ih iq").pack
 _SMALLS = tuple(_SMALL(2, value) for value in range(256))  # a text has at most 255 segments
@@ -85,7 +86,7 @@ def build_messages(messages: Sequence[Message], sealer: Sealer, keyring: Keyring
         )
         rows += (
             _MESSAGE(
-                12, 8, message.id, 4, tenant, 8, index_of(tenant, message.number),
+                13, 8, message.id, 4, tenant, 8, index_of(tenant, message.number),
                 2, CLASS_CODES[message.message_class], 2, ENCODING_CODES[message.encoding],
                 2, len(texts),
                 4, _CARRIER_BITS[message.carrier] | _UNCERTAIN_BITS[message.on_uncertain]
@@ -96,6 +97,8 @@ def build_messages(messages: Sequence[Message], sealer: Sealer, keyring: Keyring
             _LENGTH(len(number)), number,
             _LENGTH(len(body)), body,
             _options(message, sealer),
+            _NULL if message.send_at is None
+            else _MOMENT(8, int(message.send_at * 1e6 + 0.5) - _POSTGRES_EPOCH_US),
         )  # fmt: skip
     return b"".join(rows)
 

@@ -34,7 +34,7 @@ from store.partitions import day_range, today
 from store.seal import COLUMN_OPTIONS, Keyring, Sealer, day_of
 
 _MESSAGE_COLUMNS = (
-    "id,tenant,number,body,options,class,encoding,segments,flags,valid_until,created_at"
+    "id,tenant,number,body,options,class,encoding,segments,flags,valid_until,created_at,send_at"
 )
 _HEAD_COLUMNS = "m.id, m.tenant, m.class, m.valid_until, m.flags"
 # Paths of receipts.state.Path after whose newest row a message needs nobody who owns it:
@@ -59,7 +59,7 @@ OLDEST_WEBHOOK_SQL = (
 )
 DUE_PARKED_SQL = (
     "SELECT message_id, due, why, class, tenant FROM parked"
-    " WHERE process = $1 AND due <= $2 ORDER BY due LIMIT $3"
+    " WHERE process = $1 AND due <= $2 AND why <> 0 ORDER BY due LIMIT $3"
 )
 PARKED_HEADS_SQL = (
     "SELECT message_id FROM parked WHERE process = $1 AND why = $2 AND message_id > $3"
@@ -354,7 +354,11 @@ class Reader:
         return [_event(row) for row in rows]
 
     async def due_parked(self, process: int, now: float, limit: int) -> list[Parked]:
-        """Parked messages this process looks after and whose time has come, oldest due first."""
+        """Parked messages this process looks after and whose time has come, oldest due first.
+
+        Scheduled ones (why 0) are not among them: a million of those may be due at once, and are
+        taken up by `store.scheduled`.
+        """
         async with acquire(self._pool) as conn:
             rows = await conn.fetch(DUE_PARKED_SQL, process, _moment(now), limit)
         return [
@@ -645,7 +649,7 @@ def _head(row: asyncpg.Record) -> Head:
 
 def _message(row: asyncpg.Record, sealer: Sealer) -> Message:
     """One row of `_MESSAGE_COLUMNS`; by place and not by name, it is read back by the thousand."""
-    message_id, tenant, number, body, options, cls, encoding, segments, flags, until, at = row
+    message_id, tenant, number, body, options, cls, encoding, segments, flags, until, at, go = row
     sender_ext = client_ref = metadata = None
     if options is not None:
         plain = sealer.open(tenant, message_id, COLUMN_OPTIONS, options)
@@ -666,6 +670,7 @@ def _message(row: asyncpg.Record, sealer: Sealer) -> Message:
         client_ref,
         metadata,
         ON_UNCERTAIN[flags >> 3 & 3],
+        None if go is None else go.timestamp(),
     )
 
 

@@ -395,6 +395,23 @@ class Metrics:
         """The process's own health: store, loop, configuration."""
         self.flush_rows = Histogram("flush_rows", "Rows in one store flush.", ("lane",), ROWS)
         self.flush_seconds = Histogram("flush_seconds", "Time of one store flush.", ("lane",))
+        self.scheduled_late_seconds = Gauge(
+            "scheduled_late_seconds",
+            "How long the oldest scheduled message that is due has been so and not taken up.",
+            ("class",),
+            "max",
+        )
+        self.scheduled_due_total = Counter(
+            "scheduled_due_total", "Scheduled messages taken up at their hour."
+        )
+        self.suppressed_numbers = Gauge(
+            "suppressed_numbers", "Entries of the suppression list, by class.", ("class",), "max"
+        )
+        self.suppressions_age_seconds = Gauge(
+            "suppressions_age_seconds",
+            "Since the suppression list was last compared with the store; the oldest process's.",
+            rule="max",
+        )
         self.quarantined_total = Counter(
             "quarantined_total", "Rows set aside because they could not be written.", ("step",)
         )

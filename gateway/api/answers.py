@@ -14,8 +14,9 @@ from sms.model import Message
 def build_accepted(message: Message) -> bytes:
     """The answer of POST /v1/messages, the same from the object and from its row."""
     ref = message.client_ref
+    status = "accepted" if message.send_at is None else "scheduled"
     return (
-        f'{{"id":"msg_{message.id:016x}","status":"accepted","class":"{message.message_class}",'
+        f'{{"id":"msg_{message.id:016x}","status":"{status}","class":"{message.message_class}",'
         f'"to":"+{message.number}","segments":{len(message.texts)},'
         f'"encoding":"{message.encoding}","client_ref":{"null" if ref is None else _quote(ref)},'
         f'"created_at":"{rfc3339(message.created_at)}"}}'

@@ -39,10 +39,12 @@ from gateway.api.lists import MessageLists
 from gateway.api.messages import Messages
 from gateway.api.openapi import build_document
 from gateway.api.port import FlowPort
+from gateway.api.preview import Previews
 from gateway.api.problems import Problem, ProblemError
 from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
 from gateway.api.send import SendDoor
+from gateway.api.suppressions import SuppressionRoutes
 from gateway.api.usage import UsageReport
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.logs import get_logger
@@ -83,7 +85,9 @@ def _behind(flow: FlowPort) -> FastAPI:
     Batches(flow).register(app)
     Events(flow).register(app)
     UsageReport(flow).register(app)
+    Previews(flow).register(app)
     Admin(flow).register(app)
+    SuppressionRoutes(flow).register(app)
     Health(flow).register(app)
     document = build_document(app)
 

@@ -125,8 +125,13 @@ class Desk:
 
     async def done(self) -> None:
         """Take the change up in this process now; the others look each second."""
+        await self.at_once(self._flow.access.refresh)
+
+    @staticmethod
+    async def at_once(refresh: Callable[[], Awaitable[None]]) -> None:
+        """Put a change in force here; when that fails now, the poll does it."""
         try:
-            await asyncio.wait_for(self._flow.access.refresh(), REFRESH_S)
+            await asyncio.wait_for(refresh(), REFRESH_S)
         except (Unavailable, ConfigError, TimeoutError) as error:
             log.warning("a change is taken up later", error=type(error).__name__)
 

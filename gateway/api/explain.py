@@ -136,6 +136,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "sender_ext": _text,
     "client_ref": _text,
     "metadata": _string_map,
+    "send_at": _text,
     "valid_for_s": _whole,
     "encoding": _one_of(_ENCODINGS),
     "smart_encoding": _flag,

@@ -16,7 +16,7 @@ from gateway.api.reply import caller, check_query, json_response, not_found
 from gateway.api.standing import Clocks, standing_of
 from gateway.views import add_codes, message_view, timeline
 from gateway.withdraw import Verdict
-from receipts.state import fold
+from receipts.state import come_due, fold
 from sms.errors import OutcomeUnknown
 from sms.ids import from_text
 from sms.model import FINAL_STATES, EventRow, Message, State
@@ -130,8 +130,11 @@ class Messages:
         stored = await self._flow.reader.message(message_id, tenant)
         if stored is None:
             raise not_found()
-        fold(stored.message, stored.rows)
-        return stored.message, stored.rows
+        message = stored.message
+        fold(message, stored.rows)
+        if message.send_at is not None and message.send_at <= self._unix():
+            come_due(message)  # no row tells of it: from its hour on it waits for a channel
+        return message, stored.rows
 
 
 async def answered(work: Awaitable[T]) -> T:

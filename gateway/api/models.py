@@ -34,7 +34,7 @@ MAX_SEGMENTS = 255
 DEFAULT_SEGMENTS = 10
 
 # Named in API section 2, built by a later version: refused by name, never ignored.
-UNAVAILABLE = frozenset({"send_at", "template_id", "variables"})
+UNAVAILABLE = frozenset({"template_id", "variables"})
 
 
 def _doc(description: str, **schema: Any) -> Meta:  # noqa: ANN401 - JSON Schema keywords
@@ -91,12 +91,24 @@ class SendRequest(Struct, forbid_unknown_fields=True, rename={"message_class": "
     metadata: (
         Annotated[dict[str, str], _doc("Echoed in events; at most 4096 bytes as JSON.")] | UnsetType
     ) = UNSET
+    send_at: (
+        Annotated[
+            str,
+            _doc(
+                "When to send it: RFC 3339 with zone, up to 35 days ahead; up to 60 s past means "
+                "at once. Until then its status is `scheduled`.",
+                format="date-time",
+                examples=["2026-12-24T10:00:00+08:00"],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     valid_for_s: (
         Annotated[
             int,
             _doc(
-                "Seconds after which it expires rather than being sent late; default otp 300, "
-                "transactional 36000, marketing 86400.",
+                "Seconds after which it expires rather than being sent late, counted from "
+                "`send_at` when given; default otp 300, transactional 36000, marketing 86400.",
                 minimum=MIN_VALIDITY_S,
                 maximum=MAX_VALIDITY_S,
             ),

@@ -26,6 +26,7 @@ from gateway.api.openapi_parts import (
     problems,
     ref,
 )
+from gateway.api.openapi_policy import policy_paths, policy_schemas
 from gateway.api.openapi_reads import list_operation, read_paths, read_schemas
 from gateway.api.problems import KINDS
 from sms.model import FINAL_STATES, Encoding, MessageClass, State
@@ -127,7 +128,7 @@ def build_document(app: FastAPI) -> bytes:
             paths[route.path_format] = {"get": _read_operation(route)}
         elif route.name in _COMMANDS:
             paths[route.path_format] = {"post": _command_operation(route.name)}
-    paths |= read_paths() | admin_paths()
+    paths |= read_paths() | policy_paths(SEND_EXAMPLES) | admin_paths()
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -177,7 +178,8 @@ def _schemas() -> Json:
             },
         },
     }
-    return schemas | _answer_schemas() | read_schemas() | admin_schemas()
+    answers = _answer_schemas() | read_schemas() | policy_schemas()
+    return schemas | answers | admin_schemas()
 
 
 def _answer_schemas() -> Json:
@@ -192,7 +194,10 @@ def _answer_schemas() -> Json:
         "Accepted": object_of(
             {
                 "id": ID,
-                "status": {"const": "accepted"},
+                "status": {
+                    "enum": ["accepted", "scheduled"],
+                    "description": "scheduled: it waits for `send_at` or the hours of its class.",
+                },
                 "class": classes,
                 "to": {"type": "string"},
                 "segments": {"type": "integer", "minimum": 1},
@@ -257,6 +262,11 @@ def _answer_schemas() -> Json:
                 "duplicate_risk": {"type": "boolean"},
                 "sequence": {"type": "integer"},
                 "created_at": TIME,
+                "send_at": {
+                    **NULLABLE_TIME,
+                    "description": "When it is or was to go: your `send_at`, or the opening of its "
+                    "class's hours; null = at once.",
+                },
                 "valid_until": TIME,
                 "submitted_at": NULLABLE_TIME,
                 "final_at": NULLABLE_TIME,

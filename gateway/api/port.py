@@ -12,12 +12,14 @@ from sms.model import EventRow, Message, MessageClass
 from telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from compliance.policy import SendingPolicy
     from gateway.api.access import Access
     from gateway.commands import BatchLook
     from gateway.withdraw import Verdict
     from store.commands import BatchState
     from store.intake import Hasher, IntakeKey
     from store.reading import Reading
+    from store.suppressions import SuppressionStore
 
 
 class PolicyPort(Protocol):
@@ -231,6 +233,19 @@ class CommandsPort(Protocol):
         ...
 
 
+class SuppressionsPort(Protocol):
+    """The suppression list; every method raises StoreUnavailable."""
+
+    @property
+    def store(self) -> SuppressionStore:
+        """Where it is kept."""
+        ...
+
+    async def refresh(self) -> None:
+        """Put what changed in force in this process now."""
+        ...
+
+
 class FlowPort(Protocol):
     """The door from the API into the flow. All but `accept` is synchronous and quick."""
 
@@ -252,6 +267,16 @@ class FlowPort(Protocol):
     @property
     def reader(self) -> ReaderPort:
         """The store, for reading."""
+        ...
+
+    @property
+    def policy(self) -> SendingPolicy:
+        """Hours and suppressions, as this process knows them."""
+        ...
+
+    @property
+    def suppressions(self) -> SuppressionsPort | None:
+        """The suppression list, None where it is not offered."""
         ...
 
     @property
@@ -329,6 +354,10 @@ class FlowPort(Protocol):
 
     def live(self, message_id: int) -> Message | None:
         """The owner's object, fresher than the store; None when this process does not own it."""
+        ...
+
+    def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        """The channel of a route that a message would go to now; its primary while all are down."""
         ...
 
     def channel_name(self, channel_id: int) -> str | None:

@@ -149,6 +149,10 @@ KINDS: dict[str, Kind] = {
     "recipient.country_not_allowed": Kind(
         422, "Country not allowed", "Ask the operator to add the country to the tenant."
     ),
+    "policy.opted_out": Kind(
+        422, "Recipient opted out", "Do not send to this number; see /v1/suppressions."
+    ),
+    "recipient.blocked": Kind(422, "Recipient blocked", "Do not send to this number."),
     "content.empty": Kind(422, "Empty text", "Send a text."),
     "content.too_long": Kind(422, "Text too long", "Do what `detail` says."),
     "content.not_gsm7": Kind(422, "Not GSM-7", "Leave `encoding` out, or replace the characters."),

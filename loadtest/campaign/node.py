@@ -44,6 +44,8 @@ RELIABILITY: Final[Mapping[str, str]] = {
     "reconnect_min_s": "0.2",
     "reconnect_max_s": "1",
     "drain_before_s": "0.2",
+    "marketing_opens_h": "0",  # campaigns run at night too
+    "marketing_closes_h": "24",
     "lane_otp": "160",  # what is held beyond a sixteenth of it is kept as ids: seen in each run
     "lane_transactional": "160",
     "lane_marketing": "160",

@@ -35,6 +35,7 @@ from store.read import (
     carrier_ids_sql,
     open_of_sql,
 )
+from store.scheduled import DUE_SQL
 from store.seal import date_of
 from tests.support.postgres import World, text
 
@@ -312,7 +313,8 @@ async def test_polls_and_pages_are_read_in_order_of_an_index(world):
     )
     now = datetime.fromtimestamp(time.time() + 1e6, UTC)
     guards = (
-        (DUE_PARKED_SQL, (3, now, 500), "parked_due", ("process =", "due <=")),
+        (DUE_PARKED_SQL, (3, now, 500), "parked_waiting", ("process =", "due <=")),
+        (DUE_SQL, (3, 0, now, 500), "parked_scheduled", ("process =", "class =", "due <=")),
         (PARKED_HEADS_SQL, (3, 4, 77, 50), "parked_why", ("process =", "why =", "message_id >")),
         (DUE_REPORTS_SQL, (now, 500, None, 0, 2), "parked_reports_due", ("due <=",)),
     )

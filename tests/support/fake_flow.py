@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compliance.policy import SendingPolicy
 from gateway.api.access import Access
 from gateway.api.auth import new_key
-from gateway.api.port import PolicyPort
+from gateway.api.port import PolicyPort, SuppressionsPort
 from gateway.commands import BatchLook
 from gateway.withdraw import Verdict
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
@@ -230,6 +231,8 @@ class FakeFlow:
         self.commands = FakeCommands(self.reader)
         self.limiter = FakeLimiter()
         self.intake = FakeIntake()
+        self.policy = SendingPolicy()
+        self.suppressions: SuppressionsPort | None = None
         self.access = Access()
         self.reading: Reading  # a test that reads lists gives it
         self.supervisor_socket: Path | None = None
@@ -289,6 +292,9 @@ class FakeFlow:
 
     def live(self, message_id: int) -> Message | None:
         return self.live_messages.get(message_id)
+
+    def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        return channels[0] if channels else None
 
     def channel_name(self, channel_id: int) -> str | None:
         channel = self.snapshot.channels.get(channel_id)

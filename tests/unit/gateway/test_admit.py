@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compliance.policy import SendingPolicy
+from compliance.suppressions import unkeyed_index
 from gateway.admit import Refused, Rules, admit, charge
 from gateway.api.models import SendRequest
-from sms.config import Route, Snapshot, Tenant
+from sms.config import Channel, Route, Snapshot, Tenant
 from sms.model import Carrier, Message, MessageClass
 from sms.segmentation import MAX_SEGMENTS
 from tests.support.fake_flow import FakeLimiter
@@ -121,3 +124,126 @@ async def test_charging_is_all_or_nothing():
     _, problem = await charge(limiter, TENANT, {MessageClass.OTP: 11}, "/messages", 0.0)
     assert problem is not None
     assert (problem.code, problem.errors[0].pointer) == ("quota.message_too_large", "/messages")
+
+
+# ---- hours, opt-out line, suppressions -----------------------------------------------------------
+
+MARKETING = MessageClass.MARKETING
+CHANNEL = Channel(7, "mobile-a", "smpp", {})
+WITH_CHANNEL = Snapshot(
+    1, {1: TENANT}, channels={7: CHANNEL}, routes=(Route(1, 0, None, None, 0, (7,)),)
+)
+NIGHT = datetime.fromisoformat("2027-01-15T22:00:00+08:00").timestamp()
+MORNING = datetime.fromisoformat("2027-01-16T09:00:00+08:00").timestamp()
+
+
+def at(now, policy=None, **fields):
+    rules = Rules(WITH_CHANNEL, policy)
+    request = SendRequest(**{"to": "13800138000", "text": "x", **fields})
+    return admit(request, TENANT, rules, now)
+
+
+def moment(unix):
+    return datetime.fromtimestamp(unix, UTC).isoformat()
+
+
+@given(st.integers(1, 35 * 86_400), st.integers(5, 259_200))
+def test_a_later_moment_is_kept_and_validity_counts_from_it(ahead_s, valid_for_s):
+    message = at(NOW, send_at=moment(NOW + ahead_s), valid_for_s=valid_for_s)
+    assert (message.send_at, message.state, message.sequence) == (NOW + ahead_s, "scheduled", 2)
+    assert message.valid_until == NOW + ahead_s + valid_for_s
+    assert message.created_at == NOW
+    assert message.reason is None
+
+
+@given(st.integers(0, 60))
+def test_a_moment_just_past_means_at_once(ago_s):
+    message = at(NOW, send_at=moment(NOW - ago_s))
+    assert (message.send_at, message.state, message.sequence) == (None, "accepted", 1)
+    assert message.valid_until == NOW - ago_s + 36_000
+
+
+@pytest.mark.parametrize("off_s", [-61, -86_400, 35 * 86_400 + 1, 10**9])
+def test_a_moment_out_of_range_is_refused(off_s):
+    refused = at(NOW, send_at=moment(NOW + off_s))
+    assert [(e.pointer, e.code) for e in refused.errors] == [("/send_at", "field.value")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2027-01-15T16:10:00",  # no zone
+        "2027-01-15 16:10:00+08:00",
+        "2027-01-15",
+        "2027-13-15T16:10:00Z",
+        "2027-01-15T25:10:00Z",
+        "2027-01-15T16:10:60Z",
+        "２027-01-15T16:10:00Z",
+        "2027-01-15T16:10:00+25:00",
+        "1800000000",
+        "",
+    ],
+)
+def test_what_is_no_moment_is_refused(text):
+    refused = at(NOW, send_at=text)
+    assert [(e.pointer, e.code) for e in refused.errors] == [("/send_at", "field.value")]
+    assert text not in refused.errors[0].detail or not text
+
+
+@pytest.mark.parametrize(
+    "text", ["2027-01-15T16:10:00+08:00", "2027-01-15t08:10:00z", "2027-01-15T08:10:00.000000Z"]
+)
+def test_the_ways_to_write_a_moment(text):
+    assert at(NOW, send_at=text).send_at == NOW + 600
+
+
+def test_marketing_at_night_waits_for_the_morning():
+    message = at(NIGHT, message_class=MARKETING)
+    assert (message.send_at, message.state, message.reason) == (
+        MORNING, "scheduled", "policy.quiet_hours",
+    )  # fmt: skip
+    assert message.valid_until == NIGHT + 86_400
+    assert at(NIGHT).send_at is None
+    assert at(NIGHT, message_class=MARKETING, to="+14155552671").send_at is None
+    assert at(NOW, message_class=MARKETING).send_at is None
+
+
+def test_a_moment_at_night_moves_to_the_morning():
+    asked = NIGHT + 3600
+    message = at(NOW, message_class=MARKETING, send_at=moment(asked))
+    assert (message.send_at, message.reason) == (MORNING, "policy.quiet_hours")
+    assert message.valid_until == asked + 86_400
+    by_day = at(NOW, message_class=MARKETING, send_at=moment(NOW + 3600))
+    assert (by_day.send_at, by_day.reason) == (NOW + 3600, None)
+
+
+def test_marketing_carries_the_opt_out_line_of_its_channel():
+    assert "".join(at(NOW, message_class=MARKETING).texts) == "【某商城】x拒收请回复R"
+    assert "".join(at(NOW).texts) == "【某商城】x"
+    foreign = at(NOW, message_class=MARKETING, to="+14155552671")
+    assert (foreign.texts, foreign.encoding) == (("x",), "gsm7")
+    own = replace(WITH_CHANNEL, channels={7: replace(CHANNEL, opt_out_line="STOP")})
+    request = SendRequest(to="+14155552671", text="x", message_class=MARKETING)
+    message = admit(request, TENANT, Rules(own), NOW)
+    assert isinstance(message, Message)
+    assert message.texts == ("x STOP",)
+
+
+def test_the_line_is_counted():
+    text = "字" * 64  # with 【某商城】 one segment less one character
+    assert at(NOW, text=text, max_segments=1).segments == 1
+    refused = at(NOW, text=text, max_segments=1, message_class=MARKETING)
+    assert refused.errors[0].code == "content.too_long"
+
+
+def test_who_is_suppressed_is_refused():
+    policy = SendingPolicy()
+    policy.suppress(1, unkeyed_index(1, "8613800138000"), {MARKETING})
+    policy.suppress(0, unkeyed_index(0, "8613900139000"), {MARKETING, MessageClass.OTP})
+    refused = at(NOW, policy, message_class=MARKETING)
+    assert [(e.pointer, e.code) for e in refused.errors] == [("/to", "policy.opted_out")]
+    assert "13800138000" not in refused.errors[0].detail
+    assert isinstance(at(NOW, policy), Message)
+    refused = at(NOW, policy, message_class=MessageClass.OTP, to="13900139000")
+    assert [(e.pointer, e.code) for e in refused.errors] == [("/to", "recipient.blocked")]
+    assert isinstance(at(NOW, policy, to="13900139000"), Message)

@@ -403,6 +403,59 @@ async def test_a_route_s_class_must_be_taken_by_its_channels(folder, store):
     assert [c.pointer for c in complaints] == ["/routes/0/channels/0"]
 
 
+TWO = """
+channels:
+  - {{name: a, protocol: smpp, host: a, port: 1, system_id: s, password: '', {first}}}
+  - {{name: b, protocol: smpp, host: b, port: 1, system_id: s, password: '', {second}}}
+routes: [{{{route}channels: [a, b]}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "route", "is_good"),
+    [
+        ("sender: x", "sender: y", "", True),
+        ("opt_out_line: 拒收请回复R", "sender: y", "", True),  # the same as unwritten, for +86
+        ("opt_out_line: 退订回T", "opt_out_line: 退订回T", "", True),
+        ("opt_out_line: 退订回T", "sender: y", "", False),
+        ("opt_out_line: ''", "sender: y", "", False),
+        ("opt_out_line: ''", "sender: y", "country: 1, ", True),
+        ("opt_out_line: 退订回T", "sender: y", "class: otp, ", True),
+        ("opt_out_line: 退订回T", "classes: [otp]", "", True),
+    ],
+)
+async def test_the_channels_of_a_route_share_their_opt_out_line(
+    folder, store, first, second, route, is_good
+):
+    found = await put(TWO.format(first=first, second=second, route=route), folder, store)
+    if is_good:
+        assert isinstance(found, Applied), found
+        return
+    [complaint] = found
+    assert complaint.pointer == "/routes/0/channels"
+    assert "opt_out_line" in complaint.detail
+    assert not store.objects
+
+
+async def test_a_channel_that_changes_its_line_is_held_against_routes_in_force(folder, store):
+    await put(TWO.format(first="sender: x", second="sender: y", route=""), folder, store)
+    changed = """
+    channels:
+      - {name: b, protocol: smpp, host: b, port: 1, system_id: s, password: '',
+         opt_out_line: 退订回T}
+    """
+    [complaint] = await put(changed, folder, store)
+    assert complaint.pointer == "/channels/0/opt_out_line"
+    assert "opt_out_line" not in store.objects["channel", "b"].spec
+
+
+@pytest.mark.parametrize("line", ["退订【T】", "x" * 61, "1"])
+async def test_what_is_no_opt_out_line(folder, store, line):
+    given = TWO.format(first=f"opt_out_line: {line}", second="sender: y", route="class: otp, ")
+    complaints = await put(given, folder, store)
+    assert [one.pointer for one in complaints] == ["/channels/0/opt_out_line"]
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

@@ -57,6 +57,27 @@ def deliver(flow):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("in_s", "status"), [(60, "scheduled"), (-60, "queued")])
+async def test_a_scheduled_message_is_queued_from_its_moment_on(flow, in_s, status):
+    message_id = await make(flow)
+    stored = next(iter(flow.reader.stored.values()))
+    message = stored.message
+    message.send_at = time.time() + in_s
+    stored.rows = [
+        EventRow(
+            message.id, 2, message.id, 1, Path.SCHEDULED, State.SCHEDULED, message.created_at,
+            reason="policy.quiet_hours",
+        )
+    ]  # fmt: skip
+    told = (await get(flow, f"/v1/messages/{message_id}", "read")).json()
+    assert (told["status"], told["sequence"]) == (status, 2)
+    assert told["reason"] == "policy.quiet_hours"
+    assert told["send_at"].endswith("Z")
+    steps = (await get(flow, f"/v1/messages/{message_id}/timeline", "read")).json()["data"]
+    assert [step["step"] for step in steps] == ["accepted", "scheduled"]
+    assert steps[1]["code"] == "policy.quiet_hours"
+
+
 async def test_a_message_reads_as_the_contract_says(flow):
     message_id = await make(flow)
     deliver(flow)
@@ -81,6 +102,7 @@ async def test_a_message_reads_as_the_contract_says(flow):
         "metadata": {"a": "b"},
         "duplicate_risk": False,
         "sequence": 3,
+        "send_at": None,
         "waiting": None,
     }
     assert "secret words" not in answer.text

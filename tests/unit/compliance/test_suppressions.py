@@ -1,0 +1,85 @@
+"""The suppression list in memory, against plain sets."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compliance.suppressions import (
+    BLOCKED,
+    OPTED_OUT,
+    PLATFORM,
+    IndexSet,
+    Suppressions,
+    unkeyed_index,
+)
+from sms.model import MessageClass
+
+OTP, TRANSACTIONAL, MARKETING = MessageClass
+# Few buckets, so that values meet in them; and the ends of the range.
+VALUES = st.one_of(
+    st.integers(-5, 5).map(lambda n: n << 14),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+)
+
+
+@given(st.lists(st.tuples(st.booleans(), VALUES)))
+def test_the_compact_set_is_a_set(steps: list[tuple[bool, int]]) -> None:
+    compact, plain = IndexSet(), set[int]()
+    for is_added, value in steps:
+        if is_added:
+            assert compact.add(value) == (value not in plain)
+            plain.add(value)
+        else:
+            assert compact.discard(value) == (value in plain)
+            plain.discard(value)
+        assert (value in compact) == (value in plain)
+        assert compact.size == len(plain)
+    assert all(value in compact for value in plain)
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from([PLATFORM, 1, 2]),
+        st.sampled_from(["8613800138000", "8613900139000", "15550001111"]),
+        st.frozensets(st.sampled_from(list(MessageClass))),
+    )
+)
+
+
+@given(CHANGES)
+def test_the_newest_change_of_an_entry_holds(
+    changes: list[tuple[int, str, frozenset[MessageClass]]],
+) -> None:
+    held = Suppressions(unkeyed_index)
+    standing: dict[tuple[int, str], frozenset[MessageClass]] = {}
+    for tenant, number, classes in changes:
+        held.change(tenant, unkeyed_index(tenant, number), classes)
+        standing[tenant, number] = classes
+    for cls in MessageClass:
+        assert held.has_any(cls) == any(cls in classes for classes in standing.values())
+        assert held.size(cls) == sum(cls in classes for classes in standing.values())
+        for tenant in (1, 2):
+            for number in ("8613800138000", "8613900139000", "15550001111"):
+                wanted = None
+                if cls in standing.get((PLATFORM, number), ()):
+                    wanted = BLOCKED
+                if cls in standing.get((tenant, number), ()):
+                    wanted = OPTED_OUT
+                assert held.refusal(tenant, cls, number) == wanted
+
+
+def test_no_index_is_made_for_tenants_without_entries() -> None:
+    asked: list[int] = []
+
+    def index_of(tenant: int, number: str) -> int:
+        asked.append(tenant)
+        return unkeyed_index(tenant, number)
+
+    held = Suppressions(index_of)
+    held.change(1, unkeyed_index(1, "8613800138000"), {MARKETING})
+    assert held.refusal(2, MARKETING, "8613800138000") is None
+    assert held.refusal(1, OTP, "8613800138000") is None
+    assert asked == []
+    assert held.refusal(1, MARKETING, "8613800138000") == OPTED_OUT
+    assert asked == [1]
