@@ -22,6 +22,7 @@ import phonenumbers
 from compliance.signature import MAINLAND, choose_brand, has_brackets, sign
 from gateway.api.models import (
     DEFAULT_SEGMENTS,
+    MAX_CLIENT_REF,
     MAX_METADATA_BYTES,
     MAX_SEGMENTS,
     MAX_VALIDITY_S,
@@ -138,7 +139,7 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
         now + valid_for_s,
         now,
         None if entry.sender_ext is UNSET else entry.sender_ext,
-        None,
+        None if entry.client_ref is UNSET else entry.client_ref,
         None if entry.metadata is UNSET else entry.metadata,
         None if entry.on_uncertain is UNSET else entry.on_uncertain,
     )
@@ -252,6 +253,9 @@ def _check_options(entry: SendRequest, errors: list[FieldError]) -> None:
     ext = entry.sender_ext
     if ext is not UNSET and _SENDER_EXT.fullmatch(ext) is None:
         errors.append(_value("sender_ext", "must be 1 to 12 digits"))
+    ref = entry.client_ref
+    if ref is not UNSET and not 1 <= len(ref) <= MAX_CLIENT_REF:
+        errors.append(_value("client_ref", f"must be 1 to {MAX_CLIENT_REF} characters"))
     valid = entry.valid_for_s
     if valid is not UNSET and not MIN_VALIDITY_S <= valid <= MAX_VALIDITY_S:
         errors.append(_value("valid_for_s", f"must be {MIN_VALIDITY_S} to {MAX_VALIDITY_S}"))

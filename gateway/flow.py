@@ -29,6 +29,7 @@ from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, S
 from sms.outcomes import Outcome
 from store.accept import Acceptor
 from store.events import EventLane
+from store.intake import Intake, IntakeKey
 from store.journal import Journal
 from store.processes import ProcessLease
 from store.read import Reader
@@ -126,6 +127,7 @@ class Flow:
         self.snapshot = Snapshot()
         self.access = Access()  # filled by wiring
         self.acceptor: Acceptor | None = None  # joined by wiring: both call back into this object
+        self.joined_intake: Intake | None = None
         self.events: EventLane | None = None
         self.conflicts: Conflicts | None = None
         self.link_news: Callable[[], None] = lambda: None  # the other processes are told
@@ -152,11 +154,23 @@ class Flow:
         """Undo `room` for messages that `accept` was never called with."""
         self.lanes.cancel(message_class, n)
 
-    def accept(self, messages: list[Message], batch_verdicts: bytes | None = None) -> Future[None]:
+    def accept(
+        self,
+        messages: list[Message],
+        batch_verdicts: Callable[[], bytes] | None = None,
+        keys: Sequence[IntakeKey] = (),
+    ) -> Future[None]:
         """Done after COMMIT: the promise of the gateway is made when this future resolves."""
         if self.acceptor is None:
             raise RuntimeError("the flow is not joined to an acceptor")
-        return self.acceptor.accept(messages, batch_verdicts=batch_verdicts)
+        return self.acceptor.accept(messages, batch_verdicts=batch_verdicts, keys=keys)
+
+    @property
+    def intake(self) -> Intake:
+        """The keys that requests are known by."""
+        if self.joined_intake is None:
+            raise RuntimeError("the flow is not joined to the intake keys")
+        return self.joined_intake
 
     def live(self, message_id: int) -> Message | None:
         """The owner's object as the API may show it, None when this process has none."""

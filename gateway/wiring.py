@@ -50,6 +50,7 @@ from store.claims import ClaimBook
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
+from store.intake import Intake
 from store.processes import ProcessLease
 from store.quotas import Quotas
 from store.read import Reader
@@ -230,6 +231,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         statement_timeout_s=numbers.statement_timeout_s,
     )
     flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
+    flow.joined_intake = Intake(pool, keyring.intake_key, flow.acceptor.holder)
     flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
     flow.conflicts = conflicts
     dispatcher.claim_soon = flow.acceptor.kick

@@ -62,6 +62,8 @@ SWEEP_S = 1.0  # between two looks at the validity of what is spilled
 MARK_SLICE = 10_000  # messages looked at in one turn of the loop, some 1 ms
 MAINTENANCE_S = 3600.0
 DELTAS_S = 60.0
+KEYS_S = 60.0  # between two looks for intake keys whose time is over
+KEYS_MOST = 200_000  # deleted at one look, some 2 s of one connection
 QUOTAS_KEPT_DAYS = 400
 GIVE_BACK_S = 1.0  # what is held of the limits, at the end
 RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
@@ -303,6 +305,7 @@ class _Life:
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self.worker.flow.limiter.run(),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
+            self._every(KEYS_S, "intake keys", self._forget_keys),
         ]
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
@@ -496,6 +499,9 @@ class _Life:
         done = asyncio.Event()
         self.worker.flow.ledger.commit([], done=done.set)
         await done.wait()
+
+    async def _forget_keys(self) -> None:
+        await self.worker.flow.intake.forget(KEYS_MOST)
 
     async def _fold_deltas(self) -> None:
         await self.worker.flow.reader.fold_deltas(self.lease.process)

@@ -55,6 +55,7 @@ class Load:
     name: str
     connections: int
     batch: int
+    is_keyed: bool = False  # an Idempotency-Key with each request
 
 
 class Bench:
@@ -134,6 +135,7 @@ class Bench:
             first=self._first,
             sent_file=str(path),
             keys_file=self.keys_file,
+            is_keyed=load.is_keyed,
         )
         self._bar.step(text, seconds)
         watching = asyncio.create_task(self._watch_finals())
@@ -220,6 +222,8 @@ async def bench(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
         Load("single", options.connections, 1),
         Load(f"batches of {options.batch}", options.batch_connections, options.batch),
     ]
+    if options.keys:
+        loads[1:1] = [Load("single, with keys", options.connections, 1, is_keyed=True)]
     runs: list[Figures] = []
     with fresh_directory(options.data_parent) as directory:
         bar.step("starting the gateway")
@@ -262,6 +266,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=int, default=64, help="for single sends")
     parser.add_argument("--batch-connections", type=int, default=8, help="for batches")
     parser.add_argument("--batch", type=int, default=100, help="messages per batch")
+    parser.add_argument(
+        "--keys", action="store_true", help="single sends with an Idempotency-Key each, too"
+    )
     parser.add_argument(
         "--events",
         choices=("finals", "all"),

@@ -73,6 +73,7 @@ class Plan:
     keys_file: str = ""  # keys of many tenants, a line each, by turns; else `api_key` alone
     message_class: str = "transactional"
     rate: float = 0.0  # messages a second, evenly; 0 = as fast as the answers come
+    is_keyed: bool = False  # with a fresh Idempotency-Key for each request
 
     def keys(self) -> list[bytes]:
         """The bearer keys, all of one length."""
@@ -121,10 +122,11 @@ class Requests:
         if template is None:
             template = self._templates[kind] = self._template(kind)
         key = self._keys[first // self._plan.batch % len(self._keys)]
+        head = (key, first) if self._plan.is_keyed else (key,)
         if self._plan.batch == 1:
-            return template % (key, first, first)
+            return template % (*head, first, first)
         numbers = range(first, first + self._plan.batch)
-        return template % (key, *(number for number in numbers for _ in (0, 1)))
+        return template % (*head, *(number for number in numbers for _ in (0, 1)))
 
     def _template(self, first_kind: int) -> bytes:
         entries = []
@@ -141,12 +143,13 @@ class Requests:
             body = f'{{"defaults":{{"class":"{named}"}},"messages":[{"},".join(entries)}}}]}}'
         data = body.encode()
         size = len(data) + 4 * data.count(b"%08d")  # eight digits stand where four octets were
+        keyed = 'Idempotency-Key: "order-\1"\r\n' if self._plan.is_keyed else ""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._plan.host}:{self._plan.port}\r\n"
-            "Authorization: Bearer \0\r\n"
+            f"Authorization: Bearer \0\r\n{keyed}"
             f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
-        )
-        return head.encode().replace(b"%", b"%%").replace(b"\0", b"%b") + data
+        ).encode()
+        return head.replace(b"%", b"%%").replace(b"\0", b"%b").replace(b"\1", b"%08d") + data
 
 
 def parse_answer(data: bytes) -> tuple[int, bytes] | None:

@@ -8,6 +8,7 @@ What is expected is a value (`sms.outcomes`); what is not is one of these:
     ├── ChannelError         ConnectFailed, LoginRefused, ChannelClosed
     ├── Unavailable          StoreUnavailable, ClusterUnavailable → 503 with Retry-After
     ├── OutcomeUnknown       connection lost in COMMIT: the message may exist
+    ├── NotFirst             KeyTaken, RefsTaken, KeyBusy: another request came first
     ├── LeaseLost            another process owns our messages now: stop writing
     └── ConfigError          at start or apply; names the setting and the remedy; exit code 2
 """
@@ -55,6 +56,31 @@ class ClusterUnavailable(Unavailable):
 
 class OutcomeUnknown(GatewayError):
     """The connection broke during COMMIT and nobody can say whether the row exists."""
+
+
+class NotFirst(GatewayError):
+    """Another request has a key that this one needs: certainly not stored."""
+
+
+class KeyTaken(NotFirst):
+    """The Idempotency-Key is taken: by a request with this digest, whose first message is this."""
+
+    def __init__(self, digest: bytes, first_id: int) -> None:
+        super().__init__("the key is taken")
+        self.digest = digest
+        self.first_id = first_id
+
+
+class RefsTaken(NotFirst):
+    """client_refs are taken: place in the accept to the message that has it."""
+
+    def __init__(self, taken: dict[int, int]) -> None:
+        super().__init__("client_refs are taken")
+        self.taken = taken
+
+
+class KeyBusy(NotFirst):
+    """Another process is storing a request with the same key and does not come to an end."""
 
 
 class LeaseLost(GatewayError):

@@ -1,11 +1,16 @@
 """Step 4 of the path: messages become durable, and with that ours (DESIGN decisions 2, 4, 5).
 
-    accept() ─▶ waiting ─▶ lane 0 ═COPY═▶ COMMIT ─▶ on_committed ─▶ futures resolve ─▶ 202
-                       └─▶ lane 1
+    accept() ─┬─▶ plain line ─┬─▶ lane 0 ═COPY═▶ COMMIT ─▶ on_committed ─▶ futures resolve ─▶ 202
+              │               └─▶ lane 1
+              └─▶ keyed line ───▶ lane 2 ═keys═▶ COPY ═▶ COMMIT ─▶ …
+                                         └─▶ taken: the future fails, nothing was stored
 
 A lane flushes when it is free and something waits; rows gather while the disk works. Claims,
 counts and batch rows ride in the same transaction. A future that resolves is the one promise
 of the gateway: before it we may refuse, after it we must finish.
+
+What has an Idempotency-Key or a client_ref waits in a line of its own: its flush may have to
+wait for another process's commit, and nobody without a key waits for that (`store.intake`).
 """
 
 from __future__ import annotations
@@ -13,25 +18,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import asyncpg
 
-from sms.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
+from sms.errors import (
+    GatewayError,
+    KeyBusy,
+    KeyTaken,
+    LeaseLost,
+    NotFirst,
+    OutcomeUnknown,
+    RefsTaken,
+    StoreUnavailable,
+)
 from sms.ids import IdClock
 from sms.model import Message
 from store.claims import ClaimBook, ClaimToken
 from store.copying import BAD_ROW, COPY_MESSAGES, build_messages, payload
 from store.database import AWAY, OpenConnection
 from store.fragments import batch_sql, deltas_sql
+from store.intake import IntakeKey, KeyRow, Kind, Slot, Stored, release_sql, take
+from store.line import Line, Unit
 from store.link import Aborted, Backoff, Link, LinkLost, ask
 from store.seal import Keyring, day_of
 from telemetry.failpoints import failpoints
 
 _LOG = logging.getLogger(__name__)
 _NO_LIMIT = (1 << 63) - 1
+# How long a flush waits for keys that another process has not committed yet; once that was too
+# long, the halves in which the one that waits is looked for wait less.
+_LOCK_MS, _LOCK_AGAIN_MS = 1000, 50
+_WAITED = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +68,6 @@ class AcceptHooks:
     """("accept", rows, seconds) of every flush that committed."""
 
 
-class _Unit:
-    """One accept(): stored whole or not at all."""
-
-    __slots__ = ("future", "is_asked", "is_over", "messages", "rows", "since", "verdicts")
-
-    def __init__(
-        self, messages: list[Message], future: asyncio.Future[None], verdicts: bytes | None
-    ) -> None:
-        self.messages = messages
-        self.future = future
-        self.verdicts = verdicts
-        self.rows = b""
-        self.since = time.monotonic()
-        self.is_asked = False  # choose_claims was asked about them
-        self.is_over = False  # committed or refused
-
-
 class Acceptor:
     """The accept lanes of one process."""
 
@@ -79,6 +81,7 @@ class Acceptor:
         claims: ClaimBook,
         hooks: AcceptHooks,
         lanes: int = 2,
+        keyed_lanes: int = 1,
         max_rows: int = 2000,  # rows of one flush
         max_waiting: int = 100_000,  # rows; beyond it accepts are refused
         timeout_s: float = 5.0,  # of one flush, and of the patience with a lost one
@@ -93,13 +96,19 @@ class Acceptor:
         self._max_rows = max_rows
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
-        self._links = [Link(open_conn, process, timeout_s, self._wake_all) for _ in range(lanes)]
-        self._waiting: deque[_Unit] = deque()
-        self._waiting_rows = 0
-        self._flying: dict[Link, list[_Unit]] = {}
-        self._idle: list[asyncio.Future[None]] = []
+
+        def line(lanes: int) -> Line:
+            return Line(
+                [Link(open_conn, process, timeout_s, self._wake_all) for _ in range(lanes)]
+            )
+
+        self._plain, self._keyed = line(lanes), line(keyed_lanes)
+        self._lines = (self._plain, self._keyed)
+        self._links = [*self._plain.links, *self._keyed.links]
+        self._held: dict[Slot, Unit] = {}  # keys of what is neither stored nor refused yet
+        self._flying: dict[Link, list[Unit]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._orphans: list[_Unit] = []  # in doubt after a bug of ours; recovery's business
+        self._orphans: list[Unit] = []  # in doubt after a bug of ours; recovery's business
         self._is_open = False
         self._is_due = False  # claims were asked for
         self._is_lost = False
@@ -109,7 +118,11 @@ class Acceptor:
         for link in self._links:
             await link.connect()
         self._is_open = True
-        self._tasks = [asyncio.create_task(self._lane(link)) for link in self._links]
+        self._tasks = [
+            asyncio.create_task(self._lane(line, link))
+            for line in self._lines
+            for link in line.links
+        ]
 
     async def stop(self, timeout_s: float = 10.0) -> None:
         """Accept no more, flush what waits, close. What is left after the time is refused."""
@@ -129,29 +142,50 @@ class Acceptor:
     # ---- what the flow calls ----
 
     def accept(
-        self, messages: list[Message], *, batch_verdicts: bytes | None = None
+        self,
+        messages: list[Message],
+        *,
+        batch_verdicts: Callable[[], bytes] | None = None,
+        keys: Sequence[IntakeKey] = (),
     ) -> asyncio.Future[None]:
-        """Give the messages contiguous ids and store them in one transaction.
+        """Give the messages contiguous ids and store them in one transaction, with their keys.
 
         The future is done after COMMIT with fsync and after `on_committed`. It fails with
-        StoreUnavailable (certainly not stored) or OutcomeUnknown (never retry under a new id).
-        Raises ValueError for none or more than 4096 messages; all must be of one tenant.
+        StoreUnavailable (certainly not stored), OutcomeUnknown (never retry under a new id), or
+        one of NotFirst: another request has one of the keys, and nothing was stored.
+        `batch_verdicts` is asked once the messages have their ids. Raises ValueError for none or
+        more than 4096 messages; all must be of one tenant, and nobody may be the `holder` of a
+        key of theirs.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         first = self._ids.next(len(messages))
         for message_id, message in enumerate(messages, first):
             message.id = message_id
-        unit = _Unit(messages, future, batch_verdicts)
+        unit = Unit(messages, future, None if batch_verdicts is None else batch_verdicts())
         reason = self._obstacle(first + len(messages) - 1, len(messages))
         if reason is None:
             reason = self._build(unit)
         if reason is not None:
             self._refuse([unit], reason)
             return future
-        self._waiting.append(unit)
-        self._waiting_rows += len(messages)
-        self._wake()
+        if keys:
+            self._hold(unit, keys)
+            self._keyed.put(unit)
+        else:
+            self._plain.put(unit)
         return future
+
+    def holder(self, keys: Iterable[IntakeKey]) -> asyncio.Future[None] | None:
+        """When an accept of this process that has one of the keys will be over; None = none has.
+
+        It is done, never failed, when the messages are stored or certainly are not.
+        """
+        held = self._held
+        for key in keys:
+            unit = held.get(key.slot)
+            if unit is not None:
+                return unit.over
+        return None
 
     def kick(self) -> None:
         """Let a lane that has nothing to store commit what the claims have pending.
@@ -159,7 +193,7 @@ class Acceptor:
         When nothing is accepted, claims need not wait for the event lane's running flush.
         """
         self._is_due = True
-        self._wake()
+        self._plain.wake()
 
     def is_up(self) -> bool:
         """Whether at least one lane is connected and the lease is ours."""
@@ -167,7 +201,7 @@ class Acceptor:
 
     def waiting(self) -> int:
         """Rows that wait for a lane."""
-        return self._waiting_rows
+        return self._plain.rows + self._keyed.rows
 
     def oldest_write_age_s(self) -> float:
         """Age of the oldest accept that is not committed yet, 0 when there is none."""
@@ -181,23 +215,23 @@ class Acceptor:
 
     # ---- lanes ----
 
-    async def _lane(self, link: Link) -> None:
+    async def _lane(self, line: Line, link: Link) -> None:
         backoff = Backoff()
-        while not self._is_lost and (self._is_open or self._waiting):
+        while not self._is_lost and (self._is_open or line.units):
             try:
                 if not link.is_up():
                     await link.connect()
                     backoff.reset()
-                units = self._take()
+                units = line.take(self._max_rows)
                 if units:
                     self._flying[link] = units
                     await self._flush(link, units)
                     del self._flying[link]
-                elif self._is_due:
+                elif self._is_due and line is self._plain:
                     self._is_due = False
                     await self._flush_claims(link)
                 else:
-                    await self._work()
+                    await line.work()
             except StoreUnavailable as error:
                 if not self.is_up():
                     self._refuse_waiting(str(error))
@@ -211,50 +245,41 @@ class Acceptor:
                 units = [unit for unit in self._flying.pop(link, []) if not unit.is_over]
                 self._orphans += units
                 self._doubt(units)
+                self._let_go(units)  # whose the keys are, the store knows
                 link.abandon()
                 await asyncio.sleep(backoff.next_s())
 
-    def _take(self) -> list[_Unit]:
-        units: list[_Unit] = []
-        rows = 0
-        waiting = self._waiting
-        while waiting and (not units or rows + len(waiting[0].messages) <= self._max_rows):
-            unit = waiting.popleft()
-            rows += len(unit.messages)
-            units.append(unit)
-        self._waiting_rows -= rows
-        return units
-
-    async def _work(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._idle.append(future)
-        await future
-
-    def _wake(self) -> None:
-        while self._idle:
-            future = self._idle.pop()
-            if not future.done():
-                future.set_result(None)
-                return
-
     def _wake_all(self) -> None:
-        while self._idle:
-            self._wake()
+        for line in self._lines:
+            line.wake_all()
 
     # ---- one flush ----
 
-    async def _flush(self, link: Link, units: list[_Unit]) -> None:
+    async def _flush(self, link: Link, units: list[Unit]) -> None:
+        if units[0].keys:
+            await self._flush_keyed(link, units, _LOCK_MS)
+        else:
+            await self._copy(link, units)
+
+    async def _copy(
+        self, link: Link, units: list[Unit], head: str = "", *, is_begun: bool = False
+    ) -> None:
+        """Store the units; `head` goes in front, `is_begun` if a transaction is open already."""
         began = time.monotonic()
         messages = [message for unit in units for message in unit.messages]
         block = self._claim(units, messages)
         sql, data = self._riders(units) + COPY_MESSAGES, payload([unit.rows for unit in units])
+        if is_begun:
+            sql += ";COMMIT"
         claims_sql, token = self._claims.take_sql()
         if failpoints.is_armed:
             failpoints.hit("accept.before_copy")
         try:
-            await link.run(claims_sql + sql, data)
+            await link.run(head + claims_sql + sql, data)
         except Aborted as error:
             self._undo(token, block)
+            if is_begun:
+                await self._roll_back(link)
             await self._divide(link, units, error)
         except LinkLost:
             await self._settle(link, units, token, block)
@@ -272,6 +297,50 @@ class Acceptor:
                 failpoints.hit("accept.committed")
             self._succeed(units, messages, token)
             ask(self._hooks.on_flush, None, "accept", len(messages), time.monotonic() - began)
+
+    async def _flush_keyed(self, link: Link, units: list[Unit], lock_ms: int) -> None:
+        """Take the keys of all units; those that find one taken leave, the others are stored."""
+        try:
+            taken = await take(link, [row for unit in units for row in unit.keys], lock_ms)
+        except Aborted as error:
+            await self._roll_back(link)
+            await self._divide_keyed(link, units, error)
+            return
+        except LeaseLost as error:
+            self._lose_lease(units, str(error))
+            return
+        except (StoreUnavailable, LinkLost) as error:  # no COMMIT was sent
+            self._refuse(units, str(error))
+            return
+        if failpoints.is_armed:
+            failpoints.hit("accept.keyed")
+        losers = [u for u in units if any(row.slot in taken for row in u.keys)] if taken else []
+        for unit in losers:
+            self._refuse([unit], _not_first(unit, taken))
+        winners = [unit for unit in units if not unit.is_over]
+        if winners:
+            won = [row for unit in losers for row in unit.keys if row.slot not in taken]
+            await self._copy(link, winners, release_sql(won), is_begun=True)
+        else:
+            await self._roll_back(link)
+
+    async def _divide_keyed(self, link: Link, units: list[Unit], error: Aborted) -> None:
+        """One key that another process does not let go must not hold up its neighbours."""
+        if error.sqlstate not in _WAITED:
+            await self._divide(link, units, error)
+        elif len(units) > 1:
+            middle = len(units) // 2
+            await self._flush_keyed(link, units[:middle], _LOCK_AGAIN_MS)
+            await self._flush_keyed(link, units[middle:], _LOCK_AGAIN_MS)
+        else:
+            self._refuse(units, KeyBusy("another process has the key and does not commit"))
+
+    async def _roll_back(self, link: Link) -> None:
+        """End a transaction that stored nothing; a connection that cannot even do that goes."""
+        try:
+            await link.run("ROLLBACK", None)
+        except GatewayError:
+            link.abandon()
 
     async def _flush_claims(self, link: Link) -> None:
         """Claims alone. What fails or stays in doubt rides again with whatever flushes next."""
@@ -291,7 +360,7 @@ class Acceptor:
         else:
             self._claims.committed(token)
 
-    def _claim(self, units: list[_Unit], messages: list[Message]) -> int:
+    def _claim(self, units: list[Unit], messages: list[Message]) -> int:
         """Claim what can leave at once; the halves of a divided flush keep what was chosen."""
         if units[0].is_asked:
             chosen = [message for message in messages if message.claim]
@@ -306,7 +375,7 @@ class Acceptor:
             message.claim = block
         return block
 
-    def _riders(self, units: list[_Unit]) -> str:
+    def _riders(self, units: list[Unit]) -> str:
         counts: dict[int, int] = {}
         batches = ""
         for unit in units:
@@ -325,7 +394,7 @@ class Acceptor:
         if block:
             self._claims.drop(block)
 
-    def _succeed(self, units: list[_Unit], messages: list[Message], token: ClaimToken) -> None:
+    def _succeed(self, units: list[Unit], messages: list[Message], token: ClaimToken) -> None:
         self._claims.committed(token)
         for message in messages:
             self.live[message.id] = message
@@ -334,10 +403,11 @@ class Acceptor:
             unit.is_over = True
             if not unit.future.done():
                 unit.future.set_result(None)
+        self._let_go(units)
         if failpoints.is_armed:
             failpoints.hit("accept.told")
 
-    async def _divide(self, link: Link, units: list[_Unit], error: Aborted) -> None:
+    async def _divide(self, link: Link, units: list[Unit], error: Aborted) -> None:
         """A bad row must not refuse its neighbours: halve until it stands alone."""
         if not error.is_data() or error.has_no_partition:
             self._refuse(units, f"PostgreSQL refused the flush: {error}")
@@ -349,7 +419,7 @@ class Acceptor:
             self._refuse(units, "bad row")
             await self._quarantine(link, units[0], error)
 
-    async def _quarantine(self, link: Link, unit: _Unit, error: Aborted) -> None:
+    async def _quarantine(self, link: Link, unit: Unit, error: Aborted) -> None:
         if link.conn is None:
             return
         try:
@@ -363,7 +433,7 @@ class Acceptor:
         except (*AWAY, asyncpg.PostgresError):
             _LOG.warning("a bad row could not be quarantined", exc_info=True)
 
-    async def _settle(self, link: Link, units: list[_Unit], token: ClaimToken, block: int) -> None:
+    async def _settle(self, link: Link, units: list[Unit], token: ClaimToken, block: int) -> None:
         """Adopt or forget: find out whether a flush whose connection broke is durable.
 
         Futures wait at most `timeout_s` for the truth and then fail with OutcomeUnknown; the
@@ -405,11 +475,11 @@ class Acceptor:
             return "PostgreSQL is away"
         if last_id > self.id_limit:
             return "the ids reserved for this process are used up"
-        if self._waiting_rows + rows > self._max_waiting:
+        if self.waiting() + rows > self._max_waiting:
             return "too many messages wait to be stored"
         return None
 
-    def _build(self, unit: _Unit) -> str | None:
+    def _build(self, unit: Unit) -> str | None:
         first = unit.messages[0]
         sealer = self._keyring.sealer_for(first.tenant, first.id)
         if sealer is None:
@@ -421,34 +491,51 @@ class Acceptor:
             return "bad row"
         return None
 
-    def _uncommitted(self) -> list[_Unit]:
-        units = [self._waiting[0]] if self._waiting else []  # ids grow along the list
+    def _uncommitted(self) -> list[Unit]:
+        units = [line.units[0] for line in self._lines if line.units]  # ids grow along a line
         for flying in self._flying.values():
             units += flying
         return [unit for unit in units if not unit.is_over]
 
-    def _refuse(self, units: list[_Unit], reason: str) -> None:
+    def _refuse(self, units: list[Unit], why: str | NotFirst) -> None:
         """Certainly not stored."""
         for unit in units:
             unit.is_over = True
             ask(self._hooks.on_refused, None, unit.messages)
             if not unit.future.done():
-                unit.future.set_exception(StoreUnavailable(reason))
+                error = why if isinstance(why, NotFirst) else StoreUnavailable(why)
+                unit.future.set_exception(error)
+        self._let_go(units)
 
     def _refuse_waiting(self, reason: str) -> None:
-        units = list(self._waiting)
-        self._waiting.clear()
-        self._waiting_rows = 0
-        self._refuse(units, reason)
+        for line in self._lines:
+            self._refuse(line.take_all(), reason)
 
-    def _doubt(self, units: list[_Unit]) -> None:
+    def _hold(self, unit: Unit, keys: Sequence[IntakeKey]) -> None:
+        slots = {key.slot for key in keys}
+        if len(slots) < len(keys) or not slots.isdisjoint(self._held):
+            raise ValueError("a key of the accept is held already")
+        unit.over = asyncio.get_running_loop().create_future()
+        for key in keys:
+            self._held[key.slot] = unit
+            unit.keys.append(KeyRow(*key.slot, key.digest, unit.messages[key.index].id))
+
+    def _let_go(self, units: list[Unit]) -> None:
+        for unit in units:
+            if unit.over is None or unit.over.done():
+                continue
+            for row in unit.keys:
+                self._held.pop(row.slot, None)
+            unit.over.set_result(None)
+
+    def _doubt(self, units: list[Unit]) -> None:
         for unit in units:
             if not unit.future.done():
                 unit.future.set_exception(
                     OutcomeUnknown("the connection to PostgreSQL broke during COMMIT")
                 )
 
-    def _lose_lease(self, units: list[_Unit], reason: str) -> None:
+    def _lose_lease(self, units: list[Unit], reason: str) -> None:
         self._is_open = False
         is_first, self._is_lost = not self._is_lost, True
         if is_first:
@@ -456,3 +543,16 @@ class Acceptor:
         self._refuse(units, reason)
         self._refuse_waiting(reason)
         self._wake_all()
+
+
+def _not_first(unit: Unit, taken: dict[Slot, Stored]) -> NotFirst:
+    """Why a unit left its flush; the request's own key is asked before its client_refs."""
+    first_id = unit.messages[0].id
+    refs: dict[int, int] = {}
+    for row in unit.keys:
+        stored = taken.get(row.slot)
+        if stored is not None:
+            if row.kind == Kind.REQUEST:
+                return KeyTaken(stored.digest, stored.first_id)
+            refs[row.first_id - first_id] = stored.first_id
+    return RefsTaken(refs)

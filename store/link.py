@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
 
@@ -128,18 +128,33 @@ class Link:
         if conn is not None and not conn.is_closed():
             conn.terminate()
 
-    async def run(self, sql: str, data: memoryview | None) -> None:
-        """Send one flush: `sql` ending in a COPY when there is `data`. See the head of the file."""
+    async def run(self, sql: str, data: memoryview | None) -> str:
+        """Send one flush: `sql` with a COPY in it when there is `data`. See the head of the file.
+
+        Returns the tag of its last statement, nothing for a COPY.
+        """
+        conn = self._sound()
+        try:
+            if data is None:
+                return await conn.execute(sql, timeout=self._timeout_s)
+            await copy_in(conn, sql, data, self._timeout_s)
+        except (asyncpg.PostgresError, *AWAY) as error:
+            raise self.judge(error) from error
+        return ""
+
+    async def read(self, question: Callable[[Connection], Awaitable[T]]) -> T:
+        """Read inside a transaction of the lane; raises as `run`."""
+        conn = self._sound()
+        try:
+            return await question(conn)
+        except (asyncpg.PostgresError, *AWAY) as error:
+            raise self.judge(error) from error
+
+    def _sound(self) -> Connection:
         conn = self.conn
         if conn is None or conn.is_closed():
             raise StoreUnavailable("PostgreSQL is away")
-        try:
-            if data is None:
-                await conn.execute(sql, timeout=self._timeout_s)
-            else:
-                await copy_in(conn, sql, data, self._timeout_s)
-        except (asyncpg.PostgresError, *AWAY) as error:
-            raise self.judge(error) from error
+        return conn
 
     def judge(self, error: BaseException) -> GatewayError:
         """What an error of a flush means; drops the connection where it is not sound."""

@@ -476,6 +476,15 @@ class Reader:
             row["verdicts"],
         )
 
+    async def segments(self, first_id: int, last_id: int) -> list[int]:
+        """How many segments each message of a batch takes, in order of id: nothing is opened."""
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(
+                "SELECT segments FROM messages"
+                f" WHERE {_within('id', (first_id, last_id))} ORDER BY id"
+            )
+        return [row["segments"] for row in rows]
+
     async def deltas(self) -> dict[int, tuple[int, int, int]]:
         """Per tenant: accepted, now submitted, final, as the flushes counted them."""
         async with acquire(self._pool) as conn:

@@ -3,7 +3,8 @@
     master.key ─HKDF─▶ wrapping key ─▶ data key of (tenant shard, UTC day), kept in `data_keys`
                 ├────▶ pepper of the API keys        │
                 ├────▶ key of the audit chain        │
-                ├────▶ key of the blind index        ▼
+                ├────▶ key of the blind index        │
+                ├────▶ key of the intake keys        ▼
                 └────▶ key of configuration secrets  nonce = message id (8) ‖ column (4)
 
 The nonce is never stored and never repeats: an id is given once and a column is written once.
@@ -167,6 +168,7 @@ class Keyring:
         self.pepper = _derive(master, b"smsgw api key pepper")
         self.index_key = _derive(master, b"smsgw number index")
         self.audit_key = _derive(master, b"smsgw audit chain")
+        self.intake_key = _derive(master, b"smsgw intake keys")
         self._wrap = AESGCM(_derive(master, b"smsgw data key wrap"))
         self._secrets = AESGCM(_derive(master, b"smsgw secrets"))
         self._sealers: dict[int, Sealer] = {}  # day * SHARDS + shard

@@ -33,6 +33,7 @@ POINTS: Final[Mapping[str, str]] = {
     "segment.done": "3: the text is cut into segments; nothing was taken",
     "admit.charged": "2: the tokens are taken; there is no id",
     "choose.done": "7: the messages of a flush that can leave at once are chosen; nothing is sent",
+    "accept.keyed": "4: the keys of a flush are inserted, no message is; nothing is committed",
     "accept.before_copy": "4: a flush is built, its claims with it; nothing was sent to the store",
     "accept.committed": "4: COMMIT was confirmed; nobody was told, no 202",
     "accept.in_doubt": "4: the connection was lost in COMMIT; nobody asked yet what became of it",

@@ -37,6 +37,7 @@ THREAD_BYTES = 1 << 15  # what is larger is read beside the loop, not on it
 _beside = ThreadPoolExecutor(1, "smsgw-json")
 _OUTER_NAME = re.compile(rb'\s*[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*')
 _OUTER_END = re.compile(rb"\s*\}")
+_any_decoder = msgspec.json.Decoder()
 _Result = TypeVar("_Result")
 _MEDIA_TYPE = re.compile(
     rb'application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*"?([^";\s]*)"?[ \t]*)?;?[ \t]*',
@@ -47,19 +48,24 @@ _MEDIA_TYPE = re.compile(
 class Batch:
     """A batch whose outer form is right; its entries are decoded one by one."""
 
-    __slots__ = ("_defaults", "default_errors", "defaults", "entries")
+    __slots__ = ("_defaults", "default_errors", "defaults", "entries", "raw_defaults")
 
     def __init__(
-        self, entries: list[bytes], defaults: SendRequest, default_errors: list[FieldError]
+        self,
+        entries: list[bytes],
+        defaults: SendRequest,
+        default_errors: list[FieldError],
+        raw_defaults: bytes = b"",
     ) -> None:
         self.entries = entries
+        self.raw_defaults = raw_defaults
         self.defaults = defaults
         self.default_errors = default_errors
         self._defaults = list(defaults.given())
 
     async def entry_beside(self, index: int) -> tuple[SendRequest, list[FieldError]]:
         """`entry`, beside the loop: for one of more than `THREAD_BYTES`."""
-        return await _run_beside(self.entry, index)
+        return await run_beside(self.entry, index)
 
     def entry(self, index: int) -> tuple[SendRequest, list[FieldError]]:
         """One message with the defaults under it; raises `ProblemError` when it is not JSON."""
@@ -85,6 +91,17 @@ def check_media_type(headers: dict[bytes, bytes]) -> None:
         raise ProblemError(Problem("body.charset", detail))
 
 
+def canonical(raw: bytes) -> bytes:
+    """JSON in one spelling: no white space, names sorted, escapes undone; for comparing.
+
+    What cannot be read so stays as it is: then only the same bytes are the same.
+    """
+    try:
+        return msgspec.json.encode(_any_decoder.decode(raw), order="sorted")
+    except _DECODER_SAID_NO:
+        return raw
+
+
 def parse_one(body: bytes) -> tuple[SendRequest, list[FieldError]]:
     """The message in a whole body; only for one of at most `THREAD_BYTES`."""
     return _parse(body, 0, "")
@@ -92,7 +109,7 @@ def parse_one(body: bytes) -> tuple[SendRequest, list[FieldError]]:
 
 async def parse_one_beside(body: bytes) -> tuple[SendRequest, list[FieldError]]:
     """`parse_one` for any size."""
-    return parse_one(body) if len(body) <= THREAD_BYTES else await _run_beside(parse_one, body)
+    return parse_one(body) if len(body) <= THREAD_BYTES else await run_beside(parse_one, body)
 
 
 async def parse_batch(body: bytes) -> Batch:
@@ -115,8 +132,8 @@ async def parse_batch(body: bytes) -> Batch:
     raw = bytes(outer.defaults)
     _check_size(raw, "/defaults")
     args = (raw, _DEFAULTS_DEPTH, "/defaults")
-    found = _parse(*args) if len(raw) <= THREAD_BYTES else await _run_beside(_parse, *args)
-    return Batch(entries, *found)
+    found = _parse(*args) if len(raw) <= THREAD_BYTES else await run_beside(_parse, *args)
+    return Batch(entries, *found, raw)
 
 
 async def _entries(body: bytes, outer: BatchRequest) -> list[bytes]:
@@ -148,7 +165,8 @@ def _parse(raw: bytes, depth: int, where: str) -> tuple[SendRequest, list[FieldE
     return request, []
 
 
-async def _run_beside(work: Callable[..., _Result], *args: object) -> _Result:
+async def run_beside(work: Callable[..., _Result], *args: object) -> _Result:
+    """Run what reads more than `THREAD_BYTES` in the one thread that is kept for it."""
     return await asyncio.get_running_loop().run_in_executor(_beside, work, *args)
 
 
@@ -174,7 +192,7 @@ async def _explain_outer(body: bytes) -> ProblemError:
     if len(body) <= THREAD_BYTES:
         document = parse_strict(body)
     else:
-        document = await _run_beside(parse_strict, body)
+        document = await run_beside(parse_strict, body)
     if not isinstance(document, dict):
         return _refuse("", "field.type", "The body must be one JSON object.")
     errors = unknown_names(document, BatchRequest.__struct_fields__)

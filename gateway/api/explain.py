@@ -134,6 +134,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "class": _one_of(MessageClass),
     "signature": _text,
     "sender_ext": _text,
+    "client_ref": _text,
     "metadata": _string_map,
     "valid_for_s": _whole,
     "encoding": _one_of(_ENCODINGS),

@@ -27,13 +27,14 @@ __all__ = [
 
 MAX_BATCH = 1000
 MAX_METADATA_BYTES = 4096
+MAX_CLIENT_REF = 256
 MIN_VALIDITY_S = 5
 MAX_VALIDITY_S = 259_200
 MAX_SEGMENTS = 255
 DEFAULT_SEGMENTS = 10
 
 # Named in API section 2, built by a later version: refused by name, never ignored.
-UNAVAILABLE = frozenset({"client_ref", "send_at", "template_id", "variables"})
+UNAVAILABLE = frozenset({"send_at", "template_id", "variables"})
 
 
 def _doc(description: str, **schema: Any) -> Meta:  # noqa: ANN401 - JSON Schema keywords
@@ -73,6 +74,18 @@ class SendRequest(Struct, forbid_unknown_fields=True, rename={"message_class": "
     ) = UNSET
     sender_ext: (
         Annotated[str, _doc("Extension after the access code.", pattern="^[0-9]{1,12}$")]
+        | UnsetType
+    ) = UNSET
+    client_ref: (
+        Annotated[
+            str,
+            _doc(
+                "Your own id of this message, echoed in events. Given twice within 7 days the "
+                "second message is refused (`client_ref.duplicate`, naming the first).",
+                minLength=1,
+                maxLength=MAX_CLIENT_REF,
+            ),
+        ]
         | UnsetType
     ) = UNSET
     metadata: (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +13,7 @@ from telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from gateway.api.access import Access
+    from store.intake import Hasher, IntakeKey
 
 
 class PolicyPort(Protocol):
@@ -135,11 +136,70 @@ class StoredPort(Protocol):
         ...
 
 
+class BatchPort(Protocol):
+    """A batch as stored: its messages are first_id … last_id without a gap."""
+
+    @property
+    def first_id(self) -> int:
+        """Of its first message, and the batch's own id."""
+        ...
+
+    @property
+    def last_id(self) -> int:
+        """Of its last message."""
+        ...
+
+    @property
+    def verdicts(self) -> bytes | None:
+        """What was told of the entries that were not accepted."""
+        ...
+
+
+class KeyedPort(Protocol):
+    """What is stored under a key."""
+
+    @property
+    def digest(self) -> bytes:
+        """Of the body that came with it."""
+        ...
+
+    @property
+    def first_id(self) -> int:
+        """The first message it brought."""
+        ...
+
+
+class IntakePort(Protocol):
+    """Keys that a request is known by: an Idempotency-Key, client_refs."""
+
+    @property
+    def hasher(self) -> Hasher:
+        """Makes keys and digests."""
+        ...
+
+    @property
+    def holder(self) -> Callable[[Iterable[IntakeKey]], Future[None] | None]:
+        """Done when the accept of this process that has one of the keys is over; None = none."""
+        ...
+
+    async def find(self, key: IntakeKey) -> KeyedPort | None:
+        """What is committed under a key; raises StoreUnavailable."""
+        ...
+
+
 class ReaderPort(Protocol):
     """Reads back from the store; raises StoreUnavailable."""
 
     async def message(self, message_id: int, tenant: int | None = None) -> StoredPort | None:
         """None when there is none, or when it belongs to another tenant."""
+        ...
+
+    async def batch(self, first_id: int, tenant: int) -> BatchPort | None:
+        """None when there is none, or when it belongs to another tenant."""
+        ...
+
+    async def segments(self, first_id: int, last_id: int) -> list[int]:
+        """How many segments each of these messages takes, in order of id."""
         ...
 
 
@@ -198,11 +258,22 @@ class FlowPort(Protocol):
         """(code, detail, Retry-After in seconds) when intake of the class is closed for now."""
         ...
 
-    def accept(self, messages: list[Message], batch_verdicts: bytes | None = None) -> Future[None]:
+    @property
+    def intake(self) -> IntakePort:
+        """Keys that a request is known by."""
+        ...
+
+    def accept(
+        self,
+        messages: list[Message],
+        batch_verdicts: Callable[[], bytes] | None = None,
+        keys: Sequence[IntakeKey] = (),
+    ) -> Future[None]:
         """Give ids at once; done after COMMIT, when the flow owns the messages.
 
-        Fails with StoreUnavailable (certainly not stored) or OutcomeUnknown; in both cases the
-        flow itself gives the room back when it is certain.
+        `batch_verdicts` is called before this returns, once the messages have their ids. Fails
+        with StoreUnavailable (certainly not stored), OutcomeUnknown, or NotFirst (not stored: one
+        of the keys is another request's); the flow itself gives the room back when it is certain.
         """
         ...
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from sms.ids import to_text
+
 # What a name must look like to be repeated in an answer: not like anybody's number either.
 NAME_LIKE = re.compile(r"(?!.{0,39}?(?:[0-9][_-]{0,2}){7})[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
@@ -108,11 +110,23 @@ KINDS: dict[str, Kind] = {
     "query.unknown": Kind(422, "Unknown query parameter", "Remove it, or correct its name."),
     "query.repeated": Kind(422, "Query parameter given twice", "Give each parameter once."),
     "query.value": Kind(422, "Query parameter out of range", "Correct its value."),
-    "idempotency.unavailable": Kind(
-        422,
-        "Idempotency-Key not available",
-        "Leave the header out: this version has no replay yet.",
+    "idempotency.malformed": Kind(
+        400,
+        "Idempotency-Key not right",
+        "Send 1 to 255 visible ASCII characters, bare or in double quotes.",
     ),
+    "idempotency.mismatch": Kind(
+        422,
+        "Key used for another request",
+        "Send the body that came with the key first, or a new key for a new request.",
+    ),
+    "idempotency.in_progress": Kind(409, "First request still running", _WAIT),
+    "client_ref.duplicate": Kind(
+        409,
+        "client_ref used before",
+        "Read the message that `detail` names; for a new one send a new client_ref.",
+    ),
+    "client_ref.in_progress": Kind(409, "client_ref just in use", _WAIT),
     "field.unknown": Kind(422, "Unknown field", _FIX),
     "field.missing": Kind(422, "Field missing", _FIX),
     "field.type": Kind(422, "Wrong type", _FIX),
@@ -165,7 +179,7 @@ KINDS: dict[str, Kind] = {
     "outcome_unknown": Kind(
         503,
         "Outcome unknown",
-        "It may have been done: look before you send it again.",
+        "It may have been done. With an Idempotency-Key: send the same again. Else look first.",
     ),
 }
 _SHED = Kind(503, "Too busy", _WAIT)
@@ -182,11 +196,12 @@ class Problem:
     detail: str
     errors: Sequence[FieldError] = ()
     headers: list[Header] = field(default_factory=list)
+    own_status: int = 0  # where the code alone does not say it
 
     @property
     def status(self) -> int:
-        """The HTTP status of the code."""
-        return kind_of(self.code).status
+        """The HTTP status of the code, unless it has one of its own."""
+        return self.own_status or kind_of(self.code).status
 
 
 class ProblemError(Exception):
@@ -210,6 +225,15 @@ def of_fields(errors: Sequence[FieldError]) -> Problem:
     return Problem(errors[0].code, errors[0].detail, errors)
 
 
+def duplicate_ref(first_id: int) -> FieldError:
+    """What is said of a client_ref that another message has."""
+    detail = (
+        f"`client_ref` is that of the message {to_text('msg', first_id)} already; it is unique "
+        "for 7 days."
+    )
+    return FieldError("/client_ref", "client_ref.duplicate", detail)
+
+
 def retry_after(code: str, detail: str, seconds: int) -> Problem:
     """A refusal that ends by itself after whole `seconds`."""
     return Problem(code, detail, headers=[(b"retry-after", b"%d" % max(1, seconds))])
@@ -221,7 +245,7 @@ def document(problem: Problem, request_id: str) -> dict[str, object]:
     return {
         "type": f"urn:smsgw:problem:{problem.code}",
         "title": kind.title,
-        "status": kind.status,
+        "status": problem.status,
         "detail": problem.detail,
         "instance": f"urn:smsgw:request:{request_id}",
         "code": problem.code,

@@ -11,6 +11,8 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Sequence
 
+from msgspec import UNSET
+
 from gateway.admit import Refused, admit
 from gateway.api.answers import build_accepted
 from gateway.api.auth import allow, authenticate
@@ -140,6 +142,8 @@ class QuickDoor:
         try:
             entry, errors = parse_one(body)
         except ProblemError:
+            return None
+        if entry.client_ref is not UNSET:
             return None
         if failpoints.is_armed:
             failpoints.hit("door.parsed")

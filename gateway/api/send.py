@@ -3,6 +3,9 @@
     headers: method, key, scope, media type ─▶ body ─▶ decode ─▶ admit ─▶ charge ─▶ accept ─▶ 202
              nothing of the body is read before the key is known to be good
 
+What has an Idempotency-Key or a client_ref goes through `once` from the decoded body on: it may
+get the answer of an earlier request, or have to wait for it.
+
 It stands in front of FastAPI because these two routes carry the traffic (DESIGN decision 8): one
 decode, one admit, one await until the commit. Everything else goes on to the app behind it. The
 promise of a 202 is made by the await on `accept` and nowhere else.
@@ -14,8 +17,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-
-import msgspec
+from functools import partial
+from typing import TYPE_CHECKING
 
 from gateway.admit import Refused, Rules, admit, charge, check_defaults
 from gateway.api.access import Caller, Gate
@@ -48,19 +51,26 @@ from gateway.api.frame import (
     refuse_too_large,
     request_id_of,
 )
+from gateway.api.models import UNSET, SendRequest
+from gateway.api.once import HeldError, Once, digest_batch, digest_one, parse_key
 from gateway.api.port import FlowPort, TakenPort
 from gateway.api.problems import (
     FieldError,
     Header,
     Problem,
     ProblemError,
+    duplicate_ref,
     of_fields,
     retry_after,
 )
+from gateway.api.verdicts import Verdicts
 from sms.config import ApiKey, Tenant
-from sms.errors import OutcomeUnknown, StoreUnavailable
+from sms.errors import NotFirst, OutcomeUnknown, RefsTaken, StoreUnavailable
 from sms.model import Message, MessageClass
 from telemetry.failpoints import failpoints
+
+if TYPE_CHECKING:
+    from store.intake import IntakeKey
 
 MESSAGES = "/v1/messages"
 BATCHES = "/v1/batches"
@@ -82,6 +92,8 @@ class _Request:
     signed: Caller | None = None  # not proven before its body is there
     tenant: Tenant | None = None
     taken: TakenPort | None = None  # what the bucket said last
+    name: bytes | None = None  # its Idempotency-Key
+    is_replay: bool = False  # the answer is that of an earlier request
 
 
 class SendDoor:
@@ -101,6 +113,7 @@ class SendDoor:
         self._rules = Rules(flow.snapshot)
         self.gate = Gate(flow)
         self._bodies = BodyReader(monotonic)
+        self._once = Once(flow, monotonic)
         self._handlers: dict[str, Callable[[_Request, Tenant, bytes], Awaitable[bytes]]] = {
             MESSAGES: self._send_one,
             BATCHES: self._send_batch,
@@ -167,9 +180,9 @@ class SendDoor:
             raise ProblemError(Problem("query.unknown", detail))
         if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
             check_media_type(headers)
-        if b"idempotency-key" in headers:
-            detail = "The Idempotency-Key header is not available in this version; leave it out."
-            raise ProblemError(Problem("idempotency.unavailable", detail))
+        name = headers.get(b"idempotency-key")
+        if name is not None:
+            request.name = parse_key(name)
 
     def _let_in(self, request: _Request, key: ApiKey) -> Tenant:
         """The tenant of a key that is proven; raises the 403."""
@@ -202,10 +215,35 @@ class SendDoor:
         entry, errors = await parse_one_beside(body)
         if failpoints.is_armed:
             failpoints.hit("door.parsed")
+        if request.name is None and entry.client_ref is UNSET:
+            return await self._one(request, tenant, entry, errors, now, None)
+        key = None
+        if request.name is not None:
+            hasher = self._flow.intake.hasher
+            digest = await digest_one(hasher, body)
+            key = hasher.request(tenant.id, MESSAGES, request.name, digest)
+        work = partial(self._one, request, tenant, entry, errors, now, key)
+        reply, request.is_replay = await self._once.do(
+            key, work, partial(self._once.one, tenant.id)
+        )
+        return reply
+
+    async def _one(  # noqa: PLR0913, PLR0917 (what a request has come to; bound in one place)
+        self,
+        request: _Request,
+        tenant: Tenant,
+        entry: SendRequest,
+        errors: list[FieldError],
+        now: float,
+        key: IntakeKey | None,
+    ) -> bytes:
         verdict = admit(entry, tenant, self._rules, now)
         if errors or isinstance(verdict, Refused):
             raise ProblemError(of_fields(merge(errors, verdict)))
-        await self._accept(request, tenant, [verdict], "/text", None)
+        try:
+            await self._accept(request, tenant, [verdict], "/text", key)
+        except RefsTaken as found:
+            raise ProblemError(of_fields([duplicate_ref(found.taken[0])])) from None
         return build_accepted(verdict)
 
     # -- a batch -------------------------------------------------------------------------------
@@ -215,26 +253,47 @@ class SendDoor:
         batch = await parse_batch(body)
         if failpoints.is_armed:
             failpoints.hit("door.parsed")
+        key = None
+        if request.name is not None:
+            hasher = self._flow.intake.hasher
+            digest = await digest_batch(hasher, batch, self._monotonic)
+            key = hasher.request(tenant.id, BATCHES, request.name, digest)
+        work = partial(self._batch, request, tenant, batch, now, key)
+        reply, request.is_replay = await self._once.do(
+            key, work, partial(self._once.batch, tenant.id)
+        )
+        return reply
+
+    async def _batch(
+        self, request: _Request, tenant: Tenant, batch: Batch, now: float, key: IntakeKey | None
+    ) -> bytes:
         wrong = merge(batch.default_errors, Refused(check_defaults(batch.defaults, tenant)))
         if wrong:
             raise ProblemError(of_fields(_below("/defaults", wrong)))
-        messages, indexes, refused = await self._admit_batch(batch, tenant, now)
-        if not messages:
-            errors = [e for index, found in refused for e in _below(f"/messages/{index}", found)]
-            raise ProblemError(of_fields(errors))
-        verdicts = [(index, found[0].code) for index, found in refused]
-        await self._accept(request, tenant, messages, "/messages", msgspec.json.encode(verdicts))
-        for _, code in verdicts:
-            self._flow.metrics.refused_total.inc((code,))
-        return build_batch_accepted(messages, indexes, refused)
+        verdicts = await self._admit_batch(batch, tenant, now)
+        is_stored = False
+        while not is_stored:
+            if not verdicts.messages:
+                raise ProblemError(verdicts.problem())
+            try:
+                await self._accept(
+                    request, tenant, verdicts.messages, "/messages", key, verdicts.settle
+                )
+                is_stored = True
+            except RefsTaken as found:  # the others are tried again without them
+                verdicts.take_out(found.taken)
+        for _, found in verdicts.told:
+            self._flow.metrics.refused_total.inc((found[0].code,))
+        messages = verdicts.messages
+        accepted = [
+            (index, message.id, len(message.texts))
+            for index, message in zip(verdicts.indexes, messages, strict=True)
+        ]
+        return build_batch_accepted(accepted, messages[0].id, verdicts.rejected)
 
-    async def _admit_batch(
-        self, batch: Batch, tenant: Tenant, now: float
-    ) -> tuple[list[Message], list[int], list[tuple[int, list[FieldError]]]]:
+    async def _admit_batch(self, batch: Batch, tenant: Tenant, now: float) -> Verdicts:
         """A verdict for each entry; long batches let others have the loop in between."""
-        messages: list[Message] = []
-        indexes: list[int] = []
-        refused: list[tuple[int, list[FieldError]]] = []
+        verdicts = Verdicts()
         rules = self._rules
         errors_left = MAX_ERRORS
         unlooked = 0
@@ -254,11 +313,10 @@ class SendDoor:
             if errors or isinstance(verdict, Refused):
                 found = merge(errors, verdict)[: max(1, errors_left)]
                 errors_left -= len(found)
-                refused.append((index, found))
+                verdicts.refuse(index, found)
             else:
-                messages.append(verdict)
-                indexes.append(index)
-        return messages, indexes, refused
+                verdicts.admit(index, verdict)
+        return verdicts
 
     # -- the promise ---------------------------------------------------------------------------
 
@@ -268,10 +326,17 @@ class SendDoor:
         tenant: Tenant,
         messages: list[Message],
         pointer: str,
-        verdicts: bytes | None,
+        key: IntakeKey | None,
+        verdicts: Callable[[], bytes] | None = None,
     ) -> None:
-        """Reserve, charge, store; returns after COMMIT or raises the refusal."""
+        """Reserve, charge, store; returns after COMMIT or raises the refusal.
+
+        Raises NotFirst or HeldError when another request has the key or a client_ref.
+        """
         flow = self._flow
+        keys = flow.intake.hasher.refs(messages)
+        if key is not None:
+            keys.insert(0, key)
         wanted = _by_class(messages)
         for message_class in wanted:
             closed = flow.shed(message_class)
@@ -282,8 +347,17 @@ class SendDoor:
             self._put_back(request, tenant, segments)
             detail = "The queue of this class is full; the message was not accepted."
             raise ProblemError(retry_after("shed.queue_full", detail, STORE_RETRY_S))
+        holder = flow.intake.holder(keys) if keys else None
+        if holder is not None:
+            for message_class, (count, _) in wanted.items():
+                flow.give_back(message_class, count)
+            self._put_back(request, tenant, segments)
+            raise HeldError(holder)
         try:
-            await flow.accept(messages, verdicts)
+            await flow.accept(messages, verdicts, keys)
+        except NotFirst:
+            self._put_back(request, tenant, segments)
+            raise
         except StoreUnavailable:
             self._put_back(request, tenant, segments)
             detail = "The store does not answer; nothing was accepted."
@@ -348,6 +422,10 @@ class SendDoor:
 
     def _answer_headers(self, request: _Request) -> list[Header]:
         headers: list[Header] = [JSON_TYPE, (b"x-request-id", request.request_id.encode())]
+        if request.is_replay:
+            headers.append((b"idempotent-replayed", b"true"))
+            if request.taken is None and request.tenant is not None:
+                request.taken = self._flow.limiter.look(request.tenant.id, self._monotonic())
         if request.taken is not None:
             headers += limit_headers(request.taken)
         return headers

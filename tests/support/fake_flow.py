@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from gateway.api.access import Access
 from gateway.api.auth import new_key
 from gateway.api.port import PolicyPort
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
+from sms.errors import KeyTaken, RefsTaken
 from sms.ids import IdClock
 from sms.model import EventRow, Message, MessageClass
+from store.intake import Hasher, IntakeKey, Kind, Slot, Stored as StoredKey
 from telemetry.metrics import Metrics
 
 PEPPER = b"p" * 32
@@ -79,9 +81,49 @@ class Stored:
     rows: list[EventRow] = field(default_factory=list)
 
 
+@dataclass
+class Batch:
+    first_id: int
+    last_id: int
+    tenant: int
+    verdicts: bytes | None
+
+
+class FakeIntake:
+    """Keys in memory; `held` is what a test says that a request under way holds."""
+
+    def __init__(self) -> None:
+        self.hasher = Hasher(b"i" * 32)
+        self.stored: dict[Slot, StoredKey] = {}
+        self.held: dict[Slot, asyncio.Future[None]] = {}
+        self.looks = 0
+        self.error: Exception | None = None
+
+    def holder(self, keys: Iterable[IntakeKey]) -> asyncio.Future[None] | None:
+        futures = [self.held[key.slot] for key in keys if key.slot in self.held]
+        return futures[0] if futures else None
+
+    async def find(self, key: IntakeKey) -> StoredKey | None:
+        self.looks += 1
+        if self.error is not None:
+            raise self.error
+        return self.stored.get(key.slot)
+
+    def refusal(self, keys: Sequence[IntakeKey]) -> Exception | None:
+        refs: dict[int, int] = {}
+        for key in keys:
+            stored = self.stored.get(key.slot)
+            if stored is not None and key.kind == Kind.REQUEST:
+                return KeyTaken(stored.digest, stored.first_id)
+            if stored is not None:
+                refs[key.index] = stored.first_id
+        return RefsTaken(refs) if refs else None
+
+
 class FakeReader:
     def __init__(self) -> None:
         self.stored: dict[int, Stored] = {}
+        self.batches: dict[int, Batch] = {}
         self.error: Exception | None = None
 
     async def message(self, message_id: int, tenant: int | None = None) -> Stored | None:
@@ -89,6 +131,13 @@ class FakeReader:
             raise self.error
         found = self.stored.get(message_id)
         return None if found is None or found.message.tenant != tenant else found
+
+    async def batch(self, first_id: int, tenant: int) -> Batch | None:
+        found = self.batches.get(first_id)
+        return None if found is None or found.tenant != tenant else found
+
+    async def segments(self, first_id: int, last_id: int) -> list[int]:
+        return [self.stored[n].message.segments for n in range(first_id, last_id + 1)]
 
 
 def make_snapshot() -> tuple[Snapshot, dict[str, str]]:
@@ -135,6 +184,7 @@ class FakeFlow:
         self.metrics = Metrics()
         self.reader = FakeReader()
         self.limiter = FakeLimiter()
+        self.intake = FakeIntake()
         self.access = Access()
         self.supervisor_socket: Path | None = None
         self.public_metrics = True
@@ -160,18 +210,31 @@ class FakeFlow:
         return self.closed
 
     def accept(
-        self, messages: list[Message], batch_verdicts: bytes | None = None
+        self,
+        messages: list[Message],
+        batch_verdicts: Callable[[], bytes] | None = None,
+        keys: Sequence[IntakeKey] = (),
     ) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self.error is not None:
-            future.set_exception(self.error)
-            return future
         first = self._ids.next(len(messages))
         for offset, message in enumerate(messages):
             message.id = first + offset
+        verdicts = None if batch_verdicts is None else batch_verdicts()
+        error = self.error or self.intake.refusal(keys)
+        if error is not None:
+            for message in messages:
+                self.free[message.message_class] += 1
+            future.set_exception(error)
+            return future
+        for key in keys:
+            self.intake.stored[key.slot] = StoredKey(key.digest, first + key.index)
+        for message in messages:
             self.reader.stored[message.id] = Stored(message)
-        self.accepted.append(messages)
-        self.verdicts.append(batch_verdicts)
+        if verdicts is not None:
+            last, tenant = messages[-1].id, messages[0].tenant
+            self.reader.batches[first] = Batch(first, last, tenant, verdicts)
+        self.accepted.append(list(messages))
+        self.verdicts.append(verdicts)
         future.set_result(None)
         return future
 

@@ -126,8 +126,8 @@ def held_back(flow: FakeFlow) -> list[asyncio.Future[None]]:
     held: list[asyncio.Future[None]] = []
     accept = flow.accept
 
-    def hold(messages: Any, verdicts: bytes | None = None) -> asyncio.Future[None]:
-        accept(messages, verdicts)
+    def hold(*args: Any) -> asyncio.Future[None]:
+        accept(*args)
         held.append(asyncio.get_running_loop().create_future())
         return held[-1]
 
