@@ -112,9 +112,10 @@ async def test_of_many_units_in_one_flush_only_the_losers_leave(world, conn):
     acceptor = await world.acceptor()
     await acceptor.accept([text()], keys=[key(world, b"3")])
     futures = [
-        acceptor.accept([text(client_ref=f"r{n}")], keys=[
-            key(world, b"%d" % n), *refs(world, [text(client_ref=f"r{n}")])
-        ])
+        acceptor.accept(
+            [text(client_ref=f"r{n}")],
+            keys=[key(world, b"%d" % n), *refs(world, [text(client_ref=f"r{n}")])],
+        )
         for n in range(8)
     ]
     results = await asyncio.gather(*futures, return_exceptions=True)

@@ -86,7 +86,10 @@ def test_a_key_is_read_quoted_or_bare(value, name):
 def test_what_is_no_key_is_malformed(value):
     with pytest.raises(ProblemError) as caught:
         parse_key(value)
-    assert (caught.value.problem.code, caught.value.problem.status) == ("idempotency.malformed", 400)
+    assert (caught.value.problem.code, caught.value.problem.status) == (
+        "idempotency.malformed",
+        400,
+    )
 
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255))
@@ -132,7 +135,9 @@ def test_a_body_is_the_same_however_it_is_written(value):
 @given(_JSON, _JSON)
 def test_bodies_that_say_something_else_differ(one, two):
     texts = [canonical(json.dumps(value).encode()) for value in (one, two)]
-    assert (texts[0] == texts[1]) == (json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True))
+    assert (texts[0] == texts[1]) == (
+        json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)
+    )
 
 
 def test_what_cannot_be_read_is_compared_byte_by_byte():
