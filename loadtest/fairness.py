@@ -1,7 +1,7 @@
 """`python -m loadtest.fairness`: what one tenant's blast does to another tenant's login codes.
 
     quiet: otp at a steady rate, measured ─▶ the same beside 200,000 marketing messages of another
-        tenant, sent as fast as they are taken ─▶ until all has left ─▶ again, `rounds` times
+        tenant, as fast as its limit lets it ─▶ until all has left ─▶ again, `rounds` times
 
 Measured from before the request to the carrier's record, so the door and the accept are in it. A
 stock gateway in a fresh directory. Exit 0 = the median over the rounds of how far the p99 moved is
@@ -36,6 +36,8 @@ OTP_FIRST: Final = 80_000_000
 BATCH: Final = 100
 BLAST_CONNECTIONS: Final = 8
 OTP_CONNECTIONS: Final = 32
+NO_LIMIT: Final = 500_000
+PACE: Final = 0.99  # of the limit: refusals would cost the client's place in the row
 LOOK_S: Final = 0.2
 STALL_S: Final = 30.0
 SETTLE_S: Final = 1.0
@@ -43,7 +45,7 @@ _BLASTER: Final = """\
   - name: blaster
     signatures: [沙箱]
     countries: [86, 1]
-    limits: {segments_per_second: 1000000, burst_segments: 1000000}
+    limits: {segments_per_second: %d, burst_segments: %d}
     api_keys: [{name: blaster, scopes: [send, read], secret_file: sandbox/blaster.key}]
 """
 
@@ -107,7 +109,9 @@ class Run:
     async def _add_blaster(self) -> None:
         gateway = self._gateway
         text = (gateway.data_dir / "sandbox.yaml").read_text("utf-8")
-        await gateway.apply_text(text.replace("admin_keys:", _BLASTER + "admin_keys:", 1))
+        limit = self._options.limit or NO_LIMIT
+        entry = _BLASTER % (limit, 2 * limit)
+        await gateway.apply_text(text.replace("admin_keys:", entry + "admin_keys:", 1))
         key = gateway.data_dir / "sandbox" / "blaster.key"
         self._blaster = key.read_text("utf-8").strip()
 
@@ -175,6 +179,7 @@ class Run:
             messages=messages,
             first=self._blast_next,
             message_class="marketing",
+            rate=PACE * self._options.limit,
         )
         result = await self._bench.run_plan(plan)
         self._blast_next += result.used
@@ -244,10 +249,16 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="loadtest.fairness", description=__doc__.split("\n")[0])
     parser.add_argument("--messages", type=int, default=200_000, help="of the blast")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=2000,
+        help="segments a second of the tenant that blasts (0 = none: then it has all of the CPU)",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=100.0, help="otp messages a second")
     parser.add_argument("--seconds", type=float, default=15.0, help="of otp alone, each round")
-    parser.add_argument("--longest", type=float, default=60.0, help="a blast takes less, seconds")
+    parser.add_argument("--longest", type=float, default=150.0, help="a blast takes less, seconds")
     parser.add_argument("--warm-up", type=float, default=4.0, metavar="S")
     parser.add_argument("--data-parent", type=Path, help="directory on the disk to measure on")
     parser.add_argument("--json", action="store_true", help="JSON on stdout instead of lines")
