@@ -24,6 +24,7 @@ import uvicorn
 from gateway.api.app import build_doors
 from gateway.api.port import FlowPort
 from gateway.http_protocol import ALL_OF_THEM, Connections, GatewayHttp, connection_limit
+from gateway.listener import Listener
 from gateway.settings import Settings
 from telemetry.logs import get_logger
 
@@ -63,7 +64,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, shared: Connections, fds: Sequence[int]) -> None:
         super().__init__(config)
-        self.servers: list[asyncio.Server] = []  # before its start too
+        self.servers: list[Listener] = []  # type: ignore[assignment]  # all that it asks of them
         self._shared = shared
         # Taken over, not copied: when they are closed nothing of this process listens any more.
         self._sockets = [socket.socket(fileno=fd) for fd in fds]
@@ -77,6 +78,19 @@ class HttpServer(uvicorn.Server):
     async def serve_inherited(self) -> None:
         """Serve until `should_exit`."""
         await self.serve(self._sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, with listeners of ours."""
+        await super().startup([])
+        self.servers = [
+            Listener(listening, self._protocol, self.config.ssl) for listening in sockets or []
+        ]
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     def connections(self) -> int:
         """Connections that are open now."""
@@ -94,12 +108,10 @@ class HttpServer(uvicorn.Server):
 
     async def stop_accepting(self) -> None:
         """Leave new connections in the socket's queue; the open ones go on."""
-        # uvloop's wait_closed() waits, handshakes of TLS included, only when it was called before
-        # close(); called afterwards it returns at once.
-        self._ended = [asyncio.create_task(server.wait_closed()) for server in self.servers]
-        await asyncio.sleep(0)
         for server in self.servers:
             server.close()
+        self._ended = [asyncio.create_task(server.wait_closed()) for server in self.servers]
+        await asyncio.sleep(0)
         for listener in self._sockets:
             listener.close()
 

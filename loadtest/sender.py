@@ -38,6 +38,7 @@ KINDS: Final = (
     ("+86189", "您预约的%08d号维修今天下午上门，请保持电话畅通。"),
     ("+121", "Your parcel %08d is on its way and should reach you tomorrow."),
 )
+DEFAULT_CLASS: Final = "transactional"  # what a message is that says nothing
 LAST: Final = 99_999_999  # the greatest i
 PAUSE_S: Final = 0.05  # after a refusal; the tenant's Retry-After would empty the measured window
 ANSWER_TIMEOUT_S: Final = 30.0
@@ -70,6 +71,8 @@ class Plan:
     first: int  # index of the first message
     sent_file: str  # doubles: Unix time when message first + n left, 0 when it was not accepted
     keys_file: str = ""  # keys of many tenants, a line each, by turns; else `api_key` alone
+    message_class: str = "transactional"
+    rate: float = 0.0  # messages a second, evenly; 0 = as fast as the answers come
     is_keyed: bool = False  # with a fresh Idempotency-Key for each request
 
     def keys(self) -> list[bytes]:
@@ -82,6 +85,8 @@ class Plan:
         """Raise ValueError when this cannot be run."""
         if self.connections < 1 or self.batch < 1 or self.seconds <= 0:
             raise ValueError("connections, batch and seconds must be above 0")
+        if self.rate < 0:
+            raise ValueError("the rate must not be below 0")
         if not 0 <= self.first <= LAST:
             raise ValueError(f"the first message must be between 0 and {LAST}")
 
@@ -127,12 +132,15 @@ class Requests:
         entries = []
         for place in range(self._plan.batch):
             prefix, text = KINDS[(first_kind + place) % len(KINDS)]
-            entries.append(f'{{"to":"{prefix}%08d","text":"{text}"}}')
+            entries.append(f'{{"to":"{prefix}%08d","text":"{text}"')
+        named = self._plan.message_class
         if self._plan.batch == 1:
-            path, body = "/v1/messages", entries[0]
+            path = "/v1/messages"
+            own = "" if named == DEFAULT_CLASS else f',"class":"{named}"'
+            body = entries[0] + own + "}"
         else:
             path = "/v1/batches"
-            body = f'{{"defaults":{{"class":"transactional"}},"messages":[{",".join(entries)}]}}'
+            body = f'{{"defaults":{{"class":"{named}"}},"messages":[{"},".join(entries)}}}]}}'
         data = body.encode()
         size = len(data) + 4 * data.count(b"%08d")  # eight digits stand where four octets were
         keyed = 'Idempotency-Key: "order-\1"\r\n' if self._plan.is_keyed else ""
@@ -267,6 +275,7 @@ class Sender:
         self._connections: dict[int, _Connection] = {}
         self._paused: deque[tuple[float, _Connection]] = deque()  # due at
         self._open = 0
+        self._turns = 0  # that were given out, at a fixed rate
         self._next = plan.first
         limit = plan.first + plan.messages if plan.messages else LAST + 1
         self._last_start = min(limit, LAST + 1) - plan.batch
@@ -279,7 +288,7 @@ class Sender:
         started = told = self._tally.result.first_sent_at = time.time()
         self._stop_at = started + self._plan.seconds
         for connection in list(self._connections.values()):
-            self._send(connection)
+            self._send_in_turn(connection)
         while self._open or self._paused:
             self._turn()
             now = time.time()
@@ -297,10 +306,20 @@ class Sender:
         return self._tally.finish()
 
     def _turn(self) -> None:
-        for fd, _ in self._epoll.poll(0.02 if self._paused else 0.5):
+        wait = max(0.0, min(0.02, self._paused[0][0] - time.time())) if self._paused else 0.5
+        for fd, _ in self._epoll.poll(wait):
             self._receive(self._connections[fd])
         while self._paused and self._paused[0][0] <= time.time():
             self._send(self._paused.popleft()[1])
+
+    def _send_in_turn(self, connection: _Connection) -> None:
+        """The next request now or, at a fixed rate, in its turn; late turns are made up for."""
+        if not self._plan.rate:
+            self._send(connection)
+            return
+        start = self._tally.result.first_sent_at
+        self._turns += 1
+        self._paused.append((start + self._turns * self._plan.batch / self._plan.rate, connection))
 
     def _connect(self) -> _Connection:
         sock = socket.create_connection((self._plan.host, self._plan.port), timeout=5.0)
@@ -349,7 +368,7 @@ class Sender:
         self._tally.result.requests += 1
         now = time.time()
         if self._tally.answered(connection.first, connection.sent_at, now, answer):
-            self._send(connection)
+            self._send_in_turn(connection)
         else:
             self._paused.append((now + PAUSE_S, connection))
 

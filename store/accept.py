@@ -2,7 +2,8 @@
 
     accept() ─┬─▶ plain line ─┬─▶ lane 0 ═COPY═▶ COMMIT ─▶ on_committed ─▶ futures resolve ─▶ 202
               │               └─▶ lane 1
-              └─▶ keyed line ───▶ lane 2 ═keys═▶ COPY ═▶ COMMIT ─▶ …
+              ├─▶ otp line ─────▶ lane 2 ═COPY═▶ …
+              └─▶ keyed line ───▶ lane 3 ═keys═▶ COPY ═▶ COMMIT ─▶ …
                                          └─▶ taken: the future fails, nothing was stored
 
 A lane flushes when it is free and something waits; rows gather while the disk works. Claims,
@@ -11,6 +12,8 @@ of the gateway: before it we may refuse, after it we must finish.
 
 What has an Idempotency-Key or a client_ref waits in a line of its own: its flush may have to
 wait for another process's commit, and nobody without a key waits for that (`store.intake`).
+Single otp messages, with or without a key, have a line of their own too: however much others send,
+no login code stands behind a flush of hundreds of their messages.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from sms.errors import (
     StoreUnavailable,
 )
 from sms.ids import IdClock
-from sms.model import Message
+from sms.model import Message, MessageClass
 from store.claims import ClaimBook, ClaimToken
 from store.copying import BAD_ROW, COPY_MESSAGES, build_messages, payload
 from store.database import AWAY, OpenConnection
@@ -49,6 +52,8 @@ from telemetry.failpoints import failpoints
 
 _LOG = logging.getLogger(__name__)
 _NO_LIMIT = (1 << 63) - 1
+_OTP = MessageClass.OTP
+_FEW = 16  # otp messages of one request that are login codes, and not a blast of them
 # How long a flush waits for keys that another process has not committed yet; once that was too
 # long, the halves in which the one that waits is looked for wait less.
 _LOCK_MS, _LOCK_AGAIN_MS = 1000, 50
@@ -85,7 +90,8 @@ class Acceptor:
         hooks: AcceptHooks,
         lanes: int = 2,
         keyed_lanes: int = 1,
-        max_rows: int = 2000,  # rows of one flush
+        otp_lanes: int = 1,
+        max_rows: int = 500,  # of one flush; what follows its commit holds the event loop
         max_waiting: int = 100_000,  # rows; beyond it accepts are refused
         timeout_s: float = 5.0,  # of one flush, and of the patience with a lost one
     ) -> None:
@@ -103,9 +109,9 @@ class Acceptor:
         def line(lanes: int) -> Line:
             return Line([Link(open_conn, process, timeout_s, self._wake_all) for _ in range(lanes)])
 
-        self._plain, self._keyed = line(lanes), line(keyed_lanes)
-        self._lines = (self._plain, self._keyed)
-        self._links = [*self._plain.links, *self._keyed.links]
+        self._plain, self._keyed, self._otp = line(lanes), line(keyed_lanes), line(otp_lanes)
+        self._lines = (self._plain, self._otp, self._keyed)
+        self._links = [link for each in self._lines for link in each.links]
         self._held: dict[Slot, Unit] = {}  # keys of what is neither stored nor refused yet
         self._flying: dict[Link, list[Unit]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -163,7 +169,7 @@ class Acceptor:
         for message_id, message in enumerate(messages, first):
             message.id = message_id
         unit = Unit(messages, future, None if batch_verdicts is None else batch_verdicts())
-        line = self._keyed if keys else self._plain
+        line = self._line_for(messages, bool(keys))
         reason = self._obstacle(line, first + len(messages) - 1, len(messages))
         if reason is None:
             reason = self._build(unit)
@@ -174,6 +180,12 @@ class Acceptor:
             self._hold(unit, keys)
         line.put(unit)
         return future
+
+    def _line_for(self, messages: Sequence[Message], is_keyed: bool) -> Line:
+        is_few = messages[0].message_class is _OTP and len(messages) <= _FEW
+        if is_few and all(message.message_class is _OTP for message in messages):
+            return self._otp
+        return self._keyed if is_keyed else self._plain
 
     def holder(self, keys: Iterable[IntakeKey]) -> asyncio.Future[None] | None:
         """When an accept of this process that has one of the keys will be over; None = none has.
@@ -201,7 +213,7 @@ class Acceptor:
 
     def waiting(self) -> int:
         """Rows that wait for a lane."""
-        return self._plain.rows + self._keyed.rows
+        return sum([line.rows for line in self._lines])
 
     def oldest_write_age_s(self) -> float:
         """Age of the oldest accept that is not committed yet, 0 when there is none."""
@@ -256,7 +268,7 @@ class Acceptor:
     # ---- one flush ----
 
     async def _flush(self, link: Link, units: list[Unit]) -> None:
-        if units[0].keys:
+        if any(unit.keys for unit in units):
             await self._flush_keyed(link, units, _LOCK_MS)
         else:
             await self._copy(link, units)

@@ -106,7 +106,7 @@ class EventLane:
         process: int,
         claims: ClaimBook,
         hooks: EventHooks,
-        max_rows: int = 2000,  # rows of one flush
+        max_rows: int = 500,  # rows of one flush
         delay_s: float = 0.005,  # how long rows that are not urgent may gather
         timeout_s: float = 5.0,  # of one flush
     ) -> None:

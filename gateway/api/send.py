@@ -13,7 +13,6 @@ promise of a 202 is made by the await on `accept` and nowhere else.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -63,6 +62,7 @@ from gateway.api.problems import (
     of_fields,
     retry_after,
 )
+from gateway.api.turns import Turns
 from gateway.api.verdicts import Verdicts
 from sms.config import ApiKey, Tenant
 from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, RefsTaken, StoreUnavailable
@@ -115,6 +115,7 @@ class SendDoor:
         self.gate = Gate(flow)
         self._bodies = BodyReader(monotonic)
         self._once = Once(flow, monotonic)
+        self._turns = Turns()
         self._handlers: dict[str, Callable[[_Request, Tenant, bytes], Awaitable[bytes]]] = {
             MESSAGES: self._send_one,
             BATCHES: self._send_batch,
@@ -255,6 +256,7 @@ class SendDoor:
     # -- a batch -------------------------------------------------------------------------------
 
     async def _send_batch(self, request: _Request, tenant: Tenant, body: bytes) -> bytes:
+        await self._turns.mine()
         now = whole_ms(self.now())
         batch = await parse_batch(body)
         if failpoints.is_armed:
@@ -309,7 +311,7 @@ class SendDoor:
             if unlooked > _LOOK_BYTES:
                 unlooked = 0
                 if self._monotonic() > turn_ends:
-                    await asyncio.sleep(0)
+                    await self._turns.mine()
                     turn_ends = self._monotonic() + _BATCH_SLICE_S
             if len(raw) > THREAD_BYTES:
                 entry, errors = await batch.entry_beside(index)
