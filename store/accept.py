@@ -194,8 +194,11 @@ class Acceptor:
         self._plain.wake()
 
     def is_up(self) -> bool:
-        """Whether at least one lane is connected and the lease is ours."""
-        return not self._is_lost and any(line.is_up() for line in self._lines)
+        """Whether at least one lane is connected and the lease is ours.
+
+        A lane of the plain line: while only the keyed one connects anew, what has a key is refused.
+        """
+        return not self._is_lost and self._plain.is_up()
 
     def waiting(self) -> int:
         """Rows that wait for a lane."""
