@@ -60,7 +60,9 @@ def parse_key(value: bytes | None) -> bytes | None:
     quoted = _QUOTED.fullmatch(value)
     name = b""
     if quoted is not None:
-        name = _ESCAPED.sub(rb"\1", quoted[1])
+        name = quoted[1]
+        if b"\\" in name:
+            name = _ESCAPED.sub(rb"\1", name)
     elif _BARE.fullmatch(value):
         name = value
     if not 1 <= len(name) <= MAX_KEY:
