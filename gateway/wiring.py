@@ -344,6 +344,8 @@ def _peers(
             settings.data_dir / "journal",
             numbers.lease_s,
             numbers.takeover_grace_s,
+            lease.is_valid,
+            lambda: lease.database_clock,
         ),
         pool,
         handovers=handovers,
@@ -354,7 +356,6 @@ def _peers(
         settler=settler,
         ids=ids,
         metrics=metrics,
-        is_valid=lease.is_valid,
     )
     wakes = Wakes(settings.redis_url, process) if settings.redis_url else None
     commands = _commands(flow, pool, ids, claims, desk)
