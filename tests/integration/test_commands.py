@@ -167,6 +167,7 @@ async def test_an_older_read_does_not_bring_back_what_was_canceled(dsn, tmp_path
         assert stale is not None
         await flow.commands.cancel(1, message_id)
         flow.backlog.take_up(heads, is_parked=True)
+        assert not gateway.spill.total
         flow.ledger.take_back(stale)
         flow.dispatcher.put([stale])
         gateway.link(is_up=True)
