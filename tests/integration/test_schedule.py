@@ -21,7 +21,7 @@ from tests.support.inside import Inside, inside, text
 pytestmark = pytest.mark.integration
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
-CLOSED: dict[str, Any] = {
+CLOSED: dict[str, Any] = {"marketing_opens_h": 23.99, "marketing_closes_h": 24}  # nearly always
     "marketing_opens_h": 23.99,
     "marketing_closes_h": 24,
 }  # at almost every hour
