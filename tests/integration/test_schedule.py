@@ -22,9 +22,6 @@ pytestmark = pytest.mark.integration
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
 CLOSED: dict[str, Any] = {"marketing_opens_h": 23.99, "marketing_closes_h": 24}  # nearly always
-    "marketing_opens_h": 23.99,
-    "marketing_closes_h": 24,
-}  # at almost every hour
 
 
 def waiting(cls: MessageClass, in_s: float, valid_s: float = 3600.0, tenant: int = 1) -> Message:
