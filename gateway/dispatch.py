@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
 
 from adapters.base import Channel
 from failover.choose import choose
+from gateway.dispatch_needs import Claimer, Remote
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
@@ -49,30 +49,6 @@ REPAIR_S = 60.0  # missing segments wait this long for their channel (RELIABILIT
 _OTP = MessageClass.OTP  # as a global for the path: a call in Python 3.11
 
 RouteKey = tuple[int, MessageClass, Carrier, int]
-
-
-class Claimer(Protocol):
-    """The claim book, as far as dispatch needs it."""
-
-    def block(self, ids: list[int], on_claimed: Callable[[], None] | None) -> int:
-        """Claim ids with the next flush; returns the block's number."""
-        ...
-
-
-class Remote(Protocol):
-    """The channels of other processes, as far as dispatch needs them."""
-
-    def is_up(self, channel: int) -> bool:
-        """Whether another process has a session of the channel."""
-        ...
-
-    def pump(self, channel: int) -> None:
-        """Hand over what waits in the channel's lane."""
-        ...
-
-    def configure(self, snapshot: config.Snapshot) -> None:
-        """Use a new configuration."""
-        ...
 
 
 @dataclass(slots=True)
