@@ -1,4 +1,4 @@
-"""What dispatch needs of the claims and of other processes: seams that its tests fill with fakes."""
+"""What dispatch needs of claims and of other processes: seams that its tests fill with fakes."""
 
 from __future__ import annotations
 
