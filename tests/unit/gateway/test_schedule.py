@@ -203,6 +203,11 @@ def test_accepted_ones_are_let_go_of_and_told(world: World) -> None:
     assert row.event_id == message.id
 
 
+def test_what_waits_is_not_claimed_with_its_accept(world: World) -> None:
+    plain, waits = world.kit.message(), world.message()
+    assert world.kit.dispatcher.choose_claims([plain, waits]) == [plain]
+
+
 def test_one_put_off_leaves_memory_with_its_commit(world: World) -> None:
     kit = world.kit
     fresh, tried = kit.message(MARKETING), kit.message(MARKETING)
