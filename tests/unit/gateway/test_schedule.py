@@ -231,6 +231,24 @@ def test_one_put_off_leaves_memory_with_its_commit(world: World) -> None:
         )
 
 
+async def test_one_whose_parked_row_is_being_written_is_not_taken_up_yet(world: World) -> None:
+    kit = world.kit
+    late = kit.message(MARKETING)
+    kit.lanes.reserve(MARKETING, 1)
+    kit.ledger.took([late])
+    world.schedule.put_off([(late, kit.clock.unix())])
+    world.wait(late)  # the store has committed it, we have not heard of it
+    kit.clock.now += 1
+    await world.schedule.round()
+    assert world.rows.taken == []
+    kit.dispatcher.put([late])
+    assert kit.dispatcher.channels[1].adapter.free() == 16  # nobody sends it either
+    kit.events.flush()
+    await world.schedule.round()
+    assert world.rows.taken == [late.id]
+    assert world.backlog.spill.total == 1
+
+
 def test_the_rows_that_ride_with_the_accept(world: World) -> None:
     plain, waits = world.kit.message(), replace(world.message(OTP), reason="policy.quiet_hours")
     short = replace(world.message(MARKETING, in_s=600), valid_until=world.kit.clock.unix() + 5)
