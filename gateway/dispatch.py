@@ -21,6 +21,7 @@ from itertools import count
 
 from adapters.base import Channel
 from failover.choose import choose
+from gateway.dispatch_needs import Claimer, Remote
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger

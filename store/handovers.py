@@ -239,8 +239,12 @@ class Handovers:
         """Look after up to `limit` parked messages of a seized process; 0 = none are left."""
         async with acquire(self._pool) as conn:
             done = await conn.execute(
+                # Scheduled ones (why 0) have an index of their own, and time: they come last.
                 "UPDATE parked SET process = $2 WHERE message_id = ANY(ARRAY("
-                " SELECT message_id FROM parked WHERE process = $1 ORDER BY due LIMIT $3))"
+                " (SELECT message_id FROM parked WHERE process = $1 AND why <> 0"
+                "  ORDER BY due LIMIT $3)"
+                " UNION ALL (SELECT message_id FROM parked WHERE process = $1 AND why = 0"
+                "  ORDER BY class, due LIMIT $3) LIMIT $3))"
                 " AND process = $1",
                 old,
                 new,
