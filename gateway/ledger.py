@@ -8,7 +8,7 @@ one flush follow one another; nothing outside the process learns of a row before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.lanes import Lanes
@@ -272,3 +272,16 @@ class Ledger:
         opened = self.opened
         for tenant, (submitted, final) in tally(rows).items():
             opened[tenant] = opened.get(tenant, 0) - submitted - final
+
+
+def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
+    """The lowest id that still needs its owner: everything below needs no recovery.
+
+    What stands in `parked` is found there, and what came from another process by its claim, so
+    neither holds the mark back.
+    """
+    lowest = min(
+        (key for key, message in live.items() if not (message.is_parked or message.is_adopted)),
+        default=next_id,
+    )
+    return lowest if pending is None else min(lowest, pending)

@@ -17,9 +17,10 @@ from adapters.smpp.session import SmppPolicy
 from cluster.wake import Wakes
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
+from gateway.channel import ChannelRuntime
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
-from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
+from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts

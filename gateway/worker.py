@@ -20,10 +20,10 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.dispatch import low_water
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
 from gateway.internal_http import serve_internal
+from gateway.ledger import low_water
 from gateway.recover import recover
 from gateway.reports import fold_stored
 from gateway.settings import Settings, node_name

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
-from gateway.dispatch import ChannelRuntime
+from gateway.channel import ChannelRuntime
 from gateway.settings import Reliability, Settings
 from gateway.wiring import Worker, build
 from gateway.worker import _Life
