@@ -109,7 +109,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     numbers = settings.reliability
     loop = asyncio.get_running_loop()
     ids = IdClock(lease.process, lease.id_floor, time.time)
-    claims = ClaimBook(lease.process, first_block)
+    claims = ClaimBook(lease.process, first_block, moment=ids.next)
     reader = Reader(pool, keyring)
     lanes = Lanes(
         {

@@ -154,7 +154,7 @@ class Acceptor:
         return future
 
     def kick(self) -> None:
-        """Let a lane that has nothing to store commit what the claims have pending.
+        """Let a lane that has nothing to store commit the new claims.
 
         When nothing is accepted, claims need not wait for the event lane's running flush.
         """
@@ -248,7 +248,7 @@ class Acceptor:
         messages = [message for unit in units for message in unit.messages]
         block = self._claim(units, messages)
         sql, data = self._riders(units) + COPY_MESSAGES, payload([unit.rows for unit in units])
-        claims_sql, token = self._claims.take_sql()
+        claims_sql, token = self._claims.take_new_sql()
         if failpoints.is_armed:
             failpoints.hit("accept.before_copy")
         try:
@@ -274,8 +274,8 @@ class Acceptor:
             ask(self._hooks.on_flush, None, "accept", len(messages), time.monotonic() - began)
 
     async def _flush_claims(self, link: Link) -> None:
-        """Claims alone. What fails or stays in doubt rides again with whatever flushes next."""
-        sql, token = self._claims.take_sql()
+        """New claims alone. What fails or is in doubt rides again with whatever flushes next."""
+        sql, token = self._claims.take_new_sql()
         if not sql:
             return
         try:
