@@ -178,8 +178,9 @@ class Dispatcher:
         Ours has been down for `LEND_AFTER_S`; it is ours again as soon as it is up.
         """
         runtime = self.channels.get(channel)
-        lent = runtime is not None and runtime.is_lent and self.remote is not None
-        return lent and self.remote.is_up(channel)
+        if self.remote is None or runtime is None or not runtime.is_lent:
+            return False
+        return self.remote.is_up(channel)
 
     def _is_elsewhere(self, channel: int) -> bool:
         return self.is_remote(channel) or self.is_lent(channel)

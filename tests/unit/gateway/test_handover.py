@@ -255,7 +255,7 @@ async def test_an_otp_is_read_back_before_what_was_taken_earlier_and_not_read() 
             raise StoreUnavailable("away")  # once more
         return await stored(ids)
 
-    party.store.messages = messages  # type: ignore[method-assign] - the store goes away again
+    party.store.messages = messages  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailable):
         await party.desk._receive()
     assert order == [code.ids]
