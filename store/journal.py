@@ -126,7 +126,11 @@ class Journal:
     def note_low_water(self, message_id: int) -> None:
         """Nothing older than this id can be needed again: drop closed segments wholly below.
 
-        The id is the lower one of the low-water mark and the floor of the claims.
+        The id is the lower one of the low-water mark and the floor of the claims. A claim is made
+        before the first line it is for, and made anew only while nothing of its message is open:
+        a write line that goes was answered, by an answer that sent the message back into its lane
+        (or has its row). Such an answer may stand without its write line; it counts no more, for
+        the attempt's number is used again, and without it too the message waits in its lane.
         """
         kept = []
         for path, highest in self._closed:
@@ -281,7 +285,7 @@ def _read_answers(body: memoryview, replay: Replay, only: frozenset[int] | None)
             continue
         key = segment, attempt, copy
         if not any(line[:3] == key for line in replay.writes.get(message_id, ())):
-            continue  # its write line went with an older segment: it answers no later one
+            continue  # its write line went: `note_low_water` says why nobody misses this one
         carrier_id = str(body[start : start + n_id], "utf-8", "replace")
         code = str(body[start + n_id : at], "utf-8", "replace")
         line = AnswerLine(segment, attempt, copy, kind, carrier_id, code)

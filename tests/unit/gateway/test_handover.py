@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from gateway.dispatch import LEND_AFTER_S
 from gateway.handover import ADOPTED_OTP, LATE_S, LOOK, TURN, HandoverDesk, _by_class
+from gateway.lanes import HELD
 from gateway.remote import RemoteChannels
 from sms.errors import StoreUnavailable
 from sms.model import Message, MessageClass, State
@@ -152,6 +154,10 @@ class Party(Kit):
     def seen(self) -> list[int]:
         return [submit.message.id for submit in self.channels[1].seen]
 
+    def given(self) -> list[str]:
+        """The texts that hand over, as far as they have committed."""
+        return [sql for sql in self.events.sql if "INSERT INTO handovers" in sql]
+
 
 async def test_a_taken_message_is_sent_under_the_claim_that_took_it() -> None:
     party = Party()
@@ -279,7 +285,7 @@ async def test_of_a_block_taken_because_it_expires_the_others_go_back() -> None:
     assert {r.message_id for r in party.events.rows} == set(row.ids[:2])
     assert list(party.ledger.live) == [soon]
     assert party.book.left == {101: 1}
-    [sql] = [sql for sql in party.events.sql if "INSERT INTO handovers" in sql]
+    [sql] = party.given()
     assert f",{ME},0,1,'{{{','.join(map(str, lasting))}}}'::bigint[]" in sql
     assert party.remote.blocks
 
@@ -304,6 +310,53 @@ async def test_blocks_whose_claims_ended_are_forgotten_whatever_their_channel() 
     party.block(1)
     await party.round()
     assert set(party.desk._held) == {1}
+
+
+async def test_of_two_that_lend_one_another_a_channel_neither_takes_for_it() -> None:
+    """Each hears late of the other's loss: what is on its way stays there until one of them is up,
+    or comes back once and is held.
+    """
+    party = Party()
+    party.remote.go_on = party.dispatcher.pump
+    party.dispatcher.remote_changed(*party.remote.update({1: [OTHER]}, ()))
+    party.dispatcher.link_changed(1, is_up=False)
+    party.clock.now += LEND_AFTER_S
+    party.dispatcher.tick()
+    theirs = {party.block(3).id, party.block(1, OTP).id}
+    ours = party.message()
+    party.accept(ours)
+    [given] = party.given()
+    assert f",{OTHER},1,1,'{{{ours.id}}}'::bigint[]" in given
+    [block] = party.remote.blocks
+    party.store.rows[block] = Handover(block, ME, OTHER, 1, TRANSACTIONAL, [ours.id])
+    party.store.messages_by_id[ours.id] = replace(ours, is_handed=False)
+    await party.round()
+    assert party.store.rows.keys() == theirs | {block}
+    party.dispatcher.remote_changed(*party.remote.update({}, ()))
+    for _ in range(3):
+        await party.round()
+        party.dispatcher.tick()
+        party.events.flush()
+    assert party.lanes.lane(HELD).size() == 1
+    assert party.given() == [given]
+    assert party.store.rows.keys() == theirs
+
+
+async def test_what_is_for_any_channel_goes_on_to_who_has_the_lent_one_and_to_nobody_else() -> None:
+    party = Party()
+    party.dispatcher.link_changed(1, is_up=False)
+    party.clock.now += LEND_AFTER_S
+    party.dispatcher.tick()
+    row = party.block(2, channel=0)
+    code = party.block(1, OTP, channel=0)
+    await party.round()
+    assert len(party.store.rows) == 2  # nobody could send them
+    party.dispatcher.remote_changed(*party.remote.update({1: [OTHER]}, ()))
+    await party.round()
+    assert len(party.given()) == 2
+    for some in (row, code):
+        ids = ",".join(map(str, some.ids))
+        assert any(f",{OTHER},1," in sql and f"'{{{ids}}}'" in sql for sql in party.given())
 
 
 async def test_otp_is_taken_though_the_window_is_full() -> None:
