@@ -59,8 +59,8 @@ async def test_what_is_anothers_or_came_from_one_is_not_parked(dsn: str, tmp_pat
         assert all(worker.flow.ledger.live[number].is_adopted for number in taken)
         own = await held(worker, 3)
         given = await held(worker, 2)
-        worker.worker.peers.remote.give(given, ELSEWHERE, 7)  # its commit is on its way
         await asyncio.sleep(STANDS_S + 0.1)
+        worker.worker.peers.remote.give(given, ELSEWHERE, 7)  # its commit is on its way
         await worker.life._park_standing()
         assert await parked(worker) == {message.id for message in own}
 
@@ -79,8 +79,17 @@ async def test_what_is_given_while_others_are_parked_is_left_out(
                 worker.worker.peers.remote.give([leaving], ELSEWHERE, 7)
             await committed()
 
+        push_out = worker.life._push_out
+        pushed: list[list[Message]] = []
+
+        def note(messages: list[Message]) -> None:
+            pushed.append(messages)
+            push_out(messages)
+
         monkeypatch.setattr(worker.life, "_committed", give_meanwhile)
+        monkeypatch.setattr(worker.life, "_push_out", note)
         await worker.life._park_standing()
+        assert pushed == [[first, second], [last]]
         assert await parked(worker) == {first.id, second.id, last.id}
 
 
@@ -113,19 +122,22 @@ async def test_what_waits_for_long_under_a_claim_gets_a_new_one(dsn: str, tmp_pa
         assert sorted(worker.seen()) == sorted(ids)
 
 
+@pytest.mark.parametrize("turns", [1, 2], ids=["looked for", "on its way"])
 async def test_what_leaves_while_its_claim_is_made_anew_leaves_no_claim_behind(
-    dsn: str, tmp_path: Path
+    dsn: str, tmp_path: Path, turns: int
 ) -> None:
     async with inside(dsn, tmp_path, parked_after_s=STANDS_S) as worker:
         ids = await adopted(worker, 5)
         await not_sent(worker)
         await asyncio.sleep(STANDS_S + 0.1)
+        claims = worker.worker.claims
         moving = asyncio.create_task(worker.life._claim_anew(worker.worker.ids.next()))
-        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert claims.open_blocks() == turns  # the new one is not made yet, or not committed
         worker.link(is_up=True)
         await moving
         await worker.drained()
-        claims = worker.worker.claims
         await worker.life._flush_claims()
         await worker.until(lambda: not claims.open_blocks())
         assert sorted({*worker.seen()}) == sorted(ids)
