@@ -12,6 +12,8 @@ TESTS := .venv/.tests
 LOADS := .venv-load/.done
 PYTEST := $(BIN)/python -m pytest
 OTHER_TIERS := integration or flow or campaign or load
+TESTED := not (campaign or load)
+SECOND := $(wildcard tests/flow/test_[k-z]*.py) # half of what comes after `make check`
 
 # A moved folder or a removed interpreter makes an environment useless whatever the stamps say.
 stale = $(shell test "$$(cat $(1)/place 2>/dev/null)" = "$$(pwd -P)" \
@@ -34,8 +36,18 @@ check: $(TESTS) ## format, lint, types, imports, unit and wire tests: before eve
 	$(BIN)/lint-imports
 	$(PYTEST) tests/unit tests/wire -m 'not ($(OTHER_TIERS))'
 
+# Two halves of about the same length side by side: most of them wait for processes. Each one's
+# lines come together, where make can do that.
+TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 test: check ## check, then every other test but load and campaigns: what CI runs
-	$(PYTEST) tests --ignore=tests/unit --ignore=tests/wire -m 'not (campaign or load)'
+	+@$(MAKE) -j2 $(TOGETHER) test-first test-second
+
+.PHONY: test-first test-second
+test-first: $(TESTS)
+	$(PYTEST) tests --ignore=tests/unit --ignore=tests/wire $(SECOND:%=--ignore=%) -m '$(TESTED)'
+
+test-second: $(TESTS)
+	$(PYTEST) $(SECOND) -m '$(TESTED)'
 
 bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
 	@$(BIN)/python -m loadtest.bench

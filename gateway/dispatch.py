@@ -27,6 +27,7 @@ from gateway.remote import RemoteChannels
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
+from sms.outcomes import Submitted, Uncertain
 from sms.segmentation import payload
 from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
@@ -119,16 +120,21 @@ class Dispatcher:
     def remove_channel(self, channel: int) -> ChannelRuntime | None:
         """Forget a channel; what waits for it is chosen again by `reconfigure`."""
         runtime = self.channels.pop(channel, None)
-        if runtime is None:
-            return None
-        unsent, lost = list(runtime.unsent), [submit for _, _, submit in runtime.repairs]
-        runtime.unsent.clear()
-        runtime.repairs.clear()
-        if unsent and self.not_sent is not None:
-            self.not_sent(channel, unsent, "channel.removed")
-        if lost and self.lost is not None:
-            self.lost(channel, lost, "channel.removed")
+        if runtime is not None:
+            self._give_up(runtime, "channel.removed")
         return runtime
+
+    def _give_up(self, runtime: ChannelRuntime, reason: str) -> None:
+        """Nothing more leaves over it: what left in part is uncertain, the rest is no attempt."""
+        unsent, lost = list(runtime.unsent), list[Submit]()
+        for _, _, submit in runtime.repairs:
+            is_out = any(isinstance(one, Submitted | Uncertain) for one in submit.message.answers)
+            (lost if is_out else unsent).append(submit)
+        runtime.unsent, runtime.repairs = deque(), []
+        if unsent and self.not_sent is not None:
+            self.not_sent(runtime.config.id, unsent, reason)
+        if lost and self.lost is not None:
+            self.lost(runtime.config.id, lost, reason)
 
     def route_channels(self, message: Message) -> tuple[int, ...]:
         """The channels of the message's route in order, empty when no route matches."""
@@ -469,12 +475,9 @@ class Dispatcher:
         return burst
 
     def withdraw(self) -> None:
-        """Segments that found no slot return to their lanes: we leave."""
-        for channel, runtime in self.channels.items():
-            unsent = list(runtime.unsent)
-            runtime.unsent.clear()
-            if unsent and self.not_sent is not None:
-                self.not_sent(channel, unsent, "process.leaves")
+        """We leave, and every answer is here: what still waits for a slot is decided."""
+        for runtime in self.channels.values():
+            self._give_up(runtime, "process.lost")
 
     def _take_unsent(self, runtime: ChannelRuntime, free: int) -> list[Submit]:
         """What found no slot before goes first; what is too late for goes back to expire."""

@@ -1,6 +1,7 @@
 """What a dead process owed becomes ours: its lease is over and nobody starts it again.
 
-    seize ═epoch + 1═▶ claims: journal on our disk? else uncertain ═▶ rows, the rest handed to us
+    seize ═epoch + 1═▶ claims: journal on our disk and its owner's lock free? else uncertain
+                     ═▶ rows, the rest handed to us
                      ▶ unfinished, in pages ═▶ handed to us, low-water mark raised
                      ▶ what waited in lanes and `parked` ═▶ handed to us; the other parked ═▶ ours
                      ▶ webhooks and handovers ═▶ ours; events after its cursor ═▶ webhook_parked
@@ -26,6 +27,7 @@ from gateway.recover import OPEN, apply_results, results_of
 from gateway.remote import ANY, BLOCK
 from gateway.reports import fold_stored
 from gateway.settle import Settler
+from sms.errors import Unavailable
 from sms.ids import IdClock
 from sms.model import Message, MessageClass, Submit
 from store.database import Pool
@@ -38,7 +40,16 @@ from store.fragments import (
 )
 from store.handovers import Handovers, handover_sql
 from store.journal import Journal, Replay
-from store.processes import Seized, due_for_takeover, owed_to, seize, settle_debt
+from store.journal_lock import JournalLock
+from store.processes import (
+    ClockStepped,
+    DatabaseClock,
+    Seized,
+    due_for_takeover,
+    owed_to,
+    seize,
+    settle_debt,
+)
 from store.read import Reader
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
@@ -52,7 +63,10 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Taker:
-    """Who takes over, and from where on its disk journals can be read."""
+    """Who takes over, and from where on its disk journals can be read.
+
+    `is_valid`: whether its own lease holds; `clock`: the database's, as of its last renewal.
+    """
 
     dsn: str
     node: str
@@ -61,6 +75,8 @@ class Taker:
     journal_dir: Path
     lease_s: float
     grace_s: float
+    is_valid: Callable[[], bool]
+    clock: Callable[[], DatabaseClock]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +130,9 @@ class Takeover:
         settler: Settler,
         ids: IdClock,
         metrics: Metrics,
-        is_valid: Callable[[], bool],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`settler` settles into `aside`. `is_valid`: whether our own lease holds."""
+        """`settler` settles into `aside`."""
         self._taker = taker
         self._pool = pool
         self._handovers = handovers
@@ -128,53 +143,91 @@ class Takeover:
         self._settler = settler
         self._ids = ids
         self._metrics = metrics
-        self._is_valid = is_valid
         self._monotonic = monotonic
         self._steady_since = monotonic()
         self.is_stopped = False  # draining
+        self.renew: Callable[[], None] = lambda: None  # our lease, at once; set by the worker
         self.kick: Callable[[], None] = lambda: None  # there are handovers to us now
         self.inherited: Callable[[], None] = lambda: None  # there may be some of ours to others
 
     def unsteady(self) -> None:
-        """Our own renewal failed: PostgreSQL was away, for the others too."""
+        """Leases may be over though their owners live: nobody is judged before they could renew.
+
+        PostgreSQL was away, its clock stepped forward, or we stood still, perhaps with others.
+        """
         self._steady_since = self._monotonic()
 
     def _may_judge(self) -> bool:
-        """Whether a lease that is over means a dead process.
-
-        After PostgreSQL was away all leases are over, and who lives needs a moment to renew.
-        """
+        """Whether a lease that is over means a dead process."""
         steady_s = self._monotonic() - self._steady_since
-        return self._is_valid() and steady_s >= self._taker.lease_s + self._taker.grace_s
+        return self._taker.is_valid() and steady_s >= self._taker.lease_s + self._taker.grace_s
 
     async def step(self) -> None:
-        """Take over who is due and settle what we owe; raises Unavailable, LeaseLost."""
-        taker = self._taker
+        """Take over who is due and settle what we owe; raises Unavailable, LeaseLost.
+
+        What cannot be done for one of them now is tried again by the next step.
+        """
         if self.is_stopped:
             return
+        clock = self._taker.clock()  # of the moment when we may judge: later steps are noticed
         if self._may_judge():
-            for process in await due_for_takeover(self._pool, taker.process, taker.grace_s):
-                seized = await seize(
-                    taker.dsn,
-                    process,
-                    by=taker.process,
-                    by_epoch=taker.epoch,
-                    grace_s=taker.grace_s,
-                )
-                if seized is not None:
-                    if failpoints.is_armed:
-                        failpoints.hit("takeover.seized")
-                    log.warning("process taken over", dead=process, node=seized.node)
-                    self._metrics.takeovers_total.inc()
-        for seized in await owed_to(self._pool, taker.process):
-            await self.settle(seized)
+            for process in await due_for_takeover(
+                self._pool, self._taker.process, self._taker.grace_s
+            ):
+                if not self._may_judge():
+                    break
+                await self._seize(process, clock)
+        for seized in await owed_to(self._pool, self._taker.process):
+            try:
+                await self.settle(seized)
+            except Unavailable as error:
+                log.warning("takeover put off", dead=seized.process, error=str(error))
+
+    async def _seize(self, process: int, clock: DatabaseClock) -> None:
+        taker = self._taker
+        try:
+            seized = await seize(
+                taker.dsn,
+                process,
+                by=taker.process,
+                by_epoch=taker.epoch,
+                grace_s=taker.grace_s,
+                clock=clock,
+            )
+        except ClockStepped as error:
+            log.warning("nobody is judged for now", error=str(error))
+            self.unsteady()
+            self.renew()
+            return
+        except Unavailable as error:
+            log.warning("takeover put off", dead=process, error=str(error))
+            return
+        if seized is not None:
+            if failpoints.is_armed:
+                failpoints.hit("takeover.seized")
+            log.warning("process taken over", dead=process, node=seized.node)
+            self._metrics.takeovers_total.inc()
 
     async def settle(self, seized: Seized) -> None:
-        """Everything the seized process owed; may be run again at any time."""
+        """Everything the seized process owed; may be run again at any time.
+
+        Whoever holds the lock of its journal has proved it dead, and keeps the lock until the
+        journal is removed: the number may be used again before that.
+        """
+        lock = None
+        if seized.node == self._taker.node:
+            lock = JournalLock.of_dead(self._taker.journal_dir, seized.process)
+        try:
+            await self._settle(seized, lock)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    async def _settle(self, seized: Seized, lock: JournalLock | None) -> None:
         began = self._monotonic()
         counts: Counter[str] = Counter()
         blocks = await self._reader.claims(seized.process)
-        replay = await self._replay(seized, blocks)
+        replay = Replay() if lock is None else await self._replay(seized, blocks)
         if not await self._claims(seized, blocks, replay, counts):
             return  # perhaps with a carrier: nothing may hand it on before that is decided
         await self._unfinished(seized, counts)
@@ -185,22 +238,19 @@ class Takeover:
         await settle_debt(self._pool, seized.process, by=self._taker.process)
         if failpoints.is_armed:
             failpoints.hit("takeover.settled")
-        if seized.node == self._taker.node:
-            Journal.remove(self._taker.journal_dir, seized.process)
+        if lock is not None:
+            lock.remove()
         log.info(
             "takeover settled",
             dead=seized.process,
+            is_proved_dead=lock is not None,
             is_journal_present=replay.is_present,
             seconds=round(self._monotonic() - began, 3),
             **counts,
         )
 
     async def _replay(self, seized: Seized, blocks: Mapping[int, Sequence[int]]) -> Replay:
-        """What its journal says of these claims, where it ran on this node; another one of that
-        number says nothing. Read in a thread: we live on meanwhile.
-        """
-        if seized.node != self._taker.node:
-            return Replay()
+        """What its journal says of these claims. Read in a thread: we live on meanwhile."""
         wanted = frozenset(message_id for ids in blocks.values() for message_id in ids)
         return await asyncio.to_thread(
             Journal.replay, self._taker.journal_dir, seized.process, wanted

@@ -315,6 +315,8 @@ def _peers(
             settings.data_dir / "journal",
             numbers.lease_s,
             numbers.takeover_grace_s,
+            lease.is_valid,
+            lambda: lease.database_clock,
         ),
         pool,
         handovers=handovers,
@@ -325,7 +327,6 @@ def _peers(
         settler=settler,
         ids=ids,
         metrics=metrics,
-        is_valid=lease.is_valid,
     )
     wakes = Wakes(settings.redis_url, process) if settings.redis_url else None
     peers = Peers(flow, process, remote, sessions, desk, takeover, wakes)

@@ -38,6 +38,7 @@ from store.database import Pool, check_durability, connect, open_pool
 from store.database import close as close_connection
 from store.fragments import Why, park_sql, unpark_sql
 from store.journal import Journal, Replay
+from store.journal_lock import OwnJournal
 from store.processes import ProcessLease
 from store.read import Reader
 from store.seal import Keyring, read_master_key
@@ -61,12 +62,14 @@ DELTAS_S = 60.0
 RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
 FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
+EXIT_UNAVAILABLE = 1
 EXIT_LEASE_LOST = 3
 _STOOD = frozenset({Why.QUEUED, Why.SPILLED})
 _WAITS = frozenset({State.ACCEPTED, State.QUEUED})
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
 FLUSH_S = 3.0  # of the drain's time kept for writing down what became of the answers
+RELEASE_S = 1.0  # at least, for a renewal that runs at the end
 LAST_S = 3.0  # of the whole time to end: the supervisor's, and its servers'
 
 
@@ -81,6 +84,9 @@ def run(settings: Settings) -> int:
     except ConfigError as error:
         log.error("worker cannot start", error=str(error))  # noqa: TRY400 (no traceback: the text is the remedy)
         return EXIT_CONFIG
+    except Unavailable as error:
+        log.error("worker ended", error=str(error))  # noqa: TRY400 (the text says what is away)
+        return EXIT_UNAVAILABLE
 
 
 def _lease_lost() -> None:
@@ -97,12 +103,14 @@ async def _main(settings: Settings) -> int:
     metrics = Metrics()
     keyring = Keyring(read_master_key(settings.master_key_file))
     await check_durability(dsn)
+    own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(
         dsn,
         node=node_name(settings),
         slot=settings.worker_slot,
         lease_s=numbers.lease_s,
         role=settings.role,
+        hold=own.hold,
     )
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
     life = _Life(settings, lease, pool, keyring, metrics)
@@ -146,6 +154,7 @@ class _Life:
         self._journal_dir = settings.data_dir / "journal"
         self._is_recovered = False  # until then the marks of the former owner stand
         self._renew_now = asyncio.Event()
+        self._is_leaving = False  # the lease is not renewed any more
 
     async def run(self) -> int:
         """Recover, serve until SIGTERM, drain."""
@@ -160,8 +169,9 @@ class _Life:
         guard = LeaseGuard(
             self.lease.is_valid,
             lambda: [runtime.adapter for runtime in flow.dispatcher.channels.values()],
-            self._renew_now.set,
+            self._stood_still,
         )
+        worker.peers.takeover.renew = self._renew_now.set
         guard.start()
         try:
             await self._recover()
@@ -269,6 +279,11 @@ class _Life:
         if self.http is not None:
             self.http.spread(connections)
 
+    def _stood_still(self) -> None:
+        """We were frozen, perhaps with the whole machine: then others were too."""
+        self.worker.peers.takeover.unsteady()
+        self._renew_now.set()
+
     # -- long-lived loops ------------------------------------------------------------------
 
     def _loops(self) -> list[Coroutine[None, None, None]]:
@@ -346,6 +361,8 @@ class _Life:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._renew_now.wait(), wait_s)
             self._renew_now.clear()
+            if self._is_leaving:
+                return
             wait_s = self.numbers.lease_renew_s
             try:
                 await self._renew()
@@ -360,7 +377,12 @@ class _Life:
     async def _renew(self) -> None:
         worker = self.worker
         high_water, mark, cursor = self._marks(ID_AHEAD_S, await self._low_water())
-        await self.lease.renew(id_high_water=high_water, low_water=mark, event_cursor=cursor)
+        is_steady = await self.lease.renew(
+            id_high_water=high_water, low_water=mark, event_cursor=cursor
+        )
+        if not is_steady:  # in the same turn: until now a step would be noticed by its clock
+            log.warning("the clock of PostgreSQL went forward")
+            worker.peers.takeover.unsteady()
         if failpoints.is_armed:
             failpoints.hit("marks.written")
         worker.acceptor.id_limit = high_water
@@ -587,14 +609,26 @@ class _Life:
         await worker.deliverer.close()
         await worker.peers.close()
         await worker.events.drain(max(0.1, deadline - time.monotonic()))
-        high_water, mark, cursor = self._marks(0.0)
-        renewing.cancel()  # it speaks over the same connection, and would take the lease again
-        with contextlib.suppress(Unavailable, LeaseLost):
-            await self.lease.release(id_high_water=high_water, low_water=mark, event_cursor=cursor)
+        await self._release(renewing, max(RELEASE_S, deadline - time.monotonic()))
         await worker.events.stop()
         if flow.journal.journal is not None:
             flow.journal.journal.close()
         log.info("drained")
+
+    async def _release(self, renewing: asyncio.Task[None], timeout_s: float) -> None:
+        """End the lease, so that nobody need wait for its end before it takes over.
+
+        A renewal that runs speaks over the same connection, and cut off it would break it.
+        """
+        self._is_leaving = True
+        self._renew_now.set()
+        await asyncio.wait({renewing}, timeout=timeout_s)
+        renewing.cancel()
+        high_water, mark, cursor = self._marks(0.0)
+        try:
+            await self.lease.release(id_high_water=high_water, low_water=mark, event_cursor=cursor)
+        except (Unavailable, LeaseLost) as error:
+            log.warning("lease not released", error=str(error))
 
     async def _leave_the_door(self, deadline: float) -> float:
         """Send clients elsewhere; returns until when idle connections stay open (monotonic)."""

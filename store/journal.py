@@ -1,5 +1,6 @@
 r"""The attempt journal: what left for a carrier and what came back (RELIABILITY section 4).
 
+    <directory>/<process>/lock            held by the owner for its life (`store.journal_lock`)
     <directory>/<process>/<epoch>-<n>     segments of 4 MiB, never fsynced: it outlives the
                                           process, not the machine, and says so by the boot id
     segment  = "SMSJ" version(1) boot id(36) frame…
@@ -14,7 +15,6 @@ of a write leaves a frame whose checksum fails; what stands behind it is not rea
 
 from __future__ import annotations
 
-import contextlib
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -88,7 +88,7 @@ class Journal:
         moment: Callable[[], int] = lambda: 0,
     ) -> None:
         self.failures = 0  # writes that did not reach the file whole
-        self._folder = _folder(directory, process)
+        self._folder = make_folder(directory, process)
         self._epoch = epoch
         self._segment_bytes = segment_bytes
         self._moment = moment
@@ -97,8 +97,6 @@ class Journal:
         self._size = 0
         self._highest = 0  # message id in the open segment
         self._closed: list[tuple[Path, int]] = []  # path, an id above all that stands in it
-        for path in (directory, self._folder):  # `parents=True` gives those above no mode
-            path.mkdir(parents=path == directory, exist_ok=True, mode=0o700)
         older = _segments(self._folder)
         self._count = max((n for e, n, _ in older if e == epoch), default=-1) + 1
         self._handle = self._open()
@@ -147,12 +145,12 @@ class Journal:
 
     @staticmethod
     def remove(directory: Path, process: int) -> None:
-        """What this process number wrote here: its owner is dead and owes nothing any more."""
-        folder = _folder(directory, process)
-        for _, _, path in _segments(folder):
+        """What this process number wrote here: its owner is dead and owes nothing any more.
+
+        Only for who holds its lock (`store.journal_lock`).
+        """
+        for _, _, path in _segments(folder_of(directory, process)):
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
     @staticmethod
     def replay(directory: Path, process: int, wanted: Collection[int] | None = None) -> Replay:
@@ -166,7 +164,7 @@ class Journal:
         only = None if wanted is None else frozenset(wanted)
         boot_id = _boot_id()
         boots = set()
-        for _, _, path in _segments(_folder(directory, process)):
+        for _, _, path in _segments(folder_of(directory, process)):
             head = len(_MAGIC) + _BOOT_BYTES
             with path.open("rb") as file:
                 data = file.read(head if only is not None and not only else -1)
@@ -235,8 +233,17 @@ def _answer(  # noqa: PLR0913, PLR0917 - the fields of one line
     return head + carrier + word
 
 
-def _folder(directory: Path, process: int) -> Path:
+def folder_of(directory: Path, process: int) -> Path:
+    """Where the journal of a process number lies."""
     return directory / f"{process:04d}"
+
+
+def make_folder(directory: Path, process: int) -> Path:
+    """The same, made where it is missing; nobody else's. Raises OSError."""
+    folder = folder_of(directory, process)
+    for path in (directory, folder):  # `parents=True` gives those above no mode
+        path.mkdir(parents=path == directory, exist_ok=True, mode=0o700)
+    return folder
 
 
 def _segments(folder: Path) -> list[tuple[int, int, Path]]:

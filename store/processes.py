@@ -12,8 +12,9 @@ machine sleeps.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import asyncpg
@@ -31,6 +32,7 @@ from store.database import (
     connect,
 )
 
+STEP_S = 1.0  # further than this between two renewals no clock drifts
 SAFETY_S = 2.0  # we stop sending this long before the lease ends
 _TAKE_TIMEOUT_S = 30.0
 _TAKE_TRIES = 5  # a number may be seized or given away while we take it
@@ -44,6 +46,25 @@ def _boot_clock() -> float:
 NEW_PROCESS_MARGIN_S = 60.0  # clocks of nodes differ; far above any difference that may be
 
 
+class ClockStepped(StoreUnavailable):
+    """By the database's clock all leases look over, by ours they are not: who lives renews."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseClock:
+    """How far the database's clock is ahead of our boot clock, at most; it knows steps by that."""
+
+    ahead_s: float = math.inf
+
+    def has_stepped(self, unix_s: float, answered_at: float) -> bool:
+        """Whether it went forward meanwhile; `answered_at`: when we got the time that it told."""
+        return unix_s - answered_at > self.ahead_s + STEP_S
+
+
+async def _hold_nothing(process: int) -> None:
+    """An owner without a journal."""
+
+
 class ProcessLease:
     """One worker's hold on its process number; made by `take`."""
 
@@ -55,24 +76,34 @@ class ProcessLease:
         self.low_water = 0
         self.event_cursor = 0
         self.lease_end_boot = 0.0  # CLOCK_BOOTTIME seconds
+        self.database_clock = DatabaseClock()  # as of the last renewal
         self._dsn = dsn
         self._lease_s = lease_s
         self._conn: Connection | None = None
 
     @classmethod
     async def take(
-        cls, dsn: str, *, node: str, slot: int, lease_s: float, role: str = "all"
+        cls,
+        dsn: str,
+        *,
+        node: str,
+        slot: int,
+        lease_s: float,
+        role: str = "all",
+        hold: Callable[[int], Awaitable[None]] = _hold_nothing,
     ) -> ProcessLease:
         """Become the owner of this node's slot; the same slot keeps its process number.
 
         When another process took it over meanwhile it gets a vacant number, else a new one.
-        Whoever calls this knows that the former owner is dead or fenced off: on the same node
-        the supervisor has reaped it. Raises StoreUnavailable.
+        `hold` takes what proves that we live, before the epoch is raised: where the number's
+        former owner still has it, it raises and that one keeps its number. Raises
+        StoreUnavailable.
         """
         conn = await connect(dsn, statement_timeout_s=_TAKE_TIMEOUT_S)
         try:
             for _ in range(_TAKE_TRIES):
                 process = await _number_of(conn, node, slot)
+                await hold(process)
                 asked_at = _boot_clock()
                 row = await _become(conn, process, node, slot, lease_s, role)
                 if row is not None:
@@ -95,13 +126,14 @@ class ProcessLease:
         """Whether we may still send: compared before every burst, no I/O."""
         return clock() < self.lease_end_boot - SAFETY_S
 
-    async def renew(self, *, id_high_water: int, low_water: int, event_cursor: int) -> None:
+    async def renew(self, *, id_high_water: int, low_water: int, event_cursor: int) -> bool:
         """Extend the lease and write the marks, one statement.
 
-        Raises LeaseLost when another owner took the number, StoreUnavailable when PostgreSQL
-        is away: the lease then still runs to its end.
+        False when the database's clock has stepped forward since the last time: the leases of
+        others may look over. Raises LeaseLost when another owner took the number,
+        StoreUnavailable when PostgreSQL is away: the lease then still runs to its end.
         """
-        await self._write(self._lease_s, id_high_water, low_water, event_cursor)
+        return await self._write(self._lease_s, id_high_water, low_water, event_cursor)
 
     async def release(self, *, id_high_water: int, low_water: int, event_cursor: int) -> None:
         """End the lease now, with the last marks, and close."""
@@ -118,16 +150,17 @@ class ProcessLease:
 
     async def _write(
         self, lease_s: float, id_high_water: int, low_water: int, event_cursor: int
-    ) -> None:
+    ) -> bool:
         asked_at = _boot_clock()
         try:
             if self._conn is None or self._conn.is_closed():
                 self._conn = await connect(self._dsn, process=self.process, epoch=self.epoch)
-            reserved = await self._conn.fetchval(
+            row = await self._conn.fetchrow(
                 "UPDATE processes SET lease_until = clock_timestamp() + make_interval(secs => $3),"
                 " id_high_water = greatest(id_high_water, $4), low_water = $5,"
                 " event_cursor = greatest(event_cursor, $6)"
-                " WHERE process = $1 AND epoch = $2 RETURNING id_high_water",
+                " WHERE process = $1 AND epoch = $2"
+                f" RETURNING id_high_water, {_NOW} AS unix_s",
                 self.process,
                 self.epoch,
                 lease_s,
@@ -137,11 +170,16 @@ class ProcessLease:
             )
         except TROUBLE as error:
             raise StoreUnavailable("PostgreSQL did not renew the lease") from error
-        if reserved is None:
+        answered_at = _boot_clock()
+        if row is None:
             self.lease_end_boot = 0.0
             raise LeaseLost(f"process {self.process} has a newer owner than epoch {self.epoch}")
-        self.id_high_water, self.low_water, self.event_cursor = reserved, low_water, event_cursor
+        self.id_high_water = row["id_high_water"]
+        self.low_water, self.event_cursor = low_water, event_cursor
         self.lease_end_boot = asked_at + lease_s
+        has_stepped = self.database_clock.has_stepped(row["unix_s"], answered_at)
+        self.database_clock = DatabaseClock(row["unix_s"] - asked_at)
+        return not has_stepped
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +207,7 @@ class LiveProcess:
     epoch: int
 
 
+_NOW = "extract(epoch FROM clock_timestamp())::float8"
 _DUE = (
     "node IS NOT NULL AND owed_to IS NULL"
     " AND lease_until + make_interval(secs => $2) < clock_timestamp()"
@@ -199,12 +238,21 @@ async def owed_to(pool: Pool, me: int) -> list[Seized]:
     return [_seized(row) for row in rows]
 
 
-async def seize(dsn: str, process: int, *, by: int, by_epoch: int, grace_s: float) -> Seized | None:
+async def seize(
+    dsn: str,
+    process: int,
+    *,
+    by: int,
+    by_epoch: int,
+    grace_s: float,
+    clock: DatabaseClock = DatabaseClock(),
+) -> Seized | None:
     """Take a dead process's number from it; its debts, also of earlier takeovers, become ours.
 
     None when it is not due any more: it lives, or another one was faster. Afterwards no
-    statement of its former owner is running and none can succeed. Raises LeaseLost when we are
-    not alive ourselves.
+    statement of its former owner is running and none can succeed. Raises LeaseLost when our own
+    number has a newer owner, ClockStepped when nobody can be judged: our lease is over too, or
+    the database's clock is not `clock` any more, which is our lease's of before it was due.
     """
     if process == by:
         return None
@@ -214,11 +262,13 @@ async def seize(dsn: str, process: int, *, by: int, by_epoch: int, grace_s: floa
             due = f"SELECT EXISTS (SELECT FROM processes WHERE process = $1 AND {_DUE})"
             if not await conn.fetchval(due, process, grace_s):
                 return None
+            await _must_be_judge(conn, by, by_epoch, clock)  # who lives keeps its connections
             await _end_backends(conn, process)
             async with conn.transaction():
                 await _lock_both(conn, process, by)
-                await _must_live(conn, by, by_epoch)
-                return await _vacate(conn, process, by, grace_s)
+                seized = await _vacate(conn, process, by, grace_s)
+                await _must_be_judge(conn, by, by_epoch, clock)  # also when that was decided
+                return seized
         finally:
             await close(conn)
     except TROUBLE as error:
@@ -298,7 +348,7 @@ async def _new_number(conn: Connection, node: str, slot: int) -> int:
 
 async def _now_id(conn: AnyConnection) -> int:
     """Where a new process begins: it owes nothing older, so it need not look for it."""
-    unix_s = await conn.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+    unix_s = await conn.fetchval(f"SELECT {_NOW}")
     return id_at(float(unix_s) - NEW_PROCESS_MARGIN_S)
 
 
@@ -349,14 +399,20 @@ async def _lock_both(conn: Connection, process: int, by: int) -> None:
         await conn.execute(f"SELECT pg_advisory_{how}(42, $1)", number)
 
 
-async def _must_live(conn: Connection, by: int, by_epoch: int) -> None:
-    if not await conn.fetchval(
-        "SELECT EXISTS (SELECT FROM processes"
-        " WHERE process = $1 AND epoch = $2 AND lease_until > clock_timestamp())",
+async def _must_be_judge(conn: Connection, by: int, by_epoch: int, clock: DatabaseClock) -> None:
+    """Only a newer epoch means that we are lost; a lease that looks over has to be renewed."""
+    row = await conn.fetchrow(
+        "SELECT epoch, lease_until > clock_timestamp() AS is_running,"
+        f" {_NOW} AS unix_s FROM processes WHERE process = $1",
         by,
-        by_epoch,
-    ):
-        raise LeaseLost(f"process {by} may not take over: its lease of epoch {by_epoch} is over")
+    )
+    answered_at = _boot_clock()
+    if row is None or row["epoch"] != by_epoch:
+        raise LeaseLost(f"process {by} has a newer owner than epoch {by_epoch}")
+    if not row["is_running"]:
+        raise ClockStepped("our own lease looks over too: it is renewed first")
+    if clock.has_stepped(row["unix_s"], answered_at):
+        raise ClockStepped("the clock of PostgreSQL went forward: others must renew first")
 
 
 async def _vacate(conn: Connection, process: int, by: int, grace_s: float) -> Seized | None:

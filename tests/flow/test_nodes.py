@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from gateway.remote import OPEN_BLOCKS
 from store.database import connect
 from tests.support.gateway_process import GatewayProcess, Json, eventually
 from tests.support.second_node import LEASE_S, RENEW_S, SecondNode, narrow, route
@@ -162,11 +163,11 @@ def test_what_an_api_node_gave_comes_back_when_the_carriers_are_gone_and_goes_wh
         for carrier in first.carriers.values():
             carrier.behave(latency_ms=2000)
         first.apply(narrow(first, sessions=1, window=WINDOW, names=first.carriers))
+        second.wait_configured()  # by the wide windows all would go over in one block, at once
         eventually(first.all_links_up, "the narrow channels are up", 20)
         sent = send_batch(second, 400)
-        eventually(
-            lambda: query(first, "SELECT FROM handovers WHERE channel <> 0"), "blocks wait", 10
-        )
+        waiting = "SELECT count(*) FROM handovers WHERE channel <> 0"
+        eventually(lambda: query(first, waiting) == [(OPEN_BLOCKS,)], "blocks wait", 10)
         for carrier in first.carriers.values():
             carrier.behave(link="down")
         eventually(lambda: second.metric("handovers_total", end="taken_back") > 0, "back", 20)

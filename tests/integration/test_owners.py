@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from store import database
 from store.fragments import Why, park_sql
 from store.handovers import Handovers
 from store.journal import Journal, Replay
-from store.processes import ProcessLease
+from store.processes import DatabaseClock, ProcessLease
 from telemetry.metrics import Metrics
 from tests.integration.test_takeover import SNAPSHOT
 from tests.support.postgres import World, text
@@ -261,3 +262,67 @@ async def test_takeover_leaves_a_parked_message_to_who_claims_it(pair):
     assert not await pair.pool.fetch("SELECT FROM handovers WHERE $1=ANY(ids)", message.id)
     assert not await pair.is_parked(message)
     assert await pair.claimants(message) == [1]
+
+
+async def renewing_life(pair: Pair) -> tuple[_Life, asyncio.Task[None]]:
+    """A life that has nothing to do but to renew its lease."""
+    life = life_of(pair)
+    life.numbers = Settings(data_dir=pair.data_dir).reliability
+    life._is_recovered, life._is_leaving = True, False
+    life._renew_now = asyncio.Event()
+    return life, asyncio.create_task(life._renew_forever())
+
+
+async def test_a_lease_is_released_though_a_renewal_runs(pair, dsn):
+    """Cut off it would break the connection that releases, and others would wait for 17 s."""
+    life, renewing = await renewing_life(pair)
+    conn = await database.connect(dsn)
+    async with conn.transaction():
+        await conn.execute("SELECT FROM processes WHERE process = 1 FOR UPDATE")
+        life._renew_now.set()
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        for _ in range(200):
+            if await conn.fetchval(waiting):
+                break
+            await asyncio.sleep(0.02)
+        else:
+            pytest.fail("no renewal runs")
+        releasing = asyncio.create_task(life._release(renewing, 5.0))
+        await asyncio.sleep(0.2)
+        assert not releasing.done()
+    await releasing
+    over = "SELECT lease_until <= clock_timestamp() FROM processes WHERE process = 1"
+    assert await conn.fetchval(over)
+    assert renewing.done()
+    assert not pair.lease.is_valid()
+    await conn.close()
+
+
+async def test_a_clock_that_went_forward_puts_off_who_is_judged(pair):
+    life, renewing = await renewing_life(pair)
+    takeover = pair.worker.peers.takeover
+    takeover._steady_since -= 100
+    await life._renew()
+    assert takeover._may_judge()
+    clock = pair.lease.database_clock
+    pair.lease.database_clock = DatabaseClock(clock.ahead_s - 13.0)
+    await life._renew()
+    assert not takeover._may_judge()
+    await life._release(renewing, 5.0)
+
+
+async def test_who_stood_still_judges_nobody_and_renews(pair):
+    life, renewing = await renewing_life(pair)
+    takeover = pair.worker.peers.takeover
+    takeover._steady_since -= 100
+    assert takeover._may_judge()
+    before = pair.lease.lease_end_boot
+    life._stood_still()
+    assert not takeover._may_judge()
+    for _ in range(200):
+        if pair.lease.lease_end_boot > before:
+            break
+        await asyncio.sleep(0.02)
+    else:
+        pytest.fail("not renewed")
+    await life._release(renewing, 5.0)

@@ -6,10 +6,10 @@ import time
 import asyncpg
 import pytest
 
-from sms.errors import ConfigError, LeaseLost, StoreUnavailable
+from sms.errors import ConfigError, LeaseLost, StoreUnavailable, Unavailable
 from sms.ids import DAY_MS, EPOCH_MS, IdClock, unix_of
 from store import database, partitions
-from store.processes import ProcessLease
+from store.processes import DatabaseClock, ProcessLease
 from store.seal import Keyring, date_of, day_of
 from tests.support.postgres import MASTER, TEMPLATE, World, text
 
@@ -88,6 +88,35 @@ async def test_a_renewal_that_waits_too_long_is_put_off_and_comes_later(dsn):
     await lease.renew(**marks)
     await conn.close()
     await lease.close()
+
+
+async def test_a_renewal_tells_when_the_database_s_clock_went_forward(dsn):
+    lease = await take(dsn)
+    marks = {"id_high_water": 1, "low_water": 0, "event_cursor": 0}
+    assert await lease.renew(**marks)  # the first one knows of nothing before it
+    assert await lease.renew(**marks)
+    lease.database_clock = DatabaseClock(lease.database_clock.ahead_s - 13.0)
+    assert not await lease.renew(**marks)
+    assert await lease.renew(**marks)  # told once
+    lease.database_clock = DatabaseClock(lease.database_clock.ahead_s + 13.0)
+    assert await lease.renew(**marks)  # back: leases only last longer
+    assert lease.is_valid()
+    await lease.close()
+
+
+async def test_who_cannot_hold_the_journal_leaves_the_epoch_to_its_owner(dsn):
+    owner = await take(dsn)
+    asked = []
+
+    async def hold(process):
+        asked.append(process)
+        raise Unavailable("its former owner still runs")
+
+    with pytest.raises(Unavailable):
+        await ProcessLease.take(dsn, node="node", slot=0, lease_s=15.0, hold=hold)
+    assert asked == [owner.process]
+    await owner.renew(id_high_water=1, low_water=0, event_cursor=0)
+    await owner.close()
 
 
 async def test_a_takeover_ends_no_backend_of_another_database(dsn, postgres_server):

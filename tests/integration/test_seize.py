@@ -13,6 +13,8 @@ from sms.ids import IdClock, process_of
 from store import database
 from store.fragments import holdings_sql
 from store.processes import (
+    ClockStepped,
+    DatabaseClock,
     ProcessLease,
     due_for_takeover,
     live_processes,
@@ -228,9 +230,47 @@ async def test_who_is_not_alive_takes_nothing_over(worlds):
     with pytest.raises(LeaseLost):
         await seize(dead.dsn, 0, by=1, by_epoch=taker.lease.epoch + 1, grace_s=GRACE_S)
     await die(taker, ago_s=0.0)
-    with pytest.raises(LeaseLost):
+    with pytest.raises(ClockStepped):  # its epoch is its own: it renews first
         await take_over(dead, taker)
     assert await due_for_takeover(dead.pool, 2, GRACE_S) == [0]
+    await taker.lease.renew(id_high_water=0, low_water=0, event_cursor=0)
+    assert await take_over(dead, taker) is not None
+
+
+async def test_nobody_is_judged_by_a_clock_that_stepped_since_our_last_renewal(worlds):
+    """The others look dead though they live, and ours was renewed late enough to look alive."""
+    alive, taker, _ = worlds
+    conn = await alive.opener()()
+    assert await taker.lease.renew(id_high_water=0, low_water=0, event_cursor=0)
+    clock = taker.lease.database_clock
+    seizing = partial(seize, alive.dsn, 0, by=1, by_epoch=1, grace_s=GRACE_S)
+    await die(alive, ago_s=GRACE_S + 0.1)
+    with pytest.raises(ClockStepped):
+        await seizing(clock=DatabaseClock(clock.ahead_s - 13.0))
+    assert await conn.fetchval("SELECT 1") == 1  # and it keeps its connections
+    assert await owed_to(taker.pool, 1) == []
+    assert await seizing(clock=clock) is not None
+    await conn.close()
+
+
+async def test_a_step_while_a_number_is_being_seized_is_noticed_too(worlds):
+    dead, taker, _ = worlds
+    await die(dead)
+    await taker.lease.renew(id_high_water=0, low_water=0, event_cursor=0)
+    steady, stepped = taker.lease.database_clock, DatabaseClock(-1e12)
+
+    class Stepping(DatabaseClock):
+        """Steady at the first look, before the number is locked, and not at the second one."""
+
+        def has_stepped(self, unix_s, answered_at):
+            return looks.pop().has_stepped(unix_s, answered_at)
+
+    looks = [stepped, steady]
+    with pytest.raises(ClockStepped):
+        await seize(dead.dsn, 0, by=1, by_epoch=1, grace_s=GRACE_S, clock=Stepping())
+    assert looks == []
+    assert await owed_to(taker.pool, 1) == []
+    assert await due_for_takeover(taker.pool, 1, GRACE_S) == [0]
 
 
 async def test_debts_of_a_taker_that_dies_go_to_its_own_taker(worlds):

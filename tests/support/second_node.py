@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from store.embedded import endpoints_of, run_directory
-from tests.support.gateway_process import GatewayProcess, Json
+from tests.support.gateway_process import GatewayProcess, Json, eventually
 
 LEASE_S, RENEW_S = 5, 1  # of both nodes: a lease counts until 2 s before its end
 
@@ -37,6 +37,13 @@ class SecondNode(GatewayProcess):
     def dsn(self) -> str:
         """The first node's database."""
         return self._first.dsn
+
+    def wait_configured(self, timeout_s: float = 10.0) -> None:
+        """Until it works by the first node's configuration: `apply` waits for that node alone."""
+        wanted = self._first.metric("config_version")
+        eventually(
+            lambda: self.metric("config_version") >= wanted, "the second node's version", timeout_s
+        )
 
     def _read_sandbox(self) -> None:
         self.sandbox = self._first.sandbox

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gateway.peers import Peers
 from gateway.remote import RemoteChannels
+from receipts.state import Path
 from sms.model import Message, MessageClass, State
+from sms.outcomes import NotSent, Submitted, Throttled
 from store.processes import LiveProcess
 from tests.support.flow_kit import Kit
 
@@ -77,6 +81,51 @@ def test_segments_that_found_no_slot_are_no_attempt() -> None:
     drained(kit)
     assert (state_of(submits[0].message), submits[0].message.attempt) == (State.QUEUED, 0)
     assert kit.journal.lines == []
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_long_message_that_left_in_part_and_was_not_mended_in_time_is_uncertain(
+    is_up: bool,
+) -> None:
+    """Not lost, and not sent whole again unmarked, whoever comes next and with what journal."""
+    kit = Leaving()
+    half = kit.message(texts=("a", "b"))
+    kit.accept(half)
+    claim = half.claim
+    kit.answer(1, Submitted("S0"))
+    kit.answer(1, Throttled(1.0, "x"))
+    kit.dispatcher.stop()
+    if not is_up:
+        kit.dispatcher.link_changed(1, is_up=False)
+    for _ in range(20):  # each try is throttled again
+        kit.clock.now += 0.5
+        kit.dispatcher.tick()
+        if kit.channels[1].open:
+            kit.answer(1, Throttled(1.0, "x"))
+    assert state_of(half) is State.SUBMITTING
+    kit.peers.hand_back()
+    kit.events.flush()
+    assert state_of(half) is State.UNCERTAIN
+    assert kit.paths(half) == [Path.NOTE, Path.UNCERTAIN]
+    note, last = [row for row in kit.events.rows if row.message_id == half.id]
+    assert (note.segment, note.carrier_id) == (0, "S0")
+    assert last.reason == "segment.uncertain"  # as recovery from the journal says
+    assert half.is_parked  # with what is to be done about its lost answer
+    assert any("parked" in sql for sql in kit.events.sql)
+    assert half.id not in kit.ledger.live
+    assert kit.claims.blocks[claim] == 0
+
+
+def test_a_long_message_of_which_nothing_left_in_the_end_is_no_attempt() -> None:
+    kit = Leaving()
+    kit.channels[1].size = 1
+    long = kit.message(texts=("a", "b"))
+    kit.accept(long)
+    kit.dispatcher.stop()
+    [first] = kit.channels[1].open
+    kit.answer(1, NotSent("cut before it was written"), first)
+    drained(kit)
+    assert (state_of(long), long.attempt) == (State.QUEUED, 0)
 
 
 def test_what_came_from_others_goes_to_who_has_the_channel_else_waits_for_anybody() -> None:

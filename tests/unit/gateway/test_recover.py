@@ -108,6 +108,17 @@ def test_what_would_be_repaired_is_uncertain_once_another_segment_was_taken() ->
     assert outcomes(text, found) == [Submitted("one"), Uncertain(LOST), content]
 
 
+def test_a_drain_killed_while_a_segment_waits_for_its_repair_leaves_it_uncertain() -> None:
+    """Tried again and throttled again; or its last try is not answered."""
+    text = message(("a", "b"))
+    slow = Throttled(1.0, "0x58")
+    writes = [write(0), write(1), write(1)]
+    taken = answer(Submitted("one"), 0)
+    for answers in ([taken, answer(slow, 1), answer(slow, 1)], [taken, answer(slow, 1)]):
+        found = outcomes(text, replay(text, writes, answers))
+        assert found == [Submitted("one"), Uncertain(LOST)]
+
+
 def test_a_long_message_of_which_nothing_was_taken_is_not_uncertain() -> None:
     text = message(("a", "b"))
     slow = Throttled(1.0, "0x58")
