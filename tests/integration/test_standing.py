@@ -149,9 +149,10 @@ async def test_a_claim_that_ended_goes_though_nothing_else_is_written(
 ) -> None:
     async with inside(dsn, tmp_path) as worker:
         claims = worker.worker.claims
-        number = claims.block([7])
+        claimed = asyncio.Event()
+        number = claims.block([7], claimed.set)
         await worker.life._flush_claims()
-        await worker.until(lambda: not claims.has_pending())
+        await worker.until(claimed.is_set)
         assert await worker.ask("SELECT block FROM claims") == [(number,)]
         claims.settled(number)
         await worker.life._flush_claims()
