@@ -163,8 +163,10 @@ class HandoverDesk:
         look = Look()
         fits: list[Handover] = []
         waiting: set[int] = set()
+        # whole milliseconds: the store, which rounds, must not show what has not expired here
+        unix = math.floor(self._unix() * 1000) / 1000
         for is_chosen in (True, False):
-            but = Besides(self._unix())
+            but = Besides(unix)
             while True:
                 found = await self._handovers.to_me(LOOK, is_chosen=is_chosen, but=but)
                 some = self.fitting(found, look, but)
