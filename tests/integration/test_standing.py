@@ -168,6 +168,7 @@ async def test_a_claim_that_ended_goes_though_nothing_else_is_written(
             return every(seconds, name, step)
 
         monkeypatch.setattr(worker.life, "_every", note)
+        monkeypatch.setattr(worker.life, "_while_owned", lambda loop: loop)  # closed below as it is
         for loop in worker.life._loops():
             loop.close()
         assert made["claims"] == CLAIMS_S == 0.5
