@@ -285,7 +285,8 @@ class Ledger:
 def low_water(live: Mapping[int, Message], pending: int | None, next_id: int) -> int:
     """The lowest id that still needs its owner: everything below needs no recovery.
 
-    What stands in `parked` is found there, what came from another process by its claim.
+    What stands in `parked` is found there, and what came from another process by its claim, so
+    neither holds the mark back.
     """
     lowest = min(
         (key for key, message in live.items() if not (message.is_parked or message.is_adopted)),

@@ -201,7 +201,7 @@ class Acceptor:
         return None
 
     def kick(self) -> None:
-        """Let a lane that has nothing to store commit what the claims have pending.
+        """Let a lane that has nothing to store commit the new claims.
 
         When nothing is accepted, claims need not wait for the event lane's running flush.
         """
@@ -284,7 +284,7 @@ class Acceptor:
         block = self._claim(units, messages)
         sql = self._riders(units) + COPY_MESSAGES + tail
         data = payload([unit.rows for unit in units])
-        claims_sql, token = self._claims.take_sql()
+        claims_sql, token = self._claims.take_new_sql()
         if failpoints.is_armed:
             failpoints.hit("accept.before_copy")
         try:
@@ -356,8 +356,8 @@ class Acceptor:
             link.abandon()
 
     async def _flush_claims(self, link: Link) -> None:
-        """Claims alone. What fails or stays in doubt rides again with whatever flushes next."""
-        sql, token = self._claims.take_sql()
+        """New claims alone. What fails or is in doubt rides again with whatever flushes next."""
+        sql, token = self._claims.take_new_sql()
         if not sql:
             return
         try:
