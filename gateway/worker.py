@@ -41,7 +41,7 @@ from store.journal import Journal, Replay
 from store.journal_lock import OwnJournal
 from store.processes import ProcessLease
 from store.read import Reader
-from store.seal import Keyring, read_master_key
+from store.seal import Keyring, must_fit, read_master_key
 from telemetry.failpoints import failpoints
 from telemetry.logs import configure, get_logger
 from telemetry.metrics import Metrics
@@ -103,6 +103,7 @@ async def _main(settings: Settings) -> int:
     metrics = Metrics()
     keyring = Keyring(read_master_key(settings.master_key_file))
     await check_durability(dsn)
+    await must_fit(dsn, keyring)  # before a number is taken: its debts would look like a death's
     own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(
         dsn,
@@ -127,6 +128,7 @@ async def _main(settings: Settings) -> int:
     try:
         return await life.run()
     finally:
+        await life.worker.deliverer.close()  # a start that fails does not come to the drain
         await pool.close()
 
 
