@@ -337,6 +337,8 @@ class Metrics:
             "Messages handed to other processes (given), taken from them, taken back.",
             ("end",),
         )
+        for end in ("given", "taken", "taken_back"):  # from 0: a rate sees the first one too
+            self.handovers_total.inc((end,), 0)
         self.handover_oldest_age_seconds = Gauge(
             "handover_oldest_age_seconds",
             "Age of the oldest block handed over and not taken yet.",
