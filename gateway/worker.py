@@ -24,6 +24,7 @@ from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
 from gateway.internal_http import serve_internal
 from gateway.ledger import low_water
+from gateway.outage import Outage, forget_lost_connections
 from gateway.recover import recover
 from gateway.reports import fold_stored
 from gateway.settings import Settings, node_name
@@ -99,6 +100,7 @@ async def _main(settings: Settings) -> int:
     dsn = settings.database_url
     if not dsn:
         raise ConfigError("SMSGW_DATABASE_URL: a worker needs it; start it with `smsgw up`")
+    asyncio.get_running_loop().set_exception_handler(forget_lost_connections)
     numbers = settings.reliability
     metrics = Metrics()
     keyring = Keyring(read_master_key(settings.master_key_file))
@@ -342,10 +344,11 @@ class _Life:
         await self.worker.conservation.round()
 
     async def _tick_forever(self) -> None:
-        dispatcher = self.worker.flow.dispatcher
+        dispatcher, outage = self.worker.flow.dispatcher, Outage()
         while True:
             await asyncio.sleep(TICK_S)
             dispatcher.tick()
+            outage.look(time.monotonic(), is_up=self.worker.acceptor.is_up())
 
     async def _watch_lag(self) -> None:
         flow = self.worker.flow

@@ -344,6 +344,9 @@ class Metrics:
             "Age of the oldest block handed over and not taken yet.",
             rule="max",
         )
+        self.processes = Gauge(
+            "processes", "Living processes of all nodes, as the store knows them.", ("role",), "max"
+        )
         self.takeovers_total = Counter(
             "takeovers_total", "Dead processes whose debts this one took over."
         )
