@@ -7,21 +7,23 @@ programs are there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import secrets
 import shutil
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gateway.settings import Settings
+from gateway.settings import Settings, unknown_variables
 from gateway.terminal import Terminal
-from sms.errors import ConfigError, GatewayError, Unavailable
+from sms.errors import ConfigError, GatewayError, StoreUnavailable, Unavailable
 from store import binaries, probe
 from store.audit import AuditLog
 from store.database import open_pool
 from store.embedded import endpoints_of, existing_run_directory
-from store.seal import Keyring, read_master_key
+from store.seal import KEY_BYTES, Keyring, must_fit, read_master_key
 
 LEAST_FREE_SHARE = 0.05
 _NOT_READ = "not looked at: the database or the master key is away"
@@ -41,7 +43,7 @@ def run(settings: Settings, terminal: Terminal) -> int:
 def results(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     """Name, verdict and what to say for each thing looked at."""
     looks: dict[str, Look] = {
-        "settings": lambda _: "every SMSGW_ variable can be read",
+        "settings": _settings,
         "data": _data,
         "master key": _master_key,
         "port": _public_port,
@@ -56,6 +58,13 @@ def results(settings: Settings) -> Iterator[tuple[str, bool, str]]:
             yield name, True, look(settings)
         except GatewayError as error:
             yield name, False, str(error)
+
+
+def _settings(_: Settings) -> str:
+    unknown = unknown_variables()
+    if unknown:  # not refused by `up`: an orchestrator adds its own for a service named smsgw
+        return f"no setting of ours, left aside: {', '.join(unknown)}"
+    return "every SMSGW_ variable can be read"
 
 
 def _data(settings: Settings) -> str:
@@ -76,6 +85,17 @@ def _data(settings: Settings) -> str:
 def _master_key(settings: Settings) -> str:
     path = settings.master_key_file
     if not path.exists():
+        parent = next(p for p in path.parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise ConfigError(
+                f"SMSGW_MASTER_KEY_FILE: {path} is not there and cannot be made in {parent}; name "
+                "the key file this database was made with, or a place where it can be made"
+            )
+        if (settings.data_dir / "postgres").is_dir():
+            raise ConfigError(
+                f"SMSGW_MASTER_KEY_FILE: {path} is not there, but the database is; put back the "
+                "key file it was made with"
+            )
         return f"{path} will be made by `smsgw up`"
     read_master_key(path)
     return f"{path} (keep a copy apart from the database)"
@@ -145,9 +165,21 @@ def _database(settings: Settings) -> str:
         words = [f"PostgreSQL {major}, durable", *warnings]
         if pending:
             words.append(f"{len(pending)} migrations will be run by `smsgw up` or `smsgw migrate`")
+        with contextlib.suppress(StoreUnavailable):
+            await _must_fit(settings, dsn)
         return "; ".join(words)
 
     return asyncio.run(look(url))
+
+
+async def _must_fit(settings: Settings, dsn: str) -> None:
+    key = secrets.token_bytes(KEY_BYTES)  # `up` would make one: it fits no database that has keys
+    if settings.master_key_file.exists():
+        try:
+            key = read_master_key(settings.master_key_file)
+        except ConfigError:
+            return  # told in its own line
+    await must_fit(dsn, Keyring(key))
 
 
 def _redis(settings: Settings) -> str:

@@ -22,6 +22,7 @@ from gateway.evidence import Evidence
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
+from gateway.readiness import NO_SESSION
 from gateway.reports import Reports
 from gateway.schedule import Schedule
 from gateway.settings import Reliability
@@ -267,7 +268,7 @@ class Flow:
 
     def _why_down(self, channel: int) -> str:
         runtime = self.dispatcher.channels.get(channel)
-        why = "is not started" if runtime is None else runtime.adapter.why_down()
+        why = NO_SESSION if runtime is None else runtime.adapter.why_down()
         return f"{self.channel_name(channel) or channel}: {why or 'has just connected'}"
 
     # -- adapters.base.ChannelSink ---------------------------------------------------------

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.api.frame import refuse_secret_in_query
 from gateway.api.problems import ProblemError, kind_of
+from gateway.readiness import fold
 from gateway.watchdog import Silence
 from telemetry.metrics import CONTENT_TYPE, Metrics, Snapshot, lasting, merge, render
 
@@ -36,7 +37,8 @@ EXCESS = 1.25  # times its share: what a worker holds beyond is spread
 LEAST_EXCESS = 2  # connections; so few more do not matter
 LEAST_LOAD = 0.3  # of a core: of two idle workers the same one would take them again
 LOAD_OVER_S = 0.5  # a load is measured over so long at least
-NOT_THERE = ("worker",)  # what is missing of a worker that says nothing
+READY_TIMEOUT_S = 0.5  # for /readyz: a load balancer waits for a second or two
+STARTING, SILENT = "is starting", "does not answer"
 Scope = Mapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Mapping[str, Any]], Any]
@@ -55,9 +57,18 @@ class WorkerView:
     connections: int = 0  # at its door
     load: float = 0.0  # of one core, since the look before
     cpu: tuple[float, float] | None = None  # (monotonic, CPU seconds) at that look
-    missing: tuple[str, ...] = NOT_THERE
+    missing: tuple[str, ...] = ()
     has_ever_served: bool = False
     life: int = 0  # how many processes have ended here
+
+    def __post_init__(self) -> None:
+        """Nothing was heard of it yet."""
+        self._is_away(STARTING)
+
+    @property
+    def name(self) -> str:
+        """`worker-0`."""
+        return self.socket.stem
 
     def forget(self) -> None:
         """The process ended: its totals stay, its gauges go."""
@@ -66,7 +77,7 @@ class WorkerView:
         self.life += 1
         self.load, self.cpu = 0.0, None
         self.silence.begin()
-        self._is_away()
+        self._is_away(STARTING)
 
     def take(self, told: Mapping[str, Any], now: float) -> None:
         """Take over the answer to GET /snapshot, whole or not at all; `now` is monotonic."""
@@ -88,12 +99,12 @@ class WorkerView:
     def is_silent(self, asked_at: float) -> None:
         """It did not answer in time what was asked at that moment (monotonic)."""
         self.silence.failed(asked_at)
-        self._is_away()
+        self._is_away(SILENT if self.silence.has_answered else STARTING)
 
-    def _is_away(self) -> None:
+    def _is_away(self, why: str) -> None:
         self.is_ready = self.is_serving = False
         self.connections = 0
-        self.missing = NOT_THERE
+        self.missing = (f"{self.name}: {why}",)
 
 
 def excess(held: Sequence[int | None]) -> list[int]:
@@ -147,14 +158,14 @@ class Node:
         self.is_stopping = False
         self._monotonic = monotonic
 
-    async def refresh(self) -> None:
-        """Ask all workers at once; who does not answer is not ready."""
-        await asyncio.gather(*(self._refresh(view) for view in self.views))
+    async def refresh(self, timeout_s: float = ASK_TIMEOUT_S) -> None:
+        """Ask all workers at once; who does not answer in time is not ready."""
+        await asyncio.gather(*(self._refresh(view, timeout_s) for view in self.views))
 
-    async def _refresh(self, view: WorkerView) -> None:
+    async def _refresh(self, view: WorkerView, timeout_s: float) -> None:
         life, asked_at = view.life, self._monotonic()
         try:
-            status, body = await ask(view.socket, "/snapshot")
+            status, body = await ask(view.socket, "/snapshot", timeout_s)
             told = json.loads(body) if status == 200 else None
         except NO_ANSWER:
             told = None
@@ -198,7 +209,11 @@ class Node:
         missing = self.missing_servers()
         if not any(view.is_ready for view in self.views):
             missing += [name for view in self.views for name in view.missing]
-        return list(dict.fromkeys(missing))
+        return fold(missing)
+
+    def degraded(self) -> list[str]:
+        """Workers that take no part while others do."""
+        return fold(name for view in self.views if not view.is_ready for name in view.missing)
 
     async def answer(self, path: str, *, is_ours: bool = False) -> tuple[int, str, bytes]:
         """Status, content type and body for one path; `is_ours`: asked over the Unix socket."""
@@ -208,11 +223,14 @@ class Node:
             return 200, "application/json", json.dumps(self.restart_state()).encode()
         if path not in ("/readyz", "/metrics"):
             return _problem(404, "not_found", "Here are /healthz, /readyz and /metrics.")
-        await self.refresh()
         if path == "/metrics":
+            await self.refresh()
             return 200, CONTENT_TYPE, render(self.merged())
+        await self.refresh(READY_TIMEOUT_S)
         missing = self.missing()
-        told = {"status": "unready" if missing else "ready", "missing": missing}
+        told: dict[str, object] = {"status": "unready" if missing else "ready", "missing": missing}
+        if not missing and (degraded := self.degraded()):
+            told["degraded"] = degraded
         return 503 if missing else 200, "application/json", json.dumps(told).encode()
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -24,6 +24,7 @@ from sms.model import Message, MessageClass, State
 from store.processes import LiveProcess
 
 TAKEOVER_EVERY_S = 1.0
+ROLES = ("all", "api", "carrier")
 _WAITING = frozenset({State.ACCEPTED, State.QUEUED})
 
 Step = Callable[[], Awaitable[None]]
@@ -110,6 +111,9 @@ class Peers:
         numbers = [other.process for other in live]
         if self.process in numbers:
             self.flow.reports_desk.share = numbers.index(self.process), len(numbers)
+        for role in ROLES:
+            count = sum(other.role == role for other in live)
+            self.flow.metrics.processes.set((role,), count)
         self.flow.accepting = max(1, sum(other.role != "carrier" for other in live))
 
     async def close(self) -> None:

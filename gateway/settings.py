@@ -19,6 +19,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from sms.errors import ConfigError
 from store.durable import write_once
@@ -374,10 +375,29 @@ def _refuse_mistyped(env: Mapping[str, str]) -> None:
         if not name.startswith(PREFIX) or name in known:
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
-        if name.startswith(RELIABILITY_PREFIX) and not near:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         if near:
             raise ConfigError(f"{name} is not a setting; did you mean {near[0]}?")
+        if name.startswith(RELIABILITY_PREFIX):
+            raise ConfigError(f"{name} is not a setting; {_nearest_number(name)}")
+
+
+def _nearest_number(name: str) -> str:
+    # without the prefix, which would make everything look alike
+    asked = name.removeprefix(RELIABILITY_PREFIX).lower()
+    near = difflib.get_close_matches(asked, Reliability.model_fields, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {RELIABILITY_PREFIX}{near[0].upper()}?"
+    return "unset it (`class Reliability` in gateway/settings.py has all names)"
+
+
+def unknown_variables(env: Mapping[str, str] | None = None) -> list[str]:
+    """Names that begin as ours and are no setting; they are no mistypings, so they are let be."""
+    known = _known()
+    return sorted(
+        name
+        for name in (os.environ if env is None else env)
+        if name.startswith(PREFIX) and name not in known
+    )
 
 
 _PLAIN = {  # pydantic's words for the usual mistakes, as a person says them
@@ -388,16 +408,37 @@ _PLAIN = {  # pydantic's words for the usual mistakes, as a person says them
 }
 
 
+_OUTSIDE = ("greater_than_equal", "greater_than", "less_than_equal", "finite_number")
+
+
+def _bounds(field: FieldInfo) -> str:
+    """What a number may be, as `give 1 to 64`; empty when it has no bounds."""
+    found: dict[str, float] = {}
+    for rule in field.metadata:
+        for name in ("ge", "gt", "le"):
+            if (bound := getattr(rule, name, None)) is not None:
+                found[name] = bound
+    if "le" not in found:
+        return ""
+    least = f"{found['ge']:g}" if "ge" in found else f"more than {found.get('gt', 0):g}"
+    return f"give {least}{' to ' if 'ge' in found else ' and at most '}{found['le']}"
+
+
 def _explain(error: ValidationError, prefix: str) -> str:
     """One line for the first wrong value; the value itself is not shown (it may be a secret)."""
     first = error.errors(include_input=False, include_url=False)[0]
     text = first["msg"].removeprefix("Value error, ")
     text = _PLAIN.get(first["type"], text)
+    if first["type"] == "literal_error":
+        text = f"give {first.get('ctx', {}).get('expected', '')}"
     if not first["loc"]:
         words = text.split()
         fields = Settings.model_fields.keys() | Reliability.model_fields.keys()
         named = [prefix + word.upper() if word in fields else word for word in words]
         return " ".join(named)
     field = str(first["loc"][0])
+    model = Settings if prefix == PREFIX else Reliability
+    if first["type"] in _OUTSIDE and field in model.model_fields:
+        text = _bounds(model.model_fields[field]) or text
     name = variable(field) if prefix == PREFIX else prefix + field.upper()
     return f"{name}: {text[:1].lower()}{text[1:]}; set it right or unset it for the default"

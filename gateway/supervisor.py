@@ -177,6 +177,8 @@ class Supervisor:
             if view is not None:
                 view.silence.begin()
             log.info("child started", child=child.name, child_pid=child.pid, starts=child.starts)
+            if view is not None:
+                self.node.metrics.watchdog_kills_total.inc((child.name,), 0)  # from 0: rates see it
             if child.starts > 1:
                 self.node.metrics.process_restarts_total.inc((child.name,))
         elif child.process is None and code is not None:
@@ -366,7 +368,10 @@ class Supervisor:
         for worker in self.workers:
             if worker.pid is not None:
                 self.exit_code = self.exit_code or KILLED
-                log.warning("worker killed: it did not end in time", child=worker.name)
+                if self.signals > asked:
+                    log.warning("worker killed: a second signal asked for it", child=worker.name)
+                else:
+                    log.warning("worker killed: it did not end in time", child=worker.name)
             worker.end(0)
         for other in self.others:
             other.send(signal.SIGTERM)

@@ -58,6 +58,9 @@ from telemetry.metrics import Metrics
 
 PAGE = 2000  # messages, rows or events of one commit
 TRIES = 5
+# What "takeover settled" tells: how many messages stood where, then rows that hang on messages.
+_MESSAGES = ("claimed", "unfinished", "waited", "parked")
+_COUNTED = (*_MESSAGES, "claimed_back", "webhooks", "handovers", "events")
 
 log = get_logger(__name__)
 
@@ -206,6 +209,9 @@ class Takeover:
         if seized is not None:
             if failpoints.is_armed:
                 failpoints.hit("takeover.seized")
+            if seized.has_left:  # nobody died: a worker or a node that was ended and did not return
+                log.info("drained number taken", process=process, node=seized.node)
+                return
             log.warning("process taken over", dead=process, node=seized.node)
             self._metrics.takeovers_total.inc()
 
@@ -226,7 +232,7 @@ class Takeover:
 
     async def _settle(self, seized: Seized, lock: JournalLock | None) -> None:
         began = self._monotonic()
-        counts: Counter[str] = Counter()
+        counts = Counter(dict.fromkeys(_COUNTED, 0))
         blocks = await self._reader.claims(seized.process)
         replay = Replay() if lock is None else await self._replay(seized, blocks)
         if not await self._claims(seized, blocks, replay, counts):
@@ -241,9 +247,11 @@ class Takeover:
             failpoints.hit("takeover.settled")
         if lock is not None:
             lock.remove()
+        who = {"process": seized.process} if seized.has_left else {"dead": seized.process}
         log.info(
-            "takeover settled",
-            dead=seized.process,
+            "drained number settled" if seized.has_left else "takeover settled",
+            **who,
+            messages=sum(counts[name] for name in _MESSAGES),
             is_proved_dead=lock is not None,
             is_journal_present=replay.is_present,
             seconds=round(self._monotonic() - began, 3),

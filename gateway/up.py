@@ -25,7 +25,7 @@ from gateway.watchdog import Silence
 from sms.errors import ConfigError
 from store.database import migrate
 from store.embedded import make_private, open_log, run_directory
-from store.seal import load_or_create_master_key
+from store.seal import Keyring, load_or_create_master_key, must_fit
 from telemetry import logs
 
 WORKER: Final = ("-P", "-m", "gateway", "worker")  # -P: the directory we stand in is no package
@@ -43,8 +43,9 @@ def only_one(settings: Settings) -> Iterator[None]:
         except BlockingIOError:
             pid = os.read(fd, 20).decode("utf-8", "replace").strip() or "unknown"
             raise ConfigError(
-                f"smsgw up already runs on {settings.data_dir} (pid {pid}): stop that one "
-                f"(kill {pid}), or set SMSGW_DATA_DIR and the ports to others"
+                f"smsgw up already runs on {settings.data_dir} (pid {pid}). For a second gateway "
+                "set SMSGW_DATA_DIR and the ports to others; to stop the one that runs, which then "
+                f"takes no more messages: kill {pid}"
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -85,13 +86,14 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
             "listen_fds": tuple(listener.fileno() for listener in public),
         }
     )
-    load_or_create_master_key(settings.master_key_file)
+    keyring = Keyring(load_or_create_master_key(settings.master_key_file))
     embedded = servers.embedded_for(settings, terminal.step)
     if embedded is not None:
         stack.callback(embedded.stop)
     settings = servers.start(settings, embedded, terminal.step)
     applied = asyncio.run(migrate(settings.database_url or "", _tell_migration(terminal)))
     log.info("schema is up to date", applied=applied)
+    asyncio.run(must_fit(settings.database_url or "", keyring))
     others: list[Child] = []
     if settings.is_sandbox:
         from gateway import sandbox  # here: a node in production never loads it

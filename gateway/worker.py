@@ -28,6 +28,7 @@ from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
 from gateway.internal_http import serve_internal
 from gateway.ledger import low_water
+from gateway.outage import Outage, forget_lost_connections
 from gateway.recover import recover
 from gateway.reports import fold_stored
 from gateway.settings import Settings, node_name
@@ -46,7 +47,7 @@ from store.journal_lock import OwnJournal
 from store.processes import NO_MORE_EVENTS, ProcessLease, raise_event_floor
 from store.read import Reader
 from store.reading import open_reading
-from store.seal import Keyring, read_master_key
+from store.seal import Keyring, must_fit, read_master_key
 from store.usage import Usage
 from telemetry.failpoints import failpoints
 from telemetry.logs import configure, get_logger
@@ -114,10 +115,12 @@ async def _main(settings: Settings) -> int:
     dsn = settings.database_url
     if not dsn:
         raise ConfigError("SMSGW_DATABASE_URL: a worker needs it; start it with `smsgw up`")
+    asyncio.get_running_loop().set_exception_handler(forget_lost_connections)
     numbers = settings.reliability
     metrics = Metrics()
     keyring = Keyring(read_master_key(settings.master_key_file))
     await check_durability(dsn)
+    await must_fit(dsn, keyring)  # before a number is taken: its debts would look like a death's
     own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(
         dsn,
@@ -152,6 +155,7 @@ async def _main(settings: Settings) -> int:
     finally:
         await nonces.close()
         await reading.pool.close()
+        await life.worker.deliverer.close()  # a start that fails does not come to the drain
         await pool.close()
 
 
@@ -393,10 +397,11 @@ class _Life:
         await self.worker.conservation.round()
 
     async def _tick_forever(self) -> None:
-        dispatcher = self.worker.flow.dispatcher
+        dispatcher, outage = self.worker.flow.dispatcher, Outage()
         while True:
             await asyncio.sleep(TICK_S)
             dispatcher.tick()
+            outage.look(time.monotonic(), is_up=self.worker.acceptor.is_up())
 
     async def _watch_lag(self) -> None:
         flow = self.worker.flow

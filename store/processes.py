@@ -1,6 +1,7 @@
 """A worker's row in `processes`: number, epoch, lease and the marks recovery starts from.
 
     take:   end the old backends ▶ exclusive lock (42, process) ▶ epoch + 1 ▶ commit ▶ read
+    release: drained; the number is kept for the slot's next process for `KEPT_S`
     seize:  the same for a number whose lease is over; it becomes vacant, its debts ours
             … its messages are moved (`store.handovers`) … ▶ settle_debt ▶ may be used again
 
@@ -37,6 +38,8 @@ SAFETY_S = 2.0  # we stop sending this long before the lease ends
 _TAKE_TIMEOUT_S = 30.0
 _TAKE_TRIES = 5  # a number may be seized or given away while we take it
 _NUMBERS_LOCK = 45
+KEPT_S = 10.0  # a drained number waits so long for the slot's next process, then others take it
+_LEFT = "left"  # the role of a process that drained and released its number
 
 
 def _boot_clock() -> float:
@@ -137,7 +140,11 @@ class ProcessLease:
         return await self._write(self._lease_s, id_high_water, low_water, event_cursor)
 
     async def release(self, *, id_high_water: int, low_water: int, event_cursor: int) -> None:
-        """End the lease now, with the last marks, and close."""
+        """We drained: end the lease now, with the last marks, and close.
+
+        The number is the same slot's again within `KEPT_S`; later it is seized like a dead one's,
+        but told apart (`Seized.has_left`).
+        """
         try:
             await self._write(0.0, id_high_water, low_water, event_cursor)
         finally:
@@ -159,7 +166,8 @@ class ProcessLease:
             row = await self._conn.fetchrow(
                 "UPDATE processes SET lease_until = clock_timestamp() + make_interval(secs => $3),"
                 " id_high_water = greatest(id_high_water, $4), low_water = $5,"
-                " event_cursor = greatest(event_cursor, $6)"
+                " event_cursor = greatest(event_cursor, $6),"
+                f" role = CASE WHEN $3 = 0 THEN '{_LEFT}' ELSE role END"
                 " WHERE process = $1 AND epoch = $2"
                 f" RETURNING id_high_water, {_NOW} AS unix_s",
                 self.process,
@@ -187,7 +195,8 @@ class ProcessLease:
 class Seized:
     """A number that was taken from its dead owner, with the marks its debts start from.
 
-    `node` is where the owner ran, and where its journal lies.
+    `node` is where the owner ran, and where its journal lies. `has_left`: it did not die, it
+    drained and released the number, and no process of its slot came after it.
     """
 
     process: int
@@ -195,6 +204,7 @@ class Seized:
     low_water: int
     id_high_water: int
     event_cursor: int
+    has_left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,15 +221,17 @@ class LiveProcess:
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 _DUE = (
     "node IS NOT NULL AND owed_to IS NULL"
-    " AND lease_until + make_interval(secs => $2) < clock_timestamp()"
+    f" AND lease_until + make_interval(secs => CASE WHEN role = '{_LEFT}'"
+    f" THEN greatest($2, {KEPT_S}) ELSE $2 END) < clock_timestamp()"
 )
-_SEIZED = "process, last_node, low_water, id_high_water, event_cursor"
+_SEIZED = f"process, last_node, low_water, id_high_water, event_cursor, role = '{_LEFT}' AS left_it"
 
 
 async def due_for_takeover(pool: Pool, me: int, grace_s: float) -> list[int]:
     """Processes whose lease ended more than `grace_s` ago and nobody took over, oldest first.
 
-    Raises StoreUnavailable, like all functions here.
+    Numbers that were released are due `KEPT_S` after that, when it is longer. Raises
+    StoreUnavailable, like all functions here.
     """
     async with acquire(pool) as conn:
         rows = await conn.fetch(

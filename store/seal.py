@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sms.errors import ConfigError
 from sms.ids import DAY_MS, TIME_SHIFT
-from store.database import AnyConnection
+from store.database import AnyConnection, close, connect
 from store.durable import write_once
 
 SHARDS = 16
@@ -95,6 +95,24 @@ def read_master_key(path: Path) -> bytes:
             "put back the key file this database was made with"
         )
     return key
+
+
+async def must_fit(dsn: str, keyring: Keyring) -> bool:
+    """Whether this database was made with this master key; False before it has any data key.
+
+    Raises ConfigError when it was made with another one, StoreUnavailable. Asked before a process
+    takes a number: one that cannot read what it would own must own nothing.
+    """
+    conn = await connect(dsn)
+    try:
+        if await conn.fetchval("SELECT to_regclass('data_keys')") is None:
+            return False
+        day = await conn.fetchval("SELECT max(day) FROM data_keys")
+        if day is not None:
+            await keyring.load_days(conn, [(day - _FIRST_DAY).days])
+        return day is not None
+    finally:
+        await close(conn)
 
 
 class Sealer:

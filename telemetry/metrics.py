@@ -346,6 +346,8 @@ class Metrics:
             "Messages handed to other processes (given), taken from them, taken back.",
             ("end",),
         )
+        for end in ("given", "taken", "taken_back"):  # from 0: a rate sees the first one too
+            self.handovers_total.inc((end,), 0)
         self.handover_oldest_age_seconds = Gauge(
             "handover_oldest_age_seconds",
             "Age of the oldest block handed over and not taken yet.",
@@ -360,6 +362,9 @@ class Metrics:
             "command_oldest_age_seconds",
             "Age of the oldest command that is not carried out, as last seen.",
             rule="max",
+        )
+        self.processes = Gauge(
+            "processes", "Living processes of all nodes, as the store knows them.", ("role",), "max"
         )
         self.takeovers_total = Counter(
             "takeovers_total", "Dead processes whose debts this one took over."

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SUPERVISOR_TIMEOUT_S = 2.0
+READY_TIMEOUT_S = 0.9  # it asks its workers for 0.5 s; an answer comes within a second
 _READ = ["GET", "HEAD"]
 
 
@@ -44,7 +45,7 @@ class Health:
     async def ready(self, request: Request) -> Response:
         """200 when traffic may come, else 503 that names what is missing."""
         check_query(request)
-        told = await self._ask("/readyz")
+        told = await self._ask("/readyz", READY_TIMEOUT_S)
         if told is not None and told[0] in (200, 503):
             return Response(told[1], told[0], media_type="application/json")
         missing = self._flow.is_ready()
@@ -56,16 +57,16 @@ class Health:
         check_query(request)
         if not self._flow.public_metrics:
             raise not_found()
-        told = await self._ask("/metrics")
+        told = await self._ask("/metrics", SUPERVISOR_TIMEOUT_S)
         if told is not None and told[0] == 200:
             return Response(told[1], media_type=METRICS_TYPE)
         return Response(render(self._flow.metrics.snapshot()), media_type=METRICS_TYPE)
 
-    async def _ask(self, path: str) -> tuple[int, bytes] | None:
+    async def _ask(self, path: str, timeout_s: float) -> tuple[int, bytes] | None:
         socket = self._flow.supervisor_socket
         if socket is None:
             return None
         try:
-            return await ask(socket, path, SUPERVISOR_TIMEOUT_S)
+            return await ask(socket, path, timeout_s)
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
             return None  # away or still starting: the caller speaks for this process alone

@@ -12,8 +12,10 @@ from gateway import check
 from gateway.servers import reachable
 from gateway.settings import Settings
 from gateway.terminal import Terminal
-from store.database import migrate
+from store.database import connect, migrate
 from store.embedded import EmbeddedServers
+from store.seal import load_or_create_master_key
+from tests.support.postgres import World
 
 pytestmark = pytest.mark.integration
 
@@ -43,6 +45,7 @@ def test_before_the_first_start_it_says_what_will_be_made(data_dir):
 def test_running_servers_are_asked(data_dir):
     servers = EmbeddedServers(data_dir)
     servers.start()
+    load_or_create_master_key(data_dir / "master.key")
     try:
         code, told = look(Settings.load({}, data_dir=data_dir, port=0, admin_port=0))
     finally:
@@ -78,6 +81,44 @@ def test_what_is_wrong_is_named_with_its_remedy(data_dir):
     assert "SMSGW_DATABASE_URL" in wrong["database"]
     assert "SMSGW_REDIS_URL" in wrong["redis"]
     assert "SMSGW_TLS_CERT_FILE" in wrong["tls"]
+
+
+def test_a_master_key_that_cannot_be_made_is_wrong(data_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "key"  # a mode would not stop root
+    _, told = look(Settings.load({}, data_dir=data_dir, master_key_file=path))
+    assert not told["master key"]["ok"]
+    assert "cannot be made" in told["master key"]["text"]
+
+
+def test_a_missing_master_key_beside_a_database_is_wrong(data_dir):
+    (data_dir / "postgres").mkdir(parents=True)
+    _, told = look(Settings.load({}, data_dir=data_dir, port=0, admin_port=0))
+    assert not told["master key"]["ok"]
+    assert "put back" in told["master key"]["text"]
+
+
+async def test_a_database_of_another_master_key_is_wrong(dsn, data_dir):
+    await (await World.make(dsn)).close()
+    data_dir.mkdir()
+    settings = Settings.load({}, data_dir=data_dir, database_url=dsn)
+    _, missing = await asyncio.to_thread(look, settings)
+    assert "another master key" in missing["database"]["text"]
+    load_or_create_master_key(settings.master_key_file)
+    _, other = await asyncio.to_thread(look, settings)
+    assert (other["database"]["ok"], other["master key"]["ok"]) == (False, True)
+    conn = await connect(dsn)
+    await conn.execute("DELETE FROM data_keys")
+    await conn.close()
+    _, fits = await asyncio.to_thread(look, settings)
+    assert fits["database"]["ok"]
+
+
+def test_unknown_variables_are_named(data_dir, monkeypatch):
+    monkeypatch.setenv("SMSGW_NOSUCH", "1")
+    _, told = look(Settings.load(data_dir=data_dir, port=0, admin_port=0))
+    assert told["settings"]["ok"]  # Kubernetes sets such for a service named smsgw
+    assert "SMSGW_NOSUCH" in told["settings"]["text"]
 
 
 def test_an_open_address_without_tls_is_wrong(data_dir):

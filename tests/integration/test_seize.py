@@ -13,6 +13,7 @@ from sms.ids import IdClock, process_of
 from store import database
 from store.fragments import holdings_sql
 from store.processes import (
+    KEPT_S,
     ClockStepped,
     DatabaseClock,
     ProcessLease,
@@ -194,6 +195,32 @@ async def test_a_seized_number_tells_where_its_debts_begin_and_is_alive_no_more(
     assert await channels_up(taker.pool) == []
     assert await due_for_takeover(taker.pool, 1, GRACE_S) == []
     assert await take_over(dead, taker) is None  # a second time there is nothing to take
+
+
+async def test_a_released_number_waits_for_its_slot_and_is_told_from_a_death(worlds):
+    left, taker, _ = worlds
+    start = left.lease.id_floor
+    await left.lease.release(id_high_water=start, low_water=start, event_cursor=start)
+    await die(left, ago_s=KEPT_S - 2)  # far beyond the grace of a death
+    assert await due_for_takeover(taker.pool, 1, GRACE_S) == []
+    assert await take_over(left, taker) is None
+    again = await take(left.dsn, 0)
+    assert (again.process, again.epoch) == (0, 2)  # the slot has its number back
+    await die(left, ago_s=GRACE_S + 1)
+    assert await due_for_takeover(taker.pool, 1, GRACE_S) == [0]  # this one died
+    assert not (await take_over(left, taker)).has_left
+    await again.close()
+
+
+async def test_a_released_number_that_nobody_takes_back_is_taken_as_left(worlds):
+    left, taker, _ = worlds
+    start = left.lease.id_floor
+    await left.lease.release(id_high_water=start, low_water=start, event_cursor=start)
+    await die(left, ago_s=KEPT_S + 1)
+    assert await due_for_takeover(taker.pool, 1, GRACE_S) == [0]
+    seized = await take_over(left, taker)
+    assert seized.has_left
+    assert await owed_to(taker.pool, 1) == [seized]  # also after a restart of the taker
 
 
 async def test_of_many_takers_one_gets_it(dsn):

@@ -309,6 +309,36 @@ async def test_the_journal_is_read_in_a_thread_and_only_for_what_was_claimed(
     await check(scene, has_journal=True)
 
 
+@pytest.mark.parametrize("has_left", [False, True])
+async def test_only_a_death_counts_as_one(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, has_left: bool
+) -> None:
+    """What was drained and released is settled all the same."""
+    lines: list[tuple[str, dict[str, Any]]] = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(module.log, level, lambda line, **told: lines.append((line, told)))
+    if has_left:
+        conn = await database.connect(scene.dead.dsn)
+        await conn.execute("UPDATE processes SET role = 'left' WHERE process = 0")
+        await conn.close()
+    await scene.takeover.step()
+    await check(scene, has_journal=True)
+    assert scene.worker.flow.metrics.takeovers_total.values[()] == (0 if has_left else 1)
+    (taken, _), (settled, told) = lines
+    expected = (
+        ("drained number taken", "drained number settled")
+        if has_left
+        else ("process taken over", "takeover settled")
+    )
+    assert (taken, settled) == expected
+    assert ("dead" in told) is not has_left
+    open_ones = scene.ids(
+        "unanswered", "answered", "refused", "unwritten", "unclaimed", "parked", "uncertain"
+    )
+    assert told["messages"] == len(open_ones)
+    assert told["webhooks"] == 1
+
+
 async def test_a_second_look_finds_nothing_to_do(scene: Scene) -> None:
     await scene.takeover.step()
     await scene.takeover.step()

@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from gateway import node_http
 from gateway.node_http import HEAD_TIMEOUT_S, Node, WorkerView, excess, make_server
+from gateway.readiness import NO_SESSION, fold
 from gateway.watchdog import Silence
 from telemetry.metrics import Metrics
 
@@ -170,7 +171,42 @@ async def test_a_node_is_ready_while_one_worker_is(monkeypatch):
     assert node.node.missing() == []
     node.says[1] = None
     await node.node.refresh()
-    assert node.node.missing() == ["draining", "worker"]
+    assert node.node.missing() == ["draining", "w1: does not answer"]
+
+
+async def test_readyz_waits_half_a_second_and_names_who_is_silent(monkeypatch):
+    node = Workers(2, monkeypatch)
+    patience = []
+
+    async def ask(path, target, timeout_s=1.0):
+        patience.append(timeout_s)
+        return await node.ask(path, target, timeout_s)
+
+    await node.node.refresh()
+    monkeypatch.setattr(node_http, "ask", ask)
+    node.says[1] = None
+    status, _, body = await node.node.answer("/readyz")
+    assert (status, json.loads(body)) == (
+        200,
+        {"status": "ready", "missing": [], "degraded": ["w1: does not answer"]},
+    )
+    assert patience == [0.5, 0.5]
+    node.says[0] = None
+    status, _, body = await node.node.answer("/readyz")
+    assert (status, json.loads(body)["missing"]) == (
+        503,
+        ["w0: does not answer", "w1: does not answer"],
+    )
+
+
+def test_one_route_is_told_once():
+    head = "route 1: none of its channels has a session"
+    nobody, refused = f"{head} (a: {NO_SESSION})", f"{head} (a: the connection is refused)"
+    assert fold([nobody, refused, "lease", "lease"]) == [refused, "lease"]
+    assert fold([nobody, nobody]) == [nobody]
+    assert fold([refused, f"{head} (a: still connecting)"]) == [
+        f"{head} (a: the connection is refused; a: still connecting)"
+    ]
 
 
 async def test_what_an_ended_worker_had_counted_stays_and_counts_once(monkeypatch):
@@ -204,7 +240,7 @@ async def test_silence_is_counted_from_the_question(monkeypatch):
     for node.now in (10.0, 15.0, 20.0, 25.0):
         await node.node.refresh()
     assert not node.views[0].is_ready
-    assert node.views[0].missing == ("worker",)
+    assert node.views[0].missing == ("w0: does not answer",)
     assert not node.views[0].silence.is_over(25.0)
     assert node.views[0].silence.is_over(25.1)
     node.says[0] = {"ready": "yes"}  # no snapshot: as good as silent

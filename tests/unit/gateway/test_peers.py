@@ -162,3 +162,9 @@ def test_every_class_of_message_is_handed_back_in_blocks_of_its_own() -> None:
         message.message_class = cls
     drained(kit)
     assert sorted(block.size for block in kit.remote.blocks.values()) == [1, 1, 2]
+
+
+def test_living_processes_are_counted_by_role() -> None:
+    kit = Leaving()
+    kit.peers.lived([LiveProcess(n, "node", n, "api" if n else "all", 1) for n in range(3)])
+    assert kit.metrics.processes.values == {("all",): 1, ("api",): 2, ("carrier",): 0}
