@@ -534,6 +534,8 @@ class _Life:
         def done() -> None:
             gone: list[int] = []
             for message in messages:
+                if message.is_handed:
+                    continue  # put off, held or given: the row that stands is of that commit
                 if message.id in ledger.live and message.state in _STANDING:
                     message.is_parked = True  # only now may the low-water mark pass it
                 elif message.state is not State.UNCERTAIN:  # it left while its row was written
