@@ -33,6 +33,7 @@ from gateway.recover import recover
 from gateway.reports import fold_stored
 from gateway.settings import Settings, node_name
 from gateway.wiring import Worker, build, sync_channels
+from receipts.state import come_due
 from sms.errors import ConfigError, LeaseLost, Unavailable
 from sms.ids import TIME_SHIFT, id_at
 from sms.model import Message, State
@@ -500,6 +501,8 @@ class _Life:
             if message is None and row.message_id in stored:
                 message = fold_stored(stored[row.message_id])
                 message.is_parked = True
+                if row.why is Why.HELD:  # it was due before it was held, and no row tells of that
+                    come_due(message)
             if message is None:
                 continue
             if row.why in _STOOD and message.state in _STANDING:
@@ -536,6 +539,8 @@ class _Life:
         def done() -> None:
             gone: list[int] = []
             for message in messages:
+                if message.is_handed:
+                    continue  # put off, held or given: the row that stands is of that commit
                 if message.id in ledger.live and message.state in _STANDING:
                     message.is_parked = True  # only now may the low-water mark pass it
                 elif message.state is not State.UNCERTAIN:  # it left while its row was written

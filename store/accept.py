@@ -184,7 +184,8 @@ class Acceptor:
 
     def _line_for(self, messages: Sequence[Message], is_keyed: bool) -> Line:
         is_few = messages[0].message_class is _OTP and len(messages) <= _FEW
-        if is_few and all(message.message_class is _OTP for message in messages):
+        # While its lane connects anew, behind the others is better than refused.
+        if is_few and self._otp.is_up() and all(one.message_class is _OTP for one in messages):
             return self._otp
         return self._keyed if is_keyed else self._plain
 
@@ -271,11 +272,13 @@ class Acceptor:
 
     # ---- one flush ----
 
-    async def _flush(self, link: Link, units: list[Unit]) -> None:
-        if any(unit.keys for unit in units):
-            await self._flush_keyed(link, units, _LOCK_MS)
-        else:
-            await self._copy(link, units)
+    async def _flush(self, link: Link, units: list[Unit], lock_ms: int = _LOCK_MS) -> None:
+        keyed = [unit for unit in units if unit.keys]
+        if len(keyed) < len(units):  # in the otp line: who has no key waits for nobody's
+            await self._copy(link, [unit for unit in units if not unit.keys] if keyed else units)
+        if keyed:
+            is_otp = link in self._otp.links  # other login codes stand behind this flush
+            await self._flush_keyed(link, keyed, _LOCK_AGAIN_MS if is_otp else lock_ms)
 
     async def _copy(self, link: Link, units: list[Unit], head: str = "", tail: str = "") -> None:
         """Store the units; `head` goes in front, and `tail` ends a transaction that is open."""
@@ -341,8 +344,8 @@ class Acceptor:
         """One key that another process does not let go must not hold up its neighbours."""
         if len(units) > 1 and error.sqlstate in _TOO_LONG:
             middle = len(units) // 2
-            await self._flush_keyed(link, units[:middle], _LOCK_AGAIN_MS)
-            await self._flush_keyed(link, units[middle:], _LOCK_AGAIN_MS)
+            await self._flush(link, units[:middle], _LOCK_AGAIN_MS)
+            await self._flush(link, units[middle:], _LOCK_AGAIN_MS)
         elif error.sqlstate in _WAITED:
             self._refuse(units, KeyBusy("another process has the key and does not commit"))
         else:
@@ -467,7 +470,7 @@ class Acceptor:
                 is_there = await link.was_committed(question)
                 break
             except StoreUnavailable as error:
-                line = self._keyed if units[0].keys else self._plain
+                line = next(line for line in self._lines if link in line.links)
                 if not line.is_up():
                     self._refuse(line.take_all(), str(error))
                 if time.monotonic() > patience_until:
@@ -520,6 +523,8 @@ class Acceptor:
         for unit in units:
             unit.is_over = True
             ask(self._hooks.on_refused, None, unit.messages)
+            for message in unit.messages:  # a batch may come again: what it was chosen for is over
+                message.claim = 0
             if not unit.future.done():
                 error = why if isinstance(why, NotFirst) else StoreUnavailable(why)
                 unit.future.set_exception(error)

@@ -16,11 +16,11 @@ from gateway.commands import BatchLook
 from gateway.reports import fold_stored
 from gateway.withdraw import BY_TENANT, Verdict
 from sms.errors import OutcomeUnknown
-from sms.model import MessageClass, State
+from sms.model import STATE_CODES, MessageClass, State
 from store.commands import BatchState, Command, paths_sql, places_sql
 from store.fragments import Why, park_sql
 from store.handovers import handover_sql
-from tests.support.inside import Inside, inside
+from tests.support.inside import Inside, inside, text
 
 pytestmark = pytest.mark.integration
 
@@ -386,6 +386,36 @@ async def test_a_paused_batch_expires(dsn, tmp_path):
         assert await gateway.ask("SELECT count(*) FROM parked") == [(0,)]
         assert not gateway.flow.ledger.live
         assert gateway.flow.lanes.used(TRANSACTIONAL) == 0
+
+
+async def test_what_was_scheduled_and_is_held_expires_too(dsn, tmp_path):
+    """Due while its batch is paused: no row says that it is due, and it must end all the same."""
+    async with one(dsn, tmp_path) as gateway:
+        batch = [text(TRANSACTIONAL, 1, 1.0) for _ in range(5)]
+        for message in batch:
+            message.send_at = message.created_at + 0.2
+            message.state, message.sequence = State.SCHEDULED, 2
+            message.counted = State.SCHEDULED, 0
+        assert gateway.flow.room(TRANSACTIONAL, 5)
+        await gateway.flow.accept(batch, lambda: b"")
+        await switch(gateway, batch[0].id, PAUSED)
+        gateway.link(is_up=True)
+        await asyncio.sleep(0.3)
+        await gateway.flow.schedule.round()
+        await gateway.until(lambda: not gateway.spill.total)
+        await gateway.life._committed()
+        assert await gateway.ask("SELECT count(*) FROM parked WHERE why = 1") == [(5,)]
+        await asyncio.sleep(1.0)
+        await gateway.life._parked_round()
+        await gateway.life._committed()
+        assert dict((await look(gateway, batch[0].id)).counts) == {State.EXPIRED: 5}
+        assert await gateway.ask("SELECT count(*) FROM parked") == [(0,)]
+        assert not gateway.flow.ledger.live
+        assert gateway.flow.lanes.used(TRANSACTIONAL) == 0
+        assert await gateway.ask(
+            "SELECT status, sum(messages)::int FROM usage_deltas"
+            " GROUP BY status HAVING sum(messages) <> 0"
+        ) == [(STATE_CODES[State.EXPIRED], 5)]
 
 
 async def test_a_canceled_batch_cancels_what_was_not_submitted(dsn, tmp_path):

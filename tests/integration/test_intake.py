@@ -7,6 +7,7 @@ import time
 import pytest
 
 from sms.errors import KeyBusy, KeyTaken, OutcomeUnknown, RefsTaken, StoreUnavailable
+from sms.model import MessageClass
 from store import database
 from store.intake import FORGET_SQL, LOOK_SQL, Intake
 from tests.support.cutter import Cutter
@@ -357,3 +358,53 @@ async def test_no_number_and_no_word_of_a_request_stands_in_the_table(world, con
     for row in await rows(conn):
         assert len(row["key"]) == 16
         assert b"138" not in row["key"] + row["digest"]
+
+
+def code(**fields):
+    """A login code; they have a line of their own, with and without keys."""
+    return text(message_class=MessageClass.OTP, **fields)
+
+
+async def test_a_login_code_without_a_key_neither_waits_nor_fails_for_anothers_key(world, stranger):
+    acceptor = await world.acceptor()
+    await hold(stranger, world, key(world, b"busy"))
+    first = acceptor.accept([code()])  # the others gather behind it
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    plain = [acceptor.accept([code()]) for _ in range(3)]
+    keyed = [acceptor.accept([code()], keys=[key(world, name)]) for name in (b"busy", b"free")]
+    await asyncio.gather(first, *plain)
+    assert time.monotonic() - began < 0.4
+    results = await asyncio.gather(*keyed, return_exceptions=True)
+    assert isinstance(results[0], KeyBusy)
+    assert results[1] is None
+    began = time.monotonic()
+    busy = acceptor.accept([code()], keys=[key(world, b"busy")])
+    await asyncio.sleep(0.02)
+    await acceptor.accept([code()])  # behind a flush that waits
+    assert time.monotonic() - began < 0.4
+    with pytest.raises(KeyBusy):
+        await busy
+    await stranger.execute("ROLLBACK")
+
+
+async def test_login_codes_behind_one_in_doubt_are_refused_while_the_store_is_away(world):
+    async with Cutter(world.dsn) as cutter:
+        acceptor = await world.acceptor(cutter.dsn, timeout_s=0.3)
+        cutter.cut, cutter.is_open = "answer", False
+        lost = acceptor.accept([code()])
+        await asyncio.sleep(0)
+        behind = acceptor.accept([code()])
+        with pytest.raises(OutcomeUnknown):
+            await lost
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(behind, 2)
+        cutter.is_open = True
+
+
+async def test_login_codes_take_another_line_while_theirs_connects_anew(world):
+    acceptor = await world.acceptor()
+    acceptor._otp.links[0].abandon()
+    await acceptor.accept([code()])
+    await acceptor.accept([code()], keys=[key(world)])
+    assert await world.reader.recount() == {1: 2}

@@ -221,3 +221,27 @@ async def _otp(worker: Inside) -> float:
     [one] = await worker.send(1, OTP)
     await worker.until(lambda: any(s.message.id == one for s in seen[before:]))
     return time.monotonic() - began
+
+
+async def test_one_that_is_put_off_while_its_row_is_written_keeps_a_row(
+    dsn: str, tmp_path: Path
+) -> None:
+    """It stood in a lane for long when its hours ended: both say where it waits, one after the
+    other, and the first one's end must not take the second one's row away.
+    """
+    async with inside(dsn, tmp_path) as worker:
+        [one] = await worker.send(1, MARKETING)
+        message = worker.flow.ledger.live[one]
+        worker.life._push_out([message])
+        worker.flow.schedule.put_off([(message, time.time() + 3600)])
+        for _ in range(3):
+            await worker.life._committed()
+        assert not worker.flow.ledger.live
+        assert await worker.ask("SELECT message_id, why FROM parked") == [(one, Why.SCHEDULED)]
+        worker.run()
+        worker.link(is_up=True)
+        await due(worker)
+        await worker.flow.schedule.round()
+        await worker.drained()
+        assert worker.seen() == [one]
+        assert await worker.ask("SELECT * FROM parked") == []
