@@ -48,6 +48,7 @@ log = get_logger(__name__)
 
 MAX_HEAD_BYTES = 16_384
 MAX_HEADERS = 100
+MAX_FRAMING = 65_536  # octets around a chunked body, and half of the body's
 HEAD_TIMEOUT_S = 10.0
 KEPT_DESCRIPTORS = 256  # for carriers, PostgreSQL, webhooks and files
 ALL_OF_THEM = 1 << 60  # connections to end: more than there can ever be
@@ -148,6 +149,8 @@ class GatewayHttp(HttpToolsProtocol):
         self._waiting: list[bytes] | None = None  # the body of a request that may go the short way
         self._head_bytes = 0
         self._head_read = 0  # octets read while the head was not whole
+        self._body_octets = 0  # of the body under way
+        self._framing = 0  # octets read for it that were none of it
         self._is_head = True  # headers after it are trailers
         self._is_whole = True  # the newest request has arrived to its end
         self._plain_head: bytes | None = None  # the head that asked for an upgrade, without that
@@ -221,6 +224,7 @@ class GatewayHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_head = True
         self._is_whole = False
+        self._framing = self._body_octets = 0
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -263,6 +267,8 @@ class GatewayHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Collect a body that may go the short way."""
+        self._body_octets += len(body)
+        self._framing -= len(body)
         if self._waiting is None:
             super().on_body(body)
         else:
@@ -307,8 +313,17 @@ class GatewayHttp(HttpToolsProtocol):
             if self._head_read > MAX_HEAD_BYTES:
                 self._head_bytes = self._head_read
                 self.send_400_response("")
-        elif self._waiting is not None:
+            return
+        if not self._is_whole:
+            self._count_framing(len(data))
+        if self._waiting is not None and not self.transport.is_closing():
             self._long_way_after_all()
+
+    def _count_framing(self, octets: int) -> None:
+        """Chunk sizes, extensions and trailers: the parser keeps an endless one without a word."""
+        self._framing += octets
+        if self._framing > MAX_FRAMING + self._body_octets // 2:
+            self.send_400_response("")
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser, with a request that asks for an upgrade as if it had not."""

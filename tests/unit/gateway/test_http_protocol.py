@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.http_protocol import ALL_OF_THEM, HEAD_TIMEOUT_S, Connections
+from gateway.http_protocol import ALL_OF_THEM, HEAD_TIMEOUT_S, MAX_FRAMING, Connections
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from tests.support.fake_flow import SHOP, FakeFlow, Taken
 from tests.support.http_client import GOOD, READY, Client, answers, held_back, request
@@ -325,6 +325,24 @@ async def test_a_trailer_is_no_header() -> None:
     assert [status for status, _, _ in found] == [401]
     assert flow.accepted == []
     client.end()
+
+
+@pytest.mark.parametrize("start", [b"5\r\nhello\r\n0\r\nX-A: ", b"5;x="])
+async def test_an_endless_trailer_or_chunk_extension_ends_the_connection(start: bytes) -> None:
+    client = Client()
+    key = client.flow.keys["both"].encode()
+    head = (
+        b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer %b\r\nTransfer-Encoding: chunked\r\n\r\n" % key
+    )
+    found = await client.send(head + start)
+    sent = 0
+    while not client.wire.is_closed and sent < 4 * MAX_FRAMING:
+        found += await client.send(b"a" * 8192)
+        sent += 8192
+    assert client.wire.is_closed
+    assert sent <= 2 * MAX_FRAMING
+    assert [status for status, _, _ in found] == [400]
 
 
 @pytest.mark.parametrize(
