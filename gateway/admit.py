@@ -59,7 +59,7 @@ _SENDER_EXT = re.compile(r"[0-9]{1,12}")
 MAX_AHEAD_S = 35 * 86_400
 MAX_PAST_S = 60
 # RFC 3339; what is no day or hour `fromisoformat` finds out.
-_MOMENT = re.compile(
+MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -339,7 +339,7 @@ def _check_options(entry: SendRequest, errors: list[FieldError]) -> None:
 
 def parse_moment(text: str) -> float | None:
     """A time as RFC 3339 has it, as Unix seconds in whole milliseconds; None when it is none."""
-    if _MOMENT.fullmatch(text) is None:
+    if MOMENT.fullmatch(text) is None:
         return None
     try:
         moment = datetime.fromisoformat(text.upper()).timestamp()

@@ -10,6 +10,7 @@ finds it on every other at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ AUDIT = "/v1/audit-events"
 VERSION: dict[str, Field] = {"version": Field(whole(1, (1 << 31) - 1), is_required=True, json=int)}
 # A tenant is named by others: it keeps its name.
 _CHANGEABLE = {name: field for name, field in TENANT_OBJECT.items() if name != "name"}
+_OBJECT_ID = re.compile(r"[a-z0-9_]{1,40}")
 Decide = Callable[[Change, StoredObject], Any]
 
 
@@ -199,6 +201,9 @@ class Admin:
         desk.enter(request, "limit", "cursor", "object")
         page = page_of(request)
         of = request.query_params.get("object")
+        if of is not None and _OBJECT_ID.fullmatch(of) is None:
+            detail = "The parameter `object` must be an id, as the answers of this API give them."
+            raise ProblemError(of_fields([FieldError("/object", "field.value", detail)]))
         rows = await desk.store.audit.page(page.limit + 1, page.below, of)
         shown = [
             msgspec.Raw(row.body[:-1].encode() + b',"hash":"%b"}' % row.hash.hex().encode())

@@ -138,7 +138,10 @@ class Desk:
 
 async def no_body(bodies: BodyReader, request: Request) -> None:
     """Refuse fields where none is known; nothing at all and {} are the same."""
+    headers = headers_of(request.scope["headers"])
     raw = await bodies.read(request.receive, MAX_BODY)
+    if raw or b"content-encoding" in headers:
+        check_media_type(headers)
     if raw:
         checked = Checked()
         checked.members(parse_strict(raw), {})

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Request
 
+from gateway.admit import MOMENT
 from gateway.api.cursors import open_cursor
 from gateway.api.fields import Checked
 from gateway.api.problems import FieldError, Problem, ProblemError, of_fields
@@ -37,9 +38,10 @@ def moment(value: object) -> str | None:
 
 def moment_of(value: object) -> datetime | None:
     """The time, None when it is none or has no zone."""
+    if not isinstance(value, str) or MOMENT.fullmatch(value) is None:
+        return None
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return None if found is None or found.tzinfo is None else found.astimezone(UTC)
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

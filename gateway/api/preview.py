@@ -16,6 +16,7 @@ from gateway.api.frame import BodyReader, headers_of
 from gateway.api.problems import FieldError
 from gateway.api.reply import caller, check_query, json_response
 from gateway.api.send import merge, whole_ms
+from gateway.api.turns import Turns
 from gateway.preview import Preview, preview
 from gateway.views import rfc3339
 
@@ -39,6 +40,7 @@ class Previews:
         self._monotonic = monotonic
         self._bodies = BodyReader(monotonic)
         self._rules = Rules(flow.snapshot, flow.policy)
+        self._turns = Turns()
 
     def register(self, app: FastAPI) -> None:
         """Add the route; what it answers is described in `openapi_policy.py`."""
@@ -56,6 +58,7 @@ class Previews:
         if self._rules.snapshot is not flow.snapshot:
             self._rules = Rules(flow.snapshot, flow.policy)
         tenant = flow.snapshot.tenants[key.tenant]
+        await self._turns.mine()  # a long text takes milliseconds, and nothing limits previews
         found = preview(entry, tenant, self._rules, whole_ms(self._now()))
         refusals = merge(errors, Refused(found.refusals))
         refusals = [*refusals, *self._too_large(tenant.id, found)]
