@@ -225,4 +225,5 @@ def test_every_field_of_the_stored_block_is_restored():
     assert names[: names.index("state")] == [
         "id", "tenant", "message_class", "number", "carrier", "country", "encoding", "texts",
         "valid_until", "created_at", "sender_ext", "client_ref", "metadata", "on_uncertain",
+        "send_at",
     ]  # fmt: skip

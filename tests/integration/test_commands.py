@@ -26,6 +26,7 @@ pytestmark = pytest.mark.integration
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
 PAUSED, RUNNING, CANCELED = BatchState.PAUSED, BatchState.RUNNING, BatchState.CANCELED
+SOON_S = 9.0  # of validity: what lives longer than `handover.LATE_S` is not kept without room
 SMALL = {"lane_otp": 32, "lane_transactional": 32, "lane_marketing": 32}
 
 
@@ -290,11 +291,11 @@ async def test_what_is_on_its_way_between_processes_is_canceled_by_whoever_is_as
 async def test_what_another_process_has_adopted_is_canceled_there(dsn, tmp_path):
     async with two(dsn, tmp_path) as (giver, owner):
         start(owner)
-        ids = await giver.send(3)
+        ids = await giver.send(3, valid_s=SOON_S)
         live = [giver.flow.ledger.live[message_id] for message_id in ids]
         me, to = giver.life.lease.process, owner.life.lease.process
         sql = handover_sql(giver.worker.ids.next(), me, to, 0, OTP, ids, [1] * 3, 0.0)
-        await write(giver, sql)  # past its validity: it is taken though no channel is up
+        await write(giver, sql)  # past its validity: it is taken though no channel is up, and kept
         giver.flow.ledger.forget(live)
         await owner.until(lambda: len(owner.flow.ledger.live) == 3)
         assert await giver.flow.commands.cancel(1, ids[0]) is Verdict.ENDED
@@ -465,7 +466,7 @@ async def test_every_process_acts_on_a_batch(dsn, tmp_path):
     async with two(dsn, tmp_path) as (first, second):
         start(first)
         start(second)
-        batch = await first.send(20, verdicts=b"")
+        batch = await first.send(20, valid_s=SOON_S, verdicts=b"")
         live = [first.flow.ledger.live[message_id] for message_id in batch[10:]]
         me, to = first.life.lease.process, second.life.lease.process
         for one_ in live:
