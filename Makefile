@@ -13,7 +13,8 @@ LOADS := .venv-load/.done
 PYTEST := $(BIN)/python -m pytest
 OTHER_TIERS := integration or flow or campaign or load
 TESTED := not (campaign or load)
-SECOND := $(wildcard tests/flow/test_[k-z]*.py) # half of what comes after `make check`
+# Half of what comes after `make check`.
+SECOND := $(wildcard tests/flow/test_[k-z]*.py tests/integration/test_[n-z]*.py)
 
 # A moved folder or a removed interpreter makes an environment useless whatever the stamps say.
 stale = $(shell test "$$(cat $(1)/place 2>/dev/null)" = "$$(pwd -P)" \

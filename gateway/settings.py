@@ -114,6 +114,7 @@ class Reliability(BaseModel):
     shed_loop_lag_s: Seconds = 0.2  # event loop later than this: 503
     shed_storage_share: Share = 0.95  # disk fuller than this: 503
     shed_queue_s: Seconds = 600  # queue longer than this at the channel's rate: 503
+    valkey_timeout_s: Seconds = 0.05  # of a question about limits; then each process by itself
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

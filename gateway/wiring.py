@@ -341,7 +341,8 @@ def _limits(
     settings: Settings, quotas: Quotas, metrics: Metrics, live: Callable[[], int]
 ) -> tuple[Leases, TenantLimits]:
     """Buckets shared with the `live` processes, and the tenants' limits made of them."""
-    valkey = Valkey(settings.redis_url) if settings.redis_url else None
+    timeout_s = settings.reliability.valkey_timeout_s
+    valkey = Valkey(settings.redis_url, timeout_s) if settings.redis_url else None
     leases = Leases(valkey, metrics=metrics, live=live)
     return leases, TenantLimits(leases, QuotaBook(quotas.reserve, metrics=metrics, live=live))
 

@@ -24,7 +24,7 @@ DUE_SQL = (
     " WHERE process = $1 AND class = $2 AND due <= $3 AND why = 0 ORDER BY due LIMIT $4"
 )
 # A planner that has not heard of a million new rows would gather and sort them for each page.
-IN_ORDER_SQL = "SET LOCAL enable_bitmapscan = off"
+IN_ORDER_SQL = "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off"
 _TAKE_SQL = (
     "UPDATE parked p SET why = $4, due = v.due"
     " FROM unnest($2::bigint[], $3::timestamptz[]) AS v (id, due)"

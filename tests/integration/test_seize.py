@@ -44,6 +44,7 @@ WRITES = [
             ("handovers", "channel"),
             ("holdings", "held"),
             ("parked_reports", "tries"),
+            ("commands", "kind"),
         )
         for sql in (
             f"INSERT INTO {table} SELECT * FROM {table} WHERE false",
