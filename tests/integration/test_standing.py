@@ -163,7 +163,9 @@ async def test_a_claim_that_ended_goes_though_nothing_else_is_written(
         async def every(seconds: float, name: str, step: object) -> None:
             """Never run: what it would have run is noted."""
 
-        def note(seconds: float, name: str, step: object) -> Coroutine[None, None, None]:
+        def note(
+            seconds: float, name: str, step: object, **_: object
+        ) -> Coroutine[None, None, None]:
             made[name] = seconds
             return every(seconds, name, step)
 
