@@ -9,9 +9,9 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from gateway.api.auth import allow
-from gateway.api.frame import PROBLEM_TYPE
+from gateway.api.frame import PROBLEM_TYPE, check_parameters
 from gateway.api.port import FlowPort
-from gateway.api.problems import FieldError, Problem, ProblemError, build_body
+from gateway.api.problems import Problem, ProblemError, build_body
 from sms.config import ApiKey
 
 
@@ -44,13 +44,5 @@ def caller(request: Request, flow: FlowPort, scope: str) -> ApiKey:
 
 
 def check_query(request: Request, known: Collection[str] = ()) -> None:
-    """Raise the 422 for a parameter that is unknown or repeated."""
-    names = [name for name, _ in request.query_params.multi_items()]
-    for name in names:
-        if name not in known:
-            allowed = ", ".join(sorted(known)) or "none"
-            detail = f"A query parameter is not known here; known are: {allowed}."
-            raise ProblemError(Problem("query.unknown", detail))
-        if names.count(name) > 1:
-            errors = [FieldError("", "query.repeated", f"`{name}` stands there twice.")]
-            raise ProblemError(Problem("query.repeated", f"`{name}` stands there twice.", errors))
+    """Raise the 422 for parameters that are unknown or repeated."""
+    check_parameters([name for name, _ in request.query_params.multi_items()], known)

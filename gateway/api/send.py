@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from gateway.admit import Refused, Rules, admit, charge, check_defaults
 from gateway.api.access import Caller, Gate
@@ -44,6 +45,7 @@ from gateway.api.frame import (
     answer,
     answer_problem,
     check_host,
+    check_parameters,
     headers_of,
     limit_headers,
     refuse_secret_in_query,
@@ -182,8 +184,9 @@ class SendDoor:
         else:
             request.signed = caller
         if query:
-            detail = "This route takes no query parameters; remove them from the URL."
-            raise ProblemError(Problem("query.unknown", detail))
+            check_parameters(
+                name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+            )
         if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
             check_media_type(headers)
         request.name = parse_key(headers.get(b"idempotency-key"))

@@ -92,6 +92,25 @@ async def test_a_list_comes_in_pages(world):
     assert (len(whole["data"]), whole["next_cursor"]) == (5, None)
 
 
+async def test_a_cursor_is_good_for_its_list_alone(world):
+    for name in ("a", "b"):
+        tenant = await world.tenant(name)
+        for number in range(2):
+            await world.key(tenant, f"k{number}")
+    mine = f"/v1/tenants/{tenant}/api-keys"
+    cursor = (await world.admin("GET", f"{mine}?limit=1")).json()["next_cursor"]
+    there = await world.two.call("GET", f"{mine}?limit=1&cursor={cursor}", world.ops)
+    assert [one["name"] for one in there.json()["data"]] == ["k0"]
+    changed = cursor[:-1] + ("A" if cursor[-1] != "A" else "B")
+    for path in (
+        f"{mine}?cursor={changed}",
+        f"/v1/tenants/ten_{1:016x}/api-keys?cursor={cursor}",
+        f"/v1/tenants?cursor={cursor}",
+        f"/v1/audit-events?cursor={cursor}",
+    ):
+        assert code(await world.admin("GET", path)) == (422, "query.value"), path
+
+
 MISTYPED = [
     ("limit=0", "query.value"),
     ("limit=1001", "query.value"),
@@ -114,6 +133,8 @@ async def test_a_mistyped_filter_does_not_list_everything(world):
         for query, what in MISTYPED:
             answer = await world.admin("GET", f"{path}?{query}")
             assert code(answer) == (422, what), query
+            [error] = answer.json()["errors"]
+            assert error["pointer"] == "/" + query.partition("=")[0]
 
 
 async def test_parameters_where_none_is_known(world):

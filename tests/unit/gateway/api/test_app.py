@@ -169,6 +169,36 @@ async def test_unknown_and_repeated_query_parameters_are_422(flow):
     assert (secret.status_code, secret.json()["code"]) == (400, "auth.secret_in_query")
 
 
+LISTS = ("/v1/messages", "/v1/events", "/v1/usage", "/v1/suppressions", "/v1/tenants")
+
+
+@pytest.mark.parametrize("path", [*LISTS, "/v1/admin-keys", "/v1/audit-events"])
+async def test_every_list_points_to_a_wrong_parameter_in_the_same_way(flow, path):
+    key = "admin" if path in ("/v1/tenants", "/v1/admin-keys", "/v1/audit-events") else "read"
+    for query, code, pointers in (
+        ("limit=0", "query.value", ["/limit"]),
+        ("stauts=x&staus=y", "query.unknown", ["/stauts", "/staus"]),
+        ("limit=1&limit=2", "query.repeated", ["/limit"]),
+        ("1380013=1", "query.unknown", [""]),
+    ):
+        answer = await get(flow, f"{path}?{query}", key)
+        told = answer.json()
+        assert (answer.status_code, told["code"]) == (422, code), query
+        assert [error["pointer"] for error in told["errors"]] == pointers
+        assert {error["code"] for error in told["errors"]} == {code}
+        assert "1380013" not in answer.text
+    if path not in ("/v1/events",):
+        told = (await get(flow, f"{path}?cursor=MTox", key)).json()
+        assert (told["code"], told["errors"][0]["pointer"]) == ("query.value", "/cursor")
+
+
+async def test_where_no_parameter_is_known_each_is_named(flow):
+    for path, method in (("/healthz", "GET"), ("/v1/messages", "POST"), ("/v1/batches", "POST")):
+        told = (await get(flow, f"{path}?b=1&a", "send", method)).json()
+        assert told["code"] == "query.unknown", path
+        assert [error["pointer"] for error in told["errors"]] == ["/b", "/a"]
+
+
 async def test_other_methods_are_405_with_allow(flow):
     for path in (f"/v1/messages/msg_{1:016x}", "/healthz", "/openapi.json"):
         answer = await get(flow, path, method="POST")
