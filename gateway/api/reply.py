@@ -34,10 +34,10 @@ def not_found() -> ProblemError:
     return ProblemError(Problem("resource.not_found", "There is nothing here for this key."))
 
 
-def caller(request: Request, flow: FlowPort, scope: str) -> ApiKey:
-    """The key of the request, once it may do what `scope` names; raises the 403."""
+def caller(request: Request, flow: FlowPort, scope: str, *, only_stops: bool = False) -> ApiKey:
+    """The key of the request, once it may do what `scope` names (`auth.allow`); raises the 403."""
     key: ApiKey = request.state.key
-    problem = allow(key, scope, flow.snapshot)
+    problem = allow(key, scope, flow.snapshot, only_stops=only_stops)
     if problem is not None:
         raise ProblemError(problem)
     return key

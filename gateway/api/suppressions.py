@@ -61,7 +61,7 @@ class SuppressionRoutes:
 
     async def create(self, request: Request) -> Response:
         """POST: suppress a number; 200 when it was already, with all its classes."""
-        key = self._caller(request, "send")
+        key = self._caller(request, "send", only_stops=True)
         check_query(request)
         table = _OWN if key.tenant else _ANYBODYS
         good, checked = await self._desk.body(request, table)
@@ -116,9 +116,10 @@ class SuppressionRoutes:
 
     # -- whose ---------------------------------------------------------------------------------
 
-    def _caller(self, request: Request, scope: str) -> ApiKey:
+    def _caller(self, request: Request, scope: str, *, only_stops: bool = False) -> ApiKey:
         key: ApiKey = request.state.key
-        return caller(request, self._flow, scope if key.tenant else "admin")
+        scope = scope if key.tenant else "admin"
+        return caller(request, self._flow, scope, only_stops=only_stops)
 
     def _owner(self, key: ApiKey, named: str | None, code: str, checked: Checked) -> int:
         if key.tenant or named is None:

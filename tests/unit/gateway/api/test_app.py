@@ -207,8 +207,86 @@ async def test_other_methods_are_405_with_allow(flow):
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/batches", "/v1/usage", "/v1/nothing"])
+async def test_who_has_no_key_learns_of_no_method(flow, path):
+    answer = await get(flow, path, None, "PUT")
+    assert (answer.status_code, answer.json()["code"]) == (401, "auth.missing")
+
+
+async def test_head_is_get_without_the_body_on_every_route(flow):
+    message_id = await make(flow)
+    paths = ["/healthz", "/readyz", "/metrics", "/openapi.json", f"/v1/messages/{message_id}"]
+    for path in [*paths, f"/v1/messages/{message_id}/timeline", "/v1/messages/msg_1"]:
+        told, asked = await get(flow, path, "read"), await get(flow, path, "read", "HEAD")
+        assert asked.status_code == told.status_code, path
+        assert asked.headers["content-type"] == told.headers["content-type"]
+        allowed = (await get(flow, path, "read", "PUT")).headers["allow"]
+        assert allowed == "GET, HEAD", path
+    for path in ("/v1/messages", "/v1/events", "/v1/usage"):
+        assert (await get(flow, f"{path}?limit=0", "read", "HEAD")).status_code == 422
+    assert (await get(flow, "/v1/batches", "both", "HEAD")).headers["allow"] == "POST"
+    assert (await get(flow, "/v1/messages", "both", "PUT")).headers["allow"] == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/messages/{id}%2Ftimeline",
+        "/v1/messages/{id}%2ftimeline",
+        "/v1/messages%2F{id}",
+        "/v1%2Fmessages/{id}",
+        "/v1/messages/%6Dsg{tail}",
+        "/v1/mess%61ges",
+        "/%68ealthz",
+    ],
+)
+async def test_an_address_has_one_spelling(flow, path):
+    message_id = await make(flow)
+    path = path.format(id=message_id, tail=message_id[3:])
+    for method in ("GET", "POST"):
+        answer = await get(flow, path, "both", method)
+        assert (answer.status_code, answer.json()["code"]) == (404, "resource.not_found"), method
+    assert len(flow.accepted) == 1
+
+
 async def test_a_slash_at_the_end_is_another_address(flow):
     assert (await get(flow, "/v1/messages/")).status_code == 404
+
+
+async def test_a_canceled_message_is_none_to_send_again(flow):
+    message_id = await make(flow)
+    stored = next(iter(flow.reader.stored.values()))
+    message = stored.message
+    stored.rows = [
+        EventRow(
+            message.id, 2, 1, 1, Path.CANCELED, State.CANCELED, message.created_at,
+            reason="canceled.by_tenant",
+        )
+    ]  # fmt: skip
+    told = (await get(flow, f"/v1/messages/{message_id}")).json()
+    assert (told["status"], told["retryable"]) == ("canceled", False)
+
+
+async def test_a_suspended_tenant_reads_and_stops_and_does_nothing_else(flow):
+    number = next(iter(flow.snapshot.tenants))
+    message_id = await make(flow)
+    tenant = flow.snapshot.tenants[number]
+    suspended = {**flow.snapshot.tenants, number: replace(tenant, is_suspended=True)}
+    flow.snapshot = replace(flow.snapshot, tenants=suspended)
+    one, batch = f"/v1/messages/{message_id}", f"/v1/batches/bat_{7:016x}"
+    assert (await get(flow, one)).status_code == 200
+    for path in (f"{one}:cancel", f"{batch}:pause", f"{batch}:cancel", "/v1/suppressions"):
+        answer = await get(flow, path, method="POST")
+        assert answer.json().get("code") != "tenant.suspended", path
+    for path, method in (
+        (f"{batch}:resume", "POST"),
+        ("/v1/messages:preview", "POST"),
+        ("/v1/messages", "POST"),
+        ("/v1/batches", "POST"),
+        (f"/v1/suppressions/sup_{7:016x}", "DELETE"),
+    ):
+        answer = await get(flow, path, method=method)
+        assert (answer.status_code, answer.json()["code"]) == (403, "tenant.suspended"), path
 
 
 async def test_a_store_that_is_away_is_503(flow):
@@ -228,6 +306,10 @@ async def test_an_error_nobody_foresaw_is_a_plain_500(flow, monkeypatch):
     assert (answer.status_code, answer.json()["code"]) == (500, "internal.error")
     assert "SELECT" not in answer.text
     assert logged == [{"request_id": answer.json()["request_id"]}]
+    counted = (await get(flow, "/metrics", None)).text
+    assert 'smsgw_refused_total{code="internal.error"} 1' in counted
+    route = 'route="/v1/messages/{id}"'
+    assert f'smsgw_http_request_seconds_count{{code="500",method="GET",{route}}} 1' in counted
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
 
 
