@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import signal
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from rich.console import Console
-
-from loadtest.bench import Bench, machine
+from loadtest.command import Found, add_report_options
+from loadtest.experiment import Experiment, carry_out
 from loadtest.measure import Spread, spread
-from loadtest.progress import Bar, progress_bar
+from loadtest.progress import Bar
 from loadtest.sender import Plan, Result, index_of, sent_times
-from loadtest.stock_gateway import NotStock, StockGateway, fresh_directory, running
+from loadtest.stock_gateway import NotStock, StockGateway
 
 SHARE: Final = 0.20  # of the quiet p99
 LEAST_MS: Final = 5.0
@@ -72,14 +69,11 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
-class Run:
+class Run(Experiment):
     """Rounds on one gateway."""
 
     def __init__(self, gateway: StockGateway, bar: Bar, options: argparse.Namespace) -> None:
-        self._gateway = gateway
-        self._bar = bar
-        self._options = options
-        self._bench = Bench(gateway, bar)
+        super().__init__(gateway, bar, options)
         self._blaster = ""
         self._blast_next = BLAST_FIRST
         self._otp_next = OTP_FIRST
@@ -232,19 +226,6 @@ class Run:
         return Turn(spread(found), result.answer_ms, round(rate, 1), round(took, 2))
 
 
-async def fairness(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
-    """Start, run, stop; the report as JSON-able data. Raises NotStock."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with fresh_directory(options.data_parent) as directory:
-        bar.step("starting the gateway")
-        async with running(directory) as gateway:
-            report = await Run(gateway, bar, options).run()
-            bar.step("stopping the gateway")
-    return {"machine": machine(), **asdict(report)}
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="loadtest.fairness", description=__doc__.split("\n")[0])
@@ -260,33 +241,21 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=15.0, help="of otp alone, each round")
     parser.add_argument("--longest", type=float, default=150.0, help="a blast takes less, seconds")
     parser.add_argument("--warm-up", type=float, default=4.0, metavar="S")
-    parser.add_argument("--data-parent", type=Path, help="directory on the disk to measure on")
-    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of lines")
+    add_report_options(parser)
     return parser
+
+
+def show(found: Found) -> None:
+    """A line for each turn, then how far the p99 moved."""
+    for number, turns in enumerate(found["rounds"], 1):
+        for name, turn in turns.items():
+            sys.stdout.write(f"{number} {name:6} otp ms {turn['otp']}\n")
+    sys.stdout.write(f"moved by {found['moved_ms']}, allowed {found['allowed_ms']} ms\n")
 
 
 def main() -> int:
     """The command; see the head of the file for the exit codes."""
-    options = arguments().parse_args()
-    console = Console(stderr=True)
-    try:
-        with progress_bar(console) as bar:
-            found = asyncio.run(fairness(options, bar))
-    except (NotStock, ValueError, RuntimeError, OSError) as error:
-        console.print(f"fairness: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    else:
-        for number, turns in enumerate(found["rounds"], 1):
-            for name, turn in turns.items():
-                sys.stdout.write(f"{number} {name:6} otp ms {turn['otp']}\n")
-        sys.stdout.write(f"moved by {found['moved_ms']}, allowed {found['allowed_ms']} ms\n")
-    for line in found["problems"]:
-        console.print(f"WRONG  {line}", markup=False, style="red", soft_wrap=True)
-    return 1 if found["problems"] else 0
+    return carry_out("fairness", Run, arguments().parse_args(), show)
 
 
 if __name__ == "__main__":
