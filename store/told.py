@@ -29,7 +29,7 @@ TOLD_SQL = (
     " CROSS JOIN LATERAL (SELECT count(*) AS seen, max(event_id) AS last,"
     "  min(event_id) FILTER (WHERE due = 'infinity') AS dead FROM (SELECT event_id, due"
     "   FROM webhook_parked WHERE endpoint = wanted.endpoint ORDER BY event_id"
-    f"   LIMIT {_LOOKED_AT}) some) first"
+    f"   LIMIT {_LOOKED_AT}) oldest) first"
     " CROSS JOIN unnest($2::bigint[], $3::smallint[]) AS event (event_id, process)"
     " LEFT JOIN processes p ON p.process = event.process"
     " LEFT JOIN LATERAL (SELECT tries, due FROM webhook_parked w"

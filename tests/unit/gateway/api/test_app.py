@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from gateway.api import app, health
 from gateway.api.app import build
 from receipts.state import Path
+from sms.config import WebhookEndpoint
 from sms.errors import StoreUnavailable
 from sms.model import EventRow, State
+from store.told import Told
 from tests.support.fake_flow import FakeFlow
 
 
@@ -133,6 +136,33 @@ async def test_the_timeline_names_every_step(flow):
     assert [step["carrier_id"] for step in steps[2:]] == ["abc1", "abc1"]
     assert steps[3]["code"] == "DELIVRD"
     assert sorted(step["at"] for step in steps) == [step["at"] for step in steps]
+
+
+async def test_the_timeline_names_webhooks_in_the_order_of_their_events(flow):
+    message_id = await make(flow)
+    deliver(flow)
+    asked = []
+
+    class Tellings:
+        async def of(self, endpoints, event_ids):
+            asked.append((endpoints, event_ids))
+            return [Told(5, event, None, None, True, 0.0, None) for event in event_ids]
+
+    hooks = {
+        number: WebhookEndpoint(number, tenant, "https://hooks.example/sms")
+        for number, tenant in ((5, 1), (6, 2))
+    }
+    flow.snapshot = replace(flow.snapshot, endpoints=hooks)
+    flow.reading = SimpleNamespace(tellings=Tellings())
+    steps = (await get(flow, f"/v1/messages/{message_id}/timeline")).json()["data"]
+    assert [step["step"] for step in steps] == [
+        "accepted", "queued", "attempt", "webhook", "receipt", "webhook",
+    ]  # fmt: skip
+    assert [step["code"] for step in steps if step["step"] == "webhook"] == [
+        "webhook.delivered",
+        "webhook.delivered",
+    ]
+    assert asked == [([5], [1, 2])]  # of the tenant's own endpoint
 
 
 @pytest.mark.parametrize("tail", ["", "/timeline"])

@@ -260,7 +260,8 @@ async def test_every_401_says_how_to_come_in(flow):
     both = headers() | {"authorization": f"Bearer {flow.keys['both']}"}
     once = headers()
     assert (await call(flow, once)).status_code == 202
-    for sent in (both, once, headers(at=NOW - 900), {}):
+    nobody: dict[str, str] = {}
+    for sent in (both, once, headers(at=NOW - 900), nobody):
         answer = await call(flow, sent)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == 'Bearer realm="smsgw"'
