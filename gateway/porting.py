@@ -46,7 +46,8 @@ class Porting:
         """What changes meanwhile may come as it was or is; then its change brings it again."""
         if not self._follower.seen:  # after a read that broke off the older one holds
             self._follower.seen = await self.store.last()
-        for place in range(PARTS):
+        # Where nothing was ever changed there is nothing to read.
+        for place in range(PARTS if self._follower.seen else 0):
             for bucket, words in await self.store.part(place):
                 self.known.fill(bucket, words)
         self._is_whole = True
