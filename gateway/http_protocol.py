@@ -157,6 +157,7 @@ class GatewayHttp(HttpToolsProtocol):
         self._head_read = 0  # octets read while the head was not whole
         self._body_octets = 0  # of the body under way
         self._framing = 0  # octets read for it that were none of it
+        self._refusal: tuple[str, str] | None = None  # said after the answers that are owed
         self._is_head = True  # headers after it are trailers
         self._is_whole = True  # the newest request has arrived to its end
         self._plain_head: bytes | None = None  # the head that asked for an upgrade, without that
@@ -304,18 +305,24 @@ class GatewayHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is out; a body that still drips in has only the time of a head left."""
+        is_last = not self.pipeline  # else the next one has begun now
         super().on_response_complete()
-        if not self._is_whole and not self.transport.is_closing():
+        if self._refusal is not None:
+            if is_last:
+                self._say_and_close(*self._refusal)
+        elif not self._is_whole and not self.transport.is_closing():
             self._shared.begin(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse; what is not whole by the end of this read goes to the door with time limits."""
+        if self._refusal is not None:
+            return
         shared = self._shared
         if self._is_whole and self not in shared.heads:
             shared.begin(self)
         self._unset_keepalive_if_required()
         self._parse(data)
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal is not None:
             return
         if self in shared.heads:  # the head goes on: one endless header has no callback of its own
             self._head_read += len(data)
@@ -368,12 +375,27 @@ class GatewayHttp(HttpToolsProtocol):
             self._refuse("request.malformed", "The request is not HTTP/1.1 as RFC 9112 has it.")
 
     def _refuse(self, code: str, detail: str) -> None:
-        """Answer outside of any request, and close."""
+        """Answer outside of any request, and close; after the answers to what came before it."""
+        self._shared.end(self)
+        if not self._is_owed():
+            self._say_and_close(code, detail)
+        elif self._refusal is None:
+            self._refusal = code, detail
+            if self.pipeline and not self._is_whole and not self._is_head:
+                self.pipeline.popleft()  # the wrong request itself
+
+    def _is_owed(self) -> bool:
+        """Whether a request before the one that is being read has no answer yet."""
+        if self.pipeline:
+            return True
+        is_own = not self._is_whole and not self._is_head and self._waiting is None
+        return self.cycle is not None and not self.cycle.response_complete and not is_own
+
+    def _say_and_close(self, code: str, detail: str) -> None:
         problem = Problem(code, detail)
         request_id = request_id_of({})
         body = build_body(problem, request_id)
         headers = [PROBLEM_TYPE, (b"x-request-id", request_id.encode()), CLOSE]
-        self._shared.end(self)
         self._door.refused(code)
         if not self.transport.is_closing():
             self.transport.write(_build(problem.status, headers, body))

@@ -370,6 +370,35 @@ async def test_what_is_not_http_gets_a_problem_document() -> None:
     assert client.wire.is_closed
 
 
+WRONG = {
+    "line": b"garbage\r\n\r\n",
+    "version": b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n",
+    "chunk": b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("way", ["short", "long"])
+@pytest.mark.parametrize("number", [1, 3])
+async def test_what_is_wrong_is_answered_after_what_stands_before_it(
+    wrong: str, way: str, number: int
+) -> None:
+    """Else who sent the good ones would take the refusal for their answer."""
+    client = Client()
+    held = held_back(client.flow)
+    if way == "long":
+        long_way(client)
+    assert await client.send(request(client.flow, GOOD) * number + WRONG[wrong]) == []
+    client.protocol.data_received(b"more")
+    assert client.wire.sent == b""
+    for place in range(number):
+        held[place].set_result(None)
+        told = await client.send()
+    assert [status for status, _, _ in told[:-1]] == [202] * number
+    assert told[-1][0] == (505 if wrong == "version" else 400)
+    assert client.wire.is_closed
+
+
 async def test_a_trailer_is_no_header() -> None:
     client = Client()
     flow = client.flow
