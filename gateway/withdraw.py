@@ -28,7 +28,7 @@ from gateway.reports import fold_stored
 from receipts.state import Path
 from sms.model import FINAL_STATES, EventRow, Message, State
 from store.commands import BatchState, CommandTable, Halted, Place, in_pages
-from store.fragments import Why, park_sql, repark_sql, unpark_sql
+from store.fragments import ASIDE, Why, park_sql, repark_sql, unpark_sql
 from store.handovers import Handovers
 from store.read import Head, Reader
 
@@ -39,7 +39,6 @@ GONE_S: Final = 120.0  # no read takes so long
 STRANDED: Final = 500  # rows looked at in one go
 _WAITS = frozenset({State.ACCEPTED, State.SCHEDULED, State.QUEUED})
 _IN_LANES = frozenset({State.ACCEPTED, State.QUEUED})
-_ASIDE = frozenset({Why.SCHEDULED, Why.HELD})  # their row is all there is of them
 
 
 class Verdict(StrEnum):
@@ -139,7 +138,13 @@ class Withdrawals:
         """Those that are not in memory as messages: spilled, parked, on their way."""
         if not ids:
             return
-        await self._backlog.fetch(tenant, ids, lambda some: self._end(some, ending, found))
+
+        def end(some: Sequence[Message]) -> None:
+            self._end(some, ending, found)
+            # what may not end, a copy that came back, is in memory now and goes on
+            self._dispatcher.arrived([m for m in some if m.state not in FINAL_STATES])
+
+        await self._backlog.fetch(tenant, ids, end)
         left = _left(ids, found)
         aside: list[int] = []
         handed: list[int] = []
@@ -149,7 +154,7 @@ class Withdrawals:
                 found[place.id] = verdict
             elif place.is_handed:
                 handed.append(place.id)
-            elif place.why in _ASIDE:
+            elif place.why in ASIDE:
                 aside.append(place.id)
         for page in in_pages(aside, PAGE):
             await self._end_aside(tenant, page, ending, found)
@@ -269,7 +274,10 @@ class Withdrawals:
                 kept.append(message)
         for ending, some in ends.items():
             self._end(some, ending, {})
-            kept += [message for message in some if message.state not in FINAL_STATES]
+            for message in some:
+                if message.state not in FINAL_STATES:
+                    is_held = halts.state_of(message.id) is BatchState.PAUSED
+                    (held if is_held else kept).append(message)
         if held:
             self._hold(held)
         return kept

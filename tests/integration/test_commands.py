@@ -17,7 +17,8 @@ from gateway.reports import fold_stored
 from gateway.withdraw import BY_TENANT, Verdict
 from sms.errors import OutcomeUnknown
 from sms.model import STATE_CODES, MessageClass, State
-from store.commands import BatchState, Command, paths_sql, places_sql
+from sms.outcomes import Uncertain
+from store.commands import BatchState, Command, Kind, paths_sql, places_sql
 from store.fragments import Why, park_sql
 from store.handovers import handover_sql
 from tests.support.inside import Inside, inside, text
@@ -264,6 +265,49 @@ async def test_a_kill_between_commit_and_answer_is_open_and_true_afterwards(dsn,
                 "SELECT count(*) FROM commands WHERE answered_at IS NULL"
             )
             assert open_ones == 0  # its next life answered
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_a_copy_that_a_replayed_cancel_finds_as_an_id_goes_on(dsn, tmp_path, is_paused):
+    """Its process was killed before it answered; an attempt is open, so the message goes on."""
+    async with one(dsn, tmp_path) as gateway:
+        gateway.link(is_up=True)
+        ids = await gateway.send(2, verdicts=b"")
+        await gateway.until_seen(ids[0])
+        [message] = [m for m in gateway.flow.ledger.live.values() if m.id == ids[0]]
+        opened = gateway.channels[1].open
+        gateway.flow.outcomes(1, [(opened.pop(0), Uncertain("no answer"))])
+        await gateway.drained_but(0)
+        gateway.link(is_up=False)
+        gateway.flow.evidence._resend(message, time.time())
+        await gateway.life._committed()
+        assert message.duplicate_risk
+        me = gateway.life.lease.process
+        one_id = gateway.worker.ids.next()
+        asked = Command(one_id, me + 1, me, Kind.CANCEL, 1, message.id, message.id)
+    async with inside(dsn, tmp_path) as gateway:
+        commands = gateway.flow.commands
+        if is_paused:
+            await switch(gateway, ids[0], PAUSED)
+            assert not gateway.spill.total
+            await switch(gateway, ids[0], RUNNING)
+            await commands._table.set_state(ids[0], 1, PAUSED)  # killed before it was acted on
+            await commands.load()
+        await commands._table.give([asked])
+        assert gateway.spill.total == 1
+        await commands.round()
+        assert (await commands._table.answers([one_id]))[one_id]["busy"] == 1
+        await gateway.life._committed()
+        held = 1 if is_paused else 0
+        assert await gateway.ask("SELECT count(*) FROM parked WHERE why = 1") == [(held,)]
+        assert gateway.flow.lanes.used(TRANSACTIONAL) == 1 - held
+        assert not await gateway.worker.conservation._strays()
+        assert not await gateway.worker.conservation._strays()
+        if not is_paused:
+            start(gateway)
+            gateway.link(is_up=True)
+            assert await gateway.drained() == [ids[0]]
+        assert gateway.flow.lanes.used(TRANSACTIONAL) == 0
 
 
 async def test_what_is_on_its_way_between_processes_is_canceled_by_whoever_is_asked(dsn, tmp_path):
