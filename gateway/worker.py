@@ -337,7 +337,7 @@ class _Life:
             self._every(PARKED_POLL_S, "parked", self._parked_round),
             self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),
             self._every(
-                self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.refresh
+                self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.round
             ),
             self._every(self._standing_s(), "standing", self._park_standing),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
