@@ -280,13 +280,13 @@ class Withdrawals:
                 kept.append(message)
         for ending, some in ends.items():
             self._end(some, ending, {})
-            for message in some:
-                if message.state not in FINAL_STATES:
-                    is_held = halts.state_of(message.id) is BatchState.PAUSED
-                    (held if is_held else kept).append(message)
+            for message in some:  # what may not end, a copy, goes on, unless its batch is paused
+                is_held = halts.state_of(message.id) is BatchState.PAUSED
+                (held if is_held else kept).append(message)
+        held = [message for message in held if message.state not in FINAL_STATES]
         if held:
             self._hold(held)
-        return kept
+        return [message for message in kept if message.state not in FINAL_STATES]
 
     def _hold(self, messages: Sequence[Message]) -> None:
         """Out of memory, into `parked`, until their batch runs again or their time is over.

@@ -58,7 +58,7 @@ POINTS: Final[Mapping[str, str]] = {
     "marks.written": "12: the cursor and the low-water mark are in the process row",
     "spill.kept": "beside 5: accepted messages are kept as ids alone; no 202",
     "spill.read": "beside 5: ids are read back; their messages are in no lane",
-    "schedule.due": "before 5: a page of scheduled messages is due and read; nothing of it is taken",
+    "schedule.due": "before 5: a page of scheduled messages is due; nothing of it is taken",
     "schedule.taken": "before 5: its rows are spilled messages' by a commit; no id is in memory",
     "commands.taken": "beside 5: what others ask of this process is read; nothing of it is done",
     "commands.applied": "beside 5: a command is carried out and committed; it is not answered",

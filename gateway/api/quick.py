@@ -73,10 +73,10 @@ class Quick:
         "_message",
         "_request_id",
         "_started",
-        "_taken",
         "_tenant",
         "late",
         "stored",
+        "taken",
     )
 
     def __init__(  # noqa: PLR0913, PLR0917 (one call, on the hot path: keywords cost)

@@ -158,8 +158,8 @@ PROVOKED: Final[Mapping[str, Provoke]] = {
     "recover.done": _kill_a_worker,
 }
 ONCE: Final = frozenset({*PROVOKED, "marks.written"})  # in one life of a process, or in 5 s
-SELDOM: Final = tuple(p for p in POINTS if p.startswith(("schedule.", "commands.")))  # twice a second
-# Ten in a second or fewer, not hundreds.
+SELDOM: Final = tuple(p for p in POINTS if p.startswith(("schedule.", "commands.")))
+# A few in a second, not hundreds.
 RARE: Final = frozenset({"notify.before_send", "notify.sent", *SELDOM})
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import re
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -499,7 +501,7 @@ async def test_a_canceled_batch_is_forgotten_once_nothing_of_it_waits(dsn, tmp_p
 
 
 async def test_what_a_receipt_brings_back_of_a_canceled_batch_is_canceled(dsn, tmp_path):
-    """A carrier has all of it, and its channel fails: another one must not get it after a cancel."""
+    """A carrier has all of it and fails: another one must not get it after a cancel."""
     async with inside(dsn, tmp_path, channels=2) as gateway:
         start(gateway)
         gateway.go(gateway.worker.reports.run())
@@ -526,13 +528,14 @@ async def test_what_a_receipt_brings_back_of_a_canceled_batch_is_canceled(dsn, t
         assert told.counts == {State.SUBMITTED: 1, State.CANCELED: 1}
         assert gateway.seen() == batch
         assert await gateway.ask("SELECT count(*) FROM parked") == [(0,)]
-        withdrawals._unix = lambda: time.time() + 4000  # past its validity nothing comes back
+        late = time.time() + 4000
+        withdrawals._unix = lambda: late  # past its validity nothing comes back
         withdrawals._looks.clear()
         await gateway.flow.commands.refresh()
         assert await gateway.ask("SELECT state FROM batches") == [(3,)]
 
 
-async def test_a_canceled_batch_is_looked_at_ever_more_rarely(dsn, tmp_path):
+async def test_a_canceled_batch_is_looked_at_ever_more_rarely(dsn, tmp_path, monkeypatch):
     async with one(dsn, tmp_path) as gateway:
         gateway.link(is_up=True)
         [message_id] = await gateway.send(1, verdicts=b"")
@@ -545,10 +548,10 @@ async def test_a_canceled_batch_is_looked_at_ever_more_rarely(dsn, tmp_path):
             looks.append(withdrawals._monotonic() - begin)
             return await may_settle(batch)
 
-        withdrawals._may_settle = counted
+        monkeypatch.setattr(withdrawals, "_may_settle", counted)
         for second in range(0, 3600, 10):
-            withdrawals._monotonic = lambda at=second: begin + at
-            await gateway.flow.commands.withdrawals.refresh()
+            monkeypatch.setattr(withdrawals, "_monotonic", partial(operator.add, begin, second))
+            await withdrawals.refresh()
         assert looks[:4] == [0, 10, 20, 40]
         assert len(looks) < 15
         assert len(withdrawals._looks) == 1
@@ -653,7 +656,7 @@ async def test_a_command_that_crashes_is_answered_and_stops_nobody(dsn, tmp_path
         assert await table.answers([unknown.id]) == {unknown.id: {"failed": True}}
 
 
-async def test_a_slow_command_keeps_nobody_waiting_but_its_own_tenant(dsn, tmp_path):
+async def test_a_slow_command_keeps_nobody_waiting_but_its_own_tenant(dsn, tmp_path, monkeypatch):
     """A tenant cancels batches that take long; another one's cancel is answered meanwhile."""
     async with two(dsn, tmp_path) as (owner, asked):
         slow = [(await owner.send(2, verdicts=b"")) for _ in range(60)]
@@ -670,10 +673,8 @@ async def test_a_slow_command_keeps_nobody_waiting_but_its_own_tenant(dsn, tmp_p
                 at_once -= 1
             return await end(tenant, ids, ending)
 
-        withdrawals.end = slowly
-        table, me, to = asked.flow.commands._table, *(
-            side.life.lease.process for side in (asked, owner)
-        )
+        monkeypatch.setattr(withdrawals, "end", slowly)
+        table, me, to = asked.flow.commands._table, 1, owner.life.lease.process
         given = [
             Command(asked.worker.ids.next(), me, to, Kind.BATCH, 1, batch[0], batch[0])
             for batch in slow

@@ -202,7 +202,7 @@ async def check(scene: Scene, *, has_journal: bool) -> None:
         uncertain |= scene.ids("answered", "refused", "unwritten")
     assert set(to_me) == waits
     parked = await scene.fetch("SELECT message_id, process, why FROM parked")
-    aside = {number: Why.SCHEDULED for number in scene.ids("put_off")}
+    aside = dict.fromkeys(scene.ids("put_off"), Why.SCHEDULED)
     aside |= dict.fromkeys(scene.ids("held"), Why.HELD)
     assert {row[0]: row[2] for row in parked} == dict.fromkeys(uncertain, Why.UNCERTAIN) | aside
     assert {row[1] for row in parked} == {me}

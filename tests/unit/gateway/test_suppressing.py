@@ -8,8 +8,7 @@ from typing import cast
 
 from compliance.policy import SendingPolicy
 from compliance.suppressions import PLATFORM, unkeyed_index
-from gateway.ledger import Ledger
-from gateway.suppressing import PAGE, SLICE, Suppressing
+from gateway.suppressing import SLICE, Suppressing
 from sms.model import Message, MessageClass
 from store.suppressions import Changed, SuppressionStore
 from telemetry.metrics import Metrics
@@ -42,7 +41,7 @@ class SuppressingKit:
         self.part = Suppressing(
             store=cast("SuppressionStore", self.store),
             policy=SendingPolicy(),
-            ledger=cast("Ledger", self.kit.ledger),
+            ledger=self.kit.ledger,
             reject=lambda messages: self.asked.append(list(messages)),
             metrics=Metrics(),
             monotonic=lambda: 0.0,
@@ -110,4 +109,3 @@ async def test_a_long_queue_is_looked_at_in_slices() -> None:
     counting.cancel()
     assert [len(some) for some in suppressing.asked] == [SLICE] * 3
     assert turns >= 3
-    assert PAGE > len(suppressing.store.changes)

@@ -1,12 +1,14 @@
 """Keys made of words: the same words the same key, and nothing else."""
 
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sms.model import Carrier, Encoding, Message, MessageClass
 from store.intake import HASH_BYTES, TAKE_TRIES, Hasher, KeyRow, Kind, release_sql, take
-from store.link import Aborted
+from store.link import Aborted, Link
 
 SECRET = b"s" * 32
 _NAMES = st.binary(min_size=1, max_size=255)
@@ -98,7 +100,7 @@ class ScriptedLink:
         return rows
 
 
-class Row(tuple):
+class Row(tuple[object, ...]):
     """A row of a look-up."""
 
     __slots__ = ()
@@ -114,18 +116,18 @@ async def test_a_key_that_was_taken_and_belongs_to_nobody_is_inserted_anew():
     """No verdict: neither another body (422) nor another message's client_ref (409)."""
     mine = Row((*ROWS[0].slot, b"d", 7))
     link = ScriptedLink((1, [mine]), (2, []))
-    assert await take(link, ROWS, 50) == {}
+    assert await take(cast("Link", link), ROWS, 50) == {}
     assert link.said == ["BEGIN", "look", "ROLLBACK", "BEGIN"]
 
 
 async def test_what_another_request_has_by_then_is_its_own():
     mine, theirs = Row((*ROWS[0].slot, b"d", 7)), Row((*ROWS[1].slot, b"e", 5))
     link = ScriptedLink((1, [mine]), (1, [mine, theirs]))
-    assert await take(link, ROWS, 50) == {ROWS[1].slot: (b"e", 5)}
+    assert await take(cast("Link", link), ROWS, 50) == {ROWS[1].slot: (b"e", 5)}
 
 
 async def test_without_a_verdict_it_is_busy_and_nobodys():
     link = ScriptedLink(*[(0, [])] * TAKE_TRIES)
     with pytest.raises(Aborted) as caught:
-        await take(link, ROWS, 50)
+        await take(cast("Link", link), ROWS, 50)
     assert caught.value.sqlstate == "55P03"
