@@ -228,6 +228,7 @@ class _Life:
         counted = await opened_by(self.pool, self.lease.process)
         flow.ledger.opened.update(counted)  # before the first flush of this life
         await self.worker.suppressing.refresh()  # before anything can be accepted or sent
+        await flow.porting.refresh()  # likewise
         snapshot = await self.store.load()
         flow.reconfigure(snapshot)  # routes are known, no channel is up yet: everything is held
         notifier = self.worker.notifier  # first: it must hear of what recovery commits
@@ -340,6 +341,9 @@ class _Life:
             self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),
             self._every(
                 self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.round
+            ),
+            self._every(
+                self.numbers.portability_poll_s, "portability", self.worker.flow.porting.refresh
             ),
             self._every(self._standing_s(), "standing", self._park_standing),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),

@@ -8,7 +8,8 @@ from typing import cast
 
 from compliance.policy import SendingPolicy
 from compliance.suppressions import PLATFORM, unkeyed_index
-from gateway.suppressing import SLICE, Suppressing
+from gateway.following import SLICE
+from gateway.suppressing import Suppressing
 from sms.model import Message, MessageClass
 from store.suppressions import Changed, SuppressionStore
 from telemetry.metrics import Metrics
