@@ -77,6 +77,11 @@ class TakenPort(Protocol):
         ...
 
     @property
+    def charged_at(self) -> float:
+        """When the quotas were charged, Unix seconds: for `put_back`."""
+        ...
+
+    @property
     def others(self) -> Sequence[PolicyPort]:
         """Limits beside the tenant's bucket, for the headers."""
         ...
@@ -116,8 +121,13 @@ class LimiterPort(Protocol):
         """How it stands; takes nothing."""
         ...
 
-    def put_back(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> None:
-        """Give back what was taken for messages that certainly were not accepted."""
+    def put_back(
+        self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float, charged_at: float
+    ) -> None:
+        """Give back what was taken for messages that certainly were not accepted.
+
+        `charged_at` is that of the answer of `take` or `ask`.
+        """
         ...
 
 

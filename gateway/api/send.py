@@ -422,7 +422,8 @@ class SendDoor:
         self, request: _Request, tenant: Tenant, segments: Mapping[MessageClass, int]
     ) -> None:
         now = self._monotonic()
-        self._flow.limiter.put_back(tenant.id, segments, now)
+        charged_at = 0.0 if request.taken is None else request.taken.charged_at
+        self._flow.limiter.put_back(tenant.id, segments, now, charged_at)
         request.taken = self._flow.limiter.look(tenant.id, now)
 
     # -- answers -------------------------------------------------------------------------------

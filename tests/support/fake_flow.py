@@ -41,6 +41,7 @@ class Taken:
     most: int = 0
     resets: str = ""
     others: tuple[PolicyPort, ...] = ()
+    charged_at: float = 0.0
 
 
 class FakeLimiter:
@@ -74,7 +75,9 @@ class FakeLimiter:
             taken.left = self.left
         return taken
 
-    def put_back(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> None:
+    def put_back(
+        self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float, charged_at: float
+    ) -> None:
         self.left += sum(wanted.values())
 
 
