@@ -201,6 +201,7 @@ def _schedule(message: Message, asked_for: float, now: float, policy: SendingPol
         return
     message.send_at = goes_at
     message.state = State.SCHEDULED
+    message.counted = State.SCHEDULED, 0  # in usage, from its accept on
     message.sequence = 2  # its row `scheduled` commits with it
     if goes_at > soonest:
         message.reason = QUIET_HOURS

@@ -121,7 +121,7 @@ class Backlog:
         """Whether it must not overtake what is spilled."""
         if not self.spill.total:
             return False
-        route = self._dispatcher.route_channels(message)
+        route = self._dispatcher.routes.of(message)
         return self.spill.holds(message.message_class, message.tenant, route)
 
     def accepted(self, messages: Sequence[Message]) -> None:
@@ -185,7 +185,7 @@ class Backlog:
         self.spill.add(
             message.message_class,
             message.tenant,
-            self._dispatcher.route_channels(message),
+            self._dispatcher.routes.of(message),
             message.id,
             message.valid_until,
         )
@@ -427,7 +427,7 @@ class Backlog:
         await self._bring(endless, self._queue)
 
     def _route_of(self, head: Head) -> Route:
-        return self._dispatcher.channels_for(
+        return self._dispatcher.routes.channels_for(
             head.tenant, head.message_class, head.carrier, head.country
         )
 

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Protocol
 
-from adapters.base import Channel
 from failover.choose import choose
+from gateway.channel import ChannelRuntime
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
-from ratelimit.bucket import Tokens
+from gateway.remote import RemoteChannels
+from gateway.routes import Routes
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
-from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
+from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State, Submit
 from sms.outcomes import Submitted, Uncertain
 from sms.segmentation import payload
 from store.fragments import unpark_sql
@@ -44,11 +44,11 @@ RECOVER_SHARE = 1.05  # per second
 SWEEP_S = 1.0  # between two looks at the validity of what waits
 END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
 MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
+# Longer than a reconnect (1 s, then 2 s) and than a carrier's restart that every process feels.
+LEND_AFTER_S = 5.0
 REPAIR_S = 60.0  # missing segments wait this long for their channel (RELIABILITY section 2)
 
 _OTP = MessageClass.OTP  # as a global for the path: a call in Python 3.11
-
-RouteKey = tuple[int, MessageClass, Carrier, int]
 
 
 class Claimer(Protocol):
@@ -56,51 +56,6 @@ class Claimer(Protocol):
 
     def block(self, ids: list[int], on_claimed: Callable[[], None] | None) -> int:
         """Claim ids with the next flush; returns the block's number."""
-        ...
-
-
-class Remote(Protocol):
-    """The channels of other processes, as far as dispatch needs them."""
-
-    def is_up(self, channel: int) -> bool:
-        """Whether another process has a session of the channel."""
-        ...
-
-    def pump(self, channel: int) -> None:
-        """Hand over what waits in the channel's lane."""
-        ...
-
-    def configure(self, snapshot: config.Snapshot) -> None:
-        """Use a new configuration."""
-        ...
-
-
-@dataclass(slots=True)
-class ChannelRuntime:
-    """One channel as dispatch sees it; mutable, one object per channel and process."""
-
-    config: config.Channel
-    adapter: Channel
-    bucket: Tokens
-    unsent: deque[Submit] = field(default_factory=deque)  # segments that found no slot yet
-    repairs: list[tuple[float, float, Submit]] = field(default_factory=list)  # (due, until, …)
-    claiming: int = 0  # segments whose claim is in a flush
-    share: float = 1.0  # of the window, cut by throttling answers
-    cut_at: float = -10.0  # monotonic
-    is_up: bool = False
-    was_up: bool = False  # until it is, another process may have it
-    is_pumping: bool = False
-
-    def free(self) -> int:
-        """Segments that may leave now: the windows' free slots inside our own share of them."""
-        free = self.adapter.free()
-        if self.share >= 1.0 or free <= 0:
-            return free
-        return min(free, self.allowed() - (self.adapter.window() - free))
-
-    def allowed(self) -> int:
-        """Our own share of the windows, in segments; an eighth of it is kept for otp."""
-        return max(1, int(self.adapter.window() * self.share))
 
 
 class Dispatcher:
@@ -124,7 +79,7 @@ class Dispatcher:
         self._monotonic = monotonic
         self._unix = unix
         self._call_later = call_later
-        self._routes: dict[RouteKey, tuple[int, ...]] = {}
+        self.routes = Routes()
         self._delayed: list[tuple[float, int, Message]] = []
         self._moving: deque[Lane] = deque()  # their messages need another channel
         self._order = count()
@@ -140,7 +95,7 @@ class Dispatcher:
         self.withdrawn: dict[MessageClass, set[int]] = {}  # tenants with dead messages in lanes
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.channels: dict[int, ChannelRuntime] = {}
-        self.remote: Remote | None = None  # joined by wiring
+        self.remote: RemoteChannels | None = None  # joined by wiring
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.last_look = LastLook(self._reject)
         self.snapshot = config.Snapshot()
@@ -153,7 +108,7 @@ class Dispatcher:
     def reconfigure(self, snapshot: config.Snapshot) -> None:
         """Use the new routes; channels are added and removed by wiring before this."""
         self.snapshot = snapshot
-        self._routes.clear()
+        self.routes.use(snapshot)
         if self.remote is not None:
             self.remote.configure(snapshot)
         for channel, _ in list(self._lanes.items()):
@@ -184,28 +139,9 @@ class Dispatcher:
         if lost and self.lost is not None:
             self.lost(runtime.config.id, lost, reason)
 
-    def route_channels(self, message: Message) -> tuple[int, ...]:
-        """The channels of the message's route in order, empty when no route matches."""
-        key = (message.tenant, message.message_class, message.carrier, message.country)
-        try:
-            return self._routes[key]
-        except KeyError:
-            return self.channels_for(*key)
-
-    def channels_for(
-        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
-    ) -> tuple[int, ...]:
-        """The same for what is known of a message that is not in memory."""
-        key = (tenant, message_class, carrier, country)
-        channels = self._routes.get(key)
-        if channels is None:
-            route = self.snapshot.route_for(*key)
-            channels = self._routes[key] = route.channels if route else ()
-        return channels
-
     def first_fit(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
         """The channel that a message never tried would take now, None while all are down."""
-        return choose(channels, lambda channel: self._is_fit(channel, message_class), ())
+        return self._first_fit(channels, message_class, ())
 
     # -- choosing --------------------------------------------------------------------------
 
@@ -218,12 +154,41 @@ class Dispatcher:
     def is_remote(self, channel: int) -> bool:
         """Whether messages for the channel go to another process: it has a session, we hold none.
 
-        A channel of which we hold sessions that are down is down for us, though others have it.
+        A channel of which we hold sessions that are down is down for us, though others have it;
+        `is_lent` says when that changes.
         """
         runtime = self.channels.get(channel)
         if self.remote is None or (runtime is not None and runtime.was_up):
             return False
         return self.remote.is_up(channel)
+
+    def is_lent(self, channel: int) -> bool:
+        """Whether another process sends what no other channel of its route can take here.
+
+        Ours has been down for `LEND_AFTER_S`; it is ours again as soon as it is up.
+        """
+        runtime = self.channels.get(channel)
+        if self.remote is None or runtime is None or not runtime.is_lent:
+            return False
+        return self.remote.is_up(channel)
+
+    def _is_elsewhere(self, channel: int) -> bool:
+        return self.is_remote(channel) or self.is_lent(channel)
+
+    def _first_fit(
+        self, channels: Sequence[int], message_class: MessageClass, tried: Collection[int]
+    ) -> int | None:
+        """What is up comes first, whatever its place in the route, then what is lent."""
+        fit = choose(channels, lambda channel: self._is_fit(channel, message_class), tried)
+        if fit is None and self.remote is not None:
+            fit = choose(
+                channels,
+                lambda channel: (
+                    self.is_lent(channel) and self._is_configured(channel, message_class)
+                ),
+                tried,
+            )
+        return fit
 
     def can_send(self, channel: int) -> bool:
         """Whether we have the channel up ourselves; for 0, whether anybody has any."""
@@ -234,7 +199,7 @@ class Dispatcher:
 
     def is_reachable(self, channel: int) -> bool:
         """Whether messages can go out over the channel, from here or from another process."""
-        return self.can_send(channel) or self.is_remote(channel)
+        return self.can_send(channel) or self._is_elsewhere(channel)
 
     def room_for(self, channel: int) -> int:
         """How many messages of other processes may be here: the windows, and once more to wait.
@@ -242,7 +207,7 @@ class Dispatcher:
         For 0, whatever the channel: on their way through us to others' channels too.
         """
         if not channel:
-            remote = sum(map(self.is_remote, self.snapshot.channels))
+            remote = sum(map(self._is_elsewhere, self.snapshot.channels))
             return sum(map(self.room_for, self.channels)) + remote * REMOTE_ROOM
         runtime = self.channels.get(channel)
         return 2 * runtime.adapter.window() if runtime is not None and runtime.is_up else 0
@@ -257,14 +222,12 @@ class Dispatcher:
 
     def choose(self, message: Message) -> int | None:
         """The channel to try next, `HELD` when all left are down, None when none is left."""
-        channels = self.route_channels(message)
+        channels = self.routes.of(message)
         if channels and not message.tried and self._is_fit(channels[0], message.message_class):
             return channels[0]
         if message.copy and message.tried:
             return self._choose_copy(message, channels)
-        fit = choose(
-            channels, lambda channel: self._is_fit(channel, message.message_class), message.tried
-        )
+        fit = self._first_fit(channels, message.message_class, message.tried)
         if fit is not None:
             return fit
         could = any(
@@ -279,14 +242,14 @@ class Dispatcher:
             other != channel
             and other not in message.tried
             and self._is_configured(other, message.message_class)
-            for other in self.route_channels(message)
+            for other in self.routes.of(message)
         )
 
     def _choose_copy(self, message: Message, channels: Sequence[int]) -> int | None:
         """The marked copy goes to another channel first, else to the same one."""
         ordered = [channel for channel in channels if channel not in message.tried]
         ordered += [channel for channel in channels if channel in message.tried]
-        fit = choose(ordered, lambda channel: self._is_fit(channel, message.message_class), ())
+        fit = self._first_fit(ordered, message.message_class, ())
         if fit is not None:
             return fit
         could = any(self._is_configured(channel, message.message_class) for channel in ordered)
@@ -448,7 +411,7 @@ class Dispatcher:
         if self.is_stopped:
             return
         if runtime is None or not runtime.is_up:
-            if self.remote is not None and self.is_remote(channel):
+            if self.remote is not None and self._is_elsewhere(channel):
                 self.remote.pump(channel)
             return
         if runtime.is_pumping:
@@ -689,12 +652,13 @@ class Dispatcher:
         runtime = self.channels.get(channel)
         if runtime is None or runtime.is_up == is_up:
             return
-        runtime.is_up = is_up
+        runtime.is_up, runtime.is_lent = is_up, False
         if is_up:
             runtime.was_up = True
-            self._rechoose(HELD)
+            self._rechoose_waiting()
             self.pump(channel)
             return
+        runtime.down_at = self._monotonic()
         unsent = list(runtime.unsent)
         runtime.unsent.clear()
         if unsent and self.not_sent is not None:
@@ -708,9 +672,25 @@ class Dispatcher:
                 self._rechoose(channel)
         came = list(came)
         if came:
-            self._rechoose(HELD)
+            self._rechoose_waiting()
         for channel in came:
             self.pump(channel)
+
+    def _rechoose_waiting(self) -> None:
+        """A channel can be used: it may take what is held, and what waits for a lent channel."""
+        for channel, runtime in self.channels.items():
+            if runtime.is_lent:
+                self._rechoose(channel)
+        self._rechoose(HELD)
+
+    def _lend(self, runtime: ChannelRuntime, now: float) -> None:
+        """Our sessions stay away: what is held for want of them may go to another process."""
+        if runtime.is_up or runtime.is_lent or not runtime.was_up:
+            return
+        if now - runtime.down_at >= LEND_AFTER_S:
+            runtime.is_lent = True
+            if self.is_lent(runtime.config.id):
+                self._rechoose(HELD)
 
     def _rechoose(self, channel: int) -> None:
         """Bind what waits in a lane to the channels of its routes anew, otp first."""
@@ -723,7 +703,7 @@ class Dispatcher:
         if len(self._moving) == 1:
             self._move_some()
         name = self._ledger.channel_names.get(channel)
-        if channel != HELD and name is not None:
+        if channel not in (HELD, first.channel) and name is not None:
             to = self._ledger.channel_names.get(first.channel, "none")
             self._metrics.failover_total.inc((name, to, "link"), count)
 
@@ -767,6 +747,7 @@ class Dispatcher:
             self.put(due, first=True)
         for channel, runtime in list(self.channels.items()):
             self._repair_due(channel, runtime, now)
+            self._lend(runtime, now)
             if runtime.share < 1.0 and now - runtime.cut_at >= 1.0:
                 runtime.share = min(1.0, runtime.share * RECOVER_SHARE**0.1)
             if runtime.unsent or self._lanes.lane(channel).size():

@@ -22,10 +22,11 @@ from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
+from gateway.channel import ChannelRuntime
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
-from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, ChannelRuntime, Dispatcher
+from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
@@ -132,7 +133,7 @@ def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called o
     numbers = settings.reliability
     loop = asyncio.get_running_loop()
     ids = IdClock(lease.process, lease.id_floor, time.time)
-    claims = ClaimBook(lease.process, first_block)
+    claims = ClaimBook(lease.process, first_block, moment=ids.next)
     reader = Reader(pool, keyring)
     lanes = Lanes(
         {

@@ -80,6 +80,7 @@ ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may
 EXIT_UNAVAILABLE = 1
 EXIT_LEASE_LOST = 3
 _STOOD = frozenset({Why.QUEUED, Why.SPILLED})
+_WAITS = frozenset({State.ACCEPTED, State.QUEUED})
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
 FLUSH_S = 3.0  # of the drain's time kept for writing down what became of the answers
@@ -232,7 +233,9 @@ class _Life:
         found = await recover(flow, self.worker.claims, self._replay)
         if failpoints.is_armed:
             failpoints.hit("recover.committed")
-        flow.journal.journal = Journal(self._journal_dir, self.lease.process, self.lease.epoch)
+        flow.journal.journal = Journal(
+            self._journal_dir, self.lease.process, self.lease.epoch, moment=self.worker.ids.next
+        )
         self._is_recovered = True
         if failpoints.is_armed:
             failpoints.hit("recover.done")
@@ -564,6 +567,45 @@ class _Life:
                 await self._committed()
             await asyncio.sleep(0)
         await self.worker.flow.backlog.park()
+        await self._claim_anew(before)
+
+    async def _claim_anew(self, before: int) -> None:
+        """What was claimed for long and waits, its link being down, gets a claim of today.
+
+        Its lines in the journal say no more than that nothing of it is open, and the journal
+        keeps everything from the oldest claim on.
+        """
+        old = self.worker.claims.older_than(before)
+        if not old:
+            return
+        live = list(self.worker.flow.ledger.live.values())
+        by_claim: dict[int, list[Message]] = {}
+        for start in range(0, len(live), MARK_SLICE):
+            for message in live[start : start + MARK_SLICE]:
+                if message.claim in old and _waits(message):
+                    by_claim.setdefault(message.claim, []).append(message)
+            await asyncio.sleep(0)
+        for was, messages in by_claim.items():
+            self._move_claim(was, messages)
+        await self._committed()
+
+    def _move_claim(self, was: int, messages: list[Message]) -> None:
+        """Both claims stand until the new one is committed."""
+        claims, live = self.worker.claims, self.worker.flow.ledger.live
+        messages = [message for message in messages if message.claim == was and _waits(message)]
+        if not messages:
+            return
+
+        def claimed() -> None:
+            for message in messages:
+                if message.id in live and message.claim == was and _waits(message):
+                    claims.settled(was)
+                    message.claim = number
+                else:  # it left under its old claim meanwhile
+                    claims.settled(number)
+
+        number = claims.block([message.id for message in messages], claimed)
+        self.worker.peers.desk.moved(was, number)
 
     async def _committed(self) -> None:
         done = asyncio.Event()
@@ -716,6 +758,11 @@ class _Life:
             if not is_empty:
                 http.give_up()
         self.worker.flow.is_intake_closed = True
+
+
+def _waits(message: Message) -> bool:
+    """Nothing of it is with a carrier or on its way to another process."""
+    return message.state in _WAITS and not message.is_handed
 
 
 class _Signals:

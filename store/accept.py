@@ -55,8 +55,9 @@ _NO_LIMIT = (1 << 63) - 1
 _OTP = MessageClass.OTP
 _FEW = 16  # otp messages of one request that are login codes, and not a blast of them
 # How long a flush waits for keys that another process has not committed yet; once that was too
-# long, the halves in which the one that waits is looked for wait less.
-_LOCK_MS, _LOCK_AGAIN_MS = 1000, 50
+# long, the halves in which the one that waits is looked for wait less. All of it stays below the
+# second of age at which intake is shed (RELIABILITY section 9).
+_LOCK_MS, _LOCK_AGAIN_MS = 500, 50
 _WAITED = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
 _TOO_LONG = _WAITED | {"57014"}  # the statement's own time, spent on several keys
 
@@ -200,7 +201,7 @@ class Acceptor:
         return None
 
     def kick(self) -> None:
-        """Let a lane that has nothing to store commit what the claims have pending.
+        """Let a lane that has nothing to store commit the new claims.
 
         When nothing is accepted, claims need not wait for the event lane's running flush.
         """
@@ -208,8 +209,11 @@ class Acceptor:
         self._plain.wake()
 
     def is_up(self) -> bool:
-        """Whether at least one lane is connected and the lease is ours."""
-        return not self._is_lost and any(line.is_up() for line in self._lines)
+        """Whether at least one lane is connected and the lease is ours.
+
+        A lane of the plain line: while only the keyed one connects anew, what has a key is refused.
+        """
+        return not self._is_lost and self._plain.is_up()
 
     def waiting(self) -> int:
         """Rows that wait for a lane."""
@@ -280,7 +284,7 @@ class Acceptor:
         block = self._claim(units, messages)
         sql = self._riders(units) + COPY_MESSAGES + tail
         data = payload([unit.rows for unit in units])
-        claims_sql, token = self._claims.take_sql()
+        claims_sql, token = self._claims.take_new_sql()
         if failpoints.is_armed:
             failpoints.hit("accept.before_copy")
         try:
@@ -352,8 +356,8 @@ class Acceptor:
             link.abandon()
 
     async def _flush_claims(self, link: Link) -> None:
-        """Claims alone. What fails or stays in doubt rides again with whatever flushes next."""
-        sql, token = self._claims.take_sql()
+        """New claims alone. What fails or is in doubt rides again with whatever flushes next."""
+        sql, token = self._claims.take_new_sql()
         if not sql:
             return
         try:

@@ -47,10 +47,16 @@ class ClaimToken:
 
 
 class ClaimBook:
-    """The claims of one process; `first_block` lies above everything the table holds."""
+    """The claims of one process; `first_block` lies above everything the table holds.
 
-    def __init__(self, process: int, first_block: int = 1) -> None:
+    `moment` gives ids that only rise: the journal's segments are dated by the same.
+    """
+
+    def __init__(
+        self, process: int, first_block: int = 1, *, moment: Callable[[], int] = lambda: 0
+    ) -> None:
         self._process = process
+        self._moment = moment
         self._next = first_block
         self._blocks: dict[int, _Block] = {}
         self._inserts: list[_Block] = []
@@ -59,7 +65,7 @@ class ClaimBook:
 
     def block(self, ids: list[int], on_claimed: Callable[[], None] | None = None) -> int:
         """Claim these messages: the number of their block; `on_claimed` runs after the commit."""
-        block = _Block(self._next, ids, len(ids), min(ids), on_claimed)
+        block = _Block(self._next, ids, len(ids), self._floor_of(ids), on_claimed)
         self._next += 1
         self._blocks[block.number] = block
         self._inserts.append(block)
@@ -74,10 +80,17 @@ class ClaimBook:
     def adopt(self, number: int, ids: list[int]) -> None:
         """Take over a block that stands in the table, so that `settled` can delete it."""
         self._next = max(self._next, number + 1)
-        self._blocks[number] = block = _Block(number, ids, len(ids), min(ids, default=0), None)
+        self._blocks[number] = block = _Block(number, ids, len(ids), self._floor_of(ids), None)
         block.stage = _Stage.OPEN
         if not ids:
             self._end(block)
+
+    def _floor_of(self, ids: Iterable[int]) -> int:
+        """No line that this claim needs is older: not than its messages, nor than itself.
+
+        A message of another process may be days old when it is claimed here.
+        """
+        return max(self._moment(), min(ids, default=0))
 
     def settled(self, number: int, count: int = 1) -> None:
         """`count` of the block's messages can no longer be uncertain by a crash.
@@ -151,19 +164,45 @@ class ClaimBook:
         """How many blocks a crash now would find, or soon would."""
         return len(self._blocks)
 
+    def older_than(self, moment: int) -> set[int]:
+        """Blocks that have stood in the table since before `moment`: they hold the journal back."""
+        return {
+            block.number
+            for block in self._blocks.values()
+            if block.stage is _Stage.OPEN and block.floor < moment
+        }
+
     def floor(self) -> int | None:
-        """The lowest id in any block whose DELETE has not committed; None without blocks.
+        """Since when there are blocks whose DELETE has not committed, as an id; None without.
 
         The journal keeps everything from here on.
         """
         return min((block.floor for block in self._blocks.values()), default=None)
 
+    def take_new_sql(self) -> tuple[str, ClaimToken]:
+        """The pending INSERTs alone, for a lane that must never wait for a row of another one.
+
+        An UPDATE that takes ids out of several blocks, our own or another process's, locks them
+        in whatever order it finds them. Only the event lane changes rows that stand: it is one,
+        and it runs again what a deadlock broke, while an accept would be refused.
+        """
+        token = self._take_new()
+        return self._sql(token), token
+
     def take_sql(self) -> tuple[str, ClaimToken]:
         """What is pending, as SQL made of integers only, for the flush about to run."""
-        if not self.has_pending():
-            return "", ClaimToken()
-        token = ClaimToken(self._inserts, self._deletes, self._strips)
-        self._inserts, self._deletes, self._strips = [], [], []
+        token = self._take_new()
+        token.deletes, token.strips = self._deletes, self._strips
+        self._deletes, self._strips = [], []
+        return self._sql(token), token
+
+    def _take_new(self) -> ClaimToken:
+        # those in doubt may be on their way in an old connection: always in the same order
+        token = ClaimToken(inserts=sorted(self._inserts, key=lambda block: block.number))
+        self._inserts = []
+        return token
+
+    def _sql(self, token: ClaimToken) -> str:
         parts = []
         if token.inserts:
             values = ",".join(
@@ -184,7 +223,7 @@ class ClaimBook:
             for block in token.deletes:
                 block.stage = _Stage.ENDING
         parts += [self._without(block.stripped, [block.number]) for block in token.strips]
-        return "".join(parts), token
+        return "".join(parts)
 
     def committed(self, token: ClaimToken) -> None:
         """The flush with this token is durable: run what waited for it."""

@@ -29,7 +29,7 @@ OPEN_SQL = (
 )
 # Rows that wait for a batch that is not paused any more: whoever should have let them go was away.
 STRANDED_SQL = (
-    "SELECT message_id FROM parked WHERE process = $1 AND why = $2 AND NOT EXISTS ("
+    "SELECT message_id FROM parked WHERE process = $1 AND why = $2 AND why <> 0 AND NOT EXISTS ("
     " SELECT FROM batches WHERE state = 1 AND first_id <= message_id AND last_id >= message_id)"
     " ORDER BY message_id LIMIT $3"
 )

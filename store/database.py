@@ -24,6 +24,16 @@ AnyConnection: TypeAlias = (
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 OpenConnection: TypeAlias = Callable[[], Awaitable[Connection]]
 
+# Plans that read all before they give the first row: right for a tenant of whom little is stored,
+# and ten million rows too many for one that only looks so.
+_NO_SHORT_CUTS = (
+    "enable_seqscan",
+    "enable_bitmapscan",
+    "enable_sort",
+    "enable_incremental_sort",
+    "enable_hashjoin",
+    "enable_mergejoin",
+)
 CONNECT_TIMEOUT_S = 5.0
 STATEMENTS_KEPT = 100  # prepared ones of a connection, asyncpg's own default
 CLIENT_GRACE_S = 3.0  # the server's own time-out speaks first; COMMIT's fsync is outside it
@@ -124,12 +134,14 @@ async def open_pool(
 ) -> Pool:
     """A small pool for reading and configuration; raises StoreUnavailable when away.
 
-    A read-only one plans every statement for its own values: its statements differ widely, and
-    none of them should push the prepared ones of the flow out of a cache.
+    A read-only one is for pages of what may be long: it reads along indexes in their order, so
+    that a LIMIT bounds the work whatever the planner believes about a tenant. And it plans every
+    statement for its own values: they differ widely, and none of them should push the prepared
+    ones of the flow out of a cache.
     """
     settings = _settings(process, epoch, statement_timeout_s)
     if is_read_only:
-        settings["default_transaction_read_only"] = "on"
+        settings |= {"default_transaction_read_only": "on", **dict.fromkeys(_NO_SHORT_CUTS, "off")}
     try:
         return await asyncpg.create_pool(
             dsn,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import MAXYEAR
 
 import asyncpg
@@ -27,7 +27,12 @@ from store.link import Backoff
 
 _COLUMNS = "id, giver, receiver, channel, class, ids, until"
 _END_WAIT_MS = 1000  # below the statement time-out
-_TO_ME = f"SELECT {_COLUMNS} FROM handovers WHERE receiver = $1"
+# What cannot be taken just now must not stand before what can.
+_TO_ME = (
+    f"SELECT {_COLUMNS} FROM handovers WHERE receiver = $1 AND id <> ALL($3::bigint[])"
+    " AND (channel <> ALL($4::int[]) OR class = 0 AND channel <> ALL($5::int[])"
+    " OR until <= to_timestamp($6::float8))"
+)
 _IN_ORDER = " ORDER BY class, id LIMIT $2"
 TO_ME_SQL = _TO_ME + _IN_ORDER
 _TO_ME_SQL = {
@@ -71,6 +76,19 @@ class Handover:
     message_class: MessageClass
     ids: list[int]
     until: float = math.inf
+
+
+@dataclass(slots=True)
+class Besides:
+    """Which blocks a look leaves out; mutable, it grows from one look to the next.
+
+    What begins to expire by `unix` (Unix seconds) is shown whatever its channel.
+    """
+
+    unix: float = 0.0
+    ids: set[int] = field(default_factory=set)  # these blocks
+    full: set[int] = field(default_factory=set)  # of these channels all but otp's
+    shut: set[int] = field(default_factory=set)  # and of these otp's too
 
 
 def handover_sql(  # noqa: PLR0913, PLR0917 - the columns of a row
@@ -118,13 +136,24 @@ class Handovers:
         self._pool = pool
         self._process = process
 
-    async def to_me(self, limit: int, *, is_chosen: bool | None = None) -> list[Handover]:
-        """Blocks that wait for this process: otp first, then by age.
+    async def to_me(
+        self, limit: int, *, is_chosen: bool | None = None, but: Besides | None = None
+    ) -> list[Handover]:
+        """Blocks that wait for this process, `but` for some: otp first, then by age.
 
         `is_chosen`: only those whose giver has chosen a channel, or only the others.
         """
+        but = but or Besides()
         async with acquire(self._pool) as conn:
-            rows = await conn.fetch(_TO_ME_SQL[is_chosen], self._process, limit)
+            rows = await conn.fetch(
+                _TO_ME_SQL[is_chosen],
+                self._process,
+                limit,
+                list(but.ids),
+                list(but.full),
+                list(but.shut),
+                but.unix,
+            )
         return [_handover(row) for row in rows]
 
     async def mine(self) -> list[Handover]:
@@ -239,8 +268,12 @@ class Handovers:
         """Look after up to `limit` parked messages of a seized process; 0 = none are left."""
         async with acquire(self._pool) as conn:
             done = await conn.execute(
+                # Scheduled ones (why 0) have an index of their own, and time: they come last.
                 "UPDATE parked SET process = $2 WHERE message_id = ANY(ARRAY("
-                " SELECT message_id FROM parked WHERE process = $1 ORDER BY due LIMIT $3))"
+                " (SELECT message_id FROM parked WHERE process = $1 AND why <> 0"
+                "  ORDER BY due LIMIT $3)"
+                " UNION ALL (SELECT message_id FROM parked WHERE process = $1 AND why = 0"
+                "  ORDER BY class, due LIMIT $3) LIMIT $3))"
                 " AND process = $1",
                 old,
                 new,

@@ -38,7 +38,7 @@ class Kind(IntEnum):
     CLIENT_REF = 1
 
 
-_LIFE = {Kind.REQUEST: "24 hours", Kind.CLIENT_REF: "7 days"}
+_LIFE: dict[int, str] = {Kind.REQUEST: "24 hours", Kind.CLIENT_REF: "7 days"}
 Slot = tuple[int, int, bytes]  # kind, tenant, key: the primary key
 
 
@@ -238,10 +238,9 @@ def release_sql(rows: Iterable[KeyRow]) -> str:
 
 def _value(row: KeyRow) -> str:
     kind, tenant, key, digest, first_id = row
-    life = _LIFE[Kind(kind)]
     return (
         f"({int(kind)},{int(tenant)},{_bytes(key)},{_bytes(digest)},{int(first_id)},"
-        f"now()+interval '{life}')"
+        f"now()+interval '{_LIFE[kind]}')"
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
@@ -74,21 +74,29 @@ class Journal:
     """The journal of a living process.
 
     Making one removes what older epochs wrote: make it only after their recovery is committed.
-    Raises OSError when the directory cannot be written.
+    Raises OSError when the directory cannot be written. `moment` gives ids that only rise: a
+    segment is as young as the moment it was closed at, however old the messages in it are.
     """
 
     def __init__(
-        self, directory: Path, process: int, epoch: int, *, segment_bytes: int = SEGMENT_BYTES
+        self,
+        directory: Path,
+        process: int,
+        epoch: int,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        moment: Callable[[], int] = lambda: 0,
     ) -> None:
         self.failures = 0  # writes that did not reach the file whole
         self._folder = make_folder(directory, process)
         self._epoch = epoch
         self._segment_bytes = segment_bytes
+        self._moment = moment
         self._is_open = True
         self._path = Path()
         self._size = 0
         self._highest = 0  # message id in the open segment
-        self._closed: list[tuple[Path, int]] = []  # path, highest message id in it
+        self._closed: list[tuple[Path, int]] = []  # path, an id above all that stands in it
         older = _segments(self._folder)
         self._count = max((n for e, n, _ in older if e == epoch), default=-1) + 1
         self._handle = self._open()
@@ -114,9 +122,13 @@ class Journal:
         return self._append(_ANSWERS, max(entries)[0], starmap(_answer, entries))
 
     def note_low_water(self, message_id: int) -> None:
-        """Nothing below this id can need its lines again: drop closed segments wholly below.
+        """Nothing older than this id can be needed again: drop closed segments wholly below.
 
-        The id is the lower one of the low-water mark and the floor of the claims.
+        The id is the lower one of the low-water mark and the floor of the claims. A claim is made
+        before the first line it is for, and made anew only while nothing of its message is open:
+        a write line that goes was answered, by an answer that sent the message back into its lane
+        (or has its row). Such an answer may stand without its write line; it counts no more, for
+        the attempt's number is used again, and without it too the message waits in its lane.
         """
         kept = []
         for path, highest in self._closed:
@@ -194,7 +206,7 @@ class Journal:
 
     def _let_go(self) -> None:
         if self._handle >= 0:
-            self._closed.append((self._path, self._highest))
+            self._closed.append((self._path, max(self._highest, self._moment())))
             os.close(self._handle)
             self._handle = -1
 
@@ -278,6 +290,9 @@ def _read_answers(body: memoryview, replay: Replay, only: frozenset[int] | None)
         start, at = at, at + n_id + n_code
         if only is not None and message_id not in only:
             continue
+        key = segment, attempt, copy
+        if not any(line[:3] == key for line in replay.writes.get(message_id, ())):
+            continue  # its write line went: `note_low_water` says why nobody misses this one
         carrier_id = str(body[start : start + n_id], "utf-8", "replace")
         code = str(body[start + n_id : at], "utf-8", "replace")
         line = AnswerLine(segment, attempt, copy, kind, carrier_id, code)

@@ -42,7 +42,7 @@ _UNCERTAIN = (
 )
 _LOOK = (
     "WITH page AS MATERIALIZED ({page}), matched AS MATERIALIZED ("
-    " SELECT p.id, {path} AS path FROM page p {newest}"
+    " SELECT p.id, {path} AS path FROM page p {rows}"
     " WHERE {match})"
     " SELECT (SELECT count(*) FROM page) AS examined, (SELECT min(id) FROM page) AS lowest,"
     " (SELECT array_agg(id ORDER BY id DESC) FROM matched) AS ids,"
@@ -55,9 +55,11 @@ _NEWEST = (
     " AND message_id >= {low} AND message_id < {high} AND path <> 0"
     " ORDER BY sequence DESC LIMIT 1) newest ON true"
 )
+# LATERAL and LIMIT here too: of an EXISTS the planner makes a join with all events of the window.
 _TOUCHED = (
-    "EXISTS (SELECT FROM events WHERE message_id = p.id AND message_id >= {low}"
-    " AND message_id < {high} AND channel = ANY({channels}))"
+    " LEFT JOIN LATERAL (SELECT true AS is_touched FROM events WHERE message_id = p.id"
+    " AND message_id >= {low} AND message_id < {high} AND channel = ANY({channels})"
+    " LIMIT 1) touched ON true"
 )
 
 
@@ -123,12 +125,16 @@ def look_sql(wanted: Wanted, low: int, high: int, count: int) -> tuple[str, list
     span: dict[str, Any] = {"low": low, "high": high, "limit": int(count)}
     arguments = _Arguments()
     page = _page_sql(wanted, span, arguments)
-    match = _match_sql(wanted, span, arguments)
-    newest, path = "", "0"
+    match = _match_sql(wanted, arguments)
+    rows, path = "", "0"
     if wanted.paths is not None:
-        newest, path = _NEWEST.format(**span), _PATH
+        rows, path = _NEWEST.format(**span), _PATH
         match.append(f"{_PATH} = ANY({arguments.put(list(wanted.paths))}::int[])")
-    sql = _LOOK.format(page=page, path=path, newest=newest, match=" AND ".join(match))
+    if wanted.channels is not None:
+        channels = f"{arguments.put(list(wanted.channels))}::smallint[]"
+        rows += _TOUCHED.format(channels=channels, **span)
+        match.append("touched.is_touched")
+    sql = _LOOK.format(page=page, path=path, rows=rows, match=" AND ".join(match))
     return sql, arguments.values
 
 
@@ -156,7 +162,7 @@ def _page_sql(wanted: Wanted, span: Mapping[str, Any], arguments: _Arguments) ->
     return _PAGE.format(where=" AND ".join(where), **span)
 
 
-def _match_sql(wanted: Wanted, span: Mapping[str, Any], arguments: _Arguments) -> list[str]:
+def _match_sql(wanted: Wanted, arguments: _Arguments) -> list[str]:
     """What is asked of each message that is looked at."""
     match = ["true"]
     if wanted.is_uncertain and wanted.tenant is not None:
@@ -171,9 +177,6 @@ def _match_sql(wanted: Wanted, span: Mapping[str, Any], arguments: _Arguments) -
     if wanted.before is not None:
         before = arguments.put(wanted.before - _HALF_MS)
         match.append(f"p.created_at < to_timestamp({before}::float8)")
-    if wanted.channels is not None:
-        channels = f"{arguments.put(list(wanted.channels))}::smallint[]"
-        match.append(_TOUCHED.format(channels=channels, **span))
     return match
 
 

@@ -62,7 +62,7 @@ DUE_PARKED_SQL = (
     " WHERE process = $1 AND due <= $2 AND why <> 0 ORDER BY due LIMIT $3"
 )
 PARKED_HEADS_SQL = (
-    "SELECT message_id FROM parked WHERE process = $1 AND why = $2 AND message_id > $3"
+    "SELECT message_id FROM parked WHERE process = $1 AND why = $2 AND why <> 0 AND message_id > $3"
     " ORDER BY message_id LIMIT $4"
 )
 # Whose they are is looked at afterwards: the planner takes such a filter for so rare that it

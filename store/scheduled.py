@@ -23,6 +23,8 @@ DUE_SQL = (
     "SELECT message_id, due FROM parked"
     " WHERE process = $1 AND class = $2 AND due <= $3 AND why = 0 ORDER BY due LIMIT $4"
 )
+# A planner that has not heard of a million new rows would gather and sort them for each page.
+IN_ORDER_SQL = "SET LOCAL enable_bitmapscan = off"
 _TAKE_SQL = (
     "UPDATE parked p SET why = $4, due = v.due"
     " FROM unnest($2::bigint[], $3::timestamptz[]) AS v (id, due)"
@@ -88,7 +90,8 @@ class Scheduled:
     async def due(self, message_class: MessageClass, now: float, limit: int) -> list[Due]:
         """A page of what is due, the oldest first."""
         moment = datetime.fromtimestamp(now, UTC)
-        async with acquire(self._pool) as conn:
+        async with acquire(self._pool) as conn, conn.transaction():
+            await conn.execute(IN_ORDER_SQL)
             rows = await conn.fetch(
                 DUE_SQL, self._process, CLASS_CODES[message_class], moment, limit
             )

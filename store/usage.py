@@ -54,7 +54,7 @@ READ_SQL = """
 SELECT day, class, channel, carrier, status, sum(messages)::bigint AS messages,
   sum(segments)::bigint AS segments,
   (day::bigint << 36) + 68719476735
-    - (class::bigint << 32 | channel::bigint << 16 | carrier << 8 | status) AS place
+    - ((class::bigint << 32) + (channel::bigint << 16) + (carrier << 8) + status) AS place
 FROM (
   SELECT * FROM usage_days WHERE tenant = $1 AND day >= $2 AND day <= $3
   UNION ALL
@@ -63,7 +63,7 @@ FROM (
 GROUP BY day, class, channel, carrier, status, place
 HAVING sum(messages) <> 0
   AND ($4::bigint IS NULL OR (day::bigint << 36) + 68719476735
-    - (class::bigint << 32 | channel::bigint << 16 | carrier << 8 | status) < $4)
+    - ((class::bigint << 32) + (channel::bigint << 16) + (carrier << 8) + status) < $4)
 ORDER BY place DESC LIMIT $5
 """
 

@@ -46,6 +46,8 @@ def view_of(
 
     An end that is not committed yet is told by nobody.
     """
+    if message.send_at is not None and message.send_at <= now.unix:
+        come_due(message)  # no row tells of it: from its hour on it waits for a channel
     live = flow.live(message.id)
     is_fresher = live is not None and live.sequence >= message.sequence
     if live is not None and is_fresher and live.state not in FINAL_STATES:

@@ -3,7 +3,7 @@
     work ─┬─ 202                                        the first with its key
           ├─ KeyTaken: it was stored before ───────────▶ the stored answer, or 422: another body
           ├─ a request of this process has the key ────▶ wait for its end, look, else work again
-          ├─ one of another process has it (KeyBusy) ──▶ work again, after 2 s look, else 409
+          ├─ one of another process has it (KeyBusy) ──▶ look for 2 s, else 409
           └─ any other refusal ────────────────────────▶ look: the stored answer, else the refusal
 
 On the good path nothing is looked up: the store finds out by inserting the key. A request that
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from store.intake import Hasher, IntakeKey
 
 WAIT_S = 2.0  # for the first request with the key
+LOOK_S = 0.1  # between two looks for what another process stores
 MAX_KEY = 255
 RETRY_S = 1
 _SLICE_S = 0.003
@@ -60,7 +61,9 @@ def parse_key(value: bytes | None) -> bytes | None:
     quoted = _QUOTED.fullmatch(value)
     name = b""
     if quoted is not None:
-        name = _ESCAPED.sub(rb"\1", quoted[1])
+        name = quoted[1]
+        if b"\\" in name:
+            name = _ESCAPED.sub(rb"\1", name)
     elif _BARE.fullmatch(value):
         name = value
     if not 1 <= len(name) <= MAX_KEY:
@@ -134,9 +137,7 @@ class Once:
             except KeyTaken as taken:
                 found = taken
             except KeyBusy:
-                if self._monotonic() < until:
-                    continue
-                found = await self._find_or(key, _in_progress(key))
+                found = await self._await_other(key, until)
             except ProblemError as refusal:
                 found = await self._find_or(key, refusal)
             if found is not None:
@@ -150,6 +151,18 @@ class Once:
         if not holder.done():
             raise _in_progress(key)
         return await self._find(key)
+
+    async def _await_other(self, key: IntakeKey | None, until: float) -> KeyedPort:
+        """What another process stores under the key by then; raises the 409.
+
+        By looking: inserting again would hold up the others that have keys each time.
+        """
+        while self._monotonic() < until and key is not None:
+            found = await self._find(key)
+            if found is not None:
+                return found
+            await asyncio.sleep(LOOK_S)
+        return await self._find_or(key, _in_progress(key))
 
     async def _find_or(self, key: IntakeKey | None, refusal: ProblemError) -> KeyedPort:
         """What is stored under the key; raises the refusal when nothing is."""

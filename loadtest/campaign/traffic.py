@@ -26,6 +26,7 @@ OUTSTANDING: Final = 300  # requests; while nobody answers no more are added
 CONNECTIONS: Final = 64
 ANSWER_S: Final = 8.0
 ACCEPTED: Final = 202
+LAST_OF: Final = 16  # requests on a connection, about: so that workers started later get some
 LONG_SHARE: Final = 0.1
 LONG: Final = "。" * 150  # with its number and signature three segments in UCS-2
 LONG_SEGMENTS: Final = 3
@@ -207,6 +208,8 @@ class Traffic:
         bodies = [text.body() for text in texts]
         body: Json = {"messages": bodies} if is_batch else bodies[0]
         headers = {"Idempotency-Key": f'"{texts[0].key}"'} if texts[0].key else {}
+        if texts[0].n % LAST_OF == 0:
+            headers["Connection"] = "close"
         tried = texts[0].tries
         try:
             async with client.post(path, json=body, headers=headers) as got:

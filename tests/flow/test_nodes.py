@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from gateway.remote import OPEN_BLOCKS
+from gateway.remote import OPEN_BLOCKS, SMALL_BLOCK
 from store.database import connect
 from tests.support.gateway_process import GatewayProcess, Json, eventually
 from tests.support.second_node import LEASE_S, RENEW_S, SecondNode, narrow, route
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.flow
 
 _numbers = itertools.count(40_000_000)
 WINDOW = 8
+MANY = 3 * OPEN_BLOCKS * SMALL_BLOCK
 GRACE_S = 2
 
 
@@ -199,9 +200,15 @@ def test_a_node_that_dies_is_taken_over_with_all_that_it_held(narrowed):
     """kill -9 of a node with accepted, claimed, handed-over and parked messages."""
     first = narrowed
     with SecondNode(first, workers=2) as second:
-        sent = send_singles(second, 60) | send_batch(second, 300) | send_batch(first, 40)
+        # more than may be handed over at once, whichever worker gets the batch
+        sent = send_singles(second, 60) | send_batch(second, MANY) | send_batch(first, 40)
         eventually(lambda: query(first, CLAIMED_BY_SECOND) > [(WINDOW,)], "it has claimed", 10)
-        eventually(lambda: second.metric("handovers_total", end="given") > 0, "it hands over", 10)
+
+        def hands_over() -> bool:  # once the worker without the session has got a connection
+            sent.update(send_singles(second, 5))
+            return second.metric("handovers_total", end="given") > 0
+
+        eventually(hands_over, "it hands over", 10)
         before = len(taken_over(first))
         died_at = end_hard(second)
         eventually(lambda: len(taken_over(first)) >= before + 2, "both are taken over", 30)

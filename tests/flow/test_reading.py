@@ -20,7 +20,7 @@ OPEN = {"accepted", "scheduled", "queued", "submitting", "submitted", "uncertain
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[GatewayProcess]:
-    with GatewayProcess(workers=2) as gateway:
+    with GatewayProcess(workers=2, submit_timeout_s="5") as gateway:
         yield gateway
 
 

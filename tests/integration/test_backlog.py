@@ -18,6 +18,18 @@ pytestmark = pytest.mark.integration
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
 SMALL = {"lane_otp": 400, "lane_transactional": 400, "lane_marketing": 400}
+WINDOW = 64  # of the carrier in `Inside`
+
+
+def assert_in_order(seen: list[int], ids: list[int]) -> None:
+    """Each once, and none overtakes more than what may leave at once.
+
+    What a window takes in two goes is claimed in two commits, of different lanes perhaps: the
+    second one may be the first to return, and nobody is to wait for that.
+    """
+    assert sorted(seen) == ids
+    place = {message_id: at for at, message_id in enumerate(ids)}
+    assert max(abs(place[one] - at) for at, one in enumerate(seen)) < WINDOW
 
 
 async def test_everything_comes_back_once_and_in_order(dsn: str, tmp_path: Path) -> None:
@@ -31,7 +43,7 @@ async def test_everything_comes_back_once_and_in_order(dsn: str, tmp_path: Path)
         worker.link(is_up=True)
         seen = await worker.drained()
         assert seen[: len(otp)] == otp
-        assert [one for one in seen if one in set(ids)] == ids
+        assert_in_order([one for one in seen if one in set(ids)], ids)
         assert max(seen.index(one) for one in others) < 300
         assert len(seen) == 3050
         rows = await worker.ask("SELECT count(*), count(DISTINCT message_id) FROM events")
@@ -106,7 +118,7 @@ async def test_what_stands_for_long_is_parked_and_found_by_the_next_life(
         worker.run()
         worker.link(is_up=True)
         seen = await worker.drained()
-        assert seen == ids + late
+        assert_in_order(seen, ids + late)
         assert await worker.ask("SELECT count(*) FROM parked") == [(0,)]
 
 

@@ -12,7 +12,7 @@ from sms.ids import IdClock
 from sms.model import MessageClass
 from store import database
 from store.fragments import ParkedWebhook, Why, park_sql, park_webhooks_sql
-from store.handovers import MINE_SQL, TO_ME_SQL, Handovers, handover_sql
+from store.handovers import MINE_SQL, TO_ME_SQL, Besides, Handovers, handover_sql
 from store.processes import ProcessLease, seize
 from tests.support.cutter import Cutter
 from tests.support.postgres import World
@@ -321,13 +321,14 @@ async def test_polling_reads_what_it_returns_and_no_more(sides):
         " FROM generate_series(1, 20000) g; ANALYZE handovers"
     )
     for sql, args, index in (
-        (TO_ME_SQL, (7, 16), "handovers_receiver"),
+        (TO_ME_SQL, (7, 16, [3], [1, 2], [2], 0.0), "handovers_receiver"),
         (MINE_SQL, (7,), "handovers_giver"),
     ):
         plan = "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN {sql}", *args))
         assert index in plan
         assert "Seq Scan" not in plan
-    assert "Sort" not in "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN {TO_ME_SQL}", 7, 9))
+    rows = await conn.fetch(f"EXPLAIN {TO_ME_SQL}", 7, 9, [], [], [], 0.0)
+    assert "Sort" not in "\n".join(row[0] for row in rows)
     await conn.close()
 
 
@@ -339,6 +340,30 @@ async def test_blocks_for_a_channel_are_not_hidden_by_those_for_any(sides):
     assert [h.id for h in await receiver.handovers.to_me(10, is_chosen=True)] == [fresh]
     found = await receiver.handovers.to_me(10, is_chosen=False)
     assert [h.ids for h in found] == [[n] for n in range(10)]
+
+
+async def test_what_cannot_be_taken_is_left_out_of_a_look(sides):
+    """Full channels give way, but for otp's; shut ones for those too; what expires never does."""
+    giver, receiver, _ = sides
+    full = await giver.give(1, [1], channel=3)
+    full_otp = await giver.give(1, [2], OTP, channel=3)
+    shut_otp = await giver.give(1, [3], OTP, channel=4)
+    free = await giver.give(1, [4], MARKETING, channel=5)
+    late = giver.world.ids.next()
+    now = time.time()
+    await giver.write(handover_sql(late, 0, 1, 4, TRANSACTIONAL, [5], [1], now - 1.0))
+    seen = await giver.give(1, [6], channel=5)
+    but = Besides(now, {seen}, {3, 4}, {4})
+    found = await receiver.handovers.to_me(10, is_chosen=True, but=but)
+    assert [h.id for h in found] == [full_otp, late, free]
+    assert [h.id for h in await receiver.handovers.to_me(10)] == [
+        full_otp,
+        shut_otp,
+        full,
+        late,
+        seen,
+        free,
+    ]
 
 
 async def test_a_block_tells_when_the_first_of_its_messages_expires(sides):

@@ -8,7 +8,7 @@ import pytest
 
 from receipts.state import Path
 from sms.ids import COUNTER_BITS, id_at
-from sms.model import CLASS_CODES, State
+from sms.model import CLASS_CODES, STATE_CODES, State
 from store import database, indexes, partitions
 from store.config import ConfigStore
 from store.partitions import today
@@ -86,6 +86,10 @@ async def test_what_is_open_is_counted_anew(old):
     await partitions.ensure(conn, keyring, days_ahead=1, now=now)
     await conn.execute("INSERT INTO processes VALUES (0, 1, 'n', 0, now(), 0, 0, 0)")
     await conn.execute("INSERT INTO deltas VALUES (0, 1, 99, 99, 99), (0, 7, 1, 1, 1)")
+    # The lanes of today write here, code of before did not.
+    await conn.execute(
+        "CREATE TABLE usage_deltas (t int, d int, c int, n int, h int, s int, m int, g int)"
+    )
     ends: list[tuple[Path, ...]] = [
         (),  # open
         (Path.SUBMITTED,),
@@ -112,8 +116,13 @@ async def test_what_is_open_is_counted_anew(old):
     ]
     lane.add(rows, urgent=True)
     assert await lane.drain(5)
+    await conn.execute("DROP TABLE usage_deltas")
     await database.migrate(old)
     assert await world.reader.deltas() == {1: (10, 3, 4)}
+    counted = await conn.fetch("SELECT status, messages FROM usage_days ORDER BY status")
+    codes = [state for state in (0, 2, 4, 5, 6, 9, 11) if state in STATE_CODES.values()]
+    assert [row["status"] for row in counted] == codes
+    assert [row["messages"] for row in counted] == [1, 1, 1, 3, 2, 1, 1]
     await conn.close()
     await world.close()
 

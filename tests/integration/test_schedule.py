@@ -21,10 +21,7 @@ from tests.support.inside import Inside, inside, text
 pytestmark = pytest.mark.integration
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
-CLOSED: dict[str, Any] = {
-    "marketing_opens_h": 23.99,
-    "marketing_closes_h": 24,
-}  # at almost every hour
+CLOSED: dict[str, Any] = {"marketing_opens_h": 23.99, "marketing_closes_h": 24}  # nearly always
 
 
 def waiting(cls: MessageClass, in_s: float, valid_s: float = 3600.0, tenant: int = 1) -> Message:

@@ -32,6 +32,8 @@ GRACE_S = 2.0
 WRITES = [
     "INSERT INTO messages SELECT * FROM messages WHERE false",
     "INSERT INTO events SELECT * FROM events WHERE false",
+    "INSERT INTO intake_keys SELECT * FROM intake_keys WHERE false",
+    "UPDATE intake_keys SET first_id = first_id",
     *(
         sql
         for table, column in (

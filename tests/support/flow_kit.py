@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from gateway.dispatch import ChannelRuntime, Dispatcher
+from gateway.channel import ChannelRuntime
+from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger

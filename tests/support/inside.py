@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from pathlib import Path
 
-from gateway.dispatch import ChannelRuntime
+from gateway.channel import ChannelRuntime
 from gateway.settings import Reliability, Settings
 from gateway.wiring import Worker, build
 from gateway.worker import _Life
@@ -145,7 +145,7 @@ class Inside:
         while len(ids) < count:
             some = [text(cls, tenant, valid_s) for _ in range(min(500, count - len(ids)))]
             assert self.flow.room(cls, len(some))
-            accepted = self.flow.accept(some, verdicts)
+            accepted = self.flow.accept(some, None if verdicts is None else lambda: verdicts)
             ids += [message.id for message in some]
             await accepted
         return ids

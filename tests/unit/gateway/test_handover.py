@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from gateway.handover import ADOPTED_OTP, HandoverDesk
+from gateway.dispatch import LEND_AFTER_S
+from gateway.handover import ADOPTED_OTP, LATE_S, LOOK, TURN, HandoverDesk, _by_class
+from gateway.lanes import HELD
 from gateway.remote import RemoteChannels
 from sms.errors import StoreUnavailable
 from sms.model import Message, MessageClass, State
 from sms.outcomes import Submitted
-from store.handovers import Handover
+from store.handovers import Besides, Handover
 from store.read import Stored
 from tests.support.flow_kit import Kit
 
@@ -28,10 +30,22 @@ class FakeStore:
         self.rows: dict[int, Handover] = {}
         self.messages_by_id: dict[int, Message] = {}
         self.is_away = False
+        self.looks = 0
         self.lost_race: set[int] = set()
 
-    async def to_me(self, limit: int, *, is_chosen: bool | None = None) -> list[Handover]:
-        mine = [row for row in self.rows.values() if row.receiver == ME]
+    async def to_me(
+        self, limit: int, *, is_chosen: bool | None = None, but: Besides | None = None
+    ) -> list[Handover]:
+        but = but or Besides()
+        self.looks += 1
+
+        def is_shown(row: Handover) -> bool:
+            if row.receiver != ME or row.id in but.ids:
+                return False
+            out = but.shut if row.message_class is OTP else but.full
+            return row.channel not in out or row.until <= but.unix
+
+        mine = sorted(filter(is_shown, self.rows.values()), key=_by_class)
         return [row for row in mine if is_chosen in (None, bool(row.channel))][:limit]
 
     async def mine(self) -> list[Handover]:
@@ -85,8 +99,8 @@ class FakeBook:
 class Party(Kit):
     """The kit with a desk; channel 1 is ours."""
 
-    def __init__(self, window: int = 16) -> None:
-        super().__init__(channels=1, window=window)
+    def __init__(self, window: int = 16, channels: int = 1) -> None:
+        super().__init__(channels=channels, window=window)
         self.store = FakeStore()
         self.book = FakeBook()
         self.ledger._claims = self.dispatcher._claims = self.book
@@ -139,6 +153,10 @@ class Party(Kit):
 
     def seen(self) -> list[int]:
         return [submit.message.id for submit in self.channels[1].seen]
+
+    def given(self) -> list[str]:
+        """The texts that hand over, as far as they have committed."""
+        return [sql for sql in self.events.sql if "INSERT INTO handovers" in sql]
 
 
 async def test_a_taken_message_is_sent_under_the_claim_that_took_it() -> None:
@@ -193,6 +211,152 @@ async def test_a_channel_that_runs_low_makes_the_desk_look_at_once() -> None:
     assert not party.desk._wake.is_set()
     party.answer(1, Submitted("abc"))
     assert party.desk._wake.is_set()
+
+
+async def test_blocks_of_a_full_channel_do_not_hide_those_of_a_free_one() -> None:
+    """Two routes, one channel each; channel 1 is stuck and more than a look's blocks wait."""
+    party = Party(window=4, channels=2)
+    for _ in range(2 * LOOK):
+        party.block(4)
+    await party.round()
+    assert len(party.store.rows) == 2 * LOOK - 2
+    behind = party.block(4, channel=2)
+    code = party.block(1, OTP, channel=2)
+    late = party.block(1, MARKETING, valid_s=-1.0)
+    before = party.store.looks
+    await party.round()
+    assert not {behind.id, code.id, late.id} & party.store.rows.keys()
+    assert len(party.store.rows) == 2 * LOOK - 2
+    assert party.store.looks - before <= 5
+    assert party.desk._waiting == {1}
+
+
+async def test_otps_that_come_while_blocks_are_read_back_wait_for_a_few_of_them_only() -> None:
+    party = Party(window=1000)
+    rows = [party.block(2) for _ in range(3 * TURN)]
+    await party.round()
+    assert len(party.store.rows) == 2 * TURN
+    assert party.desk._wake.is_set()  # on with the others at once
+    code = party.block(1, OTP)
+    await party.round()
+    assert party.seen() == [
+        number for row in [*rows[:TURN], code, *rows[TURN : 2 * TURN]] for number in row.ids
+    ]
+
+
+async def test_an_otp_is_read_back_before_what_was_taken_earlier_and_not_read() -> None:
+    party = Party()
+    older = party.block(2)
+    party.store.is_away = True
+    with pytest.raises(StoreUnavailable):
+        await party.round()
+    code = party.block(1, OTP)
+    party.store.is_away = False
+    stored = party.store.messages
+    order: list[list[int]] = []
+
+    async def messages(ids: Sequence[int]) -> dict[int, Stored]:
+        order.append(list(ids))
+        if len(order) == 1:
+            raise StoreUnavailable("away")  # once more
+        return await stored(ids)
+
+    party.store.messages = messages  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable):
+        await party.desk._receive()
+    assert order == [code.ids]
+    await party.round()
+    assert order[1:] == [code.ids, older.ids]
+
+
+async def test_of_a_block_taken_because_it_expires_the_others_go_back() -> None:
+    party = Party()
+    party.dispatcher.link_changed(1, is_up=False)
+    row = party.block(5, valid_s=5.0)
+    lasting = row.ids[2:]
+    for number in lasting:
+        party.store.messages_by_id[number].valid_until += LATE_S + 100.0
+    soon = lasting.pop(0)
+    party.store.messages_by_id[soon].valid_until -= 100.0  # no use in giving it back
+    party.clock.now += 6.0
+    await party.round()
+    party.dispatcher.tick()
+    party.events.flush()
+    assert {r.message_id for r in party.events.rows} == set(row.ids[:2])
+    assert list(party.ledger.live) == [soon]
+    assert party.book.left == {101: 1}
+    [sql] = party.given()
+    assert f",{ME},0,1,'{{{','.join(map(str, lasting))}}}'::bigint[]" in sql
+    assert party.remote.blocks
+
+
+async def test_what_fits_is_kept_whole_though_some_of_it_has_expired() -> None:
+    party = Party()
+    row = party.block(3, valid_s=5.0)
+    for number in row.ids[1:]:
+        party.store.messages_by_id[number].valid_until += 1000.0
+    party.clock.now += 6.0
+    await party.round()
+    assert party.seen() == row.ids[1:]
+
+
+async def test_blocks_whose_claims_ended_are_forgotten_whatever_their_channel() -> None:
+    party = Party()
+    party.block(1, channel=7, receiver=OTHER)  # nobody asks for the room of channel 7 again
+    party.desk.look_again()
+    await party.round()
+    assert set(party.desk._held) == {7}
+    party.answer(1, Submitted("abc"))
+    party.block(1)
+    await party.round()
+    assert set(party.desk._held) == {1}
+
+
+async def test_of_two_that_lend_one_another_a_channel_neither_takes_for_it() -> None:
+    """Each hears late of the other's loss: what is on its way stays there until one of them is up,
+    or comes back once and is held.
+    """
+    party = Party()
+    party.remote.go_on = party.dispatcher.pump
+    party.dispatcher.remote_changed(*party.remote.update({1: [OTHER]}, ()))
+    party.dispatcher.link_changed(1, is_up=False)
+    party.clock.now += LEND_AFTER_S
+    party.dispatcher.tick()
+    theirs = {party.block(3).id, party.block(1, OTP).id}
+    ours = party.message()
+    party.accept(ours)
+    [given] = party.given()
+    assert f",{OTHER},1,1,'{{{ours.id}}}'::bigint[]" in given
+    [block] = party.remote.blocks
+    party.store.rows[block] = Handover(block, ME, OTHER, 1, TRANSACTIONAL, [ours.id])
+    party.store.messages_by_id[ours.id] = replace(ours, is_handed=False)
+    await party.round()
+    assert party.store.rows.keys() == theirs | {block}
+    party.dispatcher.remote_changed(*party.remote.update({}, ()))
+    for _ in range(3):
+        await party.round()
+        party.dispatcher.tick()
+        party.events.flush()
+    assert party.lanes.lane(HELD).size() == 1
+    assert party.given() == [given]
+    assert party.store.rows.keys() == theirs
+
+
+async def test_what_is_for_any_channel_goes_on_to_who_has_the_lent_one_and_to_nobody_else() -> None:
+    party = Party()
+    party.dispatcher.link_changed(1, is_up=False)
+    party.clock.now += LEND_AFTER_S
+    party.dispatcher.tick()
+    row = party.block(2, channel=0)
+    code = party.block(1, OTP, channel=0)
+    await party.round()
+    assert len(party.store.rows) == 2  # nobody could send them
+    party.dispatcher.remote_changed(*party.remote.update({1: [OTHER]}, ()))
+    await party.round()
+    assert len(party.given()) == 2
+    for some in (row, code):
+        ids = ",".join(map(str, some.ids))
+        assert any(f",{OTHER},1," in sql and f"'{{{ids}}}'" in sql for sql in party.given())
 
 
 async def test_otp_is_taken_though_the_window_is_full() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from gateway.channel import ChannelRuntime
 from gateway.conflicts import Conflicts
-from gateway.dispatch import ChannelRuntime
 from gateway.reports import Reports
 from ratelimit.bucket import Bucket
 from receipts.state import Path

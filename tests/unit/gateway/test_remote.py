@@ -7,14 +7,17 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.channel import ChannelRuntime
+from gateway.dispatch import LEND_AFTER_S
 from gateway.lanes import HELD
 from gateway.ledger import low_water
 from gateway.remote import BLOCK, OPEN_BLOCKS, RemoteChannels
+from ratelimit.bucket import Bucket
 from sms import config
 from sms.model import Message, MessageClass
 from sms.outcomes import Submitted
 from store.handovers import Handover
-from tests.support.flow_kit import Kit
+from tests.support.flow_kit import FakeChannel, Kit
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
 FAR, NEAR, ALSO_NEAR = 9, 7, 8  # processes; the last two on our node
@@ -222,6 +225,112 @@ def test_a_channel_whose_sessions_here_are_down_is_down_though_others_have_it() 
     party.events.flush()
     assert party.given() == []
     assert party.lanes.lane(HELD).size() == 1
+
+
+def down_for_long(party: Party) -> None:
+    party.dispatcher.link_changed(LOCAL, is_up=False)
+    party.clock.now += LEND_AFTER_S
+    party.dispatcher.tick()
+
+
+def test_what_would_be_held_goes_to_another_process_when_our_sessions_stay_down() -> None:
+    party = Party(route=(LOCAL,))
+    party.remote.update({LOCAL: [FAR]}, ())
+    party.dispatcher.link_changed(LOCAL, is_up=False)
+    early = party.message(valid_s=300.0)
+    party.own(early)
+    party.clock.now += LEND_AFTER_S - 0.1
+    party.dispatcher.tick()
+    party.events.flush()
+    assert (party.given(), party.lanes.lane(HELD).size()) == ([], 1)
+    assert not party.dispatcher.is_reachable(LOCAL)
+    party.clock.now += 0.1
+    party.dispatcher.tick()
+    party.events.flush()
+    assert [(to, ids) for to, _, ids in party.given()] == [(FAR, [early.id])]
+    assert party.dispatcher.is_reachable(LOCAL)  # readiness counts it
+    late = party.message()
+    party.own(late)
+    party.events.flush()
+    assert party.given()[-1] == (FAR, 1, [late.id])
+    assert party.ledger.live == {}
+
+
+def test_what_is_held_goes_when_the_link_of_another_process_comes_later() -> None:
+    party = Party(route=(LOCAL,))
+    down_for_long(party)
+    party.own(*party.some(3))
+    party.dispatcher.tick()
+    assert party.lanes.lane(HELD).size() == 3
+    party.dispatcher.remote_changed(*party.remote.update({LOCAL: [FAR]}, ()))
+    party.events.flush()
+    assert [len(ids) for _, _, ids in party.given()] == [3]
+
+
+def test_a_backup_that_is_up_comes_before_another_processs_link_of_the_primary() -> None:
+    party = Party(route=(REMOTE, LOCAL))
+    primary = FakeChannel(REMOTE, party.clock)
+    party.channels[REMOTE] = primary
+    known = party.dispatcher.snapshot.channels[REMOTE]
+    party.dispatcher.add_channel(ChannelRuntime(known, primary, Bucket(1e6, 1e6, 0.0)))
+    party.dispatcher.link_changed(REMOTE, is_up=True)
+    party.up(FAR)
+    party.dispatcher.link_changed(REMOTE, is_up=False)
+    party.clock.now += LEND_AFTER_S
+    party.dispatcher.tick()
+    party.own(party.message())
+    party.events.flush()
+    assert (party.given(), len(party.channels[LOCAL].seen)) == ([], 1)
+    party.dispatcher.link_changed(LOCAL, is_up=False)
+    party.own(party.message())
+    party.events.flush()
+    assert [to for to, _, _ in party.given()] == [FAR]
+    party.remote._up = {REMOTE: (FAR,)}
+    for _ in range(OPEN_BLOCKS):  # nobody takes them
+        party.own(party.message())
+        party.events.flush()
+    assert party.lanes.lane(REMOTE).size() == 1
+    party.dispatcher.link_changed(LOCAL, is_up=True)  # a backup again: no need to wait
+    party.events.flush()
+    assert (party.lanes.lane(REMOTE).size(), len(party.channels[LOCAL].seen)) == (0, 2)
+
+
+def test_a_channel_that_is_up_again_is_ours_again() -> None:
+    party = Party(route=(LOCAL,))
+    party.remote.update({LOCAL: [FAR]}, ())
+    down_for_long(party)
+    party.own(*party.some(2))  # a block commits meanwhile
+    party.own(*party.some(3))
+    party.dispatcher.link_changed(LOCAL, is_up=True)
+    party.events.flush()
+    assert [len(ids) for _, _, ids in party.given()] == [2]
+    assert len(party.channels[LOCAL].seen) == 3
+    party.dispatcher.link_changed(LOCAL, is_up=False)  # a short loss lends nothing
+    party.own(party.message())
+    party.events.flush()
+    assert len(party.given()) == 1
+    assert party.lanes.lane(HELD).size() == 1
+
+
+def test_when_nobody_has_the_lent_channel_any_more_its_messages_are_held_again() -> None:
+    party = Party(route=(LOCAL,))
+    party.dispatcher.remote_changed(*party.remote.update({LOCAL: [FAR]}, ()))
+    down_for_long(party)
+    party.own(*party.some(1))
+    party.own(*party.some(3))
+    party.dispatcher.remote_changed(*party.remote.update({}, ()))
+    party.events.flush()
+    assert (len(party.given()), party.lanes.lane(HELD).size()) == (1, 3)
+    assert not party.dispatcher.is_reachable(LOCAL)
+
+
+def test_what_is_spilled_is_read_back_for_a_lent_channel() -> None:
+    party = Party(route=(LOCAL,))
+    party.remote.update({LOCAL: [FAR]}, ())
+    party.dispatcher.link_changed(LOCAL, is_up=False)
+    assert party.dispatcher.first_fit((LOCAL,), TRANSACTIONAL) is None
+    down_for_long(party)
+    assert party.dispatcher.first_fit((LOCAL,), TRANSACTIONAL) == LOCAL
 
 
 def test_until_our_own_session_is_bound_another_process_sends() -> None:

@@ -185,6 +185,23 @@ async def test_a_temporary_fault_resends_otp_over_another_channel_after_its_row(
     assert message.is_parked  # its id may lie below the low-water mark
 
 
+def test_the_row_that_makes_a_message_ours_again_takes_it_out_of_all_claims() -> None:
+    """In one commit: the submitter's block may stand, and would make it uncertain there."""
+    desk = Desk()
+    message = desk.kit.message(MessageClass.OTP)
+    desk.kit.accept(message)
+    desk.kit.answer(1, Submitted("abc"))
+
+    def strip(message_id: int, sequence: int, event_id: int) -> str:
+        return f"STRIP {message_id} {sequence} {event_id};"
+
+    desk.kit.claims.strip_all_sql = strip  # type: ignore[method-assign]
+    desk.report("abc", "UNDELIV", "034")
+    [([row], sql, _)] = [entry for entry in desk.kit.events.waiting if entry[0]]
+    assert f"STRIP {message.id} {row.sequence} {row.event_id};" in sql
+    assert "INSERT INTO parked" in sql
+
+
 def test_a_marketing_text_with_a_temporary_fault_is_final() -> None:
     desk = Desk()
     message = desk.kit.message(MessageClass.MARKETING)

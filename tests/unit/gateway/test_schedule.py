@@ -203,6 +203,11 @@ def test_accepted_ones_are_let_go_of_and_told(world: World) -> None:
     assert row.event_id == message.id
 
 
+def test_what_waits_is_not_claimed_with_its_accept(world: World) -> None:
+    plain, waits = world.kit.message(), world.message()
+    assert world.kit.dispatcher.choose_claims([plain, waits]) == [plain]
+
+
 def test_one_put_off_leaves_memory_with_its_commit(world: World) -> None:
     kit = world.kit
     fresh, tried = kit.message(MARKETING), kit.message(MARKETING)
@@ -224,6 +229,25 @@ def test_one_put_off_leaves_memory_with_its_commit(world: World) -> None:
         assert (
             f"({message.id},1,to_timestamp({int(until * 1000)}/1000.0),{int(Why.SCHEDULED)}" in sql
         )
+
+
+async def test_one_whose_parked_row_is_being_written_is_not_taken_up_yet(world: World) -> None:
+    kit = world.kit
+    late = kit.message(MARKETING)
+    kit.lanes.reserve(MARKETING, 1)
+    kit.ledger.took([late])
+    world.schedule.put_off([(late, kit.clock.unix())])
+    world.wait(late)  # the store has committed it, we have not heard of it
+    world.rows.due_at[late.id] = MARKETING, kit.clock.unix()
+    kit.clock.now += 1
+    await world.schedule.round()
+    assert world.rows.taken == []
+    kit.dispatcher.put([late])
+    assert kit.dispatcher.channels[1].adapter.free() == 16  # nobody sends it either
+    kit.events.flush()
+    await world.schedule.round()
+    assert world.rows.taken == [late.id]
+    assert world.backlog.spill.total == 1
 
 
 def test_the_rows_that_ride_with_the_accept(world: World) -> None:

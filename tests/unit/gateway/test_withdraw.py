@@ -115,6 +115,18 @@ async def test_a_canceled_message_is_skipped_and_gives_its_room_back():
     assert kit.drain() == [second]
 
 
+async def test_nobody_is_told_before_the_commit():
+    kit = WithdrawKit(is_up=False)
+    [one] = kit.send(1)
+    task = asyncio.ensure_future(kit.withdrawals.end(1, [one], BY_TENANT))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert kit.ledger.live[one].state is State.CANCELED
+    assert not task.done()
+    kit.events.flush()
+    assert await task == {one: Verdict.ENDED}
+
+
 async def test_another_ending_is_another_row():
     kit = WithdrawKit(is_up=False)
     [one] = kit.send(1)

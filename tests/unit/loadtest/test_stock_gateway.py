@@ -23,6 +23,8 @@ def test_no_setting_of_the_caller_reaches_the_gateway(monkeypatch, tmp_path):
         "SMSGW_DATA_DIR": str(tmp_path),
         "SMSGW_PORT": "0",
         "SMSGW_ADMIN_PORT": "0",
+        "SMSGW_RELIABILITY__MARKETING_OPENS_H": "0",  # whatever the hour of the measurement
+        "SMSGW_RELIABILITY__MARKETING_CLOSES_H": "24",
     }
     assert env["KEPT"] == "yes"
 

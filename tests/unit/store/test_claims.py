@@ -1,5 +1,7 @@
 """The claim book: a block's INSERT before its first byte, its DELETE when all is settled."""
 
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -29,6 +31,31 @@ def test_a_block_is_inserted_then_deleted():
     assert book.floor() == 20  # until the DELETE is durable a crash would find the block
     book.committed(token)
     assert (book.floor(), book.open_blocks()) == (None, 0)
+
+
+def test_a_lane_that_accepts_takes_inserts_alone_oldest_first():
+    """What changes rows that stand is left to the event lane, which survives a deadlock."""
+    book = ClaimBook(7)
+    ended, stripped, *doubtful = [book.block([n, n + 10]) for n in range(4)]
+    _, token = book.take_sql()
+    book.strip_sql([1])  # its INSERT is on its way
+    book.committed(token)
+    book.settled(ended, 2)
+    for number in doubtful:
+        book.block([20 + number])
+    sql, token = book.take_new_sql()
+    assert sql.startswith("INSERT")
+    assert "DELETE" not in sql
+    assert "UPDATE" not in sql
+    newest = book.block([99])
+    book.failed(token, is_certain=False)
+    sql, _ = book.take_new_sql()
+    numbers = [int(n) for n in re.findall(r"\(7,(\d+),", sql)]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == newest
+    rest, _ = book.take_sql()
+    assert rest.startswith(f"DELETE FROM claims WHERE process=7 AND block IN ({ended})")
+    assert f"block IN ({stripped})" in rest
 
 
 def test_a_reserved_block_is_nobody_elses_and_writes_nothing_until_it_is_settled():

@@ -1,10 +1,9 @@
 """Keys made of words: the same words the same key, and nothing else."""
 
-from types import SimpleNamespace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sms.model import Carrier, Encoding, Message, MessageClass
 from store.intake import HASH_BYTES, Hasher, KeyRow, Kind, release_sql
 
 SECRET = b"s" * 32
@@ -14,14 +13,33 @@ _REQUEST = st.tuples(
 )
 
 
+def text_of(tenant, client_ref):
+    return Message(
+        0,
+        tenant,
+        MessageClass.OTP,
+        "8613800138000",
+        Carrier.CM,
+        86,
+        Encoding.UCS2,
+        ("x",),
+        2.0,
+        1.0,
+        client_ref=client_ref,
+    )
+
+
 def ref(tenant, text):
-    [key] = Hasher(SECRET).refs([SimpleNamespace(tenant=tenant, client_ref=text)])
+    [key] = Hasher(SECRET).refs([text_of(tenant, text)])
     return key
 
 
 @given(_REQUEST, _REQUEST)
 def test_a_request_is_known_by_tenant_path_and_key(one, other):
-    slots = [Hasher(SECRET).request(*request, b"digest").slot for request in (one, other)]
+    slots = [
+        Hasher(SECRET).request(tenant, path, name, b"digest").slot
+        for tenant, path, name in (one, other)
+    ]
     assert (slots[0] == slots[1]) == (one == other)
     assert {len(slot[2]) for slot in slots} == {HASH_BYTES}
 
@@ -43,7 +61,7 @@ def test_without_the_secret_nobody_can_make_a_key():
 
 
 def test_keys_of_messages_remember_their_places():
-    messages = [SimpleNamespace(tenant=1, client_ref=text) for text in (None, "a", None, "b")]
+    messages = [text_of(1, text) for text in (None, "a", None, "b")]
     keys = Hasher(SECRET).refs(messages)
     assert [key.place for key in keys] == [1, 3]
     assert keys[0].key == ref(1, "a").key

@@ -1,5 +1,6 @@
 """The attempt journal: what was written whole is read back, at any point of truncation."""
 
+import itertools
 import os
 import stat
 
@@ -8,15 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store import journal as module
-from store.journal import SUBMITTED, UNCERTAIN, AnswerLine, Journal, WriteLine
+from store.claims import ClaimBook
+from store.journal import NOT_SENT, SUBMITTED, UNCERTAIN, AnswerLine, Journal, WriteLine
 
-ids = st.integers(1, (1 << 62) - 1)
-small = st.integers(0, 254)
-writes = st.tuples(ids, small, st.integers(1, 40), st.integers(0, 1), st.integers(1, 30_000))
+ids = st.integers(1, (1 << 62) - 1) | st.integers(1, 3)
+small = st.integers(0, 254) | st.just(0)
+attempts = st.integers(1, 40) | st.just(1)
+writes = st.tuples(ids, small, attempts, st.integers(0, 1), st.integers(1, 30_000))
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-answers = st.tuples(
-    ids, small, st.integers(1, 40), st.integers(0, 1), st.integers(0, 4), words, words
-)
+answers = st.tuples(ids, small, attempts, st.integers(0, 1), st.integers(0, 4), words, words)
 bursts = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.lists(writes, min_size=1, max_size=5)),
@@ -48,7 +49,7 @@ def expected(pieces):
         for message_id, *rest in entries:
             if kind == "write":
                 write_lines.setdefault(message_id, []).append(WriteLine(*rest))
-            else:
+            elif any(line[:3] == tuple(rest[:3]) for line in write_lines.get(message_id, ())):
                 answer_lines.setdefault(message_id, []).append(AnswerLine(*rest))
     return write_lines, answer_lines
 
@@ -184,6 +185,80 @@ def test_a_late_line_about_an_old_message_keeps_its_segment(tmp_path):
     journal.write_lines([(101, 0, 1, 0, 2)])
     journal.note_low_water(90)
     assert Journal.replay(tmp_path, 3).writes[100]
+    journal.close()
+
+
+def test_an_old_message_claimed_anew_keeps_its_lines_and_nothing_older(tmp_path):
+    """Without dates a message of yesterday, held here, would keep every segment since."""
+    clock = itertools.count(1000)
+    book = ClaimBook(3, moment=lambda: next(clock))
+    journal = Journal(tmp_path, 3, 1, segment_bytes=60, moment=lambda: next(clock))
+
+    def burst(message_id):
+        journal.write_lines([(message_id, 0, 1, 0, 2)])
+
+    for _ in range(20):
+        burst(next(clock))
+    assert len(files(tmp_path)) > 5
+    book.adopt(1, [7])
+    burst(7)
+    for _ in range(4):
+        burst(next(clock))
+    floor = book.floor()
+    assert floor is not None
+    journal.note_low_water(floor)
+    replay = Journal.replay(tmp_path, 3)
+    assert 7 in replay.writes
+    assert len(replay.writes) <= 7
+    assert book.older_than(next(clock)) == {1}
+    journal.close()
+
+
+@quick
+@given(st.lists(st.sampled_from(["claim", "adopt", "write", "settle", "note"]), max_size=60))
+def test_no_line_of_an_open_claim_is_ever_dropped(tmp_path_factory, steps):
+    directory = tmp_path_factory.mktemp("j")
+    clock = itertools.count(1 << 30)
+    old = itertools.count(1)  # ids of messages of other processes, days old
+    book = ClaimBook(3, moment=lambda: next(clock))
+    journal = Journal(directory, 3, 1, segment_bytes=100, moment=lambda: next(clock))
+    claimed: dict[int, int] = {}  # block to its message
+    written: dict[int, int] = {}
+    for step in steps:
+        if step == "claim":
+            message_id = next(clock)
+            claimed[book.block([message_id])] = message_id
+            book.committed(book.take_sql()[1])
+        elif step == "adopt":
+            number = book.reserve()
+            claimed[number] = next(old)
+            book.adopt(number, [claimed[number]])
+        elif step == "write":
+            for message_id in claimed.values():
+                journal.write_lines([(message_id, 0, 1, 0, 2)])
+                written[message_id] = written.get(message_id, 0) + 1
+        elif step == "settle" and claimed:
+            number = next(iter(claimed))
+            written.pop(claimed.pop(number), None)
+            book.settled(number)
+            book.committed(book.take_sql()[1])
+        else:
+            floor = book.floor()
+            journal.note_low_water(1 << 60 if floor is None else floor)
+        kept = Journal.replay(directory, 3).writes
+        assert {m: len(kept.get(m, ())) for m in written} == written
+    journal.close()
+
+
+def test_an_answer_whose_write_line_is_gone_answers_no_later_write(tmp_path):
+    journal = Journal(tmp_path, 3, 1, segment_bytes=70)
+    journal.write_lines([(5, 0, 1, 0, 2), (5, 1, 1, 0, 2)])  # fills its segment
+    journal.answer_lines([(5, 0, 1, 0, NOT_SENT, "", "link.lost")])
+    journal.note_low_water(6)
+    assert Journal.replay(tmp_path, 3).answers == {}
+    journal.write_lines([(5, 0, 1, 0, 2)])  # the same attempt again, on its way
+    replay = Journal.replay(tmp_path, 3)
+    assert (len(replay.writes[5]), replay.answers) == (1, {})
     journal.close()
 
 

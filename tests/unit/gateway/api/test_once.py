@@ -344,6 +344,26 @@ async def test_a_first_of_another_process_that_does_not_end_is_in_progress(flow,
     assert (await post(flow, ONE)).content == first.content
 
 
+async def test_what_another_process_commits_within_two_seconds_is_replayed(flow, monkeypatch):
+    monkeypatch.setattr(once, "LOOK_S", 0.0)
+    first = await post(flow, ONE)
+    stored, flow.intake.stored = flow.intake.stored, {}
+    find, looks = flow.intake.find, []
+
+    async def later(key):
+        looks.append(key)
+        if len(looks) == 3:
+            flow.intake.stored = stored
+        return await find(key)
+
+    flow.intake.find = later
+    flow.error = KeyBusy("busy")
+    again = await post(flow, ONE)
+    assert is_replay(again)
+    assert again.content == first.content
+    assert len(looks) == 3
+
+
 async def test_a_client_ref_under_way_is_waited_for(flow, monkeypatch):
     monkeypatch.setattr(once, "WAIT_S", 0.01)
     body = {**ONE, "client_ref": "r"}
