@@ -95,7 +95,8 @@ def test_it_remembers_no_more_than_it_may():
     st.lists(st.floats(0.5, 20_000.0), max_size=40),
 )
 def test_no_window_ever_holds_more_than_its_cap_and_a_wait_is_exact(caps, gaps):
-    book, one, now, taken = CapBook(), Wanted(1, 2, caps), 0.0, []
+    book, one, now = CapBook(), Wanted(1, 2, caps), 0.0
+    taken: list[float] = []
     for gap in gaps:
         now += gap
         wait_s = take(book, one, now)
@@ -109,7 +110,8 @@ def test_no_window_ever_holds_more_than_its_cap_and_a_wait_is_exact(caps, gaps):
 
 @given(st.integers(1, 50), st.lists(st.floats(0.0, 10.0), max_size=200))
 def test_a_block_gets_no_more_than_burst_and_refill(burst, gaps):
-    book, now, taken = CapBook(), 0.0, []
+    book, now = CapBook(), 0.0
+    taken: list[float] = []
     for number, gap in enumerate(gaps):
         now += gap
         if not take(book, Wanted(number, 1, OtpCaps(0, 0, 0, burst)), now):
