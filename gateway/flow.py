@@ -22,6 +22,7 @@ from gateway.evidence import Evidence
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
+from gateway.pumping import Pumping
 from gateway.readiness import NO_SESSION
 from gateway.reports import Reports
 from gateway.schedule import Schedule
@@ -112,6 +113,8 @@ class Parts:
 
 class Flow:
     """The door between the API, the channels and the store of one worker."""
+
+    pumping: Pumping | None = None  # joined by wiring
 
     def __init__(self, parts: Parts) -> None:
         self.reliability = parts.reliability

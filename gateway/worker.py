@@ -285,7 +285,14 @@ class _Life:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GIVE_BACK_S):
                     await self.worker.flow.limiter.close()
+                    if self.worker.flow.pumping is not None:
+                        await self.worker.flow.pumping.guard.close()
         return 0
+
+    async def _guard_otp(self) -> None:
+        """Count otp messages with the other processes."""
+        if self.worker.flow.pumping is not None:
+            await self.worker.flow.pumping.guard.run()
 
     async def _serve_http(self) -> None:
         """The public door; a worker that inherited no socket has none."""
@@ -347,6 +354,7 @@ class _Life:
             self._every(self.numbers.config_poll_s, "config", self.reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self.worker.flow.limiter.run(),
+            self._guard_otp(),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
             self._every(KEYS_S, "intake keys", self._forget_keys),
             self._every(USAGE_S, "usage", self._fold_usage),

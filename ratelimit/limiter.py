@@ -94,7 +94,7 @@ class Call(Protocol):
     """What runs the script: `Valkey`, or a test's."""
 
     async def __call__(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
-        """Keys and eight whole numbers each to two whole numbers each.
+        """Keys, each with some whole numbers, to two whole numbers each.
 
         Raises ClusterUnavailable.
         """
@@ -106,10 +106,14 @@ class Call(Protocol):
 
 
 class Valkey:
-    """The script on a Valkey or Redis server; one call at a time."""
+    """A script on a Valkey or Redis server; one call at a time."""
 
-    def __init__(self, url: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = CALL_TIMEOUT_S, *, script: str = SCRIPT
+    ) -> None:
+        """A script of somebody else's is given keys and arguments as they are."""
         self._timeout_s = timeout_s
+        self._script = script
         self._client = redis.asyncio.Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),  # a second try would come after the 50 ms
@@ -147,11 +151,12 @@ class Valkey:
             return await self._evaluate(keys, args)
 
     async def _evaluate(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
-        values: tuple[int | str, ...] = (*keys, self.name, int(LEASE_S * 1_000_000), *args)
+        head = (self.name, int(LEASE_S * 1_000_000)) if self._script is SCRIPT else ()
+        values: tuple[int | str, ...] = (*keys, *head, *args)
         if self._sha:
             with contextlib.suppress(redis.exceptions.NoScriptError):  # it was restarted
                 return _listed(await self._client.evalsha(self._sha, len(keys), *values))
-        self._sha = str(await self._client.script_load(SCRIPT))
+        self._sha = str(await self._client.script_load(self._script))
         return _listed(await self._client.evalsha(self._sha, len(keys), *values))
 
     async def close(self) -> None:
