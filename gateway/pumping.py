@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,10 +61,12 @@ class Pumping:
         key: IntakeKey | None,
     ) -> Tally:
         """Count those that are watched; `indexes` are their places in the request."""
+        if not tenant.otp_caps:
+            return ()
         watched = [
             (message, self._wanted(tenant, message.number, key, index))
             for message, index in zip(messages, indexes, strict=True)
-            if self.watches(tenant, message.message_class)
+            if message.message_class is _OTP
         ]
         found: list[tuple[Message, Counted]] = []
         for begin in range(0, len(watched), _CALL):
@@ -82,8 +85,9 @@ class Pumping:
         self.guard.give_back([counted for message, counted in tally if id(message) not in ids])
 
     def _wanted(self, tenant: Tenant, number: str, key: IntakeKey | None, place: int) -> Wanted:
-        token = 0
-        if key is not None:  # another body is another request
+        if key is None:  # of this request alone, however often the call is made
+            token = 1 + random.getrandbits(8 * _TOKEN_BYTES)
+        else:  # another body is another request
             words = (key.key[:_TOKEN_BYTES], key.digest[:_TOKEN_BYTES])
             token = 1 + place + (int.from_bytes(words[0], "big") ^ int.from_bytes(words[1], "big"))
         index = self._index_of

@@ -352,7 +352,9 @@ def _limits(
 
 def _pumping(settings: Settings, keyring: Keyring, metrics: Metrics) -> Pumping:
     """The guard of otp messages, on a connection of its own: a batch must not delay limits."""
-    valkey = Valkey(settings.redis_url, script=SCRIPT) if settings.redis_url else None
+    timeout_s = settings.reliability.valkey_timeout_s
+    url = settings.redis_url
+    valkey = Valkey(url, timeout_s, script=SCRIPT) if url else None
     return Pumping(OtpGuard(valkey, metrics=metrics), keyring.number_index)
 
 

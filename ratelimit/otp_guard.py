@@ -84,7 +84,7 @@ for i = 0, #KEYS / 2 - 1 do
     if #words > 0 then redis.call('SET', number, table.concat(words, ' '), 'PX', longest)
     else redis.call('DEL', number) end
   end
-  if burst > 0 and (is_new or act > 0) then
+  if burst > 0 and (is_new or removed or act > 0 and longest == 0) then
     local step = 60000000 / burst
     full = is_new and full + step or full - step
     if full > us then

@@ -37,7 +37,7 @@ from gateway.pumping import Pumping, is_certain
 from ratelimit.otp_guard import Counted
 from sms.config import Snapshot, Tenant
 from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, StoreUnavailable
-from sms.model import Message
+from sms.model import Message, MessageClass
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+_OTP = MessageClass.OTP
 MAX_KNOWN = 4096  # bearer headers kept with their tenants
 # A request that has one of these goes the other way.
 _UNUSUAL = frozenset(
@@ -208,7 +209,7 @@ class QuickDoor:
             return None
         # Nothing after this line may fail: the long way would accept the message a second time.
         request_id = request_id_of(known)
-        if not keys and not self._is_watched(tenant, message):
+        if not keys and (message.message_class is not _OTP or not self._is_watched(tenant)):
             stored = flow.accept([message])
             return Quick(self, tenant, message, taken, request_id, started, stored)
         stored = asyncio.get_running_loop().create_future()
@@ -216,12 +217,12 @@ class QuickDoor:
         self._begin(_Sent(quick, tenant, message, headers, body, peer, keys))
         return quick
 
-    def _is_watched(self, tenant: Tenant, message: Message) -> bool:
+    def _is_watched(self, tenant: Tenant) -> bool:
         pumping = self._flow.pumping
-        return pumping is not None and pumping.watches(tenant, message.message_class)
+        return pumping is not None and pumping.watches(tenant, _OTP)
 
     def _begin(self, sent: _Sent) -> None:
-        """An otp message is counted first."""
+        """An otp message is counted first; one with keys may be of another class."""
         pumping = self._flow.pumping
         if pumping is None or not pumping.watches(sent.tenant, sent.message.message_class):
             self._accept(sent)
@@ -233,6 +234,8 @@ class QuickDoor:
         self, pumping: Pumping, sent: _Sent, counted: asyncio.Future[list[Counted]]
     ) -> None:
         """An otp message was counted: accept it, or let the other door say why not."""
+        if failpoints.is_armed:
+            failpoints.hit("otp.counted")
         if sent.quick.stored.done():  # nobody waits any more: nothing was promised
             pumping.guard.give_back(counted.result())
             self._flow.give_back(sent.message.message_class, 1)

@@ -251,7 +251,9 @@ class SendDoor:
         verdict = admit(entry, tenant, self._rules, now)
         if errors or isinstance(verdict, Refused):
             raise ProblemError(of_fields(merge(errors, verdict)))
-        tally = await self._count(tenant, [verdict], [0], key)
+        tally: Tally = ()
+        if verdict.message_class is MessageClass.OTP:
+            tally = await self._count(tenant, [verdict], [0], key)
         if tally and tally[0][1].wait_s:
             raise ProblemError(over_cap(tally[0][1].wait_s))
         try:
@@ -288,10 +290,8 @@ class SendDoor:
             raise ProblemError(of_fields(_below("/defaults", wrong)))
         verdicts = await self._admit_batch(batch, tenant, now)
         tally = await self._count(tenant, verdicts.messages, verdicts.indexes, key)
-        places = {id(message): place for place, message in enumerate(verdicts.messages)}
-        verdicts.take_away(
-            {places[id(one)]: cap_refusal(told.wait_s) for one, told in tally if told.wait_s}
-        )
+        if tally:
+            _take_over_caps(verdicts, tally)
         with self._given_back(tally, key):
             await self._store_batch(request, tenant, verdicts, key)
         if tally and self._flow.pumping is not None:
@@ -361,7 +361,10 @@ class SendDoor:
         pumping = self._flow.pumping
         if pumping is None:
             return ()
-        return await pumping.ask(tenant, messages, indexes, key)
+        tally = await pumping.ask(tenant, messages, indexes, key)
+        if tally and failpoints.is_armed:
+            failpoints.hit("otp.counted")
+        return tally
 
     @contextmanager
     def _given_back(self, tally: Tally, key: IntakeKey | None) -> Iterator[None]:
@@ -501,6 +504,14 @@ def merge(errors: list[FieldError], verdict: object) -> list[FieldError]:
     if "" in seen:
         return errors
     return errors + [e for e in found if e.pointer not in seen and e.code != "route.missing"]
+
+
+def _take_over_caps(verdicts: Verdicts, tally: Tally) -> None:
+    """What is over a cap gets its verdict."""
+    places = {id(message): place for place, message in enumerate(verdicts.messages)}
+    verdicts.take_away(
+        {places[id(one)]: cap_refusal(told.wait_s) for one, told in tally if told.wait_s}
+    )
 
 
 def _below(parent: str, errors: list[FieldError]) -> list[FieldError]:
