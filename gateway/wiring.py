@@ -50,7 +50,7 @@ from gateway.usage import usage_moves
 from gateway.withdraw import Withdrawals
 from ratelimit.leases import ChannelBucket, Leases
 from ratelimit.limiter import Valkey
-from ratelimit.otp_guard import SCRIPT, OtpGuard
+from ratelimit.otp_guard import OtpGuard, OtpScript
 from ratelimit.quota_book import QuotaBook
 from ratelimit.tenants import TenantLimits
 from sms import config
@@ -353,9 +353,8 @@ def _limits(
 def _pumping(settings: Settings, keyring: Keyring, metrics: Metrics) -> Pumping:
     """The guard of otp messages, on a connection of its own: a batch must not delay limits."""
     timeout_s = settings.reliability.valkey_timeout_s
-    url = settings.redis_url
-    valkey = Valkey(url, timeout_s, script=SCRIPT) if url else None
-    return Pumping(OtpGuard(valkey, metrics=metrics), keyring.number_index)
+    script = OtpScript(settings.redis_url, timeout_s) if settings.redis_url else None
+    return Pumping(OtpGuard(script, metrics=metrics), keyring.number_index)
 
 
 def _peers(

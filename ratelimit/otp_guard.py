@@ -16,35 +16,43 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from ratelimit.limiter import Call
+from ratelimit.limiter import CALL_TIMEOUT_S, Script
 from ratelimit.otp_caps import CapBook, Wanted
 from sms.errors import ClusterUnavailable
 from telemetry.metrics import Metrics
 
 PREFIX = "{smsgw:otp:1}:"  # the number is the format's; in braces: one node of a cluster has all
-GAP_S = 0.004  # between two calls: what comes meanwhile goes together
+# Between two calls: what comes meanwhile goes together. Nobody waits who comes later than that
+# after the last call. A call costs as much as twenty messages in it, so many of them wait longer.
+GAP_S = 0.004
+MANY = 4  # messages of the last call, from which the gap is
+LONG_GAP_S = 0.01
 PROBE_S = 1.0
 MAX_MESSAGES = 256  # of one call; Valkey does nothing else meanwhile (some 10 µs each)
 _LOOK, _TAKE = -1, 0
 
-# Two keys a message: the number's log, "milliseconds:token" oldest first, and when the prefix's
-# bucket is full again, in µs. Six arguments: the caps, a token, and what to do: -1 look, 0 take,
-# else the moment that is given back. Two values a key: milliseconds to wait, and for the number
-# the moment that was counted (0 = none, its token stood there). Times are Valkey's own.
+# One text for all messages: each has its two keys – the number's log, "milliseconds:token" oldest
+# first, and when the prefix's bucket is full again, in µs –, the caps, a token, and what to do:
+# -1 look, 0 take, else the moment that is given back. One text comes back: for each milliseconds
+# to wait, and the moment that was counted (0 = none, or its token stood there). Texts, because
+# each value by itself would cost the client 3 µs. All keys are on the node of the one that is
+# named. Times are Valkey's own. Run twice it counts once, by the token.
 SCRIPT = """
 local time = redis.call('TIME')
 local us = time[1] * 1000000 + time[2]
 local now = math.floor(us / 1000)
 local LENGTHS = {60000, 3600000, 86400000}
 local answer = {}
-for i = 0, #KEYS / 2 - 1 do
-  local number, prefix, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 6 * i
-  local token, act, burst = ARGV[a + 5], tonumber(ARGV[a + 6]), tonumber(ARGV[a + 4])
+local each = '(%S+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%-?%d+)'
+for name, block, minute, hour, day, burst, token, act in string.gmatch(ARGV[1], each) do
+  local number, prefix = KEYS[1] .. name, KEYS[1] .. block
+  local caps = {tonumber(minute), tonumber(hour), tonumber(day)}
+  act, burst = tonumber(act), tonumber(burst)
   local longest, most = 0, 0
   for w = 1, 3 do
-    local cap = tonumber(ARGV[a + w])
-    if cap > 0 then longest = LENGTHS[w]; most = math.max(most, cap) end
+    if caps[w] > 0 then longest = LENGTHS[w]; most = math.max(most, caps[w]) end
   end
   local log, n, known, removed = {}, 0, false, false
   for at, whose in string.gmatch(redis.call('GET', number) or '', '(%d+):(%d+)') do
@@ -53,24 +61,26 @@ for i = 0, #KEYS / 2 - 1 do
     elseif moment <= now and moment > now - longest then
       n = n + 1
       log[n] = {moment, whose}
-      if token ~= '0' and whose == token then known = true end
+      if whose == token then known = true end
     end
   end
-  local full = math.max(us, tonumber(redis.call('GET', prefix) or '0'))
-  if full > us + 60000000 then full = us + 60000000 end
-  local wait, near, stamp = 0, 0, 0
+  local full = 0
+  if burst > 0 then
+    full = math.max(us, tonumber(redis.call('GET', prefix) or '0'))
+    if full > us + 60000000 then full = us + 60000000 end
+  end
+  local wait, stamp = 0, 0
   if act <= 0 and not known then
     for w = 1, 3 do
-      local cap = tonumber(ARGV[a + w])
-      if cap > 0 and n >= cap then
-        wait = math.max(wait, log[n - cap + 1][1] + LENGTHS[w] - now)
+      if caps[w] > 0 and n >= caps[w] then
+        wait = math.max(wait, log[n - caps[w] + 1][1] + LENGTHS[w] - now)
       end
     end
-    local over = 0
-    if burst > 0 then over = full - us + 60000000 / burst - 60000000 end
-    near = math.max(0, math.ceil(over / 1000))
+    if burst > 0 then
+      wait = math.max(wait, math.ceil((full - us + 60000000 / burst - 60000000) / 1000))
+    end
   end
-  local is_new = act == 0 and not known and wait == 0 and near == 0
+  local is_new = act == 0 and not known and wait == 0
   if is_new then stamp = now end
   if is_new and longest > 0 then
     n = n + 1
@@ -92,11 +102,40 @@ for i = 0, #KEYS / 2 - 1 do
       redis.call('SET', prefix, string.format('%.0f', full), 'PX', ttl)
     else redis.call('DEL', prefix) end
   end
-  answer[4 * i + 1], answer[4 * i + 2] = wait, stamp
-  answer[4 * i + 3], answer[4 * i + 4] = near, 0
+  answer[#answer + 1] = string.format('%.0f %.0f', wait, stamp)
 end
-return answer
+return table.concat(answer, ' ')
 """
+
+
+class Call(Protocol):
+    """What runs the script: `OtpScript`, or a test's."""
+
+    async def __call__(self, asked: Sequence[str]) -> Sequence[int]:
+        """Messages as the script takes them to two whole numbers each.
+
+        Raises ClusterUnavailable.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go."""
+        ...
+
+
+class OtpScript(Script):
+    """The script on a Valkey or Redis server."""
+
+    def __init__(self, url: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        super().__init__(url, timeout_s, SCRIPT)
+
+    async def __call__(self, asked: Sequence[str]) -> Sequence[int]:
+        """Count, look, give back; raises ClusterUnavailable when there is no answer in time."""
+        answer = await self.run((PREFIX,), (" ".join(asked),))
+        words = answer.split() if isinstance(answer, bytes) else []
+        if len(words) != 2 * len(asked) or not all(word.isdigit() for word in words):
+            raise ClusterUnavailable("Valkey answers something else")
+        return list(map(int, words))
 
 
 @dataclass(slots=True)
@@ -189,8 +228,9 @@ class OtpGuard:
             self._wake.clear()
             while self._waiters:
                 began = self._now()
-                await self._round()
-                await asyncio.sleep(max(0.0, began + GAP_S - self._now()))
+                count = await self._round()
+                gap_s = GAP_S if count < MANY else LONG_GAP_S
+                await asyncio.sleep(max(0.0, began + gap_s - self._now()))
 
     async def close(self) -> None:
         """Tell what is still to be told; after `run` was ended."""
@@ -199,7 +239,8 @@ class OtpGuard:
         if self._call is not None:
             await self._call.close()
 
-    async def _round(self) -> None:
+    async def _round(self) -> int:
+        """One call; returns how many messages were in it."""
         count = size = 0
         for waiter in self._waiters:
             size += len(waiter.counted)
@@ -221,25 +262,28 @@ class OtpGuard:
         else:
             self._metrics.limit_calls_total.inc(("answered",))
             for place, (one, act) in enumerate(asked):
-                self._told(one, act, answer[4 * place : 4 * place + 3])
+                self._told(one, act, *answer[2 * place : 2 * place + 2])
         for waiter in waiters:
             if not waiter.future.done():
                 waiter.future.set_result(waiter.counted)
+            elif waiter.act == _TAKE:  # nobody waits any more: nothing was accepted
+                self.give_back(waiter.counted)
+        return len(asked)
 
     async def _exchange(self, asked: Sequence[tuple[Counted, int]]) -> Sequence[int]:
         if self._call is None or self._now() < self._probe_at:
             raise ClusterUnavailable("Valkey is away")
-        keys: list[str] = []
-        args: list[int] = []
+        texts = []
         for one, act in asked:
             wanted, caps = one.wanted, one.wanted.caps
-            keys += (f"{PREFIX}{wanted.number:x}", f"{PREFIX}{wanted.prefix:x}")
-            args += (caps.per_minute, caps.per_hour, caps.per_day, caps.prefix_burst)
-            args += (wanted.token, act)
-        return await self._call(keys, args)
+            texts.append(
+                f"{wanted.number:x} {wanted.prefix:x} {caps.per_minute} {caps.per_hour} "
+                f"{caps.per_day} {caps.prefix_burst} {wanted.token} {act}"
+            )
+        return await self._call(texts)
 
-    def _told(self, one: Counted, act: int, answer: Sequence[int]) -> None:
-        wait_s = max(answer[0], answer[2]) / 1000
+    def _told(self, one: Counted, act: int, wait_ms: int, stamp: int) -> None:
+        wait_s = wait_ms / 1000
         if act == _LOOK:
             one.wait_s = wait_s
         elif act == _TAKE and wait_s:
@@ -247,4 +291,4 @@ class OtpGuard:
                 self._book.give_back(one.wanted, one.at)
             one.wait_s, one.at = wait_s, 0.0
         elif act == _TAKE:
-            one.stamp = answer[1]
+            one.stamp = stamp

@@ -155,7 +155,7 @@ def check(rig: Rig, case: Case, key: str | None) -> int:
     return int(response.status_code)
 
 
-class Enough(Exception):  # noqa: N818 (nothing is wrong)
+class Enough(Exception):
     """The time of this operation is over."""
 
 

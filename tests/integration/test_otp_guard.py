@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import random
+import signal
 
 import pytest
 import redis.asyncio
 
-from ratelimit.limiter import Valkey
 from ratelimit.otp_caps import Wanted
-from ratelimit.otp_guard import SCRIPT, OtpGuard
+from ratelimit.otp_guard import PROBE_S, OtpGuard, OtpScript
 from sms.config import OtpCaps
+from sms.errors import ClusterUnavailable
 from telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.integration
@@ -21,7 +22,7 @@ CAPS = OtpCaps(prefix_burst=0)
 @contextlib.asynccontextmanager
 async def guards(url, count):
     """As many processes, on one Valkey."""
-    made = [OtpGuard(Valkey(url, script=SCRIPT), metrics=Metrics()) for _ in range(count)]
+    made = [OtpGuard(OtpScript(url), metrics=Metrics()) for _ in range(count)]
     tasks = [asyncio.create_task(one.run()) for one in made]
     try:
         yield made
@@ -83,6 +84,61 @@ async def test_to_look_counts_nothing(valkey):
         assert await first.look(one) == 0.0
         assert await take(first, one) == [0.0]
         assert await second.look(one) > 55
+
+
+async def test_a_call_that_is_made_twice_counts_once_and_gives_back_once(valkey):
+    """As after a connection that broke between the script and its answer."""
+    call = OtpScript(valkey.url)
+    block = f"{number():x}"
+
+    async def ask(who, token, act):
+        """Milliseconds to wait, and the moment; of three in a block, each number one a minute."""
+        return await call([f"{who} {block} 1 0 0 3 {token} {act}"])
+
+    assert (await ask("a", 11, 0))[0] == 0
+    moments = [await ask("b", 12, 0) for _ in range(2)]
+    assert [wait_ms for wait_ms, _ in moments] == [0, 0]
+    assert (await ask("b", 13, 0))[0] > 55_000
+    for _ in range(2):
+        await ask("b", 12, moments[0][1])  # given back
+    assert [(await ask(who, 14, 0))[0] for who in "cd"] == [0, 0]
+    assert (await ask("e", 15, 0))[0] > 15_000  # a, c and d fill the block
+    await call.close()
+
+
+async def test_a_valkey_that_stands_still_holds_nobody_up(valkey):
+    one, other = (Wanted(number(), number(), CAPS) for _ in range(2))
+    async with guards(valkey.url, 2) as (first, second):
+        assert await take(first, one) == [0.0]
+        valkey.signal(signal.SIGSTOP)
+        try:
+            assert await take(second, one) == [0.0]  # it does not know: a cap more
+            assert (await take(second, one))[0] > 55
+            assert await take(first, other) == [0.0]
+        finally:
+            valkey.signal(signal.SIGCONT)
+        await asyncio.sleep(PROBE_S)
+        assert (await take(first, Wanted(one.number, one.prefix, CAPS)))[0] > 55
+        fresh = Wanted(number(), number(), CAPS)
+        assert await take(first, fresh) == [0.0]
+        assert (await take(second, fresh))[0] > 55  # together again
+
+
+@pytest.mark.parametrize("garbage", [b"+OK\r\n", b"$5\r\n1 2 3\r\n", b"*2\r\n:0\r\n:0\r\n", b"x"])
+async def test_what_is_no_valkey_is_away(tmp_path, garbage):
+    async def talk(reader, writer):
+        with contextlib.suppress(OSError):
+            while await reader.read(1000):
+                writer.write(garbage)
+            writer.close()
+
+    server = await asyncio.start_unix_server(talk, tmp_path / "s")
+    call = OtpScript(f"unix://{tmp_path}/s", timeout_s=0.5)
+    for _ in range(3):
+        with pytest.raises(ClusterUnavailable):
+            await call(["a b 1 5 10 0 7 0"])
+    await call.close()
+    server.close()
 
 
 async def test_a_wiped_valkey_costs_at_most_one_cap_more(valkey):
