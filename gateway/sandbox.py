@@ -47,7 +47,7 @@ LIMIT = 1_000_000
 SYSTEM_ID = "sandbox"
 PORT_WAIT_S = 2.0  # the last run's carriers may still be on their way out
 START_WAIT_S = 10.0
-EXAMPLE = {"to": "+8613800138000", "text": "您的验证码是 482915，5 分钟内有效。", "class": "otp"}
+EXAMPLE = {"to": "+8613900139000", "text": "您的验证码是 482915，5 分钟内有效。", "class": "otp"}
 
 _HEAD = """\
 # Made by `smsgw up --sandbox`, which applied it at its first start. Later starts apply nothing of

@@ -61,7 +61,7 @@ for name, block, minute, hour, day, burst, token, act in string.gmatch(ARGV[1], 
     elseif moment <= now and moment > now - longest then
       n = n + 1
       log[n] = {moment, whose}
-      if whose == token then known = true end
+      if token ~= '0' and whose == token then known = true end
     end
   end
   local full = 0

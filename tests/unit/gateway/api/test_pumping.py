@@ -59,6 +59,25 @@ async def test_only_otp_is_counted(flow):
         assert (await post(flow, {**OTP, "class": "transactional"})).status_code == 202
 
 
+class Untouched:
+    """A guard that must not even be looked at."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"pumping.{name}")
+
+
+@pytest.mark.parametrize("extra", [{}, {"client_ref": "order-1"}])
+async def test_other_classes_do_not_touch_the_guard(flow, extra):
+    flow.pumping = Untouched()
+    body = {**OTP, **extra, "class": "transactional"}
+    assert (await post(flow, body)).status_code == 202
+    if not extra:
+        client = Client(flow)
+        ((status, _, _),) = await client.send(request(flow, {**GOOD, "class": "transactional"}))
+        assert status == 202
+        client.end()
+
+
 async def test_caps_of_a_tenant(flow):
     shop = replace(flow.snapshot.tenants[SHOP], otp_caps=OtpCaps(per_minute=2, prefix_burst=3))
     flow.snapshot = replace(flow.snapshot, tenants={**flow.snapshot.tenants, SHOP: shop})
