@@ -47,10 +47,10 @@ class CapBook:
     def wait_s(self, wanted: Wanted, now: float) -> float:
         """0.0 = it may be sent now; else the seconds until it may."""
         log = self._numbers.get(wanted.number, ())
-        if wanted.token and any(token == wanted.token for _, token in log):
+        if wanted.token and log and any(token == wanted.token for _, token in log):
             return 0.0
         wait = 0.0
-        for count, window_s in windows(wanted.caps):
+        for count, window_s in windows(wanted.caps) if log else ():
             if len(log) >= count:
                 wait = max(wait, log[-count][0] + window_s - now)
         burst = wanted.caps.prefix_burst
@@ -63,11 +63,11 @@ class CapBook:
         """Count it; False when its token was counted before."""
         found = windows(wanted.caps)
         log = self._numbers.pop(wanted.number, [])
-        is_new = not (wanted.token and any(token == wanted.token for _, token in log))
+        is_new = not (wanted.token and log and any(token == wanted.token for _, token in log))
         if is_new and found:
-            since = now - max(window_s for _, window_s in found)
-            most = max(count for count, _ in found)
-            log = [*(entry for entry in log if entry[0] > since), (now, wanted.token)][-most:]
+            since = now - found[-1][1]
+            most = max(found)[0]
+            log = [*[entry for entry in log if entry[0] > since], (now, wanted.token)][-most:]
         if log:
             self._numbers[wanted.number] = log
         burst = wanted.caps.prefix_burst

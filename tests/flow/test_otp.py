@@ -51,7 +51,7 @@ def code(
         return client.post(gateway.url + path, json=body, headers=headers)
 
 
-def said(answer: httpx.Response) -> tuple[int, str]:
+def said(answer: httpx.Response) -> tuple[int, str | None]:
     return answer.status_code, answer.json().get("code")
 
 
