@@ -5,9 +5,10 @@
                  ▼                   one call at a time, for everybody who waits
            one script in Valkey ──▶ counted, or refused and taken back here
 
-A call must answer within 50 ms; without an answer the book of this process decides alone, and
-Valkey is tried again after a second. Whoever wipes Valkey allows each number at most one cap
-more; so does, per process, the time in which it is away.
+A call must answer within 50 ms; without an answer the book of this process decides alone, until
+Valkey answers an empty call that nobody waits for: one a second while messages come. Whoever
+wipes Valkey allows each number at most one cap more; so does, per process, the time in which it
+is away.
 """
 
 from __future__ import annotations
@@ -172,6 +173,8 @@ class OtpGuard:
         self._now = monotonic
         self._book = CapBook()
         self._waiters: list[_Waiter] = []
+        self._is_away = False
+        self._is_probe_due = False
         self._probe_at = 0.0
         self._wake = asyncio.Event()
 
@@ -213,7 +216,11 @@ class OtpGuard:
                 self._enqueue(_Waiter([one], one.stamp))
 
     def _is_alone(self, now: float) -> bool:
-        return self._call is None or now < self._probe_at
+        if self._is_away and now >= self._probe_at:
+            self._probe_at = now + PROBE_S
+            self._is_probe_due = True
+            self._wake.set()
+        return self._call is None or self._is_away
 
     def _enqueue(self, waiter: _Waiter) -> None:
         self._waiters.append(waiter)
@@ -226,6 +233,8 @@ class OtpGuard:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._is_probe_due:
+                await self._probe()
             while self._waiters:
                 began = self._now()
                 count = await self._round()
@@ -238,6 +247,21 @@ class OtpGuard:
             await self._round()
         if self._call is not None:
             await self._call.close()
+
+    async def _probe(self) -> None:
+        """Whether Valkey is back; until it is, nobody waits for it."""
+        self._is_probe_due = False
+        try:
+            await self._exchange([])
+        except ClusterUnavailable:
+            self._failed()
+        else:
+            self._is_away = False
+
+    def _failed(self) -> None:
+        self._metrics.limit_calls_total.inc(("failed",))
+        self._is_away = True
+        self._probe_at = self._now() + PROBE_S
 
     async def _round(self) -> int:
         """One call; returns how many messages were in it."""
@@ -255,12 +279,12 @@ class OtpGuard:
             if waiter.act != _TAKE or not one.wait_s
         ]
         try:
+            if self._is_away:  # what was asked before that was known
+                raise ClusterUnavailable("Valkey is away")
             answer = await self._exchange(asked)
         except ClusterUnavailable:
-            self._metrics.limit_calls_total.inc(("failed",))
-            self._probe_at = self._now() + PROBE_S
+            self._failed()
         else:
-            self._metrics.limit_calls_total.inc(("answered",))
             for place, (one, act) in enumerate(asked):
                 self._told(one, act, *answer[2 * place : 2 * place + 2])
         for waiter in waiters:
@@ -271,8 +295,8 @@ class OtpGuard:
         return len(asked)
 
     async def _exchange(self, asked: Sequence[tuple[Counted, int]]) -> Sequence[int]:
-        if self._call is None or self._now() < self._probe_at:
-            raise ClusterUnavailable("Valkey is away")
+        if self._call is None:
+            raise ClusterUnavailable("there is no Valkey")
         texts = []
         for one, act in asked:
             wanted, caps = one.wanted, one.wanted.caps
@@ -280,7 +304,9 @@ class OtpGuard:
                 f"{wanted.number:x} {wanted.prefix:x} {caps.per_minute} {caps.per_hour} "
                 f"{caps.per_day} {caps.prefix_burst} {wanted.token} {act}"
             )
-        return await self._call(texts)
+        answer = await self._call(texts)
+        self._metrics.limit_calls_total.inc(("answered",))
+        return answer
 
     def _told(self, one: Counted, act: int, wait_ms: int, stamp: int) -> None:
         wait_s = wait_ms / 1000

@@ -91,7 +91,7 @@ def answered(gateway: GatewayProcess, to: str, key: str | None, path: str) -> ht
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/batches"])
 def test_killed_behind_the_count_the_retry_is_sent_once(gateway, path):
-    to, key = number(), f"killed {path}"
+    to, key = number(), f"killed{path}"
     kill_at_the_count(gateway, to, key, path)
     first = answered(gateway, to, key, path)
     assert first.status_code == 202  # the same request: it is counted already

@@ -58,6 +58,12 @@ async def running(call):
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def until(is_so):
+    async with asyncio.timeout(5):
+        while not is_so():  # noqa: ASYNC110 (what is waited for knows of no event)
+            await asyncio.sleep(0)
+
+
 async def test_those_who_wait_together_make_one_call():
     valkey = FakeValkey()
     async with running(valkey) as (guard, _):
@@ -103,10 +109,15 @@ async def test_valkey_that_goes_away_is_asked_again_after_a_second():
             assert (await guard.ask([Wanted(number, 9, CAPS)]))[0].wait_s == 0.0
         assert len(valkey.calls) == 1
         assert (await guard.ask([Wanted(0, 9, CAPS)]))[0].wait_s == 60.0
+        clock.now += 1.1  # nobody waits for the question whether it is back
+        assert guard.ask([Wanted(7, 9, CAPS)]).done()
+        await until(lambda: len(valkey.calls) == 2)
+        assert valkey.calls[1] == []
         valkey.is_away = False
         clock.now += 1.1
-        assert (await guard.ask([Wanted(7, 9, CAPS)]))[0].wait_s == 0.0
-        assert len(valkey.calls) == 2
+        assert guard.ask([Wanted(8, 9, CAPS)]).done()
+        await until(lambda: len(valkey.calls) == 3)
+        assert not guard.ask([Wanted(9, 9, CAPS)]).done()  # from now on all count together
 
 
 async def test_while_valkey_is_away_a_number_gets_its_caps_and_no_more():
