@@ -55,6 +55,8 @@ ALL_OF_THEM = 1 << 60  # connections to end: more than there can ever be
 _SWEEP_S = 1.0
 
 _PATH = b"/v1/messages"
+_VERSIONS = ("1.0", "1.1")
+_NO_VERSION_YET = "0.0"  # the parser's, before it has read one
 _LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
 
 
@@ -128,6 +130,10 @@ def connection_limit() -> int:
 
 class _HeadTooLargeError(Exception):
     """Ends the parsing of a request whose head is over the limit."""
+
+
+class _BadHeadError(Exception):
+    """Ends the parsing of a request whose first line is none of HTTP/1.0 or HTTP/1.1."""
 
 
 class GatewayHttp(HttpToolsProtocol):
@@ -247,6 +253,9 @@ class GatewayHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way this request may go."""
+        # The parser takes HTTP/0.9 and HTTP/2.0 too, and a fragment, which no request has.
+        if self.parser.get_http_version() not in _VERSIONS or b"#" in self.url:
+            raise _BadHeadError
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._plain_head = self._without_upgrade()
             return
@@ -353,6 +362,8 @@ class GatewayHttp(HttpToolsProtocol):
         """uvicorn's word for a request it cannot parse: ours is a problem document."""
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) >= MAX_HEADERS:
             self._refuse("header.too_large", "The head is over 16 KiB or has over 100 headers.")
+        elif self.parser.get_http_version() not in (_NO_VERSION_YET, *_VERSIONS):
+            self._refuse("request.version", "The request says another version than HTTP/1.1.")
         else:
             self._refuse("request.malformed", "The request is not HTTP/1.1 as RFC 9112 has it.")
 

@@ -37,6 +37,7 @@ from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
 from gateway.peers import Peers
+from gateway.porting import Porting
 from gateway.pumping import Pumping
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
@@ -63,6 +64,7 @@ from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
 from store.intake import Intake
+from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
 from store.read import Reader
@@ -229,6 +231,9 @@ def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called o
             evidence=evidence,
             schedule=schedule,
             policy=policy,
+            porting=Porting(
+                store=PortedStore(pool, keyring), metrics=metrics, monotonic=time.monotonic
+            ),
             settler=settler,
             matches=matches,
             reports=reports,

@@ -229,6 +229,7 @@ class _Life:
         counted = await opened_by(self.pool, self.lease.process)
         flow.ledger.opened.update(counted)  # before the first flush of this life
         await self.worker.suppressing.refresh()  # before anything can be accepted or sent
+        await flow.porting.refresh()  # likewise
         snapshot = await self.store.load()
         flow.reconfigure(snapshot)  # routes are known, no channel is up yet: everything is held
         notifier = self.worker.notifier  # first: it must hear of what recovery commits
@@ -291,11 +292,6 @@ class _Life:
                         await self.worker.flow.pumping.guard.close()
         return 0
 
-    async def _guard_otp(self) -> None:
-        """Count otp messages with the other processes."""
-        if self.worker.flow.pumping is not None:
-            await self.worker.flow.pumping.guard.run()
-
     async def _serve_http(self) -> None:
         """The public door; a worker that inherited no socket has none."""
         if not self.settings.listen_fds:
@@ -349,6 +345,9 @@ class _Life:
             self._every(
                 self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.refresh
             ),
+            self._every(
+                self.numbers.portability_poll_s, "portability", self.worker.flow.porting.refresh
+            ),
             self._every(self._standing_s(), "standing", self._park_standing),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
             self._every(SWEEP_S, "expiry", self.worker.flow.backlog.sweep),
@@ -356,12 +355,13 @@ class _Life:
             self._every(self.numbers.config_poll_s, "config", self.reload_if_changed),
             self._every(MAINTENANCE_S, "maintenance", self._maintain),
             self.worker.flow.limiter.run(),
-            self._guard_otp(),
             self._every(DELTAS_S, "deltas", self._fold_deltas),
             self._every(KEYS_S, "intake keys", self._forget_keys),
             self._every(USAGE_S, "usage", self._fold_usage),
             self._every(MAINTENANCE_S, "indexes", self._build_indexes, first_s=0.0),
         ]
+        if self.worker.flow.pumping is not None:
+            loops.append(self.worker.flow.pumping.guard.run())
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
         return loops

@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import asyncpg
-
 from loadtest.command import Found, add_report_options
 from loadtest.experiment import Experiment, carry_out
 from loadtest.measure import Spread, spread
@@ -32,6 +30,7 @@ from loadtest.stock_gateway import NotStock, StockGateway
 from receipts.state import Path as StatePath
 from sms.ids import id_at, unix_of
 from sms.model import CLASS_CODES, MessageClass
+from store import database
 from store.embedded import endpoints_of, run_directory
 
 SHARE: Final = 0.20  # of the quiet p99
@@ -250,9 +249,8 @@ class Run(Experiment):
 
     async def _accept_to_submit(self, since: float, until: float) -> list[float]:
         """Milliseconds of every otp accepted in that time, by the store's own rows."""
-        conn = await asyncpg.connect(
-            endpoints_of(run_directory(self._gateway.data_dir)).database_url
-        )
+        dsn = endpoints_of(run_directory(self._gateway.data_dir)).database_url
+        conn = await database.connect(dsn, statement_timeout_s=STALL_S)
         try:
             rows = await conn.fetch(_SUBMITTED, id_at(since), id_at(until), *_WANTED)
         finally:

@@ -38,6 +38,7 @@ class Kind(IntEnum):
     CLIENT_REF = 1
 
 
+CLIENT_REF_LIFE_S = 7 * 86_400
 _LIFE: dict[int, str] = {Kind.REQUEST: "24 hours", Kind.CLIENT_REF: "7 days"}
 Slot = tuple[int, int, bytes]  # kind, tenant, key: the primary key
 
@@ -101,19 +102,16 @@ class Hasher:
     def refs(self, messages: Sequence[Message]) -> list[IntakeKey]:
         """The keys of those of the messages that have a client_ref."""
         return [
-            IntakeKey(
-                Kind.CLIENT_REF,
-                message.tenant,
-                self._hash(
-                    Kind.CLIENT_REF,
-                    message.tenant,
-                    message.client_ref.encode("utf-8", "surrogatepass"),
-                ),
-                place=place,
-            )
+            self.ref(message.tenant, message.client_ref, place)
             for place, message in enumerate(messages)
             if message.client_ref is not None
         ]
+
+    def ref(self, tenant: int, client_ref: str, place: int = 0) -> IntakeKey:
+        """The key of one client_ref."""
+        words = client_ref.encode("utf-8", "surrogatepass")
+        key = self._hash(Kind.CLIENT_REF, tenant, words)
+        return IntakeKey(Kind.CLIENT_REF, tenant, key, place=place)
 
     def _hash(self, kind: Kind, tenant: int, words: bytes) -> bytes:
         found = self._heads[kind].copy()

@@ -312,6 +312,7 @@ class QuickDoor:
         except Exception:  # the outermost frame of a request, as the app's own is
             log.exception("request failed")
             problem = Problem("internal.error", "The gateway failed while it answered.")
+            self.refused(problem.code)
             request_id = request_id_of(dict(sent.headers))
             kept = [PROBLEM_TYPE, (b"x-request-id", request_id.encode())]
             told.answer = problem.status, kept, build_body(problem, request_id)
