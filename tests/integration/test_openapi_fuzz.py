@@ -49,6 +49,7 @@ SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(1 << 3
 EXAMPLES = 20  # of each operation in each mode; to make one up takes longer than to answer it
 BUDGET_S = 30.0  # for all of them; a slow machine tries fewer, but not fewer than
 LEAST = 3
+OF_THE_PLATFORM = ("/v1/tenants", "/v1/admin-keys", "/v1/audit-events", "/v1/ported-numbers")
 NOTHING_TO_SAY = ("/metrics", "/healthz", "/readyz")
 CHECKS = [
     not_a_server_error,
@@ -125,7 +126,7 @@ def known_id(rig: Rig, path: str, name: str) -> str | None:
 
 
 def right_key(operation: Operation | SimpleNamespace) -> str:
-    if operation.path.startswith(("/v1/tenants", "/v1/admin-keys", "/v1/audit-events")):
+    if operation.path.startswith(OF_THE_PLATFORM):
         return "admin"
     is_read = operation.method == "get" or operation.path.endswith(":search")
     return "read" if is_read else "send"
