@@ -412,7 +412,7 @@ class Backlog:
         endless: list[Taken] = []
         try:
             heads = {head.id: head for head in await self._reader.heads([one.id for one in batch])}
-        except BaseException:
+        except BaseException:  # a cancel too must not lose the ids; it goes on below
             self.spill.put_back(batch)
             raise
         for one in batch:

@@ -381,7 +381,7 @@ class SendDoor:
         """What was counted is given back when nothing was accepted for certain."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever it was: it goes on below
             is_unknown = isinstance(error, ProblemError) and error.problem.code == "outcome_unknown"
             pumping = self._flow.pumping
             if tally and pumping is not None and not is_unknown and is_certain(error, key):

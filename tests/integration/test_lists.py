@@ -9,9 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
 import gateway.api.lists as lists_module
 from gateway.api.openapi_reads import SEARCH_EXAMPLES
@@ -21,6 +18,7 @@ from sms.model import Carrier, EventRow, Message, MessageClass, State
 from store.events import EventLane
 from store.fragments import Why, park_sql
 from store.intake import Stored as StoredKey
+from tests.support.described import checker
 from tests.support.fake_flow import OTHER, SHOP
 from tests.support.postgres import World, text
 from tests.support.reading_world import MOBILE, UNICOM, Door, now_ms
@@ -364,14 +362,7 @@ async def test_the_frame_holds(door):
 
 
 async def test_every_answer_is_as_openapi_describes_it(door, filled):
-    told = (await door.call("GET", "/openapi.json")).json()
-    resource = Resource.from_contents(told, default_specification=DRAFT202012)
-    registry = Registry().with_resource("urn:api", resource)
-
-    def check(name, value):
-        where = {"$ref": f"urn:api#/components/schemas/{name}"}
-        Draft202012Validator(where, registry=registry).validate(value)
-
+    check = checker((await door.call("GET", "/openapi.json")).json())
     for example in SEARCH_EXAMPLES.values():
         check("SearchRequest", example["value"])
         answer = await door.call("POST", "/v1/messages:search", json=example["value"])

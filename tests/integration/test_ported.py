@@ -5,9 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
 from gateway.api.app import build_doors
 from gateway.api.openapi_ported import PORTED_EXAMPLES
@@ -21,6 +18,7 @@ from store.ported import MOST, PortedStore
 from store.seal import Keyring
 from telemetry.metrics import Metrics
 from tests.support.admin_world import World
+from tests.support.described import checker
 from tests.support.postgres import MASTER
 
 pytestmark = pytest.mark.integration
@@ -195,14 +193,7 @@ async def test_every_change_is_audited_and_no_number_is_readable(world, pool):
 
 
 async def test_every_answer_is_as_described(world):
-    document = (await world.one.call("GET", "/openapi.json")).json()
-    resource = Resource.from_contents(document, default_specification=DRAFT202012)
-    registry = Registry().with_resource("urn:api", resource)
-
-    def check(name, value):
-        schema = {"$ref": f"urn:api#/components/schemas/{name}"}
-        Draft202012Validator(schema, registry=registry).validate(value)
-
+    check = checker((await world.one.call("GET", "/openapi.json")).json())
     for example in PORTED_EXAMPLES.values():
         check("PortedNumbersChange", example["value"])
         made = await world.admin("POST", PATH, example["value"])

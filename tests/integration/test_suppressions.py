@@ -5,9 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
 from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
@@ -19,6 +16,7 @@ from store.seal import Keyring
 from store.suppressions import SuppressionStore
 from telemetry.metrics import Metrics
 from tests.support.admin_world import World
+from tests.support.described import checker
 from tests.support.inside import inside
 from tests.support.postgres import MASTER
 
@@ -183,14 +181,7 @@ async def test_every_change_is_audited_without_the_number(world, tenant, pool):
 
 async def test_a_send_is_refused_and_every_answer_is_as_described(world, tenant):
     _, _, key = tenant
-    document = (await world.one.call("GET", "/openapi.json")).json()
-    resource = Resource.from_contents(document, default_specification=DRAFT202012)
-    registry = Registry().with_resource("urn:api", resource)
-
-    def check(name, value):
-        schema = {"$ref": f"urn:api#/components/schemas/{name}"}
-        Draft202012Validator(schema, registry=registry).validate(value)
-
+    check = checker((await world.one.call("GET", "/openapi.json")).json())
     for example in SUPPRESSION_EXAMPLES.values():
         check("SuppressionNew", example["value"])
         made = await world.one.call("POST", PATH, key, example["value"])
