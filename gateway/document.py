@@ -31,7 +31,7 @@ from webhooks.sign import parse_secret
 ObjectKey = tuple[str, str]  # kind, name
 
 LATER_PROTOCOLS = (
-    *("cmpp2", "cmpp3", "sgip", "smgp"),
+    *("sgip", "smgp"),
     *("aliyun", "tencent", "huawei", "twilio", "infobip", "http"),
 )
 _CHANNEL_SECRETS = frozenset(

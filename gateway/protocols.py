@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from adapters.base import Channel, ChannelSink
+from adapters.cmpp.channel import CmppChannel
+from adapters.cmpp.settings import validate_2, validate_3
 from adapters.session import SessionPolicy
 from adapters.smpp.channel import SmppChannel
 from adapters.smpp.settings import validate as validate_smpp
@@ -25,5 +27,7 @@ class CarrierProtocol:
 
 
 PROTOCOLS: Final[Mapping[str, CarrierProtocol]] = {
+    "cmpp2": CarrierProtocol(validate_2, CmppChannel, "source_addr"),
+    "cmpp3": CarrierProtocol(validate_3, CmppChannel, "source_addr"),
     "smpp": CarrierProtocol(validate_smpp, SmppChannel, "system_id"),
 }
