@@ -200,7 +200,7 @@ def test_sequence_numbers_wrap():
     assert [one.sequence for one in frames(session.to_send())] == [0xFFFFFFFF, 1]
 
 
-@pytest.mark.parametrize("msg_id", [0, 0x4D2, 0xBAD235402711_0001, 0xFFFF_FFFF_FFFF_FFFF])
+@pytest.mark.parametrize("msg_id", [0x4D2, 0xBAD235402711_0001, 0xFFFF_FFFF_FFFF_FFFF])
 def test_an_id_is_eight_opaque_octets(msg_id):
     session = bound_session()
     session.submit(some_submits(1), 1.0)
@@ -208,6 +208,13 @@ def test_an_id_is_eight_opaque_octets(msg_id):
     assert outcomes(events) == [Submitted(f"{msg_id:016x}")]
     assert isinstance(events[1], Reported)
     assert events[1].reports[0].carrier_id == f"{msg_id:016x}"
+
+
+def test_an_id_of_zeros_is_none():
+    """go_cmpp gives it to every submit (vector cmpp20-go_cmpp-cmpp_submit_resp-4)."""
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    assert outcomes(session.receive(submit_answer(2, 0), 1.1)) == [Submitted("")]
 
 
 @pytest.mark.parametrize(
