@@ -17,6 +17,7 @@ from adapters.session import (
     SessionPolicy,
     SessionState,
 )
+from loadtest.cmpp_server import CmppSide, parse_submit
 from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import Encoding
 from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
@@ -341,11 +342,31 @@ def test_gsm7_goes_as_ascii_where_it_can(payload, fmt, content):
     assert (one.number("msg_fmt"), one.octets("content")) == (fmt, content)
 
 
-def test_the_header_of_a_gsm7_segment_stays():
+@pytest.mark.parametrize("udh", [bytes((5, 0, 3, 1, 2, 1)), bytes((6, 8, 4, 1, 9, 2, 1))])
+def test_the_header_of_a_gsm7_segment_stays(udh):
     session = bound_session()
-    session.submit([gsm7(bytes((5, 0, 3, 1, 2, 1)) + b"\x00x", has_udh=True)], 1.0)
+    session.submit([gsm7(udh + b"\x00x", has_udh=True)], 1.0)
     [one] = frames(session.to_send())
-    assert one.octets("content") == bytes((5, 0, 3, 1, 2, 1)) + b"@x"
+    assert one.octets("content") == udh + b"@x"
+
+
+@pytest.mark.parametrize(
+    ("udh", "units"), [(bytes((5, 0, 3, 7, 2, 1)), 67), (bytes((6, 8, 4, 1, 7, 2, 1)), 66)]
+)
+def test_a_full_segment_with_an_8_or_16_bit_reference_goes_and_one_unit_more_does_not(udh, units):
+    session = bound_session()
+    good, bad = submits_of(a_message(segments=2))
+    good.payload = udh + "字".encode("utf-16-be") * units
+    bad.payload = udh + "字".encode("utf-16-be") * (units + 1)
+    [(refused, _)] = session.submit([good, bad], 1.0)
+    assert refused is bad
+    [one] = frames(session.to_send())
+    assert one.octets("content") == good.payload
+    assert (one.number("tp_udhi"), one.number("pk_total"), one.number("pk_number")) == (1, 2, 1)
+    facts = CmppSide("cmpp2").facts(
+        parse_submit(pdu.build_pdu(4, 2, one.fields, Layout.V2), Layout.V2)
+    )
+    assert (facts.index, facts.total, facts.text) == (1, 2, "字" * units)
 
 
 @pytest.mark.parametrize(("maximum", "is_taken"), [(159, False), (160, True)])
