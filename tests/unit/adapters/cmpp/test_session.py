@@ -434,8 +434,10 @@ def test_an_answered_active_test_keeps_the_session(body):
     assert session.receive(answer, 41.0) == []
     assert session.tick(70.9) == []
     assert sent(session) == []
-    session.tick(71.0)
-    assert [command for command, _ in sent(session)] == [pdu.ACTIVE_TEST]
+    for now in (71.0, 81.0, 91.0):  # and it has three tries again
+        assert session.tick(now) == []
+        assert [command for command, _ in sent(session)] == [pdu.ACTIVE_TEST]
+    assert [type(event) for event in session.tick(101.0)] == [Ended]
 
 
 def test_the_carrier_s_active_test_is_answered_at_once_in_every_state():
