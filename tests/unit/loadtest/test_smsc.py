@@ -6,13 +6,15 @@ import time
 
 import pytest
 
+from adapters.session import SessionPolicy
 from adapters.smpp import pdu
-from adapters.smpp.session import Session, SmppPolicy
+from adapters.smpp.session import Session
 from adapters.smpp.settings import parse
 from loadtest import smsc as smsc_module
 from loadtest.behaviour import Behaviour
 from loadtest.record import Record
-from loadtest.smpp_server import ServerSession
+from loadtest.server import segment_of
+from loadtest.smpp_server import ServerSession, SmppSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
 from sms.outcomes import Cause, Rejected, Submitted, Throttled
@@ -47,6 +49,7 @@ class World:
         self.path = tmp_path / "record.jsonl"
         self.smsc = Smsc(
             name="carrier-a",
+            side=SmppSide(),
             system_id="esme01",
             password="secret08",
             window=window,
@@ -57,7 +60,7 @@ class World:
         self.links = []
 
     def client(self, **settings):
-        client = Session(7, parse({**SETTINGS, **settings}), SmppPolicy(), 64)
+        client = Session(7, parse({**SETTINGS, **settings}), SessionPolicy(), 64)
         server = ServerSession()
         self.links.append((client, server))
         client.connected(self.clock.now)
@@ -139,9 +142,9 @@ def test_segments_are_recorded_with_reference_index_and_total(world):
 
 def test_a_sixteen_bit_reference_is_read_too():
     body = bytes.fromhex("0608041234020141")
-    assert smsc_module.segment_of(0x40, body) == (0x1234, 1, 2, b"A")
-    assert smsc_module.segment_of(0x40, b"\xff\x00") == (None, 1, 1, b"")
-    assert smsc_module.segment_of(0, body) == (None, 1, 1, body)
+    assert segment_of(True, body) == (0x1234, 1, 2, b"A")
+    assert segment_of(True, b"\xff\x00") == (None, 1, 1, b"")
+    assert segment_of(False, body) == (None, 1, 1, body)
 
 
 def test_the_line_is_written_before_the_answer(tmp_path):
@@ -214,14 +217,14 @@ def test_a_report_is_kept_until_it_is_answered_over_any_session(world):
     client, _ = world.client()
     client.submit(some_submits(3), 0.0)
     first, second, third = reports(world.carry())
-    client.answer([first.token], pdu.ESME_ROK)
+    client.answer([first.token], accepted=True)
     world.carry()
     world.drop(client)
     assert world.smsc.waiting() == 2
     _, events = world.client()
     again = reports(events)
     assert [report.carrier_id for report in again] == [second.carrier_id, third.carrier_id]
-    world.links[0][0].answer([report.token for report in again], pdu.ESME_ROK)
+    world.links[0][0].answer([report.token for report in again], accepted=True)
     world.carry()
     world.drop(world.links[0][0])
     _, events = world.client()
@@ -232,7 +235,7 @@ def test_a_report_answered_with_an_error_comes_again_later(world):
     client, _ = world.client()
     client.submit(some_submits(1), 0.0)
     [report] = reports(world.carry())
-    client.answer([report.token], pdu.ESME_RX_T_APPN)
+    client.answer([report.token], accepted=False)
     assert world.carry() == []
     world.clock.run(1.1)
     [again] = reports(world.carry())
