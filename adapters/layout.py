@@ -70,7 +70,7 @@ def _size(row: Field, fields: Mapping[str, Value]) -> int:
         return row.length
     count = fields[row.count]
     if not isinstance(count, int) or count > row.most:
-        raise RemoteProtocolError(f"{row.count} says {count}, at most {row.most} may stand there")
+        raise RemoteProtocolError(f"{row.count} says more than the {row.most} that may stand there")
     return count * (row.length or 1)
 
 

@@ -230,8 +230,8 @@ _RESERVED = bytes(8)
 class SubmitTemplate:
     """Packs SUBMITs to one number from parts that hardly change.
 
-        header 20 │ head: SPNumber, ChargeNumber, 1 │ UserNumber │
-        tail: CorpId … MessageType │ MessageLength │ content │ Reserve
+    header 20 │ head: SPNumber, ChargeNumber, 1 │ UserNumber │
+    tail: CorpId … MessageType │ MessageLength │ content │ Reserve
     """
 
     __slots__ = ("_heads", "_look", "_tails")
@@ -300,5 +300,3 @@ class SubmitTemplate:
             self._tails.clear()
         self._tails[key] = tail
         return tail
-
-
