@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from adapters.classes import read_codes
 
-ROWS: Final = read_codes(Path(__file__).with_name("result.json"))
+def _load() -> dict[int, dict[str, str]]:
+    text = Path(__file__).with_name("result.json").read_text("utf-8")
+    return {int(code): row for code, row in json.loads(text)["codes"].items()}
+
+
+_ROWS: Final = _load()
+CLASS_OF: Final = {code: row["class"] for code, row in _ROWS.items()}
 
 # What an operator can do about a login that was refused.
 _LOGIN_REMEDIES: Final[Mapping[int, str]] = {
@@ -24,5 +30,5 @@ _LOGIN_REMEDY: Final = "ask the carrier what this Result means for a login"
 
 def login_refused(result: int) -> str:
     """Why a BIND was refused, in words with a remedy."""
-    name = f" ({ROWS[result]['name']})" if result in ROWS else ""
+    name = f" ({_ROWS[result]['name']})" if result in _ROWS else ""
     return f"bind refused with {result}{name}, {_LOGIN_REMEDIES.get(result, _LOGIN_REMEDY)}"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
-from adapters.classes import THROTTLE_PAUSE_S, CodeTable
+from adapters.codes import THROTTLE_PAUSE_S, CodeTable
 from adapters.layout import Fields
 from adapters.mainland import absolute_time, content_of, e164, national, stamp_of, text_of
 from adapters.session import (
@@ -30,7 +30,7 @@ from adapters.session import (
     WireSession,
 )
 from adapters.sgip import pdu
-from adapters.sgip.codes import ROWS, login_refused
+from adapters.sgip.codes import CLASS_OF, login_refused
 from adapters.sgip.pdu import HEADER_SIZE, PDU_MAXIMUM, REPORT, SUBMIT_RESP, parse_header
 from adapters.sgip.settings import NumberFormat, SgipSettings, Validity
 from adapters.wire import Framer
@@ -225,7 +225,7 @@ class SgipSession(_Talk):
             response_timeout_s=settings.response_timeout_s,
         )
         self._settings = settings
-        self._codes = CodeTable(ROWS, settings.status_classes)
+        self._codes = CodeTable(CLASS_OF, settings.status_classes)
         self._template = pdu.SubmitTemplate(settings.look)
         is_plain = settings.number_format is NumberFormat.E164
         self._number_of: Callable[[str], str] = e164 if is_plain else national

@@ -15,11 +15,14 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
-from adapters import fields as check
+from adapters import checks
+from adapters.checks import Check
+from adapters.codes import CLASSES
 from adapters.mainland import CONTENT_MAXIMUM
 from adapters.sgip.pdu import SubmitLook
 from sms.errors import ConfigError
 
+SOURCE: Final = "SGIP 1.2"
 PROTOCOL: Final = "SGIP"
 DEFAULT_PORT: Final = 8801
 
@@ -59,39 +62,40 @@ class SgipSettings:
     smg_password: str = field(default="", repr=False)
 
 
-_OCTET = check.integer(0, 255)
+_OCTET = checks.integer(0, 255)
+_CODE_OF: Final = checks.code_number(1, 255)
 _REQUIRED: Final = ("host", "login_name", "password", "node_id")
 # name → check; defaults stand in SgipSettings and SubmitLook
-_CHECKS: Final[Mapping[str, check.Check]] = {
-    "host": check.string(1, 253),
-    "port": check.integer(1, 65535),
-    "login_name": check.string(1, 16),
-    "password": check.string(0, 16),
-    "node_id": check.integer(1, 0xFFFFFFFF),
-    "corp_id": check.digits(0, 5),
-    "service_type": check.string(0, 10),
-    "charge_number": check.digits(0, 21),
+_CHECKS: Final[Mapping[str, Check]] = {
+    "host": checks.string(1, 253, SOURCE),
+    "port": checks.integer(1, 65535),
+    "login_name": checks.string(1, 16, SOURCE),
+    "password": checks.string(0, 16, SOURCE),
+    "node_id": checks.integer(1, 0xFFFFFFFF),
+    "corp_id": checks.digits(0, 5),
+    "service_type": checks.string(0, 10, SOURCE),
+    "charge_number": checks.digits(0, 21),
     "fee_type": _OCTET,
-    "fee_value": check.digits(0, 6),
-    "given_value": check.digits(0, 6),
+    "fee_value": checks.digits(0, 6),
+    "given_value": checks.digits(0, 6),
     "agent_flag": _OCTET,
-    "more_late_to_mt_flag": check.integer(0, 3),
-    "priority": check.integer(0, 9),
-    "number_format": check.choice(NumberFormat),
-    "validity_period": check.choice(Validity),
-    "content_maximum": check.integer(CONTENT_MAXIMUM, 160),
-    "status_classes": check.result_classes(1, 255),
-    "response_timeout_s": check.seconds(1, 300),
-    "smg_allow": check.networks,
-    "smg_login_name": check.string(1, 16),
-    "smg_password": check.string(0, 16),
+    "more_late_to_mt_flag": checks.integer(0, 3),
+    "priority": checks.integer(0, 9),
+    "number_format": checks.choice(NumberFormat),
+    "validity_period": checks.choice(Validity),
+    "content_maximum": checks.integer(CONTENT_MAXIMUM, 160),
+    "status_classes": checks.code_classes(_CODE_OF, '"130"', CLASSES),
+    "response_timeout_s": checks.seconds(1, 300),
+    "smg_allow": checks.networks,
+    "smg_login_name": checks.string(1, 16, SOURCE),
+    "smg_password": checks.string(0, 16, SOURCE),
 }
 _PLAIN: Final = ("host", "port", "login_name", "password", "node_id", "content_maximum")
 
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
-    wrong = check.wrong_fields(PROTOCOL, raw, _CHECKS, _REQUIRED)
+    wrong = checks.find_wrong(raw, _CHECKS, _REQUIRED, PROTOCOL)
     if "smg_allow" not in raw:
         wrong += [
             (f"/{name}", "has no use without `smg_allow`, the addresses the SMG connects from")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from adapters.classes import read_codes
 
-ROWS: Final = read_codes(Path(__file__).with_name("status.json"))
+def _load() -> dict[int, dict[str, str]]:
+    text = Path(__file__).with_name("status.json").read_text("utf-8")
+    return {int(code): row for code, row in json.loads(text)["codes"].items()}
+
+
+_ROWS: Final = _load()
+CLASS_OF: Final = {code: row["class"] for code, row in _ROWS.items()}
 
 _CREDENTIALS: Final = "check client_id and shared_secret or its file"
 # What an operator can do about a login that was refused.
@@ -26,5 +32,5 @@ _LOGIN_REMEDY: Final = "ask the carrier what this Status means for a login, and 
 
 def login_refused(status: int) -> str:
     """Why a Login was refused, in words with a remedy."""
-    name = f" ({ROWS[status]['name']})" if status in ROWS else ""
+    name = f" ({_ROWS[status]['name']})" if status in _ROWS else ""
     return f"login refused with {status}{name}, {_LOGIN_REMEDIES.get(status, _LOGIN_REMEDY)}"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adapters.classes import THROTTLE_PAUSE_S, CodeTable
+from adapters.codes import THROTTLE_PAUSE_S, CodeTable
 from adapters.layout import Fields
 from adapters.mainland import absolute_time, content_of, e164, national, stamp_of, text_of
 from adapters.session import Bound, Burst, Ended, Move, SessionPolicy, SessionState, WireSession
 from adapters.smgp import pdu
-from adapters.smgp.codes import ROWS, login_refused
+from adapters.smgp.codes import CLASS_OF, login_refused
 from adapters.smgp.pdu import DELIVER, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_RESP, parse_header
 from adapters.smgp.receipt import parse_report
 from adapters.smgp.settings import NumberFormat, SmgpSettings, Validity
@@ -53,7 +53,7 @@ class SmgpSession(WireSession):
         self._settings = settings
         self._mode = mode
         self._unix_offset = unix_offset
-        self._codes = CodeTable(ROWS, settings.status_classes)
+        self._codes = CodeTable(CLASS_OF, settings.status_classes)
         self._template = pdu.SubmitTemplate(settings.look)
         is_plain = settings.number_format is NumberFormat.E164
         self._number_of = e164 if is_plain else national

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final
 
-from adapters import fields as check
+from adapters import checks
+from adapters.checks import Check
+from adapters.codes import CLASSES
 from adapters.mainland import CONTENT_MAXIMUM
 from adapters.smgp import pdu
 from adapters.smgp.pdu import SubmitLook
 from sms.errors import ConfigError
 
+SOURCE: Final = "SMGP 3.0"
 PROTOCOL: Final = "SMGP"
 DEFAULT_PORT: Final = 8890
 
@@ -62,30 +65,31 @@ class SmgpSettings:
     response_timeout_s: float | None = None  # None = the policy's
 
 
+_CODE_OF: Final = checks.code_number(1, 0xFFFFFFFF)
 _REQUIRED: Final = ("host", "client_id", "shared_secret")
 # name → check; defaults stand in SmgpSettings and SubmitLook
-_CHECKS: Final[Mapping[str, check.Check]] = {
-    "host": check.string(1, 253),
-    "port": check.integer(1, 65535),
-    "client_id": check.string(1, 8),
-    "shared_secret": check.string(1, 15),
-    "client_version": check.one_of(0x30, 0x20, 0x13),
-    "directions": check.choice(Connections),
-    "pad_client_id": check.flag,
-    "service_id": check.string(0, 10),
-    "fee_type": check.digits(2, 2),
-    "fee_code": check.digits(1, 6),
-    "fixed_fee": check.digits(1, 6),
-    "charge_term_id": check.digits(0, 21),
-    "priority": check.integer(0, 3),
-    "msg_src": check.string(0, 8),
-    "m_service_id": check.string(0, 21),
-    "number_format": check.choice(NumberFormat),
-    "validity_period": check.choice(Validity),
-    "content_maximum": check.integer(CONTENT_MAXIMUM, 160),
-    "status_classes": check.result_classes(1, 0xFFFFFFFF),
-    "active_test_s": check.seconds(1, 3600),
-    "response_timeout_s": check.seconds(1, 300),
+_CHECKS: Final[Mapping[str, Check]] = {
+    "host": checks.string(1, 253, SOURCE),
+    "port": checks.integer(1, 65535),
+    "client_id": checks.string(1, 8, SOURCE),
+    "shared_secret": checks.string(1, 15, SOURCE),
+    "client_version": checks.one_of(0x30, 0x20, 0x13),
+    "directions": checks.choice(Connections),
+    "pad_client_id": checks.flag,
+    "service_id": checks.string(0, 10, SOURCE),
+    "fee_type": checks.digits(2, 2),
+    "fee_code": checks.digits(1, 6),
+    "fixed_fee": checks.digits(1, 6),
+    "charge_term_id": checks.digits(0, 21),
+    "priority": checks.integer(0, 3),
+    "msg_src": checks.string(0, 8, SOURCE),
+    "m_service_id": checks.string(0, 21, SOURCE),
+    "number_format": checks.choice(NumberFormat),
+    "validity_period": checks.choice(Validity),
+    "content_maximum": checks.integer(CONTENT_MAXIMUM, 160),
+    "status_classes": checks.code_classes(_CODE_OF, '"130"', CLASSES),
+    "active_test_s": checks.seconds(1, 3600),
+    "response_timeout_s": checks.seconds(1, 300),
 }
 _PLAIN: Final = (
     *("host", "port", "client_id", "shared_secret", "client_version", "pad_client_id"),
@@ -95,7 +99,7 @@ _PLAIN: Final = (
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
-    return check.wrong_fields(PROTOCOL, raw, _CHECKS, _REQUIRED)
+    return checks.find_wrong(raw, _CHECKS, _REQUIRED, PROTOCOL)
 
 
 def parse(raw: Mapping[str, Any]) -> SmgpSettings:

@@ -1,14 +1,13 @@
-"""What a code in a submit's answer means, in classes that every protocol's own table uses.
+"""What a carrier's code in a submit's answer means: its class, and the outcome of that class.
 
-RELIABILITY section 6 says what follows from each; a protocol's folder says, as data, which code is
-which; a channel may overrule single codes (`status_classes` in its settings).
+RELIABILITY section 6 gives the classes; each protocol's folder says as data which code is which,
+and a channel may overrule single codes, which is where vendors' own codes belong. The code for
+success is no business of this file.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from sms.outcomes import Cause, Rejected, Throttled
@@ -20,10 +19,10 @@ _CAUSES: Final[Mapping[str, tuple[Cause, str]]] = {
     "handset": (Cause.NUMBER, "recipient.absent"),
     "frequency": (Cause.NUMBER, "carrier.frequency_cap"),
     "expired": (Cause.NUMBER, "carrier.expired"),
+    "ported": (Cause.CHANNEL, "recipient.ported"),
     "content": (Cause.CONTENT, "content.blocked"),
     # a final no that names neither number nor text: resending elsewhere would not help
     "refused": (Cause.CONTENT, "carrier.rejected"),
-    "ported": (Cause.CHANNEL, "recipient.ported"),
     "channel": (Cause.CHANNEL, "carrier.system_error"),
     "config": (Cause.CONFIG, "channel.misconfigured"),
     "account": (Cause.CONFIG, "channel.account"),
@@ -34,27 +33,26 @@ CLASSES: Final = frozenset((*_CAUSES, THROTTLED))
 THROTTLE_PAUSE_S: Final = 1.0  # RELIABILITY 6: +1–5 s; the flow doubles it while it repeats
 
 
-def read_codes(path: Path) -> dict[int, dict[str, str]]:
-    """A protocol's table: code → its row, with `class` and `name`."""
-    codes: dict[str, dict[str, str]] = json.loads(path.read_text("utf-8"))["codes"]
-    return {int(code): row for code, row in codes.items()}
-
-
 class CodeTable:
-    """The protocol's classes with one channel's own on top."""
+    """A standard's classes with one channel's own on top."""
 
-    __slots__ = ("_classes",)
+    __slots__ = ("_classes", "_write")
 
     def __init__(
-        self, rows: Mapping[int, Mapping[str, str]], overrides: Mapping[int, str] | None = None
+        self,
+        standard: Mapping[int, str],
+        overrides: Mapping[int, str],
+        write: Callable[[int], str] = str,
     ) -> None:
-        standard = {code: row["class"] for code, row in rows.items()}
-        self._classes = {**standard, **(overrides or {})}
+        """`write` shows a code as the carrier's documents do."""
+        self._classes = {**standard, **overrides}
+        self._write = write
 
-    def outcome(self, code: int) -> Rejected | Throttled:
-        """The outcome of a submit that was answered with `code` (not 0)."""
+    def outcome(self, code: int, *, prefix: str = "") -> Rejected | Throttled:
+        """The outcome of a submit that was answered with `code`, shown behind `prefix`."""
+        shown = f"{prefix}{self._write(code)}"
         name = self._classes.get(code, "unknown")
         if name == THROTTLED:
-            return Throttled(THROTTLE_PAUSE_S, str(code))
+            return Throttled(THROTTLE_PAUSE_S, shown)
         cause, reason = _CAUSES[name]
-        return Rejected(str(code), cause, reason)
+        return Rejected(shown, cause, reason)
