@@ -31,11 +31,14 @@ from webhooks.sign import parse_secret
 ObjectKey = tuple[str, str]  # kind, name
 
 LATER_PROTOCOLS = (
-    *("cmpp2", "cmpp3", "sgip", "smgp"),
+    *("cmpp2", "cmpp3"),
     *("aliyun", "tencent", "huawei", "twilio", "infobip", "http"),
 )
 _CHANNEL_SECRETS = frozenset(
-    {"password", "secret", "shared_secret", "access_key_secret", "auth_token", "api_key"}
+    {
+        *("password", "smg_password", "secret", "shared_secret"),
+        *("access_key_secret", "auth_token", "api_key"),
+    }
 )
 
 

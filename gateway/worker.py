@@ -269,6 +269,7 @@ class _Life:
             loop.add_signal_handler(number, signals)
         self.worker.notifier.start()
         self.worker.peers.start()
+        self.worker.flow.smg_port.open()
         loops = [asyncio.create_task(coroutine) for coroutine in self._loops()]
         stopping = asyncio.create_task(self.stop.wait())
         serving = asyncio.create_task(self._serve_http(), name="http")
@@ -701,6 +702,7 @@ class _Life:
             await asyncio.sleep(TICK_S)
         answers_s = max(0.1, answers_until - time.monotonic())
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
+        stops.append(flow.smg_port.stop(answers_s))
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
         await worker.peers.left()
         await self._close_the_door(idle_until, deadline)

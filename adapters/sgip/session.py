@@ -44,6 +44,7 @@ COUNTER_BITS = 32 - PROCESS_BITS
 _LIFE_STEP = 1 << 16
 
 PROBATION_S = 1.0  # a login that was doubtful before must hold so long until it counts
+IDLE_S = 5.0  # so long without a word is idle; peers close after 60 s and the like
 BUSY_AGAIN = pdu.BUSY  # what "send it again later" is on this wire
 
 _STATES = {
@@ -232,6 +233,8 @@ class SgipSession(_Talk):
         self._is_doubtful = is_doubtful
         self._taken_at: float | None = None  # a doubtful login was answered with 0
         self._bound_at: float | None = None
+        self._submitted_at = 0.0
+        self._had_open = False  # at the end: a submit had no answer
         self._second = -1  # of the stamp below
         self._stamp_now = 0
         self._id_head = ""
@@ -241,6 +244,7 @@ class SgipSession(_Talk):
     def submit(self, submits: Sequence[Submit], now: float) -> list[tuple[Submit, Outcome]]:
         """As `WireSession.submit`; the counters come from all our sessions' common one."""
         self._sequence = self._common.last
+        self._submitted_at = now
         self._stamp_at(now)
         refused = super().submit(submits, now)
         self._common.last = self._sequence
@@ -248,6 +252,7 @@ class SgipSession(_Talk):
 
     def lost(self, reason: str) -> list[Event]:
         """As `WireSession.lost`; nobody's report is looked for here any more."""
+        self._had_open = bool(self.window.taken())
         own = self._common.sessions.get(self.channel, [])
         if self in own:
             own.remove(self)
@@ -256,6 +261,11 @@ class SgipSession(_Talk):
     def was_refused(self, now: float) -> bool:
         """Whether it ended like a login that was refused although its answer said 0."""
         return self._bound_at is None or now - self._bound_at < PROBATION_S
+
+    def was_idle(self, now: float) -> bool:
+        """Whether nothing was under way when it was closed."""
+        active_at = max(self._heard_at, self._submitted_at)
+        return not self._had_open and now - active_at >= IDLE_S
 
     def take_if(self, counter: int, carrier_id: str) -> Submit | None:
         """Take the unanswered submit with this whole id out of the window."""
@@ -387,6 +397,7 @@ class SgipGuest(_Talk):
     ) -> None:
         """`accounts` are those whose allow-list has the peer's address."""
         super().__init__(0, policy, common, node=0, window=0, unix_offset=unix_offset)
+        self.account: Account | None = None  # once it is logged in
         self._accounts = accounts
 
     def _login(self) -> None:
@@ -420,6 +431,7 @@ class SgipGuest(_Talk):
         if account is None:
             self._out.append(pdu.build_answer(frame, pdu.BAD_LOGIN))
             return self._end("a login with another name or password was refused")
+        self.account = account
         self.channel, self._node = account.channel, account.node
         self._move(Move.BOUND, self._heard_at)
         self._out.append(pdu.build_answer(frame, pdu.OK))

@@ -1,5 +1,6 @@
 """Builders for tests of SGIP: settings, sessions that are bound, the SMG's PDUs."""
 
+from adapters.layout import Fields
 from adapters.session import SessionPolicy
 from adapters.sgip import pdu
 from adapters.sgip.session import Account, Common, SgipGuest, SgipSession
@@ -71,7 +72,7 @@ def bind_asked(
     login_type: int = 2, name: str = "fakename", password: str = "1234", **_: object
 ) -> bytes:
     """The SMG's BIND."""
-    fields = {"login_type": login_type, "login_name": name, "login_password": password}
+    fields: Fields = {"login_type": login_type, "login_name": name, "login_password": password}
     return pdu.build_pdu(pdu.BIND, SMG, fields)
 
 
@@ -99,7 +100,7 @@ def report(
     user: str = "8613800138000",
 ) -> bytes:
     """A REPORT on a submit."""
-    fields = {
+    fields: Fields = {
         "submit_sequence": pdu.pack_sequence(*submit),
         "user_number": user,
         "state": state,
@@ -110,7 +111,7 @@ def report(
 
 def deliver(content: bytes, coding: int = 15, udhi: int = 0, user: str = "8613800138000") -> bytes:
     """A text from a phone."""
-    fields = {
+    fields: Fields = {
         "user_number": user,
         "sp_number": "10690001",
         "tp_udhi": udhi,

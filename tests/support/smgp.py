@@ -1,5 +1,6 @@
 """Builders for tests of SMGP: settings, a session that is bound, the carrier's PDUs."""
 
+from adapters.layout import Fields
 from adapters.session import SessionPolicy
 from adapters.smgp import pdu
 from adapters.smgp.session import SmgpSession
@@ -85,7 +86,7 @@ def deliver(
     source: str = "13800138000",
 ) -> bytes:
     """A Deliver: a report unless told otherwise."""
-    fields = {
+    fields: Fields = {
         "msg_id": outer,
         "is_report": is_report,
         "msg_format": msg_format,

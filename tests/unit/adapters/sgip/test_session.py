@@ -2,6 +2,7 @@
 
 import pytest
 
+from adapters.layout import Fields
 from adapters.session import Answered, Bound, Ended, Received, Reported, SessionState
 from adapters.sgip import pdu
 from adapters.sgip.session import Account, Common
@@ -32,6 +33,11 @@ def sent(session):
 
 def id_of(sequence):
     return pdu.pack_sequence(*sequence).hex()
+
+
+def token_of(found):
+    """The channel alone knows what a token is."""
+    return found.token
 
 
 # -- logging in at the SMG -----------------------------------------------------------------
@@ -300,17 +306,18 @@ def test_a_report_names_its_submit_and_is_answered_when_it_is_kept(make, state, 
     assert (found.carrier_id, found.state, found.error) == (id_of((NODE, STAMP, 5)), word, code)
     assert (found.channel, found.number) == (7, "8613800138000")
     assert session.to_send() == b""
-    session.answer([found.token], accepted=True)
+    session.answer([token_of(found)], accepted=True)
     [answer] = sent(session)
     assert (answer.command_id, answer.sequence) == (pdu.REPORT_RESP, (100001, 1121203240, 77))
     assert answer.number("result") == 0
-    session.answer([found.token], accepted=False)
+    session.answer([token_of(found)], accepted=False)
     assert sent(session)[0].number("result") == 11
 
 
 @pytest.mark.parametrize("user", ["13800138000", "8613800138000", "+8613800138000"])
 def test_a_report_may_name_the_number_with_86_or_without(user):
     [event] = bound_guest().receive(report((NODE, STAMP, 5), user=user), 1.0)
+    assert isinstance(event, Reported)
     assert event.reports[0].number == "8613800138000"
 
 
@@ -397,7 +404,7 @@ def test_a_text_from_a_phone_is_read_whatever_it_is_coded_in(make, content, codi
     assert isinstance(event, Received)
     [found] = event.texts
     assert (found.number, found.to, found.text) == ("8613800138000", "10690001", text)
-    session.answer([found.token], accepted=True)
+    session.answer([token_of(found)], accepted=True)
     [answer] = sent(session)
     assert (answer.command_id, answer.sequence) == (pdu.DELIVER_RESP, SMG)
 
@@ -405,7 +412,7 @@ def test_a_text_from_a_phone_is_read_whatever_it_is_coded_in(make, content, codi
 @pytest.mark.parametrize("make", [bound_session, bound_guest])
 def test_what_the_network_says_of_a_subscriber_is_answered(make):
     session = make()
-    fields = {"sp_number": "10690001", "user_number": "8613800138000", "user_condition": 1}
+    fields: Fields = {"sp_number": "10690001", "user_number": "8613800138000", "user_condition": 1}
     assert session.receive(pdu.build_pdu(pdu.USERRPT, SMG, fields), 1.0) == []
     [answer] = sent(session)
     assert (answer.command_id, answer.number("result")) == (pdu.USERRPT_RESP, 0)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from adapters.layout import Fields
 from adapters.session import Answered, Bound, Ended, Received, Reported
 from adapters.smgp import pdu
 from sms.errors import RemoteProtocolError
@@ -23,6 +24,11 @@ from tests.support.smpp import a_message, outcomes, some_submits, submits_of
 
 def sent(session):
     return frames(session.to_send())
+
+
+def token_of(found):
+    """The channel alone knows what a token is."""
+    return found.token
 
 
 # -- logging in ----------------------------------------------------------------------------
@@ -69,7 +75,7 @@ def test_the_version_and_the_padding_are_the_carriers():
 def test_the_carriers_own_authenticator_is_not_looked_at(proof):
     session = a_session()
     session.connected(0.0)
-    fields = {"status": 0, "authenticator_server": proof, "server_version": 0}
+    fields: Fields = {"status": 0, "authenticator_server": proof, "server_version": 0}
     [event] = session.receive(pdu.build_pdu(pdu.LOGIN_RESP, 1, fields), 0.1)
     assert isinstance(event, Bound)
 
@@ -272,11 +278,11 @@ def test_a_report_is_matched_on_the_id_inside_and_answered_with_the_one_outside(
     assert (found.carrier_id, found.state, found.error) == (MSG_ID.hex(), "DELIVRD", "000")
     assert (found.channel, found.number) == (7, "8613800138000")
     assert session.to_send() == b""
-    session.answer([found.token], accepted=True)
+    session.answer([token_of(found)], accepted=True)
     [answer] = sent(session)
     assert (answer.request_id, answer.sequence) == (pdu.DELIVER_RESP, 9)
     assert answer.fields == {"msg_id": b"\x99" * 10, "status": 0}
-    session.answer([found.token], accepted=False)
+    session.answer([token_of(found)], accepted=False)
     assert sent(session)[0].number("status") == 1
 
 
@@ -324,7 +330,7 @@ def test_a_text_from_a_phone_is_read_whatever_it_is_coded_in(content, msg_format
     assert isinstance(event, Received)
     [found] = event.texts
     assert (found.number, found.to, found.text) == ("8613800138000", "10690001", text)
-    session.answer([found.token], accepted=True)
+    session.answer([token_of(found)], accepted=True)
     assert sent(session)[0].fields == {"msg_id": b"\x99" * 10, "status": 0}
 
 
