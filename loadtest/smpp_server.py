@@ -36,6 +36,10 @@ class BindAsked:
     system_id: str
     password: str
 
+    def is_password(self, password: str) -> bool:
+        """Whether the client knows this password."""
+        return self.password == password
+
 
 @dataclass(slots=True)
 class Submits:

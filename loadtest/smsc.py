@@ -23,20 +23,17 @@ from random import random
 
 from adapters.smpp import pdu
 from adapters.smpp.pdu import ESM_UDHI
-from adapters.smpp.receipt import DATA_CODING_UCS2
 from loadtest.behaviour import Behaviour
+from loadtest.dialects import DIALECTS, Dialect, Side
 from loadtest.record import Record
 from loadtest.smpp_server import (
     BindAsked,
     Ended,
     Event,
     ReportsAnswered,
-    ServerSession,
     Submits,
-    build_report,
 )
 from loadtest.wheel import Wheel
-from sms import gsm
 
 REPORT_AGAIN_S = 1.0  # after an error answer
 REPORT_TIMEOUT_S = 30.0  # without an answer
@@ -51,7 +48,7 @@ Owed = tuple[bytes, bytes, bytes]
 class Account:
     """One system_id: its sessions and the reports that wait for one."""
 
-    sessions: list[ServerSession] = field(default_factory=list)
+    sessions: list[Side] = field(default_factory=list)
     waiting: deque[bytes] = field(default_factory=deque)
 
 
@@ -73,14 +70,9 @@ def segment_of(esm_class: int, body: bytes) -> tuple[int | None, int, int, bytes
     return None, 1, 1, data
 
 
-def text_of(data_coding: int, data: bytes) -> str:
-    """The text a phone would show."""
-    if data_coding & 0x0F == DATA_CODING_UCS2:
-        return data.decode("utf-16-be", "replace")
-    return gsm.decode(data)
-
-
-def _line(stamp: str, frame: bytes, short: pdu.Short, status: int, carrier_id: str) -> str:
+def _line(
+    dialect: Dialect, stamp: str, frame: bytes, short: pdu.Short, status: int, carrier_id: str
+) -> str:
     """One line of the record; put together by hand, a third of what json.dumps takes."""
     source, destination, esm_class, _, data_coding, body, _ = short
     reference, index, total, data = segment_of(esm_class, body)
@@ -90,7 +82,7 @@ def _line(stamp: str, frame: bytes, short: pdu.Short, status: int, carrier_id: s
         f',"segment_ref":{"null" if reference is None else reference}'
         f',"index":{index},"total":{total},"carrier_id":{shown_id},"status":{status}'
         f',"from":{encode_basestring(source.decode("latin-1"))}'
-        f',"text":{encode_basestring(text_of(data_coding, data))},"hex":"{frame.hex()}"}}\n'
+        f',"text":{encode_basestring(dialect.text_of(data_coding, data))},"hex":"{frame.hex()}"}}\n'
     )
 
 
@@ -107,11 +99,13 @@ class Smsc:
         record: Record,
         wheel: Wheel,
         behaviour: Behaviour,
+        dialect: Dialect = DIALECTS["smpp"],
     ) -> None:
         self.name = name
+        self._dialect = dialect
         self.behaviour = behaviour
         self.counts: Counter[str] = Counter()
-        self.dirty: set[ServerSession] = set()  # sessions with something to write
+        self.dirty: set[Side] = set()  # sessions with something to write
         self.record = record
         self._system_id = system_id
         self._password = password
@@ -124,7 +118,7 @@ class Smsc:
         self._second = -1
         self._second_text = ""
 
-    def receive(self, session: ServerSession, data: bytes, now: float) -> str | None:
+    def receive(self, session: Side, data: bytes, now: float) -> str | None:
         """Bytes from a client; a reason when its connection is to be closed."""
         reason: str | None = None
         for event in session.receive(data, now):
@@ -132,7 +126,7 @@ class Smsc:
         self.dirty.add(session)
         return reason
 
-    def _act(self, session: ServerSession, event: Event) -> str | None:
+    def _act(self, session: Side, event: Event) -> str | None:
         match event:
             case Submits(submits):
                 self._submitted(session, submits)
@@ -147,25 +141,30 @@ class Smsc:
 
     # -- logins ----------------------------------------------------------------------------
 
-    def _bind(self, session: ServerSession, asked: BindAsked) -> str | None:
-        status = pdu.ESME_ROK
+    def _bind(self, session: Side, asked: BindAsked) -> str | None:
+        status = 0
         if self._system_id and asked.system_id != self._system_id:
-            status = pdu.ESME_RINVSYSID
-        elif self._password and asked.password != self._password:
-            status = pdu.ESME_RINVPASWD
+            status = self._dialect.unknown_name
+        elif self._password and not asked.is_password(self._password):
+            status = self._dialect.wrong_password
         session.answer_bind(asked, status, self.name[:15])
         if status:
             self.counts["binds_refused"] += 1
             return "login refused"
         self.counts["binds"] += 1
-        self._account(asked.system_id).sessions.append(session)
-        self._deliver(asked.system_id)
+        self.joined(session)
         return None
+
+    def joined(self, session: Side) -> None:
+        """A connection is logged in: what waits for its account may go over it."""
+        self._account(session.system_id).sessions.append(session)
+        self._deliver(session.system_id)
+        self.dirty.add(session)
 
     def _account(self, system_id: str) -> Account:
         return self._accounts.setdefault(system_id, Account())
 
-    def lost(self, session: ServerSession) -> None:
+    def lost(self, session: Side) -> None:
         """A connection is gone; the reports it had not answered go first to the next one."""
         self.dirty.discard(session)
         account = self._accounts.get(session.system_id)
@@ -185,10 +184,8 @@ class Smsc:
 
     # -- submits ---------------------------------------------------------------------------
 
-    def _submitted(
-        self, session: ServerSession, submits: list[tuple[int, bytes, pdu.Short]]
-    ) -> None:
-        behaviour = self.behaviour
+    def _submitted(self, session: Side, submits: list[tuple[int, bytes, pdu.Short]]) -> None:
+        behaviour, dialect = self.behaviour, self._dialect
         stamp = self._stamp()
         over = session.unanswered - self._window if self._window and not behaviour.silent else 0
         is_plain = not (behaviour.failure_share or behaviour.throttle_share or over > 0)
@@ -200,8 +197,8 @@ class Smsc:
             carrier_id = ""
             if not status:
                 self._number += 1
-                carrier_id = f"{self._prefix}{self._number:08x}"
-            lines.append(_line(stamp, frame, short, status, carrier_id))
+                carrier_id = dialect.carrier_id(self._prefix, self._number, sequence)
+            lines.append(_line(dialect, stamp, frame, short, status, carrier_id))
             answer_id = carrier_id.encode()
             answers.append((sequence, status, answer_id))
             if short[3] & 3 == REPORT_ALWAYS and not status:
@@ -225,10 +222,10 @@ class Smsc:
 
     def _verdict(self, *, is_over: bool) -> int:
         if is_over:
-            return pdu.ESME_RTHROTTLED
+            return self._dialect.throttled
         dice = random()
         if dice < self.behaviour.throttle_share:
-            return pdu.ESME_RTHROTTLED
+            return self._dialect.throttled
         if dice < self.behaviour.throttle_share + self.behaviour.failure_share:
             return self.behaviour.failure_status
         return 0
@@ -240,13 +237,15 @@ class Smsc:
             action()
 
     def _answer(
-        self, session: ServerSession, answers: list[tuple[int, int, bytes]], owed: list[Owed]
+        self, session: Side, answers: list[tuple[int, int, bytes]], owed: list[Owed]
     ) -> None:
         if not session.is_closed:
             session.answer_submits(answers)
             self.dirty.add(session)
         self.counts["accepted"] += sum(1 for answer in answers if not answer[1])
-        self.counts["throttled"] += sum(1 for answer in answers if answer[1] == 0x58)
+        self.counts["throttled"] += sum(
+            1 for answer in answers if answer[1] == self._dialect.throttled
+        )
         if owed and self.behaviour.receipts:
             report = partial(self._report, session.system_id, owed, time.time())
             self._later(self.behaviour.receipt_delay_ms, report)
@@ -258,7 +257,7 @@ class Smsc:
         done = time.strftime("%y%m%d%H%M").encode()
         bad_share = self.behaviour.undelivered_share
         self._account(system_id).waiting.extend(
-            build_report(
+            self._dialect.build_report(
                 carrier_id,
                 to,
                 sender,
@@ -302,7 +301,7 @@ class Smsc:
                 self.dirty.add(session)
                 self.counts["reports_sent"] += count
 
-    def _reports_answered(self, session: ServerSession, again: list[bytes]) -> None:
+    def _reports_answered(self, session: Side, again: list[bytes]) -> None:
         account = self._accounts.get(session.system_id)
         if account is None:
             return

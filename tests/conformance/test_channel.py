@@ -9,10 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from sms.outcomes import Submitted, Throttled, Uncertain
+from tests.support.mainland_rig import SgipRig, SmgpRig
 from tests.support.smpp import a_message, some_submits, submits_of
 from tests.support.smpp_rig import SmppRig
 
-RIGS = {"smpp": SmppRig}
+RIGS = {"sgip": SgipRig, "smgp": SmgpRig, "smpp": SmppRig}
 
 
 @pytest.fixture(params=sorted(RIGS))
@@ -185,7 +186,7 @@ async def test_a_time_out_is_uncertain_and_the_late_answer_is_told_with_the_same
 async def test_reports_are_answered_only_when_told(make):
     rig = await make()
     await until(rig.channel.is_up)
-    rig.report("a", "b", "c")
+    rig.report(*(rig.id_of(number, number) for number in (1, 2, 3)))
     await until(lambda: len(rig.sink.received) == 3)
     await asyncio.sleep(0.03)
     assert (rig.taken, rig.again) == (0, 0)
@@ -198,7 +199,7 @@ async def test_reports_are_answered_only_when_told(make):
 async def test_tokens_of_a_session_that_is_over_are_ignored(make):
     rig = await make()
     await until(rig.channel.is_up)
-    rig.report("a")
+    rig.report(rig.id_of(1, 1))
     await until(lambda: rig.sink.received)
     rig.drop()
     await until(lambda: len(rig.sink.links) == 3)

@@ -2,18 +2,19 @@
 
 import asyncio
 import time
-from typing import cast
+from typing import Any, cast
 
 from adapters.session import SessionPolicy
+from adapters.shell import WireChannel
 from adapters.smpp import pdu
 from adapters.smpp.channel import SmppChannel
+from loadtest.dialects import DIALECTS, Side
 from loadtest.smpp_server import (
     BindAsked,
     Ended,
     ReportsAnswered,
     ServerSession,
     Submits,
-    build_report,
 )
 from sms import config
 from tests.support.smpp import FakeSink
@@ -21,7 +22,7 @@ from tests.support.smpp import FakeSink
 
 class _Peer(asyncio.Protocol):
     def __init__(self, rig: "SmppRig") -> None:
-        self.session = ServerSession()
+        self.session: Side = rig.make_side()
         self.rig = rig
         self.transport: asyncio.Transport  # from connection_made on
 
@@ -48,8 +49,11 @@ class SmppRig:
     status, or None for nothing), `refuses_login`, and `drop answer_held report taken again`.
     """
 
-    def __init__(self, *, sessions: int = 1, window: int = 16, **policy: float) -> None:
+    protocol = "smpp"
+
+    def __init__(self, *, sessions: int = 1, window: int = 16, **policy: Any) -> None:
         self.sink = FakeSink()
+        self.dialect = DIALECTS[self.protocol]
         self.peers: list[_Peer] = []
         self.refuses_login = False
         self.logins = 0
@@ -66,20 +70,31 @@ class SmppRig:
         self._policy = SessionPolicy(**{"reconnect_min_s": 0.02, **policy})
         self._by_peer: dict[int, list[str]] = {}
 
+    def make_side(self) -> Side:
+        """The carrier's end of one connection."""
+        return ServerSession()
+
+    def settings(self) -> dict[str, object]:
+        """The channel's own, but for host and port."""
+        return {"system_id": "esme01", "password": "secret08"}
+
+    def make_channel(self, channel: config.Channel) -> WireChannel:
+        """Our end."""
+        return SmppChannel(channel, self.sink, self._policy)
+
+    def id_of(self, number: int, sequence: int) -> str:
+        """What submit `number` is answered with."""
+        return f"id{number}"
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self.server = await loop.create_server(lambda: _Peer(self), "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
-        settings = {
-            "host": "127.0.0.1",
-            "port": self.port,
-            "system_id": "esme01",
-            "password": "secret08",
-        }
+        settings = {"host": "127.0.0.1", "port": self.port, **self.settings()}
         channel = config.Channel(
-            7, "rig", "smpp", settings, sessions=self._sessions, window=self._window
+            7, "rig", self.protocol, settings, sessions=self._sessions, window=self._window
         )
-        self.channel = SmppChannel(channel, self.sink, self._policy)
+        self.channel = self.make_channel(channel)
         self.channel.start()
 
     async def stop(self) -> None:
@@ -96,7 +111,7 @@ class SmppRig:
             match event:
                 case BindAsked():
                     self.logins += 1
-                    status = pdu.ESME_RINVPASWD if self.refuses_login else pdu.ESME_ROK
+                    status = self.dialect.wrong_password if self.refuses_login else 0
                     peer.session.answer_bind(event, status, "RIG")
                 case Submits(submits):
                     self._submitted(peer, submits)
@@ -117,11 +132,13 @@ class SmppRig:
         for sequence, _, short in submits:
             seen.append(short[5].hex())
             self._next_id += 1
-            carrier_id = f"id{self._next_id}".encode()
+            carrier_id = self.id_of(self._next_id, sequence).encode()
             if self.holds:
                 self._held.append((peer, sequence, carrier_id))
             else:
-                answers.append((sequence, 0x58 if self.throttles else 0, carrier_id))
+                answers.append(
+                    (sequence, self.dialect.throttled if self.throttles else 0, carrier_id)
+                )
         peer.session.answer_submits(answers)
 
     def answer_held(self) -> None:
@@ -139,7 +156,7 @@ class SmppRig:
         """Send reports over the first session."""
         peer = self.peers[0]
         bodies = [
-            build_report(
+            self.dialect.build_report(
                 carrier_id.encode(),
                 b"8613800138000",
                 b"10690001",
