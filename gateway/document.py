@@ -30,10 +30,7 @@ from webhooks.sign import parse_secret
 
 ObjectKey = tuple[str, str]  # kind, name
 
-LATER_PROTOCOLS = (
-    *("cmpp2", "cmpp3"),
-    *("aliyun", "tencent", "huawei", "twilio", "infobip", "http"),
-)
+LATER_PROTOCOLS = ("aliyun", "tencent", "huawei", "twilio", "infobip", "http")
 _CHANNEL_SECRETS = frozenset(
     {
         *("password", "smg_password", "secret", "shared_secret"),

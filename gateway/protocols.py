@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from adapters.base import Channel, ChannelSink
+from adapters.cmpp.channel import CmppChannel
+from adapters.cmpp.settings import validate_2, validate_3
 from adapters.session import SessionPolicy
 from adapters.sgip.channel import SgipChannel
 from adapters.sgip.settings import validate as validate_sgip
@@ -29,6 +31,8 @@ class CarrierProtocol:
 
 
 PROTOCOLS: Final[Mapping[str, CarrierProtocol]] = {
+    "cmpp2": CarrierProtocol(validate_2, CmppChannel, "source_addr"),
+    "cmpp3": CarrierProtocol(validate_3, CmppChannel, "source_addr"),
     "sgip": CarrierProtocol(validate_sgip, SgipChannel, "login_name"),
     "smgp": CarrierProtocol(validate_smgp, SmgpChannel, "client_id"),
     "smpp": CarrierProtocol(validate_smpp, SmppChannel, "system_id"),
