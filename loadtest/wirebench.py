@@ -16,16 +16,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import uvloop
 
 from adapters.base import Channel, ChannelSink
 from adapters.session import SessionPolicy
-from adapters.smpp import pdu as smpp_pdu
+from adapters.sgip.channel import SgipChannel
+from adapters.smgp.channel import SmgpChannel
 from adapters.smpp.channel import SmppChannel
 from loadtest import smpp_server
 from loadtest.carrier import die_with_parent
+from loadtest.dialects import DIALECTS
 from sms import config
 from sms.model import Carrier, Encoding, Inbound, Message, MessageClass, Report, Submit
 from sms.outcomes import Outcome
@@ -45,21 +48,24 @@ class Answering(Protocol):
         ...
 
 
-class _SmppPeer:
-    def __init__(self) -> None:
-        self._session = smpp_server.ServerSession()
+class _Peer:
+    """A side that `loadtest.dialects` knows; `write_id` makes a submit's id of its number."""
+
+    def __init__(self, protocol: str, write_id: bytes) -> None:
+        self._session = DIALECTS[protocol].make_side()
+        self._write_id = write_id
         self._number = 0
 
     def answered(self, data: bytes) -> bytes:
         session = self._session
         for event in session.receive(data, 0.0):
             if isinstance(event, smpp_server.BindAsked):
-                session.answer_bind(event, smpp_pdu.ESME_ROK, "BENCH")
+                session.answer_bind(event, 0, "BENCH")
             elif isinstance(event, smpp_server.Submits):
                 first, self._number = self._number, self._number + len(event.submits)
                 session.answer_submits(
                     [
-                        (submit[0], 0, b"%016x" % number)
+                        (submit[0], 0, self._write_id % number)
                         for number, submit in enumerate(event.submits, first)
                     ]
                 )
@@ -79,7 +85,17 @@ BENCHES: Mapping[str, Bench] = {
     "smpp": Bench(
         lambda channel, sink: SmppChannel(channel, sink, SessionPolicy()),
         {"system_id": "bench", "password": "secret08"},
-        _SmppPeer,
+        partial(_Peer, "smpp", b"%016x"),
+    ),
+    "sgip": Bench(
+        lambda channel, sink: SgipChannel(channel, sink, SessionPolicy()),
+        {"login_name": "bench", "password": "secret08", "node_id": 3010012345},
+        partial(_Peer, "sgip", b"%x"),  # its answers carry no id
+    ),
+    "smgp": Bench(
+        lambda channel, sink: SmgpChannel(channel, sink, SessionPolicy()),
+        {"client_id": "bench", "shared_secret": "secret08"},
+        partial(_Peer, "smgp", b"%020d"),
     ),
 }
 
