@@ -97,7 +97,7 @@ def running(tmp_path_factory) -> Iterator[GatewayProcess]:
     finally:
         for process, _ in carriers:
             process.terminate()
-            process.wait(10)
+            process.communicate(timeout=10)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_many_at_once_all_come_to_their_end(gateway, network):
     texts = [{"to": a_number(network), "text": f"第 {n} 条"} for n in range(200)]
     answer = gateway.batch(texts, **{"class": "transactional"})
     assert answer.status_code == 202, answer.text
-    ids = [told["id"] for told in answer.json()["data"]]
+    ids = [told["id"] for told in answer.json()["accepted"]]
     for message_id in ids:
         gateway.wait_for_status(message_id, "delivered", timeout_s=20)
     wanted = {text["to"][3:] for text in texts}

@@ -42,6 +42,7 @@ class Rig:
 
     def __init__(self, **policy: float) -> None:
         self.sink = FakeSink()
+        self.writers: list[asyncio.StreamWriter] = []
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.socket.setblocking(False)
         self.port = self.socket.getsockname()[1]
@@ -51,7 +52,9 @@ class Rig:
         self.listener = Listener(self.socket, self.door.make_protocol, None)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        return reader, writer
 
     async def caller(self, name: str = "fakename", password: str = "1234") -> "Caller":
         reader, writer = await self.connect()
@@ -63,6 +66,9 @@ class Rig:
         self.listener.close()
         await self.door.stop(0.2)
         self.socket.close()
+        for writer in self.writers:
+            writer.close()
+        await asyncio.sleep(0)
 
 
 class Caller:

@@ -14,6 +14,7 @@ SETTINGS = {
     "node_id": 3010012345,
     "corp_id": "12345",
 }
+OWN = parse(SETTINGS)
 SMG = (100001, 1121203220, 77)
 # 21 November 2026, 20:32:30 in UTC+8, at `now` 0
 UNIX_OFFSET = 1795264350.0
@@ -32,7 +33,7 @@ def a_session(
     """A session that nobody connected yet."""
     return SgipSession(
         channel,
-        parse({**SETTINGS, **settings}),
+        parse({**SETTINGS, **settings}) if settings else OWN,
         policy or SessionPolicy(),
         window,
         common=common or Common(),

@@ -12,6 +12,7 @@ SETTINGS = {
     "client_id": "10690001",
     "shared_secret": "888888",
 }
+OWN = parse(SETTINGS)
 # 21 November 2026, 20:22:50 in UTC+8, at `now` 0
 UNIX_OFFSET = 1795263770.0
 STAMP = 1121202250
@@ -26,7 +27,7 @@ def a_session(
     **settings: object,
 ) -> SmgpSession:
     """A session that nobody connected yet."""
-    own = parse({**SETTINGS, **settings})
+    own = parse({**SETTINGS, **settings}) if settings else OWN
     return SmgpSession(
         7, own, policy or SessionPolicy(), window, unix_offset=UNIX_OFFSET, mode=mode
     )

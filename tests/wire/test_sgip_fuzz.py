@@ -33,6 +33,7 @@ FRAMES = [
         (Path(__file__).parents[1] / "vectors" / "sgip.json").read_text("utf-8")
     )
 ]
+SUBMITS = some_submits(8)
 # What our own session numbered its submits with: the login took the first.
 SEQUENCES = st.builds(
     lambda stamp, counter: (3010012345, stamp, counter),
@@ -53,8 +54,7 @@ PIECES = st.one_of(
 def test_fuzz_a_session_survives_any_bytes(seed):
     def make():
         session = bound_session(window=8)
-        session.submit(some_submits(8), 1.0)
-        session.to_send()
+        session.submit(SUBMITS, 1.0)
 
         def read(data):
             told = session.receive(data, 1.1) + session.lost("channel.link_lost")

@@ -23,6 +23,7 @@ FRAMES = [
         (Path(__file__).parents[1] / "vectors" / "smgp.json").read_text("utf-8")
     )
 ]
+SUBMITS = some_submits(8)
 SEQUENCES = st.integers(0, 12)
 IDS = st.binary(min_size=10, max_size=10)
 PIECES = st.one_of(
@@ -44,8 +45,7 @@ PIECES = st.one_of(
 def test_fuzz_a_session_survives_any_bytes(seed):
     def make():
         session = bound_session(window=8)
-        session.submit(some_submits(8), 1.0)
-        session.to_send()
+        session.submit(SUBMITS, 1.0)
 
         def read(data):
             told = session.receive(data, 1.1) + session.lost("channel.link_lost")
