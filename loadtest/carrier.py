@@ -1,4 +1,4 @@
-"""One simulated carrier as a process: an SMSC on a real socket, a control port beside it.
+"""One simulated carrier as a process: its protocol on a real socket, a control port beside it.
 
     python -m loadtest.carrier --name mobile-a --port 2775 --control-port 9775 \\
         --record carriers/mobile-a.jsonl --system-id shop --password secret08
@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +26,12 @@ import uvloop
 from aiohttp import web
 
 from loadtest.behaviour import Behaviour, change
-from loadtest.dialects import DIALECTS, Side
+from loadtest.cmpp_server import CmppSide
 from loadtest.record import Record
-from loadtest.sgip_server import SgipCaller
+from loadtest.server import ServerSession, Side
+from loadtest.sgip_server import SgipCaller, SgipSide
+from loadtest.smgp_server import SmgpSide
+from loadtest.smpp_server import SmppSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
 
@@ -37,12 +41,20 @@ REPEAT_LINES = 50_000  # of the record are looked at after a restart
 CALL_AGAIN_S = 0.2  # between two tries of an SMG to reach the SP
 REPEAT = "LOADTEST_REPEAT_S"  # the default of --repeat-s, for carriers that a sandbox starts
 
+SIDES: Mapping[str, Callable[[argparse.Namespace], Side]] = {
+    "cmpp2": lambda options: CmppSide("cmpp2", options.password),
+    "cmpp3": lambda options: CmppSide("cmpp3", options.password),
+    "sgip": lambda _: SgipSide(),
+    "smgp": lambda _: SmgpSide(),
+    "smpp": lambda _: SmppSide(),
+}
+
 
 class _Connection(asyncio.Protocol):
     """One client's socket."""
 
     def __init__(self, carrier: Carrier) -> None:
-        self.session = carrier.dialect.make_side()
+        self.session: ServerSession = carrier.smsc.side.session()
         self.transport: asyncio.Transport | None = None
         self._carrier = carrier
 
@@ -95,13 +107,14 @@ class Carrier:
 
     def __init__(self, options: argparse.Namespace) -> None:
         loop = asyncio.get_running_loop()
-        self.dialect = DIALECTS[options.protocol]
-        self.connections: dict[Side, _Connection] = {}
+        self.connections: dict[ServerSession, _Connection] = {}
         self._host: str = options.host
         self._port: int = options.port
         self._server: asyncio.Server | None = None
+        side = SIDES[options.protocol](options)
         self.smsc = Smsc(
             name=options.name,
+            side=side,
             system_id=options.system_id,
             password=options.password,
             window=options.window,
@@ -112,9 +125,8 @@ class Carrier:
                 receipt_delay_ms=options.receipt_delay_ms,
                 failure_share=options.failure_share,
                 throttle_share=options.throttle_share,
-                failure_status=self.dialect.failure,
+                failure_status=side.failure,
             ),
-            dialect=self.dialect,
         )
 
     async def call_back(self, host: str, port: int, login: tuple[str, str]) -> None:
@@ -302,8 +314,9 @@ def _say(options: argparse.Namespace, port: int, control_port: int) -> None:
         }
         line = json.dumps(told)
     else:
-        where = f"{options.protocol.upper()} on {options.host}:{port}"
-        line = f"{options.name}: {where}, control on {control_url}"
+        line = (
+            f"{options.name}: {options.protocol} on {options.host}:{port}, control on {control_url}"
+        )
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -324,9 +337,9 @@ def _address(text: str) -> tuple[str, int]:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="loadtest.carrier", description="A simulated SMSC.")
+    parser = argparse.ArgumentParser(prog="loadtest.carrier", description="A simulated carrier.")
     parser.add_argument("--name", required=True)
-    parser.add_argument("--protocol", choices=sorted(DIALECTS), default="smpp")
+    parser.add_argument("--protocol", choices=sorted(SIDES), default="smpp")
     parser.add_argument(
         "--call-back",
         type=_address,

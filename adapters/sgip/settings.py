@@ -24,7 +24,6 @@ from sms.errors import ConfigError
 
 SOURCE: Final = "SGIP 1.2"
 PROTOCOL: Final = "SGIP"
-DEFAULT_PORT: Final = 8801
 
 
 class NumberFormat(StrEnum):
@@ -46,10 +45,10 @@ class SgipSettings:
     """One channel's settings, checked."""
 
     host: str
+    port: int
     login_name: str
     password: str = field(repr=False)
     node_id: int
-    port: int = DEFAULT_PORT
     look: SubmitLook = field(default_factory=SubmitLook)
     number_format: NumberFormat = NumberFormat.E164
     validity_period: Validity = Validity.NONE
@@ -64,7 +63,7 @@ class SgipSettings:
 
 _OCTET = checks.integer(0, 255)
 _CODE_OF: Final = checks.code_number(1, 255)
-_REQUIRED: Final = ("host", "login_name", "password", "node_id")
+_REQUIRED: Final = ("host", "port", "login_name", "password", "node_id")
 # name → check; defaults stand in SgipSettings and SubmitLook
 _CHECKS: Final[Mapping[str, Check]] = {
     "host": checks.string(1, 253, SOURCE),

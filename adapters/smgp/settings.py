@@ -21,7 +21,6 @@ from sms.errors import ConfigError
 
 SOURCE: Final = "SMGP 3.0"
 PROTOCOL: Final = "SMGP"
-DEFAULT_PORT: Final = 8890
 
 
 class NumberFormat(StrEnum):
@@ -50,9 +49,9 @@ class SmgpSettings:
     """One channel's settings, checked."""
 
     host: str
+    port: int
     client_id: str
     shared_secret: str = field(repr=False)
-    port: int = DEFAULT_PORT
     client_version: int = pdu.VERSION
     directions: Connections = Connections.ONE
     pad_client_id: bool = False
@@ -66,7 +65,7 @@ class SmgpSettings:
 
 
 _CODE_OF: Final = checks.code_number(1, 0xFFFFFFFF)
-_REQUIRED: Final = ("host", "client_id", "shared_secret")
+_REQUIRED: Final = ("host", "port", "client_id", "shared_secret")
 # name → check; defaults stand in SmgpSettings and SubmitLook
 _CHECKS: Final[Mapping[str, Check]] = {
     "host": checks.string(1, 253, SOURCE),

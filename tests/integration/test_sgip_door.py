@@ -16,8 +16,8 @@ from adapters.sgip import pdu
 from adapters.sgip.channel import SgipChannel
 from adapters.sgip.door import Door
 from gateway.listener import Listener
-from loadtest.sgip_server import SgipCaller, SgipServer, build_report, carrier_id
-from loadtest.smpp_server import BindAsked, Submits
+from loadtest.server import LoginAsked, OwedReport, Submits
+from loadtest.sgip_server import SgipCaller, SgipServer, SgipSide
 from sms import config
 from sms.outcomes import Submitted
 from tests.support.sgip import SETTINGS, bind_asked, deliver
@@ -96,10 +96,8 @@ class Caller:
         return data
 
     def report(self, submit_id: str, *, is_good: bool = True) -> None:
-        body = build_report(
-            submit_id.encode(), b"8613800138000", b"", submitted=b"", done=b"", is_good=is_good
-        )
-        self.side.deliver([body], time.monotonic())
+        report = OwedReport(submit_id.encode(), b"8613800138000", b"", b"", b"", is_good)
+        self.side.deliver([report], time.monotonic())
         self.flush()
 
 
@@ -141,8 +139,8 @@ async def test_a_report_on_the_smgs_connection_answers_the_submit_on_ours(rig):
         side = SgipServer()
         while data := await reader.read(65536):
             for event in side.receive(data, time.monotonic()):
-                if isinstance(event, BindAsked):
-                    side.answer_bind(event, 0, "SMG")
+                if isinstance(event, LoginAsked):
+                    side.answer_login(event, 0, "SMG")
                 elif isinstance(event, Submits):
                     submits.extend((sequence, frame) for sequence, frame, _ in event.submits)
             writer.write(side.to_send())
@@ -161,7 +159,7 @@ async def test_a_report_on_the_smgs_connection_answers_the_submit_on_ours(rig):
         await until(lambda: len(submits) == 2)
         assert channel.free() == 2
         caller = await rig.caller()
-        submit_id = carrier_id("", 0, submits[1][0])
+        submit_id = SgipSide().carrier_id(1, submits[1][0])
         caller.report(submit_id)
         await until(lambda: rig.sink.results)
         assert rig.sink.results == [(sent[1], Submitted(submit_id))]

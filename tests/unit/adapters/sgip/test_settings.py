@@ -6,11 +6,9 @@ from adapters.sgip.settings import NumberFormat, Validity, parse, validate
 from sms.errors import ConfigError
 from tests.support.sgip import SETTINGS
 
-WITHOUT_PORT = {name: value for name, value in SETTINGS.items() if name != "port"}
-
 
 def test_little_is_enough_and_the_rest_has_the_standards_values():
-    own = parse(WITHOUT_PORT)
+    own = parse(SETTINGS)
     assert (own.host, own.port, own.login_name, own.node_id) == (
         "127.0.0.1",
         8801,
@@ -36,6 +34,7 @@ def test_the_smgs_login_is_ours_unless_told_otherwise():
 def test_everything_that_is_missing_is_named():
     assert [pointer for pointer, _ in validate({})] == [
         "/host",
+        "/port",
         "/login_name",
         "/password",
         "/node_id",

@@ -6,11 +6,9 @@ from adapters.smgp.settings import Connections, NumberFormat, parse, validate
 from sms.errors import ConfigError
 from tests.support.smgp import SETTINGS
 
-WITHOUT_PORT = {name: value for name, value in SETTINGS.items() if name != "port"}
-
 
 def test_little_is_enough_and_the_rest_has_the_standards_values():
-    own = parse(WITHOUT_PORT)
+    own = parse(SETTINGS)
     assert (own.port, own.client_version, own.directions) == (8890, 0x30, Connections.ONE)
     assert own.number_format is NumberFormat.NATIONAL_CN
     assert own.look.msg_src == "10690001"
@@ -19,7 +17,12 @@ def test_little_is_enough_and_the_rest_has_the_standards_values():
 
 
 def test_everything_that_is_missing_is_named():
-    assert [pointer for pointer, _ in validate({})] == ["/host", "/client_id", "/shared_secret"]
+    assert [pointer for pointer, _ in validate({})] == [
+        "/host",
+        "/port",
+        "/client_id",
+        "/shared_secret",
+    ]
 
 
 @pytest.mark.parametrize(
