@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import statistics
 import sys
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import structlog
 import uvloop
 
 from adapters.base import Channel, ChannelSink
@@ -148,9 +150,8 @@ async def _measure(name: str, port: int, window: int) -> dict[str, float]:
     bench = BENCHES[name]
     sink = _Sink(_ring())
     settings = {"host": "127.0.0.1", "port": port, **bench.settings}
-    channel = sink.channel = bench.channel(
-        config.Channel(1, name, name, settings, window=window), sink
-    )
+    account = config.Channel(1, name, name, settings, window=window)
+    channel = sink.channel = bench.channel(account, sink, SessionPolicy())
     channel.start()
     async with asyncio.timeout(START_S):
         while not sink.answered:  # noqa: ASYNC110 – a bench may look again
@@ -220,6 +221,8 @@ def main() -> None:
     if options.serve:
         uvloop.run(serve(options.serve))
         return
+    # standard output is the result's
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     found = uvloop.run(run(options.protocol or sorted(BENCHES)))
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 

@@ -1,7 +1,7 @@
 """What a Result means for a submit and a Status for a login: tables, kept as data, read once.
 
 `result_codes.json` says which Result is in which class of `adapters.codes`; carriers' own numbers
-from 14 on are mapped by the channel (`result_classes` in its settings).
+from 14 on are mapped by the channel (`status_classes` in its settings).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ FMT_ASCII = 0
 FMT_BINARY = 4
 FMT_UCS2 = 8
 FMT_GBK = 15
-CONTENT_MAXIMUM = 140  # octets on the air; Msg_Fmt 0 may hold more (`ascii_maximum`)
+CONTENT_MAXIMUM = 140  # octets on the air; Msg_Fmt 0 may hold more (`content_maximum`)
 ID_SIZE = 8
 
 pack_header = struct.Struct(">III").pack
@@ -315,7 +315,7 @@ class SubmitLook:
     tp_pid: int = 0
     has_pk: bool = True  # Pk_total and Pk_number say what the header in the content says
     has_valid_time: bool = False
-    ascii_maximum: int = 159  # octets of Msg_Fmt 0: fewer than 160 by the standard
+    content_maximum: int = 159  # octets of Msg_Fmt 0: fewer than 160 by the standard
 
 
 _UCS2 = Encoding.UCS2  # as a global for the path: a call in Python 3.11
@@ -363,7 +363,7 @@ class SubmitTemplate:
         if submit.encoding is not _UCS2:
             fmt, content = self._as_ascii(submit)
         count = len(content)
-        if count > CONTENT_MAXIMUM and (fmt or count > self._look.ascii_maximum):
+        if count > CONTENT_MAXIMUM and (fmt or count > self._look.content_maximum):
             raise ValueError(f"{count} octets of content")
         until = submit.message.valid_until if self._look.has_valid_time else 0.0
         key = (submit.sender, submit.total, submit.segment, submit.has_udh, fmt, until)

@@ -65,7 +65,7 @@ class Session(WireSession):
         )
         self.layout = settings.layout
         self._settings = settings
-        self._codes = ResultTable(settings.result_classes)
+        self._codes = ResultTable(settings.status_classes)
         self._stamp = pdu.login_stamp(login_at)
         self._authenticator = authenticator_source(
             settings.source_addr, settings.shared_secret, self._stamp

@@ -45,7 +45,7 @@ class PkNumbers(StrEnum):
     ONE = "one"  # 1 of 1: for carriers that read the header only
 
 
-class ValidTime(StrEnum):
+class Validity(StrEnum):
     """What stands in ValId_Time."""
 
     NONE = "none"  # the carrier's default
@@ -63,7 +63,7 @@ class CmppSettings:
     version: int
     look: SubmitLook
     number_format: NumberFormat = NumberFormat.NATIONAL_CN
-    result_classes: Mapping[int, str] = field(default_factory=dict)
+    status_classes: Mapping[int, str] = field(default_factory=dict)
     active_test_s: float | None = None  # None = the policy's
     response_timeout_s: float | None = None  # None = the policy's
 
@@ -104,7 +104,7 @@ _LOOK: Final[Mapping[str, Check]] = {
     "fee_code": _string(0, 6),
     "msg_level": integer(0, 9),
     "tp_pid": integer(0, 255),
-    "ascii_maximum": integer(CONTENT_MAXIMUM, 160),
+    "content_maximum": integer(CONTENT_MAXIMUM, 160),
 }
 _REQUIRED: Final = ("host", "port", "source_addr", "shared_secret")
 # name → check; defaults stand in CmppSettings and SubmitLook
@@ -118,8 +118,8 @@ _CHECKS: Final[Mapping[str, Check]] = {
     **_LOOK,
     "number_format": choice(NumberFormat),
     "pk_numbers": choice(PkNumbers),
-    "valid_time": choice(ValidTime),
-    "result_classes": code_classes(_result_code, "90", CLASSES),
+    "validity_period": choice(Validity),
+    "status_classes": code_classes(_result_code, "90", CLASSES),
     "active_test_s": seconds(1, 3600),
     "response_timeout_s": seconds(1, 300),
 }
@@ -153,12 +153,12 @@ def parse(protocol: str, raw: Mapping[str, Any]) -> CmppSettings:
         look=SubmitLook(
             **look,
             has_pk=raw.get("pk_numbers", PkNumbers.SEGMENTS) == PkNumbers.SEGMENTS,
-            has_valid_time=raw.get("valid_time", ValidTime.NONE) == ValidTime.ABSOLUTE,
+            has_valid_time=raw.get("validity_period", Validity.NONE) == Validity.ABSOLUTE,
         ),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.NATIONAL_CN)),
-        result_classes={
+        status_classes={
             code: word
-            for key, word in raw.get("result_classes", {}).items()
+            for key, word in raw.get("status_classes", {}).items()
             if (code := _result_code(key)) is not None
         },
         **times,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from adapters.cmpp import pdu
 from adapters.cmpp.pdu import Layout
 from adapters.session import Answered, Ended
+from loadtest.cmpp_server import CmppSide
 from sms.errors import RemoteProtocolError
 from sms.model import Submit
 from sms.outcomes import Outcome, Uncertain
@@ -65,6 +66,23 @@ def test_fuzz_the_table_parser_says_no_in_its_own_words(layout, seed):
             pdu.parse_pdu(data.ljust(pdu.HEADER_SIZE, b"\0"), layout)
 
     feed(seed, FRAMES, lambda: read)
+
+
+@pytest.mark.parametrize("protocol", ["cmpp2", "cmpp3"])
+@fuzz
+@given(seed=seeds)
+def test_fuzz_the_carrier_s_side_survives_the_same(protocol, seed):
+    def make():
+        server = CmppSide(protocol).session()
+        server.system_id, server.may_submit = "900001", True
+
+        def read(data):
+            server.receive(data, 1.0)
+            server.to_send()
+
+        return read
+
+    feed(seed, FRAMES, make)
 
 
 @settings(max_examples=200)

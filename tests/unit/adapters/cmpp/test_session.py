@@ -254,7 +254,7 @@ def test_a_cut_answer_ends_the_session_and_leaves_its_submit_uncertain():
 
 
 def test_a_channel_s_own_classes_go_first():
-    session = bound_session(result_classes={"90": "number"})
+    session = bound_session(status_classes={"90": "number"})
     session.submit(some_submits(1), 1.0)
     [outcome] = outcomes(session.receive(submit_answer(2, 0, 90), 1.1))
     assert isinstance(outcome, Rejected)
@@ -343,12 +343,12 @@ def test_the_header_of_a_gsm7_segment_stays():
 
 @pytest.mark.parametrize(("maximum", "is_taken"), [(159, False), (160, True)])
 def test_160_characters_go_only_where_the_carrier_says_so(maximum, is_taken):
-    session = bound_session(ascii_maximum=maximum)
+    session = bound_session(content_maximum=maximum)
     assert (session.submit([gsm7(b"a" * 160)], 1.0) == []) is is_taken
 
 
 def test_the_end_of_a_message_is_told_where_the_channel_says_so():
-    session = bound_session(valid_time="absolute")
+    session = bound_session(validity_period="absolute")
     message = a_message()
     message.valid_until = 1767200400.0
     session.submit(submits_of(message), 1.0)

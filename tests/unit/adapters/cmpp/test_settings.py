@@ -48,11 +48,11 @@ def test_what_is_missing_is_named(name):
         ("msg_src", "9000011"),
         ("number_format", "roman"),
         ("pk_numbers", 1),
-        ("valid_time", "relative"),
-        ("ascii_maximum", 139),
-        ("result_classes", {"0": "number"}),
-        ("result_classes", {"90": "bad"}),
-        ("result_classes", ["90"]),
+        ("validity_period", "relative"),
+        ("content_maximum", 139),
+        ("status_classes", {"0": "number"}),
+        ("status_classes", {"90": "bad"}),
+        ("status_classes", ["90"]),
         ("active_test_s", 0),
         ("response_timeout_s", 1e9),
         ("system_id", "shop"),
@@ -90,9 +90,9 @@ def test_everything_that_is_known_is_taken():
         "tp_pid": 1,
         "number_format": "plus",
         "pk_numbers": "one",
-        "valid_time": "absolute",
-        "ascii_maximum": 160,
-        "result_classes": {"90": "number", 91: "throttled"},
+        "validity_period": "absolute",
+        "content_maximum": 160,
+        "status_classes": {"90": "number", 91: "throttled"},
         "active_test_s": 30,
         "response_timeout_s": 5.5,
     }
@@ -100,7 +100,7 @@ def test_everything_that_is_known_is_taken():
     settings = parse("cmpp2", raw)
     assert settings.version == 0x21
     assert settings.number_format is NumberFormat.PLUS
-    assert settings.result_classes == {90: "number", 91: "throttled"}
+    assert settings.status_classes == {90: "number", 91: "throttled"}
     assert (settings.look.msg_src, settings.look.tp_pid) == ("900002", 1)
     assert not settings.look.has_pk
     assert settings.look.has_valid_time
