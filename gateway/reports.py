@@ -28,6 +28,7 @@ from receipts.state import Path, come_due, fold, report_path
 from sms.errors import Unavailable
 from sms.ids import IdClock, unix_of
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, Report, State
+from sms.outcomes import Submitted
 from store.fragments import (
     ParkedReport,
     Why,
@@ -254,6 +255,10 @@ class Reports:
             batch.sql.append(unpark_sql([message.id]))
         if len(message.texts) == 1:
             self._matches.forget(report.channel, report.carrier_id)
+        elif message.state is State.DELIVERED:  # no segment's receipt is outstanding
+            for answer in message.answers:
+                if isinstance(answer, Submitted):
+                    self._matches.forget(report.channel, answer.carrier_id)
 
     def _may_resend(self, message: Message, path: Path, channel: int) -> bool:
         """Transition 17: the receipt names a temporary or channel fault, and another may do."""

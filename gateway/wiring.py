@@ -35,6 +35,7 @@ from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
 from gateway.peers import Peers
+from gateway.porting import Porting
 from gateway.protocols import PROTOCOLS
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
@@ -61,6 +62,7 @@ from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
 from store.intake import Intake
+from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
 from store.read import Reader
@@ -206,6 +208,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             evidence=evidence,
             schedule=schedule,
             policy=policy,
+            porting=Porting(
+                store=PortedStore(pool, keyring), metrics=metrics, monotonic=time.monotonic
+            ),
             settler=settler,
             matches=matches,
             reports=reports,

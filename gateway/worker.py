@@ -24,6 +24,7 @@ import uvloop
 from cluster.nonces import Nonces
 from gateway.api.access import Access
 from gateway.api.address import Addresses
+from gateway.garbage import Garbage
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
 from gateway.internal_http import serve_internal
@@ -95,7 +96,7 @@ def run(settings: Settings) -> int:
     configure(settings.log_level, sys.stderr)
     if settings.failpoint is not None:
         failpoints.arm(settings.failpoint, settings.failpoint_dir)
-    gc.set_threshold(50_000, 20, 100)  # messages are acyclic: frequent young collections find none
+    gc.set_threshold(50_000, 20, 100)  # while it recovers; then `Garbage` looks
     try:
         return uvloop.run(_main(settings))
     except ConfigError as error:
@@ -186,6 +187,7 @@ class _Life:
         self._is_recovered = False  # until then the marks of the former owner stand
         self._is_silent = False  # the event lane has ended: its floor is said for good
         self._renew_now = asyncio.Event()
+        self._garbage = Garbage(lambda: not self.worker.flow.ledger.live)
         self._is_leaving = False  # the lease is not renewed any more
 
     async def run(self) -> int:
@@ -213,7 +215,7 @@ class _Life:
             await worker.peers.sessions.look()  # which channels are up elsewhere
             await self._reload()
             flow.metrics.before_scrape.append(flow.set_gauges)
-            gc.freeze()  # what is there now stays: later collections need not look at it
+            self._garbage.begin()
             return await self._serve(renewing)
         finally:
             guard.stop()
@@ -227,6 +229,7 @@ class _Life:
         counted = await opened_by(self.pool, self.lease.process)
         flow.ledger.opened.update(counted)  # before the first flush of this life
         await self.worker.suppressing.refresh()  # before anything can be accepted or sent
+        await flow.porting.refresh()  # likewise
         snapshot = await self.store.load()
         flow.reconfigure(snapshot)  # routes are known, no channel is up yet: everything is held
         notifier = self.worker.notifier  # first: it must hear of what recovery commits
@@ -341,6 +344,9 @@ class _Life:
             self._every(
                 self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.refresh
             ),
+            self._every(
+                self.numbers.portability_poll_s, "portability", self.worker.flow.porting.refresh
+            ),
             self._every(self._standing_s(), "standing", self._park_standing),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
             self._every(SWEEP_S, "expiry", self.worker.flow.backlog.sweep),
@@ -403,6 +409,7 @@ class _Life:
         while True:
             await asyncio.sleep(TICK_S)
             dispatcher.tick()
+            self._garbage.round()
             outage.look(time.monotonic(), is_up=self.worker.acceptor.is_up())
 
     async def _watch_lag(self) -> None:

@@ -1,8 +1,8 @@
 """Texts travel the whole way over SGIP and SMGP: reports come back, faults come and go.
 
-The carriers are our own simulators; other implementations could not be had as peers: PyPI has no
-SGIP or SMGP server or client, and npm's `cmpp`-family packages speak CMPP only. Go and Java
-implementations stand behind the recorded vectors instead (tests/wire).
+The carriers are our own simulators. PyPI and npm have no other implementation of SGIP or SMGP to
+install as a peer; Go modules exist (go_sgip, go_smgp), for which the tests would need a Go tool
+chain. Their bytes and those of Java implementations stand in the recorded vectors (tests/wire).
 """
 
 import itertools

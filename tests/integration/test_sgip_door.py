@@ -1,6 +1,6 @@
 """SGIP's second direction over real sockets: who may come in, what it brings, how it leaves.
 
-No registry that we know has another implementation of SGIP to install; what Go and Java ones
+Neither PyPI nor npm has another implementation of SGIP to install as a peer; what Go and Java ones
 really send is in the recorded vectors (tests/wire).
 """
 

@@ -101,6 +101,29 @@ def test_a_second_report_is_answered_and_changes_nothing() -> None:
     assert message.state is State.DELIVERED
 
 
+def test_a_long_message_is_forgotten_with_its_last_receipt() -> None:
+    """Its texts would stay in memory until the cache is full."""
+    desk = Desk()
+    desk.kit.accept(desk.kit.message(texts=("a" * 153, "b" * 153, "c")))
+    for number in range(3):
+        desk.kit.answer(1, Submitted(f"id{number}"))
+    desk.report("id0")
+    desk.report("id2")
+    assert len(desk.kit.matches) == 3
+    desk.report("id1")
+    assert len(desk.kit.matches) == 0
+
+
+def test_an_undelivered_long_message_still_waits_for_its_other_receipts() -> None:
+    desk = Desk()
+    message = desk.kit.message(texts=("a" * 153, "b"))
+    desk.kit.accept(message)
+    for number in range(2):
+        desk.kit.answer(1, Submitted(f"id{number}"))
+    desk.report("id0", "UNDELIV", "001")
+    assert len(desk.kit.matches) == 2
+
+
 def test_an_unfinished_word_leaves_the_message_waiting() -> None:
     desk = Desk()
     message = desk.kit.message()
