@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
-from adapters.codes import THROTTLE_PAUSE_S, CodeTable
 from adapters.layout import Fields
 from adapters.mainland import absolute_time, content_of, e164, national, stamp_of, text_of
 from adapters.session import (
@@ -30,13 +29,13 @@ from adapters.session import (
     WireSession,
 )
 from adapters.sgip import pdu
-from adapters.sgip.codes import CLASS_OF, login_refused
+from adapters.sgip.codes import ResultTable, login_refused
 from adapters.sgip.pdu import HEADER_SIZE, PDU_MAXIMUM, REPORT, SUBMIT_RESP, parse_header
 from adapters.sgip.settings import NumberFormat, SgipSettings, Validity
 from adapters.wire import Framer
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report, Submit
-from sms.outcomes import Outcome, Submitted, Throttled
+from sms.outcomes import Outcome, Submitted
 
 PROCESS_BITS = 10
 COUNTER_BITS = 32 - PROCESS_BITS
@@ -226,7 +225,7 @@ class SgipSession(_Talk):
             response_timeout_s=settings.response_timeout_s,
         )
         self._settings = settings
-        self._codes = CodeTable(CLASS_OF, settings.status_classes)
+        self._codes = ResultTable(settings.status_classes)
         self._template = pdu.SubmitTemplate(settings.look)
         is_plain = settings.number_format is NumberFormat.E164
         self._number_of: Callable[[str], str] = e164 if is_plain else national
@@ -324,10 +323,7 @@ class SgipSession(_Talk):
     def _outcome(self, submit: Submit, counter: int, result: int) -> Outcome:
         if not result:
             return Submitted(self._id_of(submit, counter))
-        if result == pdu.BAD_SEQUENCE and not submit.message.throttled:
-            # Once more with a new sequence number: it refused the number, not the message.
-            return Throttled(THROTTLE_PAUSE_S, str(result))
-        return self._codes.outcome(result)
+        return self._codes.answered(result, is_first=not submit.message.throttled)
 
     def _other(self, command_id: int, frame: bytes, burst: Burst) -> Ended | None:
         if command_id != pdu.BIND_RESP:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adapters.codes import THROTTLE_PAUSE_S, CodeTable
 from adapters.layout import Fields
 from adapters.mainland import absolute_time, content_of, e164, national, stamp_of, text_of
 from adapters.session import Bound, Burst, Ended, Move, SessionPolicy, SessionState, WireSession
 from adapters.smgp import pdu
-from adapters.smgp.codes import CLASS_OF, login_refused
+from adapters.smgp.codes import StatusTable, login_refused
 from adapters.smgp.pdu import DELIVER, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_RESP, parse_header
 from adapters.smgp.receipt import parse_report
 from adapters.smgp.settings import NumberFormat, SmgpSettings, Validity
 from adapters.wire import Framer, parse_tlvs
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report, Submit
-from sms.outcomes import Outcome, Submitted, Throttled
+from sms.outcomes import Outcome, Submitted
 
 Token = tuple["SmgpSession", int, bytes]  # who must answer, the Deliver's SequenceID and MsgID
 
@@ -53,7 +52,7 @@ class SmgpSession(WireSession):
         self._settings = settings
         self._mode = mode
         self._unix_offset = unix_offset
-        self._codes = CodeTable(CLASS_OF, settings.status_classes)
+        self._codes = StatusTable(settings.status_classes)
         self._template = pdu.SubmitTemplate(settings.look)
         is_plain = settings.number_format is NumberFormat.E164
         self._number_of = e164 if is_plain else national
@@ -128,7 +127,8 @@ class SmgpSession(WireSession):
                 if submit is None:
                     self.strays += 1
                 elif status:
-                    results.append((submit, self._refusal(submit, status)))
+                    is_first = not submit.message.throttled
+                    results.append((submit, self._codes.answered(status, is_first=is_first)))
                 else:
                     results.append((submit, Submitted(carrier_id)))
             elif request_id == DELIVER:
@@ -138,12 +138,6 @@ class SmgpSession(WireSession):
                 if ended is not None:
                     return ended
         return None
-
-    def _refusal(self, submit: Submit, status: int) -> Outcome:
-        if status == pdu.BAD_SEQUENCE and not submit.message.throttled:
-            # Once more with a new SequenceID: it refused the number, not the message.
-            return Throttled(THROTTLE_PAUSE_S, str(status))
-        return self._codes.outcome(status)
 
     def _deliver(self, frame: bytes, sequence: int, burst: Burst) -> None:
         msg_id, is_report, msg_format, source, to, content, tail = pdu.parse_deliver(frame)
