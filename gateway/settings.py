@@ -142,7 +142,8 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"  # address both ports listen on; loopback until told otherwise
     port: Port = 8080  # the public door; 0 = any free one
     admin_port: Port = 8081  # health and metrics of the node; 0 = any free one
-    smg_port: Port | None = None  # where carriers' SMGs connect (SGIP); 0 = any free one
+    # where carriers' SMGs connect (SGIP); None = nowhere, 0 = any free one
+    smg_port: Annotated[int | None, Field(ge=0, le=65_535)] = None
     smg_host: str | None = None  # its address; None = `host`
     database_url: str | None = None  # None = embedded PostgreSQL in data_dir
     redis_url: str | None = None  # None = embedded Valkey in data_dir
@@ -283,7 +284,7 @@ class Settings(BaseModel):
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
         if self.smg_port and self.smg_port in (self.port, self.admin_port):
-            raise ValueError("smg_port must differ from port and admin_port: choose another number")
+            raise ValueError("port and admin_port are taken: set smg_port to another number")
         if self.failpoint is not None and not (self.is_sandbox or self.allow_failpoints):
             raise ValueError("failpoint is for test runs: start with --sandbox, or unset it")
         data_dir = self.data_dir.expanduser().absolute()
