@@ -1,5 +1,8 @@
 """A protocol is more than its line in the registry: what stands beside it has one, too."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from gateway.document import LATER_PROTOCOLS, Surroundings, check_document
@@ -83,3 +86,14 @@ def test_a_wrong_sgip_setting_is_named_with_its_remedy(tmp_path):
     assert "in quotes" in wrong["/channels/0/corp_id"]
     assert "everybody" in wrong["/channels/0/smg_allow"]
     assert "write the secret into it" in wrong["/channels/0/smg_password_file"]
+
+
+def test_the_examples_of_the_page_on_carriers_pass_the_door(tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "carriers.md").read_text("utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert examples
+    for example in examples:
+        for name in re.findall(r"_file: (\S+)", example):
+            (tmp_path / name).write_text("s3cret\n")
+        _, wrong = check_document(example, Surroundings(tmp_path, {}, PROTOCOLS, AllowList()))
+        assert wrong == []
