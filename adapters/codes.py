@@ -15,6 +15,10 @@ from sms.outcomes import Cause, Rejected, Throttled
 # class → (cause, our reason); `throttled` stands apart because it is another outcome
 _CAUSES: Final[Mapping[str, tuple[Cause, str]]] = {
     "number": (Cause.NUMBER, "recipient.invalid"),
+    "blacklist": (Cause.NUMBER, "recipient.blocked"),
+    "handset": (Cause.NUMBER, "recipient.absent"),
+    "frequency": (Cause.NUMBER, "carrier.frequency_cap"),
+    "expired": (Cause.NUMBER, "carrier.expired"),
     "ported": (Cause.CHANNEL, "recipient.ported"),
     "content": (Cause.CONTENT, "content.blocked"),
     # a final no that names neither number nor text: resending elsewhere would not help

@@ -30,12 +30,12 @@ from webhooks.sign import parse_secret
 
 ObjectKey = tuple[str, str]  # kind, name
 
-LATER_PROTOCOLS = (
-    *("sgip", "smgp"),
-    *("aliyun", "tencent", "huawei", "twilio", "infobip", "http"),
-)
+LATER_PROTOCOLS = ("aliyun", "tencent", "huawei", "twilio", "infobip", "http")
 _CHANNEL_SECRETS = frozenset(
-    {"password", "secret", "shared_secret", "access_key_secret", "auth_token", "api_key"}
+    {
+        *("password", "smg_password", "secret", "shared_secret"),
+        *("access_key_secret", "auth_token", "api_key"),
+    }
 )
 
 

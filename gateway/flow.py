@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from asyncio import Future
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
@@ -29,6 +29,7 @@ from gateway.reports import Reports
 from gateway.schedule import Schedule
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
+from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
 from ratelimit.tenants import TenantLimits
 from sms.config import Snapshot
@@ -116,6 +117,7 @@ class Parts:
 class Flow:
     """The door between the API, the channels and the store of one worker."""
 
+    smg_port: SmgPort  # joined by wiring: it calls back into this object
     pumping: Pumping | None = None  # joined by wiring
 
     def __init__(self, parts: Parts) -> None:
@@ -312,10 +314,16 @@ class Flow:
         self.link_news()
 
     def answer(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
-        """Answer reports through the channel that brought them, if it is still there."""
+        """Answer reports through the connection that brought them, if it is still there."""
+        others = self.smg_port.answer(tokens, accepted=accepted)
         runtime = self.dispatcher.channels.get(channel)
-        if runtime is not None:
-            runtime.adapter.answer(tokens, accepted=accepted)
+        if runtime is not None and others:
+            runtime.adapter.answer(others, accepted=accepted)
+
+    def stop_connections(self, timeout_s: float) -> list[Coroutine[None, None, None]]:
+        """To be awaited together: answers are waited for, carriers are logged out of."""
+        adapters = [runtime.adapter for runtime in self.dispatcher.channels.values()]
+        return [*(one.stop(timeout_s) for one in adapters), self.smg_port.stop(timeout_s)]
 
     # -- store callbacks -------------------------------------------------------------------
 

@@ -116,6 +116,7 @@ class Reports:
         self._crashes: dict[tuple[int, str], int] = {}
         self._wake = asyncio.Event()
         self._polled_at = 0.0  # Unix; when parked reports were looked for
+        self.protocols: dict[int, str] = {}  # of each channel, filled by wiring
         self.parked = 0  # how many stand in parked_reports, as last seen
         self.share = (0, 1)  # (our index, how many) among the living processes
 
@@ -213,7 +214,7 @@ class Reports:
 
     def _judge(self, batch: Batch, report: Report, match: Match) -> str:
         message, segment, copy = match
-        verdict, code = _read(report.state, report.error)
+        verdict, code = _read(report.state, report.error, self.protocols.get(report.channel, ""))
         if not verdict.is_known:
             name = self._ledger.channel_names.get(report.channel, "")
             self._metrics.unmapped_codes_total.inc((name, code_label(report.error or report.state)))
@@ -468,9 +469,9 @@ class Reports:
 
 
 @lru_cache(maxsize=1024)  # a carrier has few: 0.1 instead of 0.3 µs
-def _read(state: str, error: str) -> tuple[Verdict, str]:
+def _read(state: str, error: str, protocol: str) -> tuple[Verdict, str]:
     """What a report means, and its raw code as tenants see it."""
-    return judge(state, error), f"{state} {error}" if error else state
+    return judge(state, error, protocol=protocol), f"{state} {error}" if error else state
 
 
 def retry_after_s(tries: int) -> float:

@@ -142,6 +142,9 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"  # address both ports listen on; loopback until told otherwise
     port: Port = 8080  # the public door; 0 = any free one
     admin_port: Port = 8081  # health and metrics of the node; 0 = any free one
+    # where carriers' SMGs connect (SGIP); None = nowhere, 0 = any free one
+    smg_port: Annotated[int | None, Field(ge=0, le=65_535)] = None
+    smg_host: str | None = None  # its address; None = `host`
     database_url: str | None = None  # None = embedded PostgreSQL in data_dir
     redis_url: str | None = None  # None = embedded Valkey in data_dir
     node: str | None = None  # None = a random name kept in data_dir (see `node_name`)
@@ -158,6 +161,7 @@ class Settings(BaseModel):
     is_sandbox: bool = False
     worker_slot: Annotated[int, Field(ge=0, le=63)] = 0  # set by the supervisor
     listen_fds: tuple[int, ...] = ()  # sockets inherited from the supervisor
+    smg_fds: tuple[int, ...] = ()  # as well, of `smg_port`
     run_dir: Path | None = None  # sockets of this node; set by the supervisor for its workers
     sandbox_ports: tuple[int, ...] = ()  # the sandbox's own ports: no webhook may go there
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -202,7 +206,7 @@ class Settings(BaseModel):
             return tuple(part for part in value.replace(",", " ").split() if part)
         return value
 
-    @field_validator("listen_fds", "sandbox_ports", mode="before")
+    @field_validator("listen_fds", "smg_fds", "sandbox_ports", mode="before")
     @classmethod
     def _split_numbers(cls, value: object) -> object:
         return value.split(",") if isinstance(value, str) else value
@@ -279,6 +283,8 @@ class Settings(BaseModel):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
+        if self.smg_port and self.smg_port in (self.port, self.admin_port):
+            raise ValueError("port and admin_port are taken: set smg_port to another number")
         if self.failpoint is not None and not (self.is_sandbox or self.allow_failpoints):
             raise ValueError("failpoint is for test runs: start with --sandbox, or unset it")
         data_dir = self.data_dir.expanduser().absolute()

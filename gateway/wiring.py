@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -44,6 +44,7 @@ from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
+from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
 from gateway.takeover import Aside, Takeover, Taker
 from gateway.usage import usage_moves
@@ -102,7 +103,7 @@ class Worker:
     suppressing: Suppressing
 
 
-def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called once)
+def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     settings: Settings,
     *,
     lease: ProcessLease,
@@ -174,9 +175,6 @@ def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called o
     flow: Flow
     peers: Peers
 
-    def answer(channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
-        flow.answer(channel, tokens, accepted=accepted)
-
     reports = Reports(
         ledger=ledger,
         dispatcher=dispatcher,
@@ -186,7 +184,7 @@ def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called o
         keyring=keyring,
         ids=ids,
         metrics=metrics,
-        answer=answer,
+        answer=lambda channel, tokens, *, accepted: flow.answer(channel, tokens, accepted=accepted),
         unix=time.time,
         max_attempts=numbers.max_attempts,
     )
@@ -254,6 +252,7 @@ def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called o
     )
     ledger.told = notifier
     peers = _peers(settings, flow, pool, ids, claims, notifier)
+    flow.smg_port = SmgPort(settings.smg_fds, flow, _session_policy(numbers, lease))
     conservation = Conservation(
         pool=pool,
         ledger=ledger,
@@ -487,6 +486,8 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
                 worker.leases.forget(_bucket_name(channel_id))
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
+        flow.reports_desk.protocols[channel.id] = channel.protocol
+    flow.smg_port.set_channels(snapshot.channels.values())
     for channel in ours.values():
         if channel.id in running:
             continue
@@ -494,15 +495,17 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
         if protocol is None:
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
-        adapter = protocol.build(channel, flow, _session_policy(numbers))
+        adapter = protocol.build(channel, flow, _session_policy(numbers, flow.lease))
         flow.dispatcher.add_channel(
             ChannelRuntime(channel, adapter, _bucket(worker, snapshot, channel.id))
         )
         adapter.start()
 
 
-def _session_policy(numbers: Reliability) -> SessionPolicy:
+def _session_policy(numbers: Reliability, lease: ProcessLease) -> SessionPolicy:
     return SessionPolicy(
+        process=lease.process,
+        life=lease.epoch,
         response_timeout_s=numbers.response_timeout_s,
         link_test_s=numbers.enquire_link_s,
         submit_timeout_otp_s=numbers.submit_timeout_otp_s,

@@ -710,7 +710,7 @@ class _Life:
                 break
             await asyncio.sleep(TICK_S)
         answers_s = max(0.1, answers_until - time.monotonic())
-        stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
+        stops = flow.stop_connections(answers_s)
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
         await worker.peers.left()
         await self._close_the_door(idle_until, deadline)

@@ -192,6 +192,6 @@ class CmppSide(Side):
         text = parse_text(data, 0, fmt)
         return Facts(source, number, reference, index, total, text, registered == 1)
 
-    def carrier_id(self, number: int) -> str:
+    def carrier_id(self, number: int, sequence: int) -> str:
         """Sixteen hexadecimal digits, eight octets on the wire."""
         return f"{(self._first + number) & 0xFFFFFFFFFFFFFFFF:016x}"

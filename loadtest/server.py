@@ -223,8 +223,11 @@ class Side(ABC):
         """What the record says of a submit that `Submits` carries."""
 
     @abstractmethod
-    def carrier_id(self, number: int) -> str:
-        """The id of the carrier's submit `number`, unique over carriers and restarts."""
+    def carrier_id(self, number: int, sequence: int) -> str:
+        """The id of the carrier's submit `number`, unique over carriers and restarts.
+
+        `sequence` is the client's: some protocols have no other id.
+        """
 
 
 def segment_of(has_header: bool, body: bytes) -> tuple[int | None, int, int, bytes]:

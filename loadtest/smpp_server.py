@@ -170,6 +170,6 @@ class SmppSide(Side):
         wants_report = registered & 3 == REPORT_ALWAYS
         return Facts(source, destination, reference, index, total, text, wants_report)
 
-    def carrier_id(self, number: int) -> str:
+    def carrier_id(self, number: int, sequence: int) -> str:
         """Twenty hexadecimal digits: start, process, number."""
         return f"{self._prefix}{number:08x}"

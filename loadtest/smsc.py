@@ -129,9 +129,14 @@ class Smsc:
             self.counts["binds_refused"] += 1
             return "login refused"
         self.counts["binds"] += 1
-        self._account(asked.system_id).sessions.append(session)
-        self._deliver(asked.system_id)
+        self.joined(session)
         return None
+
+    def joined(self, session: ServerSession) -> None:
+        """A connection is logged in: what waits for its account may go over it."""
+        self._account(session.system_id).sessions.append(session)
+        self._deliver(session.system_id)
+        self.dirty.add(session)
 
     def _account(self, system_id: str) -> Account:
         return self._accounts.setdefault(system_id, Account())
@@ -169,7 +174,7 @@ class Smsc:
             carrier_id = ""
             if not status:
                 self._number += 1
-                carrier_id = self.side.carrier_id(self._number)
+                carrier_id = self.side.carrier_id(self._number, sequence)
             facts = self.side.facts(parsed)
             lines.append(_line(stamp, frame, facts, status, carrier_id))
             answer_id = carrier_id.encode()

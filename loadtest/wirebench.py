@@ -25,10 +25,14 @@ import uvloop
 from adapters.base import Channel, ChannelSink
 from adapters.cmpp.channel import CmppChannel
 from adapters.session import SessionPolicy
+from adapters.sgip.channel import SgipChannel
+from adapters.smgp.channel import SmgpChannel
 from adapters.smpp.channel import SmppChannel
 from loadtest.carrier import die_with_parent
 from loadtest.cmpp_server import CmppSide
 from loadtest.server import LoginAsked, Side, Submits
+from loadtest.sgip_server import SgipSide
+from loadtest.smgp_server import SmgpSide
 from loadtest.smpp_server import SmppSide
 from sms import config
 from sms.model import Carrier, Encoding, Inbound, Message, MessageClass, Report, Submit
@@ -60,7 +64,7 @@ class _Peer:
                 first, self._number = self._number, self._number + len(event.submits)
                 session.answer_submits(
                     [
-                        (submit[0], 0, self._side.carrier_id(number).encode())
+                        (submit[0], 0, self._side.carrier_id(number, submit[0]).encode())
                         for number, submit in enumerate(event.submits, first)
                     ]
                 )
@@ -80,6 +84,12 @@ _CMPP = {"source_addr": "900001", "shared_secret": "888888"}
 BENCHES: Mapping[str, Bench] = {
     "cmpp2": Bench(CmppChannel, _CMPP, lambda: CmppSide("cmpp2")),
     "cmpp3": Bench(CmppChannel, _CMPP, lambda: CmppSide("cmpp3")),
+    "sgip": Bench(
+        SgipChannel,
+        {"login_name": "bench", "password": "secret08", "node_id": 3010012345},
+        SgipSide,
+    ),
+    "smgp": Bench(SmgpChannel, {"client_id": "bench", "shared_secret": "secret08"}, SmgpSide),
     "smpp": Bench(SmppChannel, {"system_id": "bench", "password": "secret08"}, SmppSide),
 }
 

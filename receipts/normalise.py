@@ -54,6 +54,8 @@ _WORDS: dict[str, str] = _DATA["words"]
 _CODES: dict[str, str] = _DATA["codes"]
 _PREFIXES: dict[str, str] = _DATA["prefixes"]
 _ERRORS: dict[str, str] = _DATA["errors"]
+# A protocol whose error numbers mean something of their own, in place of `errors`.
+_ERRORS_OF: dict[str, dict[str, str]] = _DATA["protocol_errors"]
 
 _UNMAPPED = replace(_REACTIONS["unknown"], is_known=False)
 _NOTHING_SAID = Verdict(None, None, is_known=False)  # no word and no error: not an end
@@ -61,24 +63,26 @@ _NOTHING_SAID = Verdict(None, None, is_known=False)  # no word and no error: not
 _REFINED = frozenset({"undelivered", "expired", "deleted", "rejected"})
 
 
-def judge(state_word: str, error: str, errors: Mapping[str, str] | None = None) -> Verdict:
+def judge(
+    state_word: str, error: str, errors: Mapping[str, str] | None = None, *, protocol: str = ""
+) -> Verdict:
     """The verdict on a report; about 0.1 µs once a pair was seen.
 
     `error` "" when absent, zeros mean none. `errors` is a channel's own table from error code or
     Stat code (upper case, numbers without leading zeros) to one of `REACTIONS`; it goes before
-    the common one.
+    the common one. `protocol` is the channel's: some give error numbers a meaning of their own.
     """
     if errors:
-        return _judge(state_word, error, errors)
-    return _judge_common(state_word, error)
+        return _judge(state_word, error, errors, protocol)
+    return _judge_common(state_word, error, protocol)
 
 
 @lru_cache(maxsize=CACHED)
-def _judge_common(state_word: str, error: str) -> Verdict:
-    return _judge(state_word, error, {})
+def _judge_common(state_word: str, error: str, protocol: str) -> Verdict:
+    return _judge(state_word, error, {}, protocol)
 
 
-def _judge(state_word: str, error: str, own: Mapping[str, str]) -> Verdict:
+def _judge(state_word: str, error: str, own: Mapping[str, str], protocol: str) -> Verdict:
     word = _normal(state_word)
     code = _normal(error)
     if code == "0":
@@ -88,11 +92,11 @@ def _judge(state_word: str, error: str, own: Mapping[str, str]) -> Verdict:
     reaction = own.get(word) or _WORDS.get(word)
     if reaction is None:
         # CMPP puts the code where the word stands; without a word the error alone must do.
-        reaction = _of_code(word or code, own)
+        reaction = _of_code(word or code, own, protocol)
         return _UNMAPPED if reaction is None else _REACTIONS[reaction]
     if not code or reaction not in _REFINED:
         return _REACTIONS[reaction]
-    return _refine(_REACTIONS[reaction], _of_code(code, own))
+    return _refine(_REACTIONS[reaction], _of_code(code, own, protocol))
 
 
 def _refine(said: Verdict, reaction: str | None) -> Verdict:
@@ -107,9 +111,10 @@ def _refine(said: Verdict, reaction: str | None) -> Verdict:
     return replace(detail, state=said.state)
 
 
-def _of_code(code: str, own: Mapping[str, str]) -> str | None:
+def _of_code(code: str, own: Mapping[str, str], protocol: str) -> str | None:
     """The reaction to an error or Stat code: the channel's table, then the common ones."""
-    return own.get(code) or _ERRORS.get(code) or _CODES.get(code) or _PREFIXES.get(code[:3])
+    errors = _ERRORS_OF.get(protocol, _ERRORS)
+    return own.get(code) or errors.get(code) or _CODES.get(code) or _PREFIXES.get(code[:3])
 
 
 def _normal(text: str) -> str:

@@ -10,6 +10,8 @@ from adapters.session import SessionPolicy
 from gateway.protocols import PROTOCOLS
 from loadtest.cmpp_server import CmppSide
 from loadtest.server import Ended, LoginAsked, OwedReport, ReportsAnswered, Side, Submits
+from loadtest.sgip_server import SgipSide
+from loadtest.smgp_server import SmgpSide
 from loadtest.smpp_server import SmppSide
 from sms import config
 from tests.support.smpp import FakeSink
@@ -32,6 +34,16 @@ def _cmpp(name: str) -> Spoken:
 SPOKEN: Mapping[str, Spoken] = {
     "cmpp2": _cmpp("cmpp2"),
     "cmpp3": _cmpp("cmpp3"),
+    "sgip": Spoken(
+        lambda: SgipSide(pushes_here=True),  # as some platforms do
+        {"login_name": "fakename", "password": "1234", "node_id": 3010012345},
+        lambda parsed: parsed.octets("content"),
+    ),
+    "smgp": Spoken(
+        SmgpSide,
+        {"client_id": "10690001", "shared_secret": "888888"},
+        lambda parsed: parsed.octets("content"),
+    ),
     "smpp": Spoken(
         SmppSide, {"system_id": "esme01", "password": "secret08"}, lambda parsed: parsed[5]
     ),
@@ -64,7 +76,7 @@ class WireRig:
     """One carrier and one channel to it."""
 
     def __init__(
-        self, protocol: str, *, sessions: int = 1, window: int = 16, **policy: float
+        self, protocol: str, *, sessions: int = 1, window: int = 16, **policy: Any
     ) -> None:
         self.protocol = protocol
         self.spoken = SPOKEN[protocol]
@@ -132,7 +144,7 @@ class WireRig:
         for sequence, _, parsed in submits:
             seen.append(self.spoken.content(parsed).hex())
             self._next_id += 1
-            carrier_id = self.side.carrier_id(self._next_id).encode()
+            carrier_id = self.side.carrier_id(self._next_id, sequence).encode()
             if self.holds:
                 self._held.append((peer, sequence, carrier_id))
             else:
@@ -155,7 +167,7 @@ class WireRig:
         peer = self.peers[0]
         reports = [
             OwedReport(
-                *(self.side.carrier_id(number).encode(), b"8613800138000", b"10690001"),
+                *(self.side.carrier_id(number, number).encode(), b"8613800138000", b"10690001"),
                 *(b"2611212028", b"2611212028"),
                 is_good=True,
             )

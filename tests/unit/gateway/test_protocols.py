@@ -61,6 +61,33 @@ def test_one_account_is_one_channel_whatever_its_version(tmp_path):
     assert "is the account of channel a too" in wrong["/channels/1/source_addr"]
 
 
+SGIP = "host: 127.0.0.1, port: 8801, login_name: shop, password: s3cret, node_id: 3010012345"
+SMGP = "host: 127.0.0.1, port: 8890, client_id: shop, shared_secret: s3cret"
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        f"{{name: a, protocol: sgip, {SGIP}}}",
+        f"{{name: a, protocol: sgip, {SGIP}, smg_allow: [203.0.113.7], smg_password: other}}",
+        f"{{name: a, protocol: smgp, {SMGP}, directions: separate}}",
+    ],
+)
+def test_sgip_and_smgp_channels_pass_the_door(tmp_path, channel):
+    assert complaints_of(tmp_path, channel) == {}
+
+
+def test_a_wrong_sgip_setting_is_named_with_its_remedy(tmp_path):
+    wrong = complaints_of(
+        tmp_path,
+        f"{{name: a, protocol: sgip, {SGIP}, corp_id: 12345, smg_allow: [0.0.0.0/0],"
+        " smg_password_file: missing.secret}",
+    )
+    assert "in quotes" in wrong["/channels/0/corp_id"]
+    assert "everybody" in wrong["/channels/0/smg_allow"]
+    assert "write the secret into it" in wrong["/channels/0/smg_password_file"]
+
+
 def test_the_examples_of_the_page_on_carriers_pass_the_door(tmp_path):
     page = (Path(__file__).parents[3] / "docs" / "carriers.md").read_text("utf-8")
     examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
