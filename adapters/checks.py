@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
+from ipaddress import ip_network
 
 from adapters.base import NOT_A_SETTING
 
@@ -69,6 +70,63 @@ def choice(words: type[StrEnum]) -> Check:
         return None if value in known else f"give one of {', '.join(known)}"
 
     return check
+
+
+def flag(value: object) -> str | None:
+    """True or false."""
+    return None if isinstance(value, bool) else "give true or false"
+
+
+def one_of(*numbers: int) -> Check:
+    """One of these numbers."""
+    shown = ", ".join(str(number) for number in numbers)
+
+    def check(value: object) -> str | None:
+        return None if is_whole(value) and value in numbers else f"give one of {shown}"
+
+    return check
+
+
+def digits(least: int, most: int) -> Check:
+    """Text of this many decimal digits; none at all where `least` is 0."""
+    size = f"at most {most}" if not least else f"{least} to {most}" if least < most else most
+
+    def check(value: object) -> str | None:
+        is_good = isinstance(value, str) and least <= len(value) <= most
+        is_good = is_good and isinstance(value, str) and (value.isdecimal() or not value)
+        is_good = is_good and isinstance(value, str) and value.isascii()
+        hint = ", in quotes" if is_whole(value) else ""
+        return None if is_good else f"give {size} digits{hint}"
+
+    return check
+
+
+def networks(value: object) -> str | None:
+    """A list of addresses or networks, not empty and not everybody."""
+    remedy = "give a list of the carrier's addresses or networks, as [203.0.113.7, 198.51.100.0/24]"
+    if not isinstance(value, list | tuple) or not value:
+        return remedy
+    for one in value:
+        try:
+            found = ip_network(one) if isinstance(one, str) else None
+        except ValueError:
+            found = None
+        if found is None:
+            return f"{remedy}; a network has no bits behind its prefix"
+        if not found.prefixlen:
+            return "lets everybody in; list the carrier's own addresses"
+    return None
+
+
+def code_number(low: int, high: int) -> Callable[[object], int | None]:
+    """How a code is read from YAML or JSON: a whole number, or its decimal digits."""
+
+    def code_of(text: object) -> int | None:
+        if isinstance(text, str) and text.isascii() and text.isdecimal():
+            text = int(text)
+        return text if isinstance(text, int) and is_whole(text) and low <= text <= high else None
+
+    return code_of
 
 
 def code_classes(

@@ -39,6 +39,10 @@ class SessionPolicy:
     response_timeout_s: float = 10.0  # connect, login, link test, logout
     reconnect_min_s: float = 1.0
     reconnect_max_s: float = 60.0
+    # Which process of the cluster this is, and which of its lives, for a protocol whose messages
+    # are named by the sender's own numbers.
+    process: int = 0
+    life: int = 0
 
 
 class SessionState(StrEnum):

@@ -19,6 +19,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
 from typing import assert_never, cast
 
 from adapters.base import ChannelSink
@@ -61,6 +62,14 @@ def backoff_s(failures: int, policy: SessionPolicy, dice: float) -> float:
     """Seconds before the next try after `failures` in a row; `dice` in 0…1 spreads them 20 %."""
     doubled = policy.reconnect_min_s * float(2 ** min(max(failures - 1, 0), 16))
     return min(policy.reconnect_max_s, doubled) * (1.0 + JITTER * (2.0 * dice - 1.0))
+
+
+class Close(Enum):
+    """How a session that was bound came to its end."""
+
+    LOST = "the link broke, or one side logged out"
+    REFUSED = "it did not last: the carrier took the login and refused it after all"
+    IDLE = "nothing was under way: no fault of anybody"
 
 
 class Link(asyncio.Protocol):
@@ -113,7 +122,7 @@ class Link(asyncio.Protocol):
         """Set the socket's options and log in."""
         # a cast, because uvloop's transports are no subclass of asyncio's
         self._transport = tcp = cast("asyncio.Transport", transport)
-        _set_options(tcp.get_extra_info("socket"))
+        set_options(tcp.get_extra_info("socket"))
         tcp.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
         self.session.connected(time.monotonic())
         self.flush()
@@ -148,7 +157,8 @@ class Link(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-def _set_options(sock: socket.socket) -> None:
+def set_options(sock: socket.socket) -> None:
+    """No delay, and a dead peer is noticed by the kernel (RELIABILITY section 4)."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (  # Linux names; another system keeps its own times
@@ -202,12 +212,20 @@ class WireChannel(ABC):
     def make_session(self, number: int) -> WireSession:
         """A new session, not yet connected, for place `number` (from 0)."""
 
+    def places(self) -> int:
+        """How many connections it keeps; a protocol may need two for a session."""
+        return self._config.sessions
+
+    def closed(self, number: int, session: WireSession, now: float) -> Close:
+        """How the session of place `number`, which was bound, ended just now."""
+        return Close.LOST
+
     # -- adapters.base.Channel -------------------------------------------------------------
 
     def start(self) -> None:
         """Begin connecting; returns at once, keeps trying with backoff and jitter."""
         loop = asyncio.get_running_loop()
-        for number in range(self._config.sessions):
+        for number in range(self.places()):
             name = f"{self._config.protocol} {self._config.name} {number}"
             task = loop.create_task(self._keep(number), name=name)
             self._tasks.add(task)
@@ -416,12 +434,17 @@ class WireChannel(ABC):
                 await _within(self._stopping.wait(), LEASE_LOOK_S)
                 continue
             link = await self._dial(number)
+            close = Close.REFUSED
             if link is not None:
                 await link.ended
-            if link is not None and link.was_bound:
-                failures = 0
-            else:
+                if link.was_bound:
+                    close = self.closed(number, link.session, time.monotonic())
+            if close is Close.REFUSED:
                 self.failures += 1
+            else:
+                failures = 0
+            if close is Close.IDLE:
+                continue  # log in again at once
             failures += 1
             self._tell(time.monotonic())
             await _within(self._stopping.wait(), backoff_s(failures, self._policy, self._dice()))

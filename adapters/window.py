@@ -48,6 +48,11 @@ class Window:
             return late[0]
         return self._spent.pop(sequence, None)
 
+    def late(self, sequence: int) -> Submit | None:
+        """The timed-out submit under this number; it stays where it is."""
+        late = self._late.get(sequence)
+        return late[0] if late is not None else self._spent.get(sequence)
+
     def expire(
         self,
         now: float,

@@ -31,12 +31,12 @@ from webhooks.sign import parse_secret
 
 ObjectKey = tuple[str, str]  # kind, name
 
-LATER_PROTOCOLS = (
-    *("cmpp2", "cmpp3", "sgip", "smgp"),
-    *("aliyun", "tencent", "huawei", "twilio", "infobip", "http"),
-)
+LATER_PROTOCOLS = ("aliyun", "tencent", "huawei", "twilio", "infobip", "http")
 _CHANNEL_SECRETS = frozenset(
-    {"password", "secret", "shared_secret", "access_key_secret", "auth_token", "api_key"}
+    {
+        *("password", "smg_password", "secret", "shared_secret"),
+        *("access_key_secret", "auth_token", "api_key"),
+    }
 )
 # Fields of a channel that say nothing when they are left out.
 _IF_GIVEN = (

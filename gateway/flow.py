@@ -23,11 +23,13 @@ from gateway.evidence import Evidence
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
+from gateway.porting import Porting
 from gateway.readiness import NO_SESSION
 from gateway.reports import Reports
 from gateway.schedule import Schedule
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
+from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
 from ratelimit.tenants import TenantLimits
 from sms.config import Snapshot
@@ -101,6 +103,7 @@ class Parts:
     evidence: Evidence
     schedule: Schedule
     policy: SendingPolicy
+    porting: Porting
     settler: Settler
     matches: Matches
     reports: Reports
@@ -113,6 +116,8 @@ class Parts:
 
 class Flow:
     """The door between the API, the channels and the store of one worker."""
+
+    smg_port: SmgPort  # joined by wiring: it calls back into this object
 
     def __init__(self, parts: Parts) -> None:
         self.reliability = parts.reliability
@@ -128,7 +133,7 @@ class Flow:
         self.dispatcher = parts.dispatcher
         self.evidence = parts.evidence
         self.schedule = parts.schedule
-        self.policy = parts.policy
+        self.policy, self.porting = parts.policy, parts.porting
         self.settler = parts.settler
         self.matches = parts.matches
         self.reports_desk = parts.reports
@@ -308,10 +313,11 @@ class Flow:
         self.link_news()
 
     def answer(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
-        """Answer reports through the channel that brought them, if it is still there."""
+        """Answer reports through the connection that brought them, if it is still there."""
+        others = self.smg_port.answer(tokens, accepted=accepted)
         runtime = self.dispatcher.channels.get(channel)
-        if runtime is not None:
-            runtime.adapter.answer(tokens, accepted=accepted)
+        if runtime is not None and others:
+            runtime.adapter.answer(others, accepted=accepted)
 
     # -- store callbacks -------------------------------------------------------------------
 

@@ -17,16 +17,20 @@ from sms.errors import ConfigError
 BACKLOG = 2048
 
 
-def open_port(host: str, port: int, variable: str) -> list[socket.socket]:
+def open_port(
+    host: str, port: int, variable: str, *, host_variable: str = "SMSGW_HOST"
+) -> list[socket.socket]:
     """Listen on every address of `host`; port 0 takes a free one, the same for all.
 
-    Raises ConfigError naming the port and `variable`, the setting that changes it.
+    Raises ConfigError naming the port and `variable`, the setting that changes it, or the host
+    and `host_variable`.
     """
     sockets: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
-        raise ConfigError(f"SMSGW_HOST: {host} is no address; 127.0.0.1 or 0.0.0.0 are") from None
+        detail = f"{host_variable}: {host} is no address; 127.0.0.1 or 0.0.0.0 are"
+        raise ConfigError(detail) from None
     for family, kind, protocol, _, address in dict.fromkeys(found):
         taken = sockets[0].getsockname()[1] if sockets and not port else port
         listener = socket.socket(family, kind, protocol)
@@ -40,12 +44,13 @@ def open_port(host: str, port: int, variable: str) -> list[socket.socket]:
         except OSError as error:
             for opened in sockets:
                 opened.close()
-            raise ConfigError(_explain(error, host, taken, variable)) from None
+            detail = _explain(error, host, taken, variable, host_variable)
+            raise ConfigError(detail) from None
         listener.setblocking(False)
     return sockets
 
 
-def _explain(error: OSError, host: str, port: int, variable: str) -> str:
+def _explain(error: OSError, host: str, port: int, variable: str, host_variable: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {port} is taken: another program listens on {host}:{port}; "
@@ -54,7 +59,7 @@ def _explain(error: OSError, host: str, port: int, variable: str) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"port {port} may not be opened by this user; choose one with {variable}=8080"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"SMSGW_HOST: {host} is no address of this machine; 127.0.0.1 or 0.0.0.0 are"
+        return f"{host_variable}: {host} is no address of this machine; 127.0.0.1 or 0.0.0.0 are"
     return f"port {port} cannot be opened ({os.strerror(error.errno or 0)}); see {variable}"
 
 

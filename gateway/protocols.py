@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from adapters.base import Channel, ChannelSink
+from adapters.cmpp.channel import CmppChannel
+from adapters.cmpp.settings import validate_2, validate_3
 from adapters.session import SessionPolicy
+from adapters.sgip.channel import SgipChannel
+from adapters.sgip.settings import validate as validate_sgip
+from adapters.smgp.channel import SmgpChannel
+from adapters.smgp.settings import validate as validate_smgp
 from adapters.smpp.channel import SmppChannel
 from adapters.smpp.settings import validate as validate_smpp
 from sms import config
@@ -25,5 +31,9 @@ class CarrierProtocol:
 
 
 PROTOCOLS: Final[Mapping[str, CarrierProtocol]] = {
+    "cmpp2": CarrierProtocol(validate_2, CmppChannel, "source_addr"),
+    "cmpp3": CarrierProtocol(validate_3, CmppChannel, "source_addr"),
+    "sgip": CarrierProtocol(validate_sgip, SgipChannel, "login_name"),
+    "smgp": CarrierProtocol(validate_smgp, SmgpChannel, "client_id"),
     "smpp": CarrierProtocol(validate_smpp, SmppChannel, "system_id"),
 }

@@ -110,6 +110,7 @@ class Reliability(BaseModel):
     marketing_opens_h: Hour = 9  # marketing goes to +86 from this hour of Asia/Shanghai …
     marketing_closes_h: Hour = 21  # … to this one; outside it waits. The law's: do not widen it
     suppressions_poll_s: Seconds = 1  # changes of the suppression list (in force <= 5 s)
+    portability_poll_s: Seconds = 1  # changes of ported numbers (in force <= 5 s)
     shed_write_age_s: Seconds = 1  # a database write older than this: 503
     shed_loop_lag_s: Seconds = 0.2  # event loop later than this: 503
     shed_storage_share: Share = 0.95  # disk fuller than this: 503
@@ -141,6 +142,9 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"  # address both ports listen on; loopback until told otherwise
     port: Port = 8080  # the public door; 0 = any free one
     admin_port: Port = 8081  # health and metrics of the node; 0 = any free one
+    # where carriers' SMGs connect (SGIP); None = nowhere, 0 = any free one
+    smg_port: Annotated[int | None, Field(ge=0, le=65_535)] = None
+    smg_host: str | None = None  # its address; None = `host`
     database_url: str | None = None  # None = embedded PostgreSQL in data_dir
     redis_url: str | None = None  # None = embedded Valkey in data_dir
     node: str | None = None  # None = a random name kept in data_dir (see `node_name`)
@@ -157,6 +161,7 @@ class Settings(BaseModel):
     is_sandbox: bool = False
     worker_slot: Annotated[int, Field(ge=0, le=63)] = 0  # set by the supervisor
     listen_fds: tuple[int, ...] = ()  # sockets inherited from the supervisor
+    smg_fds: tuple[int, ...] = ()  # as well, of `smg_port`
     run_dir: Path | None = None  # sockets of this node; set by the supervisor for its workers
     sandbox_ports: tuple[int, ...] = ()  # the sandbox's own ports: no webhook may go there
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -201,7 +206,7 @@ class Settings(BaseModel):
             return tuple(part for part in value.replace(",", " ").split() if part)
         return value
 
-    @field_validator("listen_fds", "sandbox_ports", mode="before")
+    @field_validator("listen_fds", "smg_fds", "sandbox_ports", mode="before")
     @classmethod
     def _split_numbers(cls, value: object) -> object:
         return value.split(",") if isinstance(value, str) else value
@@ -278,6 +283,8 @@ class Settings(BaseModel):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
+        if self.smg_port and self.smg_port in (self.port, self.admin_port):
+            raise ValueError("port and admin_port are taken: set smg_port to another number")
         if self.failpoint is not None and not (self.is_sandbox or self.allow_failpoints):
             raise ValueError("failpoint is for test runs: start with --sandbox, or unset it")
         data_dir = self.data_dir.expanduser().absolute()

@@ -86,7 +86,7 @@ class Parts:
     views: list[WorkerView]  # one for each worker, in the same order
     embedded: EmbeddedServers | None
     others: list[Child]  # the sandbox's
-    public: list[socket.socket]  # the workers' listening sockets
+    public: list[socket.socket]  # the workers' listening sockets, the carriers' port too
 
 
 class Supervisor:

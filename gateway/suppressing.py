@@ -10,17 +10,14 @@ as it was: then nothing is accepted either. What is scheduled or spilled is judg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
 
 from compliance.policy import SendingPolicy
+from gateway.following import SLICE, Follower
 from gateway.ledger import Ledger
 from sms.model import Message, MessageClass
-from store.suppressions import SuppressionStore
+from store.suppressions import Changed, SuppressionStore
 from telemetry.metrics import Metrics
-
-PAGE: Final = 20_000  # entries of one read
-SLICE: Final = 1000  # of them, or of waiting messages, in one turn of the loop, some 1 to 3 ms
 
 
 class Suppressing:
@@ -42,30 +39,23 @@ class Suppressing:
         self._ledger = ledger
         self._reject = reject
         self._metrics = metrics
-        self._monotonic = monotonic
-        self._seen = 0  # the newest change that is in force here
-        self._read_at = monotonic()
+        self._follower = Follower(store.changed, self._take, monotonic)
+        self._has_new = False  # an entry that waiting messages were not compared with yet
         self._reading = asyncio.Lock()  # an API call asks too, beside the poll
         metrics.before_scrape.append(self._set_gauges)
 
     async def refresh(self) -> None:
         """Take up what changed; raises StoreUnavailable."""
         async with self._reading:
-            has_new = False
-            while True:
-                began = self._monotonic()
-                page = await self.store.changed(self._seen, PAGE)
-                for start in range(0, len(page), SLICE):
-                    for one in page[start : start + SLICE]:
-                        has_new |= bool(one.classes)
-                        self._policy.suppress(one.tenant, one.number_index, one.classes)
-                        self._seen = one.change
-                    await asyncio.sleep(0)
-                if len(page) < PAGE:
-                    self._read_at = began
-                    break
-            if has_new:
+            await self._follower.catch_up()
+            if self._has_new:
+                self._has_new = False
                 await self._reject_waiting()
+
+    def _take(self, rows: Sequence[Changed]) -> None:
+        for one in rows:
+            self._has_new |= bool(one.classes)
+            self._policy.suppress(one.tenant, one.number_index, one.classes)
 
     async def _reject_waiting(self) -> None:
         waiting = list(self._ledger.live.values())
@@ -77,4 +67,4 @@ class Suppressing:
         for message_class in MessageClass:
             count = self._policy.suppressed(message_class)
             self._metrics.suppressed_numbers.set((message_class.value,), count)
-        self._metrics.suppressions_age_seconds.set((), self._monotonic() - self._read_at)
+        self._metrics.suppressions_age_seconds.set((), self._follower.age_s())

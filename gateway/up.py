@@ -75,6 +75,7 @@ def up(settings: Settings, terminal: Terminal) -> int:
 def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> int:
     run_dir = run_directory(settings.data_dir)
     public = _listen(stack, _open_public(settings))
+    smg = _listen(stack, _open_smg(settings))
     admin = _listen(stack, listen.open_port(settings.host, settings.admin_port, "SMSGW_ADMIN_PORT"))
     admin += _listen(stack, [listen.open_unix(run_dir / "supervisor.sock")])
     settings = settings.model_copy(
@@ -84,6 +85,8 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
             "node": node_name(settings),
             "run_dir": run_dir,
             "listen_fds": tuple(listener.fileno() for listener in public),
+            "smg_port": smg[0].getsockname()[1] if smg else None,
+            "smg_fds": tuple(listener.fileno() for listener in smg),
         }
     )
     keyring = Keyring(load_or_create_master_key(settings.master_key_file))
@@ -99,7 +102,7 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
         from gateway import sandbox  # here: a node in production never loads it
 
         settings, others = sandbox.prepare(settings, terminal, stack)
-    parts = Parts(settings, terminal, *_workers(settings), embedded, others, public)
+    parts = Parts(settings, terminal, *_workers(settings), embedded, others, public + smg)
     supervisor = Supervisor(parts)
     url = _greet(settings, terminal)
     if settings.is_sandbox:
@@ -112,6 +115,18 @@ def _open_public(settings: Settings) -> list[socket.socket]:
     if settings.role == "carrier":
         return []
     return listen.open_port(settings.host, settings.port, "SMSGW_PORT")
+
+
+def _open_smg(settings: Settings) -> list[socket.socket]:
+    """The port that carriers connect to; a node without carrier sessions has none."""
+    if settings.smg_port is None or settings.role == "api":
+        return []
+    return listen.open_port(
+        settings.smg_host or settings.host,
+        settings.smg_port,
+        "SMSGW_SMG_PORT",
+        host_variable="SMSGW_SMG_HOST" if settings.smg_host else "SMSGW_HOST",
+    )
 
 
 def _listen(stack: contextlib.ExitStack, sockets: list[socket.socket]) -> list[socket.socket]:
@@ -138,7 +153,7 @@ def _workers(settings: Settings) -> tuple[list[Child], list[WorkerView]]:
                 [sys.executable, *WORKER],
                 child_environment(theirs),
                 settings.log_dir / f"worker-{slot}.log",
-                pass_fds=settings.listen_fds,
+                pass_fds=(*settings.listen_fds, *settings.smg_fds),
                 longest_wait_s=settings.reliability.restart_max_s,
             )
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,6 +35,7 @@ from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
 from gateway.peers import Peers
+from gateway.porting import Porting
 from gateway.protocols import PROTOCOLS
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
@@ -42,6 +43,7 @@ from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
+from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
 from gateway.takeover import Aside, Takeover, Taker
 from gateway.usage import usage_moves
@@ -60,6 +62,7 @@ from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
 from store.intake import Intake
+from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
 from store.read import Reader
@@ -170,9 +173,6 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     flow: Flow
     peers: Peers
 
-    def answer(channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
-        flow.answer(channel, tokens, accepted=accepted)
-
     reports = Reports(
         ledger=ledger,
         dispatcher=dispatcher,
@@ -182,7 +182,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         keyring=keyring,
         ids=ids,
         metrics=metrics,
-        answer=answer,
+        answer=lambda channel, tokens, *, accepted: flow.answer(channel, tokens, accepted=accepted),
         unix=time.time,
         max_attempts=numbers.max_attempts,
     )
@@ -208,6 +208,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             evidence=evidence,
             schedule=schedule,
             policy=policy,
+            porting=Porting(
+                store=PortedStore(pool, keyring), metrics=metrics, monotonic=time.monotonic
+            ),
             settler=settler,
             matches=matches,
             reports=reports,
@@ -246,6 +249,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     )
     ledger.told = notifier
     peers = _peers(settings, flow, pool, ids, claims, notifier)
+    flow.smg_port = SmgPort(settings.smg_fds, flow, _session_policy(numbers, lease))
     conservation = Conservation(
         pool=pool,
         ledger=ledger,
@@ -472,6 +476,7 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
                 worker.leases.forget(_bucket_name(channel_id))
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
+    flow.smg_port.set_channels(snapshot.channels.values())
     for channel in ours.values():
         if channel.id in running:
             continue
@@ -479,15 +484,17 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
         if protocol is None:
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
-        adapter = protocol.build(channel, flow, _session_policy(numbers))
+        adapter = protocol.build(channel, flow, _session_policy(numbers, flow.lease))
         runtime = ChannelRuntime(channel, adapter, _bucket(worker, snapshot, channel.id))
         runtime.throttle.share = worker.peers.sessions.rate_share(channel)
         flow.dispatcher.add_channel(runtime)
         adapter.start()
 
 
-def _session_policy(numbers: Reliability) -> SessionPolicy:
+def _session_policy(numbers: Reliability, lease: ProcessLease) -> SessionPolicy:
     return SessionPolicy(
+        process=lease.process,
+        life=lease.epoch,
         response_timeout_s=numbers.response_timeout_s,
         link_test_s=numbers.enquire_link_s,
         submit_timeout_otp_s=numbers.submit_timeout_otp_s,

@@ -229,6 +229,7 @@ class _Life:
         counted = await opened_by(self.pool, self.lease.process)
         flow.ledger.opened.update(counted)  # before the first flush of this life
         await self.worker.suppressing.refresh()  # before anything can be accepted or sent
+        await flow.porting.refresh()  # likewise
         snapshot = await self.store.load()
         flow.reconfigure(snapshot)  # routes are known, no channel is up yet: everything is held
         notifier = self.worker.notifier  # first: it must hear of what recovery commits
@@ -271,6 +272,7 @@ class _Life:
             loop.add_signal_handler(number, signals)
         self.worker.notifier.start()
         self.worker.peers.start()
+        self.worker.flow.smg_port.open()
         loops = [asyncio.create_task(coroutine) for coroutine in self._loops()]
         stopping = asyncio.create_task(self.stop.wait())
         serving = asyncio.create_task(self._serve_http(), name="http")
@@ -341,6 +343,9 @@ class _Life:
             self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),
             self._every(
                 self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.refresh
+            ),
+            self._every(
+                self.numbers.portability_poll_s, "portability", self.worker.flow.porting.refresh
             ),
             self._every(self._standing_s(), "standing", self._park_standing),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
@@ -704,6 +709,7 @@ class _Life:
             await asyncio.sleep(TICK_S)
         answers_s = max(0.1, answers_until - time.monotonic())
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
+        stops.append(flow.smg_port.stop(answers_s))
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
         await worker.peers.left()
         await self._close_the_door(idle_until, deadline)

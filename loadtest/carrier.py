@@ -1,4 +1,4 @@
-"""One simulated carrier as a process: an SMSC on a real socket, a control port beside it.
+"""One simulated carrier as a process: its protocol on a real socket, a control port beside it.
 
     python -m loadtest.carrier --name mobile-a --port 2775 --control-port 9775 \\
         --record carriers/mobile-a.jsonl --system-id shop --password secret08
@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,22 +26,35 @@ import uvloop
 from aiohttp import web
 
 from loadtest.behaviour import Behaviour, change
+from loadtest.cmpp_server import CmppSide
 from loadtest.record import Record
-from loadtest.smpp_server import ServerSession
+from loadtest.server import ServerSession, Side
+from loadtest.sgip_server import SgipCaller, SgipSide
+from loadtest.smgp_server import SmgpSide
+from loadtest.smpp_server import SmppSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
 
 PR_SET_PDEATHSIG = 1
 BODY_MAXIMUM = 64 * 1024
 REPEAT_LINES = 50_000  # of the record are looked at after a restart
+CALL_AGAIN_S = 0.2  # between two tries of an SMG to reach the SP
 REPEAT = "LOADTEST_REPEAT_S"  # the default of --repeat-s, for carriers that a sandbox starts
+
+SIDES: Mapping[str, Callable[[argparse.Namespace], Side]] = {
+    "cmpp2": lambda options: CmppSide("cmpp2", options.password),
+    "cmpp3": lambda options: CmppSide("cmpp3", options.password),
+    "sgip": lambda _: SgipSide(),
+    "smgp": lambda _: SmgpSide(),
+    "smpp": lambda _: SmppSide(),
+}
 
 
 class _Connection(asyncio.Protocol):
     """One client's socket."""
 
     def __init__(self, carrier: Carrier) -> None:
-        self.session = ServerSession()
+        self.session: ServerSession = carrier.smsc.side.session()
         self.transport: asyncio.Transport | None = None
         self._carrier = carrier
 
@@ -61,6 +75,33 @@ class _Connection(asyncio.Protocol):
         self._carrier.flush()
 
 
+class _Caller(_Connection):
+    """A connection that the carrier opened itself."""
+
+    def __init__(self, carrier: Carrier, session: SgipCaller) -> None:
+        super().__init__(carrier)
+        self.ended = asyncio.Event()
+        self.session = self._caller = session
+        self._has_joined = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._caller.connected()
+        self._carrier.smsc.dirty.add(self._caller)
+        self._carrier.flush()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._caller.system_id and not self._has_joined:
+            self._has_joined = True
+            self._carrier.smsc.joined(self._caller)
+            self._carrier.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.ended.set()
+
+
 class Carrier:
     """The sockets round one Smsc."""
 
@@ -70,8 +111,10 @@ class Carrier:
         self._host: str = options.host
         self._port: int = options.port
         self._server: asyncio.Server | None = None
+        side = SIDES[options.protocol](options)
         self.smsc = Smsc(
             name=options.name,
+            side=side,
             system_id=options.system_id,
             password=options.password,
             window=options.window,
@@ -82,8 +125,20 @@ class Carrier:
                 receipt_delay_ms=options.receipt_delay_ms,
                 failure_share=options.failure_share,
                 throttle_share=options.throttle_share,
+                failure_status=side.failure,
             ),
         )
+
+    async def call_back(self, host: str, port: int, login: tuple[str, str]) -> None:
+        """Keep a connection to the SP for reports, as an SMG does, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            caller = _Caller(self, SgipCaller(*login))
+            if self.smsc.behaviour.link == "up":
+                with contextlib.suppress(OSError):
+                    await loop.create_connection(lambda made=caller: made, host, port)
+                    await caller.ended.wait()
+            await asyncio.sleep(CALL_AGAIN_S)
 
     def flush(self) -> None:
         """Write what the sessions have queued, one call each."""
@@ -233,9 +288,13 @@ async def run(options: argparse.Namespace) -> None:
     carrier.remember(options.repeat_s)
     _say(options, port, control_port)
     async with asyncio.TaskGroup() as group:
-        ticking = group.create_task(carrier.tick())
+        running = [group.create_task(carrier.tick())]
+        if options.call_back is not None:
+            login = options.system_id, options.password
+            running.append(group.create_task(carrier.call_back(*options.call_back, login)))
         await stop.wait()
-        ticking.cancel()
+        for task in running:
+            task.cancel()
     await carrier.set_link("down")
     await runner.cleanup()
     carrier.smsc.record.close()
@@ -247,7 +306,7 @@ def _say(options: argparse.Namespace, port: int, control_port: int) -> None:
         told = {
             "event": "listening",
             "name": options.name,
-            "protocol": "smpp",
+            "protocol": options.protocol,
             "host": options.host,
             "port": port,
             "control_url": control_url,
@@ -255,7 +314,9 @@ def _say(options: argparse.Namespace, port: int, control_port: int) -> None:
         }
         line = json.dumps(told)
     else:
-        line = f"{options.name}: SMPP on {options.host}:{port}, control on {control_url}"
+        line = (
+            f"{options.name}: {options.protocol} on {options.host}:{port}, control on {control_url}"
+        )
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -267,10 +328,24 @@ def _share(text: str) -> float:
     return value
 
 
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise argparse.ArgumentTypeError("an address is HOST:PORT")
+    return host, int(port)
+
+
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="loadtest.carrier", description="A simulated SMSC.")
+    parser = argparse.ArgumentParser(prog="loadtest.carrier", description="A simulated carrier.")
     parser.add_argument("--name", required=True)
+    parser.add_argument("--protocol", choices=sorted(SIDES), default="smpp")
+    parser.add_argument(
+        "--call-back",
+        type=_address,
+        metavar="HOST:PORT",
+        help="sgip: where the SP listens for reports",
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="0 takes any free one")
     parser.add_argument("--control-port", type=int, required=True, help="0 takes any free one")

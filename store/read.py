@@ -18,6 +18,7 @@ import asyncpg
 from sms.errors import StoreUnavailable
 from sms.ids import process_of
 from sms.model import (
+    CARRIERS,
     CLASSES_BY_CODE,
     ENCODINGS_BY_CODE,
     STATES_BY_CODE,
@@ -27,7 +28,7 @@ from sms.model import (
     MessageClass,
 )
 from sms.reasons import CODE_BY_SMALLINT
-from store.copying import CARRIERS, COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, texts_of
+from store.copying import COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, texts_of
 from store.database import AnyConnection, Pool, acquire
 from store.fragments import ParkedReport, ParkedWebhook, Why, open_report
 from store.partitions import day_range, today

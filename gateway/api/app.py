@@ -39,6 +39,7 @@ from gateway.api.lists import MessageLists
 from gateway.api.messages import Messages
 from gateway.api.openapi import build_document
 from gateway.api.port import FlowPort
+from gateway.api.ported import PortedNumbers
 from gateway.api.preview import Previews
 from gateway.api.problems import Problem, ProblemError
 from gateway.api.quick import QuickDoor
@@ -88,6 +89,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     Previews(flow).register(app)
     Admin(flow).register(app)
     SuppressionRoutes(flow).register(app)
+    PortedNumbers(flow).register(app)
     Health(flow).register(app)
     document = build_document(app)
 

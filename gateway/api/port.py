@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from gateway.api.access import Access
     from gateway.commands import BatchLook
     from gateway.withdraw import Verdict
+    from sms.portability import Portability
     from store.commands import BatchState
     from store.intake import Hasher, IntakeKey
+    from store.ported import PortedStore
     from store.reading import Reading
     from store.suppressions import SuppressionStore
 
@@ -246,6 +248,24 @@ class SuppressionsPort(Protocol):
         ...
 
 
+class PortingPort(Protocol):
+    """The ported numbers; `store` and `refresh` raise StoreUnavailable."""
+
+    @property
+    def known(self) -> Portability:
+        """What is in force in this process."""
+        ...
+
+    @property
+    def store(self) -> PortedStore:
+        """Where they are kept."""
+        ...
+
+    async def refresh(self) -> None:
+        """Put what changed in force in this process now."""
+        ...
+
+
 class FlowPort(Protocol):
     """The door from the API into the flow. All but `accept` is synchronous and quick."""
 
@@ -277,6 +297,11 @@ class FlowPort(Protocol):
     @property
     def suppressions(self) -> SuppressionsPort | None:
         """The suppression list, None where it is not offered."""
+        ...
+
+    @property
+    def porting(self) -> PortingPort:
+        """Which numbers left the carrier of their prefix."""
         ...
 
     @property

@@ -111,7 +111,7 @@ class SendDoor:
         self._app = app
         self.now = now
         self._monotonic = monotonic
-        self._rules = Rules(flow.snapshot, flow.policy)
+        self._rules = Rules(flow.snapshot, flow.policy, flow.porting.known)
         self.gate = Gate(flow)
         self._bodies = BodyReader(monotonic)
         self._once = Once(flow, monotonic)
@@ -155,7 +155,7 @@ class SendDoor:
     def rules(self) -> Rules:
         """What admit asks of the configuration in force."""
         if self._flow.snapshot is not self._rules.snapshot:
-            self._rules = Rules(self._flow.snapshot, self._flow.policy)
+            self._rules = Rules(self._flow.snapshot, self._flow.policy, self._flow.porting.known)
         return self._rules
 
     # -- before the body -----------------------------------------------------------------------

@@ -18,9 +18,11 @@ from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
 from sms.ids import IdClock
 from sms.model import EventRow, Message, MessageClass, State
+from sms.portability import Portability
 from store.commands import BatchState
 from store.intake import Hasher, IntakeKey, Kind, Slot
 from store.intake import Stored as StoredKey
+from store.ported import PortedStore
 from store.reading import Reading
 from telemetry.metrics import Metrics
 
@@ -222,6 +224,17 @@ class FakeCommands:
         return message_id in self.held
 
 
+class FakePorting:
+    """Overrides that a test sets in `known`; `index` is all that is made of a number."""
+
+    def __init__(self) -> None:
+        self.known = Portability(int)
+        self.store: PortedStore  # not here
+
+    async def refresh(self) -> None:
+        """Nothing changes behind a fake."""
+
+
 class FakeFlow:
     def __init__(self) -> None:
         self.snapshot, self.keys = make_snapshot()
@@ -233,6 +246,7 @@ class FakeFlow:
         self.intake = FakeIntake()
         self.policy = SendingPolicy()
         self.suppressions: SuppressionsPort | None = None
+        self.porting = FakePorting()
         self.access = Access()
         self.reading: Reading  # a test that reads lists gives it
         self.supervisor_socket: Path | None = None

@@ -68,3 +68,17 @@ def test_the_close_returns_only_what_was_never_reported():
     assert expire(window, 10.0) == [otp]
     assert window.clear() == [slow]
     assert window.taken() == 0
+
+
+def test_a_late_submit_can_be_looked_at_without_taking_it():
+    window = Window(4)
+    [submit] = some_submits(1)
+    submit.sent_at = 0.0
+    window.open[1] = submit
+    assert window.late(1) is None
+    window.expire(10.0, lambda _: 5.0, shortest_s=5.0, slot_s=10.0)
+    assert window.late(1) is submit
+    window.expire(30.0, lambda _: 5.0, shortest_s=5.0, slot_s=10.0)  # its slot is given back
+    assert window.late(1) is submit
+    assert window.take_late(1) is submit
+    assert window.late(1) is None

@@ -82,6 +82,8 @@ def test_settings_are_frozen():
         ({"SMSGW_TRUSTED_PROXIES": "proxy"}, "SMSGW_TRUSTED_PROXIES"),
         ({"SMSGW_TLS_CERT_FILE": "/c"}, "SMSGW_TLS_KEY_FILE"),
         ({"SMSGW_PORT": "8081"}, "SMSGW_ADMIN_PORT"),
+        ({"SMSGW_SMG_PORT": "70000"}, "SMSGW_SMG_PORT: give 0 to 65535"),
+        ({"SMSGW_SMG_PORT": "8080"}, "set SMSGW_SMG_PORT to another"),
         ({"SMSGW_NODE": "a b"}, "SMSGW_NODE"),
         ({"SMSGW_ROLE": "both"}, "SMSGW_ROLE"),
     ],
@@ -116,6 +118,8 @@ def test_a_child_gets_exactly_the_same_settings(monkeypatch):
         {},
         port=9000,
         listen_fds=(3, 4),
+        smg_port=8801,
+        smg_fds=(5,),
         webhook_allow=("http://127.0.0.1:9900",),
         public_metrics=False,
         is_sandbox=True,
@@ -170,3 +174,9 @@ def test_trusted_proxies_are_networks_and_never_everybody():
     for wrong in ("0.0.0.0/0", "::/0", "10.0.0.1/8", "proxy.example"):
         with pytest.raises(ConfigError, match="SMSGW_TRUSTED_PROXIES"):
             Settings.load({"SMSGW_TRUSTED_PROXIES": f"10.0.0.0/8,{wrong}"})
+
+
+def test_no_carrier_can_connect_unless_told_so():
+    settings = Settings.load({})
+    assert (settings.smg_port, settings.smg_host, settings.smg_fds) == (None, None, ())
+    assert Settings.load({"SMSGW_SMG_PORT": "0"}).smg_port == 0

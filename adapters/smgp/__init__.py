@@ -1,0 +1,1 @@
+"""SMGP 3.0, the protocol of China Telecom."""

@@ -1,0 +1,189 @@
+"""The carrier's side of SGIP 1.2, sans I/O: what a simulated SMG says on its connections.
+
+    SgipServer   an SP connected to us and logged in (type 1): SUBMITs come in
+    SgipCaller   we connected to the SP and logged in (type 2): REPORTs go out
+
+A sequence number of 12 octets is one number here; that of a SUBMIT is its id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from adapters.layout import Fields
+from adapters.mainland import stamp_of, text_of
+from adapters.sgip import pdu
+from adapters.sgip.pdu import HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
+from adapters.wire import Framer
+from loadtest.server import (
+    Ended,
+    Facts,
+    LoginAsked,
+    OwedReport,
+    ReportsAnswered,
+    ServerSession,
+    Side,
+    Submits,
+    segment_of,
+)
+
+NODE = 100100  # of the simulated SMG
+RESULT_FAILURE = 32  # the system's: the next channel may take it
+ERROR_UNKNOWN_USER = 29
+_SUBMIT_RESP = pack_header(HEADER_SIZE + 9, pdu.SUBMIT_RESP, 0, 0, 0)[:8]
+_RESERVE = bytes(8)
+
+
+def _number(frame: bytes) -> int:
+    return int.from_bytes(frame[8:HEADER_SIZE], "big")
+
+
+class _Side(ServerSession):
+    """What both kinds of connection do."""
+
+    def __init__(self) -> None:
+        super().__init__(Framer(HEADER_SIZE, PDU_MAXIMUM))
+
+    def _frame(
+        self, frame: bytes, submits: Submits, answered: ReportsAnswered
+    ) -> LoginAsked | Ended | None:
+        command_id = parse_header(frame)[1]
+        if command_id == pdu.SUBMIT and self.may_submit:
+            submits.submits.append((_number(frame), frame, pdu.parse_pdu(frame)))
+        elif command_id == pdu.REPORT_RESP:
+            parsed = pdu.parse_pdu(frame)
+            self._report_answered(parsed.sequence[2], parsed.number("result"), answered)
+        elif command_id == pdu.UNBIND:
+            self._out.append(pdu.build_answer(frame, pdu.OK))
+            self.is_closed = True
+            return Ended("unbound")
+        else:
+            return self._login_frame(command_id, frame)
+        return None
+
+    def _login_frame(self, command_id: int, frame: bytes) -> LoginAsked | Ended | None:
+        if not command_id & pdu.RESPONSE:
+            self._out.append(pdu.build_answer(frame, pdu.COMMAND_NOT_SERVED))
+        return None
+
+    def answer_login(self, asked: LoginAsked, status: int, server_id: str) -> None:
+        """Take or refuse a login."""
+        parts = asked.sequence >> 64, asked.sequence >> 32 & 0xFFFFFFFF, asked.sequence & 0xFFFFFFFF
+        self._out.append(pdu.build_answer(pack_header(HEADER_SIZE, pdu.BIND, *parts), status))
+        if not status:
+            self.system_id = asked.system_id
+            self.may_submit = True
+
+    def answer_submits(self, answers: Sequence[tuple[int, int, bytes]]) -> None:
+        """Answer submits: (sequence, result, id, which the answer does not carry)."""
+        self.unanswered -= len(answers)
+        for sequence, result, _ in answers:
+            self._out += (_SUBMIT_RESP, sequence.to_bytes(12, "big"), bytes((result,)), _RESERVE)
+
+    def enquire(self) -> None:
+        """SGIP has no link test."""
+
+    def _build_report(self, sequence: int, report: OwedReport) -> bytes:
+        fields: Fields = {
+            "submit_sequence": bytes.fromhex(report.carrier_id.decode("ascii")),
+            "user_number": report.to.decode("latin-1"),
+            "state": pdu.STATE_DELIVERED if report.is_good else pdu.STATE_FAILED,
+            "error_code": 0 if report.is_good else ERROR_UNKNOWN_USER,
+        }
+        return pdu.build_pdu(pdu.REPORT, self._parts(sequence), fields)
+
+    def _parts(self, counter: int) -> pdu.Sequence:
+        return NODE, stamp_of(time.time()), counter
+
+
+class SgipServer(_Side):
+    """One connection that an SP opened; `pushes_here`: reports go over it too, as some do."""
+
+    def __init__(self, *, pushes_here: bool = False) -> None:
+        super().__init__()
+        self._pushes_here = pushes_here
+
+    def _login_frame(self, command_id: int, frame: bytes) -> LoginAsked | Ended | None:
+        if command_id != pdu.BIND:
+            return super()._login_frame(command_id, frame)
+        asked = pdu.parse_pdu(frame)
+        if asked.number("login_type") != pdu.LOGIN_SP:
+            self._out.append(pdu.build_answer(frame, pdu.BAD_LOGIN_TYPE))
+            self.is_closed = True
+            return Ended("login type")
+        given = asked.text("login_password")
+        return LoginAsked(
+            _number(frame), command_id, asked.text("login_name"), lambda known: known == given
+        )
+
+    def answer_login(self, asked: LoginAsked, status: int, server_id: str) -> None:
+        """Take or refuse a login."""
+        super().answer_login(asked, status, server_id)
+        self.may_deliver = self.may_submit and self._pushes_here
+
+
+class SgipCaller(_Side):
+    """One connection that the SMG opened to the SP: it logs in and brings reports."""
+
+    def __init__(self, login_name: str, password: str) -> None:
+        super().__init__()
+        self._login = login_name, password
+
+    def connected(self) -> None:
+        """The socket is open: log in."""
+        name, password = self._login
+        fields: Fields = {
+            "login_type": pdu.LOGIN_SMG,
+            "login_name": name,
+            "login_password": password,
+        }
+        self._out.append(pdu.build_pdu(pdu.BIND, self._parts(self._next()), fields))
+
+    def _login_frame(self, command_id: int, frame: bytes) -> LoginAsked | Ended | None:
+        if command_id != pdu.BIND_RESP:
+            return super()._login_frame(command_id, frame)
+        result = pdu.parse_pdu(frame).number("result")
+        if result:
+            self.is_closed = True
+            return Ended(f"login refused with {result}")
+        self.system_id = self._login[0]
+        self.may_deliver = True
+        return None
+
+
+class SgipSide(Side):
+    """A simulated SMG of China Unicom."""
+
+    name = "sgip"
+    throttled = pdu.BUSY
+    failure = RESULT_FAILURE
+    unknown_account = pdu.BAD_LOGIN
+    wrong_password = pdu.BAD_LOGIN
+
+    def __init__(self, *, pushes_here: bool = False) -> None:
+        """`pushes_here`: reports go over the SP's own connection too, as some platforms do."""
+        self._pushes_here = pushes_here
+
+    def session(self) -> SgipServer:
+        """A new client's connection."""
+        return SgipServer(pushes_here=self._pushes_here)
+
+    def facts(self, parsed: pdu.Pdu) -> Facts:
+        """What the record says of a SUBMIT (its first number)."""
+        [number, *_] = parsed.texts("user_number") or [""]
+        has_header = bool(parsed.number("tp_udhi"))
+        reference, index, total, data = segment_of(has_header, parsed.octets("content"))
+        return Facts(
+            parsed.text("sp_number").encode("latin-1"),
+            number.encode("latin-1"),
+            reference,
+            index,
+            total,
+            text_of(parsed.number("message_coding"), data, has_udh=False),
+            parsed.number("report_flag") == 1,
+        )
+
+    def carrier_id(self, number: int, sequence: int) -> str:
+        """The submit's own 12 octets."""
+        return f"{sequence:024x}"
