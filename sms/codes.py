@@ -1,7 +1,7 @@
 """What carriers' codes mean: one table of classes for every protocol, and what follows from each.
 
     data/status-classes.json   code → class, as recorded from standards and public tables
-    data/status-more.json      the same for codes that it has not
+    data/status-more.json      the same for codes that it has not, or has for a number's sake only
     a channel's own            `status_classes` and `report_classes`: before both
 
     the answer to a submit ──▶ AnswerCodes ──▶ Rejected │ Throttled        RELIABILITY section 6
