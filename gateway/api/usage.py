@@ -66,10 +66,10 @@ class UsageReport:
     async def read_of(self, request: Request) -> Response:
         """The same of one tenant for an admin key, each cell with its `cost`."""
         self._desk.enter(request, *USAGE_FILTERS)
-        tenant = await self._desk.store.find("tenant", id_in(request, "id", PREFIXES["tenant"]))
-        if tenant is None:
+        tenant = id_in(request, "id", PREFIXES["tenant"])
+        if tenant not in self._flow.snapshot.tenants:
             raise not_found()
-        return await self._answer(request, tenant.id, self._priced)
+        return await self._answer(request, tenant, self._priced)
 
     async def _answer(
         self, request: Request, tenant: int, show: Callable[[UsageRow], dict[str, Any]]
