@@ -23,6 +23,8 @@ from gateway.evidence import Evidence
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
+from gateway.porting import Porting
+from gateway.pumping import Pumping
 from gateway.readiness import NO_SESSION
 from gateway.reports import Reports
 from gateway.schedule import Schedule
@@ -101,6 +103,7 @@ class Parts:
     evidence: Evidence
     schedule: Schedule
     policy: SendingPolicy
+    porting: Porting
     settler: Settler
     matches: Matches
     reports: Reports
@@ -113,6 +116,8 @@ class Parts:
 
 class Flow:
     """The door between the API, the channels and the store of one worker."""
+
+    pumping: Pumping | None = None  # joined by wiring
 
     def __init__(self, parts: Parts) -> None:
         self.reliability = parts.reliability
@@ -128,7 +133,7 @@ class Flow:
         self.dispatcher = parts.dispatcher
         self.evidence = parts.evidence
         self.schedule = parts.schedule
-        self.policy = parts.policy
+        self.policy, self.porting = parts.policy, parts.porting
         self.settler = parts.settler
         self.matches = parts.matches
         self.reports_desk = parts.reports

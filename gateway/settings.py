@@ -110,6 +110,7 @@ class Reliability(BaseModel):
     marketing_opens_h: Hour = 9  # marketing goes to +86 from this hour of Asia/Shanghai …
     marketing_closes_h: Hour = 21  # … to this one; outside it waits. The law's: do not widen it
     suppressions_poll_s: Seconds = 1  # changes of the suppression list (in force <= 5 s)
+    portability_poll_s: Seconds = 1  # changes of ported numbers (in force <= 5 s)
     shed_write_age_s: Seconds = 1  # a database write older than this: 503
     shed_loop_lag_s: Seconds = 0.2  # event loop later than this: 503
     shed_storage_share: Share = 0.95  # disk fuller than this: 503

@@ -284,7 +284,9 @@ class Metrics:
             "throttled_total", "Messages refused by a limit, by which.", ("tenant", "scope"), top
         )
         self.limit_calls_total = Counter(
-            "limit_calls_total", "Calls to Valkey for shared rate limits.", ("outcome",)
+            "limit_calls_total",
+            "Calls to Valkey for shared rate limits and otp counts.",
+            ("outcome",),
         )
         self.limits_local = Gauge(
             "limits_local", "Processes that go by their share of the rates: Valkey is away."
@@ -428,6 +430,14 @@ class Metrics:
         self.suppressions_age_seconds = Gauge(
             "suppressions_age_seconds",
             "Since the suppression list was last compared with the store; the oldest process's.",
+            rule="max",
+        )
+        self.ported_numbers = Gauge(
+            "ported_numbers", "Numbers with a carrier of their own, not by prefix.", (), "max"
+        )
+        self.portability_age_seconds = Gauge(
+            "portability_age_seconds",
+            "Since the ported numbers were last compared with the store; the oldest process's.",
             rule="max",
         )
         self.quarantined_total = Counter(
