@@ -487,7 +487,6 @@ async def test_a_route_names_only_channels_that_serve_it(folder, store):
     ("field", "pointer", "words"),
     [
         ("report_classes: {'XA:1': number}", "report_classes", "perm_number"),
-        ("report_classes: {5: perm_number}", "report_classes", "in quotes"),
         ("status_classes: {'0x401': number}", "status_classes", "perm_number"),
         ("status_classes: {'zz': ported}", "status_classes", "0x0401"),
         ("encodings: [gsm7]", "encodings", "must hold ucs2"),
