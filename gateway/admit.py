@@ -513,11 +513,14 @@ def _too_long(count: str, limit: int) -> FieldError:
 def _not_gsm7(final_text: str, found: NotGsm7) -> FieldError:
     # The place and not the character: an answer never repeats what it was sent.
     place = min(final_text.index(char) for char in found.characters) + 1
+    count = len(found.characters)
+    what = "One character is" if count == 1 else f"{count} different characters are"
+    which = "it stands" if count == 1 else "the first stands"
     return FieldError(
         "/text",
         "content.not_gsm7",
-        f"{len(found.characters)} different characters are not in GSM-7, the first at position "
-        f"{place} of the text with its signature; replace them, or use encoding auto or ucs2.",
+        f"{what} not in GSM-7, {which} at position {place} of the text with its signature; "
+        f"replace {'it' if count == 1 else 'them'}, or use encoding auto or ucs2.",
     )
 
 

@@ -120,11 +120,14 @@ class ListOf:
     def entries(self, value: list[object]) -> list[tuple[int, str]]:
         """Every entry that is wrong, by its index."""
         found = []
+        good: set[object] = set()  # what passes a check is text or a number
         for index, entry in enumerate(value):
             wrong = self.check(entry)
-            if wrong is None and entry in value[:index]:
+            if wrong is None and entry in good:
                 wrong = "stands there twice"
-            if wrong is not None:
+            if wrong is None:
+                good.add(entry)
+            else:
                 found.append((index, wrong))
         return found
 
@@ -260,6 +263,11 @@ LIMITS: Mapping[str, Field] = {
     "classes": Field(anything, json=dict),  # members: CLASSES, each a BUCKET
     "bursts": Field(_few, json=list),  # entries: BURST
 }
+# Of otp messages to one number, and to the 10,000 numbers around it; 0 = no such cap.
+MAX_CAPS = {"per_minute": 60, "per_hour": 100, "per_day": 100, "prefix_burst": 10_000}
+OTP_CAPS: Mapping[str, Field] = {
+    word: Field(whole(0, most), json=int) for word, most in MAX_CAPS.items()
+}
 # What both the API and a file may say of a tenant.
 TENANT_OBJECT: Mapping[str, Field] = {
     "name": Field(name, is_required=True, json=str),
@@ -267,12 +275,13 @@ TENANT_OBJECT: Mapping[str, Field] = {
     "countries": Field(list_of(whole(1, 999), least=1), json=list),
     "allowed_ips": Field(list_of(network, most=MAX_NETWORKS), json=list),
     "limits": Field(anything, json=dict),
+    "otp_caps": Field(anything, json=dict),  # members: OTP_CAPS
 }
 TENANT: Mapping[str, Field] = {
     **TENANT_OBJECT,
     "suspended": Field(flag),
     "api_keys": Field(anything),
-    **dict.fromkeys(("otp_caps", "on_uncertain"), _later),
+    "on_uncertain": _later,
 }
 TENANT_SCOPES = ("send", "read")
 KEY_OBJECT: Mapping[str, Field] = {

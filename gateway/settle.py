@@ -143,8 +143,12 @@ class Settler:
         self._finish(burst)
 
     def _count(self, channel: int, counts: dict[type, int], answer_s: float, size: int) -> None:
-        taken = counts.get(Submitted, 0) + counts.get(Rejected, 0)
-        self._dispatcher.answered(channel, taken, counts.get(Throttled, 0), answer_s / size)
+        taken, throttled = (
+            counts.get(Submitted, 0) + counts.get(Rejected, 0),
+            counts.get(Throttled, 0),
+        )
+        if taken or throttled:
+            self._dispatcher.answered(channel, taken, throttled, answer_s / size)
         name = self._ledger.channel_names.get(channel, "")
         for kind, number in counts.items():
             self._metrics.submits_total.inc((name, _LABELS[kind]), number)

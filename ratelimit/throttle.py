@@ -23,6 +23,7 @@ from typing import Final
 EPOCH_S: Final = 1.0
 LEAST: Final = 20  # segments that an epoch needs, or it lasts longer
 LONGEST_S: Final = 4.0
+STALE_S: Final = 60.0
 CUT: Final = 0.7  # the deepest cut of one epoch (RELIABILITY section 6)
 STEP: Final = 0.05  # of what is configured, up again in a second; all processes together
 NOTHING: Final = 0.1  # taken, or less: no step up, the carrier is as good as closed
@@ -30,6 +31,7 @@ STEEPEST: Final = 0.35  # of the pace: what is configured may be far from the tr
 HEADROOM: Final = 1.25  # over what was sent when the demand, not the pace, was the bound
 FLOOR: Final = 1.0  # segments a second, or this part of what is configured:
 FLOOR_SHARE: Final = 0.02
+LONGEST_ANSWER_S: Final = 10.0  # an average may hold answers that never came
 BURST_S: Final = 0.05  # so much of the pace may go at once
 LOOK_S: Final = 0.01  # nobody looks more often; what is due by then goes together
 OTP_AHEAD_S: Final = 0.125  # an eighth of a second's pace is otp's alone
@@ -94,7 +96,9 @@ class Throttle:
     def tick(self, now: float) -> None:
         """Close the epoch when it is over; a few times a second."""
         passed_s = now - self._since
-        if passed_s < EPOCH_S:
+        if passed_s > STALE_S:  # nobody looked: what was counted is of now
+            self._since = now
+        if passed_s < EPOCH_S or passed_s > STALE_S:
             return
         if self._taken + self._throttled < LEAST and passed_s < LONGEST_S and not self._congestion:
             return
@@ -109,7 +113,8 @@ class Throttle:
             self._ease(taken)
         self.is_free = self.pace == math.inf and now >= self._next_at
         # After a cut, what is answered within an answer's time was sent before it.
-        self._since = now + self._answer_s if self.pace < before else now
+        deaf_s = min(self._answer_s, LONGEST_ANSWER_S) if self.pace < before else 0.0
+        self._since = now + deaf_s
         self._taken = self._throttled = self._congestion = 0
 
     def _cut(self, taken: float, throttled: float) -> None:

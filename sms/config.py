@@ -7,7 +7,7 @@ These are the parsed, validated objects that run; `gateway/apply.py` makes them 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -63,6 +63,25 @@ class Burst:
 
 
 @dataclass(frozen=True, slots=True)
+class OtpCaps:
+    """How many otp messages a number gets, and a block of 10,000 numbers; 0 = no such cap."""
+
+    per_minute: int = 1  # of one number, in any 60 s
+    per_hour: int = 5
+    per_day: int = 10
+    prefix_burst: int = 30  # of one number without its last four digits: depth, filled in 60 s
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> OtpCaps:
+        """From what is stored: what is not given has its default."""
+        return cls(**{name: int(value) for name, value in spec.items()})
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to count."""
+        return bool(self.per_minute or self.per_hour or self.per_day or self.prefix_burst)
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """Our customer: limits, brands, countries."""
 
@@ -76,6 +95,7 @@ class Tenant:
     segments_per_month: int | None = None
     class_limits: tuple[ClassLimit, ...] = ()
     bursts: tuple[Burst, ...] = ()
+    otp_caps: OtpCaps = OtpCaps()
     is_suspended: bool = False
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()  # empty = from everywhere
 
@@ -163,6 +183,11 @@ class WebhookEndpoint:
     batch: bool = False
     full_number: bool = False
     secrets: tuple[bytes, ...] = ()  # the raw keys that sign now, newest first
+
+
+def wants_event(events: Collection[str], kind: str) -> bool:
+    """Whether an endpoint's filter lets this event type through."""
+    return kind in events or ("message.*" in events and kind.startswith("message."))
 
 
 # Whose messages a route takes: tenant (0 = any), class, carrier (None = any), country (0 = any).

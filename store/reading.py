@@ -13,6 +13,7 @@ from store.lists import Lists
 from store.pull import Pull
 from store.read import Reader
 from store.seal import Keyring
+from store.told import Tellings
 from store.usage import Usage
 
 _CONNECTIONS = 3
@@ -27,9 +28,12 @@ class Reading:
     lists: Lists
     pull: Pull
     usage: Usage
+    tellings: Tellings
 
 
 async def open_reading(dsn: str, keyring: Keyring) -> Reading:
     """Join them on a pool of their own; raises StoreUnavailable when PostgreSQL is away."""
     pool = await open_pool(dsn, size=_CONNECTIONS, is_read_only=True)
-    return Reading(pool, Reader(pool, keyring), Lists(pool), Pull(pool), Usage(pool))
+    return Reading(
+        pool, Reader(pool, keyring), Lists(pool), Pull(pool), Usage(pool), Tellings(pool)
+    )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compliance.policy import SendingPolicy
     from gateway.api.access import Access
     from gateway.commands import BatchLook
+    from gateway.pumping import Pumping
     from gateway.withdraw import Verdict
     from sms.portability import Portability
     from store.commands import BatchState
@@ -77,6 +78,11 @@ class TakenPort(Protocol):
         ...
 
     @property
+    def charged_at(self) -> float:
+        """When the quotas were charged, Unix seconds: for `put_back`."""
+        ...
+
+    @property
     def others(self) -> Sequence[PolicyPort]:
         """Limits beside the tenant's bucket, for the headers."""
         ...
@@ -116,8 +122,13 @@ class LimiterPort(Protocol):
         """How it stands; takes nothing."""
         ...
 
-    def put_back(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> None:
-        """Give back what was taken for messages that certainly were not accepted."""
+    def put_back(
+        self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float, charged_at: float
+    ) -> None:
+        """Give back what was taken for messages that certainly were not accepted.
+
+        `charged_at` is that of the answer of `take` or `ask`.
+        """
         ...
 
 
@@ -297,6 +308,11 @@ class FlowPort(Protocol):
     @property
     def suppressions(self) -> SuppressionsPort | None:
         """The suppression list, None where it is not offered."""
+        ...
+
+    @property
+    def pumping(self) -> Pumping | None:
+        """The guard of otp messages, None where they are not counted."""
         ...
 
     @property

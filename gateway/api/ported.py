@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from gateway.api.desk import Desk, list_response, page_of, private_response, register
+from gateway.api.desk import Desk, list_response, private_response, register
 from gateway.api.fields import Checked
+from gateway.api.filters import PAGING
 from gateway.api.openapi_ported import MAX_NUMBERS
 from gateway.configfields import Field, one_of, text
 from gateway.views import rfc3339
@@ -69,8 +70,7 @@ class PortedNumbers:
 
     async def list(self, request: Request) -> Response:
         """GET: the overrides in force, the last changed first."""
-        self._desk.enter(request, "limit", "cursor")
-        page = page_of(request)
+        page = self._desk.page(request, self._desk.enter(request, *PAGING))
         found = await self._flow.porting.store.page(page.limit + 1, page.below)
         return list_response(page, [_view(one) for one in found], [one.change for one in found])
 

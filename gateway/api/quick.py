@@ -17,7 +17,7 @@ import asyncio
 from asyncio import Future
 from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.admit import Refused, admit
 from gateway.api.answers import build_accepted
@@ -33,9 +33,11 @@ from gateway.api.once import digest_small, parse_key
 from gateway.api.port import FlowPort, TakenPort
 from gateway.api.problems import Header, Problem, ProblemError, build_body, retry_after
 from gateway.api.send import MESSAGES, STORE_RETRY_S, TAKEN, SendDoor, whole_ms
+from gateway.pumping import Pumping, is_certain
+from ratelimit.otp_guard import Counted
 from sms.config import Snapshot, Tenant
 from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, StoreUnavailable
-from sms.model import Message
+from sms.model import Message, MessageClass
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+_OTP = MessageClass.OTP
 MAX_KNOWN = 4096  # bearer headers kept with their tenants
 # A request that has one of these goes the other way.
 _UNUSUAL = frozenset(
@@ -73,10 +76,10 @@ class Quick:
         "_message",
         "_request_id",
         "_started",
-        "_taken",
         "_tenant",
         "late",
         "stored",
+        "taken",
     )
 
     def __init__(  # noqa: PLR0913, PLR0917 (one call, on the hot path: keywords cost)
@@ -92,7 +95,7 @@ class Quick:
         self._door = door
         self._tenant = tenant
         self._message = message
-        self._taken = taken
+        self.taken = taken
         self._request_id = request_id
         self._started = started
         self.stored = stored
@@ -106,7 +109,7 @@ class Quick:
         try:
             self.stored.result()
         except StoreUnavailable:
-            door.put_back(self._tenant, self._message)
+            door.put_back(self._tenant, self._message, self.taken)
             detail = "The store does not answer; nothing was accepted."
             status, headers, body = self._refusal(
                 retry_after("store.unavailable", detail, STORE_RETRY_S)
@@ -117,7 +120,7 @@ class Quick:
         else:
             status, headers, body = 202, [JSON_TYPE], build_accepted(self._message)
         headers.append((b"x-request-id", self._request_id.encode()))
-        headers += limit_headers(self._taken)
+        headers += limit_headers(self.taken)
         door.count(status, self._started)
         return status, headers, body
 
@@ -125,6 +128,23 @@ class Quick:
         self._door.refused(problem.code)
         body = build_body(problem, self._request_id)
         return problem.status, [PROBLEM_TYPE, *problem.headers], body
+
+
+class _Sent(NamedTuple):
+    """A request whose answer has to wait for more than its commit."""
+
+    quick: Quick
+    tenant: Tenant
+    message: Message
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+    peer: tuple[str, int] | None
+    keys: Sequence[IntakeKey]
+
+    @property
+    def own(self) -> IntakeKey | None:
+        """The request's own key, which stands first; a client_ref's has no digest."""
+        return self.keys[0] if self.keys and self.keys[0].digest else None
 
 
 class QuickDoor:
@@ -185,20 +205,54 @@ class QuickDoor:
         if failpoints.is_armed:
             failpoints.hit("admit.charged")
         if not flow.room(message.message_class, 1):
-            self.put_back(tenant, message)
+            self.put_back(tenant, message, taken)
             return None
         # Nothing after this line may fail: the long way would accept the message a second time.
         request_id = request_id_of(known)
-        if not keys:
+        if not keys and (message.message_class is not _OTP or not self._is_watched(tenant)):
             stored = flow.accept([message])
             return Quick(self, tenant, message, taken, request_id, started, stored)
         stored = asyncio.get_running_loop().create_future()
         quick = Quick(self, tenant, message, taken, request_id, started, stored)
-        accepted = flow.accept([message], None, keys)
-        accepted.add_done_callback(
-            partial(self._keyed, quick, tenant, message, headers, body, peer)
-        )
+        self._begin(_Sent(quick, tenant, message, headers, body, peer, keys))
         return quick
+
+    def _is_watched(self, tenant: Tenant) -> bool:
+        pumping = self._flow.pumping
+        return pumping is not None and pumping.watches(tenant, _OTP)
+
+    def _begin(self, sent: _Sent) -> None:
+        """An otp message is counted first; one with keys may be of another class."""
+        pumping = self._flow.pumping
+        if pumping is None or not pumping.watches(sent.tenant, sent.message.message_class):
+            self._accept(sent)
+            return
+        counted = pumping.ask_one(sent.tenant, sent.message, sent.own)
+        counted.add_done_callback(partial(self._counted, pumping, sent))
+
+    def _counted(
+        self, pumping: Pumping, sent: _Sent, counted: asyncio.Future[list[Counted]]
+    ) -> None:
+        """An otp message was counted: accept it, or let the other door say why not."""
+        if failpoints.is_armed:
+            failpoints.hit("otp.counted")
+        if sent.quick.stored.done():  # nobody waits any more: nothing was promised
+            pumping.guard.give_back(counted.result())
+            self._flow.give_back(sent.message.message_class, 1)
+            self.put_back(sent.tenant, sent.message, sent.quick.taken)
+            return
+        found = counted.result()
+        if not found[0].wait_s and not (sent.keys and self._flow.holder(sent.keys) is not None):
+            self._accept(sent, found)
+            return
+        pumping.guard.give_back(found)
+        self._flow.give_back(sent.message.message_class, 1)
+        self.put_back(sent.tenant, sent.message, sent.quick.taken)
+        self._again(sent, None)
+
+    def _accept(self, sent: _Sent, counted: list[Counted] | None = None) -> None:
+        accepted = self._flow.accept([sent.message], None, sent.keys)
+        accepted.add_done_callback(partial(self._spoken, sent, counted))
 
     def _keys(self, message: Message, name: bytes | None, body: bytes) -> list[IntakeKey]:
         """What the request is known by; mostly nothing."""
@@ -211,40 +265,31 @@ class QuickDoor:
             keys.insert(0, hasher.request(message.tenant, MESSAGES, name, digest))
         return keys
 
-    def _keyed(  # noqa: PLR0913, PLR0917 (bound when the request came)
-        self,
-        quick: Quick,
-        tenant: Tenant,
-        message: Message,
-        headers: Sequence[tuple[bytes, bytes]],
-        body: bytes,
-        peer: tuple[str, int] | None,
-        accepted: Future[None],
-    ) -> None:
+    def _spoken(self, sent: _Sent, counted: list[Counted] | None, accepted: Future[None]) -> None:
         """The store has spoken: pass it on, or let the other door answer who was not first."""
+        stored = sent.quick.stored
         if accepted.cancelled():
-            quick.stored.cancel()
+            stored.cancel()
             return
         error = accepted.exception()
+        pumping = self._flow.pumping
+        if error is not None and counted and pumping is not None and is_certain(error, sent.own):
+            pumping.guard.give_back(counted)
         if isinstance(error, NotFirst):
-            self.put_back(tenant, message)
-            again = self._ask(quick, headers, body, peer, error)
-            task = asyncio.get_running_loop().create_task(again)
-            self._late.add(task)
-            task.add_done_callback(self._late.discard)
+            self.put_back(sent.tenant, sent.message, sent.quick.taken)
+            self._again(sent, error)
         elif error is not None:
-            quick.stored.set_exception(error)
+            stored.set_exception(error)
         else:
-            quick.stored.set_result(None)
+            stored.set_result(None)
 
-    async def _ask(
-        self,
-        quick: Quick,
-        headers: Sequence[tuple[bytes, bytes]],
-        body: bytes,
-        peer: tuple[str, int] | None,
-        error: NotFirst,
-    ) -> None:
+    def _again(self, sent: _Sent, error: NotFirst | None) -> None:
+        """Let the other door answer; it finds the same, or what changed meanwhile."""
+        task = asyncio.get_running_loop().create_task(self._ask(sent, error))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _ask(self, sent: _Sent, error: NotFirst | None) -> None:
         """The whole request once more, by the raw ASGI door."""
         told = _Told()
         scope: dict[str, Any] = {
@@ -253,25 +298,26 @@ class QuickDoor:
             "method": "POST",
             "path": MESSAGES,
             "query_string": b"",
-            "headers": list(headers),
-            "client": peer,
+            "headers": list(sent.headers),
+            "client": sent.peer,
         }
         if isinstance(error, KeyTaken):
             scope[TAKEN] = error
 
         async def receive() -> MutableMapping[str, Any]:
-            return {"type": "http.request", "body": body}
+            return {"type": "http.request", "body": sent.body}
 
         try:
             await self._door(scope, receive, told)
         except Exception:  # the outermost frame of a request, as the app's own is
             log.exception("request failed")
             problem = Problem("internal.error", "The gateway failed while it answered.")
-            request_id = request_id_of(dict(headers))
+            self.refused(problem.code)
+            request_id = request_id_of(dict(sent.headers))
             kept = [PROBLEM_TYPE, (b"x-request-id", request_id.encode())]
             told.answer = problem.status, kept, build_body(problem, request_id)
-        quick.late = told.answer
-        quick.stored.set_result(None)
+        sent.quick.late = told.answer
+        sent.quick.stored.set_result(None)
 
     def _look_up(self, headers: dict[bytes, bytes], now: float) -> _Seen | None:
         """The sender of a bearer key not seen under this configuration: here is the HMAC."""
@@ -293,10 +339,10 @@ class QuickDoor:
     ) -> bool:
         return self._door.gate.is_allowed(tenant.id, peer[0] if peer else None, headers)
 
-    def put_back(self, tenant: Tenant, message: Message) -> None:
+    def put_back(self, tenant: Tenant, message: Message, taken: TakenPort) -> None:
         """Give tokens back: the message was certainly not accepted."""
         wanted = {message.message_class: len(message.texts)}
-        self._flow.limiter.put_back(tenant.id, wanted, self._monotonic())
+        self._flow.limiter.put_back(tenant.id, wanted, self._monotonic(), taken.charged_at)
 
     def crashed(self) -> None:
         """Count a request that the short way could not even judge."""

@@ -14,10 +14,12 @@ promise of a 202 is made by the await on `accept` and nowhere else.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from gateway.admit import Refused, Rules, admit, charge, check_defaults
 from gateway.api.access import Caller, Gate
@@ -35,6 +37,7 @@ from gateway.api.explain import MAX_ERRORS
 from gateway.api.frame import (
     JSON_TYPE,
     METHODS,
+    NO_LIMITS,
     App,
     BodyReader,
     DisconnectedError,
@@ -44,6 +47,7 @@ from gateway.api.frame import (
     answer,
     answer_problem,
     check_host,
+    check_parameters,
     headers_of,
     limit_headers,
     refuse_secret_in_query,
@@ -59,11 +63,15 @@ from gateway.api.problems import (
     Problem,
     ProblemError,
     duplicate_ref,
+    not_allowed,
     of_fields,
     retry_after,
 )
 from gateway.api.turns import Turns
 from gateway.api.verdicts import Verdicts
+from gateway.pumping import Tally, is_certain
+from gateway.pumping import problem as over_cap
+from gateway.pumping import refusal as cap_refusal
 from sms.config import ApiKey, Tenant
 from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, RefsTaken, StoreUnavailable
 from sms.model import Message, MessageClass
@@ -91,6 +99,7 @@ class _Request:
     headers: dict[bytes, bytes]
     request_id: str
     signed: Caller | None = None  # not proven before its body is there
+    is_known: bool = False  # its key is proven: limits are told
     tenant: Tenant | None = None
     taken: TakenPort | None = None  # what the bucket said last
     name: bytes | None = None  # its Idempotency-Key
@@ -125,7 +134,7 @@ class SendDoor:
         """Answer one request."""
         handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
         # An address is ours as it is written, not in a spelling (%2f) that a proxy let pass.
-        if scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == MESSAGES:
+        if handler is not None and scope["method"] in ("GET", "HEAD") and scope["path"] == MESSAGES:
             handler = None  # the list of messages
         if handler is None or scope.get("raw_path") not in (None, scope["path"].encode()):
             await self._app(scope, receive, send)
@@ -133,6 +142,7 @@ class SendDoor:
         started = self._monotonic()
         headers = dict(scope["headers"])
         request = _Request(scope, receive, send, headers, request_id_of(headers))
+        status = 500
         try:
             self._enter(request)
             body = await self._body(request)
@@ -147,10 +157,11 @@ class SendDoor:
             await answer(send, status, reply, self._answer_headers(request))
             if failpoints.is_armed:
                 failpoints.hit_soon("door.answered")
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        self._flow.metrics.http_request_seconds.observe(
-            (scope["path"], method, str(status)), self._monotonic() - started
-        )
+        finally:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._flow.metrics.http_request_seconds.observe(
+                (scope["path"], method, str(status)), self._monotonic() - started
+            )
 
     def rules(self) -> Rules:
         """What admit asks of the configuration in force."""
@@ -167,11 +178,6 @@ class SendDoor:
         query: bytes = scope.get("query_string", b"")
         if query:
             refuse_secret_in_query(query)
-        if scope["method"] != "POST":
-            allowed = "GET, POST" if scope["path"] == MESSAGES else "POST"
-            detail = f"Only {allowed} is answered here."
-            headers_405 = [(b"allow", allowed.encode())]
-            raise ProblemError(Problem("method.not_allowed", detail, headers=headers_405))
         headers = request.headers
         if len(headers) != len(scope["headers"]):
             headers_of(scope["headers"])
@@ -181,18 +187,26 @@ class SendDoor:
             self._let_in(request, caller.key)
         else:
             request.signed = caller
+            if scope["method"] != "POST":
+                return  # told once the signature is proven
         if query:
-            detail = "This route takes no query parameters; remove them from the URL."
-            raise ProblemError(Problem("query.unknown", detail))
+            check_parameters(
+                name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+            )
         if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
             check_media_type(headers)
         request.name = parse_key(headers.get(b"idempotency-key"))
 
     def _let_in(self, request: _Request, key: ApiKey) -> Tenant:
-        """The tenant of a key that is proven; raises the 403."""
+        """The tenant of a key that is proven; raises the 403, or the 405."""
         snapshot = self._flow.snapshot
         tenant = request.tenant = snapshot.tenants.get(key.tenant)
+        request.is_known = True
         self.gate.check_address(key, request.scope)
+        if request.scope["method"] != "POST":
+            raise ProblemError(
+                not_allowed(["GET", "POST"] if request.scope["path"] == MESSAGES else ["POST"])
+            )
         problem = allow(key, "send", snapshot)
         if problem is not None or tenant is None:
             raise ProblemError(problem or Problem("auth.scope", "The key belongs to no tenant."))
@@ -247,8 +261,14 @@ class SendDoor:
         verdict = admit(entry, tenant, self._rules, now)
         if errors or isinstance(verdict, Refused):
             raise ProblemError(of_fields(merge(errors, verdict)))
+        tally: Tally = ()
+        if verdict.message_class is MessageClass.OTP:
+            tally = await self._count(tenant, [verdict], [0], key)
+        if tally and tally[0][1].wait_s:
+            raise ProblemError(over_cap(tally[0][1].wait_s))
         try:
-            await self._accept(request, tenant, [verdict], "/text", key)
+            with self._given_back(tally, key):
+                await self._accept(request, tenant, [verdict], "/text", key)
         except RefsTaken as refs:
             raise ProblemError(of_fields([duplicate_ref(refs.taken[0])])) from None
         return build_accepted(verdict)
@@ -279,6 +299,26 @@ class SendDoor:
         if wrong:
             raise ProblemError(of_fields(_below("/defaults", wrong)))
         verdicts = await self._admit_batch(batch, tenant, now)
+        tally = await self._count(tenant, verdicts.messages, verdicts.indexes, key)
+        if tally:
+            _take_over_caps(verdicts, tally)
+        with self._given_back(tally, key):
+            await self._store_batch(request, tenant, verdicts, key)
+        if tally and self._flow.pumping is not None:
+            self._flow.pumping.give_back(tally, verdicts.messages)
+        for _, errors in verdicts.told:
+            self._flow.metrics.refused_total.inc((errors[0].code,))
+        messages = verdicts.messages
+        accepted = [
+            (index, message.id, len(message.texts))
+            for index, message in zip(verdicts.indexes, messages, strict=True)
+        ]
+        return build_batch_accepted(accepted, messages[0].id, verdicts.rejected)
+
+    async def _store_batch(
+        self, request: _Request, tenant: Tenant, verdicts: Verdicts, key: IntakeKey | None
+    ) -> None:
+        """Accept what is left of it; raises the refusal when nothing is."""
         is_stored = False
         while not is_stored:
             if not verdicts.messages:
@@ -290,14 +330,6 @@ class SendDoor:
                 is_stored = True
             except RefsTaken as refs:  # the others are tried again without them
                 verdicts.take_out(refs.taken)
-        for _, errors in verdicts.told:
-            self._flow.metrics.refused_total.inc((errors[0].code,))
-        messages = verdicts.messages
-        accepted = [
-            (index, message.id, len(message.texts))
-            for index, message in zip(verdicts.indexes, messages, strict=True)
-        ]
-        return build_batch_accepted(accepted, messages[0].id, verdicts.rejected)
 
     async def _admit_batch(self, batch: Batch, tenant: Tenant, now: float) -> Verdicts:
         """A verdict for each entry; long batches let others have the loop in between."""
@@ -325,6 +357,36 @@ class SendDoor:
             else:
                 verdicts.admit(index, verdict)
         return verdicts
+
+    # -- the pumping guard ---------------------------------------------------------------------
+
+    async def _count(
+        self,
+        tenant: Tenant,
+        messages: Sequence[Message],
+        indexes: Sequence[int],
+        key: IntakeKey | None,
+    ) -> Tally:
+        """Count the otp messages among them; some may be over a cap."""
+        pumping = self._flow.pumping
+        if pumping is None:
+            return ()
+        tally = await pumping.ask(tenant, messages, indexes, key)
+        if tally and failpoints.is_armed:
+            failpoints.hit("otp.counted")
+        return tally
+
+    @contextmanager
+    def _given_back(self, tally: Tally, key: IntakeKey | None) -> Iterator[None]:
+        """What was counted is given back when nothing was accepted for certain."""
+        try:
+            yield
+        except Exception as error:
+            is_unknown = isinstance(error, ProblemError) and error.problem.code == "outcome_unknown"
+            pumping = self._flow.pumping
+            if tally and pumping is not None and not is_unknown and is_certain(error, key):
+                pumping.give_back(tally)
+            raise
 
     # -- the promise ---------------------------------------------------------------------------
 
@@ -412,7 +474,8 @@ class SendDoor:
         self, request: _Request, tenant: Tenant, segments: Mapping[MessageClass, int]
     ) -> None:
         now = self._monotonic()
-        self._flow.limiter.put_back(tenant.id, segments, now)
+        charged_at = 0.0 if request.taken is None else request.taken.charged_at
+        self._flow.limiter.put_back(tenant.id, segments, now, charged_at)
         request.taken = self._flow.limiter.look(tenant.id, now)
 
     # -- answers -------------------------------------------------------------------------------
@@ -425,6 +488,8 @@ class SendDoor:
             if taken is None:
                 taken = self._flow.limiter.look(request.tenant.id, self._monotonic())
             headers = limit_headers(taken)
+        elif request.is_known:
+            headers = list(NO_LIMITS)
         await answer_problem(request.send, problem, request.request_id, headers)
         return problem.status
 
@@ -452,6 +517,14 @@ def merge(errors: list[FieldError], verdict: object) -> list[FieldError]:
     if "" in seen:
         return errors
     return errors + [e for e in found if e.pointer not in seen and e.code != "route.missing"]
+
+
+def _take_over_caps(verdicts: Verdicts, tally: Tally) -> None:
+    """What is over a cap gets its verdict."""
+    places = {id(message): place for place, message in enumerate(verdicts.messages)}
+    verdicts.take_away(
+        {places[id(one)]: cap_refusal(told.wait_s) for one, told in tally if told.wait_s}
+    )
 
 
 def _below(parent: str, errors: list[FieldError]) -> list[FieldError]:

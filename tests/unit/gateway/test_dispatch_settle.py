@@ -113,6 +113,7 @@ def test_all_channels_refusing_ends_failed_after_each_was_tried_once() -> None:
 
 def test_throttled_is_no_attempt_and_slows_the_channel() -> None:
     kit = Kit(channels=1)
+    kit.dispatcher.tick()
     message = kit.message()
     kit.accept(message)
     kit.answer(1, Throttled(1.0, "0x58"))

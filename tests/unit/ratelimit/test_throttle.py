@@ -292,6 +292,14 @@ def test_few_answers_make_a_longer_epoch():
     assert throttle.pace >= 2.0  # the floor: a fiftieth of what is configured
 
 
+def test_what_came_before_the_first_look_is_not_spread_over_the_time_before_it():
+    throttle = Throttle(100.0, 0.0)
+    throttle.answered(80, 20, 0.0, 5000.0)
+    throttle.tick(5000.1)
+    throttle.tick(5001.1)
+    assert throttle.pace == pytest.approx(min(125.0, 100.0) * 0.8 + 5.0)
+
+
 def test_a_pace_that_nobody_throttles_any_more_ends():
     throttle = learnt(50, 50)
     now = 1.0
