@@ -103,7 +103,7 @@ class Worker:
     suppressing: Suppressing
 
 
-def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called once)
+def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     settings: Settings,
     *,
     lease: ProcessLease,

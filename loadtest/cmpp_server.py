@@ -6,6 +6,7 @@ It speaks to each client in the version that the client logs in with, up to its 
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Sequence
 
@@ -34,6 +35,33 @@ STATUS_PASSWORD = 3
 RESULT_FAILURE = 3  # a duplicate sequence: temporary, the next channel may take it
 
 
+# Src_Id, first Dest_terminal_Id, TP_udhi, Msg_Fmt, Registered_Delivery, Msg_Content of a SUBMIT
+Submit = tuple[bytes, bytes, int, int, int, bytes]
+# Registered_Delivery, TP_udhi, Msg_Fmt, Src_Id, DestUsr_tl; then the numbers
+_SUBMITS = {
+    Layout.V2: (struct.Struct(">10xB12x21xxBB31x17x21sB"), 21, 0),
+    Layout.V3: (struct.Struct(">10xB12x33xxBB31x17x21sB"), 32, 1),
+}
+
+
+def parse_submit(frame: bytes, layout: Layout) -> Submit:
+    """The fields that a carrier looks at, laid out flat: 1 µs against 25 from the table."""
+    row, width, kinds = _SUBMITS[layout]
+    start = HEADER_SIZE + row.size
+    if start > len(frame):
+        raise RemoteProtocolError("the SUBMIT is cut")
+    registered, udhi, fmt, source, numbers = row.unpack_from(frame, HEADER_SIZE)
+    number = frame[start : start + width] if numbers else b""
+    position = start + width * numbers + kinds
+    if position >= len(frame):
+        raise RemoteProtocolError("the SUBMIT ends inside its numbers")
+    stop = position + 1 + frame[position]
+    if stop > len(frame):
+        raise RemoteProtocolError("the SUBMIT ends inside Msg_Content")
+    content = frame[position + 1 : stop]
+    return source.rstrip(b"\0"), number.rstrip(b"\0"), udhi, fmt, registered, content
+
+
 class CmppServerSession(ServerSession):
     """One client's connection."""
 
@@ -49,7 +77,7 @@ class CmppServerSession(ServerSession):
     ) -> LoginAsked | Ended | None:
         _, command_id, sequence = parse_header(frame)
         if command_id == pdu.SUBMIT and self.may_submit:
-            submits.submits.append((sequence, frame, pdu.parse_pdu(frame, self.layout)))
+            submits.submits.append((sequence, frame, parse_submit(frame, self.layout)))
         elif command_id == pdu.DELIVER_RESP:
             result = frame[HEADER_SIZE + pdu.ID_SIZE :]
             self._report_answered(sequence, int.from_bytes(result[:4], "big"), answered)
@@ -157,21 +185,12 @@ class CmppSide(Side):
         """A new client's connection."""
         return CmppServerSession(self._version, self._password)
 
-    def facts(self, parsed: pdu.Pdu) -> Facts:
+    def facts(self, parsed: Submit) -> Facts:
         """What the record says of a SUBMIT (its first number)."""
-        has_header = bool(parsed.number("tp_udhi"))
-        content = parsed.octets("content")
-        reference, index, total, data = segment_of(has_header, content)
-        [number, *_] = parsed.texts("dest_terminal_id") or [""]
-        return Facts(
-            parsed.text("src_id").encode("latin-1"),
-            number.encode("latin-1"),
-            reference,
-            index,
-            total,
-            parse_text(data, 0, parsed.number("msg_fmt")),
-            parsed.number("registered_delivery") == 1,
-        )
+        source, number, udhi, fmt, registered, content = parsed
+        reference, index, total, data = segment_of(bool(udhi), content)
+        text = parse_text(data, 0, fmt)
+        return Facts(source, number, reference, index, total, text, registered == 1)
 
     def carrier_id(self, number: int, sequence: int) -> str:
         """Sixteen hexadecimal digits, eight octets on the wire."""

@@ -84,6 +84,9 @@ class _Side(ServerSession):
     def enquire(self) -> None:
         """SGIP has no link test."""
 
+    def _say_broken(self) -> None:
+        """Nothing: the book has no word for it, the connection is closed."""
+
     def _build_report(self, sequence: int, report: OwedReport) -> bytes:
         fields: Fields = {
             "submit_sequence": bytes.fromhex(report.carrier_id.decode("ascii")),

@@ -101,6 +101,9 @@ class SmgpServer(ServerSession):
         """Ask whether the client is still there."""
         self._out.append(pack_header(HEADER_SIZE, pdu.ACTIVE_TEST, self._next()))
 
+    def _say_broken(self) -> None:
+        """Nothing: the book has no word for it, the connection is closed."""
+
     def _build_report(self, sequence: int, report: OwedReport) -> bytes:
         msg_id = bytes.fromhex(report.carrier_id.decode("ascii"))
         content = b"id:%b sub:001 dlvrd:%b submit date:%b done date:%b stat:%b err:%b text:%b" % (

@@ -33,6 +33,7 @@ from sms.model import Inbound, Report
 from sms.outcomes import Outcome, Submitted
 
 _ID_END = HEADER_SIZE + ID_SIZE
+_NO_ID = bytes(ID_SIZE)
 _RESULT_MAXIMUM = 4  # octets: 1 in 2.0, 4 in 3.0
 
 # What an answer to the peer needs: (session, sequence number, Msg_Id of the DELIVER).
@@ -135,7 +136,9 @@ class Session(WireSession):
             raise RemoteProtocolError("the SUBMIT_RESP is cut")
         if any(result):
             return self._codes.outcome(int.from_bytes(result, "big"))
-        return Submitted(frame[HEADER_SIZE:_ID_END].hex())
+        msg_id = frame[HEADER_SIZE:_ID_END]
+        # Some carriers give none: shared by all, it would tie a report to the wrong message.
+        return Submitted("" if msg_id == _NO_ID else msg_id.hex())
 
     def _deliver(self, frame: bytes, sequence: int, burst: Burst) -> None:
         msg_id, dest, udhi, fmt, source, registered, content = pdu.parse_deliver(frame, self.layout)

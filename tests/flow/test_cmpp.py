@@ -66,8 +66,10 @@ def test_a_text_is_delivered(way):
     to = a_number()
     message = gateway.wait_for_status(send(gateway, message_class, to, "您好"), "delivered")
     assert message["channel"] == carrier.name
-    assert message["carrier_code"] == "DELIVRD"
     [row] = carrier.of(to)
+    receipt = gateway.timeline(message["id"])[-1]
+    assert (receipt["step"], receipt["code"]) == ("receipt", "DELIVRD")
+    assert receipt["carrier_id"] == row["carrier_id"]
     assert row["to"] == to.removeprefix("+86")
     assert row["text"] == "【沙箱】您好"
     assert carrier.counts()["sessions"] == 2

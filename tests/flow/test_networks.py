@@ -216,8 +216,13 @@ def test_a_report_finds_its_text_after_the_worker_that_sent_it_was_killed(gatewa
     text = {"to": a_number(network), "text": "你好", "class": "transactional"}
     message_id = gateway.accept(**text)
     gateway.wait_for_status(message_id, "submitted")
-    for name in ("worker-0", "worker-1"):
-        gateway.kill(name)
+    killed = {name: gateway.kill(name) for name in ("worker-0", "worker-1")}
+
+    def are_new() -> bool:
+        now = gateway.pids()
+        return all(now.get(name) not in (None, pid) for name, pid in killed.items())
+
+    eventually(are_new, "two new workers", 20)
     gateway.wait_ready()
     gateway.wait_for_status(message_id, "delivered", timeout_s=30)
     rows = [row for row in carrier.submits(taken=False) if row["to"][-11:] == text["to"][3:]]
@@ -233,3 +238,8 @@ def test_strangers_on_the_smgs_port_disturb_nobody(gateway):
             assert stranger.recv(100) == b""
     message_id = gateway.accept(to=a_number("unicom-a"), text="你好", **{"class": "otp"})
     gateway.wait_for_status(message_id, "delivered")
+
+
+def test_nothing_illegal_happened_in_all_of_this(gateway):
+    assert gateway.metric("illegal_transition_total") == 0
+    assert gateway.metric("quarantined_total") == 0

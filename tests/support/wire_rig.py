@@ -28,7 +28,7 @@ class Spoken:
 
 def _cmpp(name: str) -> Spoken:
     login = {"source_addr": "900001", "shared_secret": "888888"}
-    return Spoken(lambda: CmppSide(name), login, lambda parsed: parsed.octets("content"))
+    return Spoken(lambda: CmppSide(name), login, lambda parsed: parsed[5])
 
 
 SPOKEN: Mapping[str, Spoken] = {

@@ -10,6 +10,7 @@ from adapters.cmpp.auth import authenticator_source, authenticators_ismg
 from adapters.cmpp.pdu import HEADER_SIZE, PDU_MAXIMUM, Layout, SubmitLook, SubmitTemplate
 from adapters.cmpp.report import parse_report, parse_text
 from adapters.wire import Framer
+from loadtest.cmpp_server import parse_submit
 from sms.model import Carrier, Encoding, Message, MessageClass, Submit
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "cmpp.json").read_text("utf-8"))
@@ -130,6 +131,23 @@ def test_the_flat_parser_agrees_with_the_table(vector):
     assert msg_id == parsed.octets("msg_id")
     assert pdu.unpad(dest) == parsed.text("dest_id")
     assert pdu.unpad(source) == parsed.text("src_terminal_id")
+    assert (udhi, fmt, registered) == tuple(
+        parsed.number(name) for name in ("tp_udhi", "msg_fmt", "registered_delivery")
+    )
+    assert content == parsed.octets("content")
+
+
+EVERY_SUBMIT = of("CMPP_SUBMIT")
+
+
+@pytest.mark.parametrize("vector", EVERY_SUBMIT, ids=ids(EVERY_SUBMIT))
+def test_the_carrier_s_flat_parser_agrees_with_the_table(vector):
+    layout = LAYOUTS[vector["protocol"]]
+    frame = bytes.fromhex(vector["hex"])
+    parsed = pdu.parse_pdu(frame, layout)
+    source, number, udhi, fmt, registered, content = parse_submit(frame, layout)
+    assert source.decode() == parsed.text("src_id")
+    assert number.decode() == parsed.texts("dest_terminal_id")[0]
     assert (udhi, fmt, registered) == tuple(
         parsed.number(name) for name in ("tp_udhi", "msg_fmt", "registered_delivery")
     )

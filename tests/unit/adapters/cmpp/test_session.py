@@ -17,6 +17,7 @@ from adapters.session import (
     SessionPolicy,
     SessionState,
 )
+from loadtest.cmpp_server import CmppSide, parse_submit
 from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import Encoding
 from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
@@ -200,7 +201,7 @@ def test_sequence_numbers_wrap():
     assert [one.sequence for one in frames(session.to_send())] == [0xFFFFFFFF, 1]
 
 
-@pytest.mark.parametrize("msg_id", [0, 0x4D2, 0xBAD235402711_0001, 0xFFFF_FFFF_FFFF_FFFF])
+@pytest.mark.parametrize("msg_id", [0x4D2, 0xBAD235402711_0001, 0xFFFF_FFFF_FFFF_FFFF])
 def test_an_id_is_eight_opaque_octets(msg_id):
     session = bound_session()
     session.submit(some_submits(1), 1.0)
@@ -208,6 +209,13 @@ def test_an_id_is_eight_opaque_octets(msg_id):
     assert outcomes(events) == [Submitted(f"{msg_id:016x}")]
     assert isinstance(events[1], Reported)
     assert events[1].reports[0].carrier_id == f"{msg_id:016x}"
+
+
+def test_an_id_of_zeros_is_none():
+    """go_cmpp gives it to every submit (vector cmpp20-go_cmpp-cmpp_submit_resp-4)."""
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    assert outcomes(session.receive(submit_answer(2, 0), 1.1)) == [Submitted("")]
 
 
 @pytest.mark.parametrize(
@@ -334,11 +342,31 @@ def test_gsm7_goes_as_ascii_where_it_can(payload, fmt, content):
     assert (one.number("msg_fmt"), one.octets("content")) == (fmt, content)
 
 
-def test_the_header_of_a_gsm7_segment_stays():
+@pytest.mark.parametrize("udh", [bytes((5, 0, 3, 1, 2, 1)), bytes((6, 8, 4, 1, 9, 2, 1))])
+def test_the_header_of_a_gsm7_segment_stays(udh):
     session = bound_session()
-    session.submit([gsm7(bytes((5, 0, 3, 1, 2, 1)) + b"\x00x", has_udh=True)], 1.0)
+    session.submit([gsm7(udh + b"\x00x", has_udh=True)], 1.0)
     [one] = frames(session.to_send())
-    assert one.octets("content") == bytes((5, 0, 3, 1, 2, 1)) + b"@x"
+    assert one.octets("content") == udh + b"@x"
+
+
+@pytest.mark.parametrize(
+    ("udh", "units"), [(bytes((5, 0, 3, 7, 2, 1)), 67), (bytes((6, 8, 4, 1, 7, 2, 1)), 66)]
+)
+def test_a_full_segment_with_an_8_or_16_bit_reference_goes_and_one_unit_more_does_not(udh, units):
+    session = bound_session()
+    good, bad = submits_of(a_message(segments=2))
+    good.payload = udh + "字".encode("utf-16-be") * units
+    bad.payload = udh + "字".encode("utf-16-be") * (units + 1)
+    [(refused, _)] = session.submit([good, bad], 1.0)
+    assert refused is bad
+    [one] = frames(session.to_send())
+    assert one.octets("content") == good.payload
+    assert (one.number("tp_udhi"), one.number("pk_total"), one.number("pk_number")) == (1, 2, 1)
+    facts = CmppSide("cmpp2").facts(
+        parse_submit(pdu.build_pdu(4, 2, one.fields, Layout.V2), Layout.V2)
+    )
+    assert (facts.index, facts.total, facts.text) == (1, 2, "字" * units)
 
 
 @pytest.mark.parametrize(("maximum", "is_taken"), [(159, False), (160, True)])
@@ -406,8 +434,10 @@ def test_an_answered_active_test_keeps_the_session(body):
     assert session.receive(answer, 41.0) == []
     assert session.tick(70.9) == []
     assert sent(session) == []
-    session.tick(71.0)
-    assert [command for command, _ in sent(session)] == [pdu.ACTIVE_TEST]
+    for now in (71.0, 81.0, 91.0):  # and it has three tries again
+        assert session.tick(now) == []
+        assert [command for command, _ in sent(session)] == [pdu.ACTIVE_TEST]
+    assert [type(event) for event in session.tick(101.0)] == [Ended]
 
 
 def test_the_carrier_s_active_test_is_answered_at_once_in_every_state():
