@@ -38,6 +38,7 @@ _Running = Tenant | ApiKey | Channel | Route | WebhookEndpoint
 _SLICE = 200  # objects read before the event loop is let go, some 3 ms
 _NAMED = frozenset({"tenant", "channel"})  # whose ids stand in other objects
 _TENANT_FIELDS = frozenset(one.name for one in fields(Tenant)) - {"id", "name"}
+_CHANNEL_FIELDS = frozenset(one.name for one in fields(Channel)) - {"id", "name"}
 
 
 # What a channel can do, stored as lists.
@@ -163,14 +164,15 @@ def _api_key(stored: StoredObject, objects: Objects) -> ApiKey:
 
 
 def _channel(stored: StoredObject, _: Objects) -> Channel:
-    spec = dict(stored.spec)
+    # A newer version beside us may have written fields that we do not know.
+    spec = {name: value for name, value in stored.spec.items() if name in _CHANNEL_FIELDS}
     spec["settings"] = {**spec.get("settings", {}), **stored.secrets}
     for name, make in _SETS.items():
         if name in spec:
             spec[name] = frozenset(map(make, spec[name]))
     if "price_per_segment" in spec:
         spec["price_per_segment"] = Decimal(spec["price_per_segment"])
-    spec["adds_signature"] = spec.pop("signature_by", "gateway") == "carrier"
+    spec["adds_signature"] = stored.spec.get("signature_by") == "carrier"
     return Channel(id=stored.id, name=stored.name, **spec)
 
 

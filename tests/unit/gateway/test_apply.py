@@ -520,6 +520,7 @@ async def test_what_a_channel_says_of_itself_reaches_what_runs(folder, store):
     assert channel.price_per_segment == Decimal("0.035")
     assert channel.report_classes == {"XA:1": "ported"}
     assert channel.settings["status_classes"] == {"0x0401": "perm_number"}
+    store.objects["channel", "b"].spec["of_a_newer_version"] = 1
     plain = _channel(store.objects["channel", "b"], store.objects)
     assert (plain.carriers, plain.price_per_segment, plain.adds_signature) == (None, None, False)
 
