@@ -78,6 +78,13 @@ class Channel(Protocol):
         """The sum of the bound sessions' windows."""
         ...
 
+    def congestion(self) -> int:
+        """How busy the carrier says it is, 0 to 100: the highest since this was last asked.
+
+        0 when it said nothing; SMPP 5.0 has it (congestion_state), the others have not.
+        """
+        ...
+
     def submit(self, submits: Sequence[Submit]) -> list[Submit]:
         """Journal and write one burst; returns those that did not leave (in order).
 

@@ -132,16 +132,19 @@ def code_number(low: int, high: int) -> Callable[[object], int | None]:
 def code_classes(
     code_of: Callable[[object], int | None], example: str, words: Collection[str]
 ) -> Check:
-    """A map from the carrier's codes to classes of `adapters.codes`."""
+    """A map from the carrier's codes to classes of `sms.codes`."""
 
     def check(value: object) -> str | None:
         remedy = (
-            f"give a map of codes to classes, as {{{example}: number}}; "
+            f"give a map of codes to classes, as {{{example}: perm_number}}; "
             f"classes: {', '.join(sorted(words))}"
         )
         if not isinstance(value, Mapping):
             return remedy
-        is_good = all(code_of(code) and word in words for code, word in value.items())
+        is_good = all(
+            code_of(code) and isinstance(word, str) and word in words
+            for code, word in value.items()
+        )
         return None if is_good else remedy
 
     return check

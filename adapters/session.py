@@ -169,6 +169,7 @@ class WireSession(ABC):
         self.channel = channel
         self.state = SessionState.UNBOUND
         self.window = Window(window)
+        self.congestion = 0  # the highest that the peer told since it was last asked for
         self.strays = 0  # answers that nobody waited for
         self.unreadable = 0  # reports without an id or a state, answered and dropped
         self.submit_timeout_s: float | None = None  # the channel's own, over the class's

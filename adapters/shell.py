@@ -249,6 +249,14 @@ class WireChannel(ABC):
         """The sum of the bound sessions' windows."""
         return sum(link.session.window.capacity for link in self._links)
 
+    def congestion(self) -> int:
+        """The highest that any session heard since this was last asked, 0 for nothing."""
+        highest = 0
+        for link in self._links:
+            highest = max(highest, link.session.congestion)
+            link.session.congestion = 0
+        return highest
+
     def submit(self, submits: Sequence[Submit]) -> list[Submit]:
         """Journal and write one burst; returns its tail that did not leave, in order.
 

@@ -85,6 +85,12 @@ _NEVER_GSM7 = FieldError(
     "`encoding` gsm7 cannot go to +86: a mainland text carries its signature 【…】, which is not "
     "in GSM-7; leave `encoding` out.",
 )
+_NO_GSM7 = FieldError(
+    "/encoding",
+    "content.not_gsm7",
+    "`encoding` gsm7 cannot go to this number: a channel on the way carries UCS-2 only; leave "
+    "`encoding` out.",
+)
 _LIMITS = {
     "tenant": "The tenant's limit",
     "day": "The tenant's quota of segments per day",
@@ -103,7 +109,7 @@ class Refused:
 class Rules:
     """What `admit` asks of one configuration snapshot, with its look-ups remembered."""
 
-    __slots__ = ("_has_route", "_lines", "parse", "policy", "snapshot")
+    __slots__ = ("_has_route", "_is_wide", "_lines", "parse", "policy", "snapshot")
 
     def __init__(
         self,
@@ -116,16 +122,30 @@ class Rules:
         self.parse = parse_number if ported is None else ported.parse
         self._has_route: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
         self._lines: dict[tuple[int, MessageClass, Carrier, int], str] = {}
+        self._is_wide: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
 
     def has_route(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
     ) -> bool:
-        """Whether some channel is meant for such messages; bounded by classes and networks."""
+        """Whether some channel can take such messages; remembered by classes and networks."""
         key = (tenant, message_class, carrier, country)
         known = self._has_route.get(key)
         if known is None:
-            route = self.snapshot.route_for(tenant, message_class, carrier, country)
-            known = self._has_route[key] = route is not None and bool(route.channels)
+            known = self._has_route[key] = bool(self.snapshot.channels_for(*key))
+        return known
+
+    def is_wide(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> bool:
+        """Whether such a text is always UCS-2: a channel of its route carries no GSM-7."""
+        key = (tenant, message_class, carrier, country)
+        known = self._is_wide.get(key)
+        if known is None:
+            channels = map(self.snapshot.channels.get, self.snapshot.channels_for(*key))
+            known = self._is_wide[key] = any(
+                channel is not None and Encoding.GSM7 not in channel.encodings
+                for channel in channels
+            )
         return known
 
     def opt_out_line(
@@ -141,12 +161,11 @@ class Rules:
     def _line_of(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
     ) -> str:
-        route = self.snapshot.route_for(tenant, message_class, carrier, country)
-        if message_class is not _MARKETING or route is None:
+        if message_class is not _MARKETING:
             return ""
-        channels = [self.snapshot.channels.get(channel) for channel in route.channels]
-        for channel in channels:
-            if channel is not None and message_class in channel.classes:
+        for number in self.snapshot.channels_for(tenant, message_class, carrier, country):
+            channel = self.snapshot.channels.get(number)
+            if channel is not None:
                 return line_for(channel.opt_out_line, country)
         return ""
 
@@ -165,13 +184,17 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
     asked_for = now if entry.send_at is UNSET else _send_at(entry.send_at, now, errors)
     is_watched = message_class in rules.policy.watched
     line = ""
+    is_wide = False
+    if number is not None and number.country != MAINLAND:  # a mainland text is UCS-2 anyhow
+        is_wide = rules.is_wide(tenant.id, message_class, number.carrier, number.country)
     if is_watched and number is not None:
         refusal = _suppressed(number, tenant, message_class, rules.policy)
         if refusal is not None:
             errors.append(refusal)
         where = (tenant.id, message_class, number.carrier, number.country)
         line = rules.opt_out_line(*where)
-    parts = _content(entry, tenant, 0 if number is None else number.country, errors, line)
+    country = 0 if number is None else number.country
+    parts = _content(entry, tenant, country, errors, line, is_wide=is_wide)
     if number is None or parts is None or errors:
         return Refused(errors)
     if not rules.has_route(tenant.id, message_class, number.carrier, number.country):
@@ -393,11 +416,17 @@ def _suppressed(
 
 
 def _content(
-    entry: SendRequest, tenant: Tenant, country: int, errors: list[FieldError], line: str
+    entry: SendRequest,
+    tenant: Tenant,
+    country: int,
+    errors: list[FieldError],
+    line: str,
+    *,
+    is_wide: bool,
 ) -> Segmentation | None:
     """The segments, signature and opt-out line included; None with errors added.
 
-    `country` 0 = not known.
+    `country` 0 = not known. `is_wide`: the route's channels carry UCS-2 only.
     """
     text = entry.text
     if text is UNSET:
@@ -425,10 +454,15 @@ def _content(
         return None
     if line:
         text = with_line(text, line)
-    return _segments(entry, sign(text, brand, country), errors)
+    if is_wide and entry.encoding == "gsm7":
+        errors.append(_NO_GSM7)
+        return None
+    return _segments(entry, sign(text, brand, country), errors, is_wide=is_wide)
 
 
-def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> Segmentation | None:
+def _segments(
+    entry: SendRequest, final_text: str, errors: list[FieldError], *, is_wide: bool
+) -> Segmentation | None:
     limit = entry.max_segments
     if limit is UNSET or not 1 <= limit <= MAX_SEGMENTS:
         limit = DEFAULT_SEGMENTS
@@ -436,6 +470,8 @@ def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> 
         errors.append(_too_long(f"more than {MAX_SEGMENTS}", limit))
         return None
     encoding = "auto" if entry.encoding is UNSET else _ENCODINGS[entry.encoding]
+    if is_wide:
+        encoding = "ucs2"
     parts = segment(final_text, encoding, smart=entry.smart_encoding is True, max_segments=limit)
     if failpoints.is_armed:
         failpoints.hit("segment.done")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from adapters.base import Channel
 from ratelimit.bucket import Tokens
+from ratelimit.throttle import Throttle
 from sms import config
 from sms.model import Submit
 
@@ -21,21 +22,31 @@ class ChannelRuntime:
     unsent: deque[Submit] = field(default_factory=deque)  # segments that found no slot yet
     repairs: list[tuple[float, float, Submit]] = field(default_factory=list)  # (due, until, …)
     claiming: int = 0  # segments whose claim is in a flush
-    share: float = 1.0  # of the window, cut by throttling answers
-    cut_at: float = -10.0  # monotonic
     is_up: bool = False
     was_up: bool = False  # until it is, another process may have it
     down_at: float = 0.0  # monotonic
     is_lent: bool = False  # down for long: others send what would be held here
     is_pumping: bool = False
 
-    def free(self) -> int:
-        """Segments that may leave now: the windows' free slots inside our own share of them."""
-        free = self.adapter.free()
-        if self.share >= 1.0 or free <= 0:
-            return free
-        return min(free, self.allowed() - (self.adapter.window() - free))
+    throttle: Throttle = field(init=False)  # what the carrier's throttling answers leave of it
 
-    def allowed(self) -> int:
-        """Our own share of the windows, in segments; an eighth of it is kept for otp."""
-        return max(1, int(self.adapter.window() * self.share))
+    def __post_init__(self) -> None:
+        """Nothing is throttled yet."""
+        self.throttle = Throttle(self.config.segments_per_second, 0.0)
+
+    def take(self, n: int, now: float, *, is_otp: bool) -> float:
+        """Take n segments from the bucket, at the carrier's pace: 0.0, or when to ask again."""
+        throttle = self.throttle
+        if throttle.is_free:
+            return self.bucket.take(n, now, is_otp=is_otp)
+        wait_s = throttle.wait_s(now, is_otp=is_otp) or self.bucket.take(n, now, is_otp=is_otp)
+        if not wait_s:
+            throttle.spend(n, now)
+        return wait_s
+
+    def tick(self, now: float) -> None:
+        """A few times a second: what the carrier said of its load, and the pace from it."""
+        state = self.adapter.congestion()
+        if state:
+            self.throttle.congested(state, now)
+        self.throttle.tick(now)

@@ -15,7 +15,8 @@ from ipaddress import IPv6Network, ip_network
 
 from compliance.opt_out import MAX_LINE, is_line
 from compliance.signature import is_brand
-from sms.model import Carrier, MessageClass, State
+from receipts.normalise import own_classes_refusal
+from sms.model import Carrier, Encoding, MessageClass, State
 
 Check = Callable[[object], str | None]
 
@@ -175,6 +176,13 @@ def _opt_out_line(value: object) -> str | None:
     return None if is_good else f"must be at most {MAX_LINE} printable characters, without 【】"
 
 
+def _encodings(value: object) -> str | None:
+    wrong = list_of(one_of([str(word) for word in Encoding]))(value)
+    if wrong is None and str(Encoding.UCS2) not in (value if isinstance(value, list) else ()):
+        wrong = "must hold ucs2: every signature 【…】 needs it"
+    return wrong
+
+
 def _price(value: object) -> str | None:
     is_good = isinstance(value, str) and _PRICE.fullmatch(value)
     return None if is_good else 'must be a decimal in quotes, such as "0.035"'
@@ -306,6 +314,11 @@ CHANNEL: Mapping[str, Field] = {
     "submit_timeout_s": Field(number(1, 3600)),
     "price_per_segment": Field(_price),
     "opt_out_line": Field(_opt_out_line),
+    "encodings": Field(_encodings),
+    "signature_by": Field(one_of(["gateway", "carrier"])),
+    "carriers": Field(list_of(one_of([str(word) for word in Carrier]), least=1)),
+    "countries": Field(list_of(whole(1, 999), least=1)),
+    "report_classes": Field(own_classes_refusal),
 }
 ROUTE: Mapping[str, Field] = {
     "tenant": Field(text(64)),

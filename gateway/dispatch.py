@@ -25,6 +25,7 @@ from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.remote import RemoteChannels
+from gateway.routefit import on_air
 from gateway.routes import Routes
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
@@ -39,8 +40,6 @@ REMOTE_ROOM = 500  # messages on their way through us to a channel that another 
 CLAIM_BLOCK = 256  # per accept lane beyond the free windows; what a power cut may make uncertain
 OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
-CUT_SHARE = 0.7  # window after a throttling answer (RELIABILITY section 6)
-RECOVER_SHARE = 1.05  # per second
 SWEEP_S = 1.0  # between two looks at the validity of what waits
 END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
 MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
@@ -279,7 +278,7 @@ class Dispatcher:
                 if runtime is None or not runtime.is_up:
                     continue  # another process has it: that one claims
                 waiting = self._lanes.lane(channel).size()
-                budget = runtime.free() + CLAIM_BLOCK - waiting
+                budget = runtime.adapter.free() + CLAIM_BLOCK - waiting
             if budget > 0:
                 chosen.append(message)
             budgets[channel] = budget - len(message.texts)
@@ -435,13 +434,13 @@ class Dispatcher:
                 submit.message.sent_at = now
 
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
-        free = runtime.free()
+        free = runtime.adapter.free()
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent:
             return burst
         free -= len(burst)
         lane = self._lanes.lane(runtime.config.id)
-        reserve = runtime.allowed() // OTP_SHARE
+        reserve = runtime.adapter.window() // OTP_SHARE
         free -= runtime.claiming
         now, unix = self._monotonic(), self._unix()
         to_claim: list[Message] = []
@@ -453,7 +452,7 @@ class Dispatcher:
             if not self._may_leave(message, unix):
                 continue
             segments = len(message.texts)
-            wait_s = runtime.bucket.take(segments, now, is_otp=message.message_class is _OTP)
+            wait_s = runtime.take(segments, now, is_otp=message.message_class is _OTP)
             if wait_s > 0.0:
                 lane.queue(message.message_class).put_first(message)
                 self._wake(runtime.config.id, wait_s)
@@ -538,7 +537,7 @@ class Dispatcher:
 
     def _submits(self, message: Message, runtime: ChannelRuntime, unix: float) -> list[Submit]:
         """The segments of one attempt, all with one reference."""
-        texts = message.texts
+        texts = on_air(message.texts) if runtime.config.adds_signature else message.texts
         total = len(texts)
         sender = runtime.config.sender + (message.sender_ext or "")
         validity_s = max(1, int(message.valid_until - unix))
@@ -726,19 +725,16 @@ class Dispatcher:
         """Whether messages are on their way from one lane into others."""
         return bool(self._moving)
 
-    def throttled(self, channel: int) -> None:
-        """A throttling answer came: cut our share of the window, at most once a second."""
+    def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:
+        """What a burst of answers says of the carrier's pace: segments, and seconds for one."""
         runtime = self.channels.get(channel)
-        now = self._monotonic()
-        if runtime is None or now - runtime.cut_at < 1.0:
-            return
-        runtime.cut_at = now
-        runtime.share = max(1.0 / max(1, runtime.adapter.window()), runtime.share * CUT_SHARE)
+        if runtime is not None:
+            runtime.throttle.answered(taken, throttled, answer_s, self._monotonic())
 
     # -- time ------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Ten times a second: delayed messages, repairs, the throttle's recovery, validity."""
+        """Ten times a second: delayed messages, repairs, the channels' pace, validity."""
         now = self._monotonic()
         due: list[Message] = []
         while self._delayed and self._delayed[0][0] <= now:
@@ -748,8 +744,7 @@ class Dispatcher:
         for channel, runtime in list(self.channels.items()):
             self._repair_due(channel, runtime, now)
             self._lend(runtime, now)
-            if runtime.share < 1.0 and now - runtime.cut_at >= 1.0:
-                runtime.share = min(1.0, runtime.share * RECOVER_SHARE**0.1)
+            runtime.tick(now)
             if runtime.unsent or self._lanes.lane(channel).size():
                 self.pump(channel)
         if self.remote is not None:

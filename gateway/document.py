@@ -7,8 +7,9 @@ secrets) is only noted, and `gateway/plan.py` makes it once the whole file is go
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
 from gateway.configfields import LATER, Field
 from gateway.protocols import CarrierProtocol
+from gateway.routefit import clashes, misfits
 from gateway.secretfiles import SecretFiles
 from gateway.specs import suspended, tenant_spec
-from gateway.textprofile import clashes
 from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
 from sms.config import Channel
@@ -36,6 +37,11 @@ _CHANNEL_SECRETS = frozenset(
         *("password", "smg_password", "secret", "shared_secret"),
         *("access_key_secret", "auth_token", "api_key"),
     }
+)
+# Fields of a channel that say nothing when they are left out.
+_IF_GIVEN = (
+    *("price_per_segment", "opt_out_line", "encodings", "signature_by"),
+    *("carriers", "countries", "report_classes"),
 )
 
 
@@ -118,7 +124,7 @@ class _Document:
             for pointer, entry in self._entries(top.get(section), f"/{section}"):
                 read(entry, pointer)
         self._check_accounts()
-        self._check_profiles()
+        self._check_routes()
 
     # -- forms ---------------------------------------------------------------------------------
 
@@ -315,9 +321,7 @@ class _Document:
             "sender": good.get("sender", default.sender),
             "submit_timeout_s": good.get("submit_timeout_s"),
         }
-        for name in ("price_per_segment", "opt_out_line"):
-            if name in good:
-                spec[name] = good[name]
+        spec |= {name: good[name] for name in _IF_GIVEN if name in good}
         self._take(Wanted("channel", good["name"], spec, secrets), pointer)
 
     def _check_accounts(self) -> None:
@@ -344,22 +348,20 @@ class _Document:
                     f"channel is one account: {remedy}, and use `sessions: N` for more links",
                 )
 
-    def _check_profiles(self) -> None:
-        """Refuse a route, of the file or in force, whose channels differ in what they add."""
-        for clash in clashes(self._all_specs("channel"), self._all_specs("route")):
-            changed = [one for one in (clash.other, clash.first) if one in self._channel_pointers]
-            if clash.route in self._route_pointers:
-                pointer = f"{self._route_pointers[clash.route]}/channels"
+    def _check_routes(self) -> None:
+        """Refuse a route, of the file or in force, whose channels cannot do what it asks of them,
+        or differ in what they add to a text."""
+        channels, routes = self._all_specs("channel"), self._all_specs("route")
+        for wrong in chain(misfits(channels, routes), clashes(channels, routes)):
+            changed = [one for one in wrong.channels if one in self._channel_pointers]
+            if wrong.route in self._route_pointers:
+                place = "/channels" if wrong.index is None else f"/channels/{wrong.index}"
+                pointer = f"{self._route_pointers[wrong.route]}{place}"
             elif changed:
-                pointer = f"{self._channel_pointers[changed[0]]}/opt_out_line"
+                pointer = f"{self._channel_pointers[changed[0]]}/{wrong.field}"
             else:
                 continue  # neither is this file's
-            self.complain(
-                pointer,
-                f"route {clash.route}: {clash.first} and {clash.other} have another "
-                "`opt_out_line`; give all channels of a route the same, for the text is cut before "
-                "one is chosen",
-            )
+            self.complain(pointer, f"route {wrong.route}: {wrong.detail}")
 
     def _all_specs(self, kind: str) -> dict[str, Mapping[str, Any]]:
         """Every object of a kind as it would stand: what is in force, under what the file says."""
@@ -406,7 +408,7 @@ class _Document:
         message_class = good.get("class", "*")
         if "channels" not in good:
             return
-        channels = self._route_channels(good["channels"], f"{pointer}/channels", message_class)
+        channels = self._route_channels(good["channels"], f"{pointer}/channels")
         country = good.get("country", "*")
         carrier = good.get("carrier", "*")
         spec = {
@@ -420,7 +422,7 @@ class _Document:
         self._route_pointers[name] = pointer
         self._take(Wanted("route", name, spec), pointer)
 
-    def _route_channels(self, value: object, pointer: str, message_class: str) -> list[str]:
+    def _route_channels(self, value: object, pointer: str) -> list[str]:
         most = 1 + fields.MAX_BACKUPS
         wrong = fields.list_of(fields.name, least=1)(value)
         if wrong is not None or not isinstance(value, list):
@@ -433,16 +435,7 @@ class _Document:
             if not self._exists("channel", name):
                 detail = "names no channel of this file or gateway; add it or correct the name"
                 self.complain(member(pointer, index), detail)
-            elif message_class not in ("*", *self._classes_of(name)):
-                detail = f"names a channel that does not take the class {message_class}"
-                self.complain(member(pointer, index), f"{detail}; add it to its `classes`")
         return value
-
-    def _classes_of(self, channel: str) -> Sequence[str]:
-        for wanted in self.wanted:
-            if (wanted.kind, wanted.name) == ("channel", channel):
-                return list(wanted.spec["classes"])
-        return list(self._around.known["channel", channel].get("classes", ()))
 
     def _endpoint(self, value: object, pointer: str) -> None:
         good = self._fields(value, pointer, fields.WEBHOOK_ENDPOINT)

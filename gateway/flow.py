@@ -6,6 +6,7 @@ read in those: `admit` → `accept` → `lanes` → `dispatch` → `settle` / `r
 
 from __future__ import annotations
 
+import math
 import shutil
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -368,6 +369,12 @@ class Flow:
         rate = sum(channel.segments_per_second for channel in snapshot.channels.values())
         self._queue_bound = rate * self.reliability.shed_queue_s
         self.limiter.configure(snapshot)
+        self.reports_desk.use(snapshot.channels.values())
+        self.settler.prices = {
+            channel.id: float(channel.price_per_segment)
+            for channel in snapshot.channels.values()
+            if channel.price_per_segment is not None
+        }
         self.dispatcher.reconfigure(snapshot)
         self.metrics.config_version.set((), snapshot.version)
 
@@ -385,7 +392,10 @@ class Flow:
                 metrics.queue_messages.set(labels, queue.size)
                 metrics.queue_oldest_age_seconds.set(labels, now - oldest if oldest else 0.0)
         metrics.channel_state.clear()  # a channel may be another process's now
+        metrics.channel_pace.clear()
         for runtime in self.dispatcher.channels.values():
+            if runtime.throttle.pace < math.inf:
+                metrics.channel_pace.set((runtime.config.name,), runtime.throttle.pace)
             for state in ("up", "down"):
                 is_now = (state == "up") == runtime.is_up
                 metrics.channel_state.set((runtime.config.name, state), float(is_now))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from compliance.opt_out import with_line
 from compliance.policy import QUIET_HOURS
-from compliance.signature import choose_brand, sign
+from compliance.signature import MAINLAND, choose_brand, sign
 from gateway.admit import MAX_CHARS, Refused, Rules, admit
 from gateway.api.models import MAX_SEGMENTS, UNSET, SendRequest
 from gateway.api.problems import FieldError
@@ -45,16 +45,17 @@ def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Pre
         found.message_class = entry.message_class
     number = None if entry.to is UNSET else rules.parse(entry.to)
     place = number if isinstance(number, Number) else None
-    line = ""
+    line, is_wide = "", False
     if place is not None:
         where = (tenant.id, found.message_class, place.carrier, place.country)
-        route = rules.snapshot.route_for(*where)
-        found.channels = route.channels if route is not None else ()
+        found.channels = rules.snapshot.channels_for(*where)
         line = rules.opt_out_line(*where)
+        is_wide = place.country != MAINLAND and rules.is_wide(*where)
     verdict = admit(entry, tenant, rules, now)
     if isinstance(verdict, Refused):
         found.refusals = verdict.errors
-        _compose(found, entry, tenant, 0 if place is None else place.country, line)
+        country = 0 if place is None else place.country
+        _compose(found, entry, tenant, country, line, is_wide=is_wide)
     else:
         found.encoding, found.texts = verdict.encoding, verdict.texts
         found.final_text = "".join(verdict.texts)
@@ -68,7 +69,15 @@ def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Pre
     return found
 
 
-def _compose(found: Preview, entry: SendRequest, tenant: Tenant, country: int, line: str) -> None:
+def _compose(
+    found: Preview,
+    entry: SendRequest,
+    tenant: Tenant,
+    country: int,
+    line: str,
+    *,
+    is_wide: bool,
+) -> None:
     """The text of a refused message as far as it can be told; `country` 0 = not known."""
     text = entry.text
     if text is UNSET or not text.strip():
@@ -78,7 +87,7 @@ def _compose(found: Preview, entry: SendRequest, tenant: Tenant, country: int, l
     final = sign(with_line(text, line), brand, country)
     if len(final) > MAX_CHARS:
         return
-    wanted = "ucs2" if entry.encoding == "ucs2" else "auto"
+    wanted = "ucs2" if is_wide or entry.encoding == "ucs2" else "auto"
     parts = segment(final, wanted, smart=entry.smart_encoding is True, max_segments=MAX_SEGMENTS)
     if isinstance(parts, Segmentation):
         found.encoding, found.texts = parts.encoding, parts.texts

@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Protocol
 
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Match, Matches
-from receipts.normalise import Verdict, judge
+from receipts.normalise import ReportCodes, Verdict
 from receipts.state import Path, come_due, fold, report_path
+from sms.config import Channel
 from sms.errors import Unavailable
 from sms.ids import IdClock, unix_of
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, Report, State
@@ -53,6 +54,8 @@ REPARK_S = 600.0
 
 CRASHES = 5  # a report that crashes its handler so often is given up
 MAX_CRASHES = 1000  # reports whose crashes are counted
+
+_USUAL = ReportCodes()  # for what a channel that was removed still brings
 
 Pending = tuple[object, EventRow | bool]  # a token, and the row its answer waits for
 
@@ -114,11 +117,18 @@ class Reports:
         self._second: deque[tuple[float, list[Report]]] = deque()  # unknown once, and until when
         self._returning: list[Message] = []
         self._crashes: dict[tuple[int, str], int] = {}
+        self._codes: dict[int, ReportCodes] = {}  # by channel
         self._wake = asyncio.Event()
         self._polled_at = 0.0  # Unix; when parked reports were looked for
-        self.protocols: dict[int, str] = {}  # of each channel, filled by wiring
         self.parked = 0  # how many stand in parked_reports, as last seen
         self.share = (0, 1)  # (our index, how many) among the living processes
+
+    def use(self, channels: Iterable[Channel]) -> None:
+        """Judge the channels' reports by what is configured now."""
+        self._codes = {
+            channel.id: ReportCodes(channel.protocol, channel.report_classes)
+            for channel in channels
+        }
 
     # -- from a channel --------------------------------------------------------------------
 
@@ -214,7 +224,8 @@ class Reports:
 
     def _judge(self, batch: Batch, report: Report, match: Match) -> str:
         message, segment, copy = match
-        verdict, code = _read(report.state, report.error, self.protocols.get(report.channel, ""))
+        codes = self._codes.get(report.channel, _USUAL)
+        verdict, code = codes.read(report.state, report.error)
         if not verdict.is_known:
             name = self._ledger.channel_names.get(report.channel, "")
             self._metrics.unmapped_codes_total.inc((name, code_label(report.error or report.state)))
@@ -466,12 +477,6 @@ class Reports:
             sql += delete_reports_sql(dropped)
         if sql:
             self._ledger.commit([], sql=sql)
-
-
-@lru_cache(maxsize=1024)  # a carrier has few: 0.1 instead of 0.3 µs
-def _read(state: str, error: str, protocol: str) -> tuple[Verdict, str]:
-    """What a report means, and its raw code as tenants see it."""
-    return judge(state, error, protocol=protocol), f"{state} {error}" if error else state
 
 
 def retry_after_s(tries: int) -> float:

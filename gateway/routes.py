@@ -1,4 +1,4 @@
-"""Which channels a message may take, in order: the most exact route of the configuration."""
+"""Which channels a message may take, in order: those of the most exact route that can serve it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Routes:
         self._known.clear()
 
     def of(self, message: Message) -> tuple[int, ...]:
-        """The channels of the message's route in order, empty when no route matches."""
+        """The channels of the message's route that can take it, in order; empty without any."""
         key = (message.tenant, message.message_class, message.carrier, message.country)
         try:
             return self._known[key]
@@ -35,6 +35,5 @@ class Routes:
         key = (tenant, message_class, carrier, country)
         channels = self._known.get(key)
         if channels is None:
-            route = self._snapshot.route_for(*key)
-            channels = self._known[key] = route.channels if route else ()
+            channels = self._known[key] = self._snapshot.channels_for(*key)
         return channels

@@ -10,7 +10,7 @@ sections 5 and 6. All methods are synchronous and take a burst at a time. Report
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
@@ -25,7 +25,8 @@ from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics, code_label
 
-_CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.UNKNOWN})
+# Another channel may do better.
+_CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.NETWORK, Cause.UNKNOWN})
 THROTTLE_MIN_S, THROTTLE_MAX_S = 1.0, 5.0  # RELIABILITY section 6
 
 AnswerLine = tuple[int, int, int, int, int, str, str]
@@ -61,8 +62,8 @@ class LaneKeeper(Protocol):
         """Back into their lanes."""
         ...
 
-    def throttled(self, channel: int) -> None:
-        """A throttling answer came."""
+    def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:
+        """Segments of one burst that the carrier took or refused, and that it throttled."""
         ...
 
     def has_other(self, message: Message, channel: int) -> bool:
@@ -115,6 +116,7 @@ class Settler:
         self._policy = policy
         self._unix = unix
         self._monotonic = monotonic
+        self.prices: Mapping[int, float] = {}  # of a segment, by channel; set with each snapshot
         dispatcher.not_sent = self._segments_not_sent
         dispatcher.lost = self._segments_lost
 
@@ -136,14 +138,32 @@ class Settler:
                 answer_s += burst.now - submit.sent_at
             self._settle(burst, submit, outcome)
         self._count(channel, counts, answer_s, len(results))
+        if Rejected in counts:
+            self._count_unmapped(channel, results)
         self._finish(burst)
 
     def _count(self, channel: int, counts: dict[type, int], answer_s: float, size: int) -> None:
+        taken, throttled = (
+            counts.get(Submitted, 0) + counts.get(Rejected, 0),
+            counts.get(Throttled, 0),
+        )
+        if taken or throttled:
+            self._dispatcher.answered(channel, taken, throttled, answer_s / size)
         name = self._ledger.channel_names.get(channel, "")
         for kind, number in counts.items():
             self._metrics.submits_total.inc((name, _LABELS[kind]), number)
         if Submitted in counts:
             self._metrics.submit_seconds.observe((name,), answer_s / size, size)
+            price = self.prices.get(channel)
+            if price:
+                self._metrics.submitted_cost_total.inc((name,), price * counts[Submitted])
+
+    def _count_unmapped(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
+        """Name the codes that no table knows: RELIABILITY 6 asks for an alarm to map them."""
+        name = self._ledger.channel_names.get(channel, "")
+        for _, outcome in results:
+            if isinstance(outcome, Rejected) and outcome.cause is Cause.UNKNOWN:
+                self._metrics.unmapped_codes_total.inc((name, code_label(outcome.code)))
 
     def _finish(self, burst: Burst) -> None:
         after = burst.after
@@ -331,7 +351,6 @@ class Settler:
             case Rejected():
                 self._rejected(burst, message, outcome)
             case Throttled(retry_after_s):
-                self._dispatcher.throttled(burst.channel)
                 wait_s = min(max(retry_after_s, THROTTLE_MIN_S), THROTTLE_MAX_S)
                 self._come_back(burst, message, _jitter(wait_s))
             case NotSent():
@@ -382,9 +401,6 @@ class Settler:
             burst.rows.append(row)
 
     def _may_try_next(self, channel: int, message: Message, outcome: Rejected) -> bool:
-        if outcome.cause is Cause.UNKNOWN:
-            name = self._ledger.channel_names.get(channel, "")
-            self._metrics.unmapped_codes_total.inc((name, code_label(outcome.code)))
         if outcome.cause not in _CHANNEL_CAUSES or message.attempt >= self._policy.max_attempts:
             return False
         if outcome.cause is Cause.UNKNOWN and message.attempt > 1:

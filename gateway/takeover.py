@@ -106,8 +106,8 @@ class Aside:
         """Keep them: they are handed over once all that was decided of them is committed."""
         self.back += messages
 
-    def throttled(self, channel: int) -> None:
-        """It was not our window that was too large."""
+    def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:
+        """It was not our pace."""
 
     def has_other(self, message: Message, channel: int) -> bool:
         """Whether the route has another channel to try."""

@@ -486,7 +486,6 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
                 worker.leases.forget(_bucket_name(channel_id))
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
-        flow.reports_desk.protocols[channel.id] = channel.protocol
     flow.smg_port.set_channels(snapshot.channels.values())
     for channel in ours.values():
         if channel.id in running:
@@ -496,9 +495,9 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
         adapter = protocol.build(channel, flow, _session_policy(numbers, flow.lease))
-        flow.dispatcher.add_channel(
-            ChannelRuntime(channel, adapter, _bucket(worker, snapshot, channel.id))
-        )
+        runtime = ChannelRuntime(channel, adapter, _bucket(worker, snapshot, channel.id))
+        runtime.throttle.share = worker.peers.sessions.rate_share(channel)
+        flow.dispatcher.add_channel(runtime)
         adapter.start()
 
 
@@ -542,10 +541,11 @@ def _bucket(worker: Worker, snapshot: config.Snapshot, channel_id: int) -> Chann
 def _share_rates(worker: Worker) -> None:
     """Other nodes have got or lost a channel: our part of its rate while Valkey is away."""
     channels = worker.flow.snapshot.channels
-    for channel_id in worker.flow.dispatcher.channels:
+    for channel_id, runtime in worker.flow.dispatcher.channels.items():
         if channel_id in channels:
             share = worker.peers.sessions.rate_share(channels[channel_id])
             worker.leases.share(_bucket_name(channel_id), share)
+            runtime.throttle.share = share
 
 
 def _let_go(worker: Worker, runtime: ChannelRuntime) -> None:

@@ -1,9 +1,10 @@
 """What a carrier's report says in our words: one verdict from its state word and error code.
 
 Words come in any case and in vendors' spellings, as message_state numbers (SMPP 3.4, 5.2.28; 5.0
-adds 0 and 9) or as CMPP Stat codes such as `MK:0005`. The meanings are data
-(data/report-codes.json). A code nobody mapped is final `undelivered` (RELIABILITY section 6): a
-resend could put the text on the phone twice; `is_known` is False so that someone maps it.
+adds 0 and 9), as SGIP's State, or as CMPP Stat codes such as `MK:0005`. The classes of codes are
+those of `sms.codes`; words and what a class means for a report are data/report-words.json. A code
+nobody mapped is final `undelivered` (RELIABILITY section 6): a resend could put the text on the
+phone twice; `is_known` is False so that someone maps it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from sms.codes import family_of, recorded
 from sms.model import State
 
-CACHED = 4096  # different (word, error) pairs; far more than one carrier uses
+MAX_CODE = 20  # characters of a word or code in a channel's own table
+CACHED = 4096  # different (word, error) pairs of a channel; far more than one carrier uses
 
 
 @dataclass(frozen=True, slots=True)  # made once per (word, error) and cached
@@ -37,7 +40,7 @@ class Verdict:
 
 
 def _read() -> dict[str, Any]:
-    text = (Path(__file__).parent / "data" / "report-codes.json").read_text("utf-8")
+    text = (Path(__file__).parent / "data" / "report-words.json").read_text("utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
@@ -51,52 +54,103 @@ _REACTIONS: dict[str, Verdict] = {
 }
 REACTIONS = frozenset(_REACTIONS)
 _WORDS: dict[str, str] = _DATA["words"]
-_CODES: dict[str, str] = _DATA["codes"]
-_PREFIXES: dict[str, str] = _DATA["prefixes"]
-_ERRORS: dict[str, str] = _DATA["errors"]
-# A protocol whose error numbers mean something of their own, in place of `errors`.
-_ERRORS_OF: dict[str, dict[str, str]] = _DATA["protocol_errors"]
+_LOWEST_SGIP_ERROR = 21  # below, a report's ErrorCode is not an answer's Result (SGIP 1.2)
 
 _UNMAPPED = replace(_REACTIONS["unknown"], is_known=False)
 _NOTHING_SAID = Verdict(None, None, is_known=False)  # no word and no error: not an end
 # Words whose error code says more; the others mean what they say whatever code stands beside.
 _REFINED = frozenset({"undelivered", "expired", "deleted", "rejected"})
+# What a channel's `report_classes` may say: `unknown` is what a code is without it.
+REPORT_CLASSES: Final = REACTIONS - {"unknown"}
 
 
-def judge(
-    state_word: str, error: str, errors: Mapping[str, str] | None = None, *, protocol: str = ""
-) -> Verdict:
-    """The verdict on a report; about 0.1 µs once a pair was seen.
+@cache
+def _words(family: str) -> Mapping[str, str]:
+    """The words, with the numbers that stand for words in this protocol."""
+    states: dict[str, str] | None = _DATA["states"].get(family)
+    if states is None:
+        return _WORDS
+    return {word: end for word, end in _WORDS.items() if not word.isdigit()} | states
 
-    `error` "" when absent, zeros mean none. `errors` is a channel's own table from error code or
-    Stat code (upper case, numbers without leading zeros) to one of `REACTIONS`; it goes before
-    the common one. `protocol` is the channel's: some give error numbers a meaning of their own.
+
+@cache
+def _stat_codes() -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """CMPP's Stat codes, whole and by their three first characters; other protocols quote them."""
+    prefixes = {
+        prefix: kind for prefix, kind in recorded("cmpp_stat_prefix").items() if prefix[-1] == ":"
+    }
+    return recorded("cmpp_stat_code"), prefixes | _DATA["prefixes"]
+
+
+@cache
+def _errors(family: str) -> Mapping[str, str]:
+    """The errors that stand beside a protocol's word."""
+    errors: dict[str, str] = dict(_DATA["errors"].get(family, {}))
+    if family == "sgip":
+        answers = recorded("sgip_result_or_errorcode").items()
+        errors |= {code: kind for code, kind in answers if int(code) >= _LOWEST_SGIP_ERROR}
+    elif family == "smgp":
+        errors |= {_normal(code): kind for code, kind in recorded("smgp_report_err").items()}
+    return errors
+
+
+class ReportCodes:
+    """The words and codes in reports of one channel: its protocol's, and its own before them.
+
+    `own` maps words, codes or prefixes (`XA:`) to `REPORT_CLASSES`.
     """
-    if errors:
-        return _judge(state_word, error, errors, protocol)
-    return _judge_common(state_word, error, protocol)
 
+    __slots__ = ("_codes", "_errors", "_own", "_prefixes", "_seen", "_words")
 
-@lru_cache(maxsize=CACHED)
-def _judge_common(state_word: str, error: str, protocol: str) -> Verdict:
-    return _judge(state_word, error, {}, protocol)
+    def __init__(self, protocol: str = "smpp", own: Mapping[str, str] | None = None) -> None:
+        family = family_of(protocol)
+        self._words = _words(family)
+        self._errors = _errors(family)
+        self._codes, self._prefixes = _stat_codes()
+        self._own = {_normal(code): kind for code, kind in (own or {}).items()}
+        self._seen: dict[tuple[str, str], tuple[Verdict, str]] = {}
 
+    def read(self, state_word: str, error: str) -> tuple[Verdict, str]:
+        """The verdict on a report, and its raw code as tenants see it.
 
-def _judge(state_word: str, error: str, own: Mapping[str, str], protocol: str) -> Verdict:
-    word = _normal(state_word)
-    code = _normal(error)
-    if code == "0":
-        code = ""
-    if not word and not code:
-        return _NOTHING_SAID
-    reaction = own.get(word) or _WORDS.get(word)
-    if reaction is None:
-        # CMPP puts the code where the word stands; without a word the error alone must do.
-        reaction = _of_code(word or code, own, protocol)
-        return _UNMAPPED if reaction is None else _REACTIONS[reaction]
-    if not code or reaction not in _REFINED:
-        return _REACTIONS[reaction]
-    return _refine(_REACTIONS[reaction], _of_code(code, own, protocol))
+        About 0.1 µs once a pair was seen. `error` is "" when absent, zeros mean none.
+        """
+        try:
+            return self._seen[state_word, error]
+        except KeyError:
+            raw = f"{state_word} {error}" if error else state_word
+            if len(self._seen) >= CACHED:  # a carrier that invents codes must not fill memory
+                self._seen.clear()
+            verdict = self._seen[state_word, error] = self.judge(state_word, error), raw
+            return verdict
+
+    def judge(self, state_word: str, error: str) -> Verdict:
+        """The verdict alone."""
+        word = _normal(state_word)
+        code = _normal(error)
+        if code == "0":
+            code = ""
+        if not word and not code:
+            return _NOTHING_SAID
+        reaction = self._own.get(word) or self._words.get(word)
+        if reaction is None:
+            # CMPP puts the code where the word stands; without a word the error alone must do.
+            reaction = self._of_code(word or code)
+            return _UNMAPPED if reaction is None else _REACTIONS[reaction]
+        if not code or reaction not in _REFINED:
+            return _REACTIONS[reaction]
+        return _refine(_REACTIONS[reaction], self._of_code(code))
+
+    def _of_code(self, code: str) -> str | None:
+        """The class of an error or Stat code: the channel's own table, then the common ones."""
+        own, prefix = self._own, code[:3]
+        return (
+            own.get(code)
+            or own.get(prefix)
+            or self._errors.get(code)
+            or self._codes.get(code)
+            or self._prefixes.get(prefix)
+        )
 
 
 def _refine(said: Verdict, reaction: str | None) -> Verdict:
@@ -111,10 +165,16 @@ def _refine(said: Verdict, reaction: str | None) -> Verdict:
     return replace(detail, state=said.state)
 
 
-def _of_code(code: str, own: Mapping[str, str], protocol: str) -> str | None:
-    """The reaction to an error or Stat code: the channel's table, then the common ones."""
-    errors = _ERRORS_OF.get(protocol, _ERRORS)
-    return own.get(code) or errors.get(code) or _CODES.get(code) or _PREFIXES.get(code[:3])
+def own_classes_refusal(value: object) -> str | None:
+    """What is wrong with a channel's `report_classes` and what to do, or None."""
+    if not isinstance(value, Mapping):
+        return 'must be a map of words or codes to classes, such as {"XA:0005": perm_number}'
+    for code, word in value.items():
+        if not isinstance(code, str) or not code.isprintable() or not 0 < len(code) <= MAX_CODE:
+            return f"has a key that is no code; write 1 to {MAX_CODE} characters, in quotes"
+        if not isinstance(word, str) or word not in REPORT_CLASSES:
+            return f"has an unknown class; use one of {', '.join(sorted(REPORT_CLASSES))}"
+    return None
 
 
 def _normal(text: str) -> str:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from itertools import product
 from typing import Any, TypeAlias
 
-from sms.model import Carrier, MessageClass
+from sms.model import Carrier, Encoding, MessageClass
 
 MAX_BURST_SEGMENTS = 1_000_000
 
@@ -141,6 +142,22 @@ class Channel:
     sender: str = ""  # access code or alphanumeric sender; sender_ext is appended
     submit_timeout_s: float | None = None  # None = the class default
     opt_out_line: str | None = None  # behind marketing; None = the usual one (compliance.opt_out)
+    encodings: frozenset[Encoding] = frozenset(Encoding)
+    adds_signature: bool = False  # the carrier puts 【…】 in front itself: we count it, it sends it
+    # What follows is in force without a new session, so it makes no other channel.
+    carriers: frozenset[Carrier] | None = field(default=None, compare=False)  # None = all
+    countries: frozenset[int] | None = field(default=None, compare=False)  # None = all
+    price_per_segment: Decimal | None = field(default=None, compare=False)
+    # What words and codes of its reports mean, before the common tables (receipts.normalise).
+    report_classes: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def serves(self, message_class: MessageClass, carrier: Carrier, country: int) -> bool:
+        """Whether it can take such messages at all."""
+        return (
+            message_class in self.classes
+            and (self.carriers is None or carrier in self.carriers)
+            and (self.countries is None or country in self.countries)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +232,17 @@ class Snapshot:
             if route is not None:
                 return route
         return None
+
+    def channels_for(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> tuple[int, ...]:
+        """The channels of the route that can take such messages, in order; () without any."""
+        route = self.route_for(tenant, message_class, carrier, country)
+        if route is None:
+            return ()
+        return tuple(
+            number
+            for number in route.channels
+            if (channel := self.channels.get(number)) is None
+            or channel.serves(message_class, carrier, country)
+        )

@@ -1,8 +1,7 @@
 """What one submit came to: exactly one of five (HOUSE section 5).
 
 An expected result is a value, never an exception. Every `match` over `Outcome` ends in
-`assert_never`. `RELIABILITY.md` section 6 says which carrier code is which; the tables live in
-each protocol's folder as data.
+`assert_never`. Which carrier code is which says `sms.codes`, as data (RELIABILITY section 6).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ class Cause(StrEnum):
     CONTENT = "content"  # final: text, signature or template refused
     CHANNEL = "channel"  # system error: next channel after a backoff
     CONFIG = "config"  # account, sender, balance: next channel now, page
+    NETWORK = "network"  # the number lives with another carrier: next channel now, nobody's fault
     UNKNOWN = "unknown"  # code nobody mapped: next channel once, then failed
 
 

@@ -6,7 +6,7 @@ keeps its code; a code, once shown, keeps its meaning.
 
 `is_retryable` says whether the tenant may send the same text to the same number again later with
 a fair chance. `cause` is the class of RELIABILITY section 6 where a carrier's answer or report is
-the source: number and content are final, channel and config mean another channel.
+the source: number and content are final, channel, config and network mean another channel.
 
 Codes of requests that were refused before the 202 (problem documents) stand here only where the
 same word may also end an accepted message.
@@ -32,14 +32,14 @@ class Reason:
 
 _YES, _NO = True, False
 _NUMBER, _CONTENT, _CHANNEL = Cause.NUMBER, Cause.CONTENT, Cause.CHANNEL
-_CONFIG, _UNKNOWN = Cause.CONFIG, Cause.UNKNOWN
+_CONFIG, _NETWORK, _UNKNOWN = Cause.CONFIG, Cause.NETWORK, Cause.UNKNOWN
 
 REASONS: tuple[Reason, ...] = (
     # The recipient
     Reason(1, "recipient.invalid", "The number does not exist or cannot get texts.", _NO, _NUMBER),
     Reason(2, "recipient.absent", "The phone was off, full or out of reach.", _YES, _NUMBER),
     Reason(3, "recipient.blocked", "The number is on a blacklist or opted out.", _NO, _NUMBER),
-    Reason(4, "recipient.ported", "The number lives with another carrier.", _YES, _CHANNEL),
+    Reason(4, "recipient.ported", "The number lives with another carrier.", _YES, _NETWORK),
     Reason(5, "recipient.country_not_allowed", "The tenant may not send to this country.", _NO),
     # The text
     Reason(10, "content.blocked", "The carrier refused the text.", _NO, _CONTENT),

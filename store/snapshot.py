@@ -11,7 +11,9 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from decimal import Decimal
 from ipaddress import ip_network
+from typing import Any
 
 import asyncpg
 
@@ -27,7 +29,7 @@ from sms.config import (
     WebhookEndpoint,
 )
 from sms.errors import ConfigError
-from sms.model import Carrier, MessageClass
+from sms.model import Carrier, Encoding, MessageClass
 from store.objects import KINDS, StoredObject
 
 ANY = "*"
@@ -36,6 +38,16 @@ _Running = Tenant | ApiKey | Channel | Route | WebhookEndpoint
 _SLICE = 200  # objects read before the event loop is let go, some 3 ms
 _NAMED = frozenset({"tenant", "channel"})  # whose ids stand in other objects
 _TENANT_FIELDS = frozenset(one.name for one in fields(Tenant)) - {"id", "name"}
+_CHANNEL_FIELDS = frozenset(one.name for one in fields(Channel)) - {"id", "name"}
+
+
+# What a channel can do, stored as lists.
+_SETS: Mapping[str, Callable[[Any], object]] = {
+    "classes": MessageClass,
+    "carriers": Carrier,
+    "countries": int,
+    "encodings": Encoding,
+}
 
 
 class Loaded:
@@ -152,11 +164,15 @@ def _api_key(stored: StoredObject, objects: Objects) -> ApiKey:
 
 
 def _channel(stored: StoredObject, _: Objects) -> Channel:
-    spec = dict(stored.spec)
-    spec.pop("price_per_segment", None)  # kept for people, used by nothing yet
+    # A newer version beside us may have written fields that we do not know.
+    spec = {name: value for name, value in stored.spec.items() if name in _CHANNEL_FIELDS}
     spec["settings"] = {**spec.get("settings", {}), **stored.secrets}
-    if "classes" in spec:
-        spec["classes"] = frozenset(MessageClass(word) for word in spec["classes"])
+    for name, make in _SETS.items():
+        if name in spec:
+            spec[name] = frozenset(map(make, spec[name]))
+    if "price_per_segment" in spec:
+        spec["price_per_segment"] = Decimal(spec["price_per_segment"])
+    spec["adds_signature"] = stored.spec.get("signature_by") == "carrier"
     return Channel(id=stored.id, name=stored.name, **spec)
 
 

@@ -88,7 +88,10 @@ class TopTenants:
             self.names.add(tenant)
 
 
-_CODE = re.compile(r"[A-Za-z][A-Za-z_:-]{0,11}|0x[0-9A-Fa-f]{1,8}|-?[0-9]{1,5}")
+# CMPP's `MK:0005`, `DB00141`, `MK:100C` too: at most five digits in a row, a phone number has more.
+_CODE = re.compile(
+    r"[A-Za-z][A-Za-z_:-]{0,11}[0-9]{0,5}[A-Za-z]?|(nack:)?0x[0-9A-Fa-f]{1,8}|-?[0-9]{1,5}"
+)
 
 
 def code_label(code: str) -> str:
@@ -399,7 +402,17 @@ class Metrics:
         self._more()
 
     def _more(self) -> None:
-        """The process's own health: store, loop, configuration."""
+        """What channels cost and carry, and the process's own health."""
+        self.submitted_cost_total = Counter(
+            "submitted_cost_total",
+            "Price of the segments that a channel took, in the operator's currency.",
+            ("channel",),
+        )
+        self.channel_pace = Gauge(
+            "channel_pace",
+            "Segments per second that throttling answers leave of a channel; absent without any.",
+            ("channel",),
+        )
         self.flush_rows = Histogram("flush_rows", "Rows in one store flush.", ("lane",), ROWS)
         self.flush_seconds = Histogram("flush_seconds", "Time of one store flush.", ("lane",))
         self.scheduled_late_seconds = Gauge(

@@ -1,33 +1,33 @@
-"""What a Result means for a submit and a Status for a login: tables, kept as data, read once.
+"""What a Status means for a login; for a submit's Result `sms.codes` says it.
 
-`result_codes.json` says which Result is in which class of `adapters.codes`; carriers' own numbers
-from 14 on are mapped by the channel (`status_classes` in its settings).
+Carriers' own numbers from 14 on are mapped by the channel (`status_classes` in its settings).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from adapters.codes import CodeTable
+from sms.codes import AnswerCodes
 
-_DATA: Final = json.loads(Path(__file__).with_name("result_codes.json").read_text(encoding="utf-8"))
-_TABLE: Final = {int(code): row["class"] for code, row in _DATA["results"].items()}
-_LOGINS: Final = {int(code): text for code, text in _DATA["logins"].items()}
+_LOGINS: Final[Mapping[int, str]] = {
+    1: "message structure: check the version (cmpp2 or cmpp3) with the carrier",
+    2: "illegal source address: check source_addr, and that the carrier knows our address",
+    3: "authentication failed: check source_addr and shared_secret, and this machine's clock",
+    4: "version too high: use the protocol version that the carrier speaks (cmpp2)",
+}
 _LOGIN_REMEDY: Final = (
     "often too many sessions, or an address the carrier does not let in: ask it what this means"
 )
 
 
-class ResultTable(CodeTable):
-    """The standard's classes with one channel's own on top."""
+class ResultTable(AnswerCodes):
+    """The standard's classes with one channel's own before them."""
 
     __slots__ = ()
 
-    def __init__(self, overrides: Mapping[int, str] | None = None) -> None:
-        super().__init__(_TABLE, overrides or {})
+    def __init__(self, own: Mapping[int, str] | None = None) -> None:
+        super().__init__("cmpp", own)
 
 
 def login_refused(status: int) -> str:

@@ -21,7 +21,7 @@ from adapters.checks import (
     string,
 )
 from adapters.cmpp.pdu import CONTENT_MAXIMUM, Layout, SubmitLook
-from adapters.codes import CLASSES
+from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
 
 VERSION_2: Final = 0x20
@@ -87,14 +87,6 @@ def _version_3(value: object) -> str | None:
     return None if is_good else "give 0x30; for 2.0 the protocol is cmpp2"
 
 
-def _result_code(value: object) -> int | None:
-    try:
-        code = int(value) if isinstance(value, (str, int)) else 0
-    except ValueError:
-        return None
-    return code if not isinstance(value, bool) and 0 < code <= 0xFFFFFFFF else None
-
-
 _LOOK: Final[Mapping[str, Check]] = {
     "msg_src": _string(0, 6),
     "service_id": _string(0, 10),
@@ -119,7 +111,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "number_format": choice(NumberFormat),
     "pk_numbers": choice(PkNumbers),
     "validity_period": choice(Validity),
-    "status_classes": code_classes(_result_code, "90", CLASSES),
+    "status_classes": code_classes(code_of, "90", ANSWER_CLASSES),
     "active_test_s": seconds(1, 3600),
     "response_timeout_s": seconds(1, 300),
 }
@@ -156,10 +148,6 @@ def parse(protocol: str, raw: Mapping[str, Any]) -> CmppSettings:
             has_valid_time=raw.get("validity_period", Validity.NONE) == Validity.ABSOLUTE,
         ),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.NATIONAL_CN)),
-        status_classes={
-            code: word
-            for key, word in raw.get("status_classes", {}).items()
-            if (code := _result_code(key)) is not None
-        },
+        status_classes=own_classes(raw.get("status_classes", {})),
         **times,
     )

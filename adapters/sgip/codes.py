@@ -1,24 +1,14 @@
-"""What a Result in a response means: the standard's table, kept as data, read once."""
+"""What a Result means for a login, and a refused sequence number; else `sms.codes` says it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from adapters.codes import THROTTLE_PAUSE_S, CodeTable
+from sms.codes import THROTTLE_PAUSE_S, AnswerCodes, remark_of
 from sms.outcomes import Rejected, Throttled
 
-
-def _load() -> dict[int, dict[str, str]]:
-    text = Path(__file__).with_name("result.json").read_text("utf-8")
-    return {int(code): row for code, row in json.loads(text)["codes"].items()}
-
-
-_ROWS: Final = _load()
 BAD_SEQUENCE: Final = 9
-_CLASS_OF: Final = {code: row["class"] for code, row in _ROWS.items()}
 
 # What an operator can do about a login that was refused.
 _LOGIN_REMEDIES: Final[Mapping[int, str]] = {
@@ -34,17 +24,18 @@ _LOGIN_REMEDY: Final = "ask the carrier what this Result means for a login"
 
 def login_refused(result: int) -> str:
     """Why a BIND was refused, in words with a remedy."""
-    name = f" ({_ROWS[result]['name']})" if result in _ROWS else ""
+    remark = remark_of("sgip", result)
+    name = f" ({remark})" if remark else ""
     return f"bind refused with {result}{name}, {_LOGIN_REMEDIES.get(result, _LOGIN_REMEDY)}"
 
 
-class ResultTable(CodeTable):
-    """The standard's classes with one channel's own on top."""
+class ResultTable(AnswerCodes):
+    """The standard's classes with one channel's own before them."""
 
     __slots__ = ()
 
-    def __init__(self, overrides: Mapping[int, str]) -> None:
-        super().__init__(_CLASS_OF, overrides)
+    def __init__(self, own: Mapping[int, str] | None = None) -> None:
+        super().__init__("sgip", own)
 
     def answered(self, code: int, *, is_first: bool) -> Rejected | Throttled:
         """The outcome of a submit that was answered with `code` (not 0).

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from adapters import checks
 from adapters.checks import Check
-from adapters.codes import CLASSES
 from adapters.mainland import CONTENT_MAXIMUM
 from adapters.sgip.pdu import SubmitLook
+from sms.codes import ANSWER_CLASSES, own_classes
 from sms.errors import ConfigError
 
 SOURCE: Final = "SGIP 1.2"
@@ -83,7 +83,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "number_format": checks.choice(NumberFormat),
     "validity_period": checks.choice(Validity),
     "content_maximum": checks.integer(CONTENT_MAXIMUM, 160),
-    "status_classes": checks.code_classes(_CODE_OF, '"130"', CLASSES),
+    "status_classes": checks.code_classes(_CODE_OF, '"130"', ANSWER_CLASSES),
     "response_timeout_s": checks.seconds(1, 300),
     "smg_allow": checks.networks,
     "smg_login_name": checks.string(1, 16, SOURCE),
@@ -117,7 +117,7 @@ def parse(raw: Mapping[str, Any]) -> SgipSettings:
         look=SubmitLook(**{name: raw[name] for name in look_names if name in raw}),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
         validity_period=Validity(raw.get("validity_period", Validity.NONE)),
-        status_classes={int(code): word for code, word in raw.get("status_classes", {}).items()},
+        status_classes=own_classes(raw.get("status_classes", {})),
         smg_allow=tuple(ip_network(text) for text in raw.get("smg_allow", ())),
         smg_login_name=raw.get("smg_login_name", raw["login_name"]),
         smg_password=raw.get("smg_password", raw["password"]),

@@ -1,24 +1,14 @@
-"""What a Status in a response means: the standard's table, kept as data, read once."""
+"""What a Status means for a login, and a refused sequence number; else `sms.codes` says it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from adapters.codes import THROTTLE_PAUSE_S, CodeTable
+from sms.codes import THROTTLE_PAUSE_S, AnswerCodes, remark_of
 from sms.outcomes import Rejected, Throttled
 
-
-def _load() -> dict[int, dict[str, str]]:
-    text = Path(__file__).with_name("status.json").read_text("utf-8")
-    return {int(code): row for code, row in json.loads(text)["codes"].items()}
-
-
-_ROWS: Final = _load()
 BAD_SEQUENCE: Final = 12
-_CLASS_OF: Final = {code: row["class"] for code, row in _ROWS.items()}
 
 _CREDENTIALS: Final = "check client_id and shared_secret or its file"
 # What an operator can do about a login that was refused.
@@ -36,17 +26,18 @@ _LOGIN_REMEDY: Final = "ask the carrier what this Status means for a login, and 
 
 def login_refused(status: int) -> str:
     """Why a Login was refused, in words with a remedy."""
-    name = f" ({_ROWS[status]['name']})" if status in _ROWS else ""
+    remark = remark_of("smgp", status)
+    name = f" ({remark})" if remark else ""
     return f"login refused with {status}{name}, {_LOGIN_REMEDIES.get(status, _LOGIN_REMEDY)}"
 
 
-class StatusTable(CodeTable):
-    """The standard's classes with one channel's own on top."""
+class StatusTable(AnswerCodes):
+    """The standard's classes with one channel's own before them."""
 
     __slots__ = ()
 
-    def __init__(self, overrides: Mapping[int, str]) -> None:
-        super().__init__(_CLASS_OF, overrides)
+    def __init__(self, own: Mapping[int, str] | None = None) -> None:
+        super().__init__("smgp", own)
 
     def answered(self, code: int, *, is_first: bool) -> Rejected | Throttled:
         """The outcome of a submit that was answered with `code` (not 0).

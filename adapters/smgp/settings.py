@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from adapters import checks
 from adapters.checks import Check
-from adapters.codes import CLASSES
 from adapters.mainland import CONTENT_MAXIMUM
 from adapters.smgp import pdu
 from adapters.smgp.pdu import SubmitLook
+from sms.codes import ANSWER_CLASSES, own_classes
 from sms.errors import ConfigError
 
 SOURCE: Final = "SMGP 3.0"
@@ -86,7 +86,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "number_format": checks.choice(NumberFormat),
     "validity_period": checks.choice(Validity),
     "content_maximum": checks.integer(CONTENT_MAXIMUM, 160),
-    "status_classes": checks.code_classes(_CODE_OF, '"130"', CLASSES),
+    "status_classes": checks.code_classes(_CODE_OF, '"130"', ANSWER_CLASSES),
     "active_test_s": checks.seconds(1, 3600),
     "response_timeout_s": checks.seconds(1, 300),
 }
@@ -115,5 +115,5 @@ def parse(raw: Mapping[str, Any]) -> SmgpSettings:
         look=SubmitLook(**look),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.NATIONAL_CN)),
         validity_period=Validity(raw.get("validity_period", Validity.NONE)),
-        status_classes={int(code): word for code, word in raw.get("status_classes", {}).items()},
+        status_classes=own_classes(raw.get("status_classes", {})),
     )

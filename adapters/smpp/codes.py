@@ -1,17 +1,15 @@
-"""What a command_status means for a submit or a login: tables, kept as data, read once.
+"""What a command_status means for a login; for a submit `sms.codes` says it.
 
-`command_status.json` says which code is in which class of `adapters.codes`; vendors' 0x400–0x4FF
-are mapped by the channel (`status_classes` in its settings). Status 0 is no business of this file.
+Vendors' 0x400–0x4FF are mapped by the channel (`status_classes` in its settings). Status 0 is no
+business of this file.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from adapters.codes import CodeTable
+from sms.codes import AnswerCodes, remark_of
 from sms.outcomes import Rejected, Throttled
 
 # What an operator can do about a login that was refused (SMPP 3.4 sections 4.1.2 and 5.1.3).
@@ -28,33 +26,21 @@ _LOGIN_REMEDIES: Final[Mapping[int, str]] = {
 _LOGIN_REMEDY: Final = "ask the carrier what this code means for a login"
 
 
-def _load() -> dict[int, dict[str, str]]:
-    text = Path(__file__).with_name("command_status.json").read_text(encoding="utf-8")
-    return {int(code, 16): row for code, row in json.loads(text)["codes"].items()}
-
-
-_ROWS: Final = _load()
-_TABLE: Final = {code: row["class"] for code, row in _ROWS.items()}
-
-
 def login_refused(status: int, *, is_nack: bool = False) -> str:
     """Why a bind was refused, in words with a remedy; `status` is the answer's command_status."""
     kind = "bind refused with generic_nack" if is_nack else "bind refused"
-    name = f" ({_ROWS[status]['name']})" if status in _ROWS else ""
+    remark = remark_of("smpp", status)
+    name = f" ({remark.split()[0]})" if remark else ""
     return f"{kind} {status:#010x}{name}, {_LOGIN_REMEDIES.get(status, _LOGIN_REMEDY)}"
 
 
-def _hexadecimal(status: int) -> str:
-    return f"{status:#010x}"
-
-
-class StatusTable(CodeTable):
-    """The standard's classes with one channel's own on top."""
+class StatusTable(AnswerCodes):
+    """The standard's classes with one channel's own before them."""
 
     __slots__ = ()
 
-    def __init__(self, overrides: Mapping[int, str] | None = None) -> None:
-        super().__init__(_TABLE, overrides or {}, _hexadecimal)
+    def __init__(self, own: Mapping[int, str] | None = None) -> None:
+        super().__init__("smpp", own)
 
     def nack(self, status: int) -> Rejected | Throttled:
         """The outcome of a submit that was answered with generic_nack.

@@ -409,3 +409,19 @@ def relative_time(seconds: int) -> str:
     minutes, left = divmod(rest, 60)
     years, months = divmod(min(months, 99 * 12), 12)
     return f"{years:02}{months:02}{days:02}{hours:02}{minutes:02}{left:02}000R"
+
+
+_CONGESTION_STATE = b"\x04\x28\x00\x01"  # tag and length, of SMPP 5.0
+
+
+def congestion_of(frame: bytes, position: int) -> int:
+    """congestion_state, 0 to 100, among the TLVs from `position`; 0 when it is not there.
+
+    A hint: what cannot be read as TLVs says nothing, and its answer counts all the same.
+    """
+    size = len(frame)
+    while position + 4 <= size:
+        if frame.startswith(_CONGESTION_STATE, position) and position + 5 <= size:
+            return min(frame[position + 4], 100)
+        position += 4 + int.from_bytes(frame[position + 2 : position + 4], "big")
+    return 0

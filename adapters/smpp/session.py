@@ -117,14 +117,16 @@ class Session(WireSession):
         return None
 
     def _outcome(self, frame: bytes, status: int) -> Outcome:
+        # The body may be missing, its NUL too; TLVs after the id are congestion hints (5.0).
+        end = frame.find(0, HEADER_SIZE, _MESSAGE_ID_END + 1)
+        if end > 0 and len(frame) > end + 1:
+            self.congestion = max(self.congestion, pdu.congestion_of(frame, end + 1))
         if status:
             if status == pdu.ESME_RINVBNDSTS and self.state is SessionState.BOUND:
                 # It forgot our login: take no more, let the rest be answered, bind again.
                 self._move(Move.PEER_UNBOUND, self._heard_at)
             return self._codes.outcome(status)
-        # The body may be missing, its NUL too; TLVs after the id are congestion hints (5.0).
         # A longer id than the standard's 64 is cut, as it is in its report: the submit was taken.
-        end = frame.find(0, HEADER_SIZE, _MESSAGE_ID_END + 1)
         carrier_id = frame[HEADER_SIZE : end if end >= 0 else _MESSAGE_ID_END].decode("latin-1")
         if self._answer_id is not None:
             carrier_id = self._answer_id(carrier_id)

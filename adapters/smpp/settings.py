@@ -21,8 +21,8 @@ from adapters.checks import (
     seconds,
     string,
 )
-from adapters.codes import CLASSES
 from adapters.smpp.pdu import SubmitLook
+from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
 
 
@@ -89,15 +89,6 @@ def _version(value: object) -> str | None:
     return None if value in (0x34, 0x50) and is_whole(value) else "give 0x34 (3.4) or 0x50 (5.0)"
 
 
-def _status_code(text: object) -> int | None:
-    try:
-        code = int(text, 16) if isinstance(text, str) else text
-    except ValueError:
-        return None
-    is_code = isinstance(code, int) and not isinstance(code, bool) and 0 < code <= 0xFFFFFFFF
-    return code if is_code and isinstance(code, int) else None
-
-
 _OCTET = integer(0, 255)
 _REQUIRED: Final = ("host", "port", "system_id", "password")
 # name → check; defaults stand in SmppSettings and SubmitLook
@@ -122,7 +113,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "validity_period": choice(Validity),
     "number_format": choice(NumberFormat),
     "id_match": choice(IdMatch),
-    "status_classes": code_classes(_status_code, '"0x0401"', CLASSES),
+    "status_classes": code_classes(code_of, '"0x0401"', ANSWER_CLASSES),
     "enquire_link_s": seconds(1, 3600),
     "response_timeout_s": seconds(1, 300),
 }
@@ -161,11 +152,7 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
         look=_look(raw),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
         id_match=IdMatch(raw.get("id_match", IdMatch.EXACT)),
-        status_classes={
-            code: word
-            for text, word in raw.get("status_classes", {}).items()
-            if (code := _status_code(text)) is not None
-        },
+        status_classes=own_classes(raw.get("status_classes", {})),
     )
 
 

@@ -114,21 +114,37 @@ def read_schemas() -> Json:
                 },
             }
         ),
-        "UsageCell": object_of(
-            {
-                "day": {**_DAY, "description": "Day of the accept, in China's time (UTC+8)."},
-                "class": _FILTERS["class"],
-                "channel": {**NULLABLE_TEXT, "description": "Of the newest attempt; null before."},
-                "carrier": {"enum": [str(word) for word in Carrier]},
-                "status": {"enum": [str(word) for word in State]},
-                "count": {"type": "integer", "description": "Messages that stand there now."},
-                "segments": {"type": "integer", "description": "Their segments."},
-            }
+        "UsageCell": object_of(_CELL),
+        "PricedUsageCell": object_of({**_CELL, "cost": _COST}),
+        "TenantUsageList": object_of(
+            {"data": {"type": "array", "items": ref("PricedUsageCell")}, "next_cursor": cursor}
         ),
         "UsageList": object_of(
             {"data": {"type": "array", "items": ref("UsageCell")}, "next_cursor": cursor}
         ),
     }
+
+
+_CELL: Json = {
+    "day": {**_DAY, "description": "Day of the accept, in China's time (UTC+8)."},
+    "class": _FILTERS["class"],
+    "channel": {**NULLABLE_TEXT, "description": "Of the newest attempt; null before."},
+    "carrier": {"enum": [str(word) for word in Carrier]},
+    "status": {"enum": [str(word) for word in State]},
+    "count": {"type": "integer", "description": "Messages that stand there now."},
+    "segments": {"type": "integer", "description": "Their segments."},
+}
+_USAGE_PARAMETERS: Json = {
+    "from": {**_DAY, "description": "First day; default 30 days before `to`."},
+    "to": {**_DAY, "description": "Last day, itself included; default today."},
+    "limit": _LIMIT,
+    "cursor": _CURSOR,
+}
+_COST: Json = {
+    **NULLABLE_TEXT,
+    "description": "What the channel takes for these segments at the `price_per_segment` now in "
+    "force, as a decimal; null when the channel has no price, 0 for what it never took.",
+}
 
 
 def read_paths() -> Json:
@@ -181,12 +197,18 @@ def read_paths() -> Json:
                 "By day, class, channel, carrier and status, newest day first: where the messages "
                 "of each day stand now. Every accepted message is in exactly one cell, counted in "
                 "the commit that moves it.",
-                {
-                    "from": {**_DAY, "description": "First day; default 30 days before `to`."},
-                    "to": {**_DAY, "description": "Last day, itself included; default today."},
-                    "limit": _LIMIT,
-                    "cursor": _CURSOR,
-                },
+                _USAGE_PARAMETERS,
+            )
+        },
+        "/v1/tenants/{id}/usage": {
+            "get": _operation(
+                "readTenantUsage",
+                "Count a tenant's messages and segments, with what they cost",
+                "TenantUsageList",
+                "For admin keys: the usage of one tenant, as it reads it itself, and beside each "
+                "cell what the channel takes for it.",
+                _USAGE_PARAMETERS,
+                of_one=True,
             )
         },
     }
@@ -204,7 +226,13 @@ def list_operation() -> Json:
 
 
 def _operation(
-    name: str, summary: str, schema: str, description: str, parameters: Json | None = None
+    name: str,
+    summary: str,
+    schema: str,
+    description: str,
+    parameters: Json | None = None,
+    *,
+    of_one: bool = False,
 ) -> Json:
     operation: Json = {
         "operationId": name,
@@ -213,8 +241,11 @@ def _operation(
         "security": SECURITY,
         "responses": _answer(schema) | problems(400, 401, 403, 405, 422, 500, 503),
     }
+    if of_one:
+        operation["responses"] |= problems(404)
+    path = [{"name": "id", "in": "path", "required": True, "schema": ID}] if of_one else []
     if parameters:
-        operation["parameters"] = [
+        operation["parameters"] = path + [
             {"name": key, "in": "query", "required": False, "schema": value}
             for key, value in parameters.items()
         ]

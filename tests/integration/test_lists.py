@@ -14,6 +14,7 @@ import gateway.api.lists as lists_module
 from gateway.api.openapi_reads import SEARCH_EXAMPLES
 from gateway.views import rfc3339
 from receipts.state import Path, fold
+from sms.ids import to_text
 from sms.model import Carrier, EventRow, Message, MessageClass, State
 from store.events import EventLane
 from store.fragments import Why, park_sql
@@ -371,5 +372,7 @@ async def test_every_answer_is_as_openapi_describes_it(door, filled):
     check("MessageList", await door.page())
     check("MessageList", await door.page("admin"))
     check("UsageList", (await door.call("GET", "/v1/usage")).json())
+    priced = await door.call("GET", f"/v1/tenants/{to_text('ten', SHOP)}/usage", key="admin")
+    check("TenantUsageList", priced.json())
     check("EventList", (await door.call("GET", "/v1/events")).json())
     check("Problem", (await door.call("GET", "/v1/events?after=x")).json())

@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from gateway.usage import usage_moves
 from receipts.state import Path, apply_row
+from sms.ids import to_text
 from sms.model import EventRow, Message, MessageClass, State
 from store.usage import Usage, date_of_number, day_number
 from tests.support.fake_flow import OTHER, SHOP
@@ -37,6 +39,47 @@ def moved(world: World, message: Message, path: Path, status: State, **fields: A
     row.message = message
     assert apply_row(message, row)
     return row
+
+
+async def test_the_platform_sees_a_tenants_usage_with_what_it_cost(world, door):
+    acceptor, lane = await world.acceptor(), await lane_of(world)
+    messages = [text(message_class=MessageClass.OTP, texts=("a", "b")) for _ in range(4)]
+    await acceptor.accept(messages)
+    channels = dict(door.flow.snapshot.channels)
+    channels[MOBILE] = replace(channels[MOBILE], price_per_segment=Decimal("0.035"))
+    object.__setattr__(door.flow.snapshot, "channels", channels)
+    rows = [
+        moved(world, message, Path.SUBMITTED, State.SUBMITTED, channel=channel, segment=0)
+        for message, channel in zip(messages, (MOBILE, MOBILE, UNICOM), strict=False)
+    ]
+    lane.add(rows, urgent=True)
+    assert await lane.drain(20)
+    path = f"/v1/tenants/{to_text('ten', SHOP)}/usage"
+    answer = await door.call("GET", path, key="admin")
+    assert answer.status_code == 200, answer.text
+    cells = answer.json()["data"]
+    costs = {(one["status"], one["channel"]): one["cost"] for one in cells}
+    assert costs == {
+        ("accepted", None): "0",
+        ("submitted", "mobile-a"): "0.14",
+        ("submitted", "unicom-b"): None,  # it has no price
+    }
+    # All but the cost is what the tenant reads itself.
+    assert [{k: v for k, v in one.items() if k != "cost"} for one in cells] == await usage(door)
+    first = (await door.call("GET", path, key="admin", params={"limit": 1})).json()
+    params = {"limit": 5, "cursor": first["next_cursor"]}
+    rest = (await door.call("GET", path, key="admin", params=params)).json()
+    assert first["data"] + rest["data"] == cells
+
+
+async def test_a_tenants_usage_with_costs_is_for_admin_keys_and_tenants_that_exist(door):
+    path = f"/v1/tenants/{to_text('ten', SHOP)}/usage"
+    assert (await door.call("GET", path)).status_code == 403
+    for wrong in (to_text("ten", 4711), "ten_x", to_text("msg", SHOP)):
+        answer = await door.call("GET", f"/v1/tenants/{wrong}/usage", key="admin")
+        assert answer.status_code == 404
+    answer = await door.call("GET", f"{path}?day=1", key="admin")
+    assert answer.status_code == 422
 
 
 async def lane_of(world: World) -> Any:

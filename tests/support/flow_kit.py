@@ -46,6 +46,7 @@ class FakeChannel:
         self.open: list[Submit] = []
         self.seen: list[Submit] = []
         self.answered: list[tuple[object, bool]] = []
+        self.busy = 0  # what it tells of its load, once
 
     def start(self) -> None:
         return None
@@ -61,6 +62,10 @@ class FakeChannel:
 
     def window(self) -> int:
         return self.size
+
+    def congestion(self) -> int:
+        state, self.busy = self.busy, 0
+        return state
 
     def submit(self, submits: Sequence[Submit]) -> list[Submit]:
         room = self.free()

@@ -15,7 +15,7 @@ from gateway.admit import Refused, Rules, admit, charge
 from gateway.api.models import SendRequest
 from gateway.preview import preview
 from sms.config import Channel, Route, Snapshot, Tenant
-from sms.model import Carrier, Message, MessageClass
+from sms.model import Carrier, Encoding, Message, MessageClass
 from sms.portability import Portability
 from sms.segmentation import MAX_SEGMENTS
 from tests.support.fake_flow import FakeLimiter
@@ -264,3 +264,24 @@ def test_who_is_suppressed_is_refused():
     refused = at(NOW, policy, message_class=MessageClass.OTP, to="13900139000")
     assert [(e.pointer, e.code) for e in refused.errors] == [("/to", "recipient.blocked")]
     assert isinstance(at(NOW, policy, to="13900139000"), Message)
+
+
+def test_a_route_whose_channels_do_not_serve_the_network_is_none():
+    own = replace(WITH_CHANNEL, channels={7: replace(CHANNEL, carriers=frozenset({Carrier.CU}))})
+    refused = ask(Rules(own))
+    assert isinstance(refused, Refused)
+    assert refused.errors[0].code == "route.missing"
+    assert isinstance(ask(Rules(own), to="+8613000138000"), Message)
+
+
+def test_a_text_abroad_is_ucs2_where_a_channel_of_its_route_carries_no_gsm7():
+    wide = Rules(
+        replace(WITH_CHANNEL, channels={7: replace(CHANNEL, encodings=frozenset({Encoding.UCS2}))})
+    )
+    message = ask(wide, to="+14155552671", text="x" * 71)
+    assert isinstance(message, Message)
+    assert (message.encoding, message.segments) == (Encoding.UCS2, 2)
+    assert ask(to="+14155552671", text="x" * 71).segments == 1
+    refused = ask(wide, to="+14155552671", encoding="gsm7")
+    assert isinstance(refused, Refused)
+    assert [(e.pointer, e.code) for e in refused.errors] == [("/encoding", "content.not_gsm7")]

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import textwrap
+from decimal import Decimal
 
 import pytest
 
@@ -13,7 +14,9 @@ from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.apply import _report, apply_document
 from gateway.plan import Applied
 from gateway.terminal import Terminal
+from sms.model import Carrier, Encoding
 from store.seal import Keyring
+from store.snapshot import _channel
 from tests.support.config_store import Store
 from webhooks.address import AllowList
 from webhooks.sign import parse_secret
@@ -312,8 +315,8 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
             "tenants:\n  - name: a\n    api_keys: [{name: k, secret_file: no/such/k}]",
             3, "/tenants/0/api_keys/0/secret_file", "make the folder",
         ),
-        ("channels: [{name: c, protocol: cmpp2}]", 1, "/channels/0/protocol", "later"),
-        ("channels: [{name: c, protocol: x25}]", 1, "/channels/0/protocol", "one of smpp"),
+        ("channels: [{name: c, protocol: aliyun}]", 1, "/channels/0/protocol", "later"),
+        ("channels: [{name: c, protocol: x25}]", 1, "/channels/0/protocol", "must be one of"),
         (
             "channels:\n  - {name: c, protocol: smpp, host: h, port: 1, password: '1'}",
             2, "/channels/0/system_id", "missing",
@@ -455,6 +458,71 @@ async def test_a_channel_that_changes_its_line_is_held_against_routes_in_force(f
     [complaint] = await put(changed, folder, store)
     assert complaint.pointer == "/channels/0/opt_out_line"
     assert "opt_out_line" not in store.objects["channel", "b"].spec
+
+
+async def test_a_channel_that_is_narrowed_is_held_against_routes_in_force(folder, store):
+    await put(
+        TWO.format(first="sender: x", second="sender: y", route="carrier: CM, "), folder, store
+    )
+    narrowed = """
+    channels:
+      - {name: b, protocol: smpp, host: b, port: 1, system_id: s, password: '', carriers: [CU]}
+    """
+    [complaint] = await put(narrowed, folder, store)
+    assert complaint.pointer == "/channels/0/carriers"
+    assert "add it to its `carriers`" in complaint.detail
+    assert "carriers" not in store.objects["channel", "b"].spec
+
+
+async def test_a_route_names_only_channels_that_serve_it(folder, store):
+    text = TWO.format(first="carriers: [CU]", second="countries: [1]", route="carrier: CM, ")
+    [complaint] = await put(text, folder, store)
+    assert complaint.pointer == "/routes/0/channels/0"
+    text = TWO.format(first="carriers: [CU]", second="countries: [1]", route="country: 86, ")
+    [complaint] = await put(text, folder, store)
+    assert complaint.pointer == "/routes/0/channels/1"
+
+
+@pytest.mark.parametrize(
+    ("field", "pointer", "words"),
+    [
+        ("report_classes: {'XA:1': number}", "report_classes", "perm_number"),
+        ("status_classes: {'0x401': number}", "status_classes", "perm_number"),
+        ("status_classes: {'zz': ported}", "status_classes", "0x0401"),
+        ("encodings: [gsm7]", "encodings", "must hold ucs2"),
+        ("encodings: [utf8]", "encodings", "one of gsm7, ucs2"),
+        ("carriers: [XX]", "carriers", "one of CM"),
+        ("carriers: []", "carriers", "1 to"),
+        ("countries: ['86']", "countries", "remove the quotes"),
+        ("signature_by: us", "signature_by", "one of gateway, carrier"),
+    ],
+)
+async def test_what_a_channel_cannot_say_of_itself(folder, store, field, pointer, words):
+    text = TWO.format(first=field, second="sender: y", route="class: otp, ")
+    complaints = await put(text, folder, store)
+    assert [one.pointer for one in complaints] == [f"/channels/0/{pointer}"]
+    assert words in complaints[0].detail
+    assert not store.objects
+
+
+async def test_what_a_channel_says_of_itself_reaches_what_runs(folder, store):
+    said = (
+        "carriers: [CM, CB], countries: [86], encodings: [ucs2], signature_by: carrier, "
+        "price_per_segment: '0.035', report_classes: {'XA:1': ported}, "
+        "status_classes: {'0x0401': perm_number}"
+    )
+    await put(TWO.format(first=said, second="sender: y", route="carrier: CM, "), folder, store)
+    channel = _channel(store.objects["channel", "a"], store.objects)
+    assert channel.carriers == {Carrier.CM, Carrier.CB}
+    assert channel.countries == {86}
+    assert channel.encodings == {Encoding.UCS2}
+    assert channel.adds_signature
+    assert channel.price_per_segment == Decimal("0.035")
+    assert channel.report_classes == {"XA:1": "ported"}
+    assert channel.settings["status_classes"] == {"0x0401": "perm_number"}
+    store.objects["channel", "b"].spec["of_a_newer_version"] = 1
+    plain = _channel(store.objects["channel", "b"], store.objects)
+    assert (plain.carriers, plain.price_per_segment, plain.adds_signature) == (None, None, False)
 
 
 @pytest.mark.parametrize("line", ["退订【T】", "x" * 61, "1"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from receipts.state import Path, begin_attempt
 from sms.config import Snapshot
-from sms.model import Message, MessageClass, OnUncertain, State, Submit
+from sms.model import Carrier, Encoding, Message, MessageClass, OnUncertain, State, Submit
 from sms.outcomes import Cause, NotSent, Rejected, Submitted, Throttled, Uncertain
 from tests.support.flow_kit import Kit
 
@@ -109,33 +111,110 @@ def test_all_channels_refusing_ends_failed_after_each_was_tried_once() -> None:
     assert [len(kit.channels[c].seen) for c in (1, 2, 3)] == [1, 1, 1]
 
 
-def test_throttled_is_no_attempt_and_cuts_the_window() -> None:
+def test_throttled_is_no_attempt_and_slows_the_channel() -> None:
     kit = Kit(channels=1)
+    kit.dispatcher.tick()
     message = kit.message()
     kit.accept(message)
     kit.answer(1, Throttled(1.0, "0x58"))
     assert (message.state, message.attempt, message.throttled) == (State.QUEUED, 0, 1)
     assert kit.paths(message) == []
-    assert kit.dispatcher.channels[1].share == pytest.approx(0.7)
     kit.clock.now += 7.0
     kit.dispatcher.tick()
     kit.events.flush()
+    assert 1.0 <= kit.dispatcher.channels[1].throttle.pace < 100.0
     kit.answer(1, Submitted("x"))
     assert message.attempt == 1
 
 
-def test_a_window_cut_to_one_slot_still_serves_every_class() -> None:
-    """What is kept for otp is an eighth of what is left of the window, not of the whole."""
+def pumped(kit: Kit, seconds: float) -> int:
+    """How many segments leave in that time when every one is taken at once."""
+    before = len(kit.channels[1].seen)
+    until = kit.clock.now + seconds
+    while kit.clock.now < until:
+        kit.clock.now += 0.01
+        kit.dispatcher.pump(1)
+        kit.events.flush()
+        while kit.channels[1].open:
+            kit.answer(1, Submitted(f"{kit.clock.now} {len(kit.channels[1].seen)}"))
+    return len(kit.channels[1].seen) - before
+
+
+def test_what_leaves_follows_the_pace() -> None:
     kit = Kit(channels=1, window=64)
-    kit.dispatcher.channels[1].share = 1 / 64
-    messages = [kit.message(cls) for cls in (MessageClass.MARKETING, MessageClass.TRANSACTIONAL)]
-    kit.accept(*messages)
-    assert len(kit.channels[1].open) == 1
-    kit.answer(1, Submitted("a"))
+    throttle = kit.dispatcher.channels[1].throttle
+    throttle.pace, throttle.is_free = 40.0, False
+    kit.accept(*[kit.message() for _ in range(200)])
+    assert 36 <= pumped(kit, 1.0) <= 44
+    throttle.pace, throttle.is_free = float("inf"), True
+    assert pumped(kit, 0.2) > 100
+
+
+def test_a_carrier_that_says_it_is_congested_gets_nothing_for_a_second() -> None:
+    kit = Kit(channels=1, window=64)
+    kit.channels[1].busy = 100
+    kit.dispatcher.tick()
+    kit.accept(*[kit.message() for _ in range(20)])
+    assert pumped(kit, 0.9) == 0
+    assert pumped(kit, 0.3) > 0
+
+
+def test_a_ported_number_goes_to_the_next_channel_at_once() -> None:
+    kit = Kit()
+    message = kit.message()
+    kit.accept(message)
+    kit.answer(1, Rejected("9", Cause.NETWORK, "recipient.ported"))
     kit.events.flush()
-    assert len(kit.channels[1].open) == 1
-    kit.answer(1, Submitted("b"))
-    assert {message.state for message in messages} == {State.SUBMITTED}
+    assert [s.message for s in kit.channels[2].seen] == [message]
+    assert (message.attempt, message.not_before) == (2, 0.0)
+
+
+def test_codes_that_no_table_knows_are_counted_by_name_for_every_segment() -> None:
+    kit = Kit(channels=1)
+    kit.accept(kit.message(texts=("a", "b")))
+    unknown = Rejected("0x00000401", Cause.UNKNOWN, "carrier.unknown_code")
+    for outcome in (unknown, Submitted("x")):
+        kit.answer(1, outcome)
+    assert kit.metrics.unmapped_codes_total.values == {("c1", "0x00000401"): 1.0}
+
+
+def test_what_a_channel_took_is_priced_and_what_it_refused_is_not() -> None:
+    kit = Kit(channels=1)
+    kit.settler.prices = {1: 0.035}
+    kit.accept(kit.message(texts=("a", "b")), kit.message())
+    kit.answer(1, Submitted("x"))
+    kit.answer(1, Submitted("y"))
+    kit.answer(1, NUMBER)
+    assert kit.metrics.submitted_cost_total.values == {("c1",): pytest.approx(0.07)}
+
+
+def test_a_carrier_that_signs_itself_gets_the_text_without_the_signature() -> None:
+    kit = Kit(channels=1)
+    runtime = kit.dispatcher.channels[1]
+    runtime.config = replace(runtime.config, adds_signature=True)
+    message = kit.message(texts=("【某商城】你好",))
+    message.encoding = Encoding.UCS2
+    kit.accept(message)
+    assert kit.channels[1].seen[0].payload.decode("utf-16-be") == "你好"
+    assert message.texts == ("【某商城】你好",)
+
+
+def test_a_message_goes_to_no_channel_that_does_not_serve_its_network() -> None:
+    kit = Kit(channels=3)
+    snapshot = kit.dispatcher.snapshot
+    channels = dict(snapshot.channels)
+    channels[1] = replace(channels[1], carriers=frozenset({Carrier.CU}))
+    kit.dispatcher.reconfigure(replace(snapshot, channels=channels))
+    message = kit.message()
+    kit.accept(message)
+    assert [len(kit.channels[number].seen) for number in (1, 2, 3)] == [0, 1, 0]
+    kit.answer(2, SYSTEM)
+    kit.clock.now += 2.0
+    kit.dispatcher.tick()
+    kit.events.flush()
+    kit.answer(3, SYSTEM)
+    assert state_of(message) is State.FAILED
+    assert not kit.channels[1].seen
 
 
 def test_not_sent_moves_to_the_backup_when_the_link_is_down() -> None:

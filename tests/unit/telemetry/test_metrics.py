@@ -237,3 +237,24 @@ def test_residuals_of_unnamed_tenants_do_not_cancel_out() -> None:
     gauge.set(("a",), 3)
     gauge.set(("b",), -3)
     assert gauge.samples() == [(["other"], [6])]
+
+
+@pytest.mark.parametrize(
+    ("code", "label"),
+    [
+        ("0x00000400", "0x00000400"),
+        ("nack:0x00000400", "nack:0x00000400"),
+        ("4711", "4711"),
+        ("-1012", "-1012"),
+        ("MK:0005", "MK:0005"),
+        ("DB00141", "DB00141"),
+        ("MK:100C", "MK:100C"),
+        ("DISTURB", "DISTURB"),
+        ("13800138000", "other"),
+        ("TO:13800138000", "other"),
+        ("138001", "other"),
+        ("hello world", "other"),
+    ],
+)
+def test_a_code_is_named_and_nothing_longer_than_a_code(code: str, label: str) -> None:
+    assert m.code_label(code) == label

@@ -14,7 +14,7 @@ EXPECTED = {
     "perm_number": Cause.NUMBER,
     "perm_content": Cause.CONTENT,
     "temp_network": Cause.CHANNEL,
-    "ported": Cause.CHANNEL,  # the next channel may serve it
+    "ported": Cause.NETWORK,  # the next channel may serve it
 }
 RESULTS = {int(code): row[0] for code, row in CLASSES.items() if code.isdecimal() and code != "0"}
 

@@ -222,7 +222,7 @@ def test_an_id_of_zeros_is_none():
     ("result", "kind", "cause"),
     [
         (8, Throttled, None),
-        (9, Rejected, Cause.CHANNEL),
+        (9, Rejected, Cause.NETWORK),
         (13, Rejected, Cause.NUMBER),
         (6, Rejected, Cause.CONTENT),
         (1, Rejected, Cause.CONFIG),
@@ -262,7 +262,7 @@ def test_a_cut_answer_ends_the_session_and_leaves_its_submit_uncertain():
 
 
 def test_a_channel_s_own_classes_go_first():
-    session = bound_session(status_classes={"90": "number"})
+    session = bound_session(status_classes={"90": "perm_number"})
     session.submit(some_submits(1), 1.0)
     [outcome] = outcomes(session.receive(submit_answer(2, 0, 90), 1.1))
     assert isinstance(outcome, Rejected)

@@ -50,7 +50,7 @@ def test_what_is_missing_is_named(name):
         ("pk_numbers", 1),
         ("validity_period", "relative"),
         ("content_maximum", 139),
-        ("status_classes", {"0": "number"}),
+        ("status_classes", {"0": "perm_number"}),
         ("status_classes", {"90": "bad"}),
         ("status_classes", ["90"]),
         ("active_test_s", 0),
@@ -92,7 +92,7 @@ def test_everything_that_is_known_is_taken():
         "pk_numbers": "one",
         "validity_period": "absolute",
         "content_maximum": 160,
-        "status_classes": {"90": "number", 91: "throttled"},
+        "status_classes": {"90": "perm_number", 91: "throttled"},
         "active_test_s": 30,
         "response_timeout_s": 5.5,
     }
@@ -100,7 +100,7 @@ def test_everything_that_is_known_is_taken():
     settings = parse("cmpp2", raw)
     assert settings.version == 0x21
     assert settings.number_format is NumberFormat.PLUS
-    assert settings.status_classes == {90: "number", 91: "throttled"}
+    assert settings.status_classes == {90: "perm_number", 91: "throttled"}
     assert (settings.look.msg_src, settings.look.tp_pid) == ("900002", 1)
     assert not settings.look.has_pk
     assert settings.look.has_valid_time

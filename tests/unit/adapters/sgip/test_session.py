@@ -190,12 +190,12 @@ def test_an_answer_that_changed_the_time_part_still_finds_its_submit():
 @pytest.mark.parametrize(
     ("result", "cause", "reason"),
     [
-        (1, Cause.CONFIG, "channel.account"),
+        (1, Cause.CONFIG, "channel.misconfigured"),
         (5, Cause.CONFIG, "channel.misconfigured"),
         (6, Cause.NUMBER, "recipient.invalid"),
-        (23, Cause.CHANNEL, "recipient.ported"),
+        (23, Cause.NETWORK, "recipient.ported"),
         (32, Cause.CHANNEL, "carrier.system_error"),
-        (182, Cause.CONFIG, "channel.account"),
+        (182, Cause.CONFIG, "channel.misconfigured"),
         (99, Cause.UNKNOWN, "carrier.unknown_code"),
     ],
 )
@@ -217,7 +217,7 @@ def test_busy_is_throttled(result):
 
 
 def test_a_channel_may_class_a_code_itself():
-    session = bound_session(status_classes={"99": "blacklist"})
+    session = bound_session(status_classes={"99": "perm_blacklist"})
     session.submit(some_submits(1), 0.0)
     [sequence] = [one.sequence for one in sent(session)]
     [outcome] = outcomes(session.receive(response(pdu.SUBMIT_RESP, sequence, 99), 0.1))

@@ -56,8 +56,8 @@ def test_everything_that_is_missing_is_named():
         ("number_format", "plus", "e164, national_cn"),
         ("validity_period", "relative", "none, absolute"),
         ("content_maximum", 139, "140 to 160"),
-        ("status_classes", {"300": "number"}, '"130": number'),
-        ("status_classes", {"130": "nonsense"}, "blacklist"),
+        ("status_classes", {"300": "perm_number"}, '"130": perm_number'),
+        ("status_classes", {"130": "nonsense"}, "perm_blacklist"),
         ("status_classes", [], "map of codes"),
         ("smg_allow", [], "addresses or networks"),
         ("smg_allow", "203.0.113.7", "addresses or networks"),
@@ -78,5 +78,5 @@ def test_a_wrong_value_is_named_with_what_to_do(name, value, says):
 
 
 def test_codes_may_be_written_as_numbers_or_digits():
-    own = parse({**SETTINGS, "status_classes": {130: "frequency", "131": "throttled"}})
-    assert own.status_classes == {130: "frequency", 131: "throttled"}
+    own = parse({**SETTINGS, "status_classes": {130: "freq_limit", "131": "throttled"}})
+    assert own.status_classes == {130: "freq_limit", 131: "throttled"}

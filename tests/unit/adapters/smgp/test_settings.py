@@ -39,7 +39,7 @@ def test_everything_that_is_missing_is_named():
         ("priority", 4, "0 to 3"),
         ("m_service_id", "x" * 22, "21"),
         ("active_test_s", 0, "1 to 3600"),
-        ("status_classes", {"-1": "number"}, "map of codes"),
+        ("status_classes", {"-1": "perm_number"}, "map of codes"),
         ("password", "x", "is not a setting of SMGP"),
         ("login_mode", 2, "is not a setting of SMGP"),
     ],

@@ -1,48 +1,23 @@
-import json
-from pathlib import Path
+"""Words for a login that was refused, and generic_nack; what codes mean: tests/unit/sms."""
 
-import pytest
-
-from adapters.smpp.codes import StatusTable
-from sms.outcomes import Cause, Rejected, Throttled
-
-CLASSES = json.loads(
-    (Path(__file__).parents[3] / "vectors" / "status-classes.json").read_text("utf-8")
-)["smpp_command_status"]
-EXPECTED = {
-    "perm_config": {Cause.CONFIG},
-    "perm_number": {Cause.NUMBER},
-    "perm_other": {Cause.CONTENT},
-    "temp_network": {Cause.CHANNEL},
-}
-SINGLE = {int(code, 16): row[0] for code, row in CLASSES.items() if "-" not in code}
+from adapters.smpp.codes import StatusTable, login_refused
+from sms.outcomes import Cause, Rejected
 
 
-@pytest.mark.parametrize("status", sorted(set(SINGLE) - {0}))
-def test_a_standard_status_means_what_the_house_table_says(status):
-    outcome = StatusTable().outcome(status)
-    if SINGLE[status] == "throttled":
-        assert isinstance(outcome, Throttled)
-        return
-    assert isinstance(outcome, Rejected)
-    # Not bound in that mode: the session is at fault, it binds again (RELIABILITY 6: link).
-    causes = {Cause.CHANNEL} if status == 0x04 else EXPECTED[SINGLE[status]]
-    assert outcome.cause in causes
-    assert outcome.code == f"{status:#010x}"
-
-
-@pytest.mark.parametrize("status", [0x400, 0x4FF, 0xDEAD])
-def test_a_code_nobody_mapped_is_unknown_until_the_channel_maps_it(status):
-    unknown = StatusTable().outcome(status)
-    assert isinstance(unknown, Rejected)
-    assert unknown.cause is Cause.UNKNOWN
-    mapped = StatusTable({status: "number"}).outcome(status)
-    assert isinstance(mapped, Rejected)
-    assert mapped.cause is Cause.NUMBER
-    assert isinstance(StatusTable({status: "throttled"}).outcome(status), Throttled)
+def test_a_refused_login_is_told_by_name_with_a_remedy():
+    assert login_refused(0x0E).startswith("bind refused 0x0000000e (RINVPASWD), the password is")
+    assert "(RSERTYPDENIED), ask the carrier" in login_refused(0x103)  # SMPP 5.0
+    assert login_refused(0x4FF).startswith("bind refused 0x000004ff, ask the carrier")
+    assert "with generic_nack 0x00000003 (RINVCMDID)" in login_refused(3, is_nack=True)
 
 
 def test_a_generic_nack_is_a_failure_even_with_status_zero():
     outcome = StatusTable().nack(0)
-    assert isinstance(outcome, Rejected)
-    assert outcome.code == "nack:0x00000000"
+    assert outcome == Rejected("nack:0x00000000", Cause.UNKNOWN, "carrier.unknown_code")
+
+
+def test_the_channels_own_classes_go_first():
+    assert StatusTable({0x401: "perm_number"}).outcome(0x401).code == "0x00000401"
+    assert StatusTable({0x0B: "ported"}).outcome(0x0B) == Rejected(
+        "0x0000000b", Cause.NETWORK, "recipient.ported"
+    )

@@ -3,6 +3,8 @@
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapters.session import (
     Answered,
@@ -433,3 +435,38 @@ def test_a_second_connect_is_our_own_mistake():
     session = bound_session()
     with pytest.raises(LocalProtocolError):
         session.connected(1.0)
+
+
+# -- congestion_state (SMPP 5.0) -----------------------------------------------------------
+
+
+def told_by(*answers: bytes) -> int:
+    session = bound_session(window=16)
+    session.submit(some_submits(len(answers)), 1.0)
+    session.to_send()
+    [event] = session.receive(b"".join(answers), 1.1)
+    assert isinstance(event, Answered)
+    assert len(event.results) == len(answers)
+    return session.congestion
+
+
+def with_tlvs(sequence: int, tlvs: bytes, status: int = 0) -> bytes:
+    body = b"id\0" + tlvs
+    return pdu.pack_header(16 + len(body), 0x80000004, status, sequence) + body
+
+
+STATE = b"\x04\x28\x00\x01"
+
+
+def test_the_highest_congestion_that_was_told_is_kept_and_the_ids_are_whole():
+    assert told_by(submit_answer(2, "a")) == 0
+    assert told_by(with_tlvs(2, STATE + b"\x2e")) == 0x2E
+    assert told_by(with_tlvs(2, STATE + b"\x5a"), with_tlvs(3, STATE + b"\x10")) == 90
+    assert told_by(with_tlvs(2, b"\x12\x34\x00\x02ab" + STATE + b"\x50")) == 80
+    assert told_by(with_tlvs(2, STATE + b"\xff")) == 100
+    assert told_by(with_tlvs(2, STATE + b"\x64", status=0x58)) == 100
+
+
+@given(st.binary(max_size=20))
+def test_what_is_no_tlv_is_no_congestion_and_the_answer_counts(octets):
+    assert 0 <= told_by(with_tlvs(2, octets)) <= 100

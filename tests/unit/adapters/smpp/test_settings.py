@@ -41,7 +41,10 @@ def test_what_is_missing_is_named(name):
         ("id_match", "guess"),
         ("validity_period", "absolute"),
         ("status_classes", {"0x401": "bad"}),
-        ("status_classes", {"zz": "number"}),
+        ("status_classes", {"zz": "perm_number"}),
+        ("status_classes", {"0x401": "delivered"}),
+        ("status_classes", {0: "perm_number"}),
+        ("status_classes", {1025: ["ported"]}),
         ("status_classes", []),
         ("enquire_link_s", 0),
         ("response_timeout_s", 1e9),
@@ -74,13 +77,13 @@ def test_everything_that_is_known_is_taken():
             "gsm7_data_coding": 1,
             "ucs2_data_coding": 0x18,
             "service_type": "CMT",
-            "status_classes": {"0x0401": "number", 0x402: "throttled"},
+            "status_classes": {"0x0401": "perm_number", 0x402: "throttled"},
             "enquire_link_s": 30,
             "response_timeout_s": 5.5,
         }
     )
     assert settings.number_format is NumberFormat.PLUS
     assert settings.id_match is IdMatch.HEX_DECIMAL
-    assert settings.status_classes == {0x401: "number", 0x402: "throttled"}
+    assert settings.status_classes == {0x401: "perm_number", 0x402: "throttled"}
     assert settings.look.source_addr_ton == 1
     assert not settings.look.has_validity
