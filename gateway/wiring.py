@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from adapters.base import Channel, ChannelSink
+from adapters.session import SessionPolicy
 from adapters.smpp.channel import SmppChannel
-from adapters.smpp.session import SmppPolicy
 from cluster.wake import Wakes
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
@@ -81,9 +81,9 @@ BuildChannel = Callable[[config.Channel, ChannelSink, Reliability], Channel]
 
 
 def _smpp(channel: config.Channel, sink: ChannelSink, numbers: Reliability) -> Channel:
-    policy = SmppPolicy(
+    policy = SessionPolicy(
         response_timeout_s=numbers.response_timeout_s,
-        enquire_link_s=numbers.enquire_link_s,
+        link_test_s=numbers.enquire_link_s,
         submit_timeout_otp_s=numbers.submit_timeout_otp_s,
         submit_timeout_s=numbers.submit_timeout_s,
         uncertain_slot_s=numbers.uncertain_slot_s,

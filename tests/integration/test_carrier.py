@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from adapters.session import SessionPolicy
 from adapters.smpp.channel import SmppChannel
-from adapters.smpp.session import SmppPolicy
 from sms import config
 from sms.outcomes import Rejected, Submitted, Uncertain
 from tests.support.smpp import FakeSink, some_submits
@@ -46,7 +46,7 @@ class Rig:
         channel = SmppChannel(
             config.Channel(7, "c", "smpp", settings, window=32),
             self.sink,
-            SmppPolicy(reconnect_min_s=0.05, reconnect_max_s=0.1),
+            SessionPolicy(reconnect_min_s=0.05, reconnect_max_s=0.1),
         )
         self.channels.append(channel)
         channel.start()

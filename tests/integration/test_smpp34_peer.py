@@ -10,8 +10,8 @@ from importlib.metadata import version
 import pytest
 import smpp34
 
+from adapters.session import SessionPolicy
 from adapters.smpp.channel import SmppChannel
-from adapters.smpp.session import SmppPolicy
 from sms import config
 from sms.outcomes import Cause, Rejected, Submitted, Throttled
 from tests.support.smpp import FakeSink, a_message, some_submits, submits_of
@@ -40,7 +40,7 @@ async def peer():
     sink = FakeSink()
     settings = {"host": "127.0.0.1", "port": port, "system_id": "esme01", "password": "secret08"}
     channel = SmppChannel(
-        config.Channel(7, "peer", "smpp", settings, window=32), sink, SmppPolicy()
+        config.Channel(7, "peer", "smpp", settings, window=32), sink, SessionPolicy()
     )
     channel.start()
     esme = await asyncio.wait_for(server.next(), 10)

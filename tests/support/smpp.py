@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from adapters.session import Event, SessionPolicy
 from adapters.smpp import pdu
-from adapters.smpp.session import Event, Session, SmppPolicy
+from adapters.smpp.session import Session
 from adapters.smpp.settings import parse
 from sms.model import Carrier, Encoding, Inbound, Message, MessageClass, Report, Submit
 from sms.outcomes import Outcome
@@ -57,10 +58,10 @@ def some_submits(
 
 
 def bound_session(
-    window: int = 16, policy: SmppPolicy | None = None, **settings: object
+    window: int = 16, policy: SessionPolicy | None = None, **settings: object
 ) -> Session:
     """A session at time 0 whose login was just taken; nothing left to send."""
-    session = Session(7, parse({**SETTINGS, **settings}), policy or SmppPolicy(), window)
+    session = Session(7, parse({**SETTINGS, **settings}), policy or SessionPolicy(), window)
     session.connected(0.0)
     session.to_send()
     session.receive(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, {"system_id": "SMSC"}), 0.0)

@@ -4,9 +4,9 @@ import asyncio
 import time
 from typing import cast
 
+from adapters.session import SessionPolicy
 from adapters.smpp import pdu
 from adapters.smpp.channel import SmppChannel
-from adapters.smpp.session import SmppPolicy
 from loadtest.smpp_server import (
     BindAsked,
     Ended,
@@ -63,7 +63,7 @@ class SmppRig:
         self._held: list[tuple[_Peer, int, bytes]] = []
         self._next_id = 0
         self._sessions, self._window = sessions, window
-        self._policy = SmppPolicy(**{"reconnect_min_s": 0.02, **policy})
+        self._policy = SessionPolicy(**{"reconnect_min_s": 0.02, **policy})
         self._by_peer: dict[int, list[str]] = {}
 
     async def start(self) -> None:

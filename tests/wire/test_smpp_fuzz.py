@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.session import Answered, Ended
 from adapters.smpp import pdu
-from adapters.smpp.session import Answered, Ended
 from loadtest.smpp_server import ServerSession
 from sms.model import Submit
 from sms.outcomes import Outcome, Uncertain

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from adapters.session import SessionPolicy
 from adapters.smpp import pdu
-from adapters.smpp.session import Session, SmppPolicy
+from adapters.smpp.session import Session
 from adapters.smpp.settings import parse
 from loadtest import smsc as smsc_module
 from loadtest.behaviour import Behaviour
@@ -57,7 +58,7 @@ class World:
         self.links = []
 
     def client(self, **settings):
-        client = Session(7, parse({**SETTINGS, **settings}), SmppPolicy(), 64)
+        client = Session(7, parse({**SETTINGS, **settings}), SessionPolicy(), 64)
         server = ServerSession()
         self.links.append((client, server))
         client.connected(self.clock.now)
@@ -214,14 +215,14 @@ def test_a_report_is_kept_until_it_is_answered_over_any_session(world):
     client, _ = world.client()
     client.submit(some_submits(3), 0.0)
     first, second, third = reports(world.carry())
-    client.answer([first.token], pdu.ESME_ROK)
+    client.answer([first.token], accepted=True)
     world.carry()
     world.drop(client)
     assert world.smsc.waiting() == 2
     _, events = world.client()
     again = reports(events)
     assert [report.carrier_id for report in again] == [second.carrier_id, third.carrier_id]
-    world.links[0][0].answer([report.token for report in again], pdu.ESME_ROK)
+    world.links[0][0].answer([report.token for report in again], accepted=True)
     world.carry()
     world.drop(world.links[0][0])
     _, events = world.client()
@@ -232,7 +233,7 @@ def test_a_report_answered_with_an_error_comes_again_later(world):
     client, _ = world.client()
     client.submit(some_submits(1), 0.0)
     [report] = reports(world.carry())
-    client.answer([report.token], pdu.ESME_RX_T_APPN)
+    client.answer([report.token], accepted=False)
     assert world.carry() == []
     world.clock.run(1.1)
     [again] = reports(world.carry())

@@ -13,8 +13,8 @@ HTTP, ROW, LIMITS, STORE, SUBMIT, RECEIPT, WEBHOOK = FLOORS
         ("gateway/admit.py:charge;gateway/api/send.py:send", LIMITS),
         ("store/copying.py:build_messages;store/accept.py:accept", ROW),
         ("asyncpg/connection.py:_copy_in;store/copying.py:copy_in", STORE),
-        ("gateway/ledger.py:row;gateway/reports.py:_judge;adapters/smpp/channel.py:act", RECEIPT),
-        ("gateway/ledger.py:row;gateway/settle.py:settle;adapters/smpp/channel.py:act", SUBMIT),
+        ("gateway/ledger.py:row;gateway/reports.py:_judge;adapters/shell.py:act", RECEIPT),
+        ("gateway/ledger.py:row;gateway/settle.py:settle;adapters/shell.py:act", SUBMIT),
         (
             "gateway/views.py:message_view;gateway/notices.py:notice_of_row;store/link.py:ask",
             WEBHOOK,

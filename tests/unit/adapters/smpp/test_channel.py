@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
+from adapters.session import SessionPolicy
+from adapters.shell import Link, backoff_s
 from adapters.smpp import pdu
-from adapters.smpp.channel import SmppChannel, _Link, backoff_s
+from adapters.smpp.channel import SmppChannel
 from adapters.smpp.codes import login_refused
-from adapters.smpp.session import Session, SmppPolicy
+from adapters.smpp.session import Session
 from adapters.smpp.settings import parse
 from sms import config
 from sms.errors import ConfigError
@@ -57,14 +59,14 @@ class FakeTransport(asyncio.Transport):
 def a_channel(**settings):
     sink = FakeSink()
     channel = SmppChannel(
-        config.Channel(7, "x", "smpp", {**SETTINGS, **settings}, window=4), sink, SmppPolicy()
+        config.Channel(7, "x", "smpp", {**SETTINGS, **settings}, window=4), sink, SessionPolicy()
     )
     return channel, sink
 
 
 def bound(channel):
     """A link over a fake transport, logged in."""
-    link = _Link(channel, Session(7, parse(SETTINGS), SmppPolicy(), 4))
+    link = Link(channel, Session(7, parse(SETTINGS), SessionPolicy(), 4))
     transport = FakeTransport()
     link.connection_made(transport)
     link.data_received(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, {"system_id": "S"}))
@@ -77,7 +79,7 @@ def bound(channel):
     [(1, 0.8, 1.2), (2, 1.6, 2.4), (4, 6.4, 9.6), (7, 48.0, 72.0), (10_000, 48.0, 72.0)],
 )
 def test_the_backoff_doubles_to_a_minute_with_a_fifth_of_jitter(failures, least, most):
-    policy = SmppPolicy()
+    policy = SessionPolicy()
     assert backoff_s(failures, policy, 0.0) == pytest.approx(least)
     assert backoff_s(failures, policy, 1.0) == pytest.approx(most)
 
@@ -170,7 +172,7 @@ def test_a_refused_login_is_told_in_words_with_a_remedy():
 async def test_why_down_is_the_newest_reason_and_nothing_while_a_session_stands():
     channel, _ = a_channel()
     assert channel.why_down() == "still connecting"
-    link = _Link(channel, Session(7, parse(SETTINGS), SmppPolicy(), 4))
+    link = Link(channel, Session(7, parse(SETTINGS), SessionPolicy(), 4))
     link.connection_made(FakeTransport())
     link.data_received(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, status=0x0E))
     assert "0x0000000e" in channel.why_down()
@@ -181,7 +183,7 @@ async def test_why_down_is_the_newest_reason_and_nothing_while_a_session_stands(
 
 def test_a_reason_is_logged_when_it_is_new_and_then_once_a_minute(monkeypatch):
     kept = Lines()
-    monkeypatch.setattr("adapters.smpp.channel.log", kept)
+    monkeypatch.setattr("adapters.shell.log", kept)
     channel, _ = a_channel()
     channel.last_reason = "bind refused 0x0000000d"
     for now in (0.0, 1.0, 59.0, 61.0, 100.0):

@@ -4,18 +4,17 @@ from typing import cast
 
 import pytest
 
-from adapters.smpp import pdu
-from adapters.smpp.session import (
+from adapters.session import (
     Answered,
     Bound,
     Ended,
     Received,
     Reported,
-    Session,
+    SessionPolicy,
     SessionState,
-    SmppPolicy,
-    Token,
 )
+from adapters.smpp import pdu
+from adapters.smpp.session import Session, Token
 from adapters.smpp.settings import parse
 from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import MessageClass
@@ -51,7 +50,7 @@ def tokens(reported: Reported) -> list[Token]:
 
 def test_it_logs_in_as_a_transceiver_with_the_settings():
     settings = parse({**SETTINGS, "system_type": "VMS", "addr_ton": 1, "addr_npi": 1})
-    session = Session(7, settings, SmppPolicy(), 16)
+    session = Session(7, settings, SessionPolicy(), 16)
     session.connected(0.0)
     vector = "0000002800000009000000000000000165736d65303100736563726574303800564d530034010100"
     assert session.to_send().hex() == vector
@@ -65,7 +64,7 @@ def test_it_logs_in_as_a_transceiver_with_the_settings():
 
 @pytest.mark.parametrize("answer", [header(0x80000009, 1, 0x0E), header(0x80000000, 1, 3)])
 def test_a_refused_login_ends_it_with_the_code(answer):
-    session = Session(7, parse(SETTINGS), SmppPolicy(), 16)
+    session = Session(7, parse(SETTINGS), SessionPolicy(), 16)
     session.connected(0.0)
     [ended] = session.receive(answer, 0.1)
     assert isinstance(ended, Ended)
@@ -74,7 +73,7 @@ def test_a_refused_login_ends_it_with_the_code(answer):
 
 
 def test_a_login_without_answer_ends_after_the_response_time():
-    session = Session(7, parse(SETTINGS), SmppPolicy(response_timeout_s=10), 16)
+    session = Session(7, parse(SETTINGS), SessionPolicy(response_timeout_s=10), 16)
     session.connected(0.0)
     assert session.tick(9.9) == []
     assert [type(event) for event in session.tick(10.0)] == [Ended]
@@ -191,7 +190,7 @@ def test_a_time_out_is_uncertain_once_keeps_its_slot_and_a_late_answer_is_told_a
 
 
 def test_a_late_answer_counts_even_after_its_slot_came_back():
-    session = bound_session(window=1, policy=SmppPolicy(enquire_link_s=1e6))
+    session = bound_session(window=1, policy=SessionPolicy(link_test_s=1e6))
     [otp] = some_submits(1, message_class=MessageClass.OTP)
     session.submit([otp], 0.0)
     session.tick(10.0)
@@ -228,7 +227,7 @@ def test_a_loss_makes_every_unanswered_submit_uncertain_exactly_once():
 
 
 def test_silence_is_answered_with_a_link_test_and_its_answer_keeps_the_session():
-    session = bound_session(policy=SmppPolicy(enquire_link_s=15, response_timeout_s=10))
+    session = bound_session(policy=SessionPolicy(link_test_s=15, response_timeout_s=10))
     assert session.tick(14.9) == []
     assert session.to_send() == b""
     session.tick(15.0)
@@ -241,7 +240,7 @@ def test_silence_is_answered_with_a_link_test_and_its_answer_keeps_the_session()
 
 
 def test_an_unanswered_link_test_ends_the_session():
-    session = bound_session(policy=SmppPolicy(enquire_link_s=15, response_timeout_s=10))
+    session = bound_session(policy=SessionPolicy(link_test_s=15, response_timeout_s=10))
     session.tick(15.0)
     assert session.tick(24.9) == []
     assert [type(event) for event in session.tick(25.0)] == [Ended]
@@ -325,8 +324,8 @@ def test_reports_wait_for_their_answer_and_a_burst_is_one_event():
     assert event.reports[0].channel == 7
     assert session.to_send() == b""
     first, second = tokens(event)
-    session.answer([first], pdu.ESME_ROK)
-    session.answer([second], pdu.ESME_RX_T_APPN)
+    session.answer([first], accepted=True)
+    session.answer([second], accepted=False)
     assert session.to_send().hex() == (
         "000000118000000500000000" + "0000000b00" + "000000118000000500000064" + "0000000c00"
     )
@@ -391,7 +390,7 @@ def test_a_report_may_come_as_data_sm():
     [event] = session.receive(frame, 1.0)
     assert isinstance(event, Reported)
     assert [(found.carrier_id, found.state) for found in event.reports] == [("m1", "2")]
-    session.answer(tokens(event), 0)
+    session.answer(tokens(event), accepted=True)
     assert sent(session) == [(pdu.DATA_SM_RESP, 6, 0)]
 
 
