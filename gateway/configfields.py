@@ -29,6 +29,7 @@ MAX_OVERLAP_S = 30 * 86_400
 
 _CLASSES = [str(word) for word in MessageClass]
 _PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_NUMBER = re.compile(r"[0-9]{3,20}")
 _QUOTES = "must be text; put it in quotes"
 
 
@@ -177,13 +178,23 @@ def _price(value: object) -> str | None:
     return None if is_good else 'must be a decimal in quotes, such as "0.035"'
 
 
+def _digits(value: object) -> str | None:
+    is_good = isinstance(value, str) and _NUMBER.fullmatch(value) is not None
+    return None if is_good else 'must be 3 to 20 digits in quotes, such as "1069000123"'
+
+
 def _country(value: object) -> str | None:
     return None if value == "*" else whole(1, 999)(value)
 
 
-_later_events = ("inbound.received", "recipient.opted_out", "channel.degraded", "channel.recovered")
+_later_events = ("channel.degraded", "channel.recovered")
 _SILENT = (State.ACCEPTED, State.QUEUED, State.SUBMITTING)
-EVENTS = ("message.*", *(f"message.{state}" for state in State if state not in _SILENT))
+EVENTS = (
+    "message.*",
+    *(f"message.{state}" for state in State if state not in _SILENT),
+    "inbound.received",
+    "recipient.opted_out",
+)
 
 
 def _event(value: object) -> str | None:
@@ -258,6 +269,7 @@ TENANT_OBJECT: Mapping[str, Field] = {
     "signatures": Field(list_of(_brand), json=list),
     "countries": Field(list_of(whole(1, 999), least=1), json=list),
     "allowed_ips": Field(list_of(network, most=MAX_NETWORKS), json=list),
+    "inbound_numbers": Field(list_of(_digits), json=list),
     "limits": Field(anything, json=dict),
 }
 TENANT: Mapping[str, Field] = {

@@ -31,11 +31,13 @@ from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
+from gateway.inbound import InboundDesk, InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
+from gateway.owners import Owners
 from gateway.peers import Peers
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
@@ -60,6 +62,7 @@ from store.commands import CommandTable
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
+from store.inbound import InboundReader, InboundStore
 from store.intake import Intake
 from store.processes import ProcessLease
 from store.quotas import Quotas
@@ -115,6 +118,7 @@ class Worker:
     leases: Leases
     quotas: Quotas
     suppressing: Suppressing
+    inbound: InboundDesk
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -255,7 +259,12 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     deliverer = Deliverer(DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s))
     notifier = Notifier(
         store=LaneNoticeStore(
-            flow.events, reader, lease.process, accepting=flow.acceptor.pending_floor
+            flow.events,
+            reader,
+            lease.process,
+            InboundReader(pool, keyring),
+            accepting=flow.acceptor.pending_floor,
+            receiving=flow.receiving_floor,
         ),
         deliver=deliverer.deliver,
         metrics=metrics,
@@ -290,6 +299,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         leases,
         quotas,
         _suppressing(flow, pool),
+        _inbound(flow, pool, ids, notifier),
     )
     peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
     peers.sessions.rates_changed = lambda: _share_rates(worker)
@@ -335,6 +345,26 @@ def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
         monotonic=time.monotonic,
     )
     return suppressing
+
+
+def _inbound(flow: Flow, pool: Pool, ids: IdClock, notifier: Notifier) -> InboundDesk:
+    """What phones send: kept, told, answered through the flow; after the suppression list."""
+    if flow.suppressions is None:
+        raise RuntimeError("the flow has no suppression list yet")
+    numbers = flow.reliability
+    store = InboundStore(pool, flow.keyring)
+    desk = flow.inbound_desk = InboundDesk(
+        store=store,
+        reader=InboundReader(pool, flow.keyring),
+        owners=Owners(store, flow.reader, flow.keyring),
+        ids=ids,
+        metrics=flow.metrics,
+        answer=flow.answer,
+        told=notifier,
+        suppressed=flow.suppressions.refresh,
+        policy=InboundPolicy(numbers.inbound_join_s, numbers.inbound_repeat_s),
+    )
+    return desk
 
 
 def _limits(

@@ -336,6 +336,7 @@ class _Life:
             self._watch_lag(),
             self._every(CLAIMS_S, "claims", self._flush_claims),
             self.worker.reports.run(),
+            self._while_owned(self.worker.inbound.run()),
             self.worker.conflicts.run(),
             self._every(PARKED_POLL_S, "parked", self._parked_round),
             self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),
@@ -619,6 +620,7 @@ class _Life:
 
     async def _forget_keys(self) -> None:
         await self.worker.flow.intake.forget(KEYS_MOST)
+        await self.worker.inbound.forget()
 
     async def _fold_deltas(self) -> None:
         await self.worker.flow.reader.fold_deltas(self.lease.process)
@@ -631,9 +633,8 @@ class _Life:
         if self._is_silent:
             return
         floor = self.worker.ids.next() - (EVENT_MARGIN_MS << TIME_SHIFT)
-        # A message's own id may be an event's too: what commits with an accept has no other.
-        waiting = self.worker.events.pending_floor(), self.worker.acceptor.pending_floor()
-        floor = min([floor, *(one for one in waiting if one is not None)])
+        waiting = self.worker.notifier.pending_floor()
+        floor = floor if waiting is None else min(floor, waiting)
         await raise_event_floor(self.pool, self.lease.process, floor)
 
     async def _build_indexes(self) -> None:

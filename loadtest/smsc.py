@@ -270,6 +270,13 @@ class Smsc:
         )
         self._deliver(system_id)
 
+    def phone(self, bodies: Sequence[bytes]) -> None:
+        """A phone's text in its segments, for the carrier's account; kept until it is answered."""
+        system_id = self._system_id or next(iter(self._accounts), "")
+        self.counts["inbound"] += len(bodies)
+        self._account(system_id).waiting.extend(bodies)
+        self._deliver(system_id)
+
     def remember(self, lines: Iterable[bytes], since: float) -> int:
         """Owe a report again for each submit taken since that moment (Unix); how many.
 

@@ -77,6 +77,7 @@ class Tenant:
     bursts: tuple[Burst, ...] = ()
     is_suspended: bool = False
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()  # empty = from everywhere
+    inbound_numbers: tuple[str, ...] = ()  # replies to numbers that begin so are the tenant's
 
     def limit_at(self, unix: float) -> tuple[float, int]:
         """Rate and depth of the tenant's bucket at that time: the largest in force."""

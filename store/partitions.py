@@ -1,4 +1,4 @@
-"""Partitions of `messages` and `events`, one a UTC day by id range, made ahead (DESIGN 3).
+"""Partitions of messages, events and inbound, one a UTC day by id range, made ahead (DESIGN 3).
 
 CREATE LIKE, then ATTACH: `PARTITION OF` would lock the parent against everybody. The CHECK
 spares the ATTACH its scan and is dropped afterwards. There is no default partition: a row for
@@ -13,7 +13,7 @@ from store.database import TROUBLE, Connection
 from store.seal import Keyring, date_of
 
 _LOCK = 44
-_KEY_COLUMNS = {"messages": "id", "events": "message_id"}
+_KEY_COLUMNS = {"messages": "id", "events": "message_id", "inbound": "id"}
 
 
 def day_range(day: int) -> tuple[int, int]:
@@ -58,7 +58,7 @@ async def _attached(conn: Connection) -> set[str]:
     # Not to_regclass: it may answer from a cache that has not heard of another's commit.
     rows = await conn.fetch(
         "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-        " WHERE inhparent IN ('messages'::regclass, 'events'::regclass)"
+        " WHERE inhparent IN ('messages'::regclass, 'events'::regclass, 'inbound'::regclass)"
     )
     return {row["relname"] for row in rows}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from store.database import Pool, open_pool
+from store.inbound import InboundReader
 from store.lists import Lists
 from store.pull import Pull
 from store.read import Reader
@@ -27,9 +28,17 @@ class Reading:
     lists: Lists
     pull: Pull
     usage: Usage
+    inbound: InboundReader
 
 
 async def open_reading(dsn: str, keyring: Keyring) -> Reading:
     """Join them on a pool of their own; raises StoreUnavailable when PostgreSQL is away."""
     pool = await open_pool(dsn, size=_CONNECTIONS, is_read_only=True)
-    return Reading(pool, Reader(pool, keyring), Lists(pool), Pull(pool), Usage(pool))
+    return Reading(
+        pool,
+        Reader(pool, keyring),
+        Lists(pool),
+        Pull(pool),
+        Usage(pool),
+        InboundReader(pool, keyring),
+    )
