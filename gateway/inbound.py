@@ -432,8 +432,6 @@ class InboundDesk:
                 outcome.count(join.channel, "incomplete")
             await tx.drop_joins([join.key for join in released])
             await self._finish(tx, outcome)
-        if failpoints.is_armed and outcome.messages:
-            failpoints.hit("inbound.released")
         await self._done(outcome)
         self._planned.clear()
 

@@ -53,7 +53,6 @@ POINTS: Final[Mapping[str, str]] = {
     "settle.answered": "10: the answers to a carrier's reports are with the kernel",
     "inbound.before_commit": "beside 10: texts from phones are read; nothing of them is stored",
     "inbound.committed": "beside 10: their COMMIT was confirmed; no carrier answered, nobody told",
-    "inbound.released": "beside 10: long texts that stayed incomplete are stored; nobody is told",
     "notify.taken": "12: committed events stand in the webhook queues; nothing was sent",
     "notify.before_send": "12: a webhook request is about to be sent",
     "notify.sent": "12: the receiver took it; it is not marked",

@@ -11,7 +11,7 @@ finds it on every other at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,6 +43,7 @@ from gateway.configfields import (
     burst_refusal,
     whole,
 )
+from gateway.owners import taken_detail, taken_numbers
 from gateway.specs import changed_tenant, suspended, tenant_spec, tenant_view
 from sms.config import ApiKey
 from store.objects import PREFIXES, Change, StoredObject, Upsert
@@ -65,6 +66,7 @@ class Admin:
     """The administrative routes."""
 
     def __init__(self, flow: FlowPort) -> None:
+        self._flow = flow
         self._desk = Desk(flow)
         self._keys = Keys(self._desk)
 
@@ -91,6 +93,7 @@ class Admin:
         key = desk.enter(request)
         good, checked = await desk.body(request, TENANT_OBJECT)
         limits = _limits(good, checked)
+        self._check_numbers(good, None, checked)
         checked.stop()
         async with desk.store.change(desk.author(request, key)) as change:
             if await change.by_name("tenant", good["name"]) is not None:
@@ -122,6 +125,7 @@ class Admin:
         key = self._desk.enter(request)
         good, checked = await self._desk.body(request, _CHANGEABLE, is_partial=True)
         limits = _limits(good, checked)
+        self._check_numbers(good, id_in(request, "id", PREFIXES["tenant"]), checked)
         checked.stop()
 
         async def decide(change: Change, standing: StoredObject) -> StoredObject:
@@ -130,6 +134,16 @@ class Admin:
             return await change.put(Upsert("tenant", standing.name, spec, standing.secrets))
 
         return await self._change(request, key, decide)
+
+    def _check_numbers(self, good: Mapping[str, Any], own: int | None, checked: Checked) -> None:
+        """Refuse numbers that are another tenant's, as the configuration in force has it."""
+        others = {
+            tenant.name: {"inbound_numbers": tenant.inbound_numbers}
+            for tenant in self._flow.snapshot.tenants.values()
+            if tenant.id != own
+        }
+        for index, other in taken_numbers(good.get("inbound_numbers", ()), "", others).items():
+            checked.add(f"/inbound_numbers/{index}", "field.value", f"It {taken_detail(other)}.")
 
     async def suspend(self, request: Request) -> Response:
         """POST: the tenant may not send until it is resumed."""

@@ -35,6 +35,7 @@ EXAMPLES: dict[str, dict[str, Json]] = {
                 "signatures": ["某银行"],
                 "countries": [86, 852],
                 "allowed_ips": ["203.0.113.0/24", "2001:db8::7"],
+                "inbound_numbers": ["1069000123"],
                 "limits": {
                     "segments_per_second": 2000,
                     "burst_segments": 4000,
@@ -165,6 +166,14 @@ _TENANT: Json = {
         "uniqueItems": True,
         "items": {"type": "string"},
         "description": "Networks its keys work from; empty = from everywhere.",
+    },
+    "inbound_numbers": {
+        "type": "array",
+        "maxItems": 1000,
+        "uniqueItems": True,
+        "items": {"type": "string", "pattern": "^[0-9]{3,20}$"},
+        "description": "Texts from phones to a number that begins with one of these are the "
+        "tenant's; the longest wins, and no two tenants may have the same.",
     },
 }
 _VERSION: Json = {
