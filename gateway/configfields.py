@@ -173,6 +173,10 @@ def _opt_out_line(value: object) -> str | None:
     return None if is_good else f"must be at most {MAX_LINE} printable characters, without 【】"
 
 
+def _bits(value: object) -> str | None:
+    return None if value in (8, 16) and is_number(value) else f"must be 8 or 16{_unquote(value)}"
+
+
 def _price(value: object) -> str | None:
     is_good = isinstance(value, str) and _PRICE.fullmatch(value)
     return None if is_good else 'must be a decimal in quotes, such as "0.035"'
@@ -309,6 +313,7 @@ CHANNEL: Mapping[str, Field] = {
     "submit_timeout_s": Field(number(1, 3600)),
     "price_per_segment": Field(_price),
     "opt_out_line": Field(_opt_out_line),
+    "reference_bits": Field(_bits),
 }
 ROUTE: Mapping[str, Field] = {
     "tenant": Field(text(64)),

@@ -320,7 +320,7 @@ class _Document:
             "sender": good.get("sender", default.sender),
             "submit_timeout_s": good.get("submit_timeout_s"),
         }
-        for name in ("price_per_segment", "opt_out_line"):
+        for name in ("price_per_segment", "opt_out_line", "reference_bits"):
             if name in good:
                 spec[name] = good[name]
         self._take(Wanted("channel", good["name"], spec, secrets), pointer)
@@ -354,14 +354,14 @@ class _Document:
             if clash.route in self._route_pointers:
                 pointer = f"{self._route_pointers[clash.route]}/channels"
             elif changed:
-                pointer = f"{self._channel_pointers[changed[0]]}/opt_out_line"
+                pointer = f"{self._channel_pointers[changed[0]]}/{clash.field}"
             else:
                 continue  # neither is this file's
             self.complain(
                 pointer,
                 f"route {clash.route}: {clash.first} and {clash.other} have another "
-                "`opt_out_line`; give all channels of a route the same, for the text is cut before "
-                "one is chosen",
+                f"`{clash.field}`; give all channels of a route the same, for the text is cut "
+                "before one is chosen",
             )
 
     def _check_inbound_numbers(self) -> None:

@@ -121,6 +121,7 @@ class Channel:
     classes: frozenset[MessageClass] = frozenset(MessageClass)
     sender: str = ""  # access code or alphanumeric sender; sender_ext is appended
     submit_timeout_s: float | None = None  # None = the class default
+    reference_bits: int = 8  # of a long text's reference: 8 or 16; the text is cut to leave room
     opt_out_line: str | None = None  # behind marketing; None = the usual one (compliance.opt_out)
 
 

@@ -142,6 +142,10 @@ def _classes(value: object) -> str | None:
     return None if is_good else remedy
 
 
+def _long(value: object) -> str | None:
+    return None if value in ("udh", "sar") else "give udh (a header in the text) or sar (TLVs)"
+
+
 _OCTET = _integer(0, 255)
 _REQUIRED: Final = ("host", "port", "system_id", "password")
 # name → check; defaults stand in SmppSettings and SubmitLook
@@ -163,6 +167,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "dest_npi": _OCTET,
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
+    "long_messages": _long,
     "validity_period": _choice(Validity),
     "number_format": _choice(NumberFormat),
     "id_match": _choice(IdMatch),
@@ -240,4 +245,5 @@ def _look(raw: Mapping[str, Any]) -> SubmitLook:
         gsm7_data_coding=raw.get("gsm7_data_coding", default.gsm7_data_coding),
         ucs2_data_coding=raw.get("ucs2_data_coding", default.ucs2_data_coding),
         has_validity=raw.get("validity_period", Validity.RELATIVE) == Validity.RELATIVE,
+        is_sar=raw.get("long_messages") == "sar",
     )
