@@ -39,7 +39,7 @@ class Wakes:
         self.sent = 0
         self.heard = 0
         self.dropped = 0  # not told: Valkey was away
-        self.failures = 0  # connections that broke or could not be opened
+        self.failures = 0  # connections that broke or could not be opened, wake-ups not taken
         self.is_up = False  # whether we would hear a wake-up now
         self._process = process
         self._redis = Redis.from_url(  # retries are ours: one try, then backoff
@@ -152,6 +152,7 @@ class Wakes:
         try:
             self._on_wake(what)
         except Exception:  # the one of this loop: a bug behind it must not deafen us
+            self.failures += 1
             log.exception("a wake-up was not taken")
 
     def _came_up(self) -> None:

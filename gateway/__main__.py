@@ -135,6 +135,22 @@ def _apply(arguments: argparse.Namespace) -> int:
         return apply.run(settings, arguments.file, _terminal(arguments), is_dry=is_dry)
 
 
+def _load_ported(arguments: argparse.Namespace) -> int:
+    from gateway import portability
+    from gateway.servers import describe_place, reachable
+    from store.database import migrate
+
+    terminal = _terminal(arguments)
+    given = Settings.load()
+    terminal.step(describe_place(given))
+    try:
+        with reachable(given, terminal.step) as settings:
+            asyncio.run(migrate(settings.database_url or "", terminal.step))
+            return portability.load(settings, arguments.file, terminal, skip_bad=arguments.skip_bad)
+    finally:
+        terminal.close()
+
+
 def _terminal(arguments: argparse.Namespace) -> Terminal:
     return Terminal(is_json=arguments.json)
 
@@ -200,6 +216,18 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("file", metavar="FILE", type=Path, help="tenants, keys, channels, routes …")
     apply.add_argument(
         "--dry-run", action="store_true", help="show what it would change, and change nothing"
+    )
+
+    portability = commands.add_parser(
+        "portability", help="numbers that left the carrier of their prefix"
+    )
+    steps = portability.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    load = _add(steps, "load", _load_ported, "load numbers and their carriers from a file (CSV)")
+    load.add_argument(
+        "file", metavar="FILE", type=Path, help="rows of number,carrier; no carrier: its prefix's"
+    )
+    load.add_argument(
+        "--skip-bad", action="store_true", help="load the rows that are right, leave the others"
     )
     return parser
 

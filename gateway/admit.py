@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -39,6 +39,7 @@ from gateway.api.problems import FieldError, Problem, of_fields, retry_after
 from sms.config import Snapshot, Tenant
 from sms.model import Carrier, Encoding, Message, MessageClass, State
 from sms.numbers import BadNumber, Number, parse_number
+from sms.portability import Portability
 from sms.segmentation import NotGsm7, Segmentation, TooLong, segment
 from telemetry.failpoints import failpoints
 
@@ -102,11 +103,17 @@ class Refused:
 class Rules:
     """What `admit` asks of one configuration snapshot, with its look-ups remembered."""
 
-    __slots__ = ("_has_route", "_lines", "policy", "snapshot")
+    __slots__ = ("_has_route", "_lines", "parse", "policy", "snapshot")
 
-    def __init__(self, snapshot: Snapshot, policy: SendingPolicy | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        policy: SendingPolicy | None = None,
+        ported: Portability | None = None,
+    ) -> None:
         self.snapshot = snapshot
         self.policy = SendingPolicy() if policy is None else policy
+        self.parse = parse_number if ported is None else ported.parse
         self._has_route: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
         self._lines: dict[tuple[int, MessageClass, Carrier, int], str] = {}
         self._has_wide = any(c.reference_bits == 16 for c in snapshot.channels.values())
@@ -164,7 +171,7 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
     message_class = entry.message_class
     if message_class is UNSET:
         message_class = MessageClass.TRANSACTIONAL
-    number = _recipient(entry, tenant, errors)
+    number = _recipient(entry, tenant, rules.parse, errors)
     _check_options(entry, errors)
     asked_for = now if entry.send_at is UNSET else _send_at(entry.send_at, now, errors)
     is_watched = message_class in rules.policy.watched
@@ -229,7 +236,7 @@ def check_defaults(entry: SendRequest, tenant: Tenant) -> list[FieldError]:
     """What is wrong with a batch's defaults whatever the messages say; pointers as in `admit`."""
     errors: list[FieldError] = []
     if entry.to is not UNSET:
-        _recipient(entry, tenant, errors)
+        _recipient(entry, tenant, parse_number, errors)
     if entry.text is not UNSET and not entry.text.strip():
         errors.append(_empty(entry.text))
     if entry.signature is not UNSET and entry.signature not in tenant.signatures:
@@ -273,11 +280,16 @@ async def charge(
     return taken, retry_after("quota.segments_per_second", detail, wait_s)
 
 
-def _recipient(entry: SendRequest, tenant: Tenant, errors: list[FieldError]) -> Number | None:
+def _recipient(
+    entry: SendRequest,
+    tenant: Tenant,
+    parse: Callable[[str], Number | BadNumber],
+    errors: list[FieldError],
+) -> Number | None:
     if entry.to is UNSET:
         errors.append(FieldError("/to", "field.missing", "`to` is missing; give the number."))
         return None
-    number = parse_number(entry.to)
+    number = parse(entry.to)
     if isinstance(number, BadNumber):
         errors.append(FieldError("/to", number.code, f"`to`: {number.detail}."))
         return None
@@ -491,11 +503,14 @@ def _too_long(count: str, limit: int) -> FieldError:
 def _not_gsm7(final_text: str, found: NotGsm7) -> FieldError:
     # The place and not the character: an answer never repeats what it was sent.
     place = min(final_text.index(char) for char in found.characters) + 1
+    count = len(found.characters)
+    what = "One character is" if count == 1 else f"{count} different characters are"
+    which = "it stands" if count == 1 else "the first stands"
     return FieldError(
         "/text",
         "content.not_gsm7",
-        f"{len(found.characters)} different characters are not in GSM-7, the first at position "
-        f"{place} of the text with its signature; replace them, or use encoding auto or ucs2.",
+        f"{what} not in GSM-7, {which} at position {place} of the text with its signature; "
+        f"replace {'it' if count == 1 else 'them'}, or use encoding auto or ucs2.",
     )
 
 

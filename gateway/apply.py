@@ -116,13 +116,13 @@ async def apply_document(  # noqa: PLR0913 (keyword-only behind the fifth)
     raise RuntimeError("unreachable")
 
 
-def operator() -> Author:
+def operator(command: str = COMMAND) -> Author:
     """The account this command runs as: by the system's word, not by the environment's."""
     uid = os.getuid()
     name = f"uid {uid}"
     with contextlib.suppress(KeyError):
         name = pwd.getpwuid(uid).pw_name
-    return Author(kind="command", name=COMMAND, os_user=name)
+    return Author(kind="command", name=command, os_user=name)
 
 
 async def _plan(settings: Settings, text: str, base_dir: Path) -> Plan | list[Complaint]:

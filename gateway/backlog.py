@@ -30,7 +30,14 @@ from sms.config import Snapshot
 from sms.errors import StoreUnavailable
 from sms.ids import id_at, unix_of
 from sms.model import FINAL_STATES, Message, MessageClass, State
-from store.fragments import Why, park_sql, repark_sql, unpark_sql
+from store.fragments import (
+    STOOD,
+    Why,
+    park_sql,
+    repark_sql,
+    unpark_sql,
+    unpark_stood_sql,
+)
 from store.read import Head, Reader
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
@@ -497,7 +504,8 @@ class Backlog:
 
         What stands in the spill, or does so from now on, is due again after its validity; a row
         whose message has left for good, or is another's, goes. Whose it is must be asked when
-        it is known not to be here: what is here may be handed over between answer and use.
+        it is known not to be here: what is here may be handed over between answer and use. What
+        was put off or held meanwhile keeps the row of that.
         """
         if not message_ids:
             return
@@ -512,7 +520,8 @@ class Backlog:
             if head.id in mine
         ]
         gone = sorted(set(message_ids) - mine)
-        self._ledger.commit([], sql=repark_sql(process, rows) + unpark_sql(gone, process))
+        sql = repark_sql(process, rows, STOOD) + unpark_stood_sql(gone, process)
+        self._ledger.commit([], sql=sql)
 
     async def _unknown(self, heads: Sequence[Head]) -> set[int]:
         unknown: set[int] = set()

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.ledger import ENDS, Ledger
 from gateway.withdraw import BY_TENANT, Verdict, Withdrawals
@@ -24,6 +25,7 @@ from sms.ids import IdClock
 from sms.model import State
 from store.commands import BatchState, Command, CommandTable, Json, Kind
 from store.read import Reader
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
@@ -32,7 +34,8 @@ AGAIN_S: Final = 0.05  # until whoever has a message is looked for again
 ANSWER_POLL_S: Final = 0.05  # wake-ups make both quicker, without Valkey they are all there is
 POLL_S: Final = 0.25
 AWAY_S: Final = 0.5
-PAGE: Final = 50  # commands carried out side by side
+SIDE_BY_SIDE: Final = 50  # commands carried out at the same time
+OF_TENANT: Final = 10  # of one tenant at most: the others' are begun though its are slow
 KEPT_S: Final = 60.0  # answers that nobody read
 CLOSE_S: Final = 1.0
 REFRESH_S: Final = 10.0
@@ -56,6 +59,13 @@ class BatchLook:
     counts: Mapping[State, int]
 
 
+class _Running(NamedTuple):
+    """A command that is being carried out, or is and has no committed answer yet."""
+
+    command: Command
+    task: asyncio.Task[Json | None]
+
+
 class CommandDesk:
     """Asks, carries out, answers; `run` is its one long-lived loop."""
 
@@ -77,7 +87,8 @@ class CommandDesk:
         self._metrics = metrics
         self._process = ids.process
         self._tasks: set[asyncio.Task[Any]] = set()  # carried out here for our own callers
-        self._open = asyncio.Event()  # there may be commands for us
+        self._open = asyncio.Event()  # there may be commands for us, or answers to write
+        self._running: dict[int, _Running] = {}  # by command, until its answer is committed
         self._answered = asyncio.Event()  # replaced when it is set: each waiter has its own
         self._handlers: dict[int, Callable[[Command], Awaitable[Json]]] = {
             Kind.CANCEL: self._cancel_here,
@@ -228,36 +239,70 @@ class CommandDesk:
     async def run(self) -> None:
         """Carry out what others ask until cancelled."""
         refresh_at = time.monotonic()
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._open.wait(), POLL_S)
-            self._open.clear()
-            try:
-                await self.round()
-                if time.monotonic() >= refresh_at:
-                    refresh_at = time.monotonic() + REFRESH_S
-                    await self.refresh()
-            except Unavailable as error:
-                log.warning("commands wait for the store", error=str(error))
-                await asyncio.sleep(AWAY_S)
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._open.wait(), POLL_S)
+                self._open.clear()
+                try:
+                    await self.step()
+                    if time.monotonic() >= refresh_at:
+                        await self.refresh()
+                        refresh_at = time.monotonic() + REFRESH_S
+                except Unavailable as error:
+                    log.warning("commands wait for the store", error=str(error))
+                    await asyncio.sleep(AWAY_S)
+        finally:
+            tasks = [one.task for one in self._running.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def round(self) -> None:
-        """Carry out and answer one page; raises Unavailable, LeaseLost."""
-        commands = await self._table.open(PAGE)
-        if not commands:
+    async def step(self) -> None:
+        """Answer what is carried out, begin what waits; raises Unavailable, LeaseLost.
+
+        Nothing is waited for: a slow command holds up none but its own tenant's.
+        """
+        await self._answer()
+        running = self._running
+        if len(running) >= SIDE_BY_SIDE:
             return
-        answers = await asyncio.gather(*map(self._carry_out, commands))
-        done = {
-            command.id: answer
-            for command, answer in zip(commands, answers, strict=True)
-            if answer is not None
-        }
-        if done:
-            await self._table.answer(done)
-        for requester in {command.requester for command in commands if command.id in done}:
-            self.wake(requester, ANSWER)
-        if len(commands) == PAGE:
+        counts = Counter(one.command.tenant for one in running.values())
+        busy = [tenant for tenant, count in counts.items() if count >= OF_TENANT]
+        commands = await self._table.open(SIDE_BY_SIDE, OF_TENANT, running.keys(), busy)
+        if failpoints.is_armed and commands:
+            failpoints.hit("commands.taken")
+        for command in commands:
+            if counts[command.tenant] < OF_TENANT and len(running) < SIDE_BY_SIDE:
+                counts[command.tenant] += 1
+                task = asyncio.create_task(self._carry_out(command))
+                task.add_done_callback(self._carried_out)
+                running[command.id] = _Running(command, task)
+
+    def _carried_out(self, task: asyncio.Task[Json | None]) -> None:
+        """Look soon, unless the store is away: then whatever polls comes soon enough."""
+        if task.cancelled() or task.exception() is not None or task.result() is not None:
             self._open.set()
+
+    async def _answer(self) -> None:
+        """Write the answers of all that is carried out by now, in one statement."""
+        answers: dict[int, Json] = {}
+        for command_id, one in list(self._running.items()):
+            if not one.task.done():
+                continue
+            answer = one.task.result()  # raises LeaseLost
+            if answer is None:
+                del self._running[command_id]
+            else:
+                answers[command_id] = answer
+        if not answers:
+            return
+        await self._table.answer(answers)
+        if failpoints.is_armed:
+            failpoints.hit("commands.answered")
+        for requester in {self._running.pop(one).command.requester for one in answers}:
+            self.wake(requester, ANSWER)
+        self._open.set()  # there is room for more
 
     async def _carry_out(self, command: Command) -> Json | None:
         """The answer; None = not now, the store went away."""
@@ -265,6 +310,8 @@ class CommandDesk:
         name = Kind(command.kind).name.lower() if handler is not None else "unknown"
         try:
             answer = _FAILED if handler is None else await handler(command)
+            if failpoints.is_armed:
+                failpoints.hit("commands.applied")
         except Unavailable:
             answer = None
         except LeaseLost:

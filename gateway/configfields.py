@@ -120,11 +120,14 @@ class ListOf:
     def entries(self, value: list[object]) -> list[tuple[int, str]]:
         """Every entry that is wrong, by its index."""
         found = []
+        good: set[object] = set()  # what passes a check is text or a number
         for index, entry in enumerate(value):
             wrong = self.check(entry)
-            if wrong is None and entry in value[:index]:
+            if wrong is None and entry in good:
                 wrong = "stands there twice"
-            if wrong is not None:
+            if wrong is None:
+                good.add(entry)
+            else:
                 found.append((index, wrong))
         return found
 

@@ -97,7 +97,7 @@ class Dispatcher:
         self.channels: dict[int, ChannelRuntime] = {}
         self.remote: RemoteChannels | None = None  # joined by wiring
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
-        self.last_look = LastLook(self._reject)
+        self.last_look = LastLook(self._reject, self.withdrawn)
         self.snapshot = config.Snapshot()
         self.is_stopped = False
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None

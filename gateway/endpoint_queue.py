@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from gateway.notices import ENVELOPE_BYTES, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Notice
-from sms.config import WebhookEndpoint
+from sms.config import WebhookEndpoint, wants_event
 from webhooks.deliver import Target
 from webhooks.schedule import Breaker
 
@@ -99,8 +99,7 @@ class EndpointQueue:
 
     def wants(self, kind: str) -> bool:
         """Whether its filter lets this event type through."""
-        events = self.config.events
-        return kind in events or ("message.*" in events and kind.startswith("message."))
+        return wants_event(self.config.events, kind)
 
     def has_room(self, now: float) -> bool:
         """Whether a fresh event may wait here; otherwise it is parked.

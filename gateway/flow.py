@@ -23,6 +23,7 @@ from gateway.inbound import InboundDesk
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
+from gateway.porting import Porting
 from gateway.readiness import NO_SESSION
 from gateway.reports import Reports
 from gateway.schedule import Schedule
@@ -101,6 +102,7 @@ class Parts:
     evidence: Evidence
     schedule: Schedule
     policy: SendingPolicy
+    porting: Porting
     settler: Settler
     matches: Matches
     reports: Reports
@@ -130,7 +132,7 @@ class Flow:
         self.dispatcher = parts.dispatcher
         self.evidence = parts.evidence
         self.schedule = parts.schedule
-        self.policy = parts.policy
+        self.policy, self.porting = parts.policy, parts.porting
         self.settler = parts.settler
         self.matches = parts.matches
         self.reports_desk = parts.reports

@@ -55,6 +55,8 @@ ALL_OF_THEM = 1 << 60  # connections to end: more than there can ever be
 _SWEEP_S = 1.0
 
 _PATH = b"/v1/messages"
+_VERSIONS = ("1.0", "1.1")
+_NO_VERSION_YET = "0.0"  # the parser's, before it has read one
 _LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
 
 
@@ -130,6 +132,10 @@ class _HeadTooLargeError(Exception):
     """Ends the parsing of a request whose head is over the limit."""
 
 
+class _BadHeadError(Exception):
+    """Ends the parsing of a request whose first line is none of HTTP/1.0 or HTTP/1.1."""
+
+
 class GatewayHttp(HttpToolsProtocol):
     """uvicorn's protocol; `door` is the short way."""
 
@@ -151,6 +157,7 @@ class GatewayHttp(HttpToolsProtocol):
         self._head_read = 0  # octets read while the head was not whole
         self._body_octets = 0  # of the body under way
         self._framing = 0  # octets read for it that were none of it
+        self._refusal: tuple[str, str] | None = None  # said after the answers that are owed
         self._is_head = True  # headers after it are trailers
         self._is_whole = True  # the newest request has arrived to its end
         self._plain_head: bytes | None = None  # the head that asked for an upgrade, without that
@@ -247,6 +254,9 @@ class GatewayHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way this request may go."""
+        # The parser takes HTTP/0.9 and HTTP/2.0 too, and a fragment, which no request has.
+        if self.parser.get_http_version() not in _VERSIONS or b"#" in self.url:
+            raise _BadHeadError
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._plain_head = self._without_upgrade()
             return
@@ -295,18 +305,24 @@ class GatewayHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is out; a body that still drips in has only the time of a head left."""
+        is_last = not self.pipeline  # else the next one has begun now
         super().on_response_complete()
-        if not self._is_whole and not self.transport.is_closing():
+        if self._refusal is not None:
+            if is_last:
+                self._say_and_close(*self._refusal)
+        elif not self._is_whole and not self.transport.is_closing():
             self._shared.begin(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse; what is not whole by the end of this read goes to the door with time limits."""
+        if self._refusal is not None:
+            return
         shared = self._shared
         if self._is_whole and self not in shared.heads:
             shared.begin(self)
         self._unset_keepalive_if_required()
         self._parse(data)
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal is not None:
             return
         if self in shared.heads:  # the head goes on: one endless header has no callback of its own
             self._head_read += len(data)
@@ -353,16 +369,33 @@ class GatewayHttp(HttpToolsProtocol):
         """uvicorn's word for a request it cannot parse: ours is a problem document."""
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) >= MAX_HEADERS:
             self._refuse("header.too_large", "The head is over 16 KiB or has over 100 headers.")
+        elif self.parser.get_http_version() not in (_NO_VERSION_YET, *_VERSIONS):
+            self._refuse("request.version", "The request says another version than HTTP/1.1.")
         else:
             self._refuse("request.malformed", "The request is not HTTP/1.1 as RFC 9112 has it.")
 
     def _refuse(self, code: str, detail: str) -> None:
-        """Answer outside of any request, and close."""
+        """Answer outside of any request, and close; after the answers to what came before it."""
+        self._shared.end(self)
+        if not self._is_owed():
+            self._say_and_close(code, detail)
+        elif self._refusal is None:
+            self._refusal = code, detail
+            if self.pipeline and not self._is_whole and not self._is_head:
+                self.pipeline.popleft()  # the wrong request itself
+
+    def _is_owed(self) -> bool:
+        """Whether a request before the one that is being read has no answer yet."""
+        if self.pipeline:
+            return True
+        is_own = not self._is_whole and not self._is_head and self._waiting is None
+        return self.cycle is not None and not self.cycle.response_complete and not is_own
+
+    def _say_and_close(self, code: str, detail: str) -> None:
         problem = Problem(code, detail)
         request_id = request_id_of({})
         body = build_body(problem, request_id)
         headers = [PROBLEM_TYPE, (b"x-request-id", request_id.encode()), CLOSE]
-        self._shared.end(self)
         self._door.refused(code)
         if not self.transport.is_closing():
             self.transport.write(_build(problem.status, headers, body))

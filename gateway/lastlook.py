@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from compliance.policy import SendingPolicy, Verdict
-from sms.model import Message, State
+from sms.model import Message, MessageClass, State
 
 SLICE: Final = 500  # messages stopped in one turn of the loop, some 2 ms
 _WAITS = frozenset({State.ACCEPTED, State.QUEUED})
@@ -22,9 +22,17 @@ _WAITS = frozenset({State.ACCEPTED, State.QUEUED})
 class LastLook:
     """Asks the policy of this process; `policy` and `put_off` are joined by wiring."""
 
-    def __init__(self, reject: Callable[[Iterable[Message], str], None]) -> None:
-        """`reject` ends messages as rejected, with a reason."""
+    def __init__(
+        self,
+        reject: Callable[[Iterable[Message], str], None],
+        withdrawn: dict[MessageClass, set[int]],
+    ) -> None:
+        """`reject` ends messages as rejected, with a reason.
+
+        `withdrawn`: by class, the tenants that have dead messages in lanes.
+        """
         self._reject = reject
+        self._withdrawn = withdrawn
         self.policy = SendingPolicy()
         # Out of their lanes until a moment each, Unix seconds.
         self.put_off: Callable[[Sequence[tuple[Message, float]]], None] = lambda messages: None
@@ -50,7 +58,7 @@ class LastLook:
     def reject_refused(self, messages: Iterable[Message], unix: float) -> None:
         """End those of our waiting messages whose numbers were suppressed meanwhile.
 
-        They stay where they stand: what is final is passed over when its turn comes.
+        They stay where they stand until the next sweep of the lanes.
         """
         watched = self.policy.watched
         refused: list[tuple[Message, Verdict]] = []
@@ -59,6 +67,7 @@ class LastLook:
                 verdict = self.policy.verdict(message, unix)
                 if verdict is not None and verdict.until is None:
                     refused.append((message, verdict))
+                    self._withdrawn.setdefault(message.message_class, set()).add(message.tenant)
         self._act(refused)
 
     def _act(self, stopped: Sequence[tuple[Message, Verdict]]) -> None:

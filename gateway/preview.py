@@ -19,7 +19,7 @@ from gateway.views import rfc3339
 from sms import gsm
 from sms.config import Tenant
 from sms.model import Encoding, Message, MessageClass
-from sms.numbers import Number, parse_number
+from sms.numbers import Number
 from sms.segmentation import Segmentation, segment
 
 
@@ -43,7 +43,7 @@ def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Pre
     found = Preview()
     if entry.message_class is not UNSET:
         found.message_class = entry.message_class
-    number = None if entry.to is UNSET else parse_number(entry.to)
+    number = None if entry.to is UNSET else rules.parse(entry.to)
     place = number if isinstance(number, Number) else None
     line = ""
     if place is not None:

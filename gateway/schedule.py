@@ -24,6 +24,7 @@ from sms.model import EventRow, Message, MessageClass, State
 from store.fragments import Why, park_sql
 from store.read import Head
 from store.scheduled import Due
+from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
 PAGE: Final = 1000  # ids taken up in one go
@@ -154,6 +155,8 @@ class Schedule:
         self._metrics.scheduled_late_seconds.set((message_class.value,), age_s)
         if not due:
             return False
+        if failpoints.is_armed:
+            failpoints.hit("schedule.due")
         # One whose row to wait is being written just now is not ours to take yet.
         ids = [one.message_id for one in due if not self._is_leaving(one.message_id)]
         heads = await self._reader.heads(ids)
@@ -172,6 +175,8 @@ class Schedule:
         now = self._unix()
         again = [(head.id, max(now, head.valid_until) + DUE_AFTER_S) for head in heads]
         taken = await self._rows.take(again)
+        if failpoints.is_armed:
+            failpoints.hit("schedule.taken")
         self._doubtful = []
         found: list[Head] = []
         for head in heads:

@@ -112,6 +112,7 @@ class Reliability(BaseModel):
     inbound_join_s: float = 600.0  # a long text from a phone waits so long for its segments
     inbound_repeat_s: float = 120.0  # the same text without an id again within it is a repeat
     suppressions_poll_s: Seconds = 1  # changes of the suppression list (in force <= 5 s)
+    portability_poll_s: Seconds = 1  # changes of ported numbers (in force <= 5 s)
     shed_write_age_s: Seconds = 1  # a database write older than this: 503
     shed_loop_lag_s: Seconds = 0.2  # event loop later than this: 503
     shed_storage_share: Share = 0.95  # disk fuller than this: 503

@@ -39,6 +39,7 @@ from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
 from gateway.owners import Owners
 from gateway.peers import Peers
+from gateway.porting import Porting
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
 from gateway.schedule import Schedule
@@ -64,6 +65,7 @@ from store.events import EventHooks, EventLane
 from store.handovers import Handovers
 from store.inbound import InboundReader, InboundStore
 from store.intake import Intake
+from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
 from store.read import Reader
@@ -231,6 +233,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             evidence=evidence,
             schedule=schedule,
             policy=policy,
+            porting=Porting(
+                store=PortedStore(pool, keyring), metrics=metrics, monotonic=time.monotonic
+            ),
             settler=settler,
             matches=matches,
             reports=reports,

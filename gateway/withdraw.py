@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Final
+from weakref import WeakValueDictionary
 
 from gateway.backlog import DUE_AFTER_S, Backlog
 from gateway.dispatch import Dispatcher
@@ -28,7 +29,7 @@ from gateway.reports import fold_stored
 from receipts.state import Path
 from sms.model import FINAL_STATES, EventRow, Message, State
 from store.commands import BatchState, CommandTable, Halted, Place, in_pages
-from store.fragments import Why, park_sql, repark_sql, unpark_sql
+from store.fragments import ASIDE, Why, park_sql, repark_sql, unpark_sql
 from store.handovers import Handovers
 from store.read import Head, Reader
 
@@ -37,9 +38,10 @@ PAGE: Final = 250  # messages decided in one turn of the loop, some 1 ms
 TRIES_S: Final = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2)
 GONE_S: Final = 120.0  # no read takes so long
 STRANDED: Final = 500  # rows looked at in one go
+SETTLE_FIRST_S, SETTLE_LAST_S = 5.0, 600.0  # between looks at a canceled batch, doubling
+SETTLE_MARGIN_S: Final = 60.0  # clocks differ, and a report is judged before its commit
 _WAITS = frozenset({State.ACCEPTED, State.SCHEDULED, State.QUEUED})
 _IN_LANES = frozenset({State.ACCEPTED, State.QUEUED})
-_ASIDE = frozenset({Why.SCHEDULED, Why.HELD})  # their row is all there is of them
 
 
 class Verdict(StrEnum):
@@ -92,7 +94,10 @@ class Withdrawals:
         self._monotonic = monotonic
         self._wanted: dict[int, Ending] = {}  # ids that are being looked for
         self._gone: deque[tuple[float, int]] = deque()  # of `Ledger.gone`, oldest first
-        self._batches = asyncio.Lock()  # what concerns whole batches goes one by one
+        self._looks: dict[int, tuple[float, float]] = {}  # by canceled batch: when again, how long
+        # What concerns one batch goes one by one, what concerns others beside it.
+        self._batches: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._letting_go = asyncio.Lock()  # two that let go of the same would have its id twice
         self.halts = Halts()
         self.adopt: Callable[[int, list[int]], None] = lambda block, ids: None  # joined by wiring
 
@@ -139,7 +144,13 @@ class Withdrawals:
         """Those that are not in memory as messages: spilled, parked, on their way."""
         if not ids:
             return
-        await self._backlog.fetch(tenant, ids, lambda some: self._end(some, ending, found))
+
+        def end(some: Sequence[Message]) -> None:
+            self._end(some, ending, found)
+            # what may not end, a copy that came back, is in memory now and goes on
+            self._dispatcher.arrived([m for m in some if m.state not in FINAL_STATES])
+
+        await self._backlog.fetch(tenant, ids, end)
         left = _left(ids, found)
         aside: list[int] = []
         handed: list[int] = []
@@ -149,7 +160,7 @@ class Withdrawals:
                 found[place.id] = verdict
             elif place.is_handed:
                 handed.append(place.id)
-            elif place.why in _ASIDE:
+            elif place.why in ASIDE:
                 aside.append(place.id)
         for page in in_pages(aside, PAGE):
             await self._end_aside(tenant, page, ending, found)
@@ -269,10 +280,13 @@ class Withdrawals:
                 kept.append(message)
         for ending, some in ends.items():
             self._end(some, ending, {})
-            kept += [message for message in some if message.state not in FINAL_STATES]
+            for message in some:  # what may not end, a copy, goes on, unless its batch is paused
+                is_held = halts.state_of(message.id) is BatchState.PAUSED
+                (held if is_held else kept).append(message)
+        held = [message for message in held if message.state not in FINAL_STATES]
         if held:
             self._hold(held)
-        return kept
+        return [message for message in kept if message.state not in FINAL_STATES]
 
     def _hold(self, messages: Sequence[Message]) -> None:
         """Out of memory, into `parked`, until their batch runs again or their time is over.
@@ -296,7 +310,7 @@ class Withdrawals:
 
     async def follow(self, first_id: int) -> None:
         """Do what the row of a batch says now. Raises StoreUnavailable."""
-        async with self._batches:
+        async with self._batches.setdefault(first_id, asyncio.Lock()):
             for batch in await self._table.halted(first_id):
                 self.halts.set(batch)
                 self._arm()
@@ -332,10 +346,11 @@ class Withdrawals:
     async def _resume(self, batch: Halted) -> None:
         await self.committed()  # what is being held just now has its row
         size = batch.last_id - batch.first_id + 1
-        heads = await self._reader.parked_heads(
-            self._ledger.process, Why.HELD, batch.first_id - 1, size
-        )
-        await self._let_go([head for head in heads if head.id <= batch.last_id])
+        async with self._letting_go:
+            heads = await self._reader.parked_heads(
+                self._ledger.process, Why.HELD, batch.first_id - 1, size
+            )
+            await self._let_go([head for head in heads if head.id <= batch.last_id])
 
     async def _let_go(self, heads: Sequence[Head]) -> None:
         """Back among the spilled ids, behind what waits there: read when it is their turn."""
@@ -358,30 +373,48 @@ class Withdrawals:
         self._forget_gone()
         changes = self.halts.changes
         picture = await self._table.halted()
-        for batch in picture:
-            if batch.state is BatchState.CANCELED:
-                await self._settle(batch)
-        async with self._batches:
-            if self.halts.changes == changes:
-                self.halts.replace(picture)
-                self._arm()
-            ids = await self._table.stranded(STRANDED)
-            heads = await self._reader.heads(ids)
+        await self._settle([batch for batch in picture if batch.state is BatchState.CANCELED])
+        if self.halts.changes == changes:
+            self.halts.replace(picture)
+            self._arm()
+        async with self._letting_go:
+            heads = await self._reader.heads(await self._table.stranded(STRANDED))
             await self._let_go([h for h in heads if self._state_of(h) is BatchState.RUNNING])
-            canceled: dict[int, list[int]] = {}
-            for head in heads:
-                if self._state_of(head) is BatchState.CANCELED:
-                    canceled.setdefault(head.tenant, []).append(head.id)
-            for tenant, some in canceled.items():
-                for page in in_pages(some, PAGE):
-                    await self.end(tenant, page, BY_TENANT)
+        canceled: dict[int, list[int]] = {}
+        for head in heads:
+            if self._state_of(head) is BatchState.CANCELED:
+                canceled.setdefault(head.tenant, []).append(head.id)
+        for tenant, some in canceled.items():
+            for page in in_pages(some, PAGE):
+                await self.end(tenant, page, BY_TENANT)
 
-    async def _settle(self, batch: Halted) -> None:
-        """What may still come by keeps a canceled batch among the halted ones."""
-        paths = await self._table.paths(batch.first_id, batch.last_id)
-        states = {State.ACCEPTED if path is None else ENDS[path] for path in paths.values()}
-        if states.isdisjoint(_WAITS | {State.UNCERTAIN}):
-            await self._table.settle(batch.first_id)
+    async def _settle(self, batches: Sequence[Halted]) -> None:
+        """What may still come by keeps a canceled batch among the halted ones.
+
+        That is also what a carrier has, as long as its receipt may bring it back (RELIABILITY 17).
+        Each is looked at more and more rarely: it may be so for days.
+        """
+        now, looks = self._monotonic(), self._looks
+        self._looks = {}
+        for batch in batches:
+            look_at, wait_s = looks.get(batch.first_id, (now, SETTLE_FIRST_S))
+            if look_at <= now and await self._may_settle(batch):
+                await self._table.settle(batch.first_id)
+            elif look_at <= now:
+                self._looks[batch.first_id] = now + wait_s, min(2 * wait_s, SETTLE_LAST_S)
+            else:
+                self._looks[batch.first_id] = look_at, wait_s
+
+    async def _may_settle(self, batch: Halted) -> bool:
+        before = self._unix() - SETTLE_MARGIN_S
+        standings = await self._table.standings(batch.first_id, batch.last_id)
+        for path, valid_until in standings.items():
+            state = State.ACCEPTED if path is None else ENDS[path]
+            if state in _WAITS or state is State.UNCERTAIN:
+                return False
+            if state is State.SUBMITTED and valid_until > before:
+                return False
+        return True
 
     def _state_of(self, head: Head) -> BatchState:
         return self.halts.state_of(head.id)

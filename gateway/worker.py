@@ -43,7 +43,7 @@ from store.config import ConfigStore
 from store.conservation import opened_by
 from store.database import Pool, check_durability, connect, open_pool
 from store.database import close as close_connection
-from store.fragments import Why, park_sql, unpark_sql
+from store.fragments import STOOD, Why, park_sql, unpark_sql
 from store.journal import Journal, Replay
 from store.journal_lock import OwnJournal
 from store.processes import NO_MORE_EVENTS, ProcessLease, raise_event_floor
@@ -82,7 +82,6 @@ FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
 ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
 EXIT_UNAVAILABLE = 1
 EXIT_LEASE_LOST = 3
-_STOOD = frozenset({Why.QUEUED, Why.SPILLED})
 _WAITS = frozenset({State.ACCEPTED, State.QUEUED})
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
@@ -229,6 +228,7 @@ class _Life:
         counted = await opened_by(self.pool, self.lease.process)
         flow.ledger.opened.update(counted)  # before the first flush of this life
         await self.worker.suppressing.refresh()  # before anything can be accepted or sent
+        await flow.porting.refresh()  # likewise
         snapshot = await self.store.load()
         flow.reconfigure(snapshot)  # routes are known, no channel is up yet: everything is held
         notifier = self.worker.notifier  # first: it must hear of what recovery commits
@@ -341,7 +341,10 @@ class _Life:
             self._every(PARKED_POLL_S, "parked", self._parked_round),
             self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),
             self._every(
-                self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.refresh
+                self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.round
+            ),
+            self._every(
+                self.numbers.portability_poll_s, "portability", self.worker.flow.porting.refresh
             ),
             self._every(self._standing_s(), "standing", self._park_standing),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
@@ -494,9 +497,9 @@ class _Life:
         if not due:
             return
         away = [row for row in due if self._at_hand(row.message_id) is None]
-        await flow.backlog.take_up_due([row.message_id for row in away if row.why in _STOOD])
+        await flow.backlog.take_up_due([row.message_id for row in away if row.why in STOOD])
         stored = await flow.reader.messages(
-            [row.message_id for row in away if row.why not in _STOOD]
+            [row.message_id for row in away if row.why not in STOOD]
         )
         push_out: list[Message] = []
         late: list[Message] = []
@@ -509,7 +512,7 @@ class _Life:
                     come_due(message)
             if message is None:
                 continue
-            if row.why in _STOOD and message.state in _STANDING:
+            if row.why in STOOD and message.state in _STANDING:
                 if not (message.is_handed or message.is_adopted):  # their own pointers stand
                     push_out.append(message)
             elif row.why is Why.HELD and self._is_aside(message):

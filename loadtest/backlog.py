@@ -19,20 +19,21 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
-from rich.console import Console
 
 from gateway.settings import Reliability
 from gateway.spill import BYTES_PER_ID
-from loadtest.bench import Bench, Load, machine
+from loadtest.bench import Load
+from loadtest.command import Found, add_report_options
+from loadtest.experiment import Experiment, carry_out
 from loadtest.measure import cpu_between, group_of, usage
-from loadtest.progress import Bar, progress_bar
+from loadtest.progress import Bar
 from loadtest.sender import Plan, index_of, sent_times
-from loadtest.stock_gateway import FINAL_TYPES, NotStock, StockGateway, fresh_directory, running
+from loadtest.stock_gateway import FINAL_TYPES, NotStock, StockGateway
 
 BATCH: Final = 100
 CONNECTIONS: Final = 8
@@ -92,14 +93,11 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
-class Run:
+class Run(Experiment):
     """One run on one gateway."""
 
     def __init__(self, gateway: StockGateway, bar: Bar, options: argparse.Namespace) -> None:
-        self._gateway = gateway
-        self._bar = bar
-        self._options = options
-        self._bench = Bench(gateway, bar)
+        super().__init__(gateway, bar, options)
         self._keys: dict[str, str] = {}
         self._used = 0
         self._lag_s = 0.0
@@ -359,19 +357,6 @@ def _mb(size: float) -> float:
     return round(size / (1 << 20), 1)
 
 
-async def backlog(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
-    """Start, run, stop; the report as JSON-able data. Raises NotStock."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with fresh_directory(options.data_parent) as directory:
-        bar.step("starting the gateway")
-        async with running(directory, numbers=options.numbers) as gateway:
-            report = await Run(gateway, bar, options).run()
-            bar.step("stopping the gateway")
-    return {"machine": machine(), **asdict(report)}
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="loadtest.backlog", description=__doc__.split("\n")[0])
@@ -382,8 +367,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--kill", action="store_true", help="kill -9 the worker with all of it")
     parser.add_argument("--share", type=float, default=0.8, help="asked of the empty-queue rate")
     parser.add_argument("--fairness", type=float, default=0.8, help="asked of the slowest tenant")
-    parser.add_argument("--data-parent", type=Path, help="directory on the disk to measure on")
-    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of lines")
+    add_report_options(parser)
     return parser
 
 
@@ -396,27 +380,17 @@ def numbers_of(options: argparse.Namespace) -> dict[str, object]:
     return numbers
 
 
+def show(found: Found) -> None:
+    """A line for each figure."""
+    for name, value in found.items():
+        sys.stdout.write(f"{name:18} {value}\n")
+
+
 def main() -> int:
     """The command; see the head of the file for the exit codes."""
     options = arguments().parse_args()
     options.numbers = numbers_of(options)
-    console = Console(stderr=True)
-    try:
-        with progress_bar(console) as bar:
-            found = asyncio.run(backlog(options, bar))
-    except (NotStock, ValueError, RuntimeError, OSError) as error:
-        console.print(f"backlog: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    else:
-        for name, value in found.items():
-            sys.stdout.write(f"{name:18} {value}\n")
-    for line in found["problems"]:
-        console.print(f"WRONG  {line}", markup=False, style="red", soft_wrap=True)
-    return 1 if found["problems"] else 0
+    return carry_out("backlog", Run, options, show, numbers=options.numbers)
 
 
 if __name__ == "__main__":

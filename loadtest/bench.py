@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import platform
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -29,17 +28,16 @@ import psutil
 from rich.console import Console
 
 from loadtest import report
+from loadtest.command import add_report_options, measured, print_found, print_problems, started
 from loadtest.figures import Figures, Seen, difference, ratios, work_out
 from loadtest.measure import Spread, cpu_between, machine_s, usage
-from loadtest.progress import Bar, progress_bar
+from loadtest.progress import Bar
 from loadtest.sender import Plan, Result, sent_times
 from loadtest.stock_gateway import (
     FINAL_TYPES,
     NotStock,
     StockGateway,
     environment,
-    fresh_directory,
-    running,
 )
 
 RECORD: Final = Path(__file__).with_name("records") / "bench.json"
@@ -215,9 +213,6 @@ class Bench:
 
 async def bench(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Start, run everything, stop; the whole report as JSON-able data. Raises NotStock."""
-    task = asyncio.current_task()
-    if task is not None:  # a SIGTERM ends the gateway too, as Ctrl-C does
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     loads = [
         Load("single", options.connections, 1),
         Load(f"batches of {options.batch}", options.batch_connections, options.batch),
@@ -225,19 +220,16 @@ async def bench(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     if options.keys:
         loads[1:1] = [Load("single, with keys", options.connections, 1, is_keyed=True)]
     runs: list[Figures] = []
-    with fresh_directory(options.data_parent) as directory:
-        bar.step("starting the gateway")
-        async with running(directory, is_sampled=options.steps) as gateway:
-            if options.events == "finals":
-                await gateway.subscribe(list(FINAL_TYPES))
-            await gateway.wait_ready()
-            await asyncio.sleep(options.settle)
-            worker = Bench(gateway, bar)
-            for load in loads:
-                await worker.warm_up(load, options.warm_up)
-                runs.append(await worker.run(load, options.seconds, options.messages))
-            configuration = await gateway.configuration()
-            bar.step("stopping the gateway")
+    async with started(options, bar, is_sampled=options.steps) as gateway:
+        if options.events == "finals":
+            await gateway.subscribe(list(FINAL_TYPES))
+        await gateway.wait_ready()
+        await asyncio.sleep(options.settle)
+        worker = Bench(gateway, bar)
+        for load in loads:
+            await worker.warm_up(load, options.warm_up)
+            runs.append(await worker.run(load, options.seconds, options.messages))
+        configuration = await gateway.configuration()
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -282,9 +274,8 @@ def arguments() -> argparse.ArgumentParser:
         help="without sampling where the worker's CPU goes (it costs 0.3 %%)",
     )
     parser.add_argument("--quick", action="store_true", help="3 s runs, 1 s warm-up")
-    parser.add_argument("--data-parent", type=Path, help="directory on the disk to measure on")
     parser.add_argument("--record", action="store_true", help="keep the figures for comparisons")
-    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of tables")
+    add_report_options(parser, "tables")
     parser.set_defaults(settle=3.0)
     return parser
 
@@ -295,24 +286,13 @@ def main() -> int:
     if options.quick:
         options.seconds, options.warm_up, options.settle = 3.0, 1.0, 1.0
     console = Console(stderr=True)
-    try:
-        with progress_bar(console) as bar:
-            found = asyncio.run(bench(options, bar))
-    except (NotStock, ValueError, RuntimeError, OSError) as error:
-        console.print(f"bench: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
+    found = measured("bench", lambda bar: asyncio.run(bench(options, bar)), console)
     then = json.loads(RECORD.read_text("utf-8")) if RECORD.is_file() else {"runs": []}
     for run in found["runs"]:
         run["ratio_to_record"] = ratios(run, then["runs"])
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    else:
-        report.show(found, then, Console())
+    print_found(found, options, lambda found: report.show(found, then, Console()))
     problems = [f"{run['name']}: {line}" for run in found["runs"] for line in run["problems"]]
-    for line in problems:
-        console.print(f"WRONG  {line}", markup=False, style="red", soft_wrap=True)
+    print_problems(problems, console)
     if options.record and not problems:
         RECORD.parent.mkdir(exist_ok=True)
         RECORD.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -29,11 +28,19 @@ from typing import Any, Final
 from rich.console import Console
 
 from loadtest.bench import Load, machine
+from loadtest.command import (
+    Found,
+    add_report_options,
+    end_on_sigterm,
+    measured,
+    print_found,
+    print_problems,
+)
 from loadtest.fill import Day
 from loadtest.growthreport import LIMIT, Figure, compare, costs_of, show
 from loadtest.measure import spread
 from loadtest.place import Place, interleave, open_place
-from loadtest.progress import Bar, progress_bar
+from loadtest.progress import Bar
 from loadtest.stock_gateway import (
     FINAL_TYPES,
     NotStock,
@@ -325,9 +332,7 @@ async def grow(
     options: argparse.Namespace, directory: Path, servers: EmbeddedServers, url: str, bar: Bar
 ) -> dict[str, Any]:
     """Everything; the report as JSON-able data. Raises NotStock."""
-    task = asyncio.current_task()
-    if task is not None:  # a SIGTERM ends the gateways too, as Ctrl-C does
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    end_on_sigterm()
     growth = Growth(options, bar)
     server = _Server(directory, servers, url)
     async with contextlib.AsyncExitStack() as stack:
@@ -379,29 +384,21 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--no-stored", dest="stored", action="store_false")
     parser.add_argument("--no-tenants", dest="tenants", action="store_false")
     parser.add_argument("--workers", type=int, default=1, help="also measure so many workers")
-    parser.add_argument("--data-parent", type=Path, help="directory on the disk to measure on")
-    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of tables")
+    add_report_options(parser, "tables")
     return parser
+
+
+def _show(found: Found) -> None:
+    show(found, Console() if sys.stdout.isatty() else Console(width=118))
 
 
 def main() -> int:
     """The command; see the head of the file for the exit codes."""
     options = arguments().parse_args()
     console = Console(stderr=True)
-    try:
-        with progress_bar(console) as bar:
-            found = run(options, bar)
-    except (NotStock, ValueError, RuntimeError, OSError) as error:
-        console.print(f"growth: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
-    if options.json:
-        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
-    else:
-        show(found, Console() if sys.stdout.isatty() else Console(width=118))
-    for line in found["problems"]:
-        console.print(f"WRONG  {line}", markup=False, style="red", soft_wrap=True)
+    found = measured("growth", lambda bar: run(options, bar), console)
+    print_found(found, options, _show, indent=None)
+    print_problems(found["problems"], console)
     figures = [figure for some in found["figures"].values() for figure in some]
     has_failed = any(figure["is_good"] is False for figure in figures)
     return 1 if has_failed or found["problems"] else 0

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -29,17 +28,16 @@ import psutil
 from rich.console import Console
 
 from loadtest.bench import machine
+from loadtest.command import Found, add_report_options, measured, print_found, started
 from loadtest.loadcheck import Row, Run, Switch, Trace, judge, series
 from loadtest.loadreport import TOOLS, show, write_report
 from loadtest.measure import Group, Usage, machine_s, usage
-from loadtest.progress import Bar, progress_bar
+from loadtest.progress import Bar
 from loadtest.stock_gateway import (
     FINAL_TYPES,
     NotStock,
     StockGateway,
     environment,
-    fresh_directory,
-    running,
 )
 from loadtest.traffic import SHAPES, TENANTS
 
@@ -287,18 +285,12 @@ class Load:
 
 async def load(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Start, send, check, stop; everything as JSON-able data. Raises NotStock."""
-    task = asyncio.current_task()
-    if task is not None:  # a SIGTERM ends the gateway too, as Ctrl-C does
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     extra = ["--workers", str(options.workers)] if options.workers > 1 else []
-    with fresh_directory(options.data_parent) as directory:
-        bar.step("starting the gateway")
-        async with running(directory, options=extra) as gateway:
-            run = Load(gateway, options, bar)
-            await run.prepare()
-            trace = await run.run()
-            settings = await gateway.configuration()
-            bar.step("stopping the gateway")
+    async with started(options, bar, extra=extra) as gateway:
+        run = Load(gateway, options, bar)
+        await run.prepare()
+        trace = await run.run()
+        settings = await gateway.configuration()
     return _found(options, run, trace, settings)
 
 
@@ -359,8 +351,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--off-for", type=float, help="seconds; default a fifth, 0 = to the end")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("load-report"), help="the report's folder")
-    parser.add_argument("--data-parent", type=Path, help="directory on the disk to measure on")
-    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
+    add_report_options(parser, "a table")
     return parser
 
 
@@ -372,21 +363,16 @@ def main() -> int:
     options.out = options.out.absolute()
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    try:
+
+    def measure(bar: Bar) -> Found:
         if not TOOLS.exists():
             raise NotStock("locust is not installed: `make load` makes .venv-load")
-        with progress_bar(console) as bar:
-            found = asyncio.run(load(options, bar))
-    except (NotStock, ValueError, OSError) as error:
-        console.print(f"load: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
+        return asyncio.run(load(options, bar))
+
+    found = measured("load", measure, console)
     report = write_report(found, options.out)
-    if options.json:
-        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
-    else:
-        show([Row(**row) for row in found["rows"]], Console())
+    rows = [Row(**row) for row in found["rows"]]
+    print_found(found, options, lambda _: show(rows, Console()), indent=None)
     console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     return 0 if found["has_passed"] else 1
 

@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import signal
 import statistics
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from rich.console import Console
-
-from loadtest.bench import Bench, Load, machine
+from loadtest.bench import Load
+from loadtest.command import Found, add_report_options
+from loadtest.experiment import Experiment, carry_out
 from loadtest.measure import Spread
-from loadtest.progress import Bar, progress_bar
+from loadtest.progress import Bar
 from loadtest.sender import Plan, Result
-from loadtest.stock_gateway import FINAL_TYPES, NotStock, StockGateway, fresh_directory, running
+from loadtest.stock_gateway import FINAL_TYPES, StockGateway
 
 GOODPUT: Final = 0.9  # of the best, at three times the capacity
 CLASSES: Final = ("otp", "transactional", "marketing")  # the last is shed first
@@ -67,19 +64,18 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
-class Run:
+class Run(Experiment):
     """Rounds on one gateway."""
 
     def __init__(self, gateway: StockGateway, bar: Bar, options: argparse.Namespace) -> None:
-        self._gateway = gateway
-        self._bar = bar
-        self._options = options
-        self._bench = Bench(gateway, bar)
+        super().__init__(gateway, bar, options)
         self._next = dict.fromkeys(CLASSES, 0)
         self.report = Report()
 
     async def run(self) -> Report:
         """Everything; raises NotStock when it could not be measured."""
+        await self._gateway.subscribe(list(FINAL_TYPES))
+        await self._gateway.wait_ready()
         report, options = self.report, self._options
         load = Load("best", options.connections, 1)
         await self._bench.warm_up(load, options.warm_up)
@@ -153,21 +149,6 @@ class Run:
             await asyncio.sleep(0.2)
 
 
-async def overload(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
-    """Start, run, stop; the report as JSON-able data. Raises NotStock."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with fresh_directory(options.data_parent) as directory:
-        bar.step("starting the gateway")
-        async with running(directory) as gateway:
-            await gateway.subscribe(list(FINAL_TYPES))
-            await gateway.wait_ready()
-            report = await Run(gateway, bar, options).run()
-            bar.step("stopping the gateway")
-    return {"machine": machine(), **asdict(report)}
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="loadtest.overload", description=__doc__.split("\n")[0])
@@ -177,37 +158,25 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--flood", type=int, default=500, help="connections of each class")
     parser.add_argument("--stall", type=float, default=30.0, help="seconds without a final")
     parser.add_argument("--warm-up", type=float, default=3.0, metavar="S")
-    parser.add_argument("--data-parent", type=Path, help="directory on the disk to measure on")
-    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of lines")
+    add_report_options(parser)
     return parser
+
+
+def show(found: Found) -> None:
+    """The rates, then a line for each class and round."""
+    for name in ("best", "goodput", "shares"):
+        sys.stdout.write(f"{name:8} {found[name]}\n")
+    for number, parts in enumerate(found["rounds"], 1):
+        for name, part in parts.items():
+            sys.stdout.write(
+                f"{number} {name:13} {part['accepted']:,} of {part['offered']:,} accepted, "
+                f"refused {part['refused']}, answer p99 {part['answer_ms']['p99']} ms\n"
+            )
 
 
 def main() -> int:
     """The command; see the head of the file for the exit codes."""
-    options = arguments().parse_args()
-    console = Console(stderr=True)
-    try:
-        with progress_bar(console) as bar:
-            found = asyncio.run(overload(options, bar))
-    except (NotStock, ValueError, RuntimeError, OSError) as error:
-        console.print(f"overload: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    else:
-        for name in ("best", "goodput", "shares"):
-            sys.stdout.write(f"{name:8} {found[name]}\n")
-        for number, parts in enumerate(found["rounds"], 1):
-            for name, part in parts.items():
-                sys.stdout.write(
-                    f"{number} {name:13} {part['accepted']:,} of {part['offered']:,} accepted, "
-                    f"refused {part['refused']}, answer p99 {part['answer_ms']['p99']} ms\n"
-                )
-    for line in found["problems"]:
-        console.print(f"WRONG  {line}", markup=False, style="red", soft_wrap=True)
-    return 1 if found["problems"] else 0
+    return carry_out("overload", Run, arguments().parse_args(), show)
 
 
 if __name__ == "__main__":

@@ -100,9 +100,13 @@ class Quota:
         self._used += n
         return True
 
-    def put_back(self, n: int, unix: float) -> None:
-        """Give back what was taken for messages that certainly were not accepted."""
-        if unix < self.ends_at:
+    def put_back(self, n: int, unix: float, charged_at: float) -> None:
+        """Give back what was taken for messages that certainly were not accepted.
+
+        `charged_at` is a moment (Unix seconds) at or before the take. What another day or month
+        was charged is void: the store would grant it twice.
+        """
+        if self.begins_at <= charged_at and unix < self.ends_at:
             self.left += n
             self._used -= n
 

@@ -67,15 +67,18 @@ class QuotaBook:
         for index, quota in enumerate(quotas):
             if not quota.take(n, unix):
                 for other in quotas[:index]:
-                    other.put_back(n, unix)
+                    other.put_back(n, unix, unix)
                 return quota
         return None
 
-    def put_back(self, quotas: Sequence[Quota], n: int) -> None:
-        """Give back what was taken for messages that certainly were not accepted."""
+    def put_back(self, quotas: Sequence[Quota], n: int, charged_at: float) -> None:
+        """Give back what was taken for messages that certainly were not accepted.
+
+        `charged_at` as in `Quota.put_back`.
+        """
         unix = self._unix()
         for quota in quotas:
-            quota.put_back(n, unix)
+            quota.put_back(n, unix, charged_at)
 
     async def ask(self, quotas: Sequence[Quota], n: int) -> Quota | None:
         """Take n of each, asking the store when needed: the one that is used up, None = taken.

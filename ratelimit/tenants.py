@@ -51,6 +51,7 @@ class Taken:
     most: int = 0  # segments
     resets: str = ""  # when a quota begins anew
     others: Sequence[Policy] = ()
+    charged_at: float = 0.0  # Unix seconds, for `put_back`; 0.0 = no quota was charged
 
 
 class _Entry:
@@ -209,12 +210,13 @@ class TenantLimits:
         n = needs[-1][1]
         if any(quota.waiting for quota in entry.quotas):
             return None
+        charged_at = self._unix()
         if self._book.take(entry.quotas, n) is not None:
             return None
         lack = self._leases.take(needs, now)
         if lack is None:
-            return self._taken(entry, wanted, now)
-        self._book.put_back(entry.quotas, n)
+            return self._taken(entry, wanted, now, charged_at)
+        self._book.put_back(entry.quotas, n, charged_at)
         return self._lacking(entry, wanted, lack, now) if is_away else None
 
     async def ask(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> Taken:
@@ -227,14 +229,15 @@ class TenantLimits:
             return Taken(UNKNOWN_TENANT_WAIT_S, 0, 0.0, 1.0)
         needs = entry.needs(wanted)
         n = needs[-1][1]
+        charged_at = self._unix()
         if entry.quotas:
             used_up = await self._book.ask(entry.quotas, n)
             if used_up is not None:
                 return self._used_up(entry, wanted, used_up, n)
         lack = await self._leases.ask(needs, now)
         if lack is None:
-            return self._taken(entry, wanted, self._monotonic())
-        self._book.put_back(entry.quotas, n)
+            return self._taken(entry, wanted, self._monotonic(), charged_at)
+        self._book.put_back(entry.quotas, n, charged_at)
         return self._lacking(entry, wanted, lack, self._monotonic())
 
     def look(self, tenant_id: int, now: float) -> Taken:
@@ -244,21 +247,32 @@ class TenantLimits:
             return Taken(UNKNOWN_TENANT_WAIT_S, 0, 0.0, 1.0)
         return self._taken(entry, {}, now)
 
-    def put_back(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> None:
-        """Give back what was taken for messages that certainly were not accepted."""
+    def put_back(
+        self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float, charged_at: float
+    ) -> None:
+        """Give back what was taken for messages that certainly were not accepted.
+
+        `charged_at` is that of the answer: a quota takes back nothing of an earlier day or month.
+        """
         entry = self._entries.get(tenant_id)
         if entry is None:
             return
         needs = entry.needs(wanted)
         for lease, n in needs:
             self._leases.put_back(lease, n, now)
-        self._book.put_back(entry.quotas, needs[-1][1])
+        self._book.put_back(entry.quotas, needs[-1][1], charged_at)
 
     # -- words ---------------------------------------------------------------------------------
 
-    def _taken(self, entry: _Entry, wanted: Mapping[MessageClass, int], now: float) -> Taken:
+    def _taken(
+        self,
+        entry: _Entry,
+        wanted: Mapping[MessageClass, int],
+        now: float,
+        charged_at: float = 0.0,
+    ) -> Taken:
         lease = entry.lease
-        taken = Taken(0.0, lease.left(now), lease.depth, lease.rate)
+        taken = Taken(0.0, lease.left(now), lease.depth, lease.rate, charged_at=charged_at)
         if entry.classes or entry.quotas:
             taken.others = self._policies(entry, wanted, now)
         return taken

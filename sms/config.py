@@ -7,7 +7,7 @@ These are the parsed, validated objects that run; `gateway/apply.py` makes them 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
@@ -148,6 +148,11 @@ class WebhookEndpoint:
     batch: bool = False
     full_number: bool = False
     secrets: tuple[bytes, ...] = ()  # the raw keys that sign now, newest first
+
+
+def wants_event(events: Collection[str], kind: str) -> bool:
+    """Whether an endpoint's filter lets this event type through."""
+    return kind in events or ("message.*" in events and kind.startswith("message."))
 
 
 # Whose messages a route takes: tenant (0 = any), class, carrier (None = any), country (0 = any).

@@ -43,6 +43,9 @@ class Carrier(StrEnum):
     OTHER = "other"
 
 
+CARRIERS: tuple[Carrier, ...] = tuple(Carrier)  # append only: their places are stored
+
+
 class OnUncertain(StrEnum):
     """What to do when the answer to a submit was lost (RELIABILITY section 5)."""
 

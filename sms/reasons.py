@@ -94,8 +94,8 @@ REASONS: tuple[Reason, ...] = (
     Reason(95, "policy.consent_missing", "Marketing needs consent.", _NO),
     Reason(96, "policy.word_list", "The text has a forbidden word.", _NO),
     Reason(97, "tenant.suspended", "The tenant is suspended.", _YES),
-    Reason(98, "canceled.by_tenant", "The tenant canceled it.", _YES),
-    Reason(99, "canceled.by_operator", "An operator canceled it.", _YES),
+    Reason(98, "canceled.by_tenant", "The tenant canceled it.", _NO),
+    Reason(99, "canceled.by_operator", "An operator canceled it.", _NO),
 )
 
 BY_CODE: dict[str, Reason] = {reason.code: reason for reason in REASONS}

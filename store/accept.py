@@ -44,7 +44,7 @@ from store.database import AWAY, OpenConnection
 from store.fragments import batch_sql, deltas_sql
 from store.intake import IntakeKey, KeyRow, Kind, Slot, Stored, release_sql, take
 from store.line import Line, Unit
-from store.link import Aborted, Backoff, Link, LinkLost, ask
+from store.link import LOCK_NOT_AVAILABLE, Aborted, Backoff, Link, LinkLost, ask
 from store.scheduled import scheduled_sql
 from store.seal import Keyring, day_of
 from store.usage import accepted_moves, usage_sql
@@ -58,7 +58,7 @@ _FEW = 16  # otp messages of one request that are login codes, and not a blast o
 # long, the halves in which the one that waits is looked for wait less. All of it stays below the
 # second of age at which intake is shed (RELIABILITY section 9).
 _LOCK_MS, _LOCK_AGAIN_MS = 500, 50
-_WAITED = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
+_WAITED = frozenset({LOCK_NOT_AVAILABLE, "40P01"})  # and deadlock_detected
 _TOO_LONG = _WAITED | {"57014"}  # the statement's own time, spent on several keys
 
 

@@ -11,7 +11,7 @@ snapshot: who must be asked, and what has ended already.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -23,9 +23,12 @@ from store.fragments import Why
 Json = dict[str, Any]
 
 _COLUMNS = "id, requester, process, kind, tenant, first_id, last_id, payload"
+# Of each tenant the oldest few, so that nobody's commands stand behind all of another one's.
 OPEN_SQL = (
-    f"SELECT {_COLUMNS} FROM commands WHERE process = $1 AND answered_at IS NULL"
-    " ORDER BY id LIMIT $2"
+    f"SELECT {_COLUMNS} FROM (SELECT {_COLUMNS},"
+    "  row_number() OVER (PARTITION BY tenant ORDER BY id) AS place FROM commands"
+    "  WHERE process = $1 AND answered_at IS NULL AND id <> ALL($4) AND tenant <> ALL($5)) waiting"
+    " WHERE place <= $3 ORDER BY id LIMIT $2"
 )
 # Rows that wait for a batch that is not paused any more: whoever should have let them go was away.
 STRANDED_SQL = (
@@ -124,10 +127,21 @@ class CommandTable:
                 ],
             )
 
-    async def open(self, limit: int) -> list[Command]:
-        """What this process is still to carry out, oldest first."""
+    async def open(
+        self,
+        limit: int,
+        of_tenant: int,
+        but: Collection[int] = (),
+        but_tenants: Collection[int] = (),
+    ) -> list[Command]:
+        """What this process is still to carry out, oldest first, `but` for these.
+
+        At most `limit`, and of each tenant at most `of_tenant`.
+        """
         async with acquire(self._pool) as conn:
-            rows = await conn.fetch(OPEN_SQL, self._process, limit)
+            rows = await conn.fetch(
+                OPEN_SQL, self._process, limit, of_tenant, list(but), list(but_tenants)
+            )
         return [
             Command(
                 row["id"],
@@ -225,6 +239,14 @@ class CommandTable:
             rows = await conn.fetch(paths_sql(first_id, last_id))
         return {row["id"]: row["path"] for row in rows}
 
+    async def standings(self, first_id: int, last_id: int) -> dict[int | None, float]:
+        """The newest rows' paths in a range (None: no row), and until when (Unix seconds) the
+        last of the messages behind each is valid.
+        """
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(standings_sql(first_id, last_id))
+        return {row["path"]: row["valid_until"].timestamp() for row in rows}
+
     # -- batches ---------------------------------------------------------------------------
 
     async def set_state(self, first_id: int, tenant: int, state: BatchState) -> BatchState | None:
@@ -243,7 +265,7 @@ class CommandTable:
         return None if now is None else BatchState(now)
 
     async def settle(self, first_id: int) -> None:
-        """Nothing of a canceled batch waits any more: nobody needs to know of it."""
+        """Nothing of a canceled batch waits or may come back: nobody needs to know of it."""
         async with acquire(self._pool) as conn:
             await conn.execute(
                 "UPDATE batches SET state = 3 WHERE first_id = $1 AND state = 2", first_id
@@ -295,6 +317,16 @@ def paths_sql(first: int, last: int) -> str:
     return (
         f"SELECT m.id, newest.path FROM (SELECT id FROM messages WHERE id >= {first}"
         f" AND id <= {last}) m {_newest_sql(first, last)} ORDER BY m.id"
+    )
+
+
+def standings_sql(first: int, last: int) -> str:
+    """The newest paths in a range, with the latest validity behind each."""
+    first, last = int(first), int(last)
+    return (
+        "SELECT newest.path, max(m.valid_until) AS valid_until FROM (SELECT id, valid_until"
+        f" FROM messages WHERE id >= {first} AND id <= {last}) m {_newest_sql(first, last)}"
+        " GROUP BY newest.path"
     )
 
 

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 
 from sms.config import Snapshot
-from sms.errors import GatewayError, OutcomeUnknown
+from sms.errors import GatewayError
 from store.audit import AuditLog, Author
-from store.database import TROUBLE, AnyConnection, Pool, acquire
+from store.database import AnyConnection, Pool, acquire, committing
 from store.objects import (
     Change,
     Removal,
@@ -144,27 +144,15 @@ class ConfigStore:
         Whatever is raised inside undoes it. Raises OutcomeUnknown when the connection is lost in
         COMMIT, KeyReusedError when an API key's id was given before.
         """
-        async with acquire(self._pool) as conn:
-            transaction = conn.transaction()
-            await transaction.start()
-            try:
-                version = await _lock(conn)
-                change = Change(conn, self._keyring, version + 1, author)
+        try:
+            async with committing(self._pool) as conn:
+                change = Change(conn, self._keyring, await _lock(conn) + 1, author)
                 yield change
                 await change.finish()
-            except asyncpg.UniqueViolationError as error:
-                await transaction.rollback()
-                if error.constraint_name == "objects_key_id":
-                    raise KeyReusedError("an API key's id was given before") from error
-                raise
-            except BaseException:
-                with contextlib.suppress(*TROUBLE):
-                    await transaction.rollback()
-                raise
-            try:
-                await transaction.commit()
-            except TROUBLE as error:
-                raise OutcomeUnknown("PostgreSQL went away during the commit") from error
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name == "objects_key_id":
+                raise KeyReusedError("an API key's id was given before") from error
+            raise
 
     async def apply(
         self, writes: Sequence[Upsert | Removal], author: Author, based_on: int | None = None

@@ -15,10 +15,10 @@ from struct import Struct
 from struct import error as struct_error
 
 from sms.model import (
+    CARRIERS,
     CLASS_CODES,
     ENCODING_CODES,
     STATE_CODES,
-    Carrier,
     EventRow,
     Message,
     OnUncertain,
@@ -57,7 +57,6 @@ _TIMES_OF_TWO = Struct(">iiiiiiiiii").pack
 _MAX_TIMES = 8
 BAD_ROW = (struct_error, ValueError, KeyError, IndexError, TypeError, OverflowError)
 
-CARRIERS: tuple[Carrier, ...] = tuple(Carrier)  # append only: stored in flags
 ON_UNCERTAIN: tuple[OnUncertain | None, ...] = (None, *OnUncertain)  # append only
 _CARRIER_BITS = {carrier: index for index, carrier in enumerate(CARRIERS)}
 _UNCERTAIN_BITS = {policy: index << 3 for index, policy in enumerate(ON_UNCERTAIN)}

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import TypeAlias
 
 import asyncpg
 
-from sms.errors import ConfigError, LeaseLost, StoreUnavailable
+from sms.errors import ConfigError, LeaseLost, OutcomeUnknown, StoreUnavailable
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AnyConnection: TypeAlias = (
@@ -171,6 +171,27 @@ async def acquire(pool: Pool) -> AsyncIterator[AnyConnection]:
         if error.sqlstate == LEASE_LOST_CODE:
             raise LeaseLost("this process has a newer owner") from error
         raise
+
+
+@asynccontextmanager
+async def committing(pool: Pool) -> AsyncIterator[AnyConnection]:
+    """A transaction of one connection, committed at the end; whatever is raised inside undoes it.
+
+    Raises OutcomeUnknown when the connection is lost in COMMIT, and what `acquire` raises.
+    """
+    async with acquire(pool) as conn:
+        transaction = conn.transaction()
+        await transaction.start()
+        try:
+            yield conn
+        except BaseException:
+            with suppress(*TROUBLE):
+                await transaction.rollback()
+            raise
+        try:
+            await transaction.commit()
+        except TROUBLE as error:
+            raise OutcomeUnknown("PostgreSQL went away during the commit") from error
 
 
 async def must_own(conn: AnyConnection, process: int, *, alone: bool = False) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,6 +24,12 @@ class Why(IntEnum):
     UNCERTAIN = 2  # waits for evidence, then for its policy
     QUEUED = 3  # stood in a lane too long, or came back with an id below the low-water mark
     SPILLED = 4  # found no room in memory: its owner keeps the id only
+
+
+# Their owner has them in memory beside the row, as messages or as ids; of what stands aside the
+# row is all there is, and whoever looks after it lets go of it before it can be sent.
+STOOD = frozenset({Why.QUEUED, Why.SPILLED})
+ASIDE = frozenset({Why.SCHEDULED, Why.HELD})
 
 
 @dataclass(slots=True)
@@ -71,10 +77,13 @@ def park_sql(process: int, rows: Iterable[tuple[int, float, int, MessageClass, i
     )
 
 
-def repark_sql(process: int, rows: Iterable[tuple[int, float, Why]]) -> str:
+def repark_sql(
+    process: int, rows: Iterable[tuple[int, float, Why]], only: Collection[Why] = tuple(Why)
+) -> str:
     """Move what `process` still looks after in `parked`: (message_id, due, Why).
 
-    A row that is gone by then stays away: its message was handed over or has ended.
+    A row that is gone by then stays away: its message was handed over or has ended. So does what
+    stands there for another reason than `only` by then.
     """
     values = ",".join(
         f"({int(message_id)},{moment_sql(due)},{int(why)})" for message_id, due, why in rows
@@ -84,7 +93,7 @@ def repark_sql(process: int, rows: Iterable[tuple[int, float, Why]]) -> str:
     return (
         "UPDATE parked p SET due=v.due, why=v.why"
         f" FROM (VALUES {values}) AS v (message_id,due,why)"
-        f" WHERE p.message_id=v.message_id AND p.process={int(process)};"
+        f" WHERE p.message_id=v.message_id AND p.process={int(process)} AND {_for(only)};"
     )
 
 
@@ -93,6 +102,21 @@ def unpark_sql(message_ids: Iterable[int], process: int | None = None) -> str:
     ids = ",".join(str(int(message_id)) for message_id in message_ids)
     whose = "" if process is None else f" AND process={int(process)}"
     return f"DELETE FROM parked WHERE message_id IN ({ids}){whose};" if ids else ""
+
+
+def unpark_stood_sql(message_ids: Iterable[int], process: int) -> str:
+    """The same for rows of `process` that stand beside its memory: what is put off stays."""
+    ids = ",".join(str(int(message_id)) for message_id in message_ids)
+    return (
+        f"DELETE FROM parked p WHERE message_id IN ({ids}) AND process={int(process)}"
+        f" AND {_for(STOOD)};"
+        if ids
+        else ""
+    )
+
+
+def _for(reasons: Iterable[Why]) -> str:
+    return f"p.why IN ({','.join(str(int(why)) for why in sorted(reasons))})"
 
 
 def park_reports_sql(keyring: Keyring, reports: Iterable[ParkedReport]) -> str:

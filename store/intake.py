@@ -23,10 +23,11 @@ import asyncpg
 from sms.errors import StoreUnavailable
 from sms.model import Message
 from store.database import Connection, Pool, acquire
-from store.link import Link
+from store.link import LOCK_NOT_AVAILABLE, Aborted, Link
 
 HASH_BYTES = 16
 LOOK_KEYS = 1000  # of one look-up
+TAKE_TRIES = 3
 FORGET_ROWS = 5000  # of one DELETE, some 50 ms
 _TENANT_BYTES = 4
 
@@ -38,6 +39,7 @@ class Kind(IntEnum):
     CLIENT_REF = 1
 
 
+CLIENT_REF_LIFE_S = 7 * 86_400
 _LIFE: dict[int, str] = {Kind.REQUEST: "24 hours", Kind.CLIENT_REF: "7 days"}
 Slot = tuple[int, int, bytes]  # kind, tenant, key: the primary key
 
@@ -101,19 +103,16 @@ class Hasher:
     def refs(self, messages: Sequence[Message]) -> list[IntakeKey]:
         """The keys of those of the messages that have a client_ref."""
         return [
-            IntakeKey(
-                Kind.CLIENT_REF,
-                message.tenant,
-                self._hash(
-                    Kind.CLIENT_REF,
-                    message.tenant,
-                    message.client_ref.encode("utf-8", "surrogatepass"),
-                ),
-                place=place,
-            )
+            self.ref(message.tenant, message.client_ref, place)
             for place, message in enumerate(messages)
             if message.client_ref is not None
         ]
+
+    def ref(self, tenant: int, client_ref: str, place: int = 0) -> IntakeKey:
+        """The key of one client_ref."""
+        words = client_ref.encode("utf-8", "surrogatepass")
+        key = self._hash(Kind.CLIENT_REF, tenant, words)
+        return IntakeKey(Kind.CLIENT_REF, tenant, key, place=place)
 
     def _hash(self, kind: Kind, tenant: int, words: bytes) -> bytes:
         found = self._heads[kind].copy()
@@ -209,8 +208,28 @@ async def take(link: Link, rows: Iterable[KeyRow], lock_ms: int) -> dict[Slot, S
     What is not returned is ours if the transaction commits. A key whose time is over is overtaken.
     Raises what `Link.run` raises; in every case nothing is stored, and where the connection is
     sound the transaction is still open or broken: `ROLLBACK` ends it.
+
+    A key that was taken and then belongs to nobody is neither ours nor another request's: there
+    is no verdict, and all are inserted anew. PostgreSQL keeps what an INSERT ran into locked, so
+    this is not to be expected.
     """
     ordered = sorted(rows)
+    for _ in range(TAKE_TRIES):
+        found = await _take_once(link, ordered, lock_ms)
+        if found is not None:
+            return {
+                row.slot: found[row.slot]
+                for row in ordered
+                if row.slot in found and found[row.slot].first_id != row.first_id
+            }
+        await link.run("ROLLBACK", None)
+    raise Aborted(LOCK_NOT_AVAILABLE, "a key is taken and belongs to nobody")
+
+
+async def _take_once(
+    link: Link, ordered: Sequence[KeyRow], lock_ms: int
+) -> dict[Slot, Stored] | None:
+    """What stands in the table when not all were ours at once; None = one of them does not."""
     values = ",".join([_value(row) for row in ordered])
     tag = await link.run(
         f"BEGIN;SET LOCAL lock_timeout={int(lock_ms)};"
@@ -222,12 +241,7 @@ async def take(link: Link, rows: Iterable[KeyRow], lock_ms: int) -> dict[Slot, S
     if tag == f"INSERT 0 {len(ordered)}":
         return {}
     found = await link.read(lambda conn: look_up(conn, [row.slot for row in ordered]))
-    nobody = Stored(b"", 0)  # it was there a moment ago, and was removed: not ours all the same
-    return {
-        row.slot: found.get(row.slot, nobody)
-        for row in ordered
-        if found.get(row.slot, nobody).first_id != row.first_id
-    }
+    return found if len(found) == len(ordered) else None
 
 
 def release_sql(rows: Iterable[KeyRow]) -> str:

@@ -28,6 +28,7 @@ from store.database import AWAY, LEASE_LOST_CODE, Connection, OpenConnection
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 UNIQUE_VIOLATION = "23505"
+LOCK_NOT_AVAILABLE = "55P03"
 _CHECK_VIOLATION = "23514"
 _END_WAIT_MS = 1000  # below the statement time-out
 _BACKOFF_S = (0.05, 2.0)

@@ -18,6 +18,7 @@ import asyncpg
 from sms.errors import StoreUnavailable
 from sms.ids import process_of
 from sms.model import (
+    CARRIERS,
     CLASSES_BY_CODE,
     ENCODINGS_BY_CODE,
     STATES_BY_CODE,
@@ -27,9 +28,9 @@ from sms.model import (
     MessageClass,
 )
 from sms.reasons import CODE_BY_SMALLINT
-from store.copying import CARRIERS, COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, texts_of
+from store.copying import COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, texts_of
 from store.database import AnyConnection, Pool, acquire
-from store.fragments import ParkedReport, ParkedWebhook, Why, open_report
+from store.fragments import ASIDE, ParkedReport, ParkedWebhook, Why, open_report
 from store.partitions import day_range, today
 from store.seal import COLUMN_OPTIONS, Keyring, Sealer, day_of
 
@@ -301,7 +302,8 @@ class Reader:
         """Those that are not at rest and that no other process is to send, in one snapshot.
 
         For messages found by this process's claims, whatever their ids: what another process
-        claims or looks after in `parked`, and what is on its way in `handovers`, is left out.
+        claims or looks after in `parked`, and what is on its way in `handovers`, is left out. So
+        is what stands aside until its hour or its batch, whoever looks after it.
         """
         mine: list[int] = []
         async with acquire(self._pool) as conn:
@@ -563,9 +565,10 @@ def carrier_ids_sql(low: int, high: int | None) -> str:
     )
 
 
-# Which parked rows leave a message out: any, or those that another process looks after.
+# Which parked rows leave a message out: any, or those that another process looks after, and what
+# was put off or held: a claim that still lists it is left over from before.
 _UNPARKED = ""
-_PARKED_HERE = " AND process <> $3"
+_PARKED_HERE = f" AND (process <> $3 OR why IN ({','.join(str(int(why)) for why in ASIDE)}))"
 
 
 async def _open_of(conn: AnyConnection, process: int, ids: Sequence[int], parked: str) -> list[int]:

@@ -14,6 +14,7 @@ from store.lists import Lists
 from store.pull import Pull
 from store.read import Reader
 from store.seal import Keyring
+from store.told import Tellings
 from store.usage import Usage
 
 _CONNECTIONS = 3
@@ -28,6 +29,7 @@ class Reading:
     lists: Lists
     pull: Pull
     usage: Usage
+    tellings: Tellings
     inbound: InboundReader
 
 
@@ -40,5 +42,6 @@ async def open_reading(dsn: str, keyring: Keyring) -> Reading:
         Lists(pool),
         Pull(pool),
         Usage(pool),
+        Tellings(pool),
         InboundReader(pool, keyring),
     )

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 import asyncpg
 
-from sms.errors import OutcomeUnknown
 from sms.ids import to_text
 from sms.model import CLASS_CODES, MessageClass
 from store.audit import Author, Entry, append
-from store.database import TROUBLE, AnyConnection, Pool, acquire
+from store.database import AnyConnection, Pool, acquire, committing
 from store.seal import Keyring
 
 PREFIX = "sup"
@@ -159,20 +158,9 @@ class SuppressionStore:
     @contextlib.asynccontextmanager
     async def _changing(self) -> AsyncIterator[tuple[AnyConnection, int]]:
         """A transaction that holds the lock of changes, and the number of this one."""
-        async with acquire(self._pool) as conn:
-            transaction = conn.transaction()
-            await transaction.start()
-            try:
-                change = await conn.fetchval(_NEXT_CHANGE)
-                yield conn, change
-            except BaseException:
-                with contextlib.suppress(*TROUBLE):
-                    await transaction.rollback()
-                raise
-            try:
-                await transaction.commit()
-            except TROUBLE as error:
-                raise OutcomeUnknown("PostgreSQL went away during the commit") from error
+        async with committing(self._pool) as conn:
+            change = await conn.fetchval(_NEXT_CHANGE)
+            yield conn, change
 
     async def _tell(
         self,

@@ -16,6 +16,7 @@ from datetime import date, timedelta
 from typing import NamedTuple, TypeAlias
 
 from sms.model import (
+    CARRIERS,
     CLASS_CODES,
     CLASSES_BY_CODE,
     STATE_CODES,
@@ -24,7 +25,6 @@ from sms.model import (
     Message,
     MessageClass,
 )
-from store.copying import CARRIERS
 from store.database import Pool, acquire
 
 # tenant, day, class, carrier, channel, status, the last four as the tables have them

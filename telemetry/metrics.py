@@ -428,6 +428,14 @@ class Metrics:
             "Since the suppression list was last compared with the store; the oldest process's.",
             rule="max",
         )
+        self.ported_numbers = Gauge(
+            "ported_numbers", "Numbers with a carrier of their own, not by prefix.", (), "max"
+        )
+        self.portability_age_seconds = Gauge(
+            "portability_age_seconds",
+            "Since the ported numbers were last compared with the store; the oldest process's.",
+            rule="max",
+        )
         self.quarantined_total = Counter(
             "quarantined_total", "Rows set aside because they could not be written.", ("step",)
         )

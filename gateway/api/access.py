@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from cluster.nonces import Nonce, Nonces
 from gateway.api.address import Address, Addresses, is_in
 from gateway.api.auth import authenticate
-from gateway.api.problems import Problem, ProblemError, retry_after
+from gateway.api.problems import Problem, ProblemError, retry_after, unauthorized
 from gateway.api.signing import (
     HEADERS,
     Signed,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from store.config import ConfigStore
 
 _UNSURE_RETRY_S = 10
+_KEPT_SAID = 256  # octets of X-Forwarded-For remembered; what is longer is asked each time
 _LOOP_BYTES = 1 << 18  # hashed on the loop; what is larger is hashed beside it
 
 
@@ -86,14 +87,14 @@ class Gate:
             return Caller(found, None)
         if b"authorization" in headers:
             detail = "The request carries both an Authorization header and a signature; send one."
-            raise ProblemError(Problem("auth.ambiguous", detail))
+            raise ProblemError(unauthorized("auth.ambiguous", detail))
         signed = parse_signed(headers, now)
         if isinstance(signed, Problem):
             raise ProblemError(signed)
         key = flow.snapshot.api_keys.get(signed.key_id)
         if key is None or key.signing_secret is None or now >= key.valid_until:
             detail = "X-Smsgw-Key names no key that signs requests here, or it was revoked."
-            raise ProblemError(Problem("auth.invalid", detail))
+            raise ProblemError(unauthorized("auth.invalid", detail))
         return Caller(key, signed)
 
     async def verify(self, caller: Caller, scope: Mapping[str, Any], body: bytes) -> ApiKey:
@@ -112,19 +113,19 @@ class Gate:
         )
         if not is_signature(key.signing_secret, message, signed.signature):
             detail = "The signature is not that of this request; sign exactly the bytes you send."
-            raise ProblemError(Problem("auth.signature", detail))
+            raise ProblemError(unauthorized("auth.signature", detail))
         # Only now: a stranger must not use up the nonces of others.
         nonce = await self._access.nonces.take(key.id, signed.nonce)
         self._flow.metrics.signed_requests_total.inc((nonce.value,))
         if nonce is Nonce.USED:
             detail = "X-Smsgw-Nonce was used before; sign every request, every retry too, anew."
-            raise ProblemError(Problem("auth.nonce_used", detail))
+            raise ProblemError(unauthorized("auth.nonce_used", detail))
         if nonce is Nonce.UNSURE:
             detail = "Whether the nonce was used before cannot be told just now."
             raise ProblemError(retry_after("auth.nonce_unsure", detail, _UNSURE_RETRY_S))
         standing = self._flow.snapshot.api_keys.get(key.id)
         if standing is None or standing.signing_secret != key.signing_secret:
-            raise ProblemError(Problem("auth.invalid", "The key was revoked."))
+            raise ProblemError(unauthorized("auth.invalid", "The key was revoked."))
         return standing
 
     def address_of(self, scope: Mapping[str, Any]) -> Address | None:
@@ -159,7 +160,8 @@ class Gate:
         if known is None:
             networks = snapshot.tenants[tenant_id].allowed_ips
             known = is_in(self._access.addresses.of(peer, headers), networks)
-            self._allowed[key] = known
+            if len(said) <= _KEPT_SAID:  # the caller writes it: 4,096 times 16 KiB are too much
+                self._allowed[key] = known
         return known
 
 

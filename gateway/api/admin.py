@@ -10,7 +10,6 @@ finds it on every other at once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +19,15 @@ from fastapi.responses import Response
 
 from gateway.api.desk import (
     Desk,
-    Page,
     check_if_match,
     id_in,
     list_response,
     object_response,
-    page_of,
     private_response,
     register,
 )
 from gateway.api.fields import Checked
+from gateway.api.filters import AUDIT_FILTERS, PAGING
 from gateway.api.keys import Keys, Owner
 from gateway.api.problems import FieldError, Problem, ProblemError, of_fields
 from gateway.api.reply import not_found
@@ -58,7 +56,6 @@ AUDIT = "/v1/audit-events"
 VERSION: dict[str, Field] = {"version": Field(whole(1, (1 << 31) - 1), is_required=True, json=int)}
 # A tenant is named by others: it keeps its name.
 _CHANGEABLE = {name: field for name, field in TENANT_OBJECT.items() if name != "name"}
-_OBJECT_ID = re.compile(r"[a-z0-9_]{1,40}")
 Decide = Callable[[Change, StoredObject], Any]
 
 
@@ -110,9 +107,8 @@ class Admin:
     async def list(self, request: Request) -> Response:
         """GET: all tenants, the newest first."""
         desk = self._desk
-        desk.enter(request, "limit", "cursor")
-        page = page_of(request)
-        found = await desk.store.page("tenant", page.limit + 1, _small(page))
+        page = desk.page(request, desk.enter(request, *PAGING))
+        found = await desk.store.page("tenant", page.limit + 1, page.below)
         return list_response(page, [tenant_view(one) for one in found], [one.id for one in found])
 
     async def read(self, request: Request) -> Response:
@@ -212,13 +208,8 @@ class Admin:
     async def audit(self, request: Request) -> Response:
         """GET: what was changed, the newest first; `object` names one object by its id."""
         desk = self._desk
-        desk.enter(request, "limit", "cursor", "object")
-        page = page_of(request)
-        of = request.query_params.get("object")
-        if of is not None and _OBJECT_ID.fullmatch(of) is None:
-            detail = "The parameter `object` must be an id, as the answers of this API give them."
-            raise ProblemError(of_fields([FieldError("/object", "field.value", detail)]))
-        rows = await desk.store.audit.page(page.limit + 1, page.below, of)
+        page = desk.page(request, desk.enter(request, *AUDIT_FILTERS), AUDIT_FILTERS)
+        rows = await desk.store.audit.page(page.limit + 1, page.below, page.given.get("object"))
         shown = [
             msgspec.Raw(row.body[:-1].encode() + b',"hash":"%b"}' % row.hash.hex().encode())
             for row in rows
@@ -253,7 +244,3 @@ def _burst(given: object, pointer: str, checked: Checked) -> dict[str, Any]:
     if wrong is not None:
         checked.add(f"{pointer}/until", "field.value", f"`until` {wrong}.")
     return good
-
-
-def _small(page: Page) -> int | None:
-    return None if page.below is None else min(page.below, (1 << 31) - 1)

@@ -40,8 +40,9 @@ from gateway.api.lists import MessageLists
 from gateway.api.messages import Messages
 from gateway.api.openapi import build_document
 from gateway.api.port import FlowPort
+from gateway.api.ported import PortedNumbers
 from gateway.api.preview import Previews
-from gateway.api.problems import Problem, ProblemError
+from gateway.api.problems import Problem, ProblemError, not_allowed
 from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
 from gateway.api.send import SendDoor
@@ -68,7 +69,7 @@ def build_doors(
     """The ASGI app, and the short way in front of it (`gateway.http_protocol`)."""
     behind = _timed(flow, _behind(flow), monotonic)
     door = SendDoor(flow, behind)
-    return _guarded(door), QuickDoor(flow, door, monotonic)
+    return _guarded(flow, door), QuickDoor(flow, door, monotonic)
 
 
 def _behind(flow: FlowPort) -> FastAPI:
@@ -90,6 +91,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     Previews(flow).register(app)
     Admin(flow).register(app)
     SuppressionRoutes(flow).register(app)
+    PortedNumbers(flow).register(app)
     Health(flow).register(app)
     document = build_document(app)
 
@@ -101,7 +103,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     return app
 
 
-def _guarded(app: App) -> App:
+def _guarded(flow: FlowPort, app: App) -> App:
     """The last resort: an error nobody foresaw is logged and becomes a plain 500."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,6 +116,7 @@ def _guarded(app: App) -> App:
             known = scope.get("state", {}).get("request_id")
             request_id = known or request_id_of(dict(scope["headers"]))
             log.exception("request failed", request_id=request_id)
+            flow.metrics.refused_total.inc((_broken().code,))
             if not scope.get("state", {}).get("is_answered"):
                 await answer_problem(send, _broken(), request_id)
 
@@ -132,7 +135,7 @@ def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
         started = monotonic()
         request_id = request_id_of(dict(scope["headers"]))
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
+        status, asked = 500, scope
 
         async def with_id(event: Scope) -> None:
             nonlocal status
@@ -150,17 +153,21 @@ def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
             caller = _enter(gate, scope)
             if caller is not None:
                 receive = await _let_in(gate, caller, scope, receive, bodies)
+            _check_spelling(scope)
         except ProblemError as refusal:
             await answer_problem(with_id, refusal.problem, request_id)
         except DisconnectedError:
             status = 499  # only the metric sees it: there is nobody to answer
         else:
-            await app(scope, receive, with_id)
-        route = scope.get("route")
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        flow.metrics.http_request_seconds.observe(
-            (getattr(route, "path_format", "other"), method, str(status)), monotonic() - started
-        )
+            # HEAD is GET without the body, which the server leaves out (RFC 9110 section 9.3.2).
+            asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            await app(asked, receive, with_id)
+        finally:
+            route = asked.get("route")
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            flow.metrics.http_request_seconds.observe(
+                (getattr(route, "path_format", "other"), method, str(status)), monotonic() - started
+            )
 
     return timed
 
@@ -178,6 +185,15 @@ def _enter(gate: Gate, scope: Scope) -> Caller | None:
     if scope["path"] in _OPEN_PATHS:
         return None
     return gate.identify(headers)
+
+
+def _check_spelling(scope: Scope) -> None:
+    """Raise the 404 for an address in another spelling than ours.
+
+    %2F decoded is a slash: what a proxy took for an id would be another route here.
+    """
+    if b"%" in (scope.get("raw_path") or b""):
+        raise ProblemError(_no_route())
 
 
 async def _let_in(
@@ -221,11 +237,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         raise error
     if error.status_code == 405:
         allowed = dict(error.headers or {}).get("Allow", "GET")
-        problem = Problem("method.not_allowed", f"Only {allowed} is answered here.")
-        problem.headers.append((b"allow", allowed.encode()))
-        return problem_response(request, problem)
+        return problem_response(request, not_allowed(allowed.replace(" ", "").split(",")))
+    return problem_response(request, _no_route())
+
+
+def _no_route() -> Problem:
     detail = "There is no such route; /openapi.json names them all."
-    return problem_response(request, Problem("resource.not_found", detail))
+    return Problem("resource.not_found", detail)
 
 
 async def _on_store_away(request: Request, _: Exception) -> Response:

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gateway.api.problems import Problem
+from gateway.api.problems import Problem, unauthorized
 from sms.config import ApiKey, Snapshot
 
 SCOPES = ("send", "read", "admin")
@@ -27,7 +27,6 @@ _SECRET_CHARS = 43  # 43 · log2(62) = 256 bits
 _KEY = re.compile(rb"(smsgw_([0-9]{1,19})_([0-9A-Za-z]{43}))([0-9a-f]{8})")
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(.*)")
 _MAX_HEADER = 128  # a bearer header longer than this is not one of our keys
-_CHALLENGE = (b"www-authenticate", b'Bearer realm="smsgw"')
 # Compared when the id is unknown, so that an unknown id takes as long as a wrong secret.
 _NOBODY = bytes(32)
 
@@ -73,26 +72,31 @@ def authenticate(
     """
     header = headers.get(b"authorization")
     if header is None:
-        return _refuse("auth.missing", "The request carries no API key.")
+        return unauthorized("auth.missing", "The request carries no API key.")
     bearer = _BEARER.fullmatch(header) if len(header) <= _MAX_HEADER else None
     if bearer is None and parse_key(header.strip()) is not None:
         detail = "The Authorization header holds a key without the word Bearer before it."
-        return _refuse("auth.invalid", f"{detail[:-1]}; write `Bearer <api key>`.")
+        return unauthorized("auth.invalid", f"{detail[:-1]}; write `Bearer <api key>`.")
     if bearer is None:
-        return _refuse("auth.invalid", "The Authorization header is not a bearer API key.")
+        return unauthorized("auth.invalid", "The Authorization header is not a bearer API key.")
     parsed = parse_key(bearer[1])
     if parsed is None:
-        return _refuse("auth.invalid", "The API key is incomplete or mistyped.")
+        return unauthorized("auth.invalid", "The API key is incomplete or mistyped.")
     key = snapshot.api_keys.get(parsed.id)
     stored = _NOBODY if key is None else key.secret_hash
     is_right = hmac.compare_digest(hash_secret(pepper, parsed.secret), stored)
     if not is_right or key is None or now >= key.valid_until:
-        return _refuse("auth.invalid", "The API key is not known here, or was revoked.")
+        return unauthorized("auth.invalid", "The API key is not known here, or was revoked.")
     return key
 
 
-def allow(key: ApiKey, scope: str, snapshot: Snapshot) -> Problem | None:
-    """None when the key may do what `scope` names for its tenant, else the 403."""
+def allow(
+    key: ApiKey, scope: str, snapshot: Snapshot, *, only_stops: bool = False
+) -> Problem | None:
+    """None when the key may do what `scope` names for its tenant, else the 403.
+
+    `only_stops`: it lets nothing be sent, so a suspended tenant may do it as well.
+    """
     if scope not in key.scopes:
         return Problem("auth.scope", f"This needs a key with the scope `{scope}`.")
     if scope == "admin":
@@ -102,10 +106,6 @@ def allow(key: ApiKey, scope: str, snapshot: Snapshot) -> Problem | None:
     tenant = snapshot.tenants.get(key.tenant)
     if tenant is None:
         return Problem("auth.scope", "An admin key belongs to no tenant; use a tenant's key.")
-    if tenant.is_suspended and scope == "send":
+    if tenant.is_suspended and scope == "send" and not only_stops:
         return Problem("tenant.suspended", "The tenant is suspended and may not send.")
     return None
-
-
-def _refuse(code: str, detail: str) -> Problem:
-    return Problem(code, detail, headers=[_CHALLENGE])

@@ -55,9 +55,10 @@ class Batches:
 
     def _switch(self, state: BatchState) -> Callable[[Request], Awaitable[Response]]:
         """200 only when every process acts on it."""
+        only_stops = state is not BatchState.RUNNING
 
         async def switch(request: Request) -> Response:
-            key = caller(request, self._flow, "send")
+            key = caller(request, self._flow, "send", only_stops=only_stops)
             check_query(request)
             await no_body(self._bodies, request)
             first_id = id_in(request, "id", "bat")

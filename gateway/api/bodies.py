@@ -26,7 +26,7 @@ from gateway.api.models import (
     send_decoder,
 )
 from gateway.api.problems import FieldError, Problem, ProblemError, of_fields
-from gateway.api.strict import is_clean, parse_strict
+from gateway.api.strict import Budget, is_clean, parse_strict
 
 _DECODER_SAID_NO = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ENTRY_DEPTH = 2  # an entry stands inside the object and its list
@@ -48,7 +48,7 @@ _MEDIA_TYPE = re.compile(
 class Batch:
     """A batch whose outer form is right; its entries are decoded one by one."""
 
-    __slots__ = ("_defaults", "default_errors", "defaults", "entries", "raw_defaults")
+    __slots__ = ("_budget", "_defaults", "default_errors", "defaults", "entries", "raw_defaults")
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Batch:
         self.defaults = defaults
         self.default_errors = default_errors
         self._defaults = list(defaults.given())
+        self._budget = Budget()
 
     async def entry_beside(self, index: int) -> tuple[SendRequest, list[FieldError]]:
         """`entry`, beside the loop: for one of more than `THREAD_BYTES`."""
@@ -69,7 +70,9 @@ class Batch:
 
     def entry(self, index: int) -> tuple[SendRequest, list[FieldError]]:
         """One message with the defaults under it; raises `ProblemError` when it is not JSON."""
-        request, errors = _parse(self.entries[index], _ENTRY_DEPTH, f"/messages/{index}")
+        request, errors = _parse(
+            self.entries[index], _ENTRY_DEPTH, f"/messages/{index}", self._budget
+        )
         for name, value in self._defaults:
             if getattr(request, name) is UNSET:
                 setattr(request, name, value)
@@ -155,13 +158,15 @@ def _check_size(raw: bytes, where: str) -> None:
         raise ProblemError(Problem("body.too_large", detail))
 
 
-def _parse(raw: bytes, depth: int, where: str) -> tuple[SendRequest, list[FieldError]]:
+def _parse(
+    raw: bytes, depth: int, where: str, budget: Budget | None = None
+) -> tuple[SendRequest, list[FieldError]]:
     try:
         request = send_decoder.decode(raw)
     except _DECODER_SAID_NO:
-        return explain(parse_strict(raw, depth, where))
+        return explain(parse_strict(raw, depth, where, budget))
     if not is_clean(raw, request):
-        parse_strict(raw, depth, where)
+        parse_strict(raw, depth, where, budget)
     return request, []
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -15,9 +14,11 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from gateway.api.access import Gate
 from gateway.api.bodies import check_media_type
+from gateway.api.cursors import place_of, seal_cursor
 from gateway.api.fields import Checked
+from gateway.api.filters import DEFAULT_LIMIT, PAGING, from_query, position_of
 from gateway.api.frame import BodyReader, headers_of
-from gateway.api.problems import FieldError, Problem, ProblemError, of_fields, retry_after
+from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.api.reply import caller, check_query, json_response, not_found
 from gateway.api.strict import parse_strict
 from gateway.configfields import Field
@@ -35,9 +36,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MAX_BODY = 1 << 16  # no object is larger; read by the exact parser, on the loop
-DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 REFRESH_S = 2.0
-_LIMIT = re.compile(r"[0-9]{1,4}")
 _ETAG = re.compile(rb'\s*(W/)?"([!#-~]{0,64})"\s*')
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -61,10 +60,12 @@ register_url_convertor("oid", _Id())
 
 
 class Page(NamedTuple):
-    """Which part of a list is asked for."""
+    """Which part of a list is asked for; `following` makes the cursor behind an id."""
 
     limit: int
     below: int | None
+    given: Mapping[str, Any]  # the filters
+    following: Callable[[int], str]
 
 
 class Desk:
@@ -118,6 +119,16 @@ class Desk:
         raw = await self._bodies.read(request.receive, MAX_BODY)
         checked = Checked()
         return checked.members(parse_strict(raw), table, is_partial=is_partial), checked
+
+    def page(self, request: Request, key: ApiKey, table: Mapping[str, Field] = PAGING) -> Page:
+        """What the URL says of a list; raises the 422. The cursor is good for this list alone."""
+        given = from_query(request, table)
+        filters = {name: value for name, value in given.items() if name not in PAGING}
+        place = place_of(request.scope["path"], key.tenant, filters)
+        cursor_key = self._flow.keyring.cursor_key
+        below = position_of(cursor_key, place, given, "cursor", is_query=True)
+        limit = given.get("limit", DEFAULT_LIMIT)
+        return Page(limit, below, filters, partial(seal_cursor, cursor_key, place))
 
     async def no_body(self, request: Request) -> None:
         """Refuse fields where none is known; nothing at all and {} are the same."""
@@ -185,32 +196,10 @@ def check_if_match(request: Request, standing: StoredObject, *, is_required: boo
         raise ProblemError(Problem("if_match.mismatch", detail))
 
 
-def page_of(request: Request) -> Page:
-    """`limit` and `cursor`; raises the 422."""
-    errors: list[FieldError] = []
-    limit = DEFAULT_LIMIT
-    given = request.query_params.get("limit")
-    if given is not None:
-        limit = int(given) if _LIMIT.fullmatch(given) else 0
-        if not 1 <= limit <= MAX_LIMIT:
-            detail = f"`limit` must be a whole number from 1 to {MAX_LIMIT}."
-            errors.append(FieldError("", "query.value", detail))
-    below = None
-    cursor = request.query_params.get("cursor")
-    if cursor is not None:
-        below = _open_cursor(cursor)
-        if below is None:
-            detail = "`cursor` is not one that this list gave; begin without it."
-            errors.append(FieldError("", "query.value", detail))
-    if errors:
-        raise ProblemError(of_fields(errors))
-    return Page(limit, below)
-
-
 def list_response(page: Page, rows: Sequence[Any], ids: Sequence[int]) -> Response:
     """One page; `rows` may hold one more than the limit, which says that there is a next one."""
     more = len(rows) > page.limit
-    cursor = _cursor(ids[page.limit - 1]) if more else None
+    cursor = page.following(ids[page.limit - 1]) if more else None
     return private_response({"data": rows[: page.limit], "next_cursor": cursor})
 
 
@@ -226,16 +215,3 @@ def private_response(value: object, status: int = 200) -> Response:
     response = json_response(value, status)
     response.headers["cache-control"] = "no-store"
     return response
-
-
-def _cursor(number: int) -> str:
-    return base64.urlsafe_b64encode(b"1:%d" % number).decode().rstrip("=")
-
-
-def _open_cursor(text: str) -> int | None:
-    try:
-        raw = base64.b64decode(text.encode() + b"=" * (-len(text) % 4), b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        return None
-    match = re.fullmatch(rb"1:([1-9][0-9]{0,17})", raw)
-    return None if match is None else int(match[1])

@@ -44,7 +44,9 @@ class Checked:
             value = _whole(given) if known is not None and known.json is int else given
             if known is None:
                 shown = f"`{name}`" if NAME_LIKE.fullmatch(name) else "A field here"
-                detail = f"{shown} is not a field of this object; known are {', '.join(table)}."
+                which = "that can be changed here" if is_partial else "of this object"
+                good_names = ", ".join(table) or "none"
+                detail = f"{shown} is not a field {which}; there are: {good_names}."
                 self.add(child(pointer, name), "field.unknown", detail)
             elif self._is_good(value, known, f"{pointer}/{name}", name):
                 good[name] = value

@@ -20,6 +20,7 @@ from sms.model import MessageClass, State
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 MAX_CLIENT_REF = 256
 _WHOLE = re.compile(r"[0-9]{1,9}")
+OBJECT_ID = re.compile(r"[a-z0-9_]{1,40}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _FIRST_YEAR, _LAST_YEAR = 2000, 9998
 
@@ -67,7 +68,12 @@ def _client_ref(value: object) -> str | None:
     return None if is_right else f"must have 1 to {MAX_CLIENT_REF} characters"
 
 
-_PAGING: Mapping[str, Field] = {
+def _object_id(value: object) -> str | None:
+    is_right = isinstance(value, str) and OBJECT_ID.fullmatch(value) is not None
+    return None if is_right else "must be an id, as the answers of this API give them"
+
+
+PAGING: Mapping[str, Field] = {
     "limit": Field(whole(1, MAX_LIMIT), json=int),
     "cursor": Field(text(200), json=str),
 }
@@ -78,18 +84,19 @@ MESSAGE_FILTERS: Mapping[str, Field] = {
     "channel": Field(text(64), json=str),
     "created_after": Field(moment, json=str),
     "created_before": Field(moment, json=str),
-    **_PAGING,
+    **PAGING,
 }
 SEARCH_FILTERS: Mapping[str, Field] = {"to": Field(text(40), json=str), **MESSAGE_FILTERS}
-INBOUND_FILTERS = _PAGING
+INBOUND_FILTERS = PAGING
 EVENT_FILTERS: Mapping[str, Field] = {
     "after": Field(text(200), json=str),
     "limit": Field(whole(1, MAX_LIMIT), json=int),
 }
+AUDIT_FILTERS: Mapping[str, Field] = {"object": Field(_object_id, json=str), **PAGING}
 USAGE_FILTERS: Mapping[str, Field] = {
     "from": Field(day, json=str),
     "to": Field(day, json=str),
-    **_PAGING,
+    **PAGING,
 }
 
 

@@ -7,13 +7,22 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping, Sequence
 from itertools import count
 from typing import Any
 from urllib.parse import unquote_plus
 
 from gateway.api.port import TakenPort
-from gateway.api.problems import Header, Problem, ProblemError, build_body
+from gateway.api.problems import (
+    NAME_LIKE,
+    FieldError,
+    Header,
+    Problem,
+    ProblemError,
+    build_body,
+    of_fields,
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -29,6 +38,7 @@ _WATCH_S = 1.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DRAIN_BYTES = 16 << 20  # read and dropped before a 413, so that the answer is not lost in a reset
 _DRAIN_TIMEOUT_S = 3.0
+MAX_PARAMETERS = 100  # named in one refusal
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _id_prefix = secrets.token_hex(6)  # a new one per process: ids of two processes never meet
@@ -101,6 +111,34 @@ def refuse_secret_in_query(query: bytes) -> None:
                     "A secret stands in the query string; send it in the Authorization header.",
                 )
             )
+
+
+def check_parameters(names: Iterable[str], known: Collection[str] = ()) -> None:
+    """Raise the 422 that names every parameter of the URL that is unknown or repeated.
+
+    A parameter is pointed to as a member of the body would be: `/limit`.
+    """
+    errors: list[FieldError] = []
+    allowed = ", ".join(sorted(known)) or "none"
+    for name, times in Counter(names).items():
+        if name not in known:
+            is_shown = NAME_LIKE.fullmatch(name) is not None
+            detail = f"The query parameter `{name}`" if is_shown else "A query parameter"
+            pointer = f"/{name}" if is_shown else ""
+            detail += f" is not known here; known are: {allowed}."
+            errors.append(FieldError(pointer, "query.unknown", detail))
+        elif times > 1:
+            detail = f"The query parameter `{name}` is given {times} times; give it once."
+            errors.append(FieldError(f"/{name}", "query.repeated", detail))
+    if errors:
+        raise ProblemError(of_fields(errors[:MAX_PARAMETERS]))
+
+
+# The send routes tell limits in every answer behind the key; an admin key has no bucket to tell of.
+NO_LIMITS: Sequence[Header] = (
+    (b"ratelimit-policy", b'"segments";q=0;w=1'),
+    (b"ratelimit", b'"segments";r=0;t=0'),
+)
 
 
 def limit_headers(taken: TakenPort) -> list[Header]:

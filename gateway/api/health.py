@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SUPERVISOR_TIMEOUT_S = 2.0
 READY_TIMEOUT_S = 0.9  # it asks its workers for 0.5 s; an answer comes within a second
-_READ = ["GET", "HEAD"]
 
 
 class Health:
@@ -33,9 +32,9 @@ class Health:
 
     def register(self, app: FastAPI) -> None:
         """Add the three routes."""
-        app.add_api_route("/healthz", self.alive, name="readHealth", methods=_READ)
-        app.add_api_route("/readyz", self.ready, name="readReadiness", methods=_READ)
-        app.add_api_route("/metrics", self.metrics, name="readMetrics", methods=_READ)
+        app.add_api_route("/healthz", self.alive, name="readHealth")
+        app.add_api_route("/readyz", self.ready, name="readReadiness")
+        app.add_api_route("/metrics", self.metrics, name="readMetrics")
 
     async def alive(self, request: Request) -> Response:
         """The process answers: that is all."""

@@ -21,9 +21,9 @@ from gateway.api.desk import (
     id_in,
     list_response,
     object_response,
-    page_of,
     private_response,
 )
+from gateway.api.filters import PAGING
 from gateway.api.problems import FieldError, Problem, ProblemError
 from gateway.api.reply import not_found
 from gateway.api.signing import new_signing_secret
@@ -114,11 +114,9 @@ class Keys:
         desk = self._desk
 
         async def handle(request: Request) -> Response:
-            desk.enter(request, "limit", "cursor")
+            page = desk.page(request, desk.enter(request, *PAGING))
             owner = await owner_of(request)
-            page = page_of(request)
-            below = None if page.below is None else min(page.below, (1 << 31) - 1)
-            found = await desk.store.page("api_key", page.limit + 1, below, owner.name)
+            found = await desk.store.page("api_key", page.limit + 1, page.below, owner.name)
             views = [key_view(one, desk.now()) for one in found]
             return list_response(page, views, [one.id for one in found])
 

@@ -10,9 +10,8 @@ the list; only then it has no `next_cursor`. Whatever takes long lets others hav
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -28,23 +27,20 @@ from gateway.api.filters import (
     moment_of,
     position_of,
 )
-from gateway.api.frame import BodyReader, headers_of
-from gateway.api.messages import view_of
+from gateway.api.frame import headers_of
+from gateway.api.messages import MessageRoutes, view_of
 from gateway.api.problems import FieldError
 from gateway.api.reply import caller, check_query, json_response
-from gateway.api.standing import Clocks
 from gateway.api.strict import parse_strict
 from gateway.ledger import ENDS
 from receipts.state import fold
 from sms.config import ApiKey
-from sms.ids import to_text
+from sms.ids import id_at, to_text, unix_of
 from sms.model import MessageClass, State
 from sms.numbers import BadNumber, parse_number
+from store.intake import CLIENT_REF_LIFE_S
 from store.lists import NO_ROW, NO_ROW_YET, Look, Wanted, newest_id
 from store.read import Stored
-
-if TYPE_CHECKING:
-    from gateway.api.port import FlowPort
 
 MAX_BODY = 1 << 14
 MAX_EXAMINED = 20_000
@@ -52,6 +48,8 @@ BUDGET_S = 1.0
 _LEAST_LOOK, _MOST_LOOK = 500, 4000
 _SLOW_S = 0.3  # a look that takes longer makes the next one smaller
 _FIRST_DAYS = 2  # an id may be a few seconds ahead of midnight
+# Before the message that has a client_ref, none has it for so long; an hour for clocks that differ.
+_REF_ALONE_S = CLIENT_REF_LIFE_S - 3600
 _SLICE = 100  # messages read, folded and shown in one turn of the loop
 _MANY = 400  # of those that are only asked for one thing
 # Where the owner's live object may know better than the newest row.
@@ -67,6 +65,7 @@ class _Query(NamedTuple):
     number: str | None  # digits
     limit: int
     below: int
+    is_first: bool  # page of the list
 
 
 class Page(NamedTuple):
@@ -76,19 +75,8 @@ class Page(NamedTuple):
     below: int
 
 
-class MessageLists:
+class MessageLists(MessageRoutes):
     """The two routes."""
-
-    def __init__(
-        self,
-        flow: FlowPort,
-        monotonic: Callable[[], float] = time.monotonic,
-        unix: Callable[[], float] = time.time,
-    ) -> None:
-        self._flow = flow
-        self._monotonic = monotonic
-        self._unix = unix
-        self._bodies = BodyReader()
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi_reads.py`."""
@@ -150,7 +138,8 @@ class MessageLists:
         )
         start = newest_id(wanted, self._unix()) if below is None else below
         limit = given.get("limit", DEFAULT_LIMIT)
-        return _Query(wanted, status, given.get("client_ref"), number, limit, start)
+        ref = given.get("client_ref")
+        return _Query(wanted, status, ref, number, limit, start, is_first=below is None)
 
     # -- looking ---------------------------------------------------------------------------
 
@@ -161,6 +150,14 @@ class MessageLists:
         is_narrow = _is_narrow(query)
         count = _LEAST_LOOK if is_narrow else query.limit + 1
         found: list[dict[str, Any]] = []
+        enough = MAX_EXAMINED
+        known = await self._known(query)
+        if known is not None:
+            if known < below:
+                look = await self._flow.reading.lists.look(query.wanted, known + 1, 1, 1)
+                found, _ = await self._objects(query, look, query.limit, full_number)
+            below = min(below, max(0, id_at(unix_of(known) - _REF_ALONE_S)))
+            enough = 1  # one look says whether older ones can follow
         while below:
             count = min(count, MAX_EXAMINED - examined)
             began = self._monotonic()
@@ -174,12 +171,21 @@ class MessageLists:
             if look.below and look.examined < count:
                 days *= 2  # the window is empty behind here
             below = look.below
-            if examined >= MAX_EXAMINED or self._monotonic() > until:
+            if examined >= enough or self._monotonic() > until:
                 break
             if is_narrow:
                 count = max(_LEAST_LOOK, count // 2) if took_s > _SLOW_S else 2 * count
                 count = min(count, _MOST_LOOK)
         return Page(found, below)
+
+    async def _known(self, query: _Query) -> int | None:
+        """The message that has this client_ref now: no other one of the last 7 days has it."""
+        tenant = query.wanted.tenant
+        if query.client_ref is None or tenant is None or not query.is_first:
+            return None
+        intake = self._flow.intake
+        stored = await intake.find(intake.hasher.ref(tenant, query.client_ref))
+        return None if stored is None else stored.first_id
 
     async def _objects(
         self, query: _Query, look: Look, room: int, full_number: bool
@@ -239,8 +245,7 @@ class MessageLists:
         if query.number not in (None, message.number):
             return None  # two numbers may share a blind index
         fold(message, stored.rows)
-        clocks = Clocks(self._monotonic(), self._unix())
-        view = view_of(self._flow, message, stored.rows, clocks, full_number=full_number)
+        view = view_of(self._flow, message, stored.rows, self._clocks(), full_number=full_number)
         if query.status is not None and view["status"] != query.status.value:
             return None
         channels = query.wanted.channels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fastapi import FastAPI, Request
@@ -14,6 +15,7 @@ from gateway.api.frame import BodyReader
 from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.api.reply import caller, check_query, json_response, not_found
 from gateway.api.standing import Clocks, standing_of
+from gateway.api.tellings import MAX_ENDPOINTS, events_told, webhook_steps
 from gateway.views import add_codes, message_view, timeline
 from gateway.withdraw import Verdict
 from receipts.state import come_due, fold
@@ -64,8 +66,8 @@ def view_of(
     return view
 
 
-class Messages:
-    """The routes under /v1/messages/{id}."""
+class MessageRoutes:
+    """What all routes that show messages have: the flow, clocks and a reader of bodies."""
 
     def __init__(
         self,
@@ -77,6 +79,13 @@ class Messages:
         self._monotonic = monotonic
         self._unix = unix
         self._bodies = BodyReader(monotonic)
+
+    def _clocks(self) -> Clocks:
+        return Clocks(self._monotonic(), self._unix())
+
+
+class Messages(MessageRoutes):
+    """The routes under /v1/messages/{id}."""
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi.py`."""
@@ -91,7 +100,7 @@ class Messages:
 
     async def cancel(self, request: Request) -> Response:
         """200 only when it will certainly not be sent: its last row is committed."""
-        message, rows = await self._find(request, "send")
+        message, rows = await self._find(request, "send", only_stops=True)
         await no_body(self._bodies, request)
         refuse_uncancelable(message)
         if message.state is not State.CANCELED:
@@ -108,6 +117,9 @@ class Messages:
         """What happened to the message, in order, and what it waits for."""
         message, rows = await self._find(request, "read")
         steps = timeline(message, rows, self._flow.channel_name)
+        webhooks = await self._webhooks(message.tenant, rows)
+        if webhooks:
+            steps = sorted(steps + webhooks, key=itemgetter("at"))
         live = self._flow.live(message.id)
         awaited = None
         if live is not None:
@@ -116,12 +128,21 @@ class Messages:
             steps.append(awaited)
         return json_response({"data": steps})
 
-    def _clocks(self) -> Clocks:
-        return Clocks(self._monotonic(), self._unix())
+    async def _webhooks(self, tenant: int, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
+        """What became of the webhooks of these rows, as far as it is certain."""
+        endpoints = self._flow.snapshot.endpoints
+        mine = {e.id: e for e in endpoints.values() if e.tenant == tenant}
+        events = events_told(rows)
+        if not mine or not events:
+            return []
+        told = await self._flow.reading.tellings.of(sorted(mine)[:MAX_ENDPOINTS], sorted(events))
+        return webhook_steps(events, mine, told)
 
-    async def _find(self, request: Request, scope: str) -> tuple[Message, list[EventRow]]:
+    async def _find(
+        self, request: Request, scope: str, *, only_stops: bool = False
+    ) -> tuple[Message, list[EventRow]]:
         """The stored message, folded, with its rows; raises the 404."""
-        key = caller(request, self._flow, scope)
+        key = caller(request, self._flow, scope, only_stops=only_stops)
         check_query(request)
         message_id = from_text("msg", request.path_params["id"])
         if message_id is None:

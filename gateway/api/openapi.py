@@ -27,6 +27,7 @@ from gateway.api.openapi_parts import (
     ref,
 )
 from gateway.api.openapi_policy import policy_paths, policy_schemas
+from gateway.api.openapi_ported import ported_paths, ported_schemas
 from gateway.api.openapi_reads import list_operation, read_paths, read_schemas
 from gateway.api.problems import KINDS
 from sms.model import FINAL_STATES, Encoding, MessageClass, State
@@ -128,7 +129,7 @@ def build_document(app: FastAPI) -> bytes:
             paths[route.path_format] = {"get": _read_operation(route)}
         elif route.name in _COMMANDS:
             paths[route.path_format] = {"post": _command_operation(route.name)}
-    paths |= read_paths() | policy_paths(SEND_EXAMPLES) | admin_paths()
+    paths |= read_paths() | policy_paths(SEND_EXAMPLES) | ported_paths() | admin_paths()
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -178,7 +179,7 @@ def _schemas() -> Json:
             },
         },
     }
-    answers = _answer_schemas() | read_schemas() | policy_schemas()
+    answers = _answer_schemas() | read_schemas() | policy_schemas() | ported_schemas()
     return schemas | answers | admin_schemas()
 
 
@@ -305,6 +306,8 @@ def _answer_schemas() -> Json:
                     "type": "string",
                     "description": "accepted, queued (the wait in a lane is over, `ms` = how "
                     "long), attempt (`ms` = until the answer), receipt (`ms` = since the attempt), "
+                    "webhook (stands at the moment of its event; `code` is webhook.delivered, "
+                    "webhook.waiting or webhook.given_up; none where it is not certain), "
                     "held or waiting (now, last in the list), or the status that it brought.",
                 },
                 "status": own_state,
@@ -315,7 +318,8 @@ def _answer_schemas() -> Json:
                 "ms": {"type": ["integer", "null"]},
                 "detail": {
                     "type": "string",
-                    "description": "Only on a step that is not over: what is awaited.",
+                    "description": "Of a webhook: which event, to which endpoint; else only on a "
+                    "step that is not over: what is awaited.",
                 },
             },
             "detail",
@@ -416,6 +420,42 @@ _READ_OPERATIONS: dict[str, tuple[str, str]] = {
 }
 
 
+def _told(description: str, properties: Json, *optional: str) -> Json:
+    schema = object_of(properties, *optional)
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _names(description: str) -> Json:
+    return {"type": "array", "items": {"type": "string"}, "description": description}
+
+
+_HEALTH_ANSWERS: dict[str, Json] = {
+    "readHealth": {"200": _told("It lives.", {"status": {"const": "ok"}})},
+    "readReadiness": {
+        "200": _told(
+            "Traffic may come.",
+            {
+                "status": {"const": "ready"},
+                "missing": _names("Nothing."),
+                "degraded": _names(
+                    "What single workers lack while others take the traffic; absent when nothing."
+                ),
+            },
+            "degraded",
+        ),
+        "503": _told(
+            "Not ready.",
+            {"status": {"const": "unready"}, "missing": _names("What is missing, in words.")},
+        ),
+    },
+    "readMetrics": {
+        "200": {
+            "description": "Prometheus text.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **problems(404),
+    },
+}
 _COMMANDS: dict[str, tuple[str, str]] = {
     "cancelMessage": ("Cancel a message: 200 when it will certainly not be sent", "Message"),
     "pauseBatch": ("Let nothing more of a batch be submitted", "Batch"),
@@ -445,12 +485,8 @@ def _command_operation(name: str) -> Json:
 def _read_operation(route: APIRoute) -> Json:
     summary, schema = _READ_OPERATIONS[route.name]
     operation: Json = {"operationId": route.name, "summary": summary}
-    if not schema:
-        operation["responses"] = {"200": {"description": "OK"}} | (
-            {"503": {"description": "Not ready; names what is missing"}}
-            if route.name == "readReadiness"
-            else {}
-        )
+    if route.name in _HEALTH_ANSWERS:
+        operation["responses"] = _HEALTH_ANSWERS[route.name]
         return operation
     parameter = {"name": "id", "in": "path", "required": True, "schema": ID}
     return operation | {

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from gateway.api.access import Access
     from gateway.commands import BatchLook
     from gateway.withdraw import Verdict
+    from sms.portability import Portability
     from store.commands import BatchState
     from store.intake import Hasher, IntakeKey
+    from store.ported import PortedStore
     from store.reading import Reading
     from store.suppressions import SuppressionStore
 
@@ -75,6 +77,11 @@ class TakenPort(Protocol):
         ...
 
     @property
+    def charged_at(self) -> float:
+        """When the quotas were charged, Unix seconds: for `put_back`."""
+        ...
+
+    @property
     def others(self) -> Sequence[PolicyPort]:
         """Limits beside the tenant's bucket, for the headers."""
         ...
@@ -114,8 +121,13 @@ class LimiterPort(Protocol):
         """How it stands; takes nothing."""
         ...
 
-    def put_back(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> None:
-        """Give back what was taken for messages that certainly were not accepted."""
+    def put_back(
+        self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float, charged_at: float
+    ) -> None:
+        """Give back what was taken for messages that certainly were not accepted.
+
+        `charged_at` is that of the answer of `take` or `ask`.
+        """
         ...
 
 
@@ -246,6 +258,24 @@ class SuppressionsPort(Protocol):
         ...
 
 
+class PortingPort(Protocol):
+    """The ported numbers; `store` and `refresh` raise StoreUnavailable."""
+
+    @property
+    def known(self) -> Portability:
+        """What is in force in this process."""
+        ...
+
+    @property
+    def store(self) -> PortedStore:
+        """Where they are kept."""
+        ...
+
+    async def refresh(self) -> None:
+        """Put what changed in force in this process now."""
+        ...
+
+
 class FlowPort(Protocol):
     """The door from the API into the flow. All but `accept` is synchronous and quick."""
 
@@ -277,6 +307,11 @@ class FlowPort(Protocol):
     @property
     def suppressions(self) -> SuppressionsPort | None:
         """The suppression list, None where it is not offered."""
+        ...
+
+    @property
+    def porting(self) -> PortingPort:
+        """Which numbers left the carrier of their prefix."""
         ...
 
     @property

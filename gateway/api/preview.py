@@ -39,7 +39,7 @@ class Previews:
         self._now = now
         self._monotonic = monotonic
         self._bodies = BodyReader(monotonic)
-        self._rules = Rules(flow.snapshot, flow.policy)
+        self._rules = Rules(flow.snapshot, flow.policy, flow.porting.known)
         self._turns = Turns()
 
     def register(self, app: FastAPI) -> None:
@@ -56,7 +56,7 @@ class Previews:
             await self._bodies.read(request.receive, MAX_MESSAGE)
         )
         if self._rules.snapshot is not flow.snapshot:
-            self._rules = Rules(flow.snapshot, flow.policy)
+            self._rules = Rules(flow.snapshot, flow.policy, flow.porting.known)
         tenant = flow.snapshot.tenants[key.tenant]
         await self._turns.mine()  # a long text takes milliseconds, and nothing limits previews
         found = preview(entry, tenant, self._rules, whole_ms(self._now()))

@@ -7,7 +7,7 @@ can do about it. A document never repeats what the caller sent, and never holds 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,6 +48,7 @@ KINDS: dict[str, Kind] = {
     ),
     "request.header_repeated": Kind(400, "Header given twice", "Send the header once."),
     "request.malformed": Kind(400, "Not HTTP", "Send a well-formed HTTP/1.1 request."),
+    "request.version": Kind(505, "HTTP version not supported", "Send the request as HTTP/1.1."),
     "header.too_large": Kind(431, "Head too large", "Send fewer and shorter headers."),
     "shed.connections": Kind(
         503, "Too many connections", "Close idle connections, and use one for many requests."
@@ -191,6 +192,7 @@ KINDS: dict[str, Kind] = {
         "It may have been done. With an Idempotency-Key: send the same again. Else look first.",
     ),
 }
+_CHALLENGE = (b"www-authenticate", b'Bearer realm="smsgw"')
 _SHED = Kind(503, "Too busy", _WAIT)
 _UNKNOWN_KIND = Kind(422, "Refused", _FIX)
 
@@ -232,6 +234,21 @@ def kind_of(code: str) -> Kind:
 def of_fields(errors: Sequence[FieldError]) -> Problem:
     """All field errors in one document; the first one's code is the document's."""
     return Problem(errors[0].code, errors[0].detail, errors)
+
+
+def unauthorized(code: str, detail: str) -> Problem:
+    """A 401, with the challenge that RFC 9110 section 15.5.2 wants with every one."""
+    return Problem(code, detail, headers=[_CHALLENGE])
+
+
+def not_allowed(methods: Iterable[str]) -> Problem:
+    """A 405: `methods` are those that the route has; where GET is answered, HEAD is too."""
+    known = set(methods)
+    if "GET" in known:
+        known.add("HEAD")
+    allowed = ", ".join(sorted(known))
+    detail = f"Only {allowed} is answered here."
+    return Problem("method.not_allowed", detail, headers=[(b"allow", allowed.encode())])
 
 
 def duplicate_ref(first_id: int) -> FieldError:

@@ -73,10 +73,10 @@ class Quick:
         "_message",
         "_request_id",
         "_started",
-        "_taken",
         "_tenant",
         "late",
         "stored",
+        "taken",
     )
 
     def __init__(  # noqa: PLR0913, PLR0917 (one call, on the hot path: keywords cost)
@@ -92,7 +92,7 @@ class Quick:
         self._door = door
         self._tenant = tenant
         self._message = message
-        self._taken = taken
+        self.taken = taken
         self._request_id = request_id
         self._started = started
         self.stored = stored
@@ -106,7 +106,7 @@ class Quick:
         try:
             self.stored.result()
         except StoreUnavailable:
-            door.put_back(self._tenant, self._message)
+            door.put_back(self._tenant, self._message, self.taken)
             detail = "The store does not answer; nothing was accepted."
             status, headers, body = self._refusal(
                 retry_after("store.unavailable", detail, STORE_RETRY_S)
@@ -117,7 +117,7 @@ class Quick:
         else:
             status, headers, body = 202, [JSON_TYPE], build_accepted(self._message)
         headers.append((b"x-request-id", self._request_id.encode()))
-        headers += limit_headers(self._taken)
+        headers += limit_headers(self.taken)
         door.count(status, self._started)
         return status, headers, body
 
@@ -185,7 +185,7 @@ class QuickDoor:
         if failpoints.is_armed:
             failpoints.hit("admit.charged")
         if not flow.room(message.message_class, 1):
-            self.put_back(tenant, message)
+            self.put_back(tenant, message, taken)
             return None
         # Nothing after this line may fail: the long way would accept the message a second time.
         request_id = request_id_of(known)
@@ -227,7 +227,7 @@ class QuickDoor:
             return
         error = accepted.exception()
         if isinstance(error, NotFirst):
-            self.put_back(tenant, message)
+            self.put_back(tenant, message, quick.taken)
             again = self._ask(quick, headers, body, peer, error)
             task = asyncio.get_running_loop().create_task(again)
             self._late.add(task)
@@ -267,6 +267,7 @@ class QuickDoor:
         except Exception:  # the outermost frame of a request, as the app's own is
             log.exception("request failed")
             problem = Problem("internal.error", "The gateway failed while it answered.")
+            self.refused(problem.code)
             request_id = request_id_of(dict(headers))
             kept = [PROBLEM_TYPE, (b"x-request-id", request_id.encode())]
             told.answer = problem.status, kept, build_body(problem, request_id)
@@ -293,10 +294,10 @@ class QuickDoor:
     ) -> bool:
         return self._door.gate.is_allowed(tenant.id, peer[0] if peer else None, headers)
 
-    def put_back(self, tenant: Tenant, message: Message) -> None:
+    def put_back(self, tenant: Tenant, message: Message, taken: TakenPort) -> None:
         """Give tokens back: the message was certainly not accepted."""
         wanted = {message.message_class: len(message.texts)}
-        self._flow.limiter.put_back(tenant.id, wanted, self._monotonic())
+        self._flow.limiter.put_back(tenant.id, wanted, self._monotonic(), taken.charged_at)
 
     def crashed(self) -> None:
         """Count a request that the short way could not even judge."""

@@ -9,9 +9,9 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from gateway.api.auth import allow
-from gateway.api.frame import PROBLEM_TYPE
+from gateway.api.frame import PROBLEM_TYPE, check_parameters
 from gateway.api.port import FlowPort
-from gateway.api.problems import FieldError, Problem, ProblemError, build_body
+from gateway.api.problems import Problem, ProblemError, build_body
 from sms.config import ApiKey
 
 
@@ -34,23 +34,15 @@ def not_found() -> ProblemError:
     return ProblemError(Problem("resource.not_found", "There is nothing here for this key."))
 
 
-def caller(request: Request, flow: FlowPort, scope: str) -> ApiKey:
-    """The key of the request, once it may do what `scope` names; raises the 403."""
+def caller(request: Request, flow: FlowPort, scope: str, *, only_stops: bool = False) -> ApiKey:
+    """The key of the request, once it may do what `scope` names (`auth.allow`); raises the 403."""
     key: ApiKey = request.state.key
-    problem = allow(key, scope, flow.snapshot)
+    problem = allow(key, scope, flow.snapshot, only_stops=only_stops)
     if problem is not None:
         raise ProblemError(problem)
     return key
 
 
 def check_query(request: Request, known: Collection[str] = ()) -> None:
-    """Raise the 422 for a parameter that is unknown or repeated."""
-    names = [name for name, _ in request.query_params.multi_items()]
-    for name in names:
-        if name not in known:
-            allowed = ", ".join(sorted(known)) or "none"
-            detail = f"A query parameter is not known here; known are: {allowed}."
-            raise ProblemError(Problem("query.unknown", detail))
-        if names.count(name) > 1:
-            errors = [FieldError("", "query.repeated", f"`{name}` stands there twice.")]
-            raise ProblemError(Problem("query.repeated", f"`{name}` stands there twice.", errors))
+    """Raise the 422 for parameters that are unknown or repeated."""
+    check_parameters([name for name, _ in request.query_params.multi_items()], known)

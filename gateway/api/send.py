@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from gateway.admit import Refused, Rules, admit, charge, check_defaults
 from gateway.api.access import Caller, Gate
@@ -35,6 +36,7 @@ from gateway.api.explain import MAX_ERRORS
 from gateway.api.frame import (
     JSON_TYPE,
     METHODS,
+    NO_LIMITS,
     App,
     BodyReader,
     DisconnectedError,
@@ -44,6 +46,7 @@ from gateway.api.frame import (
     answer,
     answer_problem,
     check_host,
+    check_parameters,
     headers_of,
     limit_headers,
     refuse_secret_in_query,
@@ -59,6 +62,7 @@ from gateway.api.problems import (
     Problem,
     ProblemError,
     duplicate_ref,
+    not_allowed,
     of_fields,
     retry_after,
 )
@@ -91,6 +95,7 @@ class _Request:
     headers: dict[bytes, bytes]
     request_id: str
     signed: Caller | None = None  # not proven before its body is there
+    is_known: bool = False  # its key is proven: limits are told
     tenant: Tenant | None = None
     taken: TakenPort | None = None  # what the bucket said last
     name: bytes | None = None  # its Idempotency-Key
@@ -111,7 +116,7 @@ class SendDoor:
         self._app = app
         self.now = now
         self._monotonic = monotonic
-        self._rules = Rules(flow.snapshot, flow.policy)
+        self._rules = Rules(flow.snapshot, flow.policy, flow.porting.known)
         self.gate = Gate(flow)
         self._bodies = BodyReader(monotonic)
         self._once = Once(flow, monotonic)
@@ -125,7 +130,7 @@ class SendDoor:
         """Answer one request."""
         handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
         # An address is ours as it is written, not in a spelling (%2f) that a proxy let pass.
-        if scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == MESSAGES:
+        if handler is not None and scope["method"] in ("GET", "HEAD") and scope["path"] == MESSAGES:
             handler = None  # the list of messages
         if handler is None or scope.get("raw_path") not in (None, scope["path"].encode()):
             await self._app(scope, receive, send)
@@ -133,6 +138,7 @@ class SendDoor:
         started = self._monotonic()
         headers = dict(scope["headers"])
         request = _Request(scope, receive, send, headers, request_id_of(headers))
+        status = 500
         try:
             self._enter(request)
             body = await self._body(request)
@@ -147,15 +153,16 @@ class SendDoor:
             await answer(send, status, reply, self._answer_headers(request))
             if failpoints.is_armed:
                 failpoints.hit_soon("door.answered")
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        self._flow.metrics.http_request_seconds.observe(
-            (scope["path"], method, str(status)), self._monotonic() - started
-        )
+        finally:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._flow.metrics.http_request_seconds.observe(
+                (scope["path"], method, str(status)), self._monotonic() - started
+            )
 
     def rules(self) -> Rules:
         """What admit asks of the configuration in force."""
         if self._flow.snapshot is not self._rules.snapshot:
-            self._rules = Rules(self._flow.snapshot, self._flow.policy)
+            self._rules = Rules(self._flow.snapshot, self._flow.policy, self._flow.porting.known)
         return self._rules
 
     # -- before the body -----------------------------------------------------------------------
@@ -167,11 +174,6 @@ class SendDoor:
         query: bytes = scope.get("query_string", b"")
         if query:
             refuse_secret_in_query(query)
-        if scope["method"] != "POST":
-            allowed = "GET, POST" if scope["path"] == MESSAGES else "POST"
-            detail = f"Only {allowed} is answered here."
-            headers_405 = [(b"allow", allowed.encode())]
-            raise ProblemError(Problem("method.not_allowed", detail, headers=headers_405))
         headers = request.headers
         if len(headers) != len(scope["headers"]):
             headers_of(scope["headers"])
@@ -181,18 +183,26 @@ class SendDoor:
             self._let_in(request, caller.key)
         else:
             request.signed = caller
+            if scope["method"] != "POST":
+                return  # told once the signature is proven
         if query:
-            detail = "This route takes no query parameters; remove them from the URL."
-            raise ProblemError(Problem("query.unknown", detail))
+            check_parameters(
+                name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+            )
         if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
             check_media_type(headers)
         request.name = parse_key(headers.get(b"idempotency-key"))
 
     def _let_in(self, request: _Request, key: ApiKey) -> Tenant:
-        """The tenant of a key that is proven; raises the 403."""
+        """The tenant of a key that is proven; raises the 403, or the 405."""
         snapshot = self._flow.snapshot
         tenant = request.tenant = snapshot.tenants.get(key.tenant)
+        request.is_known = True
         self.gate.check_address(key, request.scope)
+        if request.scope["method"] != "POST":
+            raise ProblemError(
+                not_allowed(["GET", "POST"] if request.scope["path"] == MESSAGES else ["POST"])
+            )
         problem = allow(key, "send", snapshot)
         if problem is not None or tenant is None:
             raise ProblemError(problem or Problem("auth.scope", "The key belongs to no tenant."))
@@ -412,7 +422,8 @@ class SendDoor:
         self, request: _Request, tenant: Tenant, segments: Mapping[MessageClass, int]
     ) -> None:
         now = self._monotonic()
-        self._flow.limiter.put_back(tenant.id, segments, now)
+        charged_at = 0.0 if request.taken is None else request.taken.charged_at
+        self._flow.limiter.put_back(tenant.id, segments, now, charged_at)
         request.taken = self._flow.limiter.look(tenant.id, now)
 
     # -- answers -------------------------------------------------------------------------------
@@ -425,6 +436,8 @@ class SendDoor:
             if taken is None:
                 taken = self._flow.limiter.look(request.tenant.id, self._monotonic())
             headers = limit_headers(taken)
+        elif request.is_known:
+            headers = list(NO_LIMITS)
         await answer_problem(request.send, problem, request.request_id, headers)
         return problem.status
 

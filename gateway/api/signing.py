@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gateway.api.problems import Problem
+from gateway.api.problems import Problem, unauthorized
 from sms.ids import from_text
 
 MAX_SKEW_S = 300
@@ -100,9 +100,9 @@ def parse_signed(headers: Mapping[bytes, bytes], now: float) -> Signed | Problem
             return _refuse(wrong)
     if abs(int(timestamp) - now) > MAX_SKEW_S:
         detail = f"X-Smsgw-Timestamp is more than {MAX_SKEW_S} s away from the gateway's clock."
-        return Problem("auth.timestamp", detail)
+        return unauthorized("auth.timestamp", detail)
     return Signed(key_id, timestamp, nonce, signature)
 
 
 def _refuse(detail: str) -> Problem:
-    return Problem("auth.signature_malformed", detail)
+    return unauthorized("auth.signature_malformed", detail)

@@ -17,11 +17,11 @@ from gateway.api.desk import (
     Desk,
     id_in,
     list_response,
-    page_of,
     private_response,
     register,
 )
 from gateway.api.fields import Checked
+from gateway.api.filters import PAGING
 from gateway.api.problems import ProblemError, retry_after
 from gateway.api.reply import caller, check_query, not_found
 from gateway.configfields import Field, list_of, one_of, text
@@ -43,6 +43,7 @@ _OWN: Mapping[str, Field] = {
     "classes": Field(list_of(one_of([str(word) for word in MessageClass]), least=1), json=list),
 }
 _ANYBODYS: Mapping[str, Field] = {**_OWN, "tenant": Field(text(40), json=str)}
+_ANYBODYS_LIST: Mapping[str, Field] = {"tenant": Field(text(40), json=str), **PAGING}
 _DEFAULT = [MessageClass.MARKETING]
 
 
@@ -60,11 +61,11 @@ class SuppressionRoutes:
 
     async def create(self, request: Request) -> Response:
         """POST: suppress a number; 200 when it was already, with all its classes."""
-        key = self._caller(request, "send")
+        key = self._caller(request, "send", only_stops=True)
         check_query(request)
         table = _OWN if key.tenant else _ANYBODYS
         good, checked = await self._desk.body(request, table)
-        owner = self._owner(key, good.get("tenant"), "/tenant", checked)
+        owner = self._owner(key, good.get("tenant"), "field.value", checked)
         number = None
         if "to" in good:
             number = parse_number(good["to"])
@@ -89,10 +90,9 @@ class SuppressionRoutes:
     async def list(self, request: Request) -> Response:
         """GET: the entries of one list, the newest first."""
         key = self._caller(request, "read")
-        check_query(request, ("limit", "cursor") if key.tenant else ("limit", "cursor", "tenant"))
-        page = page_of(request)
+        page = self._desk.page(request, key, PAGING if key.tenant else _ANYBODYS_LIST)
         checked = Checked()
-        owner = self._owner(key, request.query_params.get("tenant"), "", checked)
+        owner = self._owner(key, page.given.get("tenant"), "query.value", checked)
         checked.stop()
         found = await self._store.page(owner, page.limit + 1, page.below)
         return list_response(page, [self._view(one) for one in found], [one.id for one in found])
@@ -116,17 +116,17 @@ class SuppressionRoutes:
 
     # -- whose ---------------------------------------------------------------------------------
 
-    def _caller(self, request: Request, scope: str) -> ApiKey:
+    def _caller(self, request: Request, scope: str, *, only_stops: bool = False) -> ApiKey:
         key: ApiKey = request.state.key
-        return caller(request, self._flow, scope if key.tenant else "admin")
+        scope = scope if key.tenant else "admin"
+        return caller(request, self._flow, scope, only_stops=only_stops)
 
-    def _owner(self, key: ApiKey, named: str | None, pointer: str, checked: Checked) -> int:
+    def _owner(self, key: ApiKey, named: str | None, code: str, checked: Checked) -> int:
         if key.tenant or named is None:
             return key.tenant or PLATFORM
         tenant = from_text(PREFIXES["tenant"], named)
         if tenant is None or tenant not in self._flow.snapshot.tenants:
-            code = "field.value" if pointer else "query.value"
-            checked.add(pointer, code, "`tenant` is not the id of a tenant (ten_…).")
+            checked.add("/tenant", code, "`tenant` is not the id of a tenant (ten_…).")
             return PLATFORM
         return tenant
 

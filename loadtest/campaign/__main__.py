@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 from pathlib import Path
 from random import Random, SystemRandom
@@ -23,6 +22,7 @@ from loadtest.campaign.course import Outcome, Plan, run
 from loadtest.campaign.faults import CATALOGUE
 from loadtest.campaign.node import Broken
 from loadtest.campaign.traffic import Rates
+from loadtest.command import end_on_sigterm, print_problems
 from sms.errors import GatewayError
 
 TABLE_WIDTH = 140  # where nobody looks
@@ -81,9 +81,7 @@ def plan_of(options: argparse.Namespace, seed: int) -> Plan:
 
 
 async def _run(plan: Plan, console: Console) -> Outcome:
-    task = asyncio.current_task()
-    if task is not None:  # a SIGTERM cleans up too, as Ctrl-C does
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    end_on_sigterm()
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -128,8 +126,7 @@ def main() -> int:
     else:
         is_seen = sys.stdout.isatty()
         Console(width=None if is_seen else TABLE_WIDTH).print(report.table(outcome))
-    for line in outcome.total.problems:
-        console.print(f"WRONG  {line}", markup=False, style="red", soft_wrap=True)
+    print_problems(outcome.total.problems, console)
     console.print(report.sentence(outcome), markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {options.report}", markup=False, highlight=False)
     return 0 if outcome.total.is_good else 1

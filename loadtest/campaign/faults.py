@@ -169,12 +169,15 @@ PROVOKED: Final[Mapping[str, Provoke]] = {
     "recover.done": _kill_a_worker,
 }
 ONCE: Final = frozenset({*PROVOKED, "marks.written"})  # in one life of a process, or in 5 s
-RARE: Final = frozenset({"notify.before_send", "notify.sent"})  # ten in a second, not hundreds
+SELDOM: Final = tuple(p for p in POINTS if p.startswith(("schedule.", "commands.")))
+# A few in a second, not hundreds.
+RARE: Final = frozenset({"notify.before_send", "notify.sent", *SELDOM})
 
 
 TAKEOVER: Final = tuple(point for point in POINTS if point.startswith("takeover."))
-# What needs several workers: a channel of the sandbox has two sessions, so the third has none.
-WORKERS: Final[Mapping[str, int]] = {"handover": 3}
+# What needs several workers: a channel of the sandbox has two sessions, so the third has none, and
+# a process that is alone asks nobody else.
+WORKERS: Final[Mapping[str, int]] = {"handover": 3, "commands": 2}
 
 
 async def _strike_takeover(ground: Ground) -> Struck:

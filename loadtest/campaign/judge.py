@@ -18,11 +18,12 @@ from typing import Any, Final
 
 from loadtest.campaign.books import Law, Life
 from loadtest.campaign.records import Event, Submit
-from loadtest.campaign.traffic import UNKNOWN, Text
+from loadtest.campaign.traffic import CANCELED, UNKNOWN, Text
 from sms.ids import unix_of
 from sms.model import FINAL_STATES, State
 
 SHOWN: Final = 10  # findings of a fault in a report
+CLOCK_S: Final = 0.002  # moments are written down in milliseconds
 
 
 class Kind(StrEnum):
@@ -41,13 +42,31 @@ class Kind(StrEnum):
     TWO_ANSWERS = "got another id when it was sent again with its key"
     STRANGER = "is stored, but nobody sent it"
     SENT_LATE = "was sent again after it had come to its end"
+    NOT_CANCELED = "was canceled, says a 200, and did not end so"
+    SENT_CANCELED = "ended canceled, and carriers have it"
+    TOO_EARLY = "was at a carrier before its hour"
 
 
 MISSING: Final = frozenset(
-    {Kind.LOST, Kind.UNFINISHED, Kind.ENDED_OTHERWISE, Kind.NOT_SENT, Kind.UNTOLD}
+    {
+        Kind.LOST,
+        Kind.UNFINISHED,
+        Kind.ENDED_OTHERWISE,
+        Kind.NOT_SENT,
+        Kind.UNTOLD,
+        Kind.NOT_CANCELED,
+    }
 )
 DUPLICATED: Final = frozenset(
-    {Kind.UNMARKED, Kind.THIRD_COPY, Kind.TWO_ROWS, Kind.TWO_ANSWERS, Kind.SENT_LATE}
+    {
+        Kind.UNMARKED,
+        Kind.THIRD_COPY,
+        Kind.TWO_ROWS,
+        Kind.TWO_ANSWERS,
+        Kind.SENT_LATE,
+        Kind.SENT_CANCELED,
+        Kind.TOO_EARLY,
+    }
 )
 
 
@@ -78,6 +97,8 @@ class Verdict:
     unknown: int = 0  # no answer: it may be stored or not
     retried: int = 0  # sent again with the same key, for nobody knew
     replayed: int = 0  # of these the ones that had been stored the first time
+    scheduled: int = 0  # accepted for an hour to come
+    canceled: int = 0  # at the tenant's wish
     uncertain: int = 0  # an answer of it was lost
     held: int = 0  # uncertain, and by policy it stays so
     marked: int = 0  # a second copy may be out
@@ -133,6 +154,8 @@ class Verdict:
                     *(
                         "retried",
                         "replayed",
+                        "scheduled",
+                        "canceled",
                         "twice",
                         "open_ms",
                         "uncertain",
@@ -242,11 +265,33 @@ def _kept(about: _Round, text: Text, life: Life) -> None:
     elif life.state is State.DELIVERED:
         if any(segment not in copies for segment in range(life.segments)):
             verdict.add(Kind.NOT_SENT, who)
-    elif life.state in FINAL_STATES:
+    elif life.state in FINAL_STATES and not _is_canceled(text, life):
         verdict.add(Kind.ENDED_OTHERWISE, f"{who}: {life.state}")
+    _wished(verdict, text, life, copies)
     if any((life.message_id, sequence) not in about.told for sequence in life.owed):
         verdict.add(Kind.UNTOLD, who)
     _copied(about, life, copies, who)
+
+
+def _is_canceled(text: Text, life: Life) -> bool:
+    return life.state is State.CANCELED and bool(text.cancel)
+
+
+def _wished(
+    verdict: Verdict, text: Text, life: Life, copies: Mapping[int, Sequence[float]]
+) -> None:
+    """When the tenant wanted it sent, and whether at all."""
+    first = min((min(times) for times in copies.values()), default=0.0)
+    if text.send_at:
+        verdict.scheduled += 1
+        if first and first < text.send_at - CLOCK_S:
+            verdict.add(Kind.TOO_EARLY, f"{_who(text)}: {text.send_at - first:.3f} s,")
+    if _is_canceled(text, life):
+        verdict.canceled += 1
+        if first:
+            verdict.add(Kind.SENT_CANCELED, _who(text))
+    elif text.cancel == CANCELED:
+        verdict.add(Kind.NOT_CANCELED, f"{_who(text)}: {life.state},")
 
 
 def _copied(about: _Round, life: Life, copies: Mapping[int, Sequence[float]], who: str) -> None:
@@ -284,6 +329,8 @@ class Total:
     accepted: int = 0
     retried: int = 0
     replayed: int = 0
+    scheduled: int = 0
+    canceled: int = 0
     missing: int = 0
     unmarked: int = 0
     marked: int = 0
@@ -302,7 +349,7 @@ class Total:
         self.kills += fault.kills > 0
         self.bad += not verdict.is_good
         summed = ("sent", "accepted", "retried", "replayed", "missing", "unmarked", "marked")
-        for name in (*summed, "twice", "held"):
+        for name in (*summed, "scheduled", "canceled", "twice", "held"):
             setattr(self, name, getattr(self, name) + getattr(verdict, name))
         self.illegal += verdict.illegal
         self.quarantined += len(fault.quarantined)

@@ -66,7 +66,8 @@ def sentence(outcome: Outcome) -> str:
     return (
         f"{total.kills} kills in {total.faults} faults, seed {outcome.seed}, on {outcome.place}: "
         f"{total.accepted:,} accepted ({total.retried} asked again with their key, "
-        f"{total.replayed} of them stored before), {total.missing} missing, "
+        f"{total.replayed} of them stored before; {total.scheduled} scheduled, "
+        f"{total.canceled} canceled), {total.missing} missing, "
         f"{total.unmarked} unmarked copies, {total.marked} marked ({total.twice} at the carriers "
         f"twice), {total.held} held, "
         f"{total.illegal} illegal transitions, {total.quarantined} quarantined, residual of the "

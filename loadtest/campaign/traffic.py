@@ -4,7 +4,8 @@ Every text has a number of its own (the phone's last eight digits and `metadata.
 and sink got can be told apart text by text. Half of the requests have an Idempotency-Key. One of
 those whose outcome nobody knows is sent again, the same bytes with the same key, until somebody
 does; and one in twenty is sent again though its 202 came: the answer must be the same. What has no
-key is sent once, whatever the gateway answers.
+key is sent once, whatever the gateway answers. Some texts are scheduled, and some are canceled
+after their 202, over whatever connection and so by whatever worker comes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final
 
@@ -33,12 +35,20 @@ LONG_SEGMENTS: Final = 3
 KEYED_SHARE: Final = 0.5
 REF_SHARE: Final = 0.2  # of the texts with a key: a client_ref too
 AGAIN_SHARE: Final = 0.05  # of the requests with a key: sent again after their 202
+SCHEDULED_SHARE: Final = 1 / 12
+AHEAD_S: Final = (0.5, 3.0)  # they are sent so long after they were asked for
+CANCEL_SHARE: Final = 0.5  # of what is scheduled
+CANCEL_OTHERS: Final = 0.02
 RETRY_S: Final = 30.0  # from the first try
 PAUSE_S: Final = 0.25  # between two
 CLASSES: Final = ("otp", "transactional", "marketing")
 
 UNKNOWN: Final = "unknown"  # no answer, or one that says nobody knows
 NEVER_SENT: Final = "never sent"  # no connection was made
+# What was said to a cancel, the last time it was asked for.
+CANCELED: Final = "canceled"
+NOT_CANCELED: Final = "not canceled"
+CANCEL_ANSWERS: Final = {200: CANCELED, 409: NOT_CANCELED}
 
 Json = dict[str, Any]
 
@@ -59,6 +69,9 @@ class Text:
     tries: int = 0
     is_replayed: bool = False  # its 202 says that it is an earlier one's
     other_id: int = 0  # a second 202 named another message
+    send_at: float = 0.0  # 0 = at once
+    is_unwanted: bool = False  # it is canceled after its 202
+    cancel: str = ""  # CANCELED, NOT_CANCELED, UNKNOWN; "" = nobody asked for it
 
     @property
     def number(self) -> str:
@@ -79,7 +92,11 @@ class Text:
             "class": self.message_class,
             "metadata": {"n": str(self.n)},
         }
-        return body | ({"client_ref": self.client_ref} if self.client_ref else {})
+        if self.client_ref:
+            body["client_ref"] = self.client_ref
+        if self.send_at:
+            body["send_at"] = datetime.fromtimestamp(self.send_at, UTC).isoformat()
+        return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +199,13 @@ class Traffic:
 
     def _text(self) -> Text:
         self._next += 1
+        now = time.time()
         segments = LONG_SEGMENTS if self._rng.random() < LONG_SHARE else 1
-        return Text(self._next, self._rng.choice(CLASSES), segments, time.time())
+        text = Text(self._next, self._rng.choice(CLASSES), segments, now)
+        if self._rng.random() < SCHEDULED_SHARE:
+            text.send_at = round(now + self._rng.uniform(*AHEAD_S), 3)
+        text.is_unwanted = self._rng.random() < (CANCEL_SHARE if text.send_at else CANCEL_OTHERS)
+        return text
 
     async def _send(
         self, client: aiohttp.ClientSession, texts: Sequence[Text], *, is_batch: bool
@@ -198,6 +220,25 @@ class Traffic:
         self._note(texts, answer, is_batch=is_batch)
         if key and answer.status == ACCEPTED and self._rng.random() < AGAIN_SHARE:
             self._compare(texts, await self._ask(client, texts, is_batch=is_batch))
+        for text in texts:
+            if text.is_unwanted and text.message_id:
+                await self._cancel(client, text)
+
+    async def _cancel(self, client: aiohttp.ClientSession, text: Text) -> None:
+        """Cancel it, and ask again until somebody knows."""
+        until = time.monotonic() + RETRY_S
+        path = f"/v1/messages/msg_{text.message_id:016x}:cancel"
+        text.cancel = UNKNOWN
+        while text.cancel == UNKNOWN:
+            try:
+                async with client.post(path, json=None, headers={"Connection": "close"}) as got:
+                    text.cancel = CANCEL_ANSWERS.get(got.status, UNKNOWN)
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                text.cancel = UNKNOWN
+            if time.monotonic() > until:
+                return
+            if text.cancel == UNKNOWN:
+                await asyncio.sleep(PAUSE_S)
 
     @staticmethod
     async def _ask(

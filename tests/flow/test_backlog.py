@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from loadtest import backlog
+from loadtest.experiment import conduct
 from loadtest.progress import progress_bar
 from sms.ids import from_text
 from store import database
@@ -209,7 +210,7 @@ def test_the_measured_backlog_in_small_while_others_expire(gateway):
     options.numbers = backlog.numbers_of(options)
     options.share = 0.0
     with progress_bar(Console(quiet=True)) as bar:
-        found = asyncio.run(backlog.backlog(options, bar))
+        found = asyncio.run(conduct(backlog.Run, options, bar, options.numbers))
     assert found["problems"] == [], json.dumps(found)
     assert found["spilled"] > 20_000
     assert found["recovered_s"] is not None

@@ -3,7 +3,8 @@
 Two gateways, one with one worker and one with three, each with half of the places: what they wait
 for, they wait together. Texts flow all the time, and the next fault comes as soon as texts are
 accepted again. The judge of `make campaign` decides: what got a 202 is at the carriers and at its
-end, nothing is there twice unless it is marked, and the counts in the database add up.
+end, nothing is there twice unless it is marked, nothing scheduled is there before its hour, nothing
+canceled at all, and the counts in the database add up.
 
 SMSGW_TEST_SEED=N replays the order and the moments of a run.
 """
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.flow
 
 CUTS = ("cut.messages.answer", "cut.messages.request", "cut.events.answer")
 NAMES = (*{faults.fault_of(point): None for point in POINTS}, *CUTS)
-AMONG_THREE = 6  # of those that one worker has as well
+AMONG_THREE = 10  # of those that one worker has as well, so that both take about as long
 LEASE = {"lease_s": "6", "lease_renew_s": "1", "takeover_grace_s": "1"}  # a takeover waits for it
 
 
@@ -95,6 +96,8 @@ def test_there_was_traffic_at_every_fault(outcomes):
         assert [verdict.fault.name for verdict in outcome.verdicts if not verdict.accepted] == []
         assert all(verdict.fault.law is not None for verdict in outcome.verdicts)
         assert outcome.total.marked > 0  # some were open when the process died
+        assert outcome.total.scheduled > 0
+        assert outcome.total.canceled > 0
 
 
 def test_it_adds_up(outcomes):

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import re
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.commands import BatchLook
+from gateway.commands import OF_TENANT, BatchLook
 from gateway.reports import fold_stored
 from gateway.withdraw import BY_TENANT, Verdict
 from sms.errors import OutcomeUnknown
-from sms.model import STATE_CODES, MessageClass, State
-from store.commands import BatchState, Command, paths_sql, places_sql
+from sms.model import STATE_CODES, MessageClass, Report, State
+from sms.outcomes import Uncertain
+from store.commands import BatchState, Command, Kind, paths_sql, places_sql, standings_sql
 from store.fragments import Why, park_sql
 from store.handovers import handover_sql
 from tests.support.inside import Inside, inside, text
@@ -266,6 +269,51 @@ async def test_a_kill_between_commit_and_answer_is_open_and_true_afterwards(dsn,
             assert open_ones == 0  # its next life answered
 
 
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_a_copy_that_a_replayed_cancel_finds_as_an_id_goes_on(dsn, tmp_path, is_paused):
+    """Its process was killed before it answered; an attempt is open, so the message goes on."""
+    async with one(dsn, tmp_path) as gateway:
+        gateway.link(is_up=True)
+        ids = await gateway.send(2, verdicts=b"")
+        await gateway.until_seen(ids[0])
+        [message] = [m for m in gateway.flow.ledger.live.values() if m.id == ids[0]]
+        opened = gateway.channels[1].open
+        gateway.flow.outcomes(1, [(opened.pop(0), Uncertain("no answer"))])
+        await gateway.drained_but(0)
+        gateway.link(is_up=False)
+        gateway.flow.evidence._resend(message, time.time())
+        await gateway.life._committed()
+        assert message.duplicate_risk
+        me = gateway.life.lease.process
+        one_id = gateway.worker.ids.next()
+        asked = Command(one_id, me + 1, me, Kind.CANCEL, 1, message.id, message.id)
+    async with inside(dsn, tmp_path) as gateway:
+        commands = gateway.flow.commands
+        if is_paused:
+            await switch(gateway, ids[0], PAUSED)
+            assert not gateway.spill.total
+            await switch(gateway, ids[0], RUNNING)
+            await commands._table.set_state(ids[0], 1, PAUSED)  # killed before it was acted on
+            await commands.load()
+        await commands._table.give([asked])
+        assert gateway.spill.total == 1
+        await commands.step()
+        await gateway.until(lambda: all(one.task.done() for one in commands._running.values()))
+        await commands.step()
+        assert (await commands._table.answers([one_id]))[one_id]["busy"] == 1
+        await gateway.life._committed()
+        held = 1 if is_paused else 0
+        assert await gateway.ask("SELECT count(*) FROM parked WHERE why = 1") == [(held,)]
+        assert gateway.flow.lanes.used(TRANSACTIONAL) == 1 - held
+        assert not await gateway.worker.conservation._strays()
+        assert not await gateway.worker.conservation._strays()
+        if not is_paused:
+            start(gateway)
+            gateway.link(is_up=True)
+            assert await gateway.drained() == [ids[0]]
+        assert gateway.flow.lanes.used(TRANSACTIONAL) == 0
+
+
 async def test_what_is_on_its_way_between_processes_is_canceled_by_whoever_is_asked(dsn, tmp_path):
     """Out of the row in `handovers`, though its receiver takes nothing."""
     async with two(dsn, tmp_path) as (giver, asked):
@@ -452,6 +500,63 @@ async def test_a_canceled_batch_is_forgotten_once_nothing_of_it_waits(dsn, tmp_p
         await switch(gateway, batch[0], CANCELED)
 
 
+async def test_what_a_receipt_brings_back_of_a_canceled_batch_is_canceled(dsn, tmp_path):
+    """A carrier has all of it and fails: another one must not get it after a cancel."""
+    async with inside(dsn, tmp_path, channels=2) as gateway:
+        start(gateway)
+        gateway.go(gateway.worker.reports.run())
+        gateway.link(is_up=True)
+        batch = await gateway.send(2, verdicts=b"")
+        assert await gateway.drained() == batch
+        withdrawals = gateway.flow.commands.withdrawals
+        await switch(gateway, batch[0], CANCELED)
+        for _ in range(3):
+            withdrawals._looks.clear()
+            await gateway.flow.commands.refresh()
+        assert (await look(gateway, batch[0])).counts == {State.SUBMITTED: 2}
+        gateway.link(2, is_up=True)
+        gateway.flow.reports(1, [Report(1, f"{batch[1]}", "UNDELIV", "034", "")])
+
+        async def canceled() -> bool:
+            return (await status(gateway, batch[1])) is State.CANCELED
+
+        for _ in range(100):
+            if await canceled():
+                break
+            await asyncio.sleep(0.02)
+        told = await look(gateway, batch[0])
+        assert told.counts == {State.SUBMITTED: 1, State.CANCELED: 1}
+        assert gateway.seen() == batch
+        assert await gateway.ask("SELECT count(*) FROM parked") == [(0,)]
+        late = time.time() + 4000
+        withdrawals._unix = lambda: late  # past its validity nothing comes back
+        withdrawals._looks.clear()
+        await gateway.flow.commands.refresh()
+        assert await gateway.ask("SELECT state FROM batches") == [(3,)]
+
+
+async def test_a_canceled_batch_is_looked_at_ever_more_rarely(dsn, tmp_path, monkeypatch):
+    async with one(dsn, tmp_path) as gateway:
+        gateway.link(is_up=True)
+        [message_id] = await gateway.send(1, verdicts=b"")
+        await gateway.drained()
+        withdrawals, looks = gateway.flow.commands.withdrawals, []
+        await switch(gateway, message_id, CANCELED)
+        may_settle, begin = withdrawals._may_settle, time.monotonic()
+
+        async def counted(batch):
+            looks.append(withdrawals._monotonic() - begin)
+            return await may_settle(batch)
+
+        monkeypatch.setattr(withdrawals, "_may_settle", counted)
+        for second in range(0, 3600, 10):
+            monkeypatch.setattr(withdrawals, "_monotonic", partial(operator.add, begin, second))
+            await withdrawals.refresh()
+        assert looks[:4] == [0, 10, 20, 40]
+        assert len(looks) < 15
+        assert len(withdrawals._looks) == 1
+
+
 async def test_a_paused_batch_is_canceled(dsn, tmp_path):
     async with one(dsn, tmp_path) as gateway:
         batch = await gateway.send(30, verdicts=b"")
@@ -512,7 +617,7 @@ async def test_what_was_held_for_a_batch_that_runs_again_is_found(dsn, tmp_path)
         assert sorted(await gateway.drained()) == batch
 
 
-@pytest.mark.parametrize("sql_of", [paths_sql, places_sql])
+@pytest.mark.parametrize("sql_of", [paths_sql, places_sql, standings_sql])
 async def test_a_batch_is_counted_by_its_range_of_ids_alone(dsn, tmp_path, sql_of):
     async with one(dsn, tmp_path) as gateway:
         batch = await gateway.send(5, verdicts=b"")
@@ -549,6 +654,62 @@ async def test_a_command_that_crashes_is_answered_and_stops_nobody(dsn, tmp_path
         [message_id] = await owner.send(1)
         assert await other.flow.commands.cancel(1, message_id) is Verdict.ENDED
         assert await table.answers([unknown.id]) == {unknown.id: {"failed": True}}
+
+
+async def test_a_slow_command_keeps_nobody_waiting_but_its_own_tenant(dsn, tmp_path, monkeypatch):
+    """A tenant cancels batches that take long; another one's cancel is answered meanwhile."""
+    async with two(dsn, tmp_path) as (owner, asked):
+        slow = [(await owner.send(2, verdicts=b"")) for _ in range(60)]
+        [quick] = await owner.send(1, tenant=2)
+        paused = await owner.send(2, tenant=2, verdicts=b"")
+        withdrawals, open_doors = owner.flow.commands.withdrawals, asyncio.Event()
+        end, at_once = withdrawals.end, 0
+
+        async def slowly(tenant, ids, ending):
+            nonlocal at_once
+            if tenant == 1:
+                at_once += 1
+                await open_doors.wait()
+                at_once -= 1
+            return await end(tenant, ids, ending)
+
+        monkeypatch.setattr(withdrawals, "end", slowly)
+        table, me, to = asked.flow.commands._table, 1, owner.life.lease.process
+        given = [
+            Command(asked.worker.ids.next(), me, to, Kind.BATCH, 1, batch[0], batch[0])
+            for batch in slow
+        ]
+        for batch in slow:
+            await table.set_state(batch[0], 1, CANCELED)
+        await table.give(given)
+        start(owner)
+        await owner.until(lambda: at_once == OF_TENANT)
+        assert await asked.flow.commands.cancel(2, quick) is Verdict.ENDED
+        assert await status(asked, quick) is State.CANCELED
+        assert await asked.flow.commands.switch(2, paused[0], PAUSED) is PAUSED
+        assert at_once == OF_TENANT
+        assert await table.answers([one.id for one in given]) == {}  # true when answered
+        open_doors.set()
+        for _ in range(500):
+            if len(await table.answers([one.id for one in given])) == len(given):
+                break
+            await asyncio.sleep(0.02)
+        assert not owner.flow.commands._running
+        owner.link(is_up=True)
+        assert await owner.drained() == []
+        states = {(await look(asked, batch[0])).counts[State.CANCELED] for batch in slow}
+        assert states == {2}
+
+
+async def test_of_each_tenant_the_oldest_commands_come_first(dsn, tmp_path):
+    async with inside(dsn, tmp_path) as gateway:
+        table, me = gateway.flow.commands._table, gateway.life.lease.process
+        given = [Command(n, me, me, Kind.CANCEL, 1 + n // 20, n, n) for n in range(60)]
+        await table.give(given)
+        found = await table.open(50, 3)
+        assert [one.id for one in found] == [0, 1, 2, 20, 21, 22, 40, 41, 42]
+        found = await table.open(4, 3, but=[0, 2, 20], but_tenants=[3])
+        assert [one.id for one in found] == [1, 3, 4, 21]
 
 
 async def test_a_caller_that_gives_up_leaves_no_message_to_nobody(dsn, tmp_path):

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import time
 
+import asyncpg
 import pytest
 
 from sms.errors import KeyBusy, KeyTaken, OutcomeUnknown, RefsTaken, StoreUnavailable
 from sms.model import MessageClass
 from store import database
+from store import intake as intake_module
 from store.intake import FORGET_SQL, LOOK_SQL, Intake
 from tests.support.cutter import Cutter
 from tests.support.postgres import World, text
@@ -358,6 +360,44 @@ async def test_no_number_and_no_word_of_a_request_stands_in_the_table(world, con
     for row in await rows(conn):
         assert len(row["key"]) == 16
         assert b"138" not in row["key"] + row["digest"]
+
+
+async def test_a_key_that_was_seen_taken_stands_until_the_verdict(world, stranger, monkeypatch):
+    """Nobody can remove it between the INSERT that ran into it and the look at it."""
+    acceptor = await world.acceptor()
+    first = text()
+    await acceptor.accept([first], keys=[key(world)])
+    gone = []
+
+    async def meddle(conn, slots):
+        await stranger.execute("SET lock_timeout = 100")
+        with contextlib.suppress(asyncpg.LockNotAvailableError):
+            gone.append(await stranger.execute("DELETE FROM intake_keys"))
+        return await look_up(conn, slots)
+
+    look_up = intake_module.look_up
+    monkeypatch.setattr(intake_module, "look_up", meddle)
+    with pytest.raises(KeyTaken) as caught:
+        await acceptor.accept([text()], keys=[key(world)])
+    assert (caught.value.first_id, gone) == (first.id, [])
+
+
+async def test_a_key_that_belongs_to_nobody_is_asked_for_again(world, monkeypatch):
+    acceptor = await world.acceptor()
+    first = text()
+    await acceptor.accept([first], keys=[key(world)])
+    look_up, looks = intake_module.look_up, []
+
+    async def blind_once(conn, slots):
+        looks.append(slots)
+        return await look_up(conn, slots if len(looks) > 1 else [])
+
+    monkeypatch.setattr(intake_module, "look_up", blind_once)
+    with pytest.raises(KeyTaken) as caught:
+        await acceptor.accept([text()], keys=[key(world)])
+    assert (caught.value.digest, caught.value.first_id) == (b"d" * 16, first.id)
+    assert len(looks) == 2
+    await acceptor.accept([text()], keys=[key(world, b"b")])
 
 
 def code(**fields):

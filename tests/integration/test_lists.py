@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from receipts.state import Path, fold
 from sms.model import Carrier, EventRow, Message, MessageClass, State
 from store.events import EventLane
 from store.fragments import Why, park_sql
+from store.intake import Stored as StoredKey
 from tests.support.fake_flow import OTHER, SHOP
 from tests.support.postgres import World, text
 from tests.support.reading_world import MOBILE, UNICOM, Door, now_ms
@@ -151,6 +153,44 @@ async def test_pages_follow_one_another_without_a_gap_or_a_repetition(door, fill
     assert ids(await door.all("other")) == filled.ids(OTHER)
     exact = await door.page(limit=630)
     assert (len(exact["data"]), exact["next_cursor"]) == (630, None)
+
+
+async def test_a_reference_of_the_last_days_is_found_by_its_key(door, filled, monkeypatch):
+    opened: list[int] = []
+    bodies = door.reading.reader.bodies
+
+    async def spy(ids_: list[int]) -> Any:
+        opened.extend(ids_)
+        return await bodies(ids_)
+
+    monkeypatch.setattr(door.reading.reader, "bodies", spy)
+    [wanted] = filled.ids(SHOP, client_ref="ref-333")
+    number = int(wanted[4:], 16)
+    intake = door.flow.intake
+    intake.stored[intake.hasher.ref(SHOP, "ref-333").slot] = StoredKey(b"", number)
+    page = await door.page(client_ref="ref-333")
+    assert (ids(page["data"]), page["next_cursor"], opened) == ([wanted], None, [number])
+    status = page["data"][0]["status"]
+    for other in State:
+        page = await door.page(client_ref="ref-333", status=other.value)
+        assert ids(page["data"]) == ([wanted] if other.value == status else [])
+    assert (await door.page(client_ref="ref-333", created_after="2098-01-01T00:00:00Z"))[
+        "data"
+    ] == []
+    assert (await door.page("other", client_ref="ref-333"))["data"] == []
+
+
+async def test_an_older_message_with_the_same_reference_is_listed_too(door, world, monkeypatch):
+    old = await accept(world, [text(client_ref="twin", created_at=now_ms())])
+    await asyncio.sleep(0.01)
+    new = await accept(world, [text(client_ref="twin", created_at=now_ms())])
+    intake = door.flow.intake
+    intake.stored[intake.hasher.ref(SHOP, "twin").slot] = StoredKey(b"", new[0].id)
+    monkeypatch.setattr(lists_module, "_REF_ALONE_S", 0)  # in place of a week
+    both = [f"msg_{one.id:016x}" for one in (new[0], old[0])]
+    assert ids((await door.page(client_ref="twin"))["data"]) == both
+    for limit in (1, 2, 3):
+        assert ids(await door.all(client_ref="twin", limit=limit)) == both
 
 
 async def test_an_item_is_the_object_of_its_own_route(door, filled):
@@ -306,7 +346,7 @@ async def test_the_frame_holds(door):
     assert repeated.json()["code"] == "query.repeated"
     assert (await door.call("GET", "/v1/messages", key="send")).status_code == 403
     refused = await door.call("PUT", "/v1/messages", json={})
-    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, POST")
     search = "/v1/messages:search"
     assert (await door.call("GET", search)).status_code == 405
     assert (await door.call("POST", search, json={"status": None})).status_code == 422

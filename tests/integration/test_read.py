@@ -513,7 +513,7 @@ async def test_what_is_open_here_is_what_no_list_names(world):
     dice = random.Random(4)
     messages = await accept(world, 400)
     ids = sorted(message.id for message in messages)
-    names = ("handed", "theirs", "mine", "here", "there", "lane")
+    names = ("handed", "theirs", "mine", "here", "there", "put_off", "lane")
     places: dict[str, set[int]] = {name: set() for name in names}
     conn = await world.opener()()
     for turn in range(12):
@@ -544,7 +544,9 @@ async def test_what_is_open_here_is_what_no_list_names(world):
         for place, process in (("here", 0), ("there", 1)):
             now, about = time.time(), (Why.QUEUED, MessageClass.OTP, 1)
             await conn.execute(park_sql(process, [(m, now, *about) for m in places[place]]))
-        not_here = places["handed"] | places["theirs"] | places["there"]
+        now, about = time.time(), (Why.SCHEDULED, MessageClass.OTP, 1)
+        await conn.execute(park_sql(0, [(m, now, *about) for m in places["put_off"]]))
+        not_here = places["handed"] | places["theirs"] | places["there"] | places["put_off"]
         for _ in range(8):
             first, last = sorted(dice.sample(range(len(ids)), 2))
             page = [m for m in ids[first : last + 1] if turn % 2 or dice.random() < 0.3] or ids[:1]

@@ -14,7 +14,7 @@ import pytest
 from receipts.state import Path as Step
 from sms.errors import StoreUnavailable
 from sms.model import Message, MessageClass, State
-from store.fragments import Why
+from store.fragments import Why, park_sql
 from store.scheduled import SCHEDULED_PATH
 from tests.support.inside import Inside, inside, text
 
@@ -221,6 +221,41 @@ async def _otp(worker: Inside) -> float:
     [one] = await worker.send(1, OTP)
     await worker.until(lambda: any(s.message.id == one for s in seen[before:]))
     return time.monotonic() - began
+
+
+@pytest.mark.parametrize("why", [Why.SCHEDULED, Why.HELD])
+async def test_what_is_put_off_while_its_old_row_comes_due_keeps_its_hour(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: Why
+) -> None:
+    """Back as an id after a restart, its row of then due; put off before that is acted on."""
+    async with inside(dsn, tmp_path) as worker:
+        [one] = await worker.send(1, MARKETING)
+        backlog, me = worker.flow.backlog, worker.life.lease.process
+        valid_until = worker.flow.ledger.live[one].valid_until
+        later = time.time() + 1800
+
+        async def commit(sql: str) -> None:
+            worker.flow.ledger.commit([], sql=sql)
+            await worker.life._committed()
+
+        still_mine = worker.flow.reader.still_mine
+
+        async def put_off_meanwhile(process: int, ids: list[int]) -> list[int]:
+            mine = await still_mine(process, ids)
+            await commit(park_sql(me, [(one, later, why, MARKETING, 1)]))
+            return mine
+
+        await commit(park_sql(me, [(one, time.time() - 1, Why.QUEUED, MARKETING, 1)]))
+        monkeypatch.setattr(worker.flow.reader, "still_mine", put_off_meanwhile)
+        await backlog.take_up_due([one])
+        await worker.life._committed()
+        assert later < valid_until
+        rows = await worker.ask("SELECT why, extract(epoch FROM due)::float FROM parked")
+        assert rows == [(why, pytest.approx(later, abs=0.01))]
+        monkeypatch.undo()
+        await backlog.take_up_due([one])  # asked of it by a look from before: it is not to be had
+        await worker.life._committed()
+        assert len(await worker.ask("SELECT why FROM parked")) == 1
 
 
 async def test_one_that_is_put_off_while_its_row_is_written_keeps_a_row(

@@ -261,7 +261,7 @@ async def test_what_waits_is_rejected_within_seconds_though_no_channel_is_up(dsn
             " VALUES (1, $1, '', 4, 1, now()) RETURNING id",
             index,
         )
-        await worker.worker.suppressing.refresh()
+        await worker.worker.suppressing.round()
         await worker.life._committed()
         rows = await worker.ask("SELECT message_id FROM events ORDER BY 1")
         assert rows == [(one,) for one in refused]

@@ -81,7 +81,7 @@ async def owe(world: World, journal_dir: Path) -> dict[str, list[Message]]:
     await world.acceptor(lanes=1)
     lane = await world.event_lane()
     found: dict[str, list[Message]] = {}
-    for kind in ("unanswered", "answered", "refused", "unwritten"):
+    for kind in ("unanswered", "answered", "refused", "unwritten", "put_off", "held"):
         world.chooser = lambda messages: messages
         await accept(world, kind, found, 3)
     world.chooser = lambda _: []
@@ -101,6 +101,12 @@ async def owe(world: World, journal_dir: Path) -> dict[str, list[Message]]:
         return park_sql(me, [(m.id, now + 60, why, m.message_class, 1) for m in found[kind]])
 
     lane.add([], urgent=True, sql=park("parked", Why.QUEUED))
+    # Its last flush before the kill: the claims are still to be rid of them.
+    rows = [
+        world.event(m.id, path=int(StatePath.SCHEDULED), status=State.SCHEDULED)
+        for m in found["put_off"]
+    ]
+    lane.add(rows, urgent=True, sql=park("put_off", Why.SCHEDULED) + park("held", Why.HELD))
     lane.add(
         [
             world.event(
@@ -196,8 +202,15 @@ async def check(scene: Scene, *, has_journal: bool) -> None:
         uncertain |= scene.ids("answered", "refused", "unwritten")
     assert set(to_me) == waits
     parked = await scene.fetch("SELECT message_id, process, why FROM parked")
-    assert {row[0] for row in parked} == uncertain
-    assert {row[1:] for row in parked} == {(me, Why.UNCERTAIN)}
+    aside = dict.fromkeys(scene.ids("put_off"), Why.SCHEDULED)
+    aside |= dict.fromkeys(scene.ids("held"), Why.HELD)
+    assert {row[0]: row[2] for row in parked} == dict.fromkeys(uncertain, Why.UNCERTAIN) | aside
+    assert {row[1] for row in parked} == {me}
+    [(dues,)] = await scene.fetch(
+        f"SELECT count(*) FROM parked WHERE why IN ({Why.SCHEDULED:d},{Why.HELD:d})"
+        " AND due BETWEEN now() AND now() + interval '60 s'"
+    )
+    assert dues == len(aside)
     assert {number for number in newest if newest[number] == StatePath.UNCERTAIN} == uncertain
     submitted = scene.ids("submitted") | (scene.ids("answered") if has_journal else set())
     assert {n for n in newest if newest[n] == StatePath.SUBMITTED} == submitted
@@ -335,7 +348,8 @@ async def test_only_a_death_counts_as_one(
     open_ones = scene.ids(
         "unanswered", "answered", "refused", "unwritten", "unclaimed", "parked", "uncertain"
     )
-    assert told["messages"] == len(open_ones)
+    twice = scene.ids("put_off", "held")  # found by a claim, and by the row that counts
+    assert told["messages"] == len(open_ones) + 2 * len(twice)
     assert told["webhooks"] == 1
 
 

@@ -139,5 +139,6 @@ async def test_a_bug_behind_a_wake_up_does_not_deafen(valkey):
     for number in range(3):
         first.wake(2, str(number))
         await until(lambda number=number: len(heard) == number + 1)
+    assert second.failures == 3
     for wakes in (first, second):
         await wakes.close()

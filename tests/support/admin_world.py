@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -30,6 +31,10 @@ ROUTE = Upsert(
 CHANNEL = Upsert(
     "channel", "mobile-a", {"protocol": "smpp", "settings": {"host": "h"}}, {"password": "p"}
 )
+
+
+SEND = {"to": "+8613800138000", "text": "您的验证码是 482913", "class": "otp"}
+NOBODY = f"ten_{99:016x}"
 
 
 class Process:
@@ -115,3 +120,24 @@ class World:
         assert answer.status_code == 201, answer.text
         told: dict[str, str] = answer.json()
         return told
+
+
+@asynccontextmanager
+async def open_world(dsn: str) -> AsyncIterator[World]:
+    """A world on this database, for one test."""
+    pool = await database.open_pool(dsn, size=4)
+    yield await World.make(pool)
+    pool.terminate()
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    """The status of a refusal, and its code."""
+    return answer.status_code, answer.json()["code"]
+
+
+async def audit(world: World, **query: Any) -> list[dict[str, Any]]:
+    """The audit log, newest first."""
+    answer = await world.admin("GET", "/v1/audit-events", **query)
+    assert answer.status_code == 200, answer.text
+    rows: list[dict[str, Any]] = answer.json()["data"]
+    return rows

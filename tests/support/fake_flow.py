@@ -18,9 +18,11 @@ from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
 from sms.ids import IdClock
 from sms.model import EventRow, Message, MessageClass, State
+from sms.portability import Portability
 from store.commands import BatchState
 from store.intake import Hasher, IntakeKey, Kind, Slot
 from store.intake import Stored as StoredKey
+from store.ported import PortedStore
 from store.reading import Reading
 from telemetry.metrics import Metrics
 
@@ -39,6 +41,7 @@ class Taken:
     most: int = 0
     resets: str = ""
     others: tuple[PolicyPort, ...] = ()
+    charged_at: float = 0.0
 
 
 class FakeLimiter:
@@ -72,7 +75,9 @@ class FakeLimiter:
             taken.left = self.left
         return taken
 
-    def put_back(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> None:
+    def put_back(
+        self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float, charged_at: float
+    ) -> None:
         self.left += sum(wanted.values())
 
 
@@ -222,6 +227,17 @@ class FakeCommands:
         return message_id in self.held
 
 
+class FakePorting:
+    """Overrides that a test sets in `known`; `index` is all that is made of a number."""
+
+    def __init__(self) -> None:
+        self.known = Portability(int)
+        self.store: PortedStore  # not here
+
+    async def refresh(self) -> None:
+        """Nothing changes behind a fake."""
+
+
 class FakeFlow:
     def __init__(self) -> None:
         self.snapshot, self.keys = make_snapshot()
@@ -233,6 +249,7 @@ class FakeFlow:
         self.intake = FakeIntake()
         self.policy = SendingPolicy()
         self.suppressions: SuppressionsPort | None = None
+        self.porting = FakePorting()
         self.access = Access()
         self.reading: Reading  # a test that reads lists gives it
         self.supervisor_socket: Path | None = None

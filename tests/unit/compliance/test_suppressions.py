@@ -9,35 +9,12 @@ from compliance.suppressions import (
     BLOCKED,
     OPTED_OUT,
     PLATFORM,
-    IndexSet,
     Suppressions,
     unkeyed_index,
 )
 from sms.model import MessageClass
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
-# Few buckets, so that values meet in them; and the ends of the range.
-VALUES = st.one_of(
-    st.integers(-5, 5).map(lambda n: n << 14),
-    st.integers(-(1 << 63), (1 << 63) - 1),
-)
-
-
-@given(st.lists(st.tuples(st.booleans(), VALUES)))
-def test_the_compact_set_is_a_set(steps: list[tuple[bool, int]]) -> None:
-    compact, plain = IndexSet(), set[int]()
-    for is_added, value in steps:
-        if is_added:
-            assert compact.add(value) == (value not in plain)
-            plain.add(value)
-        else:
-            assert compact.discard(value) == (value in plain)
-            plain.discard(value)
-        assert (value in compact) == (value in plain)
-        assert compact.size == len(plain)
-    assert all(value in compact for value in plain)
-
-
 CHANGES = st.lists(
     st.tuples(
         st.sampled_from([PLATFORM, 1, 2]),

@@ -13,8 +13,10 @@ from compliance.policy import SendingPolicy
 from compliance.suppressions import unkeyed_index
 from gateway.admit import Refused, Rules, admit, charge
 from gateway.api.models import SendRequest
+from gateway.preview import preview
 from sms.config import Channel, Route, Snapshot, Tenant
 from sms.model import Carrier, Message, MessageClass
+from sms.portability import Portability
 from sms.segmentation import MAX_SEGMENTS
 from tests.support.fake_flow import FakeLimiter
 
@@ -54,6 +56,21 @@ def test_routes_are_asked_for_the_very_network():
     assert isinstance(refused, Refused)
     assert refused.errors[0].code == "route.missing"
     assert "CM" in refused.errors[0].detail
+
+
+def test_a_ported_number_goes_by_the_carrier_it_lives_with():
+    ported = Portability(int)
+    ported.change(8613800138000, Carrier.CU)
+    only_unicom = Snapshot(1, {1: TENANT}, routes=(Route(1, 0, None, Carrier.CU, 86, (7,)),))
+    rules = Rules(only_unicom, None, ported)
+    message = ask(rules)
+    assert isinstance(message, Message)
+    assert message.carrier is Carrier.CU
+    request = SendRequest(to="13800138000", text="x")
+    assert preview(request, TENANT, rules, NOW).channels == (7,)
+    ported.change(8613800138000, None)  # the same rules: nothing of it is remembered
+    assert isinstance(ask(rules), Refused)
+    assert preview(request, TENANT, rules, NOW).channels == ()
 
 
 def test_a_new_snapshot_is_asked_anew():

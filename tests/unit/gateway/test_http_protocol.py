@@ -12,6 +12,7 @@ import pytest
 
 from gateway.http_protocol import ALL_OF_THEM, HEAD_TIMEOUT_S, MAX_FRAMING, Connections
 from sms.errors import OutcomeUnknown, StoreUnavailable
+from telemetry.metrics import render
 from tests.support.fake_flow import SHOP, FakeFlow, Taken
 from tests.support.http_client import GOOD, READY, Client, answers, held_back, request
 
@@ -73,6 +74,62 @@ async def test_both_ways_answer_the_same(name: str) -> None:
     assert len(told[0]) == 2
 
 
+@pytest.mark.parametrize("version", ["2.0", "0.9", "1.2", "3.0", "9.9"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/healthz"])
+async def test_another_version_of_http_is_505(version: str, path: str) -> None:
+    client = Client()
+    whole = request(client.flow, GOOD).replace(b"/v1/messages", path.encode(), 1)
+    wrong = whole.replace(b"HTTP/1.1", f"HTTP/{version}".encode(), 1)
+    [(status, headers, told)] = await client.send(wrong)
+    assert (status, told["code"]) == (505, "request.version")
+    assert headers["content-type"] == "application/problem+json"
+    assert client.wire.is_closed
+    assert client.flow.accepted == []
+
+
+async def test_the_first_line_of_http2_is_505() -> None:
+    client = Client()
+    [(status, _, told)] = await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    assert (status, told["code"]) == (505, "request.version")
+
+
+async def test_http_1_0_is_answered() -> None:
+    client = Client()
+    whole = request(client.flow, GOOD).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    [(status, _, _)] = await client.send(whole)
+    assert status == 202
+
+
+@pytest.mark.parametrize("tail", [b"#x", b"?a=1#x", b"#", b"/msg_1#/timeline"])
+async def test_a_fragment_is_no_part_of_a_request(tail: bytes) -> None:
+    client = Client()
+    [(status, _, told)] = await client.send(
+        request(client.flow, GOOD).replace(b"/v1/messages", b"/v1/messages" + tail, 1)
+    )
+    assert (status, told["code"]) == (400, "request.malformed")
+    assert client.flow.accepted == []
+    client.end()
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/healthz", "/nothing", "/v1/messages/msg_1"])
+async def test_head_has_the_head_of_get_and_no_body(path: str) -> None:
+    client = Client()
+    key = client.flow.keys["both"]
+    line = f"%s {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    [(status, headers, _)] = await client.send((line % "GET").encode())
+    client.wire.sent = b""
+    client.protocol.data_received((line % "HEAD").encode() + (line % "HEAD").encode())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    head, second, rest = client.wire.sent.split(b"\r\n\r\n")
+    assert rest == b""
+    for one in (head, second):
+        assert one.startswith(b"HTTP/1.1 %d " % status)
+        if status == 200:  # a problem document names the request
+            assert b"content-length: %b" % headers["content-length"].encode() in one
+    client.end()
+
+
 KEYED = {"Idempotency-Key": '"k-1"'}
 
 
@@ -128,6 +185,8 @@ async def test_a_broken_replay_is_answered_too() -> None:
     assert (status, told["code"]) == (500, "internal.error")
     assert headers["x-request-id"] == told["request_id"]
     assert len(flow.accepted) == 1
+    counted = render(flow.metrics.snapshot()).decode()
+    assert 'smsgw_refused_total{code="internal.error"} 1' in counted
     client.end()
 
 
@@ -308,6 +367,35 @@ async def test_what_is_not_http_gets_a_problem_document() -> None:
     [(status, headers, body)] = await client.send(b"HELLO there\r\n\r\n")
     assert (status, body["code"]) == (400, "request.malformed")
     assert headers["content-type"] == "application/problem+json"
+    assert client.wire.is_closed
+
+
+WRONG = {
+    "line": b"garbage\r\n\r\n",
+    "version": b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n",
+    "chunk": b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("way", ["short", "long"])
+@pytest.mark.parametrize("number", [1, 3])
+async def test_what_is_wrong_is_answered_after_what_stands_before_it(
+    wrong: str, way: str, number: int
+) -> None:
+    """Else who sent the good ones would take the refusal for their answer."""
+    client = Client()
+    held = held_back(client.flow)
+    if way == "long":
+        long_way(client)
+    assert await client.send(request(client.flow, GOOD) * number + WRONG[wrong]) == []
+    client.protocol.data_received(b"more")
+    assert client.wire.sent == b""
+    for place in range(number):
+        held[place].set_result(None)
+        told = await client.send()
+    assert [status for status, _, _ in told[:-1]] == [202] * number
+    assert told[-1][0] == (505 if wrong == "version" else 400)
     assert client.wire.is_closed
 
 

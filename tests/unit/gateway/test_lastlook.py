@@ -85,6 +85,25 @@ def test_what_waits_while_no_channel_is_up_is_rejected_at_once() -> None:
     assert kit.metrics.illegal_transition_total.samples() == [([], [0.0])]
 
 
+def test_what_is_suppressed_in_a_lane_leaves_it_with_the_next_sweep() -> None:
+    """Its channel may be down for long: no dead object, no slot of the lane, no age is kept."""
+    kit = Kit()
+    for number in kit.channels:
+        kit.dispatcher.link_changed(number, is_up=False)
+    refused = [kit.message(MARKETING) for _ in range(20)]
+    good = kit.message(MARKETING, tenant=2)
+    kit.accept(*refused, good)
+    suppress(kit, 1, MARKETING)
+    kit.dispatcher.last_look.reject_refused(list(kit.ledger.live.values()), kit.clock.unix())
+    kit.events.flush()
+    lane = kit.lanes.lane(0)
+    assert lane.size() == 21
+    kit.dispatcher._sweep(MARKETING)
+    assert [message for _, queue in lane.queues() for message in queue] == [good]
+    assert lane.size() == kit.lanes.used(MARKETING) == 1
+    assert kit.dispatcher.withdrawn == {}
+
+
 def test_many_are_stopped_in_slices() -> None:
     kit = Kit(window=4)
     put_off = closed(kit)

@@ -1,12 +1,13 @@
 """The campaign's tenant: it asks again with the same key until it knows, and compares answers."""
 
+from datetime import datetime
 from random import Random
 
 import aiohttp
 import pytest
 
 from loadtest.campaign import traffic
-from loadtest.campaign.traffic import UNKNOWN, Rates, Text, Traffic
+from loadtest.campaign.traffic import CANCELED, NOT_CANCELED, UNKNOWN, Rates, Text, Traffic
 
 
 class Said:
@@ -117,3 +118,49 @@ async def test_a_batch_must_have_the_same_ids_entry_by_entry(sender, monkeypatch
     await sender._send(Client(batch(7, 8), batch(7, 9)), texts, is_batch=True)
     assert [one.message_id for one in texts] == [7, 8]
     assert [one.other_id for one in texts] == [0, 9]
+
+
+@pytest.mark.parametrize(
+    ("answers", "end"),
+    [
+        ((Said(200, {}),), CANCELED),
+        ((LOST, UNKNOWN_503, Said(200, {})), CANCELED),
+        ((UNKNOWN_503, refused(409, "message.submitting")), NOT_CANCELED),
+    ],
+)
+async def test_what_is_unwanted_is_canceled_until_somebody_knows(sender, answers, end):
+    client = Client(took(7), *answers)
+    one = text()
+    one.is_unwanted = True
+    await sender._send(client, [one], is_batch=False)
+    assert (one.cancel, client.answers) == (end, [])
+    assert {path for path, _, _ in client.asked[1:]} == {"/v1/messages/msg_0000000000000007:cancel"}
+
+
+async def test_when_the_time_for_a_cancel_is_over_nobody_knows(sender, monkeypatch):
+    monkeypatch.setattr(traffic, "RETRY_S", -1.0)
+    one = text()
+    one.is_unwanted = True
+    await sender._send(Client(took(7), LOST), [one], is_batch=False)
+    assert one.cancel == UNKNOWN
+
+
+async def test_what_was_not_accepted_is_not_canceled(sender):
+    client = Client(refused(422, "field.invalid"))
+    one = text()
+    one.is_unwanted = True
+    await sender._send(client, [one], is_batch=False)
+    assert (one.cancel, len(client.asked)) == ("", 1)
+
+
+def test_some_texts_are_scheduled_and_some_of_all_are_unwanted():
+    several = Traffic("http://gateway", Random(1), Rates())
+    made = [several._text() for _ in range(5000)]
+    later = [one for one in made if one.send_at]
+    assert 300 < len(later) < 550
+    assert all(0.4 < one.send_at - one.sent_at < 3.1 for one in later)
+    assert 0.4 < sum(one.is_unwanted for one in later) / len(later) < 0.6
+    assert 30 < sum(one.is_unwanted for one in made if not one.send_at) < 150
+    told = later[0].body()["send_at"]
+    assert datetime.fromisoformat(told).timestamp() == pytest.approx(later[0].send_at, abs=1e-6)
+    assert "send_at" not in next(one for one in made if not one.send_at).body()

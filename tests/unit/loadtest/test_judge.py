@@ -6,7 +6,7 @@ from loadtest.campaign.books import Law, Life
 from loadtest.campaign.judge import Fault, Kind, Seen, Total, judge
 from loadtest.campaign.records import Event, Submit
 from loadtest.campaign.timeline import timelines
-from loadtest.campaign.traffic import NEVER_SENT, UNKNOWN, Text
+from loadtest.campaign.traffic import CANCELED, NEVER_SENT, NOT_CANCELED, UNKNOWN, Text
 from sms.ids import id_at
 from sms.model import MessageClass, State
 
@@ -267,3 +267,61 @@ def test_the_time_line_counts_round_the_fault(world):
     assert line.recovered_s == 4.0
     assert sum(line.accepted) == sum(line.submitted) == sum(line.delivered) == 2
     assert line.accepted[int(2.95 / line.step_s)] == 1
+
+
+# -- what the tenant wished --------------------------------------------------------------------
+
+
+def canceled(world, said):
+    """A text that ended canceled; nothing of it is at a carrier."""
+    text = world.text(AT)
+    text.cancel = said
+    world.seen.lives[-1].state = State.CANCELED
+    world.seen.submits.clear()
+    return text
+
+
+@pytest.mark.parametrize("said", [CANCELED, UNKNOWN, NOT_CANCELED])
+def test_what_the_tenant_canceled_may_end_so(world, said):
+    canceled(world, said)
+    [verdict, _] = world.judged()
+    assert verdict.is_good
+    assert verdict.canceled == 1
+
+
+def test_what_nobody_canceled_must_not_end_so(world):
+    canceled(world, "")
+    assert world.findings() == [{Kind.ENDED_OTHERWISE: 1}, {}]
+
+
+def test_what_ended_canceled_must_be_at_no_carrier(world):
+    text = canceled(world, CANCELED)
+    world.submit(text, 0, AT + 1, is_taken=False)  # the carrier said that it did not take it
+    assert world.findings() == [{}, {}]
+    world.submit(text, 0, AT + 2)
+    assert world.findings() == [{Kind.SENT_CANCELED: 1}, {}]
+    assert world.judged()[0].unmarked == 1
+
+
+@pytest.mark.parametrize(("said", "found"), [(CANCELED, 1), (UNKNOWN, 0), (NOT_CANCELED, 0)])
+def test_a_cancel_that_was_answered_is_kept(world, said, found):
+    world.text(AT).cancel = said
+    [verdict, _] = world.judged()
+    assert verdict.findings[Kind.NOT_CANCELED] == found
+    assert verdict.missing == found
+
+
+@pytest.mark.parametrize(("send_at", "found"), [(AT - 1, 0), (AT + 0.02, 0), (AT + 0.5, 1)])
+def test_nothing_is_at_a_carrier_before_its_hour(world, send_at, found):
+    world.text(AT, segments=3).send_at = send_at
+    [verdict, _] = world.judged()
+    assert verdict.findings[Kind.TOO_EARLY] == found
+    assert verdict.scheduled == 1
+
+
+def test_the_total_counts_what_was_scheduled_and_canceled(world):
+    canceled(world, CANCELED).send_at = AT + 1
+    total = Total()
+    for verdict in world.judged():
+        total.add(verdict)
+    assert (total.scheduled, total.canceled, total.is_good) == (1, 1, True)

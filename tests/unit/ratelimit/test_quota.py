@@ -58,7 +58,7 @@ class Shared:
 
     def put_back(self, index: int, n: int, /) -> None:
         n = min(n, self.quotas[index]._used)
-        self.quotas[index].put_back(n, NOON)
+        self.quotas[index].put_back(n, NOON, NOON)
         self.taken -= n
 
     def give_back(self, index: int, _: int, /) -> None:
@@ -125,8 +125,21 @@ def test_what_is_given_back_after_midnight_is_void():
     assert quota.take(5, NOON)
     end = quota.ends_at
     quota.take(1, end)
-    quota.put_back(5, end - 1)
-    assert quota.left <= 5
-    quota = Quota(1, Period.DAY, 10, NOON)
-    quota.put_back(5, end)
+    quota.put_back(5, end - 1, NOON)
     assert quota.left == 0
+    quota = Quota(1, Period.DAY, 10, NOON)
+    quota.put_back(5, end, NOON)
+    assert quota.left == 0
+
+
+def test_the_new_day_takes_back_only_what_it_was_charged():
+    quota = Quota(1, Period.DAY, 10, NOON)
+    quota.told(quota.ask([5], 1, NOON), (5, 5))
+    assert quota.take(5, NOON)
+    end = quota.ends_at
+    quota.told(quota.ask([10], 1, end), (10, 10))  # others have turned the day already
+    assert quota.take(4, end)
+    quota.put_back(5, end, NOON)
+    assert quota.left == 6
+    quota.put_back(4, end + 1, end)
+    assert quota.left == 10

@@ -80,7 +80,7 @@ async def test_without_the_store_nobody_waits(rig):
 
 async def test_what_is_put_back_can_be_taken_again(rig):
     assert await rig.ask(100, rig.day) is None
-    rig.book.put_back((rig.day,), 30)
+    rig.book.put_back((rig.day,), 30, rig.now)
     assert await rig.ask(30, rig.day) is None
     assert await rig.ask(1, rig.day) is rig.day
 

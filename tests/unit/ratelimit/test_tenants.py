@@ -100,9 +100,9 @@ def test_a_batch_is_taken_whole_or_not_at_all():
 def test_what_was_not_accepted_is_given_back():
     rig = Rig(tenant())
     rig.take(20)
-    rig.limits.put_back(1, {TRANSACTIONAL: 7}, rig.now())
+    rig.limits.put_back(1, {TRANSACTIONAL: 7}, rig.now(), 0.0)
     assert rig.limits.look(1, rig.now()).left == 7
-    rig.limits.put_back(1, {TRANSACTIONAL: 100}, rig.now())
+    rig.limits.put_back(1, {TRANSACTIONAL: 100}, rig.now(), 0.0)
     assert rig.limits.look(1, rig.now()).left == 20
 
 
@@ -119,7 +119,7 @@ def test_a_new_configuration_keeps_the_fill():
 def test_an_unknown_or_removed_tenant_gets_nothing():
     rig = Rig(tenant())
     assert rig.take(1, tenant=9).retry_after_s > 0.0
-    rig.limits.put_back(9, {OTP: 1}, rig.now())
+    rig.limits.put_back(9, {OTP: 1}, rig.now(), 0.0)
     assert rig.limits.look(9, rig.now()).left == 0
     rig.configure()
     assert rig.take(1).retry_after_s > 0.0
@@ -182,7 +182,7 @@ async def test_the_headers_name_the_classes_of_the_request():
     rig = Rig(MIXED)
     taken = await rig.ask({MARKETING: 1, TRANSACTIONAL: 1})
     assert [tuple(policy) for policy in taken.others] == [("marketing", 3, 3, 2, 1)]
-    rig.limits.put_back(1, {MARKETING: 1, TRANSACTIONAL: 1}, rig.now())
+    rig.limits.put_back(1, {MARKETING: 1, TRANSACTIONAL: 1}, rig.now(), taken.charged_at)
     assert rig.take(1, MARKETING).others[0].left == 2
 
 
@@ -262,6 +262,22 @@ async def test_quotas_stand_in_the_headers():
 
 async def test_a_quota_is_given_back_with_the_tokens():
     rig = Rig(QUOTAS)
-    await rig.ask({OTP: 30})
-    rig.limits.put_back(1, {OTP: 30}, rig.now())
+    taken = await rig.ask({OTP: 30})
+    rig.limits.put_back(1, {OTP: 30}, rig.now(), taken.charged_at)
+    taken = rig.take(30, OTP)  # also the way that waits for nobody
+    assert taken.retry_after_s == 0.0
+    rig.limits.put_back(1, {OTP: 30}, rig.now(), taken.charged_at)
     assert rig.take(30, OTP).retry_after_s == 0.0
+
+
+async def test_what_was_charged_before_midnight_is_not_given_to_the_new_day():
+    rig = Rig(QUOTAS)
+    rig.advance(8 * 3600 - 1)
+    taken = await rig.ask({OTP: 20})
+    rig.advance(2)
+    assert (await rig.ask({OTP: 10})).retry_after_s == 0.0  # the day has turned
+    rig.limits.put_back(1, {OTP: 20}, rig.now(), taken.charged_at)
+    assert (await rig.ask({OTP: 21})).scope == "day"
+    assert (await rig.ask({OTP: 20})).retry_after_s == 0.0
+    day, month = rig.limits.look(1, rig.now()).others
+    assert (day.left, month.left) == (0, 20)  # of the month it was given back

@@ -1,10 +1,14 @@
 """Keys made of words: the same words the same key, and nothing else."""
 
+from typing import cast
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sms.model import Carrier, Encoding, Message, MessageClass
-from store.intake import HASH_BYTES, Hasher, KeyRow, Kind, release_sql
+from store.intake import HASH_BYTES, TAKE_TRIES, Hasher, KeyRow, Kind, release_sql, take
+from store.link import Aborted, Link
 
 SECRET = b"s" * 32
 _NAMES = st.binary(min_size=1, max_size=255)
@@ -74,3 +78,56 @@ def test_only_integers_and_hexadecimal_are_ever_formatted_into_sql():
         " ((0,7,'\\x27293b2064726f702d2d'::bytea));"
     )
     assert release_sql([]) == ""
+
+
+class ScriptedLink:
+    """Answers INSERTs with what was inserted, and look-ups with what stands there then."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.said = []
+
+    async def run(self, sql, data):
+        self.said.append(sql.split(";")[0])
+        return "" if sql == "ROLLBACK" else f"INSERT 0 {self.answers[0][0]}"
+
+    async def read(self, question):
+        self.said.append("look")
+        return await question(self)
+
+    async def fetch(self, sql, kinds, tenants, keys):
+        _, rows = self.answers.pop(0)
+        return rows
+
+
+class Row(tuple[object, ...]):
+    """A row of a look-up."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name):
+        return tuple(self)[{"digest": 3, "first_id": 4}[name]]
+
+
+ROWS = [KeyRow(Kind.REQUEST, 1, b"a", b"d", 7), KeyRow(Kind.REQUEST, 1, b"b", b"d", 8)]
+
+
+async def test_a_key_that_was_taken_and_belongs_to_nobody_is_inserted_anew():
+    """No verdict: neither another body (422) nor another message's client_ref (409)."""
+    mine = Row((*ROWS[0].slot, b"d", 7))
+    link = ScriptedLink((1, [mine]), (2, []))
+    assert await take(cast("Link", link), ROWS, 50) == {}
+    assert link.said == ["BEGIN", "look", "ROLLBACK", "BEGIN"]
+
+
+async def test_what_another_request_has_by_then_is_its_own():
+    mine, theirs = Row((*ROWS[0].slot, b"d", 7)), Row((*ROWS[1].slot, b"e", 5))
+    link = ScriptedLink((1, [mine]), (1, [mine, theirs]))
+    assert await take(cast("Link", link), ROWS, 50) == {ROWS[1].slot: (b"e", 5)}
+
+
+async def test_without_a_verdict_it_is_busy_and_nobodys():
+    link = ScriptedLink(*[(0, [])] * TAKE_TRIES)
+    with pytest.raises(Aborted) as caught:
+        await take(cast("Link", link), ROWS, 50)
+    assert caught.value.sqlstate == "55P03"

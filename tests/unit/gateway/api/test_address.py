@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
+from gateway.api.access import Access, Gate
 from gateway.api.address import MAX_HOPS, Addresses, is_in, parse_address
+from tests.support.fake_flow import SHOP, FakeFlow
 
 PROXIES = Addresses(["10.0.0.0/8", "fd00::/8"])
 
@@ -78,3 +81,18 @@ def test_addresses_are_compared_as_addresses():
         assert is_in(parse_address(text), networks) is is_inside
     assert not is_in(None, networks)
     assert parse_address("fe80::1%eth0") == ip_address("fe80::1")
+
+
+def test_what_a_gate_remembers_of_headers_is_bounded():
+    flow = FakeFlow()
+    shop = replace(flow.snapshot.tenants[SHOP], allowed_ips=(ip_network("203.0.113.0/24"),))
+    flow.snapshot = replace(flow.snapshot, tenants={SHOP: shop})
+    flow.access = Access(addresses=PROXIES)
+    gate = Gate(flow)
+    for number in range(50):
+        said = b"198.51.100.%d, " % number * 500 + b"203.0.113.9"
+        assert gate.is_allowed(SHOP, "10.0.0.1", [(b"x-forwarded-for", said)])
+        assert not gate.is_allowed(SHOP, "10.0.0.1", [(b"x-forwarded-for", b"10.0.0.9," * 900)])
+    assert gate.is_allowed(SHOP, "10.0.0.1", [(b"x-forwarded-for", b"203.0.113.9")])
+    assert sum(len(said) for _, _, said in gate._allowed) < 1000
+    assert len(gate._allowed) == 1

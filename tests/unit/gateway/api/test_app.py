@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from gateway.api import app, health
 from gateway.api.app import build
 from receipts.state import Path
+from sms.config import WebhookEndpoint
 from sms.errors import StoreUnavailable
 from sms.model import EventRow, State
+from store.told import Told
 from tests.support.fake_flow import FakeFlow
 
 
@@ -135,6 +138,33 @@ async def test_the_timeline_names_every_step(flow):
     assert sorted(step["at"] for step in steps) == [step["at"] for step in steps]
 
 
+async def test_the_timeline_names_webhooks_in_the_order_of_their_events(flow):
+    message_id = await make(flow)
+    deliver(flow)
+    asked = []
+
+    class Tellings:
+        async def of(self, endpoints, event_ids):
+            asked.append((endpoints, event_ids))
+            return [Told(5, event, None, None, True, 0.0, None) for event in event_ids]
+
+    hooks = {
+        number: WebhookEndpoint(number, tenant, "https://hooks.example/sms")
+        for number, tenant in ((5, 1), (6, 2))
+    }
+    flow.snapshot = replace(flow.snapshot, endpoints=hooks)
+    flow.reading = SimpleNamespace(tellings=Tellings())
+    steps = (await get(flow, f"/v1/messages/{message_id}/timeline")).json()["data"]
+    assert [step["step"] for step in steps] == [
+        "accepted", "queued", "attempt", "webhook", "receipt", "webhook",
+    ]  # fmt: skip
+    assert [step["code"] for step in steps if step["step"] == "webhook"] == [
+        "webhook.delivered",
+        "webhook.delivered",
+    ]
+    assert asked == [([5], [1, 2])]  # of the tenant's own endpoint
+
+
 @pytest.mark.parametrize("tail", ["", "/timeline"])
 async def test_a_foreign_id_looks_like_a_missing_one(flow, tail):
     message_id = await make(flow)
@@ -169,6 +199,39 @@ async def test_unknown_and_repeated_query_parameters_are_422(flow):
     assert (secret.status_code, secret.json()["code"]) == (400, "auth.secret_in_query")
 
 
+LISTS = ("/v1/messages", "/v1/events", "/v1/usage", "/v1/suppressions")
+
+
+ADMIN_LISTS = ("/v1/tenants", "/v1/admin-keys", "/v1/audit-events", "/v1/ported-numbers")
+
+
+@pytest.mark.parametrize("path", [*LISTS, *ADMIN_LISTS])
+async def test_every_list_points_to_a_wrong_parameter_in_the_same_way(flow, path):
+    key = "admin" if path in ADMIN_LISTS else "read"
+    for query, code, pointers in (
+        ("limit=0", "query.value", ["/limit"]),
+        ("stauts=x&staus=y", "query.unknown", ["/stauts", "/staus"]),
+        ("limit=1&limit=2", "query.repeated", ["/limit"]),
+        ("1380013=1", "query.unknown", [""]),
+    ):
+        answer = await get(flow, f"{path}?{query}", key)
+        told = answer.json()
+        assert (answer.status_code, told["code"]) == (422, code), query
+        assert [error["pointer"] for error in told["errors"]] == pointers
+        assert {error["code"] for error in told["errors"]} == {code}
+        assert "1380013" not in answer.text
+    if path not in ("/v1/events",):
+        told = (await get(flow, f"{path}?cursor=MTox", key)).json()
+        assert (told["code"], told["errors"][0]["pointer"]) == ("query.value", "/cursor")
+
+
+async def test_where_no_parameter_is_known_each_is_named(flow):
+    for path, method in (("/healthz", "GET"), ("/v1/messages", "POST"), ("/v1/batches", "POST")):
+        told = (await get(flow, f"{path}?b=1&a", "send", method)).json()
+        assert told["code"] == "query.unknown", path
+        assert [error["pointer"] for error in told["errors"]] == ["/b", "/a"]
+
+
 async def test_other_methods_are_405_with_allow(flow):
     for path in (f"/v1/messages/msg_{1:016x}", "/healthz", "/openapi.json"):
         answer = await get(flow, path, method="POST")
@@ -177,8 +240,86 @@ async def test_other_methods_are_405_with_allow(flow):
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/batches", "/v1/usage", "/v1/nothing"])
+async def test_who_has_no_key_learns_of_no_method(flow, path):
+    answer = await get(flow, path, None, "PUT")
+    assert (answer.status_code, answer.json()["code"]) == (401, "auth.missing")
+
+
+async def test_head_is_get_without_the_body_on_every_route(flow):
+    message_id = await make(flow)
+    paths = ["/healthz", "/readyz", "/metrics", "/openapi.json", f"/v1/messages/{message_id}"]
+    for path in [*paths, f"/v1/messages/{message_id}/timeline", "/v1/messages/msg_1"]:
+        told, asked = await get(flow, path, "read"), await get(flow, path, "read", "HEAD")
+        assert asked.status_code == told.status_code, path
+        assert asked.headers["content-type"] == told.headers["content-type"]
+        allowed = (await get(flow, path, "read", "PUT")).headers["allow"]
+        assert allowed == "GET, HEAD", path
+    for path in ("/v1/messages", "/v1/events", "/v1/usage"):
+        assert (await get(flow, f"{path}?limit=0", "read", "HEAD")).status_code == 422
+    assert (await get(flow, "/v1/batches", "both", "HEAD")).headers["allow"] == "POST"
+    assert (await get(flow, "/v1/messages", "both", "PUT")).headers["allow"] == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/messages/{id}%2Ftimeline",
+        "/v1/messages/{id}%2ftimeline",
+        "/v1/messages%2F{id}",
+        "/v1%2Fmessages/{id}",
+        "/v1/messages/%6Dsg{tail}",
+        "/v1/mess%61ges",
+        "/%68ealthz",
+    ],
+)
+async def test_an_address_has_one_spelling(flow, path):
+    message_id = await make(flow)
+    path = path.format(id=message_id, tail=message_id[3:])
+    for method in ("GET", "POST"):
+        answer = await get(flow, path, "both", method)
+        assert (answer.status_code, answer.json()["code"]) == (404, "resource.not_found"), method
+    assert len(flow.accepted) == 1
+
+
 async def test_a_slash_at_the_end_is_another_address(flow):
     assert (await get(flow, "/v1/messages/")).status_code == 404
+
+
+async def test_a_canceled_message_is_none_to_send_again(flow):
+    message_id = await make(flow)
+    stored = next(iter(flow.reader.stored.values()))
+    message = stored.message
+    stored.rows = [
+        EventRow(
+            message.id, 2, 1, 1, Path.CANCELED, State.CANCELED, message.created_at,
+            reason="canceled.by_tenant",
+        )
+    ]  # fmt: skip
+    told = (await get(flow, f"/v1/messages/{message_id}")).json()
+    assert (told["status"], told["retryable"]) == ("canceled", False)
+
+
+async def test_a_suspended_tenant_reads_and_stops_and_does_nothing_else(flow):
+    number = next(iter(flow.snapshot.tenants))
+    message_id = await make(flow)
+    tenant = flow.snapshot.tenants[number]
+    suspended = {**flow.snapshot.tenants, number: replace(tenant, is_suspended=True)}
+    flow.snapshot = replace(flow.snapshot, tenants=suspended)
+    one, batch = f"/v1/messages/{message_id}", f"/v1/batches/bat_{7:016x}"
+    assert (await get(flow, one)).status_code == 200
+    for path in (f"{one}:cancel", f"{batch}:pause", f"{batch}:cancel", "/v1/suppressions"):
+        answer = await get(flow, path, method="POST")
+        assert answer.json().get("code") != "tenant.suspended", path
+    for path, method in (
+        (f"{batch}:resume", "POST"),
+        ("/v1/messages:preview", "POST"),
+        ("/v1/messages", "POST"),
+        ("/v1/batches", "POST"),
+        (f"/v1/suppressions/sup_{7:016x}", "DELETE"),
+    ):
+        answer = await get(flow, path, method=method)
+        assert (answer.status_code, answer.json()["code"]) == (403, "tenant.suspended"), path
 
 
 async def test_a_store_that_is_away_is_503(flow):
@@ -198,6 +339,10 @@ async def test_an_error_nobody_foresaw_is_a_plain_500(flow, monkeypatch):
     assert (answer.status_code, answer.json()["code"]) == (500, "internal.error")
     assert "SELECT" not in answer.text
     assert logged == [{"request_id": answer.json()["request_id"]}]
+    counted = (await get(flow, "/metrics", None)).text
+    assert 'smsgw_refused_total{code="internal.error"} 1' in counted
+    route = 'route="/v1/messages/{id}"'
+    assert f'smsgw_http_request_seconds_count{{code="500",method="GET",{route}}} 1' in counted
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
 
 

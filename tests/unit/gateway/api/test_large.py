@@ -103,6 +103,32 @@ def test_a_whole_batch_is_not_too_many_values():
     parse_strict(json.dumps({"metadata": {f"k{n}": "" for n in range(680)}}).encode())
 
 
+@pytest.mark.parametrize("run", [b" ", b"x", b":"])
+def test_a_run_of_what_is_no_value_costs_no_more_than_a_string(run):
+    def cost(body):
+        best = 1e9
+        for _ in range(3):
+            began = time.thread_time()
+            try:
+                parse_strict(body)
+            except ProblemError as refusal:
+                assert refusal.problem.code == "json.syntax"  # noqa: PT017 (or none at all)
+            best = min(best, time.thread_time() - began)
+        return best
+
+    size = 2 << 20
+    assert cost(b'{"x"' + run * size + b"}") < 4 * cost(b'{"x":"' + b"y" * size + b'"}')
+
+
+async def test_wrong_entries_of_a_batch_share_what_may_be_read_exactly(flow):
+    wrong = {**ONE, "oops": [[0] * 600] * 2}
+    answer = await post(flow, {"messages": [ONE, *[wrong] * 90]}, "/v1/batches")
+    assert (answer.status_code, len(answer.json()["rejected"])) == (202, 90)
+    answer = await post(flow, {"messages": [ONE, *[wrong] * 120]}, "/v1/batches")
+    assert (answer.status_code, answer.json()["code"]) == (400, TOO_MANY)
+    assert len(flow.accepted) == 1
+
+
 async def test_a_message_of_more_than_a_mebibyte_fails_its_batch(flow):
     for body in (
         {"messages": [ONE, {**ONE, "text": "x" * (1 << 20)}]},
@@ -175,6 +201,8 @@ HEAVY = {
     "not a list": b'{"messages":{"a":[' + b"1," * (SIZE // 2 - 20) + b"1]}}",
     "escapes": b'{"x":"' + b"\\n" * (SIZE // 2 - 20) + b'"}',
     "blanks": b'{"messages":[' + b" " * (SIZE - 30) + b"]}",
+    "blanks in an object": b'{"messages":[{}]' + b" " * (SIZE - 30) + b',"x":1}',
+    "letters": b"{" + b"x" * (SIZE - 30),
     "a number": b'{"x":1.' + b"1" * (SIZE - 30) + b"}",
     "strings": b'{"x":[' + b'"" ' * (SIZE // 3 - 20) + b"]}",
     "deep": b'{"messages":' + b"[" * (SIZE - 30),

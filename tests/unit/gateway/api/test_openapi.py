@@ -163,6 +163,23 @@ async def test_schema_and_door_agree(flow, change):
     assert answer.status_code == (202 if is_valid else 422), answer.text
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        ("200", {"status": "ready", "missing": []}),
+        ("200", {"status": "ready", "missing": [], "degraded": ["worker 2: no lease"]}),
+        ("503", {"status": "unready", "missing": ["store"]}),
+    ],
+)
+async def test_readiness_is_described_to_the_last_member(flow, status, body):
+    told = await document(flow)
+    answers = told["paths"]["/readyz"]["get"]["responses"]
+    schema = answers[status]["content"]["application/json"]["schema"]
+    Draft202012Validator(schema).validate(body)
+    assert set(body) <= set(schema["properties"])
+    assert not Draft202012Validator(schema).is_valid({**body, "status": "other"})
+
+
 async def test_no_description_is_missing(flow):
     told = await document(flow)
     for operations in told["paths"].values():

@@ -288,6 +288,19 @@ async def test_charset_and_encoding_are_415(flow, headers, code):
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a中", "One character is not in GSM-7, it stands at"),
+        ("中文", "2 different characters are"),
+    ],
+)
+async def test_what_is_not_in_gsm7_is_counted_in_words(flow, text, told):
+    body = {"to": "+14155550100", "text": text, "encoding": "gsm7"}
+    answer = await post(flow, body)
+    assert [e["detail"] for e in problem(answer)["errors"] if told in e["detail"]], answer.text
+
+
+@pytest.mark.parametrize(
     "given", ["application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"']
 )
 async def test_utf8_may_be_said(flow, given):
@@ -355,6 +368,8 @@ async def test_scopes_and_suspension_are_403(flow):
     ]:
         answer = await post(flow, ONE, key=key)
         assert (answer.status_code, problem(answer)["code"]) == (403, code)
+        assert answer.headers["ratelimit-policy"].startswith('"segments";q=')
+        assert answer.headers["ratelimit"].startswith('"segments";r=')
 
 
 async def test_a_query_is_refused_and_a_secret_in_it_is_400(flow):

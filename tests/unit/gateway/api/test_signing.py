@@ -191,6 +191,7 @@ async def test_what_is_not_right_is_refused(flow, change, what):
     assert code(answer) == (403 if what == "auth.scope" else 401, what)
     assert flow.accepted == []
     assert "ratelimit" not in answer.headers or what == "auth.scope"  # nothing of the tenant
+    assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
 
 
 @pytest.mark.parametrize("name", ["key", "timestamp", "nonce", "signature"])
@@ -236,6 +237,34 @@ async def test_the_clock_may_be_five_minutes_off(flow, off, is_good):
     assert answer.status_code == (202 if is_good else 401)
     if not is_good:
         assert code(answer) == (401, "auth.timestamp")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/batches", "/v1/usage"])
+async def test_another_method_is_told_only_to_a_signature_that_is_right(flow, path):
+    right, wrong = headers("PUT", path), headers("PUT", path) | {"x-smsgw-signature": "0" * 64}
+    assert code(await call(flow, wrong, "PUT", path)) == (401, "auth.signature")
+    answer = await call(flow, right, "PUT", path)
+    assert code(answer) == (405, "method.not_allowed")
+    assert answer.headers["allow"]
+
+
+async def test_head_is_signed_as_head(flow):
+    path = "/v1/messages/msg_0000000000000007"
+    answer = await call(flow, headers("HEAD", path, body=b""), "HEAD", path, b"")
+    assert answer.status_code == 404
+    answer = await call(flow, headers("GET", path, body=b""), "HEAD", path, b"")
+    assert answer.status_code == 401
+
+
+async def test_every_401_says_how_to_come_in(flow):
+    both = headers() | {"authorization": f"Bearer {flow.keys['both']}"}
+    once = headers()
+    assert (await call(flow, once)).status_code == 202
+    nobody: dict[str, str] = {}
+    for sent in (both, once, headers(at=NOW - 900), nobody):
+        answer = await call(flow, sent)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == 'Bearer realm="smsgw"'
 
 
 async def test_a_nonce_is_good_once_and_only_for_its_key(flow):

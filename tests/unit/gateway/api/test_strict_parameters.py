@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.api.admin import _OBJECT_ID
-from gateway.api.filters import moment_of
+from gateway.api.filters import OBJECT_ID, moment_of
 
 
 @pytest.mark.parametrize("good", ["ten_0000000000000001", "key_00000000000000ff"])
 def test_an_id_names_an_object(good: str) -> None:
-    assert _OBJECT_ID.fullmatch(good)
+    assert OBJECT_ID.fullmatch(good)
 
 
 @pytest.mark.parametrize("bad", ["\0", "\xff", "x" * 41, "", "TEN_1", "a b"])
 def test_nothing_else_does(bad: str) -> None:
-    assert _OBJECT_ID.fullmatch(bad) is None
+    assert OBJECT_ID.fullmatch(bad) is None
 
 
 @pytest.mark.parametrize(

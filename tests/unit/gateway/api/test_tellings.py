@@ -1,0 +1,85 @@
+"""The webhooks in a timeline: told only where it is certain."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from gateway.api.tellings import IN_FORCE_S, events_told, webhook_steps
+from receipts.state import Path
+from sms.config import WebhookEndpoint
+from sms.model import EventRow, State
+from store.told import Told
+
+AT = 1_800_000_000.0
+HOOK = WebhookEndpoint(5, 1, "https://hooks.example/sms")
+ROWS = [
+    EventRow(70, 2, 1, 1, Path.SUBMITTED, State.SUBMITTED, AT, channel=7),
+    EventRow(70, 3, 2, 1, Path.DELIVERED, State.DELIVERED, AT + 1, segment=0, channel=7),
+]
+
+
+def steps(told: Told, hook: WebhookEndpoint = HOOK) -> list[dict[str, object]]:
+    return webhook_steps(events_told(ROWS), {5: hook}, [told])
+
+
+def told(**known: object) -> Told:
+    usual = Told(5, 2, None, None, is_settled=True, since=AT - 60, sure_below=None)
+    return usual._replace(**known)  # type: ignore[arg-type]  # by name
+
+
+def test_a_delivered_webhook_stands_at_the_moment_of_its_event() -> None:
+    [step] = steps(told())
+    assert step == {
+        "at": "2027-01-15T08:00:01.000Z",
+        "step": "webhook",
+        "status": "delivered",
+        "channel": None,
+        "segment": None,
+        "carrier_id": None,
+        "code": "webhook.delivered",
+        "ms": None,
+        "detail": "message.delivered to whe_0000000000000005: delivered",
+    }
+
+
+@pytest.mark.parametrize(
+    ("known", "code", "words"),
+    [
+        ({"tries": 2, "due": AT + 300}, "webhook.waiting", "2 tries, the next one at 2027-01-15"),
+        ({"tries": 1, "due": AT + 300, "since": AT + 9}, "webhook.waiting", "by one try"),
+        ({"tries": 10, "due": math.inf}, "webhook.given_up", "given up after 10 tries"),
+        ({"is_settled": False}, "webhook.waiting", "on its way"),
+        ({"sure_below": 3}, "webhook.delivered", "delivered"),
+    ],
+)
+def test_what_waits_or_was_given_up_says_so(
+    known: dict[str, object], code: str, words: str
+) -> None:
+    [step] = steps(told(**known))
+    assert step["code"] == code
+    assert words in str(step["detail"])
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"since": AT + 1},
+        {"since": AT + 1 - IN_FORCE_S + 0.1},
+        {"since": AT + 5, "is_settled": False},
+        {"sure_below": 2},  # a dead letter before it: perhaps it was left alone after a 410
+    ],
+)
+def test_what_is_not_certain_is_not_told(known: dict[str, object]) -> None:
+    assert steps(told(**known)) == []
+
+
+def test_an_endpoint_hears_only_what_its_filter_lets_through() -> None:
+    hook = WebhookEndpoint(5, 1, "https://hooks.example/sms", events=("message.failed",))
+    assert steps(told(), hook) == []
+
+
+def test_rows_that_are_no_event_have_no_webhook() -> None:
+    note = EventRow(70, 4, 3, 1, Path.NOTE, State.SUBMITTING, AT)
+    assert set(events_told([*ROWS, note])) == {1, 2}
