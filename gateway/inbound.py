@@ -136,6 +136,9 @@ class InboundDesk:
         self._polled_at = -POLL_S
         self._names: dict[int, str] = {}
         self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_stopping = False
         metrics.before_scrape.append(self._set_gauges)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
@@ -185,6 +188,9 @@ class InboundDesk:
                 async with asyncio.timeout(POLL_S):
                     await self._wake.wait()
             self._wake.clear()
+            if self._is_stopping:
+                continue
+            self._idle.clear()
             try:
                 await self.round()
             except LeaseLost:
@@ -193,10 +199,23 @@ class InboundDesk:
                 self._metrics.inbound_total.inc(("", "store_away"))
                 self._wake.set()
                 await asyncio.sleep(AWAY_S)
+            finally:
+                self._idle.set()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Begin nothing new and wait for what is being committed; the channels are stopped.
+
+        What is left is unanswered: the carrier sends it again, to whoever comes next.
+        """
+        self._is_stopping = True
+        self._pending.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
 
     async def round(self) -> None:
         """One turn; raises Unavailable and keeps what it could not settle."""
-        while self._flying or self._pending:
+        while (self._flying or self._pending) and not self._is_stopping:
             if not self._flying:
                 self._flying, self._pending = self._pending[:BATCH], self._pending[BATCH:]
                 self._flying = self._merged(self._flying)

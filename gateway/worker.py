@@ -709,6 +709,7 @@ class _Life:
         answers_s = max(0.1, answers_until - time.monotonic())
         stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
+        await worker.inbound.stop(max(0.1, min(FLUSH_S, deadline - time.monotonic())))
         await worker.peers.left()
         await self._close_the_door(idle_until, deadline)
         await worker.acceptor.stop(max(0.1, min(5.0, deadline - time.monotonic())))

@@ -302,6 +302,21 @@ async def test_beyond_the_bound_the_carrier_is_told_to_come_later(desk: Desk, mo
     assert desk.answers[2:] == [(0, True), (1, True), (2, True)]
 
 
+async def test_at_the_end_what_is_committed_is_waited_for_and_nothing_begins(desk: Desk):
+    running = asyncio.create_task(desk.desk.run())
+    desk.desk.receive(MOBILE, [text_of("a", "t1")])
+    for _ in range(500):
+        if desk.desk._flying:
+            break
+        await asyncio.sleep(0.002)
+    await desk.desk.stop(5)
+    assert desk.answers == [("t1", True)]
+    desk.desk.receive(MOBILE, [text_of("b", "t2")])
+    await asyncio.sleep(0.1)
+    assert len(await kept(desk.world)) == 1
+    running.cancel()
+
+
 async def test_one_bad_text_holds_nobody_up_and_is_given_up_at_last(desk: Desk, monkeypatch):
     make = InboundDesk._make
 
