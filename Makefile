@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check backlog bench bench-growth load campaign lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-wire load campaign lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -50,6 +50,9 @@ test-first: $(TESTS)
 test-second: $(TESTS)
 	$(PYTEST) $(SECOND) -m '$(TESTED)'
 
+fuzz: $(TESTS) ## a million inputs into each parser of the wire (make test: 20,000)
+	SMSGW_FUZZ_INPUTS=1000000 $(PYTEST) tests/wire -k test_fuzz
+
 bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
 	@$(BIN)/python -m loadtest.bench
 
@@ -58,6 +61,9 @@ backlog: $(RUNS) ## accept a million messages without a carrier, then watch them
 
 bench-growth: $(RUNS) ## the same against an empty store and a full one, few tenants and many
 	@$(BIN)/python -m loadtest.growth
+
+bench-wire: $(RUNS) ## one session per protocol: submits/s, CPU per submit and answer
+	@$(BIN)/python -m loadtest.wirebench
 
 load: $(RUNS) $(LOADS) ## 100,000 messages/min for 5 min, a carrier switched off; passes or fails
 	@$(BIN)/python -m loadtest.load

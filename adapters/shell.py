@@ -326,8 +326,8 @@ class WireChannel(ABC):
                     self._sink.reports(self.id, reports)
                 case Received(texts):
                     self._sink.inbound(self.id, texts)
-                case Bound():
-                    self._bound(link)
+                case Bound(peer):
+                    self._bound(link, peer)
                     has_room = True
                 case Ended(reason):
                     link.close(reason)
@@ -362,7 +362,8 @@ class WireChannel(ABC):
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _bound(self, link: Link) -> None:
+    def _bound(self, link: Link, peer: str) -> None:
+        log.info("session bound", channel=self._config.name, peer=peer)
         self._dialling.discard(link)
         link.was_bound = True
         self._told = ("", -REMIND_S)

@@ -20,10 +20,10 @@ from typing import Any
 
 from rich.text import Text
 
-from adapters.smpp.settings import validate as validate_smpp
 from gateway import diff, inforce
-from gateway.document import ObjectKey, Surroundings, Validate
+from gateway.document import ObjectKey, Surroundings
 from gateway.plan import Applied, Plan, StorePort, carry_out, make_plan
+from gateway.protocols import PROTOCOLS
 from gateway.settings import Settings
 from gateway.terminal import Terminal
 from gateway.yamlfile import MAX_BYTES, Complaint
@@ -35,7 +35,6 @@ from store.objects import StoredObject
 from store.seal import KEY_BYTES, Keyring, load_or_create_master_key, read_master_key
 from webhooks.address import AllowList
 
-PROTOCOLS: Mapping[str, Validate] = {"smpp": validate_smpp}
 COMMAND = "smsgw apply"
 _MAX_FILE = MAX_BYTES + 1  # read; one byte too many is told as such
 _TRIES = 3  # somebody may change something between our look and our write

@@ -18,6 +18,7 @@ from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
 from gateway.configfields import LATER, Field
 from gateway.owners import taken_detail, taken_numbers
+from gateway.protocols import CarrierProtocol
 from gateway.secretfiles import SecretFiles
 from gateway.specs import suspended, tenant_spec
 from gateway.textprofile import clashes
@@ -28,19 +29,15 @@ from sms.ids import to_text
 from webhooks.address import AllowList
 from webhooks.sign import parse_secret
 
-# Everything wrong with a channel's own settings: (pointer, what to do).
-Validate = Callable[[Mapping[str, object]], list[tuple[str, str]]]
 ObjectKey = tuple[str, str]  # kind, name
 
 LATER_PROTOCOLS = (
-    *("cmpp2", "cmpp3", "sgip", "smgp"),
+    *("sgip", "smgp"),
     *("aliyun", "tencent", "huawei", "twilio", "infobip", "http"),
 )
 _CHANNEL_SECRETS = frozenset(
     {"password", "secret", "shared_secret", "access_key_secret", "auth_token", "api_key"}
 )
-# Two channels that agree in these are one account at the carrier.
-_ACCOUNT = ("host", "port", "system_id")
 
 
 @dataclass(slots=True)
@@ -65,7 +62,7 @@ class Surroundings:
 
     base_dir: Path
     known: Mapping[ObjectKey, Mapping[str, Any]]  # spec of every object in force
-    protocols: Mapping[str, Validate]
+    protocols: Mapping[str, CarrierProtocol]
     allow: AllowList
     revoked: frozenset[int] = frozenset()  # ids of keys that may not come back
 
@@ -302,9 +299,9 @@ class _Document:
         settings = {
             name: inner for name, inner in own.items() if name.removesuffix("_file") not in secrets
         }
-        validate = self._protocol(good, pointer)
-        if validate is not None:
-            for inner, detail in validate({**settings, **secrets}):
+        protocol = self._protocol(good, pointer)
+        if protocol is not None:
+            for inner, detail in protocol.validate({**settings, **secrets}):
                 self.complain(pointer + inner, _setting_detail(inner, detail))
         if "name" not in good:
             return
@@ -336,14 +333,16 @@ class _Document:
         for name in sorted(specs, key=lambda name: name in self._channel_pointers):
             spec = specs[name]
             settings = spec.get("settings", {})
-            account = (spec.get("protocol"), *(settings.get(part) for part in _ACCOUNT))
+            protocol = self._around.protocols.get(str(spec.get("protocol")))
+            login = protocol.login if protocol else ""
+            account = (settings.get("host"), settings.get("port"), settings.get(login))
             other = first.setdefault(account, name)
             if other != name and name in self._channel_pointers and None not in account:
                 is_here = other in self._channel_pointers
                 remedy = "remove one of the two" if is_here else f"name this one {other}"
                 self.complain(
-                    f"{self._channel_pointers[name]}/system_id",
-                    f"is the account of channel {other} too (same host, port and system_id); a "
+                    f"{self._channel_pointers[name]}/{login}",
+                    f"is the account of channel {other} too (same host, port and {login}); a "
                     f"channel is one account: {remedy}, and use `sessions: N` for more links",
                 )
 
@@ -397,16 +396,16 @@ class _Document:
             secrets[name] = own.get(name, found or "")
         return secrets
 
-    def _protocol(self, good: dict[str, Any], pointer: str) -> Validate | None:
-        protocol = good.get("protocol")
-        if protocol is None:
+    def _protocol(self, good: dict[str, Any], pointer: str) -> CarrierProtocol | None:
+        name = good.get("protocol")
+        if name is None:
             return None
-        validate = self._around.protocols.get(protocol) if isinstance(protocol, str) else None
-        if validate is None:
+        protocol = self._around.protocols.get(name) if isinstance(name, str) else None
+        if protocol is None:
             known = ", ".join(self._around.protocols)
-            detail = LATER if protocol in LATER_PROTOCOLS else f"must be one of {known}"
+            detail = LATER if name in LATER_PROTOCOLS else f"must be one of {known}"
             self.complain(f"{pointer}/protocol", detail)
-        return validate
+        return protocol
 
     def _route(self, value: object, pointer: str) -> None:
         good = self._fields(value, pointer, fields.ROUTE)

@@ -1,7 +1,7 @@
 """The only place that builds objects and joins rooms.
 
 `build` makes one worker's flow from its settings and lease; `sync_channels` brings the carriers'
-channels in line with the configuration. A new protocol is one line in `PROTOCOLS`.
+channels in line with the configuration. A new protocol is one line in `gateway.protocols`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from adapters.base import Channel, ChannelSink
 from adapters.session import SessionPolicy
-from adapters.smpp.channel import SmppChannel
 from cluster.wake import Wakes
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
@@ -40,6 +38,7 @@ from gateway.notify import Notifier
 from gateway.owners import Owners
 from gateway.peers import Peers
 from gateway.porting import Porting
+from gateway.protocols import PROTOCOLS
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
 from gateway.schedule import Schedule
@@ -81,24 +80,6 @@ log = get_logger(__name__)
 STOP_CHANNEL_S = 5.0  # a changed or removed channel may finish its answers so long
 # The longest message must fit beside what is kept for otp.
 _CHANNEL_DEPTH = math.ceil(MIN_DEPTH_SEGMENTS * OTP_SHARE / (OTP_SHARE - 1))
-
-BuildChannel = Callable[[config.Channel, ChannelSink, Reliability], Channel]
-
-
-def _smpp(channel: config.Channel, sink: ChannelSink, numbers: Reliability) -> Channel:
-    policy = SessionPolicy(
-        response_timeout_s=numbers.response_timeout_s,
-        link_test_s=numbers.enquire_link_s,
-        submit_timeout_otp_s=numbers.submit_timeout_otp_s,
-        submit_timeout_s=numbers.submit_timeout_s,
-        uncertain_slot_s=numbers.uncertain_slot_s,
-        reconnect_min_s=numbers.reconnect_min_s,
-        reconnect_max_s=numbers.reconnect_max_s,
-    )
-    return SmppChannel(channel, sink, policy)
-
-
-PROTOCOLS: dict[str, BuildChannel] = {"smpp": _smpp}
 
 
 @dataclass(slots=True)
@@ -529,15 +510,27 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
     for channel in ours.values():
         if channel.id in running:
             continue
-        build_channel = PROTOCOLS.get(channel.protocol)
-        if build_channel is None:
+        protocol = PROTOCOLS.get(channel.protocol)
+        if protocol is None:
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
-        adapter = build_channel(channel, flow, numbers)
+        adapter = protocol.build(channel, flow, _session_policy(numbers))
         flow.dispatcher.add_channel(
             ChannelRuntime(channel, adapter, _bucket(worker, snapshot, channel.id))
         )
         adapter.start()
+
+
+def _session_policy(numbers: Reliability) -> SessionPolicy:
+    return SessionPolicy(
+        response_timeout_s=numbers.response_timeout_s,
+        link_test_s=numbers.enquire_link_s,
+        submit_timeout_otp_s=numbers.submit_timeout_otp_s,
+        submit_timeout_s=numbers.submit_timeout_s,
+        uncertain_slot_s=numbers.uncertain_slot_s,
+        reconnect_min_s=numbers.reconnect_min_s,
+        reconnect_max_s=numbers.reconnect_max_s,
+    )
 
 
 def _sessions_changed(worker: Worker, numbers: Reliability) -> None:

@@ -19,11 +19,11 @@ class Behaviour:
     latency_ms: int = 5  # from a submit to its answer
     receipt_delay_ms: int = 300  # from that answer to the report
     failure_share: float = 0.0  # of submits, answered with `failure_status`
-    throttle_share: float = 0.0  # of submits, answered with 0x58
+    throttle_share: float = 0.0  # of submits, answered with "too fast"
     silent: bool = False  # takes submits, answers none of them, makes no reports
     receipts: bool = True
     link: str = "up"  # "down": drops its connections and refuses new ones
-    failure_status: int = 0x08  # RSYSERR; what a failing submit is answered with
+    failure_status: int = 0x08  # what a failing submit is answered with (SMPP: RSYSERR)
     undelivered_share: float = 0.0  # of reports, saying UNDELIV instead of DELIVRD
 
     def shown(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One simulated carrier as a process: an SMSC on a real socket, a control port beside it.
+"""One simulated carrier as a process: its protocol on a real socket, a control port beside it.
 
     python -m loadtest.carrier --name mobile-a --port 2775 --control-port 9775 \\
         --record carriers/mobile-a.jsonl --system-id shop --password secret08
@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,9 +27,11 @@ import uvloop
 from aiohttp import web
 
 from loadtest.behaviour import Behaviour, change
-from loadtest.phone import deliveries, parse_phone_text
+from loadtest.cmpp_server import CmppSide
+from loadtest.phone import parse_phone_text
 from loadtest.record import Record
-from loadtest.smpp_server import ServerSession
+from loadtest.server import ServerSession, Side
+from loadtest.smpp_server import SmppSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
 
@@ -37,12 +40,18 @@ BODY_MAXIMUM = 64 * 1024
 REPEAT_LINES = 50_000  # of the record are looked at after a restart
 REPEAT = "LOADTEST_REPEAT_S"  # the default of --repeat-s, for carriers that a sandbox starts
 
+SIDES: Mapping[str, Callable[[argparse.Namespace], Side]] = {
+    "cmpp2": lambda options: CmppSide("cmpp2", options.password),
+    "cmpp3": lambda options: CmppSide("cmpp3", options.password),
+    "smpp": lambda _: SmppSide(),
+}
+
 
 class _Connection(asyncio.Protocol):
     """One client's socket."""
 
     def __init__(self, carrier: Carrier) -> None:
-        self.session = ServerSession()
+        self.session = carrier.smsc.side.session()
         self.transport: asyncio.Transport | None = None
         self._carrier = carrier
 
@@ -72,8 +81,10 @@ class Carrier:
         self._host: str = options.host
         self._port: int = options.port
         self._server: asyncio.Server | None = None
+        side = SIDES[options.protocol](options)
         self.smsc = Smsc(
             name=options.name,
+            side=side,
             system_id=options.system_id,
             password=options.password,
             window=options.window,
@@ -84,6 +95,7 @@ class Carrier:
                 receipt_delay_ms=options.receipt_delay_ms,
                 failure_share=options.failure_share,
                 throttle_share=options.throttle_share,
+                failure_status=side.failure,
             ),
         )
 
@@ -180,10 +192,9 @@ class Carrier:
         text = parse_phone_text(raw)
         if isinstance(text, list):
             return _problem(text, code="inbound.invalid")
-        bodies = deliveries(text)
-        self.smsc.phone(bodies)
+        segments = self.smsc.phone(text)
         self.flush()
-        return web.json_response({"segments": len(bodies)}, status=202)
+        return web.json_response({"segments": segments}, status=202)
 
     async def get_counts(self, _request: web.Request) -> web.Response:
         """Counters since the start."""
@@ -266,7 +277,7 @@ def _say(options: argparse.Namespace, port: int, control_port: int) -> None:
         told = {
             "event": "listening",
             "name": options.name,
-            "protocol": "smpp",
+            "protocol": options.protocol,
             "host": options.host,
             "port": port,
             "control_url": control_url,
@@ -274,7 +285,9 @@ def _say(options: argparse.Namespace, port: int, control_port: int) -> None:
         }
         line = json.dumps(told)
     else:
-        line = f"{options.name}: SMPP on {options.host}:{port}, control on {control_url}"
+        line = (
+            f"{options.name}: {options.protocol} on {options.host}:{port}, control on {control_url}"
+        )
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -288,8 +301,9 @@ def _share(text: str) -> float:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="loadtest.carrier", description="A simulated SMSC.")
+    parser = argparse.ArgumentParser(prog="loadtest.carrier", description="A simulated carrier.")
     parser.add_argument("--name", required=True)
+    parser.add_argument("--protocol", choices=sorted(SIDES), default="smpp")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="0 takes any free one")
     parser.add_argument("--control-port", type=int, required=True, help="0 takes any free one")

@@ -1,4 +1,4 @@
-"""A text that a phone sends through a simulated SMPP carrier: a request, checked, and its PDUs.
+"""A text that a phone sends through a simulated carrier: a request, checked, cut into segments.
 
 {"from": "+8613800138000", "to": "10690001", "text": "TD"}
 {"from": …, "to": …, "text": a long one, "long": "udh16", "reference": 7, "only": [1, 3]}
@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.smpp import pdu
-from adapters.wire import build_tlvs
-from sms.model import Encoding
+from loadtest.server import OwedText
+from sms.model import Encoding, SegmentMark
 from sms.segmentation import Segmentation, payload, segment
 
 FORMS = ("udh8", "udh16", "sar", "payload")
@@ -80,54 +79,39 @@ _CHECKS: dict[str, tuple[Any, str]] = {
 _UNKNOWN = f"is unknown; known: {', '.join(_CHECKS)}"
 
 
-def deliveries(text: PhoneText) -> list[bytes]:
-    """The bodies of its deliver_sm, one for each segment that is to be sent."""
-    cut = segment(text.text, max_segments=_MAX_SEGMENTS)
+def deliveries(text: PhoneText) -> list[OwedText]:
+    """Its segments that are to be sent, in the order asked for; their ids are the carrier's."""
+    cut = segment(text.text, max_segments=_MAX_SEGMENTS, is_wide=text.long == "udh16")
     if not isinstance(cut, Segmentation):
         raise ValueError("more segments than a long text can have")
     total = len(cut.texts)
-    wanted = [number for number in text.only or range(1, total + 1) if number <= total]
     if text.long == "payload" or total == 1:
-        whole, _ = payload((text.text,), 0, cut.encoding, 0)
-        return [_delivery(text, cut.encoding, whole, is_in_tlv=text.long == "payload")]
-    bodies = []
-    for number in wanted:
-        alone, _ = payload((cut.texts[number - 1],), 0, cut.encoding, 0)
-        if text.long == "udh8":
-            header = bytes((5, 0, 3, text.reference & 0xFF, total, number))
-            bodies.append(_delivery(text, cut.encoding, header + alone, has_udh=True))
-        elif text.long == "udh16":
-            header = bytes((6, 8, 4, *text.reference.to_bytes(2, "big"), total, number))
-            bodies.append(_delivery(text, cut.encoding, header + alone, has_udh=True))
+        data, _ = payload((text.text,), 0, cut.encoding, 0)
+        return [_owed(text, cut.encoding, data, is_payload=text.long == "payload")]
+    owed = []
+    for number in text.only or range(1, total + 1):
+        if number > total:
+            continue
+        data, _ = payload((cut.texts[number - 1],), 0, cut.encoding, 0)
+        if text.long == "sar":
+            mark = SegmentMark(text.reference, total, number, 0)
+            owed.append(_owed(text, cut.encoding, data, mark=mark))
         else:
-            tlvs = [
-                (pdu.TLV_SAR_REFERENCE, text.reference.to_bytes(2, "big")),
-                (pdu.TLV_SAR_TOTAL, bytes((total,))),
-                (pdu.TLV_SAR_NUMBER, bytes((number,))),
-            ]
-            bodies.append(_delivery(text, cut.encoding, alone, tlvs=tlvs))
-    return bodies
+            wide = text.reference.to_bytes(2, "big")
+            head = (6, 8, 4, *wide) if text.long == "udh16" else (5, 0, 3, wide[1])
+            owed.append(_owed(text, cut.encoding, data, header=bytes((*head, total, number))))
+    return owed
 
 
-def _delivery(
+def _owed(
     text: PhoneText,
     encoding: Encoding,
     data: bytes,
     *,
-    has_udh: bool = False,
-    is_in_tlv: bool = False,
-    tlvs: list[tuple[int, bytes]] | None = None,
-) -> bytes:
-    """Fields in the order of the standard (SMPP 3.4, 4.6.1)."""
-    coding = 8 if encoding is Encoding.UCS2 else 0
-    short = b"" if is_in_tlv else data
-    extra = [(pdu.TLV_MESSAGE_PAYLOAD, data)] if is_in_tlv else tlvs or []
-    return b"".join(
-        (
-            b"\0\1\1" + text.number.encode() + b"\0",
-            b"\0\0" + text.to.encode() + b"\0",
-            bytes((pdu.ESM_UDHI if has_udh else 0, 0, 0, 0, 0, 0, 0, coding, 0, len(short))),
-            short,
-            build_tlvs(extra),
-        )
-    )
+    header: bytes = b"",
+    mark: SegmentMark | None = None,
+    is_payload: bool = False,
+) -> OwedText:
+    number, to = text.number.encode(), text.to.encode()
+    is_ucs2 = encoding is Encoding.UCS2
+    return OwedText(b"", number, to, is_ucs2, header, data, mark, is_payload)

@@ -1,23 +1,30 @@
-"""The carrier's side of SMPP 3.4, sans I/O: what a simulated SMSC says on one connection.
-
-    open ──bind taken──▶ bound ──unbind, bad PDU, close──▶ closed
-
-It is built on the gateway's own tables, so it is no independent judge of them: the vectors and
-smpp34's server are. It checks logins only through its caller, decides no answers, and keeps every
-report that the client has not answered.
-"""
+"""The carrier's side of SMPP 3.4, sans I/O: what a simulated SMSC says on one connection."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from adapters.smpp import pdu
-from adapters.smpp.pdu import HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
-from adapters.wire import Framer
-from sms.errors import RemoteProtocolError
+from adapters.smpp.pdu import ESM_UDHI, HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
+from adapters.smpp.receipt import DATA_CODING_UCS2
+from adapters.wire import Framer, build_tlvs
+from loadtest.server import (
+    Ended,
+    Facts,
+    LoginAsked,
+    OwedReport,
+    OwedText,
+    ReportsAnswered,
+    Side,
+    Submits,
+    segment_of,
+)
+from loadtest.server import ServerSession as SharedSession
+from sms import gsm
 
-DELIVER_WINDOW = 1000  # reports in flight per session
+REPORT_ALWAYS = 1  # registered_delivery, bits 1–0
 _BINDS = (pdu.BIND_TRANSCEIVER, pdu.BIND_TRANSMITTER, pdu.BIND_RECEIVER)
 # deliver_sm of a report: service_type, source 1/1, destination 0/0, esm_class 4, eight zero octets
 _REPORT = (
@@ -25,41 +32,6 @@ _REPORT = (
     b" stat:%b err:%b text:\x00\x1e\x00%c%b\0\x04\x27\x00\x01%c"
 )
 REPORT_TEXT_SIZE = 92  # octets of the text around the id, its dates, state and error included
-
-
-@dataclass(slots=True)
-class BindAsked:
-    """A login to decide; answer with `answer_bind`."""
-
-    sequence: int
-    command_id: int
-    system_id: str
-    password: str
-
-
-@dataclass(slots=True)
-class Submits:
-    """Submits of one burst, as (sequence, whole frame, parsed short message)."""
-
-    submits: list[tuple[int, bytes, pdu.Short]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class ReportsAnswered:
-    """How many reports were taken, and the bodies of those to send again later."""
-
-    taken: int
-    again: list[bytes]
-
-
-@dataclass(slots=True)
-class Ended:
-    """Write what is left and close."""
-
-    reason: str
-
-
-Event = BindAsked | Submits | ReportsAnswered | Ended
 
 
 def build_report(
@@ -83,92 +55,53 @@ def build_report(
     )
 
 
-class ServerSession:
+class ServerSession(SharedSession):
     """One client's connection."""
 
+    sequence_maximum = pdu.SEQUENCE_MAXIMUM
+
     def __init__(self) -> None:
-        self.system_id = ""  # once bound
-        self.may_submit = False
-        self.may_deliver = False
-        self.is_closed = False
-        self.heard_at = 0.0
-        self.unanswered = 0  # submits taken and not answered
-        self._framer = Framer(HEADER_SIZE, PDU_MAXIMUM)
-        self._out: list[bytes] = []
-        self._sequence = 0
-        self._waiting: dict[int, tuple[bytes, float]] = {}  # reports in flight
+        super().__init__(Framer(HEADER_SIZE, PDU_MAXIMUM))
 
-    def to_send(self) -> bytes:
-        """The bytes to write now; handed out once."""
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
+    def _frame(
+        self, frame: bytes, submits: Submits, answered: ReportsAnswered
+    ) -> LoginAsked | Ended | None:
+        _, command_id, status, sequence = parse_header(frame)
+        if command_id == pdu.SUBMIT_SM and self.may_submit:
+            submits.submits.append((sequence, frame, pdu.parse_short(frame)))
+            return None
+        if command_id == pdu.DELIVER_SM_RESP:
+            self._report_answered(sequence, status, answered)
+            return None
+        return self._control(frame)
 
-    def receive(self, data: bytes, now: float) -> list[Event]:
-        """Bytes from the client; events in the order that a caller should take them."""
-        if self.is_closed:
-            return []
-        self.heard_at = now
-        submits = Submits()
-        answered = ReportsAnswered(0, [])
-        events: list[Event] = []
-        try:
-            for frame in self._framer.feed(data):
-                _, command_id, status, sequence = parse_header(frame)
-                if command_id == pdu.SUBMIT_SM and self.may_submit:
-                    submits.submits.append((sequence, frame, pdu.parse_short(frame)))
-                elif command_id == pdu.DELIVER_SM_RESP:
-                    self._report_answered(sequence, status, answered)
-                else:
-                    events += self._control(frame)
-        except RemoteProtocolError as error:
-            events.append(self._broken(error))
-        if self._framer.error is not None and not self.is_closed:
-            events.append(self._broken(self._framer.error))
-        if submits.submits:
-            self.unanswered += len(submits.submits)
-            events.insert(0, submits)
-        if answered.taken or answered.again:
-            events.insert(0, answered)
-        return events
-
-    def _report_answered(self, sequence: int, status: int, answered: ReportsAnswered) -> None:
-        waiting = self._waiting.pop(sequence, None)
-        if waiting is None:
-            return
-        if status:
-            answered.again.append(waiting[0])
-        else:
-            answered.taken += 1
-
-    def _control(self, frame: bytes) -> list[Event]:
+    def _control(self, frame: bytes) -> LoginAsked | Ended | None:
         _, command_id, _, sequence = parse_header(frame)
         if command_id in _BINDS:
             asked = pdu.parse_pdu(frame)
-            return [
-                BindAsked(sequence, command_id, asked.text("system_id"), asked.text("password"))
-            ]
+            given = asked.text("password")
+            return LoginAsked(
+                sequence, command_id, asked.text("system_id"), lambda password: password == given
+            )
         if command_id == pdu.ENQUIRE_LINK:
             self._respond(pdu.ENQUIRE_LINK_RESP, pdu.ESME_ROK, sequence)
         elif command_id == pdu.UNBIND:
             self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, sequence)
             self.is_closed = True
-            return [Ended("unbound")]
+            return Ended("unbound")
         elif command_id == pdu.SUBMIT_SM:
             self._respond(pdu.SUBMIT_SM_RESP, pdu.ESME_RINVBNDSTS, sequence)
         elif not command_id & pdu.RESPONSE:
             self._respond(pdu.GENERIC_NACK, pdu.ESME_RINVCMDID, sequence)
-        return []
+        return None
 
     def _respond(self, command_id: int, status: int, sequence: int) -> None:
         self._out.append(pack_header(HEADER_SIZE, command_id, status, sequence))
 
-    def _broken(self, error: RemoteProtocolError) -> Ended:
+    def _say_broken(self) -> None:
         self._respond(pdu.GENERIC_NACK, pdu.ESME_RINVCMDLEN, 0)
-        self.is_closed = True
-        return Ended(str(error))
 
-    def answer_bind(self, asked: BindAsked, status: int, server_id: str) -> None:
+    def answer_login(self, asked: LoginAsked, status: int, server_id: str) -> None:
         """Take or refuse a login."""
         command_id = asked.command_id | pdu.RESPONSE
         if status:
@@ -181,7 +114,7 @@ class ServerSession:
             pdu.build_pdu(
                 command_id,
                 asked.sequence,
-                {"system_id": server_id},
+                {"system_id": server_id[:15]},
                 tlvs=[(pdu.TLV_SC_INTERFACE_VERSION, b"\x34")],
             )
         )
@@ -197,38 +130,70 @@ class ServerSession:
                 size = HEADER_SIZE + len(carrier_id) + 1
                 out.append(pack_header(size, pdu.SUBMIT_SM_RESP, 0, sequence) + carrier_id + b"\0")
 
-    def deliver_room(self) -> int:
-        """How many reports may be sent now."""
-        if self.is_closed or not self.may_deliver:
-            return 0
-        return DELIVER_WINDOW - len(self._waiting)
-
-    def deliver(self, bodies: Sequence[bytes], now: float) -> None:
-        """Send reports; each is kept until it is answered."""
-        out, waiting, sequence = self._out, self._waiting, self._sequence
-        for body in bodies:
-            sequence = sequence + 1 if sequence < pdu.SEQUENCE_MAXIMUM else 1
-            waiting[sequence] = (body, now)
-            out.append(pack_header(HEADER_SIZE + len(body), pdu.DELIVER_SM, 0, sequence) + body)
-        self._sequence = sequence
-
-    def overdue(self, now: float, timeout_s: float) -> list[bytes]:
-        """Take back the reports that nobody answered in time, oldest first."""
-        late: list[int] = []
-        for sequence, (_, sent_at) in self._waiting.items():
-            if now - sent_at < timeout_s:
-                break
-            late.append(sequence)
-        return [self._waiting.pop(sequence)[0] for sequence in late]
-
     def enquire(self) -> None:
         """Ask whether the client is still there."""
-        self._sequence = self._sequence + 1 if self._sequence < pdu.SEQUENCE_MAXIMUM else 1
-        self._respond(pdu.ENQUIRE_LINK, pdu.ESME_ROK, self._sequence)
+        self._respond(pdu.ENQUIRE_LINK, pdu.ESME_ROK, self._next())
 
-    def lost(self) -> list[bytes]:
-        """The connection is gone: the reports that nobody answered, oldest first."""
-        self.is_closed = True
-        kept = [body for body, _ in self._waiting.values()]
-        self._waiting.clear()
-        return kept
+    def _build_report(self, sequence: int, report: OwedReport) -> bytes:
+        carrier_id, to, sender, submitted, done, is_good = report
+        body = build_report(carrier_id, to, sender, submitted=submitted, done=done, is_good=is_good)
+        return pack_header(HEADER_SIZE + len(body), pdu.DELIVER_SM, 0, sequence) + body
+
+    def _build_text(self, sequence: int, text: OwedText) -> bytes:
+        """Fields in the order of the standard (SMPP 3.4, 4.6.1)."""
+        short = b"" if text.is_payload else text.header + text.data
+        tlvs = [(pdu.TLV_MESSAGE_PAYLOAD, text.data)] if text.is_payload else []
+        if text.mark is not None:
+            tlvs += [
+                (pdu.TLV_SAR_REFERENCE, text.mark.reference.to_bytes(2, "big")),
+                (pdu.TLV_SAR_TOTAL, bytes((text.mark.total,))),
+                (pdu.TLV_SAR_NUMBER, bytes((text.mark.number,))),
+            ]
+        esm_class = ESM_UDHI if text.header else 0
+        coding = DATA_CODING_UCS2 if text.is_ucs2 else 0
+        body = b"".join(
+            (
+                b"\0\1\1" + text.number + b"\0",
+                b"\0\0" + text.to + b"\0",
+                bytes((esm_class, 0, 0, 0, 0, 0, 0, coding, 0, len(short))),
+                short,
+                build_tlvs(tlvs),
+            )
+        )
+        return pack_header(HEADER_SIZE + len(body), pdu.DELIVER_SM, 0, sequence) + body
+
+
+def text_of(data_coding: int, data: bytes) -> str:
+    """The text a phone would show."""
+    if data_coding & 0x0F == DATA_CODING_UCS2:
+        return data.decode("utf-16-be", "replace")
+    return gsm.decode(data)
+
+
+class SmppSide(Side):
+    """A simulated SMSC."""
+
+    name = "smpp"
+    throttled = pdu.ESME_RTHROTTLED
+    failure = pdu.ESME_RSYSERR
+    unknown_account = pdu.ESME_RINVSYSID
+    wrong_password = pdu.ESME_RINVPASWD
+
+    def __init__(self) -> None:
+        self._prefix = f"{int(time.time()) & 0xFFFFFFFF:08x}{os.getpid() & 0xFFFF:04x}"
+
+    def session(self) -> ServerSession:
+        """A new client's connection."""
+        return ServerSession()
+
+    def facts(self, parsed: pdu.Short) -> Facts:
+        """What the record says of a submit_sm."""
+        source, destination, esm_class, registered, data_coding, body, _ = parsed
+        reference, index, total, data = segment_of(bool(esm_class & ESM_UDHI), body)
+        text = text_of(data_coding, data)
+        wants_report = registered & 3 == REPORT_ALWAYS
+        return Facts(source, destination, reference, index, total, text, wants_report)
+
+    def carrier_id(self, number: int) -> str:
+        """Twenty hexadecimal digits: start, process, number."""
+        return f"{self._prefix}{number:08x}"

@@ -1,8 +1,8 @@
-"""A simulated SMSC: what it decides about logins, submits and reports. No sockets, no HTTP.
+"""A simulated carrier: what it decides about logins, submits and reports. No sockets, no HTTP.
 
     submit ─▶ record line ─▶ (latency) ─▶ answer ─▶ (receipt delay) ─▶ report ─▶ kept till answered
 
-Reports belong to the account (system_id), not to the connection: they wait while no session is
+Reports belong to the account (its login), not to the connection: they wait while no session is
 bound, go out over any session of the account, and go out again when the client answers with an
 error, does not answer, or loses its link – as a real SMSC does.
 """
@@ -10,87 +10,61 @@ error, does not answer, or loses its link – as a real SMSC does.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
 from json.encoder import encode_basestring
 from random import random
+from typing import Any
 
-from adapters.smpp import pdu
-from adapters.smpp.pdu import ESM_UDHI
-from adapters.smpp.receipt import DATA_CODING_UCS2
 from loadtest.behaviour import Behaviour
+from loadtest.phone import PhoneText, deliveries
 from loadtest.record import Record
-from loadtest.smpp_server import (
-    BindAsked,
+from loadtest.server import (
+    Delivery,
     Ended,
     Event,
+    Facts,
+    LoginAsked,
+    OwedReport,
     ReportsAnswered,
     ServerSession,
+    Side,
     Submits,
-    build_report,
 )
 from loadtest.wheel import Wheel
-from sms import gsm
 
 REPORT_AGAIN_S = 1.0  # after an error answer
 REPORT_TIMEOUT_S = 30.0  # without an answer
 ENQUIRE_S = 30.0  # of silence from a client
-REPORT_ALWAYS = 1  # registered_delivery, bits 1–0
 
+_TLV_FORMS = ("sar", "payload")  # SMPP's alone
 # (carrier id, to, sender) of a submit that is owed a report
 Owed = tuple[bytes, bytes, bytes]
 
 
 @dataclass(slots=True)
 class Account:
-    """One system_id: its sessions and the reports that wait for one."""
+    """One account: its sessions and the reports that wait for one."""
 
     sessions: list[ServerSession] = field(default_factory=list)
-    waiting: deque[bytes] = field(default_factory=deque)
+    waiting: deque[Delivery] = field(default_factory=deque)
 
 
-def segment_of(esm_class: int, body: bytes) -> tuple[int | None, int, int, bytes]:
-    """(reference, index, total, user data) of a segment, by its user data header (23.040)."""
-    if not esm_class & ESM_UDHI or not body:
-        return None, 1, 1, body
-    stop = 1 + body[0]
-    header, data = body[1:stop], body[stop:]
-    position = 0
-    while position + 2 <= len(header):
-        kind, size = header[position], header[position + 1]
-        value = header[position + 2 : position + 2 + size]
-        if kind == 0x00 and len(value) == 3:
-            return value[0], value[2], value[1], data
-        if kind == 0x08 and len(value) == 4:
-            return int.from_bytes(value[:2], "big"), value[3], value[2], data
-        position += 2 + size
-    return None, 1, 1, data
-
-
-def text_of(data_coding: int, data: bytes) -> str:
-    """The text a phone would show."""
-    if data_coding & 0x0F == DATA_CODING_UCS2:
-        return data.decode("utf-16-be", "replace")
-    return gsm.decode(data)
-
-
-def _line(stamp: str, frame: bytes, short: pdu.Short, status: int, carrier_id: str) -> str:
+def _line(stamp: str, frame: bytes, facts: Facts, status: int, carrier_id: str) -> str:
     """One line of the record; put together by hand, a third of what json.dumps takes."""
-    source, destination, esm_class, _, data_coding, body, _ = short
-    reference, index, total, data = segment_of(esm_class, body)
+    sender, to, reference, index, total, text, _ = facts
     shown_id = f'"{carrier_id}"' if carrier_id else "null"
     return (
-        f'{{"at":"{stamp}","to":{encode_basestring(destination.decode("latin-1"))}'
+        f'{{"at":"{stamp}","to":{encode_basestring(to.decode("latin-1"))}'
         f',"segment_ref":{"null" if reference is None else reference}'
         f',"index":{index},"total":{total},"carrier_id":{shown_id},"status":{status}'
-        f',"from":{encode_basestring(source.decode("latin-1"))}'
-        f',"text":{encode_basestring(text_of(data_coding, data))},"hex":"{frame.hex()}"}}\n'
+        f',"from":{encode_basestring(sender.decode("latin-1"))}'
+        f',"text":{encode_basestring(text)},"hex":"{frame.hex()}"}}\n'
     )
 
 
@@ -101,6 +75,7 @@ class Smsc:
         self,
         *,
         name: str,
+        side: Side,
         system_id: str,
         password: str,
         window: int,
@@ -109,6 +84,7 @@ class Smsc:
         behaviour: Behaviour,
     ) -> None:
         self.name = name
+        self.side = side
         self.behaviour = behaviour
         self.counts: Counter[str] = Counter()
         self.dirty: set[ServerSession] = set()  # sessions with something to write
@@ -118,8 +94,6 @@ class Smsc:
         self._window = window
         self._wheel = wheel
         self._accounts: dict[str, Account] = {}
-        # unique over carriers and restarts
-        self._prefix = f"{int(time.time()) & 0xFFFFFFFF:08x}{os.getpid() & 0xFFFF:04x}"
         self._number = 0
         self._second = -1
         self._second_text = ""
@@ -139,22 +113,22 @@ class Smsc:
             case ReportsAnswered(taken, again):
                 self.counts["reports_answered"] += taken
                 self._reports_answered(session, again)
-            case BindAsked():
-                return self._bind(session, event)
+            case LoginAsked():
+                return self._login(session, event)
             case Ended(reason):
                 return reason
         return None
 
     # -- logins ----------------------------------------------------------------------------
 
-    def _bind(self, session: ServerSession, asked: BindAsked) -> str | None:
-        status = pdu.ESME_ROK
+    def _login(self, session: ServerSession, asked: LoginAsked) -> str | None:
+        status = 0
         if self._system_id and asked.system_id != self._system_id:
-            status = pdu.ESME_RINVSYSID
-        elif self._password and asked.password != self._password:
-            status = pdu.ESME_RINVPASWD
-        session.answer_bind(asked, status, self.name[:15])
-        if status:
+            status = self.side.unknown_account
+        elif self._password and not asked.knows(self._password):
+            status = self.side.wrong_password
+        session.answer_login(asked, status, self.name)
+        if not session.system_id:
             self.counts["binds_refused"] += 1
             return "login refused"
         self.counts["binds"] += 1
@@ -185,9 +159,7 @@ class Smsc:
 
     # -- submits ---------------------------------------------------------------------------
 
-    def _submitted(
-        self, session: ServerSession, submits: list[tuple[int, bytes, pdu.Short]]
-    ) -> None:
+    def _submitted(self, session: ServerSession, submits: list[tuple[int, bytes, Any]]) -> None:
         behaviour = self.behaviour
         stamp = self._stamp()
         over = session.unanswered - self._window if self._window and not behaviour.silent else 0
@@ -195,17 +167,18 @@ class Smsc:
         lines: list[str] = []
         answers: list[tuple[int, int, bytes]] = []
         owed: list[Owed] = []
-        for place, (sequence, frame, short) in enumerate(submits):
+        for place, (sequence, frame, parsed) in enumerate(submits):
             status = 0 if is_plain else self._verdict(is_over=place >= len(submits) - over)
             carrier_id = ""
             if not status:
                 self._number += 1
-                carrier_id = f"{self._prefix}{self._number:08x}"
-            lines.append(_line(stamp, frame, short, status, carrier_id))
+                carrier_id = self.side.carrier_id(self._number)
+            facts = self.side.facts(parsed)
+            lines.append(_line(stamp, frame, facts, status, carrier_id))
             answer_id = carrier_id.encode()
             answers.append((sequence, status, answer_id))
-            if short[3] & 3 == REPORT_ALWAYS and not status:
-                owed.append((answer_id, short[1], short[0]))
+            if facts.wants_report and not status:
+                owed.append((answer_id, facts.to, facts.sender))
         self.record.write(lines)
         self.counts["submits"] += len(submits)
         if behaviour.silent:
@@ -225,10 +198,10 @@ class Smsc:
 
     def _verdict(self, *, is_over: bool) -> int:
         if is_over:
-            return pdu.ESME_RTHROTTLED
+            return self.side.throttled
         dice = random()
         if dice < self.behaviour.throttle_share:
-            return pdu.ESME_RTHROTTLED
+            return self.side.throttled
         if dice < self.behaviour.throttle_share + self.behaviour.failure_share:
             return self.behaviour.failure_status
         return 0
@@ -246,7 +219,7 @@ class Smsc:
             session.answer_submits(answers)
             self.dirty.add(session)
         self.counts["accepted"] += sum(1 for answer in answers if not answer[1])
-        self.counts["throttled"] += sum(1 for answer in answers if answer[1] == 0x58)
+        self.counts["throttled"] += sum(1 for answer in answers if answer[1] == self.side.throttled)
         if owed and self.behaviour.receipts:
             report = partial(self._report, session.system_id, owed, time.time())
             self._later(self.behaviour.receipt_delay_ms, report)
@@ -258,24 +231,27 @@ class Smsc:
         done = time.strftime("%y%m%d%H%M").encode()
         bad_share = self.behaviour.undelivered_share
         self._account(system_id).waiting.extend(
-            build_report(
-                carrier_id,
-                to,
-                sender,
-                submitted=submitted,
-                done=done,
+            OwedReport(
+                *(carrier_id, to, sender, submitted, done),
                 is_good=not bad_share or random() >= bad_share,
             )
             for carrier_id, to, sender in owed
         )
         self._deliver(system_id)
 
-    def phone(self, bodies: Sequence[bytes]) -> None:
-        """A phone's text in its segments, for the carrier's account; kept until it is answered."""
+    def phone(self, text: PhoneText) -> int:
+        """A phone's text, for the carrier's account, kept until it is answered; its segments."""
         system_id = self._system_id or next(iter(self._accounts), "")
-        self.counts["inbound"] += len(bodies)
-        self._account(system_id).waiting.extend(bodies)
+        if self.side.name != "smpp" and text.long in _TLV_FORMS:
+            text = replace(text, long="udh8")
+        owed = deliveries(text)
+        for one in owed:
+            self._number += 1
+            named = one._replace(carrier_id=self.side.carrier_id(self._number).encode())
+            self._account(system_id).waiting.append(named)
+        self.counts["inbound"] += len(owed)
         self._deliver(system_id)
+        return len(owed)
 
     def remember(self, lines: Iterable[bytes], since: float) -> int:
         """Owe a report again for each submit taken since that moment (Unix); how many.
@@ -309,7 +285,7 @@ class Smsc:
                 self.dirty.add(session)
                 self.counts["reports_sent"] += count
 
-    def _reports_answered(self, session: ServerSession, again: list[bytes]) -> None:
+    def _reports_answered(self, session: ServerSession, again: list[Delivery]) -> None:
         account = self._accounts.get(session.system_id)
         if account is None:
             return
@@ -319,8 +295,8 @@ class Smsc:
         if account.waiting:
             self._deliver(session.system_id)
 
-    def _again(self, system_id: str, bodies: Sequence[bytes]) -> None:
-        self._accounts[system_id].waiting.extendleft(reversed(bodies))
+    def _again(self, system_id: str, reports: Sequence[Delivery]) -> None:
+        self._accounts[system_id].waiting.extendleft(reversed(reports))
         self._deliver(system_id)
 
     def tick(self, now: float) -> None:

@@ -40,6 +40,7 @@ _TABLE: Final = (
     ("store/", _STORE),
     ("asyncpg/", _STORE),
     ("adapters/smpp/receipt.py", _RECEIPT),
+    ("adapters/cmpp/report.py", _RECEIPT),
     ("gateway/reports.py", _RECEIPT),
     ("gateway/matches.py", _RECEIPT),
     ("receipts/", _RECEIPT),

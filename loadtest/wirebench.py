@@ -11,21 +11,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
+import structlog
 import uvloop
 
 from adapters.base import Channel, ChannelSink
+from adapters.cmpp.channel import CmppChannel
 from adapters.session import SessionPolicy
-from adapters.smpp import pdu as smpp_pdu
 from adapters.smpp.channel import SmppChannel
-from loadtest import smpp_server
 from loadtest.carrier import die_with_parent
+from loadtest.cmpp_server import CmppSide
+from loadtest.server import LoginAsked, Side, Submits
+from loadtest.smpp_server import SmppSide
 from sms import config
 from sms.model import Carrier, Encoding, Inbound, Message, MessageClass, Report, Submit
 from sms.outcomes import Outcome
@@ -37,29 +41,25 @@ ROUNDS = 3
 START_S = 10.0
 
 
-class Answering(Protocol):
+class _Peer:
     """A carrier's side that takes every login and every submit."""
 
-    def answered(self, data: bytes) -> bytes:
-        """Bytes from the client in, bytes for it out."""
-        ...
-
-
-class _SmppPeer:
-    def __init__(self) -> None:
-        self._session = smpp_server.ServerSession()
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._session = side.session()
         self._number = 0
 
     def answered(self, data: bytes) -> bytes:
+        """Bytes from the client in, bytes for it out."""
         session = self._session
         for event in session.receive(data, 0.0):
-            if isinstance(event, smpp_server.BindAsked):
-                session.answer_bind(event, smpp_pdu.ESME_ROK, "BENCH")
-            elif isinstance(event, smpp_server.Submits):
+            if isinstance(event, LoginAsked):
+                session.answer_login(event, 0, "BENCH")
+            elif isinstance(event, Submits):
                 first, self._number = self._number, self._number + len(event.submits)
                 session.answer_submits(
                     [
-                        (submit[0], 0, b"%016x" % number)
+                        (submit[0], 0, self._side.carrier_id(number).encode())
                         for number, submit in enumerate(event.submits, first)
                     ]
                 )
@@ -70,17 +70,16 @@ class _SmppPeer:
 class Bench:
     """One protocol: our side, its settings but for host and port, and the other side."""
 
-    channel: Callable[[config.Channel, ChannelSink], Channel]
+    channel: Callable[[config.Channel, ChannelSink, SessionPolicy], Channel]
     settings: Mapping[str, Any]
-    peer: Callable[[], Answering]
+    side: Callable[[], Side]
 
 
+_CMPP = {"source_addr": "900001", "shared_secret": "888888"}
 BENCHES: Mapping[str, Bench] = {
-    "smpp": Bench(
-        lambda channel, sink: SmppChannel(channel, sink, SessionPolicy()),
-        {"system_id": "bench", "password": "secret08"},
-        _SmppPeer,
-    ),
+    "cmpp2": Bench(CmppChannel, _CMPP, lambda: CmppSide("cmpp2")),
+    "cmpp3": Bench(CmppChannel, _CMPP, lambda: CmppSide("cmpp3")),
+    "smpp": Bench(SmppChannel, {"system_id": "bench", "password": "secret08"}, SmppSide),
 }
 
 
@@ -141,9 +140,8 @@ async def _measure(name: str, port: int, window: int) -> dict[str, float]:
     bench = BENCHES[name]
     sink = _Sink(_ring())
     settings = {"host": "127.0.0.1", "port": port, **bench.settings}
-    channel = sink.channel = bench.channel(
-        config.Channel(1, name, name, settings, window=window), sink
-    )
+    account = config.Channel(1, name, name, settings, window=window)
+    channel = sink.channel = bench.channel(account, sink, SessionPolicy())
     channel.start()
     async with asyncio.timeout(START_S):
         while not sink.answered:  # noqa: ASYNC110 – a bench may look again
@@ -181,7 +179,7 @@ async def run(names: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, peer: Answering) -> None:
+    def __init__(self, peer: _Peer) -> None:
         self._peer = peer
         self._transport: asyncio.Transport  # from connection_made on
 
@@ -195,9 +193,9 @@ class _Connection(asyncio.Protocol):
 async def serve(name: str) -> None:
     """Be the other side of a protocol until terminated; says the port on standard output."""
     die_with_parent()
-    peer = BENCHES[name].peer
+    side = BENCHES[name].side()
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(peer()), "127.0.0.1", 0
+        lambda: _Connection(_Peer(side)), "127.0.0.1", 0
     )
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
@@ -213,6 +211,8 @@ def main() -> None:
     if options.serve:
         uvloop.run(serve(options.serve))
         return
+    # standard output is the result's
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     found = uvloop.run(run(options.protocol or sorted(BENCHES)))
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 

@@ -1,8 +1,7 @@
-"""What a command_status in a submit's answer means: a table, kept as data, read once.
+"""What a command_status means for a submit or a login: tables, kept as data, read once.
 
-RELIABILITY section 6 gives the classes; `command_status.json` says which code is which; a
-channel may overrule single codes (`status_classes` in its settings), which is where vendors'
-0x400–0x4FF belong. Status 0 is no business of this file.
+`command_status.json` says which code is in which class of `adapters.codes`; vendors' 0x400–0x4FF
+are mapped by the channel (`status_classes` in its settings). Status 0 is no business of this file.
 """
 
 from __future__ import annotations
@@ -12,23 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from sms.outcomes import Cause, Rejected, Throttled
-
-# class → (cause, our reason); `throttled` stands apart because it is another outcome
-_CAUSES: Final[Mapping[str, tuple[Cause, str]]] = {
-    "number": (Cause.NUMBER, "recipient.invalid"),
-    "content": (Cause.CONTENT, "content.blocked"),
-    # a final no that names neither number nor text: resending elsewhere would not help
-    "refused": (Cause.CONTENT, "carrier.rejected"),
-    "channel": (Cause.CHANNEL, "carrier.system_error"),
-    "config": (Cause.CONFIG, "channel.misconfigured"),
-    "account": (Cause.CONFIG, "channel.account"),
-    "unknown": (Cause.UNKNOWN, "carrier.unknown_code"),
-}
-THROTTLED: Final = "throttled"
-CLASSES: Final = frozenset((*_CAUSES, THROTTLED))
-THROTTLE_PAUSE_S: Final = 1.0  # RELIABILITY 6: +1–5 s; the flow doubles it while it repeats
-
+from adapters.codes import CodeTable
+from sms.outcomes import Rejected, Throttled
 
 # What an operator can do about a login that was refused (SMPP 3.4 sections 4.1.2 and 5.1.3).
 _LOGIN_REMEDIES: Final[Mapping[int, str]] = {
@@ -60,22 +44,21 @@ def login_refused(status: int, *, is_nack: bool = False) -> str:
     return f"{kind} {status:#010x}{name}, {_LOGIN_REMEDIES.get(status, _LOGIN_REMEDY)}"
 
 
-class StatusTable:
+def _hexadecimal(status: int) -> str:
+    return f"{status:#010x}"
+
+
+class StatusTable(CodeTable):
     """The standard's classes with one channel's own on top."""
 
-    __slots__ = ("_classes",)
+    __slots__ = ()
 
     def __init__(self, overrides: Mapping[int, str] | None = None) -> None:
-        self._classes = {**_TABLE, **(overrides or {})}
+        super().__init__(_TABLE, overrides or {}, _hexadecimal)
 
-    def outcome(self, status: int, *, is_nack: bool = False) -> Rejected | Throttled:
-        """The outcome of a submit that was answered with `status` (not 0, or a generic_nack).
+    def nack(self, status: int) -> Rejected | Throttled:
+        """The outcome of a submit that was answered with generic_nack.
 
-        A generic_nack ends its request as a failure whatever status it carries.
+        It ends its request as a failure whatever status it carries.
         """
-        code = f"{'nack:' if is_nack else ''}{status:#010x}"
-        name = self._classes.get(status, "unknown")
-        if name == THROTTLED:
-            return Throttled(THROTTLE_PAUSE_S, code)
-        cause, reason = _CAUSES[name]
-        return Rejected(code, cause, reason)
+        return self.outcome(status, prefix="nack:")

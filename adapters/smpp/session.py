@@ -177,7 +177,7 @@ class Session(WireSession):
         _, _, status, sequence = parse_header(frame)
         submit = self.window.open.pop(sequence, None) or self.window.take_late(sequence)
         if submit is not None:
-            burst.results.append((submit, self._codes.outcome(status, is_nack=True)))
+            burst.results.append((submit, self._codes.nack(status)))
         elif self._link_answered(sequence):
             pass  # it knows no enquire_link, but it is there
         elif self.state is SessionState.BINDING:

@@ -6,14 +6,22 @@ JSON pointer and what to do, so that a configuration file is mended in one pass.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from adapters.base import NOT_A_SETTING
-from adapters.smpp.codes import CLASSES
+from adapters.checks import (
+    Check,
+    choice,
+    code_classes,
+    find_wrong,
+    integer,
+    is_whole,
+    seconds,
+    string,
+)
+from adapters.codes import CLASSES
 from adapters.smpp.pdu import SubmitLook
 from sms.errors import ConfigError
 
@@ -64,52 +72,11 @@ class SmppSettings:
     response_timeout_s: float | None = None  # None = the policy's
 
 
-Check = Callable[[object], str | None]  # what is wrong with a value, or None
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _integer(low: int, high: int) -> Check:
-    def check(value: object) -> str | None:
-        is_good = isinstance(value, int) and _is_int(value) and low <= value <= high
-        is_quoted = isinstance(value, str) and value.isdecimal()
-        hint = ", without quotes" if is_quoted else ""
-        return None if is_good else f"give a whole number from {low} to {high}{hint}"
-
-    return check
-
-
-def _seconds(low: float, high: float) -> Check:
-    def check(value: object) -> str | None:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        is_good = isinstance(value, (int, float)) and is_number and low <= value <= high
-        return None if is_good else f"give seconds from {low:g} to {high:g}"
-
-    return check
+_SOURCE: Final = "SMPP 3.4"
 
 
 def _string(least: int, most: int) -> Check:
-    def check(value: object) -> str | None:
-        is_good = (
-            isinstance(value, str)
-            and least <= len(value) <= most
-            and value.isascii()
-            and (value.isprintable() or not value)
-        )
-        size = f"{least} to {most}" if least else f"at most {most}"
-        return None if is_good else f"give {size} printable ASCII characters (SMPP 3.4)"
-
-    return check
-
-
-def _choice(words: type[StrEnum]) -> Check:
-    def check(value: object) -> str | None:
-        known = [word.value for word in words]
-        return None if value in known else f"give one of {', '.join(known)}"
-
-    return check
+    return string(least, most, _SOURCE)
 
 
 def _bind(value: object) -> str | None:
@@ -119,7 +86,7 @@ def _bind(value: object) -> str | None:
 
 
 def _version(value: object) -> str | None:
-    return None if value in (0x34, 0x50) and _is_int(value) else "give 0x34 (3.4) or 0x50 (5.0)"
+    return None if value in (0x34, 0x50) and is_whole(value) else "give 0x34 (3.4) or 0x50 (5.0)"
 
 
 def _status_code(text: object) -> int | None:
@@ -131,27 +98,16 @@ def _status_code(text: object) -> int | None:
     return code if is_code and isinstance(code, int) else None
 
 
-def _classes(value: object) -> str | None:
-    remedy = (
-        'give a map of hexadecimal codes to classes, as {"0x0401": number}; '
-        f"classes: {', '.join(sorted(CLASSES))}"
-    )
-    if not isinstance(value, Mapping):
-        return remedy
-    is_good = all(_status_code(code) and word in CLASSES for code, word in value.items())
-    return None if is_good else remedy
-
-
 def _long(value: object) -> str | None:
     return None if value in ("udh", "sar") else "give udh (a header in the text) or sar (TLVs)"
 
 
-_OCTET = _integer(0, 255)
+_OCTET = integer(0, 255)
 _REQUIRED: Final = ("host", "port", "system_id", "password")
 # name → check; defaults stand in SmppSettings and SubmitLook
 _CHECKS: Final[Mapping[str, Check]] = {
     "host": _string(1, 253),
-    "port": _integer(1, 65535),
+    "port": integer(1, 65535),
     "system_id": _string(1, 15),
     "password": _string(0, 8),
     "system_type": _string(0, 12),
@@ -168,34 +124,18 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
     "long_messages": _long,
-    "validity_period": _choice(Validity),
-    "number_format": _choice(NumberFormat),
-    "id_match": _choice(IdMatch),
-    "status_classes": _classes,
-    "enquire_link_s": _seconds(1, 3600),
-    "response_timeout_s": _seconds(1, 300),
+    "validity_period": choice(Validity),
+    "number_format": choice(NumberFormat),
+    "id_match": choice(IdMatch),
+    "status_classes": code_classes(_status_code, '"0x0401"', CLASSES),
+    "enquire_link_s": seconds(1, 3600),
+    "response_timeout_s": seconds(1, 300),
 }
 
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
-    wrong: list[tuple[str, str]] = []
-    for name in _REQUIRED:
-        if name not in raw:
-            wrong.append((f"/{name}", "is missing; an SMPP channel cannot bind without it"))
-    for name, value in raw.items():
-        check = _CHECKS.get(name)
-        found = _unknown(name) if check is None else check(value)
-        if found is None:
-            continue
-        wrong.append((f"/{name.replace('~', '~0').replace('/', '~1')}", found))
-    return wrong
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, _CHECKS, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"its own are {', '.join(_CHECKS)}"
-    return f"{NOT_A_SETTING} of SMPP; {hint}"
+    return find_wrong(raw, _CHECKS, _REQUIRED, "an SMPP channel")
 
 
 def parse(raw: Mapping[str, Any]) -> SmppSettings:

@@ -1,6 +1,6 @@
 """What every channel does, whatever its protocol: one suite, one rig per protocol.
 
-A rig is a carrier on a loopback socket that is told how to behave (tests/support/<protocol>_rig).
+A rig is a carrier on a loopback socket that is told how to behave (tests/support/wire_rig).
 """
 
 import asyncio
@@ -10,18 +10,16 @@ import pytest
 
 from sms.outcomes import Submitted, Throttled, Uncertain
 from tests.support.smpp import a_message, some_submits, submits_of
-from tests.support.smpp_rig import SmppRig
-
-RIGS = {"smpp": SmppRig}
+from tests.support.wire_rig import SPOKEN, WireRig
 
 
-@pytest.fixture(params=sorted(RIGS))
+@pytest.fixture(params=sorted(SPOKEN))
 async def make(request):
     """Start a rig and its channel; stopped at the end."""
     rigs = []
 
     async def start(**options):
-        rig = RIGS[request.param](**options)
+        rig = WireRig(request.param, **options)
         rigs.append(rig)
         await rig.start()
         return rig
@@ -185,7 +183,7 @@ async def test_a_time_out_is_uncertain_and_the_late_answer_is_told_with_the_same
 async def test_reports_are_answered_only_when_told(make):
     rig = await make()
     await until(rig.channel.is_up)
-    rig.report("a", "b", "c")
+    rig.report(1, 2, 3)
     await until(lambda: len(rig.sink.received) == 3)
     await asyncio.sleep(0.03)
     assert (rig.taken, rig.again) == (0, 0)
@@ -198,7 +196,7 @@ async def test_reports_are_answered_only_when_told(make):
 async def test_tokens_of_a_session_that_is_over_are_ignored(make):
     rig = await make()
     await until(rig.channel.is_up)
-    rig.report("a")
+    rig.report(1)
     await until(lambda: rig.sink.received)
     rig.drop()
     await until(lambda: len(rig.sink.links) == 3)

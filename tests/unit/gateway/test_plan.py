@@ -12,9 +12,10 @@ import pytest
 from gateway import apply, diff
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.api.signing import is_signing_secret, new_signing_secret
-from gateway.apply import PROTOCOLS, apply_document, operator
+from gateway.apply import apply_document, operator
 from gateway.document import Surroundings
 from gateway.plan import Applied, Plan, make_plan
+from gateway.protocols import PROTOCOLS
 from gateway.terminal import Terminal
 from store.audit import Author
 from store.config import ConfigMovedError

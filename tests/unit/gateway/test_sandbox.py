@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from adapters.smpp.settings import validate
-from gateway.apply import PROTOCOLS
 from gateway.document import Surroundings, Wanted, check_document
+from gateway.protocols import PROTOCOLS
 from gateway.sandbox import CARRIERS, LIMIT, Ports, configuration, what_is_missing
 from store.objects import StoredObject
 from webhooks.address import AllowList
@@ -29,7 +29,7 @@ def test_the_configuration_passes_the_ordinary_door(folder):
     assert route.spec["channels"] == list(CARRIERS)
     [endpoint] = by_kind["webhook_endpoint"]
     assert endpoint.spec["batch"] is True
-    assert validate is PROTOCOLS["smpp"]
+    assert validate is PROTOCOLS["smpp"].validate
 
 
 def test_all_ports_are_told():

@@ -13,7 +13,8 @@ from adapters.smpp.settings import parse
 from loadtest import smsc as smsc_module
 from loadtest.behaviour import Behaviour
 from loadtest.record import Record
-from loadtest.smpp_server import ServerSession
+from loadtest.server import segment_of
+from loadtest.smpp_server import ServerSession, SmppSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
 from sms.outcomes import Cause, Rejected, Submitted, Throttled
@@ -48,6 +49,7 @@ class World:
         self.path = tmp_path / "record.jsonl"
         self.smsc = Smsc(
             name="carrier-a",
+            side=SmppSide(),
             system_id="esme01",
             password="secret08",
             window=window,
@@ -140,9 +142,9 @@ def test_segments_are_recorded_with_reference_index_and_total(world):
 
 def test_a_sixteen_bit_reference_is_read_too():
     body = bytes.fromhex("0608041234020141")
-    assert smsc_module.segment_of(0x40, body) == (0x1234, 1, 2, b"A")
-    assert smsc_module.segment_of(0x40, b"\xff\x00") == (None, 1, 1, b"")
-    assert smsc_module.segment_of(0, body) == (None, 1, 1, body)
+    assert segment_of(True, body) == (0x1234, 1, 2, b"A")
+    assert segment_of(True, b"\xff\x00") == (None, 1, 1, b"")
+    assert segment_of(False, body) == (None, 1, 1, body)
 
 
 def test_the_line_is_written_before_the_answer(tmp_path):

@@ -43,6 +43,6 @@ def test_a_code_nobody_mapped_is_unknown_until_the_channel_maps_it(status):
 
 
 def test_a_generic_nack_is_a_failure_even_with_status_zero():
-    outcome = StatusTable().outcome(0, is_nack=True)
+    outcome = StatusTable().nack(0)
     assert isinstance(outcome, Rejected)
     assert outcome.code == "nack:0x00000000"

@@ -102,7 +102,7 @@ def test_no_body_breaks_the_readers(body, esm_class, data_coding):
     frame = deliver(body, esm_class=esm_class, data_coding=data_coding)
     parsed(frame)
     parse_usual_receipt(frame)
-    assert isinstance(parse_text(frame, pdu.parse_short(frame)), str)
+    assert isinstance(parse_text(frame, pdu.parse_short(frame))[0], str)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_no_body_breaks_the_readers(body, esm_class, data_coding):
 )
 def test_a_text_from_a_phone_is_decoded(body, esm_class, data_coding, text):
     frame = deliver(body, esm_class=esm_class, data_coding=data_coding)
-    assert parse_text(frame, pdu.parse_short(frame)) == text
+    assert parse_text(frame, pdu.parse_short(frame))[0] == text
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,46 @@
-"""A loopback SMSC in the test's own loop, for the conformance suite of channels."""
+"""A loopback carrier in the test's own loop, for the conformance suite of channels."""
 
 import asyncio
 import time
-from typing import cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 from adapters.session import SessionPolicy
-from adapters.smpp import pdu
-from adapters.smpp.channel import SmppChannel
-from loadtest.smpp_server import (
-    BindAsked,
-    Ended,
-    ReportsAnswered,
-    ServerSession,
-    Submits,
-    build_report,
-)
+from gateway.protocols import PROTOCOLS
+from loadtest.cmpp_server import CmppSide
+from loadtest.server import Ended, LoginAsked, OwedReport, ReportsAnswered, Side, Submits
+from loadtest.smpp_server import SmppSide
 from sms import config
 from tests.support.smpp import FakeSink
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """A protocol as a rig needs it: the other side, our login, the content of a submit."""
+
+    side: Callable[[], Side]
+    login: Mapping[str, object]
+    content: Callable[[Any], bytes]
+
+
+def _cmpp(name: str) -> Spoken:
+    login = {"source_addr": "900001", "shared_secret": "888888"}
+    return Spoken(lambda: CmppSide(name), login, lambda parsed: parsed[5])
+
+
+SPOKEN: Mapping[str, Spoken] = {
+    "cmpp2": _cmpp("cmpp2"),
+    "cmpp3": _cmpp("cmpp3"),
+    "smpp": Spoken(
+        SmppSide, {"system_id": "esme01", "password": "secret08"}, lambda parsed: parsed[5]
+    ),
+}
+
+
 class _Peer(asyncio.Protocol):
-    def __init__(self, rig: "SmppRig") -> None:
-        self.session = ServerSession()
+    def __init__(self, rig: "WireRig") -> None:
+        self.session = rig.side.session()
         self.rig = rig
         self.transport: asyncio.Transport  # from connection_made on
 
@@ -41,14 +60,15 @@ class _Peer(asyncio.Protocol):
         self.transport.write(self.session.to_send())
 
 
-class SmppRig:
-    """One carrier and one channel to it. What a rig of another protocol must offer, too:
+class WireRig:
+    """One carrier and one channel to it."""
 
-    `start stop sink channel`, the knobs `answers` (what each submit is answered with: an id, a
-    status, or None for nothing), `refuses_login`, and `drop answer_held report taken again`.
-    """
-
-    def __init__(self, *, sessions: int = 1, window: int = 16, **policy: float) -> None:
+    def __init__(
+        self, protocol: str, *, sessions: int = 1, window: int = 16, **policy: float
+    ) -> None:
+        self.protocol = protocol
+        self.spoken = SPOKEN[protocol]
+        self.side = self.spoken.side()
         self.sink = FakeSink()
         self.peers: list[_Peer] = []
         self.refuses_login = False
@@ -70,16 +90,11 @@ class SmppRig:
         loop = asyncio.get_running_loop()
         self.server = await loop.create_server(lambda: _Peer(self), "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
-        settings = {
-            "host": "127.0.0.1",
-            "port": self.port,
-            "system_id": "esme01",
-            "password": "secret08",
-        }
+        settings = {"host": "127.0.0.1", "port": self.port, **self.spoken.login}
         channel = config.Channel(
-            7, "rig", "smpp", settings, sessions=self._sessions, window=self._window
+            7, "rig", self.protocol, settings, sessions=self._sessions, window=self._window
         )
-        self.channel = SmppChannel(channel, self.sink, self._policy)
+        self.channel = PROTOCOLS[self.protocol].build(channel, self.sink, self._policy)
         self.channel.start()
 
     async def stop(self) -> None:
@@ -94,10 +109,10 @@ class SmppRig:
     def received(self, peer: _Peer, data: bytes) -> None:
         for event in peer.session.receive(data, time.monotonic()):
             match event:
-                case BindAsked():
+                case LoginAsked():
                     self.logins += 1
-                    status = pdu.ESME_RINVPASWD if self.refuses_login else pdu.ESME_ROK
-                    peer.session.answer_bind(event, status, "RIG")
+                    status = self.side.wrong_password if self.refuses_login else 0
+                    peer.session.answer_login(event, status, "RIG")
                 case Submits(submits):
                     self._submitted(peer, submits)
                 case ReportsAnswered(taken, again):
@@ -107,21 +122,21 @@ class SmppRig:
                     self.logouts += 1
         peer.flush()
 
-    def _submitted(self, peer: _Peer, submits: list[tuple[int, bytes, pdu.Short]]) -> None:
+    def _submitted(self, peer: _Peer, submits: list[tuple[int, bytes, Any]]) -> None:
         if self.writes_at_first_byte < 0:
             self.writes_at_first_byte = len(self.sink.written)
         seen = self._by_peer.setdefault(id(peer), [])
         if not seen:
             self.numbers.append(seen)
         answers = []
-        for sequence, _, short in submits:
-            seen.append(short[5].hex())
+        for sequence, _, parsed in submits:
+            seen.append(self.spoken.content(parsed).hex())
             self._next_id += 1
-            carrier_id = f"id{self._next_id}".encode()
+            carrier_id = self.side.carrier_id(self._next_id).encode()
             if self.holds:
                 self._held.append((peer, sequence, carrier_id))
             else:
-                answers.append((sequence, 0x58 if self.throttles else 0, carrier_id))
+                answers.append((sequence, self.side.throttled if self.throttles else 0, carrier_id))
         peer.session.answer_submits(answers)
 
     def answer_held(self) -> None:
@@ -135,19 +150,16 @@ class SmppRig:
         for peer in list(self.peers):
             peer.transport.abort()
 
-    def report(self, *carrier_ids: str) -> None:
-        """Send reports over the first session."""
+    def report(self, *numbers: int) -> None:
+        """Send reports about submits with these numbers over the first session."""
         peer = self.peers[0]
-        bodies = [
-            build_report(
-                carrier_id.encode(),
-                b"8613800138000",
-                b"10690001",
-                submitted=b"2611212028",
-                done=b"2611212028",
+        reports = [
+            OwedReport(
+                *(self.side.carrier_id(number).encode(), b"8613800138000", b"10690001"),
+                *(b"2611212028", b"2611212028"),
                 is_good=True,
             )
-            for carrier_id in carrier_ids
+            for number in numbers
         ]
-        peer.session.deliver(bodies, time.monotonic())
+        peer.session.deliver(reports, time.monotonic())
         peer.flush()

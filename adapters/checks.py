@@ -1,0 +1,112 @@
+"""Checks of a channel's settings, shared by the wire protocols: what is wrong, and what to do.
+
+A protocol names its settings in one table, name → check; every wrong or unknown one is found in
+one go, each with its JSON pointer, so that a configuration file is mended in one pass. Nothing here
+echoes a value: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from enum import StrEnum
+
+from adapters.base import NOT_A_SETTING
+
+Check = Callable[[object], str | None]  # what is wrong with a value, or None
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is an integer and no boolean."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def integer(low: int, high: int) -> Check:
+    """A whole number within these bounds."""
+
+    def check(value: object) -> str | None:
+        is_good = isinstance(value, int) and is_whole(value) and low <= value <= high
+        is_quoted = isinstance(value, str) and value.isdecimal()
+        hint = ", without quotes" if is_quoted else ""
+        return None if is_good else f"give a whole number from {low} to {high}{hint}"
+
+    return check
+
+
+def seconds(low: float, high: float) -> Check:
+    """Seconds within these bounds, whole or not."""
+
+    def check(value: object) -> str | None:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_good = isinstance(value, (int, float)) and is_number and low <= value <= high
+        return None if is_good else f"give seconds from {low:g} to {high:g}"
+
+    return check
+
+
+def string(least: int, most: int, source: str) -> Check:
+    """Printable ASCII of this length; `source` is the standard that says so."""
+
+    def check(value: object) -> str | None:
+        is_good = (
+            isinstance(value, str)
+            and least <= len(value) <= most
+            and value.isascii()
+            and (value.isprintable() or not value)
+        )
+        size = f"at most {most}" if not least else f"{least} to {most}" if least < most else most
+        hint = ", in quotes" if is_whole(value) else ""
+        return None if is_good else f"give {size} printable ASCII characters{hint} ({source})"
+
+    return check
+
+
+def choice(words: type[StrEnum]) -> Check:
+    """One of these words."""
+
+    def check(value: object) -> str | None:
+        known = [word.value for word in words]
+        return None if value in known else f"give one of {', '.join(known)}"
+
+    return check
+
+
+def code_classes(
+    code_of: Callable[[object], int | None], example: str, words: Collection[str]
+) -> Check:
+    """A map from the carrier's codes to classes of `adapters.codes`."""
+
+    def check(value: object) -> str | None:
+        remedy = (
+            f"give a map of codes to classes, as {{{example}: number}}; "
+            f"classes: {', '.join(sorted(words))}"
+        )
+        if not isinstance(value, Mapping):
+            return remedy
+        is_good = all(code_of(code) and word in words for code, word in value.items())
+        return None if is_good else remedy
+
+    return check
+
+
+def find_wrong(
+    raw: Mapping[str, object], checks: Mapping[str, Check], required: Collection[str], protocol: str
+) -> list[tuple[str, str]]:
+    """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
+    wrong = [
+        (f"/{name}", f"is missing; {protocol} cannot log in without it")
+        for name in required
+        if name not in raw
+    ]
+    for name, value in raw.items():
+        check = checks.get(name)
+        found = _unknown(name, checks, protocol) if check is None else check(value)
+        if found is not None:
+            wrong.append((f"/{name.replace('~', '~0').replace('/', '~1')}", found))
+    return wrong
+
+
+def _unknown(name: str, checks: Mapping[str, Check], protocol: str) -> str:
+    near = difflib.get_close_matches(name, checks, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"its own are {', '.join(checks)}"
+    return f"{NOT_A_SETTING} of {protocol}; {hint}"

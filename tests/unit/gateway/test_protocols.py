@@ -1,0 +1,58 @@
+"""A protocol is more than its line in the registry: what stands beside it has one, too."""
+
+import pytest
+
+from gateway.document import LATER_PROTOCOLS, Surroundings, check_document
+from gateway.protocols import PROTOCOLS
+from loadtest.carrier import SIDES
+from loadtest.wirebench import BENCHES
+from tests.support.wire_rig import SPOKEN
+from webhooks.address import AllowList
+
+
+def test_every_protocol_has_a_simulated_carrier_a_bench_and_a_rig():
+    assert set(SIDES) == set(BENCHES) == set(SPOKEN) == set(PROTOCOLS)
+
+
+def test_what_is_there_is_not_told_to_come_later():
+    assert not set(PROTOCOLS) & set(LATER_PROTOCOLS)
+
+
+def test_each_checks_its_settings_and_names_the_login():
+    for name, protocol in PROTOCOLS.items():
+        pointers = {pointer for pointer, _ in protocol.validate({})}
+        assert {"/host", "/port", f"/{protocol.login}"} <= pointers, name
+
+
+def complaints_of(tmp_path, *channels: str) -> dict[str, str]:
+    """What is wrong with a file of these channels: pointer to what to do."""
+    text = "channels:\n" + "".join(f"  - {channel}\n" for channel in channels)
+    _, wrong = check_document(text, Surroundings(tmp_path, {}, PROTOCOLS, AllowList()))
+    return {one.pointer: one.detail for one in wrong}
+
+
+CMPP = 'host: 127.0.0.1, port: 7890, source_addr: "900001", shared_secret: s3cret'
+
+
+@pytest.mark.parametrize("protocol", ["cmpp2", "cmpp3"])
+def test_a_cmpp_channel_passes_the_door(tmp_path, protocol):
+    assert complaints_of(tmp_path, f"{{name: a, protocol: {protocol}, {CMPP}, window: 16}}") == {}
+
+
+def test_a_wrong_cmpp_setting_is_named_with_its_remedy(tmp_path):
+    wrong = complaints_of(
+        tmp_path,
+        "{name: a, protocol: cmpp2, host: h, port: 7890, source_addr: 900001, version: 0x30,"
+        " shared_secret_file: missing.secret, servce_id: X}",
+    )
+    assert "in quotes" in wrong["/channels/0/source_addr"]
+    assert "the protocol is cmpp3" in wrong["/channels/0/version"]
+    assert "write the secret into it" in wrong["/channels/0/shared_secret_file"]
+    assert "did you mean `service_id`?" in wrong["/channels/0/servce_id"]
+
+
+def test_one_account_is_one_channel_whatever_its_version(tmp_path):
+    wrong = complaints_of(
+        tmp_path, f"{{name: a, protocol: cmpp2, {CMPP}}}", f"{{name: b, protocol: cmpp3, {CMPP}}}"
+    )
+    assert "is the account of channel a too" in wrong["/channels/1/source_addr"]
