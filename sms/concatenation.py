@@ -58,6 +58,14 @@ def join(texts: Mapping[int, str], total: int) -> str:
     return whole("".join(pieces))
 
 
+def utf16(body: bytes) -> str:
+    """UTF-16BE of a segment: half a pair stays, for the cut may go through one; an odd octet at
+    the end is U+FFFD.
+    """
+    text = body[: len(body) & ~1].decode("utf-16-be", "surrogatepass")
+    return text + "\ufffd" * (len(body) & 1)
+
+
 def whole(text: str) -> str:
     """The text without lone surrogates and NULs, which neither JSON nor a database holds."""
     return (

@@ -28,7 +28,7 @@ from adapters.smpp.pdu import (
 )
 from adapters.smpp.settings import IdMatch
 from adapters.wire import parse_tlvs
-from sms.concatenation import mark_of, split_header, whole
+from sms.concatenation import mark_of, split_header, utf16, whole
 from sms.gsm import decode as decode_gsm7
 from sms.model import SegmentMark
 
@@ -123,7 +123,7 @@ def parse_text(frame: bytes, short: Short) -> tuple[str, SegmentMark | None]:
         )
         mark = mark_of(reference, total, number, 0)
     if short[4] & 0x0F == DATA_CODING_UCS2:
-        text = body[: len(body) & ~1].decode("utf-16-be", "surrogatepass")
+        text = utf16(body)
     elif short[4] == DATA_CODING_LATIN1:
         text = body.decode("latin-1")
     else:
