@@ -270,6 +270,11 @@ LIMITS: Mapping[str, Field] = {
     "classes": Field(anything, json=dict),  # members: CLASSES, each a BUCKET
     "bursts": Field(_few, json=list),  # entries: BURST
 }
+# Of otp messages to one number, and to the 10,000 numbers around it; 0 = no such cap.
+MAX_CAPS = {"per_minute": 60, "per_hour": 100, "per_day": 100, "prefix_burst": 10_000}
+OTP_CAPS: Mapping[str, Field] = {
+    word: Field(whole(0, most), json=int) for word, most in MAX_CAPS.items()
+}
 # What both the API and a file may say of a tenant.
 TENANT_OBJECT: Mapping[str, Field] = {
     "name": Field(name, is_required=True, json=str),
@@ -278,12 +283,13 @@ TENANT_OBJECT: Mapping[str, Field] = {
     "allowed_ips": Field(list_of(network, most=MAX_NETWORKS), json=list),
     "inbound_numbers": Field(list_of(_digits), json=list),
     "limits": Field(anything, json=dict),
+    "otp_caps": Field(anything, json=dict),  # members: OTP_CAPS
 }
 TENANT: Mapping[str, Field] = {
     **TENANT_OBJECT,
     "suspended": Field(flag),
     "api_keys": Field(anything),
-    **dict.fromkeys(("otp_caps", "on_uncertain"), _later),
+    "on_uncertain": _later,
 }
 TENANT_SCOPES = ("send", "read")
 KEY_OBJECT: Mapping[str, Field] = {

@@ -239,6 +239,9 @@ class _Document:
     def _tenant(self, value: object, pointer: str) -> None:
         good = self._fields(value, pointer, fields.TENANT)
         limits = self._limits(good.get("limits", {}), f"{pointer}/limits")
+        if "otp_caps" in good:
+            at = f"{pointer}/otp_caps"
+            good["otp_caps"] = self._fields(good["otp_caps"], at, fields.OTP_CAPS)
         if "name" not in good:
             return
         name = good["name"]

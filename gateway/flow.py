@@ -24,6 +24,7 @@ from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
 from gateway.porting import Porting
+from gateway.pumping import Pumping
 from gateway.readiness import NO_SESSION
 from gateway.reports import Reports
 from gateway.schedule import Schedule
@@ -117,6 +118,7 @@ class Flow:
     """The door between the API, the channels and the store of one worker."""
 
     inbound_desk: InboundDesk | None = None  # joined by wiring: it calls back into this object
+    pumping: Pumping | None = None  # joined by wiring
 
     def __init__(self, parts: Parts) -> None:
         self.reliability = parts.reliability

@@ -7,12 +7,13 @@ stands at its default is left out of `spec` where code of before would not know 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
 from gateway.views import rfc3339
-from sms.config import Tenant, default_burst
+from sms.config import OtpCaps, Tenant, default_burst
 from store.objects import StoredObject
 
 Json = dict[str, Any]
@@ -31,7 +32,11 @@ def tenant_spec(good: Mapping[str, Any], limits: Mapping[str, Any]) -> Json:
     }
     return changed_tenant(
         spec,
-        {name: good[name] for name in ("allowed_ips", "inbound_numbers") if name in good},
+        {
+            name: good[name]
+            for name in ("allowed_ips", "inbound_numbers", "otp_caps")
+            if name in good
+        },
         {name: limits[name] for name in _MORE_LIMITS if name in limits},
     )
 
@@ -46,12 +51,14 @@ def changed_tenant(
             changed[name] = good[name]
     if "allowed_ips" in good:
         changed["allowed_ips"] = [str(ip_network(text)) for text in good["allowed_ips"]]
+    if "otp_caps" in good:  # what is not named of it is as it was
+        changed["otp_caps"] = {**spec.get("otp_caps", {}), **good["otp_caps"]}
     changed.update(limits)
     if "classes" in limits:
         changed["classes"] = {word: _bucket(one) for word, one in limits["classes"].items()}
     if "bursts" in limits:
         changed["bursts"] = [_burst(one) for one in limits["bursts"]]
-    for name in ("allowed_ips", "inbound_numbers", *_MORE_LIMITS):
+    for name in ("allowed_ips", "inbound_numbers", "otp_caps", *_MORE_LIMITS):
         if not changed.get(name, True):
             del changed[name]
     return changed
@@ -99,6 +106,7 @@ def tenant_view(stored: StoredObject) -> Json:
             "classes": spec.get("classes", {}),
             "bursts": spec.get("bursts", []),
         },
+        "otp_caps": asdict(OtpCaps.of(spec.get("otp_caps", {}))),
         "created_at": _moment(stored),
         "version": stored.version,
     }

@@ -39,6 +39,7 @@ from gateway.owners import Owners
 from gateway.peers import Peers
 from gateway.porting import Porting
 from gateway.protocols import PROTOCOLS
+from gateway.pumping import Pumping
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
 from gateway.schedule import Schedule
@@ -51,6 +52,7 @@ from gateway.usage import usage_moves
 from gateway.withdraw import Withdrawals
 from ratelimit.leases import ChannelBucket, Leases
 from ratelimit.limiter import Valkey
+from ratelimit.otp_guard import OtpGuard, OtpScript
 from ratelimit.quota_book import QuotaBook
 from ratelimit.tenants import TenantLimits
 from sms import config
@@ -104,7 +106,7 @@ class Worker:
     inbound: InboundDesk
 
 
-def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
+def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called once)
     settings: Settings,
     *,
     lease: ProcessLease,
@@ -227,6 +229,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             monotonic=time.monotonic,
         )
     )
+    flow.pumping = _pumping(settings, keyring, metrics)
     conflicts = Conflicts(
         ledger=ledger, reader=reader, ids=ids, metrics=metrics, resend=dispatcher.resend
     )
@@ -361,6 +364,13 @@ def _limits(
     valkey = Valkey(settings.redis_url, timeout_s) if settings.redis_url else None
     leases = Leases(valkey, metrics=metrics, live=live)
     return leases, TenantLimits(leases, QuotaBook(quotas.reserve, metrics=metrics, live=live))
+
+
+def _pumping(settings: Settings, keyring: Keyring, metrics: Metrics) -> Pumping:
+    """The guard of otp messages, on a connection of its own: a batch must not delay limits."""
+    timeout_s = settings.reliability.valkey_timeout_s
+    script = OtpScript(settings.redis_url, timeout_s) if settings.redis_url else None
+    return Pumping(OtpGuard(script, metrics=metrics), keyring.number_index)
 
 
 def _peers(

@@ -287,6 +287,8 @@ class _Life:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GIVE_BACK_S):
                     await self.worker.flow.limiter.close()
+                    if self.worker.flow.pumping is not None:
+                        await self.worker.flow.pumping.guard.close()
         return 0
 
     async def _serve_http(self) -> None:
@@ -358,6 +360,8 @@ class _Life:
             self._every(USAGE_S, "usage", self._fold_usage),
             self._every(MAINTENANCE_S, "indexes", self._build_indexes, first_s=0.0),
         ]
+        if self.worker.flow.pumping is not None:
+            loops.append(self.worker.flow.pumping.guard.run())
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
         return loops

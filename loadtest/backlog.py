@@ -50,6 +50,7 @@ _TENANT: Final = """\
     signatures: [沙箱]
     countries: [86, 1]
     limits: {{segments_per_second: 1000000, burst_segments: 1000000}}
+    otp_caps: {{prefix_burst: 0}} # numbers follow one another
     api_keys: [{{name: {name}, scopes: [send, read], secret_file: sandbox/{name}.key}}]
 """
 _ENDPOINT: Final = """\

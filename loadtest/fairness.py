@@ -50,6 +50,7 @@ _BLASTER: Final = """\
     signatures: [沙箱]
     countries: [86, 1]
     limits: {segments_per_second: %d, burst_segments: %d}
+    otp_caps: {prefix_burst: 0} # numbers follow one another
     api_keys: [{name: blaster, scopes: [send, read], secret_file: sandbox/blaster.key}]
 """
 # times: how long it waited for a free slot, and how long the carrier's answer took, milliseconds.

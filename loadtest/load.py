@@ -61,6 +61,7 @@ def configuration(carriers: Sequence[str], sink_url: str) -> str:
             "signatures": [tenant.signature],
             "countries": [86, 1],
             "limits": {"segments_per_second": LIMIT, "burst_segments": LIMIT},
+            "otp_caps": {"prefix_burst": 0},  # numbers follow one another
             "api_keys": [
                 {"name": "load", "scopes": ["send", "read"], "secret_file": f"{tenant.name}.key"}
             ],

@@ -75,6 +75,7 @@ def tenants(crowd: Crowd, pepper: bytes) -> Iterator[tuple[str, list[Upsert]]]:
             "countries": [86, 1],
             "segments_per_second": LIMIT,
             "burst_segments": LIMIT,
+            "otp_caps": {"prefix_burst": 0},  # numbers follow one another
         }
         api_key = {"tenant": name, "name": "own", "scopes": ["read", "send"], "key_id": key.id}
         route = {"tenant": name, "class": "*", "carrier": "*", "country": 0, "channels": ring}

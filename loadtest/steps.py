@@ -26,6 +26,7 @@ REST: Final = "the rest: event loop, renewals, timers"
 # The first that fits: a file, a folder, or a function in a file.
 _TABLE: Final = (
     ("gateway/admit.py:charge", _LIMITS),
+    ("gateway/pumping.py", _LIMITS),
     ("gateway/admit.py", _ROW),
     ("sms/numbers.py", _ROW),
     ("sms/segmentation.py:payload", _SUBMIT),

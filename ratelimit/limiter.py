@@ -105,59 +105,72 @@ class Call(Protocol):
         ...
 
 
-class Valkey:
-    """The script on a Valkey or Redis server; one call at a time."""
+class Script:
+    """One script on a Valkey or Redis server; one call at a time."""
 
-    def __init__(self, url: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(self, url: str, timeout_s: float, text: str) -> None:
         self._timeout_s = timeout_s
+        self._text = text
         self._client = redis.asyncio.Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),  # a second try would come after the 50 ms
             socket_connect_timeout=timeout_s,
             single_connection_client=True,
         )
-        self.name = secrets.token_hex(6)  # of this process in this life
         self._sha = ""
 
-    async def __call__(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
-        """Run the script; raises ClusterUnavailable when there is no answer in time."""
-        task = asyncio.ensure_future(self._run(keys, args))
+    async def run(self, keys: Sequence[str], args: Sequence[int | str]) -> object:
+        """Run it; raises ClusterUnavailable when there is no answer in time.
+
+        It may run twice, when a connection broke: what it is told must be worth the same then.
+        """
+        task = asyncio.ensure_future(self._twice(keys, args))
         try:
             await asyncio.wait({task}, timeout=self._timeout_s - _LATE_S)
             if not task.done():  # when our own loop was late, the answer has come meanwhile
                 await asyncio.wait({task}, timeout=_LATE_S)
-            answer = task.result() if task.done() else None
+            if not task.done():
+                raise ClusterUnavailable("Valkey did not answer in time")
+            return task.result()
         except _TROUBLE as error:
             raise ClusterUnavailable(f"Valkey fails: {type(error).__name__}") from error
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if answer is None:
-            raise ClusterUnavailable("Valkey did not answer in time")
-        if len(answer) != 2 * len(keys) or not all(isinstance(n, int) for n in answer):
-            raise ClusterUnavailable("Valkey answers something else")
-        return answer
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
-    async def _run(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
+    async def _twice(self, keys: Sequence[str], args: Sequence[int | str]) -> object:
         try:
             return await self._evaluate(keys, args)
-        except redis.exceptions.ConnectionError:
-            # The other end may have closed it long ago. To ask twice changes nothing: what we say
-            # is absolute.
+        except redis.exceptions.ConnectionError:  # the other end may have closed it long ago
             return await self._evaluate(keys, args)
 
-    async def _evaluate(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
-        values: tuple[int | str, ...] = (*keys, self.name, int(LEASE_S * 1_000_000), *args)
+    async def _evaluate(self, keys: Sequence[str], args: Sequence[int | str]) -> object:
         if self._sha:
             with contextlib.suppress(redis.exceptions.NoScriptError):  # it was restarted
-                return _listed(await self._client.evalsha(self._sha, len(keys), *values))
-        self._sha = str(await self._client.script_load(SCRIPT))
-        return _listed(await self._client.evalsha(self._sha, len(keys), *values))
+                return await self._client.evalsha(self._sha, len(keys), *keys, *args)
+        self._sha = str(await self._client.script_load(self._text))
+        return await self._client.evalsha(self._sha, len(keys), *keys, *args)
 
     async def close(self) -> None:
         """Close the connection."""
         await self._client.aclose()
 
 
-def _listed(answer: object) -> Sequence[int]:
-    return answer if isinstance(answer, list) else ()
+class Valkey(Script):
+    """The buckets' script. It runs twice without harm: what we say is absolute."""
+
+    def __init__(self, url: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        super().__init__(url, timeout_s, SCRIPT)
+        self.name = secrets.token_hex(6)  # of this process in this life
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[int]) -> Sequence[int]:
+        """Take and give back; raises ClusterUnavailable when there is no answer in time."""
+        answer = await self.run(keys, (self.name, int(LEASE_S * 1_000_000), *args))
+        if (
+            not isinstance(answer, list)
+            or len(answer) != 2 * len(keys)
+            or not all(isinstance(n, int) for n in answer)
+        ):
+            raise ClusterUnavailable("Valkey answers something else")
+        return answer

@@ -62,6 +62,25 @@ class Burst:
 
 
 @dataclass(frozen=True, slots=True)
+class OtpCaps:
+    """How many otp messages a number gets, and a block of 10,000 numbers; 0 = no such cap."""
+
+    per_minute: int = 1  # of one number, in any 60 s
+    per_hour: int = 5
+    per_day: int = 10
+    prefix_burst: int = 30  # of one number without its last four digits: depth, filled in 60 s
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> OtpCaps:
+        """From what is stored: what is not given has its default."""
+        return cls(**{name: int(value) for name, value in spec.items()})
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to count."""
+        return bool(self.per_minute or self.per_hour or self.per_day or self.prefix_burst)
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """Our customer: limits, brands, countries."""
 
@@ -75,6 +94,7 @@ class Tenant:
     segments_per_month: int | None = None
     class_limits: tuple[ClassLimit, ...] = ()
     bursts: tuple[Burst, ...] = ()
+    otp_caps: OtpCaps = OtpCaps()
     is_suspended: bool = False
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()  # empty = from everywhere
     inbound_numbers: tuple[str, ...] = ()  # replies to numbers that begin so are the tenant's

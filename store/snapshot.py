@@ -20,6 +20,7 @@ from sms.config import (
     Burst,
     Channel,
     ClassLimit,
+    OtpCaps,
     Route,
     Snapshot,
     Tenant,
@@ -125,6 +126,13 @@ def _tenant(stored: StoredObject, _: Objects) -> Tenant:
     classes = stored.spec.get("classes", {})
     spec["class_limits"] = tuple(ClassLimit.of(word, classes[word]) for word in sorted(classes))
     spec["bursts"] = tuple(Burst.of(burst) for burst in spec.get("bursts", ()))
+    spec["otp_caps"] = OtpCaps.of(
+        {
+            name: value
+            for name, value in spec.get("otp_caps", {}).items()
+            if name in OtpCaps.__slots__
+        }
+    )
     return Tenant(id=stored.id, name=stored.name, **spec)
 
 

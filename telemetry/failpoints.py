@@ -32,6 +32,7 @@ POINTS: Final[Mapping[str, str]] = {
     "door.parsed": "1: a send request is decoded; nothing was taken",
     "segment.done": "3: the text is cut into segments; nothing was taken",
     "admit.charged": "2: the tokens are taken; there is no id",
+    "otp.counted": "2: otp messages are counted with all processes; there is no id",
     "choose.done": "7: the messages of a flush that can leave at once are chosen; nothing is sent",
     "accept.keyed": "4: the keys of a flush are inserted, no message is; nothing is committed",
     "accept.before_copy": "4: a flush is built, its claims with it; nothing was sent to the store",

@@ -281,7 +281,9 @@ class Metrics:
             "throttled_total", "Messages refused by a limit, by which.", ("tenant", "scope"), top
         )
         self.limit_calls_total = Counter(
-            "limit_calls_total", "Calls to Valkey for shared rate limits.", ("outcome",)
+            "limit_calls_total",
+            "Calls to Valkey for shared rate limits and otp counts.",
+            ("outcome",),
         )
         self.limits_local = Gauge(
             "limits_local", "Processes that go by their share of the rates: Valkey is away."

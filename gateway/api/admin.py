@@ -36,6 +36,7 @@ from gateway.configfields import (
     BURST,
     CLASSES,
     LIMITS,
+    OTP_CAPS,
     TENANT_OBJECT,
     Field,
     burst_refusal,
@@ -91,6 +92,7 @@ class Admin:
         good, checked = await desk.body(request, TENANT_OBJECT)
         limits = _limits(good, checked)
         self._check_numbers(good, None, checked)
+        _check_caps(good, checked)
         checked.stop()
         async with desk.store.change(desk.author(request, key)) as change:
             if await change.by_name("tenant", good["name"]) is not None:
@@ -122,6 +124,7 @@ class Admin:
         good, checked = await self._desk.body(request, _CHANGEABLE, is_partial=True)
         limits = _limits(good, checked)
         self._check_numbers(good, id_in(request, "id", PREFIXES["tenant"]), checked)
+        _check_caps(good, checked)
         checked.stop()
 
         async def decide(change: Change, standing: StoredObject) -> StoredObject:
@@ -236,6 +239,11 @@ def _limits(good: dict[str, Any], checked: Checked) -> dict[str, Any]:
             for index, entry in enumerate(limits["bursts"])
         ]
     return limits
+
+
+def _check_caps(good: dict[str, Any], checked: Checked) -> None:
+    if "otp_caps" in good:
+        good["otp_caps"] = checked.members(good["otp_caps"], OTP_CAPS, "/otp_caps", is_partial=True)
 
 
 def _burst(given: object, pointer: str, checked: Checked) -> dict[str, Any]:

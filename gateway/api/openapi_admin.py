@@ -17,12 +17,14 @@ from gateway.api.openapi_parts import (
 )
 from gateway.configfields import (
     MAX_BURSTS,
+    MAX_CAPS,
     MAX_NETWORKS,
     MAX_OVERLAP_S,
     MAX_QUOTA,
     MAX_RATE,
     TENANT_SCOPES,
 )
+from sms.config import OtpCaps
 from sms.model import MessageClass
 
 EXAMPLES: dict[str, dict[str, Json]] = {
@@ -36,6 +38,7 @@ EXAMPLES: dict[str, dict[str, Json]] = {
                 "countries": [86, 852],
                 "allowed_ips": ["203.0.113.0/24", "2001:db8::7"],
                 "inbound_numbers": ["1069000123"],
+                "otp_caps": {"per_minute": 2, "prefix_burst": 0},
                 "limits": {
                     "segments_per_second": 2000,
                     "burst_segments": 4000,
@@ -144,6 +147,7 @@ _LIMITS: Json = {
         "the ordinary numbers holds. A change replaces all.",
     },
 }
+_CAPS = OtpCaps()
 _TENANT: Json = {
     "signatures": {
         "type": "array",
@@ -174,6 +178,30 @@ _TENANT: Json = {
         "items": {"type": "string", "pattern": "^[0-9]{3,20}$"},
         "description": "Texts from phones to a number that begins with one of these are the "
         "tenant's; the longest wins, and no two tenants may have the same.",
+    },
+    "otp_caps": {
+        **_body(
+            {
+                name: {
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": MAX_CAPS[name],
+                    "description": f"{told}; default {default}.",
+                }
+                for name, told, default in (
+                    ("per_minute", "To one number in any 60 s", _CAPS.per_minute),
+                    ("per_hour", "To one number in any hour", _CAPS.per_hour),
+                    ("per_day", "To one number in any 24 h", _CAPS.per_day),
+                    (
+                        "prefix_burst",
+                        "At once to the 10,000 numbers around it, refilled in 60 s",
+                        _CAPS.prefix_burst,
+                    ),
+                )
+            }
+        ),
+        "description": "How many otp messages are accepted; more are 429 `policy.frequency_cap`. "
+        "0 = no such cap. A change replaces the named ones.",
     },
 }
 _VERSION: Json = {

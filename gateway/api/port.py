@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compliance.policy import SendingPolicy
     from gateway.api.access import Access
     from gateway.commands import BatchLook
+    from gateway.pumping import Pumping
     from gateway.withdraw import Verdict
     from sms.portability import Portability
     from store.commands import BatchState
@@ -307,6 +308,11 @@ class FlowPort(Protocol):
     @property
     def suppressions(self) -> SuppressionsPort | None:
         """The suppression list, None where it is not offered."""
+        ...
+
+    @property
+    def pumping(self) -> Pumping | None:
+        """The guard of otp messages, None where they are not counted."""
         ...
 
     @property

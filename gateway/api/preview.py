@@ -18,9 +18,13 @@ from gateway.api.reply import caller, check_query, json_response
 from gateway.api.send import merge, whole_ms
 from gateway.api.turns import Turns
 from gateway.preview import Preview, preview
+from gateway.pumping import refusal as over_cap
 from gateway.views import rfc3339
+from sms.config import Tenant
+from sms.numbers import Number, parse_number
 
 if TYPE_CHECKING:
+    from gateway.api.models import SendRequest
     from gateway.api.port import FlowPort
 
 PREVIEW = "/v1/messages:preview"
@@ -62,7 +66,20 @@ class Previews:
         found = preview(entry, tenant, self._rules, whole_ms(self._now()))
         refusals = merge(errors, Refused(found.refusals))
         refusals = [*refusals, *self._too_large(tenant.id, found)]
+        refusals += await self._over_cap(entry, tenant, found)
         return json_response(self._view(found, refusals))
+
+    async def _over_cap(
+        self, entry: SendRequest, tenant: Tenant, found: Preview
+    ) -> list[FieldError]:
+        pumping = self._flow.pumping
+        number = parse_number(entry.to) if isinstance(entry.to, str) else None
+        if pumping is None or not isinstance(number, Number):
+            return []
+        if not pumping.watches(tenant, found.message_class):
+            return []
+        wait_s = await pumping.look(tenant, number.digits)
+        return [over_cap(wait_s)] if wait_s else []
 
     def _too_large(self, tenant: int, found: Preview) -> list[FieldError]:
         most = math.floor(self._flow.limiter.look(tenant, self._monotonic()).depth)

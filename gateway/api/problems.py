@@ -154,6 +154,7 @@ KINDS: dict[str, Kind] = {
         422, "Recipient opted out", "Do not send to this number; see /v1/suppressions."
     ),
     "recipient.blocked": Kind(422, "Recipient blocked", "Do not send to this number."),
+    "policy.frequency_cap": Kind(429, "Too many codes to this number", _WAIT),
     "content.empty": Kind(422, "Empty text", "Send a text."),
     "content.too_long": Kind(422, "Text too long", "Do what `detail` says."),
     "content.not_gsm7": Kind(422, "Not GSM-7", "Leave `encoding` out, or replace the characters."),

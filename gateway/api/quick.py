@@ -17,7 +17,7 @@ import asyncio
 from asyncio import Future
 from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.admit import Refused, admit
 from gateway.api.answers import build_accepted
@@ -33,9 +33,11 @@ from gateway.api.once import digest_small, parse_key
 from gateway.api.port import FlowPort, TakenPort
 from gateway.api.problems import Header, Problem, ProblemError, build_body, retry_after
 from gateway.api.send import MESSAGES, STORE_RETRY_S, TAKEN, SendDoor, whole_ms
+from gateway.pumping import Pumping, is_certain
+from ratelimit.otp_guard import Counted
 from sms.config import Snapshot, Tenant
 from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, StoreUnavailable
-from sms.model import Message
+from sms.model import Message, MessageClass
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+_OTP = MessageClass.OTP
 MAX_KNOWN = 4096  # bearer headers kept with their tenants
 # A request that has one of these goes the other way.
 _UNUSUAL = frozenset(
@@ -127,6 +130,23 @@ class Quick:
         return problem.status, [PROBLEM_TYPE, *problem.headers], body
 
 
+class _Sent(NamedTuple):
+    """A request whose answer has to wait for more than its commit."""
+
+    quick: Quick
+    tenant: Tenant
+    message: Message
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+    peer: tuple[str, int] | None
+    keys: Sequence[IntakeKey]
+
+    @property
+    def own(self) -> IntakeKey | None:
+        """The request's own key, which stands first; a client_ref's has no digest."""
+        return self.keys[0] if self.keys and self.keys[0].digest else None
+
+
 class QuickDoor:
     """Knows the keys it has seen; everything else is the send door's."""
 
@@ -189,16 +209,50 @@ class QuickDoor:
             return None
         # Nothing after this line may fail: the long way would accept the message a second time.
         request_id = request_id_of(known)
-        if not keys:
+        if not keys and (message.message_class is not _OTP or not self._is_watched(tenant)):
             stored = flow.accept([message])
             return Quick(self, tenant, message, taken, request_id, started, stored)
         stored = asyncio.get_running_loop().create_future()
         quick = Quick(self, tenant, message, taken, request_id, started, stored)
-        accepted = flow.accept([message], None, keys)
-        accepted.add_done_callback(
-            partial(self._keyed, quick, tenant, message, headers, body, peer)
-        )
+        self._begin(_Sent(quick, tenant, message, headers, body, peer, keys))
         return quick
+
+    def _is_watched(self, tenant: Tenant) -> bool:
+        pumping = self._flow.pumping
+        return pumping is not None and pumping.watches(tenant, _OTP)
+
+    def _begin(self, sent: _Sent) -> None:
+        """An otp message is counted first; one with keys may be of another class."""
+        pumping = self._flow.pumping
+        if pumping is None or not pumping.watches(sent.tenant, sent.message.message_class):
+            self._accept(sent)
+            return
+        counted = pumping.ask_one(sent.tenant, sent.message, sent.own)
+        counted.add_done_callback(partial(self._counted, pumping, sent))
+
+    def _counted(
+        self, pumping: Pumping, sent: _Sent, counted: asyncio.Future[list[Counted]]
+    ) -> None:
+        """An otp message was counted: accept it, or let the other door say why not."""
+        if failpoints.is_armed:
+            failpoints.hit("otp.counted")
+        if sent.quick.stored.done():  # nobody waits any more: nothing was promised
+            pumping.guard.give_back(counted.result())
+            self._flow.give_back(sent.message.message_class, 1)
+            self.put_back(sent.tenant, sent.message, sent.quick.taken)
+            return
+        found = counted.result()
+        if not found[0].wait_s and not (sent.keys and self._flow.holder(sent.keys) is not None):
+            self._accept(sent, found)
+            return
+        pumping.guard.give_back(found)
+        self._flow.give_back(sent.message.message_class, 1)
+        self.put_back(sent.tenant, sent.message, sent.quick.taken)
+        self._again(sent, None)
+
+    def _accept(self, sent: _Sent, counted: list[Counted] | None = None) -> None:
+        accepted = self._flow.accept([sent.message], None, sent.keys)
+        accepted.add_done_callback(partial(self._spoken, sent, counted))
 
     def _keys(self, message: Message, name: bytes | None, body: bytes) -> list[IntakeKey]:
         """What the request is known by; mostly nothing."""
@@ -211,40 +265,31 @@ class QuickDoor:
             keys.insert(0, hasher.request(message.tenant, MESSAGES, name, digest))
         return keys
 
-    def _keyed(  # noqa: PLR0913, PLR0917 (bound when the request came)
-        self,
-        quick: Quick,
-        tenant: Tenant,
-        message: Message,
-        headers: Sequence[tuple[bytes, bytes]],
-        body: bytes,
-        peer: tuple[str, int] | None,
-        accepted: Future[None],
-    ) -> None:
+    def _spoken(self, sent: _Sent, counted: list[Counted] | None, accepted: Future[None]) -> None:
         """The store has spoken: pass it on, or let the other door answer who was not first."""
+        stored = sent.quick.stored
         if accepted.cancelled():
-            quick.stored.cancel()
+            stored.cancel()
             return
         error = accepted.exception()
+        pumping = self._flow.pumping
+        if error is not None and counted and pumping is not None and is_certain(error, sent.own):
+            pumping.guard.give_back(counted)
         if isinstance(error, NotFirst):
-            self.put_back(tenant, message, quick.taken)
-            again = self._ask(quick, headers, body, peer, error)
-            task = asyncio.get_running_loop().create_task(again)
-            self._late.add(task)
-            task.add_done_callback(self._late.discard)
+            self.put_back(sent.tenant, sent.message, sent.quick.taken)
+            self._again(sent, error)
         elif error is not None:
-            quick.stored.set_exception(error)
+            stored.set_exception(error)
         else:
-            quick.stored.set_result(None)
+            stored.set_result(None)
 
-    async def _ask(
-        self,
-        quick: Quick,
-        headers: Sequence[tuple[bytes, bytes]],
-        body: bytes,
-        peer: tuple[str, int] | None,
-        error: NotFirst,
-    ) -> None:
+    def _again(self, sent: _Sent, error: NotFirst | None) -> None:
+        """Let the other door answer; it finds the same, or what changed meanwhile."""
+        task = asyncio.get_running_loop().create_task(self._ask(sent, error))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _ask(self, sent: _Sent, error: NotFirst | None) -> None:
         """The whole request once more, by the raw ASGI door."""
         told = _Told()
         scope: dict[str, Any] = {
@@ -253,14 +298,14 @@ class QuickDoor:
             "method": "POST",
             "path": MESSAGES,
             "query_string": b"",
-            "headers": list(headers),
-            "client": peer,
+            "headers": list(sent.headers),
+            "client": sent.peer,
         }
         if isinstance(error, KeyTaken):
             scope[TAKEN] = error
 
         async def receive() -> MutableMapping[str, Any]:
-            return {"type": "http.request", "body": body}
+            return {"type": "http.request", "body": sent.body}
 
         try:
             await self._door(scope, receive, told)
@@ -268,11 +313,11 @@ class QuickDoor:
             log.exception("request failed")
             problem = Problem("internal.error", "The gateway failed while it answered.")
             self.refused(problem.code)
-            request_id = request_id_of(dict(headers))
+            request_id = request_id_of(dict(sent.headers))
             kept = [PROBLEM_TYPE, (b"x-request-id", request_id.encode())]
             told.answer = problem.status, kept, build_body(problem, request_id)
-        quick.late = told.answer
-        quick.stored.set_result(None)
+        sent.quick.late = told.answer
+        sent.quick.stored.set_result(None)
 
     def _look_up(self, headers: dict[bytes, bytes], now: float) -> _Seen | None:
         """The sender of a bearer key not seen under this configuration: here is the HMAC."""

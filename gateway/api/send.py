@@ -14,7 +14,8 @@ promise of a 202 is made by the await on `accept` and nowhere else.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -68,6 +69,9 @@ from gateway.api.problems import (
 )
 from gateway.api.turns import Turns
 from gateway.api.verdicts import Verdicts
+from gateway.pumping import Tally, is_certain
+from gateway.pumping import problem as over_cap
+from gateway.pumping import refusal as cap_refusal
 from sms.config import ApiKey, Tenant
 from sms.errors import KeyTaken, NotFirst, OutcomeUnknown, RefsTaken, StoreUnavailable
 from sms.model import Message, MessageClass
@@ -257,8 +261,14 @@ class SendDoor:
         verdict = admit(entry, tenant, self._rules, now)
         if errors or isinstance(verdict, Refused):
             raise ProblemError(of_fields(merge(errors, verdict)))
+        tally: Tally = ()
+        if verdict.message_class is MessageClass.OTP:
+            tally = await self._count(tenant, [verdict], [0], key)
+        if tally and tally[0][1].wait_s:
+            raise ProblemError(over_cap(tally[0][1].wait_s))
         try:
-            await self._accept(request, tenant, [verdict], "/text", key)
+            with self._given_back(tally, key):
+                await self._accept(request, tenant, [verdict], "/text", key)
         except RefsTaken as refs:
             raise ProblemError(of_fields([duplicate_ref(refs.taken[0])])) from None
         return build_accepted(verdict)
@@ -289,6 +299,26 @@ class SendDoor:
         if wrong:
             raise ProblemError(of_fields(_below("/defaults", wrong)))
         verdicts = await self._admit_batch(batch, tenant, now)
+        tally = await self._count(tenant, verdicts.messages, verdicts.indexes, key)
+        if tally:
+            _take_over_caps(verdicts, tally)
+        with self._given_back(tally, key):
+            await self._store_batch(request, tenant, verdicts, key)
+        if tally and self._flow.pumping is not None:
+            self._flow.pumping.give_back(tally, verdicts.messages)
+        for _, errors in verdicts.told:
+            self._flow.metrics.refused_total.inc((errors[0].code,))
+        messages = verdicts.messages
+        accepted = [
+            (index, message.id, len(message.texts))
+            for index, message in zip(verdicts.indexes, messages, strict=True)
+        ]
+        return build_batch_accepted(accepted, messages[0].id, verdicts.rejected)
+
+    async def _store_batch(
+        self, request: _Request, tenant: Tenant, verdicts: Verdicts, key: IntakeKey | None
+    ) -> None:
+        """Accept what is left of it; raises the refusal when nothing is."""
         is_stored = False
         while not is_stored:
             if not verdicts.messages:
@@ -300,14 +330,6 @@ class SendDoor:
                 is_stored = True
             except RefsTaken as refs:  # the others are tried again without them
                 verdicts.take_out(refs.taken)
-        for _, errors in verdicts.told:
-            self._flow.metrics.refused_total.inc((errors[0].code,))
-        messages = verdicts.messages
-        accepted = [
-            (index, message.id, len(message.texts))
-            for index, message in zip(verdicts.indexes, messages, strict=True)
-        ]
-        return build_batch_accepted(accepted, messages[0].id, verdicts.rejected)
 
     async def _admit_batch(self, batch: Batch, tenant: Tenant, now: float) -> Verdicts:
         """A verdict for each entry; long batches let others have the loop in between."""
@@ -335,6 +357,36 @@ class SendDoor:
             else:
                 verdicts.admit(index, verdict)
         return verdicts
+
+    # -- the pumping guard ---------------------------------------------------------------------
+
+    async def _count(
+        self,
+        tenant: Tenant,
+        messages: Sequence[Message],
+        indexes: Sequence[int],
+        key: IntakeKey | None,
+    ) -> Tally:
+        """Count the otp messages among them; some may be over a cap."""
+        pumping = self._flow.pumping
+        if pumping is None:
+            return ()
+        tally = await pumping.ask(tenant, messages, indexes, key)
+        if tally and failpoints.is_armed:
+            failpoints.hit("otp.counted")
+        return tally
+
+    @contextmanager
+    def _given_back(self, tally: Tally, key: IntakeKey | None) -> Iterator[None]:
+        """What was counted is given back when nothing was accepted for certain."""
+        try:
+            yield
+        except Exception as error:
+            is_unknown = isinstance(error, ProblemError) and error.problem.code == "outcome_unknown"
+            pumping = self._flow.pumping
+            if tally and pumping is not None and not is_unknown and is_certain(error, key):
+                pumping.give_back(tally)
+            raise
 
     # -- the promise ---------------------------------------------------------------------------
 
@@ -465,6 +517,14 @@ def merge(errors: list[FieldError], verdict: object) -> list[FieldError]:
     if "" in seen:
         return errors
     return errors + [e for e in found if e.pointer not in seen and e.code != "route.missing"]
+
+
+def _take_over_caps(verdicts: Verdicts, tally: Tally) -> None:
+    """What is over a cap gets its verdict."""
+    places = {id(message): place for place, message in enumerate(verdicts.messages)}
+    verdicts.take_away(
+        {places[id(one)]: cap_refusal(told.wait_s) for one, told in tally if told.wait_s}
+    )
 
 
 def _below(parent: str, errors: list[FieldError]) -> list[FieldError]:

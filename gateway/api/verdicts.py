@@ -43,14 +43,18 @@ class Verdicts:
 
     def take_out(self, taken: Mapping[int, int]) -> None:
         """Places in `messages` whose client_ref an earlier message has, with that one's id."""
-        for place, first_id in taken.items():
+        self.take_away({place: duplicate_ref(first_id) for place, first_id in taken.items()})
+
+    def take_away(self, refused: Mapping[int, FieldError]) -> None:
+        """Places in `messages` that may not after all; their twins may not either."""
+        for place, error in refused.items():
             message = self.messages[place]
-            self.refuse(self.indexes[place], [duplicate_ref(first_id)])
+            self.refuse(self.indexes[place], [error])
             for index, first in self._twins:
                 if first is message:
-                    self.refuse(index, [duplicate_ref(first_id)])
+                    self.refuse(index, [error])
             self._twins = [twin for twin in self._twins if twin[1] is not message]
-        left = [place for place in range(len(self.messages)) if place not in taken]
+        left = [place for place in range(len(self.messages)) if place not in refused]
         self.messages = [self.messages[place] for place in left]
         self.indexes = [self.indexes[place] for place in left]
 

@@ -13,6 +13,7 @@ from gateway.api.access import Access
 from gateway.api.auth import new_key
 from gateway.api.port import PolicyPort, SuppressionsPort
 from gateway.commands import BatchLook
+from gateway.pumping import Pumping
 from gateway.withdraw import Verdict
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
@@ -249,6 +250,7 @@ class FakeFlow:
         self.intake = FakeIntake()
         self.policy = SendingPolicy()
         self.suppressions: SuppressionsPort | None = None
+        self.pumping: Pumping | None = None  # otp messages are not counted
         self.porting = FakePorting()
         self.access = Access()
         self.reading: Reading  # a test that reads lists gives it

@@ -216,7 +216,15 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
         ("tenants:\n  - name: a\n  - name: a", 3, "/tenants/1", "the same"),
         ("tenants:\n  - name: a\n    signatures: [【a】]", 3, "/tenants/0/signatures", "without"),
         ("tenants:\n  - name: a\n    countries: [0]", 3, "/tenants/0/countries", "1 to 999"),
-        ("tenants:\n  - name: a\n    otp_caps: {}", 3, "/tenants/0/otp_caps", "later"),
+        ("tenants:\n  - name: a\n    on_uncertain: hold", 3, "/tenants/0/on_uncertain", "later"),
+        (
+            "tenants:\n  - name: a\n    otp_caps: {per_hour: 101}",
+            3, "/tenants/0/otp_caps/per_hour", "from 0 to 100",
+        ),
+        (
+            "tenants:\n  - name: a\n    otp_caps: {per_week: 1}",
+            3, "/tenants/0/otp_caps/per_week", "is not a field here",
+        ),
         (
             "tenants:\n  - name: a\n    allowed_ips: [10.0.0.1/8]",
             3, "/tenants/0/allowed_ips", "behind its mask",
