@@ -6,6 +6,7 @@ by pycmpp's parser on the far side of a socket.
 
 import asyncio
 import json
+import socket
 import struct
 import sys
 import urllib.request
@@ -68,10 +69,18 @@ def recorded(carrier):
         return json.loads(answer.read())["data"]
 
 
-def read_frame(sock) -> bytes:
-    head = sock.recv(4, 0x100)  # MSG_WAITALL
-    rest: bytes = sock.recv(int.from_bytes(head, "big") - 4, 0x100)
-    return bytes(head) + rest
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
+        assert piece, "closed by the carrier"
+        data += piece
+    return data
+
+
+def read_frame(sock: socket.socket) -> bytes:
+    head = read_exactly(sock, 4)
+    return head + read_exactly(sock, int.from_bytes(head, "big") - 4)
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """A protocol is more than its line in the registry: what stands beside it has one, too."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from gateway.document import LATER_PROTOCOLS, Surroundings, check_document
@@ -56,3 +59,14 @@ def test_one_account_is_one_channel_whatever_its_version(tmp_path):
         tmp_path, f"{{name: a, protocol: cmpp2, {CMPP}}}", f"{{name: b, protocol: cmpp3, {CMPP}}}"
     )
     assert "is the account of channel a too" in wrong["/channels/1/source_addr"]
+
+
+def test_the_examples_of_the_page_on_carriers_pass_the_door(tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "carriers.md").read_text("utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert examples
+    for example in examples:
+        for name in re.findall(r"_file: (\S+)", example):
+            (tmp_path / name).write_text("s3cret\n")
+        _, wrong = check_document(example, Surroundings(tmp_path, {}, PROTOCOLS, AllowList()))
+        assert wrong == []
