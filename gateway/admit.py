@@ -116,6 +116,7 @@ class Rules:
         self.parse = parse_number if ported is None else ported.parse
         self._has_route: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
         self._lines: dict[tuple[int, MessageClass, Carrier, int], str] = {}
+        self._has_wide = any(c.reference_bits == 16 for c in snapshot.channels.values())
 
     def has_route(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
@@ -137,6 +138,16 @@ class Rules:
         if known is None:
             known = self._lines[key] = self._line_of(*key)
         return known
+
+    def is_wide(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> bool:
+        """Whether long texts need room for a 16-bit reference on every channel of the route."""
+        if not self._has_wide:
+            return False
+        route = self.snapshot.route_for(tenant, message_class, carrier, country)
+        channels = () if route is None else map(self.snapshot.channels.get, route.channels)
+        return any(channel is not None and channel.reference_bits == 16 for channel in channels)
 
     def _line_of(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
@@ -172,6 +183,13 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
         where = (tenant.id, message_class, number.carrier, number.country)
         line = rules.opt_out_line(*where)
     parts = _content(entry, tenant, 0 if number is None else number.country, errors, line)
+    if (
+        parts is not None
+        and len(parts.texts) > 1
+        and number is not None
+        and rules.is_wide(tenant.id, message_class, number.carrier, number.country)
+    ):
+        parts = _segments(entry, "".join(parts.texts), errors, is_wide=True)
     if number is None or parts is None or errors:
         return Refused(errors)
     if not rules.has_route(tenant.id, message_class, number.carrier, number.country):
@@ -428,7 +446,9 @@ def _content(
     return _segments(entry, sign(text, brand, country), errors)
 
 
-def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> Segmentation | None:
+def _segments(
+    entry: SendRequest, final_text: str, errors: list[FieldError], *, is_wide: bool = False
+) -> Segmentation | None:
     limit = entry.max_segments
     if limit is UNSET or not 1 <= limit <= MAX_SEGMENTS:
         limit = DEFAULT_SEGMENTS
@@ -436,7 +456,13 @@ def _segments(entry: SendRequest, final_text: str, errors: list[FieldError]) -> 
         errors.append(_too_long(f"more than {MAX_SEGMENTS}", limit))
         return None
     encoding = "auto" if entry.encoding is UNSET else _ENCODINGS[entry.encoding]
-    parts = segment(final_text, encoding, smart=entry.smart_encoding is True, max_segments=limit)
+    parts = segment(
+        final_text,
+        encoding,
+        smart=entry.smart_encoding is True,
+        max_segments=limit,
+        is_wide=is_wide,
+    )
     if failpoints.is_armed:
         failpoints.hit("segment.done")
     if isinstance(parts, TooLong):

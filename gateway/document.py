@@ -17,6 +17,7 @@ from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
 from gateway.configfields import LATER, Field
+from gateway.owners import taken_detail, taken_numbers
 from gateway.protocols import CarrierProtocol
 from gateway.secretfiles import SecretFiles
 from gateway.specs import suspended, tenant_spec
@@ -95,6 +96,7 @@ class _Document:
         self._secrets = SecretFiles(around.base_dir, self.complain)
         self._channel_pointers: dict[str, str] = {}
         self._route_pointers: dict[str, str] = {}
+        self._tenant_pointers: dict[str, str] = {}
         self._key_ids: dict[int, str] = {
             spec["key_id"]: name
             for (kind, name), spec in around.known.items()
@@ -119,6 +121,7 @@ class _Document:
                 read(entry, pointer)
         self._check_accounts()
         self._check_profiles()
+        self._check_inbound_numbers()
 
     # -- forms ---------------------------------------------------------------------------------
 
@@ -244,12 +247,14 @@ class _Document:
         name = good["name"]
         standing = self._around.known.get(("tenant", name), {})
         # What protects a tenant no file undoes by silence: an operator suspended it, or said
-        # where its keys may be used from.
-        if "allowed_ips" not in good:
-            good["allowed_ips"] = standing.get("allowed_ips", [])
+        # where its keys may be used from, or which numbers' replies are its own.
+        for word in ("allowed_ips", "inbound_numbers"):
+            if word not in good:
+                good[word] = standing.get(word, [])
         is_suspended = good.get("suspended", bool(standing.get("is_suspended")))
         spec = suspended(tenant_spec(good, limits), is_suspended=is_suspended)
         self._take(Wanted("tenant", name, spec), pointer)
+        self._tenant_pointers[name] = pointer
         for at, entry in self._entries(good.get("api_keys"), f"{pointer}/api_keys"):
             self._api_key(entry, at, name)
 
@@ -315,7 +320,7 @@ class _Document:
             "sender": good.get("sender", default.sender),
             "submit_timeout_s": good.get("submit_timeout_s"),
         }
-        for name in ("price_per_segment", "opt_out_line"):
+        for name in ("price_per_segment", "opt_out_line", "reference_bits"):
             if name in good:
                 spec[name] = good[name]
         self._take(Wanted("channel", good["name"], spec, secrets), pointer)
@@ -351,15 +356,23 @@ class _Document:
             if clash.route in self._route_pointers:
                 pointer = f"{self._route_pointers[clash.route]}/channels"
             elif changed:
-                pointer = f"{self._channel_pointers[changed[0]]}/opt_out_line"
+                pointer = f"{self._channel_pointers[changed[0]]}/{clash.field}"
             else:
                 continue  # neither is this file's
             self.complain(
                 pointer,
                 f"route {clash.route}: {clash.first} and {clash.other} have another "
-                "`opt_out_line`; give all channels of a route the same, for the text is cut before "
-                "one is chosen",
+                f"`{clash.field}`; give all channels of a route the same, for the text is cut "
+                "before one is chosen",
             )
+
+    def _check_inbound_numbers(self) -> None:
+        """Refuse a number of this file that is another tenant's too."""
+        specs = self._all_specs("tenant")
+        for name, pointer in self._tenant_pointers.items():
+            numbers = specs[name].get("inbound_numbers", [])
+            for index, other in taken_numbers(numbers, name, specs).items():
+                self.complain(f"{pointer}/inbound_numbers/{index}", taken_detail(other))
 
     def _all_specs(self, kind: str) -> dict[str, Mapping[str, Any]]:
         """Every object of a kind as it would stand: what is in force, under what the file says."""

@@ -17,11 +17,14 @@ _MARKETING = str(MessageClass.MARKETING)
 
 
 class Clash(NamedTuple):
-    """Two channels of a route that put different opt-out lines behind marketing."""
+    """Two channels of a route that need different texts: another opt-out line behind marketing,
+    or other cuts.
+    """
 
     route: str
     first: str
     other: str
+    field: str
 
 
 def clashes(
@@ -33,6 +36,12 @@ def clashes(
     usual one.
     """
     for name, route in routes.items():
+        bits = {
+            channel: channels[channel].get("reference_bits", 8)
+            for channel in route["channels"]
+            if channel in channels
+        }
+        yield from _first_clash(name, bits, "reference_bits")
         if route["class"] not in ("*", _MARKETING):
             continue
         country = route["country"] or MAINLAND
@@ -41,8 +50,12 @@ def clashes(
             for channel in route["channels"]
             if _MARKETING in channels.get(channel, {}).get("classes", ())
         }
-        first = next(iter(lines), "")
-        for channel, line in lines.items():
-            if line != lines[first]:
-                yield Clash(name, first, channel)
-                break
+        yield from _first_clash(name, lines, "opt_out_line")
+
+
+def _first_clash(route: str, values: Mapping[str, object], field: str) -> Iterator[Clash]:
+    first = next(iter(values), "")
+    for channel, value in values.items():
+        if value != values[first]:
+            yield Clash(route, first, channel, field)
+            return

@@ -98,6 +98,10 @@ def _status_code(text: object) -> int | None:
     return code if is_code and isinstance(code, int) else None
 
 
+def _long(value: object) -> str | None:
+    return None if value in ("udh", "sar") else "give udh (a header in the text) or sar (TLVs)"
+
+
 _OCTET = integer(0, 255)
 _REQUIRED: Final = ("host", "port", "system_id", "password")
 # name → check; defaults stand in SmppSettings and SubmitLook
@@ -119,6 +123,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "dest_npi": _OCTET,
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
+    "long_messages": _long,
     "validity_period": choice(Validity),
     "number_format": choice(NumberFormat),
     "id_match": choice(IdMatch),
@@ -180,4 +185,5 @@ def _look(raw: Mapping[str, Any]) -> SubmitLook:
         gsm7_data_coding=raw.get("gsm7_data_coding", default.gsm7_data_coding),
         ucs2_data_coding=raw.get("ucs2_data_coding", default.ucs2_data_coding),
         has_validity=raw.get("validity_period", Validity.RELATIVE) == Validity.RELATIVE,
+        is_sar=raw.get("long_messages") == "sar",
     )
