@@ -25,18 +25,21 @@ class SmgPort:
         self._listeners: list[Listener] = []
 
     def set_channels(self, channels: Iterable[config.Channel]) -> None:
-        """Take the logins of these channels from now on."""
-        if self._door is not None:
-            self._door.set_channels(channels)
+        """Take the logins of these channels from now on; the first call opens the port.
 
-    def open(self) -> None:
-        """Take connections; only once what they bring can be kept."""
+        To be called once what connections bring can be kept.
+        """
         if self._door is None:
             return
+        self._door.set_channels(channels)
+        if not self._listeners:
+            self._open(self._door)
+
+    def _open(self, door: Door) -> None:
         for fd in self._fds:
             listening = socket.socket(fileno=fd)
             listening.setblocking(False)
-            self._listeners.append(Listener(listening, self._door.make_protocol, None))
+            self._listeners.append(Listener(listening, door.make_protocol, None))
 
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> Sequence[object]:
         """Answer what came through this port; returns the tokens that did not."""

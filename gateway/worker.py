@@ -271,7 +271,6 @@ class _Life:
             loop.add_signal_handler(number, signals)
         self.worker.notifier.start()
         self.worker.peers.start()
-        self.worker.flow.smg_port.open()
         loops = [asyncio.create_task(coroutine) for coroutine in self._loops()]
         stopping = asyncio.create_task(self.stop.wait())
         serving = asyncio.create_task(self._serve_http(), name="http")
