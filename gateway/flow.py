@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from asyncio import Future
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
@@ -326,6 +326,11 @@ class Flow:
         runtime = self.dispatcher.channels.get(channel)
         if runtime is not None and others:
             runtime.adapter.answer(others, accepted=accepted)
+
+    def stop_connections(self, timeout_s: float) -> list[Coroutine[None, None, None]]:
+        """To be awaited together: answers are waited for, carriers are logged out of."""
+        adapters = [runtime.adapter for runtime in self.dispatcher.channels.values()]
+        return [*(one.stop(timeout_s) for one in adapters), self.smg_port.stop(timeout_s)]
 
     # -- store callbacks -------------------------------------------------------------------
 

@@ -711,8 +711,7 @@ class _Life:
                 break
             await asyncio.sleep(TICK_S)
         answers_s = max(0.1, answers_until - time.monotonic())
-        stops = [r.adapter.stop(answers_s) for r in flow.dispatcher.channels.values()]
-        stops.append(flow.smg_port.stop(answers_s))
+        stops = flow.stop_connections(answers_s)
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
         await worker.inbound.stop(max(0.1, min(FLUSH_S, deadline - time.monotonic())))
         await worker.peers.left()
