@@ -52,9 +52,10 @@ def test_a_text_is_delivered_within_three_seconds_and_says_what_happened(gateway
     assert submit["text"] == f"{SIGNED}您的验证码是 482915"
 
     steps = gateway.timeline(told["id"])
-    assert [step["step"] for step in steps] == ["accepted", "queued", "attempt", "receipt"]
     assert [step["at"] for step in steps] == sorted(step["at"] for step in steps)
-    attempt, receipt = steps[2:]
+    own = [step for step in steps if step["step"] != "webhook"]  # those follow within seconds
+    assert [step["step"] for step in own] == ["accepted", "queued", "attempt", "receipt"]
+    attempt, receipt = own[2:]
     assert attempt["channel"] == receipt["channel"] == "carrier-a"
     assert attempt["carrier_id"] == receipt["carrier_id"] == submit["carrier_id"]
     assert attempt["ms"] is not None

@@ -50,6 +50,7 @@ async def test_a_tenant_is_made_read_and_listed(world):
             "classes": {},
             "bursts": [],
         },
+        "otp_caps": {"per_minute": 1, "per_hour": 5, "per_day": 10, "prefix_burst": 30},
         "version": 2,
     }
     await world.tenant("bank")
