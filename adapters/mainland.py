@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
 from sms import gsm
+from sms.concatenation import utf16
 from sms.model import Encoding, Submit
 
 CONTENT_MAXIMUM: Final = 140  # octets of user data in one segment, its header included
@@ -86,16 +87,14 @@ def content_of(submit: Submit, most: int = CONTENT_MAXIMUM) -> tuple[int, bytes]
     return coding, payload
 
 
-def text_of(coding: int, content: bytes, *, has_udh: bool) -> str:
-    """The text of what a phone sent, its user data header removed.
+def text_of(coding: int, content: bytes) -> str:
+    """The text of what a phone sent, without its user data header (`sms.concatenation`).
 
     Never an error, since an odd character must not cost an opt-out: GB18030 reads ASCII too, and
     is what phones' texts come in when the coding says 0.
     """
-    if has_udh and content:
-        content = content[1 + content[0] :]
     if coding == CODING_UCS2:
-        text = content.decode("utf-16-be", "replace")
+        text = utf16(content)
     elif coding == CODING_BINARY:
         text = content.decode("latin-1")
     else:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import phonenumbers
 
@@ -106,10 +106,20 @@ class Refused:
     errors: list[FieldError]
 
 
+class Cut(NamedTuple):
+    """How the channels of a route want a text cut; the same for each that may take it."""
+
+    ucs2_only: bool = False  # one carries no GSM-7
+    has_wide_reference: bool = False  # each segment has room for a 16-bit reference
+
+
+_USUAL_CUT = Cut()
+
+
 class Rules:
     """What `admit` asks of one configuration snapshot, with its look-ups remembered."""
 
-    __slots__ = ("_has_route", "_is_wide", "_lines", "parse", "policy", "snapshot")
+    __slots__ = ("_cuts", "_has_route", "_lines", "parse", "policy", "snapshot")
 
     def __init__(
         self,
@@ -122,7 +132,7 @@ class Rules:
         self.parse = parse_number if ported is None else ported.parse
         self._has_route: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
         self._lines: dict[tuple[int, MessageClass, Carrier, int], str] = {}
-        self._is_wide: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
+        self._cuts: dict[tuple[int, MessageClass, Carrier, int], Cut] = {}
 
     def has_route(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
@@ -134,17 +144,16 @@ class Rules:
             known = self._has_route[key] = bool(self.snapshot.channels_for(*key))
         return known
 
-    def is_wide(
-        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
-    ) -> bool:
-        """Whether such a text is always UCS-2: a channel of its route carries no GSM-7."""
+    def cut(self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int) -> Cut:
+        """How such a text is cut, whichever channel of its route takes it."""
         key = (tenant, message_class, carrier, country)
-        known = self._is_wide.get(key)
+        known = self._cuts.get(key)
         if known is None:
-            channels = map(self.snapshot.channels.get, self.snapshot.channels_for(*key))
-            known = self._is_wide[key] = any(
-                channel is not None and Encoding.GSM7 not in channel.encodings
-                for channel in channels
+            every = self.snapshot.channels
+            able = [every[one] for one in self.snapshot.channels_for(*key) if one in every]
+            known = self._cuts[key] = Cut(
+                any(Encoding.GSM7 not in channel.encodings for channel in able),
+                any(channel.reference_bits == 16 for channel in able),
             )
         return known
 
@@ -184,17 +193,17 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
     asked_for = now if entry.send_at is UNSET else _send_at(entry.send_at, now, errors)
     is_watched = message_class in rules.policy.watched
     line = ""
-    is_wide = False
-    if number is not None and number.country != MAINLAND:  # a mainland text is UCS-2 anyhow
-        is_wide = rules.is_wide(tenant.id, message_class, number.carrier, number.country)
+    cut, country = _USUAL_CUT, 0
+    if number is not None:
+        country = number.country
+        cut = rules.cut(tenant.id, message_class, number.carrier, country)
     if is_watched and number is not None:
         refusal = _suppressed(number, tenant, message_class, rules.policy)
         if refusal is not None:
             errors.append(refusal)
         where = (tenant.id, message_class, number.carrier, number.country)
         line = rules.opt_out_line(*where)
-    country = 0 if number is None else number.country
-    parts = _content(entry, tenant, country, errors, line, is_wide=is_wide)
+    parts = _content(entry, tenant, country, errors, line, cut)
     if number is None or parts is None or errors:
         return Refused(errors)
     if not rules.has_route(tenant.id, message_class, number.carrier, number.country):
@@ -421,12 +430,11 @@ def _content(
     country: int,
     errors: list[FieldError],
     line: str,
-    *,
-    is_wide: bool,
+    cut: Cut,
 ) -> Segmentation | None:
     """The segments, signature and opt-out line included; None with errors added.
 
-    `country` 0 = not known. `is_wide`: the route's channels carry UCS-2 only.
+    `country` 0 = not known.
     """
     text = entry.text
     if text is UNSET:
@@ -454,14 +462,14 @@ def _content(
         return None
     if line:
         text = with_line(text, line)
-    if is_wide and entry.encoding == "gsm7":
+    if cut.ucs2_only and entry.encoding == "gsm7":
         errors.append(_NO_GSM7)
         return None
-    return _segments(entry, sign(text, brand, country), errors, is_wide=is_wide)
+    return _segments(entry, sign(text, brand, country), errors, cut)
 
 
 def _segments(
-    entry: SendRequest, final_text: str, errors: list[FieldError], *, is_wide: bool
+    entry: SendRequest, final_text: str, errors: list[FieldError], cut: Cut
 ) -> Segmentation | None:
     limit = entry.max_segments
     if limit is UNSET or not 1 <= limit <= MAX_SEGMENTS:
@@ -470,9 +478,15 @@ def _segments(
         errors.append(_too_long(f"more than {MAX_SEGMENTS}", limit))
         return None
     encoding = "auto" if entry.encoding is UNSET else _ENCODINGS[entry.encoding]
-    if is_wide:
+    if cut.ucs2_only:
         encoding = "ucs2"
-    parts = segment(final_text, encoding, smart=entry.smart_encoding is True, max_segments=limit)
+    parts = segment(
+        final_text,
+        encoding,
+        smart=entry.smart_encoding is True,
+        max_segments=limit,
+        is_wide=cut.has_wide_reference,
+    )
     if failpoints.is_armed:
         failpoints.hit("segment.done")
     if isinstance(parts, TooLong):

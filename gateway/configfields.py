@@ -30,6 +30,7 @@ MAX_OVERLAP_S = 30 * 86_400
 
 _CLASSES = [str(word) for word in MessageClass]
 _PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_NUMBER = re.compile(r"[0-9]{3,20}")
 _QUOTES = "must be text; put it in quotes"
 
 
@@ -183,18 +184,32 @@ def _encodings(value: object) -> str | None:
     return wrong
 
 
+def _bits(value: object) -> str | None:
+    return None if value in (8, 16) and is_number(value) else f"must be 8 or 16{_unquote(value)}"
+
+
 def _price(value: object) -> str | None:
     is_good = isinstance(value, str) and _PRICE.fullmatch(value)
     return None if is_good else 'must be a decimal in quotes, such as "0.035"'
+
+
+def _digits(value: object) -> str | None:
+    is_good = isinstance(value, str) and _NUMBER.fullmatch(value) is not None
+    return None if is_good else 'must be 3 to 20 digits in quotes, such as "1069000123"'
 
 
 def _country(value: object) -> str | None:
     return None if value == "*" else whole(1, 999)(value)
 
 
-_later_events = ("inbound.received", "recipient.opted_out", "channel.degraded", "channel.recovered")
+_later_events = ("channel.degraded", "channel.recovered")
 _SILENT = (State.ACCEPTED, State.QUEUED, State.SUBMITTING)
-EVENTS = ("message.*", *(f"message.{state}" for state in State if state not in _SILENT))
+EVENTS = (
+    "message.*",
+    *(f"message.{state}" for state in State if state not in _SILENT),
+    "inbound.received",
+    "recipient.opted_out",
+)
 
 
 def _event(value: object) -> str | None:
@@ -274,6 +289,7 @@ TENANT_OBJECT: Mapping[str, Field] = {
     "signatures": Field(list_of(_brand), json=list),
     "countries": Field(list_of(whole(1, 999), least=1), json=list),
     "allowed_ips": Field(list_of(network, most=MAX_NETWORKS), json=list),
+    "inbound_numbers": Field(list_of(_digits), json=list),
     "limits": Field(anything, json=dict),
     "otp_caps": Field(anything, json=dict),  # members: OTP_CAPS
 }
@@ -319,6 +335,7 @@ CHANNEL: Mapping[str, Field] = {
     "carriers": Field(list_of(one_of([str(word) for word in Carrier]), least=1)),
     "countries": Field(list_of(whole(1, 999), least=1)),
     "report_classes": Field(own_classes_refusal),
+    "reference_bits": Field(_bits),
 }
 ROUTE: Mapping[str, Field] = {
     "tenant": Field(text(64)),

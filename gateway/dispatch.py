@@ -82,7 +82,7 @@ class Dispatcher:
         self._delayed: list[tuple[float, int, Message]] = []
         self._moving: deque[Lane] = deque()  # their messages need another channel
         self._order = count()
-        self._reference = int(unix() * 1000) & 0xFF
+        self._reference = int(unix() * 1000) & 0xFFFF
         self._waking: set[int] = set()
         self._late: deque[Message] = deque()  # out of their lanes, their last rows not made yet
         self._claiming: dict[int, list[Message]] = {}  # by first id: claims not committed yet
@@ -545,11 +545,10 @@ class Dispatcher:
         message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
-        if total > 1:
-            self._reference = (self._reference + 1) & 0xFF
-        submits = []
+        self._reference = (self._reference + (total > 1)) & 0xFFFF
+        submits, bits = [], runtime.config.reference_bits
         for index in range(total):
-            data, has_udh = payload(texts, index, message.encoding, self._reference)
+            data, has_udh = payload(texts, index, message.encoding, self._reference, bits)
             submits.append(
                 Submit(
                     message,

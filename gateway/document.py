@@ -18,6 +18,7 @@ from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
 from gateway.configfields import LATER, Field
+from gateway.owners import taken_detail, taken_numbers
 from gateway.protocols import CarrierProtocol
 from gateway.routefit import clashes, misfits
 from gateway.secretfiles import SecretFiles
@@ -41,7 +42,7 @@ _CHANNEL_SECRETS = frozenset(
 # Fields of a channel that say nothing when they are left out.
 _IF_GIVEN = (
     *("price_per_segment", "opt_out_line", "encodings", "signature_by"),
-    *("carriers", "countries", "report_classes"),
+    *("carriers", "countries", "report_classes", "reference_bits"),
 )
 
 
@@ -101,6 +102,7 @@ class _Document:
         self._secrets = SecretFiles(around.base_dir, self.complain)
         self._channel_pointers: dict[str, str] = {}
         self._route_pointers: dict[str, str] = {}
+        self._tenant_pointers: dict[str, str] = {}
         self._key_ids: dict[int, str] = {
             spec["key_id"]: name
             for (kind, name), spec in around.known.items()
@@ -125,6 +127,7 @@ class _Document:
                 read(entry, pointer)
         self._check_accounts()
         self._check_routes()
+        self._check_inbound_numbers()
 
     # -- forms ---------------------------------------------------------------------------------
 
@@ -250,12 +253,14 @@ class _Document:
         name = good["name"]
         standing = self._around.known.get(("tenant", name), {})
         # What protects a tenant no file undoes by silence: an operator suspended it, or said
-        # where its keys may be used from.
-        if "allowed_ips" not in good:
-            good["allowed_ips"] = standing.get("allowed_ips", [])
+        # where its keys may be used from, or which numbers' replies are its own.
+        for word in ("allowed_ips", "inbound_numbers"):
+            if word not in good:
+                good[word] = standing.get(word, [])
         is_suspended = good.get("suspended", bool(standing.get("is_suspended")))
         spec = suspended(tenant_spec(good, limits), is_suspended=is_suspended)
         self._take(Wanted("tenant", name, spec), pointer)
+        self._tenant_pointers[name] = pointer
         for at, entry in self._entries(good.get("api_keys"), f"{pointer}/api_keys"):
             self._api_key(entry, at, name)
 
@@ -362,6 +367,14 @@ class _Document:
             else:
                 continue  # neither is this file's
             self.complain(pointer, f"route {wrong.route}: {wrong.detail}")
+
+    def _check_inbound_numbers(self) -> None:
+        """Refuse a number of this file that is another tenant's too."""
+        specs = self._all_specs("tenant")
+        for name, pointer in self._tenant_pointers.items():
+            numbers = specs[name].get("inbound_numbers", [])
+            for index, other in taken_numbers(numbers, name, specs).items():
+                self.complain(f"{pointer}/inbound_numbers/{index}", taken_detail(other))
 
     def _all_specs(self, kind: str) -> dict[str, Mapping[str, Any]]:
         """Every object of a kind as it would stand: what is in force, under what the file says."""

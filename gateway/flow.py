@@ -20,6 +20,7 @@ from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
+from gateway.inbound import InboundDesk
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
 from gateway.matches import Matches
@@ -119,6 +120,7 @@ class Flow:
     """The door between the API, the channels and the store of one worker."""
 
     smg_port: SmgPort  # joined by wiring: it calls back into this object
+    inbound_desk: InboundDesk | None = None  # joined by wiring: it calls back into this object
     pumping: Pumping | None = None  # joined by wiring
 
     def __init__(self, parts: Parts) -> None:
@@ -299,9 +301,14 @@ class Flow:
         self.reports_desk.receive(channel, reports)
 
     def inbound(self, channel: int, texts: Sequence[Inbound]) -> None:
-        """Texts from phones cannot be kept yet: the carrier is told to send them later."""
-        self.metrics.reports_total.inc((self.channel_name(channel) or "", "inbound"), len(texts))
-        self.answer(channel, [text.token for text in texts], accepted=False)
+        """Texts from phones of one burst."""
+        if self.inbound_desk is None:
+            raise RuntimeError("the flow is not joined to an inbound desk")
+        self.inbound_desk.receive(channel, texts)
+
+    def receiving_floor(self) -> int | None:
+        """The lowest event id of a text from a phone that is not committed yet."""
+        return None if self.inbound_desk is None else self.inbound_desk.pending_floor()
 
     def window_open(self, channel: int) -> None:
         """Slots are free again."""
@@ -375,6 +382,8 @@ class Flow:
             for channel in snapshot.channels.values()
             if channel.price_per_segment is not None
         }
+        if self.inbound_desk is not None:
+            self.inbound_desk.reconfigure(snapshot)
         self.dispatcher.reconfigure(snapshot)
         self.metrics.config_version.set((), snapshot.version)
 

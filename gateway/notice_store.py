@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from sms.model import EventRow, Message
+from sms.model import EventRow, InboundMessage, Message
 from store.events import EventLane
 from store.fragments import ParkedWebhook, delete_webhooks_sql, park_webhooks_sql
+from store.inbound import InboundReader
 from store.read import Reader
 
 ROWS_PER_ENTRY = 500  # of one SQL text
@@ -23,6 +24,20 @@ class StoredMessage(Protocol):
     @property
     def message(self) -> Message:
         """As accepted."""
+        ...
+
+    @property
+    def rows(self) -> Sequence[EventRow]:
+        """By sequence."""
+        ...
+
+
+class StoredText(Protocol):
+    """A text from a phone as the store gives it."""
+
+    @property
+    def message(self) -> InboundMessage:
+        """As it was kept."""
         ...
 
     @property
@@ -58,6 +73,10 @@ class NoticeStore(Protocol):
         """Messages with their rows; unknown ids are absent."""
         ...
 
+    async def inbound(self, ids: Sequence[int]) -> Mapping[int, StoredText]:
+        """Texts from phones with their rows; unknown ids are absent."""
+        ...
+
     async def events_after(self, cursor: int, limit: int) -> list[EventRow]:
         """This process's events with an id above the cursor, by event id."""
         ...
@@ -75,11 +94,17 @@ class LaneNoticeStore:
         lane: EventLane,
         reader: Reader,
         process: int,
+        inbound: InboundReader,
         accepting: Callable[[], int | None] = lambda: None,
+        receiving: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`accepting`: the lowest id of a message that is not committed yet."""
+        """`accepting`, `receiving`: the lowest id of a message, and of an event of a text from a
+        phone, that is not committed yet.
+        """
         self._lane = lane
+        self._inbound = inbound
         self._accepting = accepting
+        self._receiving = receiving
         self._reader = reader
         self._process = process
 
@@ -121,11 +146,15 @@ class LaneNoticeStore:
         """See `NoticeStore`."""
         return await self._reader.messages(ids)
 
+    async def inbound(self, ids: Sequence[int]) -> Mapping[int, StoredText]:
+        """See `NoticeStore`."""
+        return await self._inbound.messages(ids)
+
     async def events_after(self, cursor: int, limit: int) -> list[EventRow]:
         """See `NoticeStore`."""
         return await self._reader.events_after(self._process, cursor, limit)
 
     def pending_floor(self) -> int | None:
         """See `NoticeStore`. The event of a scheduled message commits with it and has its id."""
-        floors = self._lane.pending_floor(), self._accepting()
+        floors = self._lane.pending_floor(), self._accepting(), self._receiving()
         return min([floor for floor in floors if floor is not None], default=None)

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from gateway.views import mask_number, message_view, rfc3339
-from receipts.state import ATTEMPTS, STATES_OF_PATH, Path, apply_row
+from receipts.state import ATTEMPTS, STATES_OF_PATH, Path, PhonePath, apply_row
 from sms.ids import to_text
 from sms.model import Encoding, EventRow, Message, MessageClass, State
 from sms.reasons import is_retryable
@@ -35,7 +35,9 @@ ENVELOPE_BYTES = 96  # of a batch, besides its events
 _SILENT = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 # By number of the path, as plain texts: a list look-up per row (an enum's `.value` costs 0.1 µs).
 _STATUS: list[str | None] = [None] * (max(Path) + 1)  # where it ends, None: tenants hear nothing
-_TYPES: list[str | None] = [None] * (max(Path) + 1)
+_TYPES: list[str | None] = [None] * (max(PhonePath) + 1)
+_TYPES[PhonePath.RECEIVED] = "inbound.received"
+_TYPES[PhonePath.OPTED_OUT] = "recipient.opted_out"
 # Where a path stands just before its end when the row alone says so. Live and read back from the
 # store a message enters these paths at different places, but its event must read the same.
 _BEFORE: list[str | None] = [None] * (max(Path) + 1)

@@ -20,6 +20,7 @@ from functools import partial
 
 from gateway.courier import Clocks, Courier, Deliver
 from gateway.endpoint_queue import EndpointQueue, Flush, Item, NotifyPolicy
+from gateway.inbound_notices import notices_of_inbound
 from gateway.notice_store import NoticeStore
 from gateway.notices import Notice, notice_of_row, notices_of_stored, type_of_path
 from sms.config import Snapshot
@@ -251,6 +252,10 @@ class Notifier:
             floor = min(floor, pending)
         return floor - 1
 
+    def pending_floor(self) -> int | None:
+        """The lowest event id that may still commit; None when nothing waits."""
+        return self._store.pending_floor()
+
     def is_idle(self) -> bool:
         """Whether no event is open or about to commit: the cursor may then be any newer id."""
         return self._store.pending_floor() is None and not any(f.open for f in self._flushes)
@@ -413,6 +418,12 @@ class Notifier:
                 if entry is not None:
                     notices += notices_of_stored(
                         entry.message, entry.rows, wanted[message_id], self._channel_names
+                    )
+            from_phones = [message_id for message_id in part if message_id not in stored]
+            if from_phones:
+                for message_id, text in (await self._store.inbound(from_phones)).items():
+                    notices += notices_of_inbound(
+                        text.message, text.rows, wanted[message_id], self._channel_names
                     )
             yield notices
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from compliance.opt_out import with_line
 from compliance.policy import QUIET_HOURS
-from compliance.signature import MAINLAND, choose_brand, sign
-from gateway.admit import MAX_CHARS, Refused, Rules, admit
+from compliance.signature import choose_brand, sign
+from gateway.admit import MAX_CHARS, Cut, Refused, Rules, admit
 from gateway.api.models import MAX_SEGMENTS, UNSET, SendRequest
 from gateway.api.problems import FieldError
 from gateway.views import rfc3339
@@ -45,17 +45,17 @@ def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Pre
         found.message_class = entry.message_class
     number = None if entry.to is UNSET else rules.parse(entry.to)
     place = number if isinstance(number, Number) else None
-    line, is_wide = "", False
+    line, cut = "", Cut()
     if place is not None:
         where = (tenant.id, found.message_class, place.carrier, place.country)
         found.channels = rules.snapshot.channels_for(*where)
         line = rules.opt_out_line(*where)
-        is_wide = place.country != MAINLAND and rules.is_wide(*where)
+        cut = rules.cut(*where)
     verdict = admit(entry, tenant, rules, now)
     if isinstance(verdict, Refused):
         found.refusals = verdict.errors
         country = 0 if place is None else place.country
-        _compose(found, entry, tenant, country, line, is_wide=is_wide)
+        _compose(found, entry, tenant, country, line, cut)
     else:
         found.encoding, found.texts = verdict.encoding, verdict.texts
         found.final_text = "".join(verdict.texts)
@@ -75,8 +75,7 @@ def _compose(
     tenant: Tenant,
     country: int,
     line: str,
-    *,
-    is_wide: bool,
+    cut: Cut,
 ) -> None:
     """The text of a refused message as far as it can be told; `country` 0 = not known."""
     text = entry.text
@@ -87,8 +86,14 @@ def _compose(
     final = sign(with_line(text, line), brand, country)
     if len(final) > MAX_CHARS:
         return
-    wanted = "ucs2" if is_wide or entry.encoding == "ucs2" else "auto"
-    parts = segment(final, wanted, smart=entry.smart_encoding is True, max_segments=MAX_SEGMENTS)
+    wanted = "ucs2" if cut.ucs2_only or entry.encoding == "ucs2" else "auto"
+    parts = segment(
+        final,
+        wanted,
+        smart=entry.smart_encoding is True,
+        max_segments=MAX_SEGMENTS,
+        is_wide=cut.has_wide_reference,
+    )
     if isinstance(parts, Segmentation):
         found.encoding, found.texts = parts.encoding, parts.texts
         final = "".join(parts.texts)

@@ -73,6 +73,11 @@ def clashes(channels: Specs, routes: Specs) -> Iterator[Wrong]:
                 and spec.get("countries") != [MAINLAND]
             }
             yield from _clash(name, abroad, "encodings", _carried)
+        yield from _clash(name, _able(channels, route, route["class"]), "reference_bits", _bits)
+
+
+def _bits(spec: Spec) -> object:
+    return spec.get("reference_bits", 8)
 
 
 def _carried(spec: Spec) -> object:

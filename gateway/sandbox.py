@@ -47,6 +47,7 @@ LIMIT = 1_000_000
 SYSTEM_ID = "sandbox"
 PORT_WAIT_S = 2.0  # the last run's carriers may still be on their way out
 START_WAIT_S = 10.0
+ACCESS_NUMBER = "10690001"  # what a phone answers to: any number is the sandbox's tenant's
 EXAMPLE = {"to": "+8613900139000", "text": "您的验证码是 482915，5 分钟内有效。", "class": "otp"}
 
 _HEAD = """\
@@ -72,8 +73,8 @@ routes:
 """
 _ENDPOINT = """\
 webhook_endpoints:
-  - {{tenant: sandbox, url: "{sink}", events: ["message.*"], batch: true,
-     secret_file: sandbox/webhook.secret}}
+  - {{tenant: sandbox, url: "{sink}", batch: true, secret_file: sandbox/webhook.secret,
+     events: ["message.*", "inbound.received", "recipient.opted_out"]}}
 """
 _CHANNEL = """\
   - name: {name}
@@ -341,6 +342,13 @@ def _description(settings: Settings, ports: Ports) -> dict[str, object]:
     }
 
 
+def _reply(told: Mapping[str, Any]) -> str:
+    """A curl line that makes a phone send a text through the first carrier."""
+    text = {"from": EXAMPLE["to"], "to": ACCESS_NUMBER, "text": "TD"}
+    url = told["carriers"][0]["control_url"]
+    return f"curl -sS {url}/inbound -d '{json.dumps(text, ensure_ascii=False)}'"
+
+
 def greet(settings: Settings, terminal: Terminal, url: str) -> None:
     """Say how to send: key, a curl line to copy, how to look at the message."""
     told = json.loads(settings.sandbox_file.read_text("utf-8"))
@@ -356,7 +364,8 @@ def greet(settings: Settings, terminal: Terminal, url: str) -> None:
         f"carriers {', '.join(c['name'] for c in told['carriers'])}   (records in carriers/)\n"
         f"webhooks go to the sandbox's own sink, {told['sink']['url']}, allowed for that reason\n\n"
         f"Send a text:\n  {curl}\n\n"
-        f"See what became of it (id from the answer):\n  {command} status ID --timeline\n",
+        f"See what became of it (id from the answer):\n  {command} status ID --timeline\n\n"
+        f"Answer it from a phone, here with an opt-out:\n  {_reply(told)}\n",
         "sandbox",
         url=url,
         api_key=told["api_key"],

@@ -32,7 +32,11 @@ def tenant_spec(good: Mapping[str, Any], limits: Mapping[str, Any]) -> Json:
     }
     return changed_tenant(
         spec,
-        {name: good[name] for name in ("allowed_ips", "otp_caps") if name in good},
+        {
+            name: good[name]
+            for name in ("allowed_ips", "inbound_numbers", "otp_caps")
+            if name in good
+        },
         {name: limits[name] for name in _MORE_LIMITS if name in limits},
     )
 
@@ -42,7 +46,7 @@ def changed_tenant(
 ) -> Json:
     """A tenant with the given fields replaced and everything else as it was."""
     changed = dict(spec)
-    for name in ("signatures", "countries"):
+    for name in ("signatures", "countries", "inbound_numbers"):
         if name in good:
             changed[name] = good[name]
     if "allowed_ips" in good:
@@ -54,7 +58,7 @@ def changed_tenant(
         changed["classes"] = {word: _bucket(one) for word, one in limits["classes"].items()}
     if "bursts" in limits:
         changed["bursts"] = [_burst(one) for one in limits["bursts"]]
-    for name in ("allowed_ips", "otp_caps", *_MORE_LIMITS):
+    for name in ("allowed_ips", "inbound_numbers", "otp_caps", *_MORE_LIMITS):
         if not changed.get(name, True):
             del changed[name]
     return changed
@@ -93,6 +97,7 @@ def tenant_view(stored: StoredObject) -> Json:
         "signatures": spec.get("signatures", []),
         "countries": spec.get("countries", list(_DEFAULT.countries)),
         "allowed_ips": spec.get("allowed_ips", []),
+        "inbound_numbers": spec.get("inbound_numbers", []),
         "limits": {
             "segments_per_second": spec.get("segments_per_second", _DEFAULT.segments_per_second),
             "burst_segments": spec.get("burst_segments", _DEFAULT.burst_segments),

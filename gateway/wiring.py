@@ -29,11 +29,13 @@ from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
+from gateway.inbound import InboundDesk, InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
+from gateway.owners import Owners
 from gateway.peers import Peers
 from gateway.porting import Porting
 from gateway.protocols import PROTOCOLS
@@ -63,6 +65,7 @@ from store.commands import CommandTable
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
+from store.inbound import InboundReader, InboundStore
 from store.intake import Intake
 from store.ported import PortedStore
 from store.processes import ProcessLease
@@ -101,6 +104,7 @@ class Worker:
     leases: Leases
     quotas: Quotas
     suppressing: Suppressing
+    inbound: InboundDesk
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -242,7 +246,12 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     deliverer = Deliverer(DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s))
     notifier = Notifier(
         store=LaneNoticeStore(
-            flow.events, reader, lease.process, accepting=flow.acceptor.pending_floor
+            flow.events,
+            reader,
+            lease.process,
+            InboundReader(pool, keyring),
+            accepting=flow.acceptor.pending_floor,
+            receiving=flow.receiving_floor,
         ),
         deliver=deliverer.deliver,
         metrics=metrics,
@@ -278,6 +287,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         leases,
         quotas,
         _suppressing(flow, pool),
+        _inbound(flow, pool, ids, notifier),
     )
     peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
     peers.sessions.rates_changed = lambda: _share_rates(worker)
@@ -323,6 +333,26 @@ def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
         monotonic=time.monotonic,
     )
     return suppressing
+
+
+def _inbound(flow: Flow, pool: Pool, ids: IdClock, notifier: Notifier) -> InboundDesk:
+    """What phones send: kept, told, answered through the flow; after the suppression list."""
+    if flow.suppressions is None:
+        raise RuntimeError("the flow has no suppression list yet")
+    numbers = flow.reliability
+    store = InboundStore(pool, flow.keyring)
+    desk = flow.inbound_desk = InboundDesk(
+        store=store,
+        reader=InboundReader(pool, flow.keyring),
+        owners=Owners(store, flow.reader, flow.keyring),
+        ids=ids,
+        metrics=flow.metrics,
+        answer=flow.answer,
+        told=notifier,
+        suppressed=flow.suppressions.refresh,
+        policy=InboundPolicy(numbers.inbound_join_s, numbers.inbound_repeat_s),
+    )
+    return desk
 
 
 def _limits(

@@ -338,6 +338,7 @@ class _Life:
             self._watch_lag(),
             self._every(CLAIMS_S, "claims", self._flush_claims),
             self.worker.reports.run(),
+            self._while_owned(self.worker.inbound.run()),
             self.worker.conflicts.run(),
             self._every(PARKED_POLL_S, "parked", self._parked_round),
             self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),
@@ -626,6 +627,7 @@ class _Life:
 
     async def _forget_keys(self) -> None:
         await self.worker.flow.intake.forget(KEYS_MOST)
+        await self.worker.inbound.forget()
 
     async def _fold_deltas(self) -> None:
         await self.worker.flow.reader.fold_deltas(self.lease.process)
@@ -638,9 +640,8 @@ class _Life:
         if self._is_silent:
             return
         floor = self.worker.ids.next() - (EVENT_MARGIN_MS << TIME_SHIFT)
-        # A message's own id may be an event's too: what commits with an accept has no other.
-        waiting = self.worker.events.pending_floor(), self.worker.acceptor.pending_floor()
-        floor = min([floor, *(one for one in waiting if one is not None)])
+        waiting = self.worker.notifier.pending_floor()
+        floor = floor if waiting is None else min(floor, waiting)
         await raise_event_floor(self.pool, self.lease.process, floor)
 
     async def _build_indexes(self) -> None:
@@ -712,6 +713,7 @@ class _Life:
         answers_s = max(0.1, answers_until - time.monotonic())
         stops = flow.stop_connections(answers_s)
         await asyncio.gather(*stops, *worker.stopping, return_exceptions=True)
+        await worker.inbound.stop(max(0.1, min(FLUSH_S, deadline - time.monotonic())))
         await worker.peers.left()
         await self._close_the_door(idle_until, deadline)
         await worker.acceptor.stop(max(0.1, min(5.0, deadline - time.monotonic())))

@@ -3,8 +3,9 @@
     python -m loadtest.carrier --name mobile-a --port 2775 --control-port 9775 \\
         --record carriers/mobile-a.jsonl --system-id shop --password secret08
 
-Control port (HTTP, JSON): GET /submits[?after=N], GET and POST /behaviour, GET /counts. It ends on
-SIGTERM and when its parent dies.
+Control port (HTTP, JSON): GET /submits[?after=N], GET and POST /behaviour, GET /counts, and
+POST /inbound with what a phone sends (`loadtest.phone`). It ends on SIGTERM and when its parent
+dies.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from aiohttp import web
 
 from loadtest.behaviour import Behaviour, change
 from loadtest.cmpp_server import CmppSide
+from loadtest.phone import parse_phone_text
 from loadtest.record import Record
 from loadtest.server import ServerSession, Side
 from loadtest.sgip_server import SgipCaller, SgipSide
@@ -224,11 +226,24 @@ class Carrier:
         await self.set_link(changed.link)
         return web.json_response(changed.shown())
 
+    async def post_inbound(self, request: web.Request) -> web.Response:
+        """A text from a phone; 202 when it stands in line for the gateway's sessions."""
+        try:
+            raw = json.loads(await request.read())
+        except ValueError:
+            return _problem([("", "give a JSON object")], status=400, code="inbound.invalid")
+        text = parse_phone_text(raw)
+        if isinstance(text, list):
+            return _problem(text, code="inbound.invalid")
+        segments = self.smsc.phone(text)
+        self.flush()
+        return web.json_response({"segments": segments}, status=202)
+
     async def get_counts(self, _request: web.Request) -> web.Response:
         """Counters since the start."""
         names = (
             *("binds", "binds_refused", "submits", "accepted", "throttled", "silent"),
-            *("reports_sent", "reports_answered", "reports_again"),
+            *("reports_sent", "reports_answered", "reports_again", "inbound"),
         )
         counts: dict[str, Any] = {name: self.smsc.counts[name] for name in names}
         counts["sessions"] = self.smsc.sessions()
@@ -244,20 +259,23 @@ class Carrier:
                 web.get("/submits", self.get_submits),
                 web.get("/behaviour", self.get_behaviour),
                 web.post("/behaviour", self.post_behaviour),
+                web.post("/inbound", self.post_inbound),
                 web.get("/counts", self.get_counts),
             ]
         )
         return application
 
 
-def _problem(wrong: list[tuple[str, str]], status: int = 422) -> web.Response:
+def _problem(
+    wrong: list[tuple[str, str]], status: int = 422, code: str = "behaviour.invalid"
+) -> web.Response:
     pointer, detail = wrong[0]
     body = {
         "type": "about:blank",
         "title": "This cannot be done",
         "status": status,
         "detail": f"{pointer or 'the body'}: {detail}",
-        "code": "behaviour.invalid",
+        "code": code,
         "errors": [{"pointer": pointer, "detail": detail} for pointer, detail in wrong],
     }
     return web.json_response(body, status=status, content_type="application/problem+json")

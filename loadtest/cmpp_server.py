@@ -21,12 +21,14 @@ from loadtest.server import (
     Facts,
     LoginAsked,
     OwedReport,
+    OwedText,
     ReportsAnswered,
     ServerSession,
     Side,
     Submits,
     segment_of,
 )
+from sms import gsm
 from sms.errors import RemoteProtocolError
 
 STATUS_VERSION = 4
@@ -161,6 +163,22 @@ class CmppServerSession(ServerSession):
             "src_terminal_id": report.to.decode("latin-1"),
             "registered_delivery": 1,
             "content": content,
+        }
+        return pdu.build_pdu(pdu.DELIVER, sequence, fields, self.layout)
+
+    def _build_text(self, sequence: int, text: OwedText) -> bytes:
+        header = text.header
+        if text.mark is not None:  # CMPP has no fields for it
+            reference, total, number, _ = text.mark
+            header = bytes((5, 0, 3, reference & 0xFF, total, number))
+        data = text.data if text.is_ucs2 else gsm.decode(text.data).encode("gb18030")
+        fields: dict[str, pdu.Value] = {
+            "msg_id": bytes.fromhex(text.carrier_id.decode()),
+            "dest_id": text.to.decode("latin-1"),
+            "src_terminal_id": text.number.decode("latin-1"),
+            "tp_udhi": int(bool(header)),
+            "msg_fmt": pdu.FMT_UCS2 if text.is_ucs2 else pdu.FMT_GBK,
+            "content": header + data,
         }
         return pdu.build_pdu(pdu.DELIVER, sequence, fields, self.layout)
 

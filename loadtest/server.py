@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from adapters.wire import Framer
 from sms.errors import RemoteProtocolError
+from sms.model import SegmentMark
 
 DELIVER_WINDOW = 1000  # reports in flight per session
 
@@ -49,12 +50,28 @@ class OwedReport(NamedTuple):
     is_good: bool
 
 
+class OwedText(NamedTuple):
+    """A text from a phone to a client, or one segment of it."""
+
+    carrier_id: bytes  # as a submit's
+    number: bytes
+    to: bytes
+    is_ucs2: bool
+    header: bytes  # in front of the text, b"" for none
+    data: bytes  # UTF-16BE, or GSM-7 septets
+    mark: SegmentMark | None = None  # its place, when no header says it
+    is_payload: bool = False  # the text stands outside the short message
+
+
+Delivery = OwedReport | OwedText
+
+
 @dataclass(slots=True)
 class ReportsAnswered:
-    """How many reports were taken, and those to send again later."""
+    """How many reports and texts were taken, and those to send again later."""
 
     taken: int
-    again: list[OwedReport]
+    again: list[Delivery]
 
 
 @dataclass(slots=True)
@@ -94,7 +111,7 @@ class ServerSession(ABC):
         self._framer = framer
         self._out: list[bytes] = []
         self._sequence = 0
-        self._waiting: dict[int, tuple[OwedReport, float]] = {}  # reports in flight
+        self._waiting: dict[int, tuple[Delivery, float]] = {}  # reports and texts in flight
 
     # -- what a protocol writes ------------------------------------------------------------
 
@@ -119,6 +136,10 @@ class ServerSession(ABC):
     @abstractmethod
     def _build_report(self, sequence: int, report: OwedReport) -> bytes:
         """The whole PDU of a report."""
+
+    @abstractmethod
+    def _build_text(self, sequence: int, text: OwedText) -> bytes:
+        """The whole PDU of a text from a phone."""
 
     @abstractmethod
     def _say_broken(self) -> None:
@@ -177,14 +198,17 @@ class ServerSession(ABC):
             return 0
         return DELIVER_WINDOW - len(self._waiting)
 
-    def deliver(self, reports: Sequence[OwedReport], now: float) -> None:
-        """Send reports; each is kept until it is answered."""
-        for report in reports:
+    def deliver(self, owed: Sequence[Delivery], now: float) -> None:
+        """Send reports and texts; each is kept until it is answered."""
+        for one in owed:
             sequence = self._next()
-            self._waiting[sequence] = (report, now)
-            self._out.append(self._build_report(sequence, report))
+            self._waiting[sequence] = (one, now)
+            if isinstance(one, OwedText):
+                self._out.append(self._build_text(sequence, one))
+            else:
+                self._out.append(self._build_report(sequence, one))
 
-    def overdue(self, now: float, timeout_s: float) -> list[OwedReport]:
+    def overdue(self, now: float, timeout_s: float) -> list[Delivery]:
         """Take back the reports that nobody answered in time, oldest first."""
         late: list[int] = []
         for sequence, (_, sent_at) in self._waiting.items():
@@ -193,7 +217,7 @@ class ServerSession(ABC):
             late.append(sequence)
         return [self._waiting.pop(sequence)[0] for sequence in late]
 
-    def lost(self) -> list[OwedReport]:
+    def lost(self) -> list[Delivery]:
         """The connection is gone: the reports that nobody answered, oldest first."""
         self.is_closed = True
         kept = [report for report, _ in self._waiting.values()]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from adapters.layout import Fields
-from adapters.mainland import stamp_of, text_of
+from adapters.mainland import CODING_GBK, CODING_UCS2, stamp_of, text_of
 from adapters.sgip import pdu
 from adapters.sgip.pdu import HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
 from adapters.wire import Framer
@@ -21,18 +21,34 @@ from loadtest.server import (
     Facts,
     LoginAsked,
     OwedReport,
+    OwedText,
     ReportsAnswered,
     ServerSession,
     Side,
     Submits,
     segment_of,
 )
+from sms import gsm
 
 NODE = 100100  # of the simulated SMG
 RESULT_FAILURE = 32  # the system's: the next channel may take it
 ERROR_UNKNOWN_USER = 29
 _SUBMIT_RESP = pack_header(HEADER_SIZE + 9, pdu.SUBMIT_RESP, 0, 0, 0)[:8]
 _RESERVE = bytes(8)
+
+
+def content_fields(text: OwedText, coding: str) -> Fields:
+    """Coding, header flag and content of a text from a phone."""
+    header = text.header
+    if text.mark is not None:  # there are no fields for it
+        reference, total, number, _ = text.mark
+        header = bytes((5, 0, 3, reference & 0xFF, total, number))
+    data = text.data if text.is_ucs2 else gsm.decode(text.data).encode("gb18030")
+    return {
+        coding: CODING_UCS2 if text.is_ucs2 else CODING_GBK,
+        "tp_udhi": int(bool(header)),
+        "content": header + data,
+    }
 
 
 def _number(frame: bytes) -> int:
@@ -95,6 +111,14 @@ class _Side(ServerSession):
             "error_code": 0 if report.is_good else ERROR_UNKNOWN_USER,
         }
         return pdu.build_pdu(pdu.REPORT, self._parts(sequence), fields)
+
+    def _build_text(self, sequence: int, text: OwedText) -> bytes:
+        fields: Fields = {
+            "user_number": text.number.decode("latin-1"),
+            "sp_number": text.to.decode("latin-1"),
+            **content_fields(text, "message_coding"),
+        }
+        return pdu.build_pdu(pdu.DELIVER, self._parts(sequence), fields)
 
     def _parts(self, counter: int) -> pdu.Sequence:
         return NODE, stamp_of(time.time()), counter
@@ -183,7 +207,7 @@ class SgipSide(Side):
             reference,
             index,
             total,
-            text_of(parsed.number("message_coding"), data, has_udh=False),
+            text_of(parsed.number("message_coding"), data),
             parsed.number("report_flag") == 1,
         )
 

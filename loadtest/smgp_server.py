@@ -19,12 +19,14 @@ from loadtest.server import (
     Facts,
     LoginAsked,
     OwedReport,
+    OwedText,
     ReportsAnswered,
     ServerSession,
     Side,
     Submits,
     segment_of,
 )
+from loadtest.sgip_server import content_fields
 
 STATUS_COMMAND = 11
 STATUS_FAILURE = 2  # too many connections: the next channel may take it
@@ -125,6 +127,18 @@ class SmgpServer(ServerSession):
         }
         return pdu.build_pdu(pdu.DELIVER, sequence, fields)
 
+    def _build_text(self, sequence: int, text: OwedText) -> bytes:
+        content = content_fields(text, "msg_format")
+        fields: Fields = {
+            "msg_id": bytes.fromhex(text.carrier_id.decode("ascii")),
+            "recv_time": time.strftime("%Y%m%d%H%M%S"),
+            "src_term_id": text.number.decode("latin-1"),
+            "dest_term_id": text.to.decode("latin-1"),
+            **content,
+        }
+        flag = b"\1" if content["tp_udhi"] else b"\0"
+        return pdu.build_pdu(pdu.DELIVER, sequence, fields, tlvs=[(pdu.TLV_TP_UDHI, flag)])
+
 
 class SmgpSide(Side):
     """A simulated SMGW of China Telecom."""
@@ -155,7 +169,7 @@ class SmgpSide(Side):
             reference,
             index,
             total,
-            text_of(parsed.number("msg_format"), data, has_udh=False),
+            text_of(parsed.number("msg_format"), data),
             parsed.number("need_report") == 1,
         )
 

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from adapters.smpp import pdu
 from adapters.smpp.pdu import ESM_UDHI, HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
 from adapters.smpp.receipt import DATA_CODING_UCS2
-from adapters.wire import Framer
+from adapters.wire import Framer, build_tlvs
 from loadtest.server import (
     Ended,
     Facts,
     LoginAsked,
     OwedReport,
+    OwedText,
     ReportsAnswered,
     Side,
     Submits,
@@ -136,6 +137,29 @@ class ServerSession(SharedSession):
     def _build_report(self, sequence: int, report: OwedReport) -> bytes:
         carrier_id, to, sender, submitted, done, is_good = report
         body = build_report(carrier_id, to, sender, submitted=submitted, done=done, is_good=is_good)
+        return pack_header(HEADER_SIZE + len(body), pdu.DELIVER_SM, 0, sequence) + body
+
+    def _build_text(self, sequence: int, text: OwedText) -> bytes:
+        """Fields in the order of the standard (SMPP 3.4, 4.6.1)."""
+        short = b"" if text.is_payload else text.header + text.data
+        tlvs = [(pdu.TLV_MESSAGE_PAYLOAD, text.data)] if text.is_payload else []
+        if text.mark is not None:
+            tlvs += [
+                (pdu.TLV_SAR_REFERENCE, text.mark.reference.to_bytes(2, "big")),
+                (pdu.TLV_SAR_TOTAL, bytes((text.mark.total,))),
+                (pdu.TLV_SAR_NUMBER, bytes((text.mark.number,))),
+            ]
+        esm_class = ESM_UDHI if text.header else 0
+        coding = DATA_CODING_UCS2 if text.is_ucs2 else 0
+        body = b"".join(
+            (
+                b"\0\1\1" + text.number + b"\0",
+                b"\0\0" + text.to + b"\0",
+                bytes((esm_class, 0, 0, 0, 0, 0, 0, coding, 0, len(short))),
+                short,
+                build_tlvs(tlvs),
+            )
+        )
         return pack_header(HEADER_SIZE + len(body), pdu.DELIVER_SM, 0, sequence) + body
 
 

@@ -13,7 +13,7 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -22,8 +22,10 @@ from random import random
 from typing import Any
 
 from loadtest.behaviour import Behaviour
+from loadtest.phone import PhoneText, deliveries
 from loadtest.record import Record
 from loadtest.server import (
+    Delivery,
     Ended,
     Event,
     Facts,
@@ -40,6 +42,7 @@ REPORT_AGAIN_S = 1.0  # after an error answer
 REPORT_TIMEOUT_S = 30.0  # without an answer
 ENQUIRE_S = 30.0  # of silence from a client
 
+_TLV_FORMS = ("sar", "payload")  # SMPP's alone
 # (carrier id, to, sender) of a submit that is owed a report
 Owed = tuple[bytes, bytes, bytes]
 
@@ -49,7 +52,7 @@ class Account:
     """One account: its sessions and the reports that wait for one."""
 
     sessions: list[ServerSession] = field(default_factory=list)
-    waiting: deque[OwedReport] = field(default_factory=deque)
+    waiting: deque[Delivery] = field(default_factory=deque)
 
 
 def _line(stamp: str, frame: bytes, facts: Facts, status: int, carrier_id: str) -> str:
@@ -241,6 +244,22 @@ class Smsc:
         )
         self._deliver(system_id)
 
+    def phone(self, text: PhoneText) -> int:
+        """A phone's text, for the carrier's account, kept until it is answered; its segments."""
+        system_id = self._system_id or next(iter(self._accounts), "")
+        if self.side.name != "smpp" and text.long in _TLV_FORMS:
+            text = replace(text, long="udh8")
+        owed = deliveries(text)
+        for one in owed:
+            self._number += 1
+            named = one._replace(
+                carrier_id=self.side.carrier_id(self._number, self._number).encode()
+            )
+            self._account(system_id).waiting.append(named)
+        self.counts["inbound"] += len(owed)
+        self._deliver(system_id)
+        return len(owed)
+
     def remember(self, lines: Iterable[bytes], since: float) -> int:
         """Owe a report again for each submit taken since that moment (Unix); how many.
 
@@ -273,7 +292,7 @@ class Smsc:
                 self.dirty.add(session)
                 self.counts["reports_sent"] += count
 
-    def _reports_answered(self, session: ServerSession, again: list[OwedReport]) -> None:
+    def _reports_answered(self, session: ServerSession, again: list[Delivery]) -> None:
         account = self._accounts.get(session.system_id)
         if account is None:
             return
@@ -283,7 +302,7 @@ class Smsc:
         if account.waiting:
             self._deliver(session.system_id)
 
-    def _again(self, system_id: str, reports: Sequence[OwedReport]) -> None:
+    def _again(self, system_id: str, reports: Sequence[Delivery]) -> None:
         self._accounts[system_id].waiting.extendleft(reversed(reports))
         self._deliver(system_id)
 

@@ -50,6 +50,13 @@ class Path(IntEnum):
     EXPIRED_LATE = 18
 
 
+class PhonePath(IntEnum):
+    """Rows about a text from a phone: they move no message. Same column and rule as `Path`."""
+
+    RECEIVED = 64
+    OPTED_OUT = 65
+
+
 STATES_OF_PATH: dict[Path, tuple[State, ...]] = {
     Path.NOTE: (),
     Path.SUBMITTED: (State.QUEUED, State.SUBMITTING, State.SUBMITTED),

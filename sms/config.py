@@ -98,6 +98,7 @@ class Tenant:
     otp_caps: OtpCaps = OtpCaps()
     is_suspended: bool = False
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()  # empty = from everywhere
+    inbound_numbers: tuple[str, ...] = ()  # replies to numbers that begin so are the tenant's
 
     def limit_at(self, unix: float) -> tuple[float, int]:
         """Rate and depth of the tenant's bucket at that time: the largest in force."""
@@ -141,6 +142,7 @@ class Channel:
     classes: frozenset[MessageClass] = frozenset(MessageClass)
     sender: str = ""  # access code or alphanumeric sender; sender_ext is appended
     submit_timeout_s: float | None = None  # None = the class default
+    reference_bits: int = 8  # of a long text's reference: 8 or 16; the text is cut to leave room
     opt_out_line: str | None = None  # behind marketing; None = the usual one (compliance.opt_out)
     encodings: frozenset[Encoding] = frozenset(Encoding)
     adds_signature: bool = False  # the carrier puts 【…】 in front itself: we count it, it sends it

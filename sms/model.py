@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 MessageId = NewType("MessageId", int)
 TenantId = NewType("TenantId", int)
@@ -194,15 +194,47 @@ class Report:
     token: object = None
 
 
+class SegmentMark(NamedTuple):
+    """What a segment of a long text from a phone says of its place in it."""
+
+    reference: int  # the same for all segments of the text
+    total: int  # 2…255
+    number: int  # of this one, from 1
+    form: int  # where it stood: in a header of 8 or 16 bits, or 0 = beside the text (SAR)
+
+
 @dataclass(slots=True)  # not frozen: see Submit
 class Inbound:
-    """A text from a phone (MO), as read from the wire."""
+    """A text from a phone (MO), or one segment of it, as read from the wire.
+
+    `carrier_id` is the carrier's own id of this delivery where the protocol has one: a repeat has
+    the same. UTF-16 of a segment is decoded with `surrogatepass`: a cut may go through a pair.
+    """
 
     channel: int
     number: str
     to: str
     text: str
     token: object = None
+    carrier_id: str = ""  # "" = the protocol has none
+    mark: SegmentMark | None = None  # None = the whole text
+
+
+@dataclass(slots=True)
+class InboundMessage:
+    """A text from a phone as it is kept: whole, or what had come of it when the wait ended."""
+
+    id: int
+    tenant: int  # 0 = nobody's: no tenant is known by the number it was sent to
+    number: str  # E.164 digits of the phone; other senders as the carrier writes them
+    to: str  # the number it was sent to: access code and extension
+    text: str
+    channel: int
+    received_at: float  # Unix seconds, of the last segment
+    segments: int = 1  # of the whole text
+    missing: int = 0  # of them, never came
+    parent: int | None = None  # the message that it probably answers
+    suppressed: frozenset[MessageClass] = frozenset()  # what it, an opt-out, newly suppressed
 
 
 @dataclass(slots=True)  # not frozen: two per message on the hot path

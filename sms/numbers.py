@@ -63,6 +63,20 @@ def parse_number(text: str) -> Number | BadNumber:
     return _parse_foreign(digits)
 
 
+def phone_of(wire: str) -> str:
+    """A phone's number as a carrier writes it, as E.164 digits where it is one.
+
+    Seen are 13800138000, 8613800138000, +8613800138000 and 008613800138000. What is no number (a
+    word, a short code) stays as it came.
+    """
+    digits = wire.strip().removeprefix("+")
+    if digits.startswith("00") and digits.isascii() and digits.isdigit():
+        digits = digits[2:]
+    if len(digits) == 11 and "86" + digits[:5] in _MAINLAND:
+        return "86" + digits
+    return digits
+
+
 def _bad(detail: str) -> BadNumber:
     return BadNumber(INVALID, detail)
 

@@ -27,9 +27,11 @@ from sms import gsm
 from sms.model import Encoding
 
 GSM7_ONE = 160  # septets
-GSM7_EACH = 153
+GSM7_EACH = 153  # behind a header of 6 octets (8-bit reference)
+GSM7_EACH_WIDE = 152  # of 7 octets (16-bit reference)
 UCS2_ONE = 70  # UTF-16 units
 UCS2_EACH = 67
+UCS2_EACH_WIDE = 66
 MAX_SEGMENTS = 255  # the total is one octet of the header
 
 _GSM7 = Encoding.GSM7
@@ -77,43 +79,59 @@ class NotGsm7:
 
 
 def segment(
-    text: str, encoding: str = "auto", *, smart: bool = False, max_segments: int = 10
+    text: str,
+    encoding: str = "auto",
+    *,
+    smart: bool = False,
+    max_segments: int = 10,
+    is_wide: bool = False,
 ) -> Segmentation | TooLong | NotGsm7:
     """Choose the encoding and cut; an empty text is one empty segment.
 
     `encoding` is `auto` (GSM-7 when every character fits, else UCS-2), `gsm7` or `ucs2`. With
     `smart` typographic look-alikes are replaced (data/lookalikes.json) if the whole text is GSM-7
-    afterwards, else it stays unchanged. `max_segments` above 255 means 255.
+    afterwards, else it stays unchanged. `max_segments` above 255 means 255. `is_wide`: each segment
+    leaves room for a 16-bit reference.
     """
     if encoding != "ucs2":
         if gsm.is_gsm7(text):
-            return _as_gsm7(text, max_segments)
+            return _as_gsm7(text, max_segments, GSM7_EACH_WIDE if is_wide else GSM7_EACH)
         if smart:
             plain = text.translate(_LOOKALIKES)
             if gsm.is_gsm7(plain):
-                return _as_gsm7(plain, max_segments)
+                return _as_gsm7(plain, max_segments, GSM7_EACH_WIDE if is_wide else GSM7_EACH)
         if encoding == "gsm7":
             return NotGsm7(gsm.outside(text.translate(_LOOKALIKES) if smart else text))
-    return _as_ucs2(text, max_segments)
+    return _as_ucs2(text, max_segments, UCS2_EACH_WIDE if is_wide else UCS2_EACH)
 
 
 def payload(
-    texts: tuple[str, ...], index: int, encoding: Encoding, reference: int
+    texts: tuple[str, ...], index: int, encoding: Encoding, reference: int, bits: int = 8
 ) -> tuple[bytes, bool]:
     """The user data of one segment and whether it begins with the concatenation header.
 
-    `index` from 0; `reference` is the same for all segments of one message, its low octet is
-    used. GSM-7 as unpacked septets, UCS-2 as UTF-16BE. UnicodeEncodeError when the text does not
-    fit the encoding.
+    `index` from 0; `reference` is the same for all segments of one message, its low `bits` (8 or
+    16) are used; 8 of a text that was cut without room for 16. GSM-7 as unpacked septets, UCS-2 as
+    UTF-16BE. UnicodeEncodeError when the text does not fit the encoding.
     """
     text = texts[index]
     body = gsm.encode(text) if encoding is _GSM7 else text.encode("utf-16-be")
     if len(texts) == 1:
         return body, False
+    if bits == 16 and _has_room(texts, encoding):
+        octets = (reference & 0xFFFF).to_bytes(2, "big")
+        return bytes((6, 8, 4, *octets, len(texts), index + 1)) + body, True
     return bytes((5, 0, 3, reference & 0xFF, len(texts), index + 1)) + body, True
 
 
-def _as_gsm7(text: str, max_segments: int) -> Segmentation | TooLong:
+def _has_room(texts: tuple[str, ...], encoding: Encoding) -> bool:
+    """Whether every segment of a text has room for a 16-bit reference."""
+    if encoding is _GSM7:
+        return all(gsm.septets(text) <= GSM7_EACH_WIDE for text in texts)
+    return all(_units(text) <= UCS2_EACH_WIDE for text in texts)
+
+
+def _as_gsm7(text: str, max_segments: int, each: int) -> Segmentation | TooLong:
     length = len(text)
     if length <= GSM7_ONE // 2:
         return Segmentation(_GSM7, (text,))
@@ -125,13 +143,13 @@ def _as_gsm7(text: str, max_segments: int) -> Segmentation | TooLong:
     if length <= GSM7_ONE:
         return Segmentation(_GSM7, (text,))
     allowed = min(max_segments, MAX_SEGMENTS)
-    if length > allowed * GSM7_EACH:
-        return TooLong(-(-length // GSM7_EACH))
-    texts = _sliced(text, GSM7_EACH) if is_plain else _cut_septets(text)
+    if length > allowed * each:
+        return TooLong(-(-length // each))
+    texts = _sliced(text, each) if is_plain else _cut_septets(text, each)
     return Segmentation(_GSM7, texts) if len(texts) <= allowed else TooLong(len(texts))
 
 
-def _as_ucs2(text: str, max_segments: int) -> Segmentation | TooLong:
+def _as_ucs2(text: str, max_segments: int, each: int) -> Segmentation | TooLong:
     length = len(text)
     if length <= UCS2_ONE // 2:  # also when each character takes a surrogate pair
         return Segmentation(_UCS2, (text,))
@@ -141,9 +159,9 @@ def _as_ucs2(text: str, max_segments: int) -> Segmentation | TooLong:
     if length <= UCS2_ONE:
         return Segmentation(_UCS2, (text,))
     allowed = min(max_segments, MAX_SEGMENTS)
-    if length > allowed * UCS2_EACH:
-        return TooLong(-(-length // UCS2_EACH))
-    texts = _sliced(text, UCS2_EACH) if is_plain else _cut_units(text)
+    if length > allowed * each:
+        return TooLong(-(-length // each))
+    texts = _sliced(text, each) if is_plain else _cut_units(text, each)
     return Segmentation(_UCS2, texts) if len(texts) <= allowed else TooLong(len(texts))
 
 
@@ -151,13 +169,13 @@ def _sliced(text: str, size: int) -> tuple[str, ...]:
     return tuple([text[start : start + size] for start in range(0, len(text), size)])
 
 
-def _cut_septets(text: str) -> tuple[str, ...]:
+def _cut_septets(text: str, each: int) -> tuple[str, ...]:
     """Slices of the septets, one shorter where the cut would follow an escape."""
     data = gsm.encode(text)
     texts = []
     start = 0
     while start < len(data):
-        end = start + GSM7_EACH
+        end = start + each
         if end < len(data) and data[end - 1] == gsm.ESCAPE:
             end -= 1
         texts.append(gsm.decode(data[start:end]))
@@ -165,23 +183,23 @@ def _cut_septets(text: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _cut_units(text: str) -> tuple[str, ...]:
+def _cut_units(text: str, each: int) -> tuple[str, ...]:
     """Greedy; an emoji moves whole, and only one too long for a segment is cut itself."""
     cuts = [0]
     used = position = 0
     for start, end in _clusters(text):
         # What stands before it is one unit a character: sliced.
-        while start - position > UCS2_EACH - used:
-            position += UCS2_EACH - used
+        while start - position > each - used:
+            position += each - used
             cuts.append(position)
             used = 0
         used += start - position
         position = start
         whole = text[start:end]
         size = _units(whole)
-        for piece in (whole,) if size <= UCS2_EACH else whole:
+        for piece in (whole,) if size <= each else whole:
             size = _units(piece)
-            if used + size > UCS2_EACH:
+            if used + size > each:
                 cuts.append(position)
                 used = 0
             position += len(piece)

@@ -1,4 +1,4 @@
-"""Partitions of `messages` and `events`, one a UTC day by id range, made ahead (DESIGN 3).
+"""Partitions of messages, events and inbound, one a UTC day by id range, made ahead (DESIGN 3).
 
 CREATE LIKE, then ATTACH: `PARTITION OF` would lock the parent against everybody. The CHECK
 spares the ATTACH its scan and is dropped afterwards. There is no default partition: a row for
@@ -13,7 +13,8 @@ from store.database import TROUBLE, Connection
 from store.seal import Keyring, date_of
 
 _LOCK = 44
-_KEY_COLUMNS = {"messages": "id", "events": "message_id"}
+_KEY_COLUMNS = {"messages": "id", "events": "message_id", "inbound": "id"}
+TABLES = tuple(_KEY_COLUMNS)
 
 
 def day_range(day: int) -> tuple[int, int]:
@@ -44,9 +45,9 @@ async def ensure(conn: Connection, keyring: Keyring, *, days_ahead: int, now: fl
 async def _ensure(conn: Connection, keyring: Keyring, days: range) -> list[str]:
     made: list[str] = []
     await _finish_detach(conn)
-    attached = await _attached(conn)
+    attached, parents = await _attached(conn), await _parents(conn)
     for day in days:
-        for table in _KEY_COLUMNS:
+        for table in parents:
             name = f"{table}_{date_of(day):%Y%m%d}"
             if name not in attached and await _make(conn, table, name, day):
                 made.append(name)
@@ -54,11 +55,23 @@ async def _ensure(conn: Connection, keyring: Keyring, days: range) -> list[str]:
     return made
 
 
+async def _parents(conn: Connection) -> list[str]:
+    """Those of the tables that there are: a schema of before has fewer."""
+    rows = await conn.fetch(
+        "SELECT relname FROM pg_class WHERE relkind = 'p' AND relname = ANY($1)", list(TABLES)
+    )
+    there = {row["relname"] for row in rows}
+    return [table for table in TABLES if table in there]
+
+
 async def _attached(conn: Connection) -> set[str]:
     # Not to_regclass: it may answer from a cache that has not heard of another's commit.
     rows = await conn.fetch(
-        "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-        " WHERE inhparent IN ('messages'::regclass, 'events'::regclass)"
+        "SELECT child.relname FROM pg_inherits"
+        " JOIN pg_class child ON child.oid = inhrelid"
+        " JOIN pg_class parent ON parent.oid = inhparent"
+        " WHERE parent.relkind = 'p' AND parent.relname = ANY($1)",
+        list(TABLES),
     )
     return {row["relname"] for row in rows}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from store.database import Pool, open_pool
+from store.inbound import InboundReader
 from store.lists import Lists
 from store.pull import Pull
 from store.read import Reader
@@ -29,11 +30,18 @@ class Reading:
     pull: Pull
     usage: Usage
     tellings: Tellings
+    inbound: InboundReader
 
 
 async def open_reading(dsn: str, keyring: Keyring) -> Reading:
     """Join them on a pool of their own; raises StoreUnavailable when PostgreSQL is away."""
     pool = await open_pool(dsn, size=_CONNECTIONS, is_read_only=True)
     return Reading(
-        pool, Reader(pool, keyring), Lists(pool), Pull(pool), Usage(pool), Tellings(pool)
+        pool,
+        Reader(pool, keyring),
+        Lists(pool),
+        Pull(pool),
+        Usage(pool),
+        Tellings(pool),
+        InboundReader(pool, keyring),
     )

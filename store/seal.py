@@ -38,7 +38,7 @@ from store.durable import write_once
 SHARDS = 16
 KEY_BYTES = 32
 COLUMN_NUMBER, COLUMN_BODY, COLUMN_OPTIONS = 1, 2, 3
-_TABLE_MESSAGES = 1
+TABLE_MESSAGES, TABLE_INBOUND = 1, 2
 _FIRST_DAY = date(2026, 1, 1)
 _NONCE = Struct(">qI").pack
 _ROW_ID = Struct(">q").pack
@@ -153,29 +153,33 @@ class Sealer:
 
     def _prefixes_of(self, tenant: int) -> tuple[bytes, bytes]:
         both = self._prefixes[tenant] = (
-            _AAD_HEAD(tenant, _TABLE_MESSAGES, COLUMN_NUMBER),
-            _AAD_HEAD(tenant, _TABLE_MESSAGES, COLUMN_BODY),
+            _AAD_HEAD(tenant, TABLE_MESSAGES, COLUMN_NUMBER),
+            _AAD_HEAD(tenant, TABLE_MESSAGES, COLUMN_BODY),
         )
         return both
 
-    def seal(self, tenant: int, message_id: int, column: int, plain: bytes) -> bytes:
-        """Seal one column of one messages row; the same row and column only once."""
+    def seal(
+        self, tenant: int, row_id: int, column: int, plain: bytes, table: int = TABLE_MESSAGES
+    ) -> bytes:
+        """Seal one column of one row; the same row and column only once, in whatever table."""
         return self._aead.encrypt(
-            _NONCE(message_id, column), plain, self._aad(tenant, message_id, column)
+            _NONCE(row_id, column), plain, self._aad(tenant, row_id, column, table)
         )
 
-    def open(self, tenant: int, message_id: int, column: int, sealed: bytes) -> bytes:
+    def open(
+        self, tenant: int, row_id: int, column: int, sealed: bytes, table: int = TABLE_MESSAGES
+    ) -> bytes:
         """The plain bytes; raises ValueError when they were sealed for another place."""
         try:
             return self._aead.decrypt(
-                _NONCE(message_id, column), sealed, self._aad(tenant, message_id, column)
+                _NONCE(row_id, column), sealed, self._aad(tenant, row_id, column, table)
             )
         except InvalidTag as error:
             raise ValueError(_FORGED) from error
 
     @staticmethod
-    def _aad(tenant: int, message_id: int, column: int) -> bytes:
-        return _AAD_HEAD(tenant, _TABLE_MESSAGES, column) + _ROW_ID(message_id)
+    def _aad(tenant: int, row_id: int, column: int, table: int) -> bytes:
+        return _AAD_HEAD(tenant, table, column) + _ROW_ID(row_id)
 
 
 class Keyring:

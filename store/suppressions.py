@@ -23,6 +23,7 @@ from store.seal import Keyring
 
 PREFIX = "sup"
 _COLUMNS = "id, tenant, number_index, number, classes, created_at"
+_NEXT_CHANGE = "UPDATE suppression_changes SET last = last + 1 RETURNING last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,41 +74,72 @@ class SuppressionStore:
         deleted. `shown` stands for the number in the audit log. Raises OutcomeUnknown when the
         connection is lost in COMMIT: asking again is safe.
         """
-        index = self._keyring.number_index(tenant, number)
         async with self._changing() as (conn, change):
-            standing = await conn.fetchrow(
-                f"SELECT {_COLUMNS} FROM suppressions"
-                " WHERE tenant = $1 AND number_index = $2 AND deleted_at IS NULL",
+            before, entry = await self._put(conn, change, author, tenant, number, classes, shown)
+            return entry, before is None
+
+    async def put_in(
+        self,
+        conn: AnyConnection,
+        author: Author,
+        tenant: int,
+        number: str,
+        classes: Collection[MessageClass],
+        shown: str,
+    ) -> frozenset[MessageClass]:
+        """`put` inside the caller's transaction, as its last statement; the classes that are new.
+
+        It holds the lock of all changes until that transaction ends.
+        """
+        change = await conn.fetchval(_NEXT_CHANGE)
+        before, entry = await self._put(conn, change, author, tenant, number, classes, shown)
+        return entry.classes - (frozenset() if before is None else before.classes)
+
+    async def _put(  # noqa: PLR0913, PLR0917 - `put`, under the lock of changes
+        self,
+        conn: AnyConnection,
+        change: int,
+        author: Author,
+        tenant: int,
+        number: str,
+        classes: Collection[MessageClass],
+        shown: str,
+    ) -> tuple[Suppression | None, Suppression]:
+        """(the entry as it stood, None without one; as it stands now)."""
+        index = self._keyring.number_index(tenant, number)
+        standing = await conn.fetchrow(
+            f"SELECT {_COLUMNS} FROM suppressions"
+            " WHERE tenant = $1 AND number_index = $2 AND deleted_at IS NULL",
+            tenant,
+            index,
+        )
+        before = None if standing is None else self._open(standing)
+        if standing is None:
+            row = await conn.fetchrow(
+                "INSERT INTO suppressions"
+                " (tenant, number_index, number, classes, change, created_at)"
+                f" VALUES ($1, $2, $3, $4, $5, clock_timestamp()) RETURNING {_COLUMNS}",
                 tenant,
                 index,
+                self._keyring.seal_secret(number.encode(), _context(tenant, index)),
+                bits_of(classes),
+                change,
             )
-            if standing is None:
-                row = await conn.fetchrow(
-                    "INSERT INTO suppressions"
-                    " (tenant, number_index, number, classes, change, created_at)"
-                    f" VALUES ($1, $2, $3, $4, $5, clock_timestamp()) RETURNING {_COLUMNS}",
-                    tenant,
-                    index,
-                    self._keyring.seal_secret(number.encode(), _context(tenant, index)),
-                    _bits(classes),
-                    change,
-                )
-            elif standing["classes"] | _bits(classes) == standing["classes"]:
-                return self._open(standing), False
-            else:
-                row = await conn.fetchrow(
-                    "UPDATE suppressions SET classes = classes | $2, change = $3 WHERE id = $1"
-                    f" RETURNING {_COLUMNS}",
-                    standing["id"],
-                    _bits(classes),
-                    change,
-                )
-            if row is None:
-                raise RuntimeError("a row that was written did not come back")
-            entry = self._open(row)
-            before = None if standing is None else self._open(standing)
-            await self._tell(conn, author, shown, before, entry)
-            return entry, standing is None
+        elif before is not None and before.classes >= frozenset(classes):
+            return before, before
+        else:
+            row = await conn.fetchrow(
+                "UPDATE suppressions SET classes = classes | $2, change = $3 WHERE id = $1"
+                f" RETURNING {_COLUMNS}",
+                standing["id"],
+                bits_of(classes),
+                change,
+            )
+        if row is None:
+            raise RuntimeError("a row that was written did not come back")
+        entry = self._open(row)
+        await self._tell(conn, author, shown, before, entry)
+        return before, entry
 
     async def remove(self, author: Author, entry: Suppression, shown: str) -> bool:
         """End an entry; False when somebody else did so meanwhile."""
@@ -127,9 +159,7 @@ class SuppressionStore:
     async def _changing(self) -> AsyncIterator[tuple[AnyConnection, int]]:
         """A transaction that holds the lock of changes, and the number of this one."""
         async with committing(self._pool) as conn:
-            change = await conn.fetchval(
-                "UPDATE suppression_changes SET last = last + 1 RETURNING last"
-            )
+            change = await conn.fetchval(_NEXT_CHANGE)
             yield conn, change
 
     async def _tell(
@@ -188,7 +218,7 @@ class SuppressionStore:
                 limit,
             )
         return [
-            Changed(row["tenant"], row["number_index"], _classes(row["classes"]), row["change"])
+            Changed(row["tenant"], row["number_index"], classes_of(row["classes"]), row["change"])
             for row in rows
         ]
 
@@ -198,7 +228,7 @@ class SuppressionStore:
             row["id"],
             row["tenant"],
             self._keyring.open_secret(row["number"], context).decode(),
-            _classes(row["classes"]),
+            classes_of(row["classes"]),
             row["created_at"],
         )
 
@@ -207,7 +237,8 @@ def _context(tenant: int, index: int) -> str:
     return f"suppression {tenant} {index}"
 
 
-def _bits(classes: Collection[MessageClass]) -> int:
+def bits_of(classes: Collection[MessageClass]) -> int:
+    """A bit for each class, by its number."""
     return sum(1 << CLASS_CODES[message_class] for message_class in set(classes))
 
 
@@ -217,7 +248,8 @@ _BY_BITS = tuple(
 )
 
 
-def _classes(bits: int) -> frozenset[MessageClass]:
+def classes_of(bits: int) -> frozenset[MessageClass]:
+    """The classes again."""
     return _BY_BITS[bits & len(_BY_BITS) - 1]
 
 

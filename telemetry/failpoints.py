@@ -52,6 +52,8 @@ POINTS: Final[Mapping[str, str]] = {
     "settle.before_commit": "10: an event flush is built; nothing was sent to the store",
     "settle.committed": "10: its COMMIT was confirmed; no carrier answered, no webhook queued",
     "settle.answered": "10: the answers to a carrier's reports are with the kernel",
+    "inbound.before_commit": "beside 10: texts from phones are read; nothing of them is stored",
+    "inbound.committed": "beside 10: their COMMIT was confirmed; no carrier answered, nobody told",
     "notify.taken": "12: committed events stand in the webhook queues; nothing was sent",
     "notify.before_send": "12: a webhook request is about to be sent",
     "notify.sent": "12: the receiver took it; it is not marked",

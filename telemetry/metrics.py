@@ -415,6 +415,17 @@ class Metrics:
         )
         self.flush_rows = Histogram("flush_rows", "Rows in one store flush.", ("lane",), ROWS)
         self.flush_seconds = Histogram("flush_seconds", "Time of one store flush.", ("lane",))
+        self.inbound_total = Counter(
+            "inbound_total", "Texts from phones, by what became of them.", ("channel", "end")
+        )
+        self.inbound_oldest_age_seconds = Gauge(
+            "inbound_oldest_age_seconds",
+            "How long the oldest text from a phone has been waiting to be kept and answered.",
+            rule="max",
+        )
+        self.inbound_joins = Gauge(
+            "inbound_joins", "Long texts from phones that wait for segments.", rule="max"
+        )
         self.scheduled_late_seconds = Gauge(
             "scheduled_late_seconds",
             "How long the oldest scheduled message that is due has been so and not taken up.",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.cmpp.pdu import FMT_BINARY, FMT_GBK, FMT_UCS2, ID_SIZE, unpad
+from sms.concatenation import utf16
 
 _STAT_END: Final = ID_SIZE + 7
 _DEST_START: Final = _STAT_END + 20
@@ -46,7 +47,7 @@ def parse_text(content: bytes, udhi: int, fmt: int) -> str:
     if udhi & 1 and content:
         content = content[1 + content[0] :]
     if fmt == FMT_UCS2:
-        return content.decode("utf-16-be", "replace")
+        return utf16(content)
     if fmt == FMT_BINARY:
         return content.decode("latin-1")
     if fmt == FMT_GBK or not content.isascii():  # GBK comes under other numbers, too

@@ -28,6 +28,7 @@ from adapters.cmpp.report import e164, parse_report, parse_text
 from adapters.cmpp.settings import VERSION_3, CmppSettings, NumberFormat
 from adapters.session import Bound, Burst, Ended, Move, SessionPolicy, SessionState, WireSession
 from adapters.wire import Framer
+from sms.concatenation import split_header
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report
 from sms.outcomes import Outcome, Submitted
@@ -155,8 +156,9 @@ class Session(WireSession):
             self.answer((token,), accepted=True)
             return
         number, to = e164(pdu.unpad(source)), pdu.unpad(dest)
-        text = parse_text(content, udhi, fmt)
-        burst.texts.append(Inbound(self.channel, number, to, text, token))
+        mark, body = split_header(content) if udhi & 1 else (None, content)
+        text = parse_text(body, 0, fmt)
+        burst.texts.append(Inbound(self.channel, number, to, text, token, msg_id.hex(), mark))
 
     def _connect_answered(self, frame: bytes, burst: Burst) -> Ended | None:
         if self.state is not SessionState.BINDING:

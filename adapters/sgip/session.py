@@ -33,6 +33,7 @@ from adapters.sgip.codes import ResultTable, login_refused
 from adapters.sgip.pdu import HEADER_SIZE, PDU_MAXIMUM, REPORT, SUBMIT_RESP, parse_header
 from adapters.sgip.settings import NumberFormat, SgipSettings, Validity
 from adapters.wire import Framer
+from sms.concatenation import split_header
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome, Submitted
@@ -147,13 +148,16 @@ class _Talk(WireSession):
         if size > len(frame) - _CONTENT_AT:
             raise RemoteProtocolError("the PDU ends inside MessageContent")
         content = frame[_CONTENT_AT : _CONTENT_AT + size]
+        mark, body = split_header(content) if has_udh else (None, content)
         burst.texts.append(
             Inbound(
                 self.channel,
                 e164(user.partition(b"\0")[0].decode("latin-1")),
                 sp_number.partition(b"\0")[0].decode("latin-1").lstrip("+"),
-                text_of(coding, content, has_udh=bool(has_udh)),
+                text_of(coding, body),
                 (self, frame[:HEADER_SIZE]),
+                frame[8:HEADER_SIZE].hex(),
+                mark,
             )
         )
 

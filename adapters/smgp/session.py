@@ -17,6 +17,7 @@ from adapters.smgp.pdu import DELIVER, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_RESP, pa
 from adapters.smgp.receipt import parse_report
 from adapters.smgp.settings import NumberFormat, SmgpSettings, Validity
 from adapters.wire import Framer, parse_tlvs
+from sms.concatenation import split_header
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome, Submitted
@@ -147,8 +148,9 @@ class SmgpSession(WireSession):
             has_udh = any(
                 tag == pdu.TLV_TP_UDHI and value == b"\1" for tag, value in parse_tlvs(frame, tail)
             )
-            text = text_of(msg_format, content, has_udh=has_udh)
-            burst.texts.append(Inbound(self.channel, number, to.lstrip("+"), text, token))
+            mark, body = split_header(content) if has_udh else (None, content)
+            text, to = text_of(msg_format, body), to.lstrip("+")
+            burst.texts.append(Inbound(self.channel, number, to, text, token, msg_id.hex(), mark))
             return
         # Its TLVs say nothing, and a tail that nobody can read must not lose it.
         parsed = parse_report(content, msg_id)

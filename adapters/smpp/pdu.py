@@ -61,6 +61,9 @@ ESME_RTHROTTLED = 0x58
 ESME_RX_T_APPN = 0x64
 
 TLV_RECEIPTED_MESSAGE_ID = 0x001E
+TLV_SAR_REFERENCE = 0x020C
+TLV_SAR_TOTAL = 0x020E
+TLV_SAR_NUMBER = 0x020F
 TLV_SC_INTERFACE_VERSION = 0x0210
 TLV_NETWORK_ERROR_CODE = 0x0423
 TLV_MESSAGE_PAYLOAD = 0x0424
@@ -323,6 +326,7 @@ class SubmitLook:
     ucs2_data_coding: int = 8
     registered_delivery: int = 1
     has_validity: bool = True
+    is_sar: bool = False  # long texts by SAR TLVs instead of a header in the user data
 
 
 class SubmitTemplate:
@@ -356,13 +360,15 @@ class SubmitTemplate:
         number = submit.number
         if self._number_of is not None:
             number = self._number_of(number)
-        digits, payload = number.encode("ascii"), submit.payload
+        digits, payload, tlvs = number.encode("ascii"), submit.payload, b""
+        if submit.has_udh and self._look.is_sar:
+            payload, tlvs = _as_sar(payload)
         count = len(payload)
         if len(digits) > 20 or count > 254:
             raise ValueError("number over 20 or payload over 254 octets")
-        size = 17 + len(head) + len(digits) + len(tail) + count
+        size = 17 + len(head) + len(digits) + len(tail) + count + len(tlvs)
         header = pack_header(size, SUBMIT_SM, 0, sequence)
-        out += (header, head, digits, tail, _COUNTS[count], payload)
+        out += (header, head, digits, tail, _COUNTS[count], payload, tlvs)
 
     def _head(self, sender: str) -> bytes:
         look = self._look
@@ -388,7 +394,7 @@ class SubmitTemplate:
         tail = b"".join(
             (
                 b"\0",  # the end of destination_addr
-                bytes((ESM_UDHI if key & 1 else 0, 0, 0)),
+                bytes((ESM_UDHI if key & 1 and not look.is_sar else 0, 0, 0)),
                 b"\0",  # schedule_delivery_time: at once
                 build_cstring(validity.encode("ascii"), 17),
                 bytes((look.registered_delivery, 0)),
@@ -399,6 +405,18 @@ class SubmitTemplate:
             self._tails.clear()
         self._tails[key] = tail
         return tail
+
+
+def _as_sar(payload: bytes) -> tuple[bytes, bytes]:
+    """User data without its header, and what the header said as TLVs (SMPP 3.4, 5.3.2.22-24)."""
+    stop = 1 + payload[0]
+    reference, total, number = payload[3 : stop - 2], payload[stop - 2], payload[stop - 1]
+    tlvs = [
+        (TLV_SAR_REFERENCE, reference.rjust(2, b"\0")),
+        (TLV_SAR_TOTAL, bytes((total,))),
+        (TLV_SAR_NUMBER, bytes((number,))),
+    ]
+    return payload[stop:], build_tlvs(tlvs)
 
 
 def relative_time(seconds: int) -> str:

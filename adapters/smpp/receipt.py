@@ -21,11 +21,16 @@ from adapters.smpp.pdu import (
     TLV_MESSAGE_STATE,
     TLV_NETWORK_ERROR_CODE,
     TLV_RECEIPTED_MESSAGE_ID,
+    TLV_SAR_NUMBER,
+    TLV_SAR_REFERENCE,
+    TLV_SAR_TOTAL,
     Short,
 )
 from adapters.smpp.settings import IdMatch
 from adapters.wire import parse_tlvs
+from sms.concatenation import mark_of, split_header, utf16, whole
 from sms.gsm import decode as decode_gsm7
+from sms.model import SegmentMark
 
 DATA_CODING_LATIN1: Final = 3
 DATA_CODING_UCS2: Final = 8
@@ -98,25 +103,32 @@ def _merge(text: Parsed, tlvs: list[tuple[int, bytes]]) -> Parsed:
     return carrier_id, state, error
 
 
-def parse_text(frame: bytes, short: Short) -> str:
-    """The text of a deliver_sm from a phone, its user data header removed.
+def parse_text(frame: bytes, short: Short) -> tuple[str, SegmentMark | None]:
+    """The text of a deliver_sm from a phone without its user data header, and its place in a long
+    one, told by that header or by the three SAR TLVs.
 
     Data coding 8 is UTF-16BE, 0 and 1 the GSM alphabet in single octets, the rest Latin-1:
     never an error, since an odd character must not cost an opt-out.
     """
-    body = short[5]
+    body, mark = short[5], None
+    tlvs = dict(parse_tlvs(frame, short[6]))
     if not body:
-        tlvs = parse_tlvs(frame, short[6])
-        body = next((value for tag, value in tlvs if tag == TLV_MESSAGE_PAYLOAD), b"")
-    if short[2] & ESM_UDHI and body:
-        body = body[1 + body[0] :]
+        body = tlvs.get(TLV_MESSAGE_PAYLOAD, b"")
+    if short[2] & ESM_UDHI:
+        mark, body = split_header(body)
+    elif TLV_SAR_REFERENCE in tlvs:
+        reference, total, number = (
+            int.from_bytes(tlvs.get(tag, b""), "big")
+            for tag in (TLV_SAR_REFERENCE, TLV_SAR_TOTAL, TLV_SAR_NUMBER)
+        )
+        mark = mark_of(reference, total, number, 0)
     if short[4] & 0x0F == DATA_CODING_UCS2:
-        text = body.decode("utf-16-be", "replace")
+        text = utf16(body)
     elif short[4] == DATA_CODING_LATIN1:
         text = body.decode("latin-1")
     else:
         text = decode_gsm7(body)
-    return text
+    return (text if mark is not None else whole(text)), mark
 
 
 def _plain_zeros(text: str) -> str:

@@ -155,7 +155,8 @@ class Session(WireSession):
         elif kind == 0:
             number = short[0].decode("latin-1").lstrip("+")
             to = short[1].decode("latin-1").lstrip("+")
-            burst.texts.append(Inbound(self.channel, number, to, parse_text(frame, short), token))
+            text, mark = parse_text(frame, short)
+            burst.texts.append(Inbound(self.channel, number, to, text, token, mark=mark))
             return
         # Acknowledgements of other machines, intermediate notices and reports that say nothing:
         # kept unanswered they would only come again.

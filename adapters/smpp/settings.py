@@ -89,6 +89,10 @@ def _version(value: object) -> str | None:
     return None if value in (0x34, 0x50) and is_whole(value) else "give 0x34 (3.4) or 0x50 (5.0)"
 
 
+def _long(value: object) -> str | None:
+    return None if value in ("udh", "sar") else "give udh (a header in the text) or sar (TLVs)"
+
+
 _OCTET = integer(0, 255)
 _REQUIRED: Final = ("host", "port", "system_id", "password")
 # name → check; defaults stand in SmppSettings and SubmitLook
@@ -110,6 +114,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "dest_npi": _OCTET,
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
+    "long_messages": _long,
     "validity_period": choice(Validity),
     "number_format": choice(NumberFormat),
     "id_match": choice(IdMatch),
@@ -167,4 +172,5 @@ def _look(raw: Mapping[str, Any]) -> SubmitLook:
         gsm7_data_coding=raw.get("gsm7_data_coding", default.gsm7_data_coding),
         ucs2_data_coding=raw.get("ucs2_data_coding", default.ucs2_data_coding),
         has_validity=raw.get("validity_period", Validity.RELATIVE) == Validity.RELATIVE,
+        is_sar=raw.get("long_messages") == "sar",
     )

@@ -10,7 +10,7 @@ finds it on every other at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,6 +42,7 @@ from gateway.configfields import (
     burst_refusal,
     whole,
 )
+from gateway.owners import taken_detail, taken_numbers
 from gateway.specs import changed_tenant, suspended, tenant_spec, tenant_view
 from sms.config import ApiKey
 from store.objects import PREFIXES, Change, StoredObject, Upsert
@@ -63,6 +64,7 @@ class Admin:
     """The administrative routes."""
 
     def __init__(self, flow: FlowPort) -> None:
+        self._flow = flow
         self._desk = Desk(flow)
         self._keys = Keys(self._desk)
 
@@ -89,6 +91,7 @@ class Admin:
         key = desk.enter(request)
         good, checked = await desk.body(request, TENANT_OBJECT)
         limits = _limits(good, checked)
+        self._check_numbers(good, None, checked)
         _check_caps(good, checked)
         checked.stop()
         async with desk.store.change(desk.author(request, key)) as change:
@@ -120,6 +123,7 @@ class Admin:
         key = self._desk.enter(request)
         good, checked = await self._desk.body(request, _CHANGEABLE, is_partial=True)
         limits = _limits(good, checked)
+        self._check_numbers(good, id_in(request, "id", PREFIXES["tenant"]), checked)
         _check_caps(good, checked)
         checked.stop()
 
@@ -129,6 +133,16 @@ class Admin:
             return await change.put(Upsert("tenant", standing.name, spec, standing.secrets))
 
         return await self._change(request, key, decide)
+
+    def _check_numbers(self, good: Mapping[str, Any], own: int | None, checked: Checked) -> None:
+        """Refuse numbers that are another tenant's, as the configuration in force has it."""
+        others = {
+            tenant.name: {"inbound_numbers": tenant.inbound_numbers}
+            for tenant in self._flow.snapshot.tenants.values()
+            if tenant.id != own
+        }
+        for index, other in taken_numbers(good.get("inbound_numbers", ()), "", others).items():
+            checked.add(f"/inbound_numbers/{index}", "field.value", f"It {taken_detail(other)}.")
 
     async def suspend(self, request: Request) -> Response:
         """POST: the tenant may not send until it is resumed."""

@@ -35,6 +35,7 @@ from gateway.api.frame import (
     request_id_of,
 )
 from gateway.api.health import Health
+from gateway.api.inbound import InboundMessages
 from gateway.api.lists import MessageLists
 from gateway.api.messages import Messages
 from gateway.api.openapi import build_document
@@ -85,6 +86,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     Messages(flow).register(app)
     Batches(flow).register(app)
     Events(flow).register(app)
+    InboundMessages(flow).register(app)
     UsageReport(flow).register(app)
     Previews(flow).register(app)
     Admin(flow).register(app)

@@ -18,6 +18,7 @@ from gateway.api.cursors import place_of, seal_cursor
 from gateway.api.filters import DEFAULT_LIMIT, EVENT_FILTERS, from_query, position_of, refusal
 from gateway.api.problems import ProblemError
 from gateway.api.reply import caller
+from gateway.inbound_notices import notices_of_inbound
 from gateway.notices import notices_of_stored
 from store.pull import Pulled, oldest_cursor
 
@@ -73,7 +74,9 @@ class Events:
         wanted: dict[int, set[int]] = {}
         for event in events:
             wanted.setdefault(event.message_id, set()).add(event.sequence)
-        stored = await self._flow.reading.reader.messages(list(wanted))
+        reading = self._flow.reading
+        stored = await reading.reader.messages(list(wanted))
+        from_phones = await reading.inbound.messages([one for one in wanted if one not in stored])
         names = self._flow.channel_names
         built: dict[int, bytes] = {}
         for message_id, sequences in wanted.items():
@@ -81,4 +84,8 @@ class Events:
             if record is not None:
                 for notice in notices_of_stored(record.message, record.rows, sequences, names):
                     built[notice.event_id] = notice.masked
+        for message_id, text in from_phones.items():
+            sequences = wanted[message_id]
+            for notice in notices_of_inbound(text.message, text.rows, sequences, names):
+                built[notice.event_id] = notice.masked
         return [built[event.event_id] for event in events if event.event_id in built]

@@ -87,6 +87,7 @@ MESSAGE_FILTERS: Mapping[str, Field] = {
     **PAGING,
 }
 SEARCH_FILTERS: Mapping[str, Field] = {"to": Field(text(40), json=str), **MESSAGE_FILTERS}
+INBOUND_FILTERS = PAGING
 EVENT_FILTERS: Mapping[str, Field] = {
     "after": Field(text(200), json=str),
     "limit": Field(whole(1, MAX_LIMIT), json=int),

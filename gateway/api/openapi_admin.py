@@ -37,6 +37,7 @@ EXAMPLES: dict[str, dict[str, Json]] = {
                 "signatures": ["某银行"],
                 "countries": [86, 852],
                 "allowed_ips": ["203.0.113.0/24", "2001:db8::7"],
+                "inbound_numbers": ["1069000123"],
                 "otp_caps": {"per_minute": 2, "prefix_burst": 0},
                 "limits": {
                     "segments_per_second": 2000,
@@ -169,6 +170,14 @@ _TENANT: Json = {
         "uniqueItems": True,
         "items": {"type": "string"},
         "description": "Networks its keys work from; empty = from everywhere.",
+    },
+    "inbound_numbers": {
+        "type": "array",
+        "maxItems": 1000,
+        "uniqueItems": True,
+        "items": {"type": "string", "pattern": "^[0-9]{3,20}$"},
+        "description": "Texts from phones to a number that begins with one of these are the "
+        "tenant's; the longest wins, and no two tenants may have the same.",
     },
     "otp_caps": {
         **_body(

@@ -95,13 +95,18 @@ def read_schemas() -> Json:
         "Event": object_of(
             {
                 "id": {**ID, "description": "Equals the `webhook-id` of the same event."},
-                "type": {"type": "string", "pattern": "^message\\."},
+                "type": {
+                    "type": "string",
+                    "pattern": "^(message\\.|inbound\\.received$|recipient\\.opted_out$)",
+                },
                 "timestamp": TIME,
                 "data": {
                     "type": "object",
-                    "description": "The message as it stood then, its number masked, with "
-                    "`previous_status`.",
-                    "required": ["id", "status", "sequence", "previous_status"],
+                    "description": "Of `message.…`: the message as it stood then, its number "
+                    "masked, with `status` and `previous_status`. Of `inbound.received`: an "
+                    "InboundMessage. Of `recipient.opted_out`: `to` (masked) and the `classes` "
+                    "that are suppressed for it now.",
+                    "required": ["id", "sequence"],
                 },
             }
         ),
@@ -113,6 +118,34 @@ def read_schemas() -> Json:
                     "description": "For the next call, also when nothing was new.",
                 },
             }
+        ),
+        "InboundMessage": object_of(
+            {
+                "id": {**ID, "description": "inb_…"},
+                "from": {"type": "string", "description": "The phone's number, whole for `read`."},
+                "to": {"type": "string", "description": "The number it was sent to."},
+                "text": {"type": "string", "description": "[…] stands for missing segments."},
+                "channel": NULLABLE_TEXT,
+                "segments": {"type": "integer", "minimum": 1},
+                "incomplete": {
+                    "type": "boolean",
+                    "description": "Not all segments came before the wait ended.",
+                },
+                "missing_segments": {"type": "integer", "minimum": 0},
+                "opted_out": {
+                    "type": "boolean",
+                    "description": "It was an opt-out word and brought a suppression.",
+                },
+                "probable_parent": {
+                    **NULLABLE_TEXT,
+                    "description": "The message that it probably answers: the newest that went "
+                    "to that phone from that number within 72 h.",
+                },
+                "received_at": TIME,
+            }
+        ),
+        "InboundMessageList": object_of(
+            {"data": {"type": "array", "items": ref("InboundMessage")}, "next_cursor": cursor}
         ),
         "UsageCell": object_of(_CELL),
         "PricedUsageCell": object_of({**_CELL, "cost": _COST}),
@@ -187,6 +220,16 @@ def read_paths() -> Json:
                     },
                     "limit": _LIMIT,
                 },
+            )
+        },
+        "/v1/inbound-messages": {
+            "get": _operation(
+                "listInboundMessages",
+                "List texts from phones",
+                "InboundMessageList",
+                "The newest first. With an admin key: of all tenants, and those that are nobody's "
+                "(`tenant` null), numbers masked.",
+                {"limit": _LIMIT, "cursor": _CURSOR},
             )
         },
         "/v1/usage": {

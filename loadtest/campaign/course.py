@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from array import array
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -241,6 +242,7 @@ class Course:
             place = max(0, sum(fault.at <= at for fault in done) - 1)
             done[place].quarantined.append(text)
         done[-1].problems += await self._beside(lives)
+        done[-1].problems += await self._phones()
         stored = {life.message_id for life in lives}  # a loss of this round is its own finding
         self._promised.extend(t.message_id for t in texts if t.message_id in stored)
         verdicts = judge(seen)
@@ -267,6 +269,25 @@ class Course:
                 break
             await asyncio.sleep(1.0)
         return problems
+
+    async def _phones(self) -> list[str]:
+        """What phones sent is kept once, every word of it, and told."""
+        wanted = Counter(self._node.phoned)
+        end = time.monotonic() + REST_S
+        while True:
+            kept = await self._node.inbound()
+            self._records.events()
+            told = self._records.from_phones
+            is_whole = kept == wanted and wanted.keys() <= told.keys()
+            if is_whole or time.monotonic() > end:
+                break
+            await asyncio.sleep(0.5)
+        if is_whole:
+            return []
+        return [
+            f"texts from phones: {(wanted - kept).total()} lost, {(kept - wanted).total()} too "
+            f"many, {len(wanted.keys() - told.keys())} not told"
+        ]
 
     async def _look_back(self) -> None:
         """After the last round: nothing of an earlier one has gone since."""

@@ -30,6 +30,7 @@ STALLED_S: Final = 0.5
 PAST_LEASE_S: Final = 17.0  # of 15
 FULL_S: Final = 4.0
 LOOK_S: Final = 0.02
+PHONES_S: Final = 0.2  # between two texts from phones
 
 
 @dataclass(slots=True)
@@ -138,6 +139,14 @@ async def _fail_webhooks(ground: Ground, firing: Firing) -> int:
     return 0
 
 
+async def _phones(ground: Ground, firing: Firing) -> int:
+    """Phones send texts, and one long one in its segments, until the place is reached."""
+    while not firing.done():
+        await ground.node.phone(4)
+        await asyncio.wait({firing}, timeout=PHONES_S)
+    return 0
+
+
 async def _kill_a_worker(ground: Ground, _: Firing) -> int:
     """The next life of a worker meets the armed place in its recovery."""
     return (await _kill_worker(ground)).kills
@@ -153,6 +162,8 @@ PROVOKED: Final[Mapping[str, Provoke]] = {
     "spill.kept": _drop_links,
     "spill.read": _drop_links,
     "notify.parked": _fail_webhooks,
+    "inbound.before_commit": _phones,
+    "inbound.committed": _phones,
     "recover.decided": _kill_a_worker,
     "recover.committed": _kill_a_worker,
     "recover.done": _kill_a_worker,

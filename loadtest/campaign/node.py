@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -101,6 +102,8 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[int, psutil.Process] = {}  # everything ever seen below us
         self._tags = 0
+        self._texts = 0
+        self.phoned: list[str] = []  # texts that carriers took from phones
         port, admin_port, *self._ports = free_ports(2 + SANDBOX_PORTS)
         self.url = f"http://127.0.0.1:{port}"
         self.admin_url = f"http://127.0.0.1:{admin_port}"
@@ -309,6 +312,41 @@ class Node:
         for carrier in self.sandbox["carriers"]:
             if not names or carrier["name"] in names:
                 await self._post(carrier["control_url"], changes)
+
+    async def phone(self, count: int) -> None:
+        """Texts from phones over every carrier, each of its own, the last one long."""
+        for carrier in self.sandbox["carriers"]:
+            for number in range(count):
+                self._texts += 1
+                long = "。" * 150 if number == count - 1 else ""
+                text = f"回复{self._texts}{long}"
+                body = {
+                    "from": f"+86139{self._texts:08d}",
+                    "to": "10690001",
+                    "text": text,
+                    "reference": self._texts % 256,
+                }
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                    url = f"{carrier['control_url']}/inbound"
+                    async with self._http.post(url, json=body) as answer:
+                        if answer.status == 202:
+                            self.phoned.append(text)
+
+    async def inbound(self) -> Counter[str]:
+        """The texts from phones that the API lists."""
+        found: Counter[str] = Counter()
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        query = {"limit": "1000"}
+        while True:
+            url = f"{self.url}/v1/inbound-messages"
+            async with self._http.get(url, params=query, headers=headers) as got:
+                if got.status != 200:
+                    raise Broken(f"{url}: {got.status} {(await got.text())[:300]}")
+                page: Json = await got.json()
+            found.update(one["text"] for one in page["data"])
+            if page["next_cursor"] is None:
+                return found
+            query["cursor"] = page["next_cursor"]
 
     async def behave_sink(self, **changes: object) -> None:
         """Tell the sink how to behave."""

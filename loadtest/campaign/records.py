@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,6 +60,7 @@ class Records:
         self._folder = folder
         self._carriers: dict[Path, Tail] = {}
         self._sink = Tail(folder / SINK)
+        self.from_phones: Counter[str] = Counter()  # texts of `inbound.received`, repeats included
 
     def submits(self) -> list[Submit]:
         """Every submit since the last call."""
@@ -68,8 +70,15 @@ class Records:
         return [submit_of(line) for tail in self._carriers.values() for line in tail.lines()]
 
     def events(self) -> list[Event]:
-        """Every event since the last call, repeats included."""
-        return [event_of(json.loads(line)) for line in self._sink.lines()]
+        """Every event of a message since the last call, repeats included."""
+        found: list[Event] = []
+        for line in self._sink.lines():
+            told = json.loads(line)
+            if told["type"] == "inbound.received":
+                self.from_phones[told["data"]["text"]] += 1
+            else:
+                found.append(event_of(told))
+        return found
 
 
 def submit_of(line: bytes) -> Submit:

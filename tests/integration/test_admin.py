@@ -41,6 +41,7 @@ async def test_a_tenant_is_made_read_and_listed(world):
         "signatures": ["某商城"],
         "countries": [86, 1],
         "allowed_ips": ["203.0.113.0/24", "2001:db8::7/128"],
+        "inbound_numbers": [],
         "limits": {
             "segments_per_second": 2000,
             "burst_segments": 4000,
@@ -56,6 +57,21 @@ async def test_a_tenant_is_made_read_and_listed(world):
     listed = (await world.admin("GET", "/v1/tenants")).json()
     assert [one["name"] for one in listed["data"]] == ["bank", "shop"]
     assert listed["next_cursor"] is None
+
+
+async def test_a_number_that_phones_answer_to_is_one_tenants(world):
+    first = await world.tenant("first", inbound_numbers=["1069000", "10691"])
+    given = {"name": "second", "inbound_numbers": ["106900011", "10691"]}
+    refused = await world.admin("POST", "/v1/tenants", given)
+    assert code(refused) == (422, "field.value")
+    assert [e["pointer"] for e in refused.json()["errors"]] == ["/inbound_numbers/1"]
+    path, star = f"/v1/tenants/{first}", [("if-match", "*")]
+    again = await world.admin("PATCH", path, {"inbound_numbers": ["10691"]}, headers=star)
+    assert again.json()["inbound_numbers"] == ["10691"]  # its own are no hindrance
+    second = await world.tenant("second", inbound_numbers=["106900011"])
+    path = f"/v1/tenants/{second}"
+    refused = await world.admin("PATCH", path, {"inbound_numbers": ["10691"]}, headers=star)
+    assert code(refused) == (422, "field.value")
 
 
 async def test_a_change_needs_the_version_it_was_made_for(world):

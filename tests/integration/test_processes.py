@@ -9,6 +9,7 @@ import pytest
 from sms.errors import ConfigError, LeaseLost, StoreUnavailable, Unavailable
 from sms.ids import DAY_MS, EPOCH_MS, IdClock, unix_of
 from store import database, partitions
+from store.partitions import TABLES
 from store.processes import DatabaseClock, ProcessLease
 from store.seal import Keyring, date_of, day_of
 from tests.support.postgres import MASTER, TEMPLATE, World, text
@@ -144,7 +145,7 @@ async def test_partitions_made_just_before_midnight_hold_the_ids_of_just_after(d
     keyring = Keyring(MASTER)
     made = await partitions.ensure(conn, keyring, days_ahead=1, now=before)
     days = [f"{date_of(number):%Y%m%d}" for number in range(day - 1, day + 2)]
-    assert set(made) == {f"{table}_{name}" for table in ("events", "messages") for name in days}
+    assert set(made) == {f"{table}_{name}" for table in TABLES for name in days}
     lease = await take(dsn)
     pool = await database.open_pool(dsn, process=lease.process, epoch=lease.epoch, size=1)
     world = World(dsn, lease, keyring, pool)
@@ -170,7 +171,7 @@ async def test_partitions_made_just_before_midnight_hold_the_ids_of_just_after(d
         counts = [await conn.fetchval(f"SELECT count(*) FROM {table}_{name}") for name in days[1:]]
         assert counts == [4, 6]
     ahead = await partitions.ensure(conn, keyring, days_ahead=1, now=midnight)
-    assert set(ahead) == {f"{t}_{date_of(day + 2):%Y%m%d}" for t in ("messages", "events")}
+    assert set(ahead) == {f"{t}_{date_of(day + 2):%Y%m%d}" for t in TABLES}
     await world.close()
     await conn.close()
 
@@ -256,9 +257,9 @@ async def test_partitions_are_made_once_for_each_day(dsn):
     made = await partitions.ensure(conn, keyring, days_ahead=2, now=now)
     day = partitions.today(now)
     days = [f"{date_of(number):%Y%m%d}" for number in range(day - 1, day + 3)]
-    assert set(made) == {f"{table}_{name}" for table in ("events", "messages") for name in days}
+    assert set(made) == {f"{table}_{name}" for table in TABLES for name in days}
     assert await partitions.ensure(conn, keyring, days_ahead=2, now=now) == []
-    assert len(await partitions.ensure(conn, keyring, days_ahead=3, now=now)) == 2
+    assert len(await partitions.ensure(conn, keyring, days_ahead=3, now=now)) == len(TABLES)
     assert await conn.fetchval("SELECT count(*) FROM data_keys") == 16 * 5
     checks = "SELECT count(*) FROM pg_constraint WHERE conname LIKE '%_range'"
     assert await conn.fetchval(checks) == 0
@@ -274,7 +275,7 @@ async def test_two_that_make_partitions_together_do_not_collide(dsn):
             await conn.close()
 
     first, second = await asyncio.gather(make(), make())
-    assert len({*first, *second}) == 8
+    assert len({*first, *second}) == 4 * len(TABLES)
 
 
 async def test_a_detach_that_was_left_half_done_is_finished(dsn):

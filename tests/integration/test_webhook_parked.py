@@ -19,6 +19,7 @@ from sms.ids import to_text
 from sms.model import EventRow, State
 from store import database
 from store.fragments import ParkedWebhook
+from store.inbound import InboundReader
 from telemetry.metrics import Metrics
 from tests.support.postgres import World, text
 from webhooks.address import AllowList
@@ -63,9 +64,14 @@ class Clock:
         )
 
 
+def notice_store(world: World, lane) -> LaneNoticeStore:
+    inbound = InboundReader(world.pool, world.keyring)
+    return LaneNoticeStore(lane, world.reader, world.lease.process, inbound)
+
+
 def joined(world: World, lane, endpoint: Endpoint, clock: Clock, cursor: int = 0) -> Notifier:
     notifier = Notifier(
-        store=LaneNoticeStore(lane, world.reader, world.lease.process),
+        store=notice_store(world, lane),
         deliver=endpoint.deliver,
         metrics=Metrics(),
         allow=AllowList(),
@@ -143,7 +149,7 @@ async def test_failed_events_are_parked_read_back_delivered_and_deleted(world: W
 
 async def test_a_dead_letter_stays_and_is_never_read_again(world: World) -> None:
     lane = await world.event_lane()
-    store = LaneNoticeStore(lane, world.reader, world.lease.process)
+    store = notice_store(world, lane)
     (row, *_) = await lives(world, lane, 1)
     done = asyncio.Event()
     rows = [ParkedWebhook(5, row.event_id, row.message_id, row.sequence, 10, DEAD)]
@@ -162,7 +168,7 @@ async def test_a_dead_letter_stays_and_is_never_read_again(world: World) -> None
 
 async def test_a_dead_endpoint_with_5000_due_rows_hides_no_row_of_another(world: World) -> None:
     lane = await world.event_lane()
-    store = LaneNoticeStore(lane, world.reader, world.lease.process)
+    store = notice_store(world, lane)
     first = [world.event_ids.next(500) for _ in range(10)]
     ids = [start + n for start in first for n in range(500)]
     now = time.time()
@@ -182,7 +188,9 @@ async def test_a_dead_endpoint_with_5000_due_rows_hides_no_row_of_another(world:
     assert [row.endpoint for row in await store.due([6, 6], now, 1)] == [6]
     assert await store.due([], now, 300) == []
     assert await store.oldest_parked() == ids[0]
-    other = LaneNoticeStore(lane, world.reader, world.lease.process + 1)
+    other = LaneNoticeStore(
+        lane, world.reader, world.lease.process + 1, InboundReader(world.pool, world.keyring)
+    )
     assert await other.due([5, 6], now, 300) == []
     assert await other.oldest_parked() is None
 

@@ -91,6 +91,14 @@ class CarrierControl:
         answer = self._client.post(f"{self._url}/behaviour", json=changes)
         assert answer.status_code == 200, answer.text
 
+    def phone(self, **text: object) -> int:
+        """A phone sends a text (`loadtest.phone`); how many segments it took."""
+        body = {("from" if name == "sender" else name): value for name, value in text.items()}
+        answer = self._client.post(f"{self._url}/inbound", json=body)
+        assert answer.status_code == 202, answer.text
+        segments: int = answer.json()["segments"]
+        return segments
+
     def submits(self, *, taken: bool = True) -> list[Json]:
         """Its record of submits; `taken`: only those it answered with an id."""
         told = self._client.get(f"{self._url}/submits", timeout=30)

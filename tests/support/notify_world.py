@@ -16,6 +16,7 @@ from sms.config import Snapshot, WebhookEndpoint
 from sms.ids import IdClock
 from sms.model import Carrier, Encoding, EventRow, Message, MessageClass, State
 from store.fragments import ParkedWebhook
+from store.inbound import StoredInbound
 from telemetry.metrics import Metrics
 from webhooks.address import AllowList
 from webhooks.deliver import Delivered, Delivery, Target
@@ -52,6 +53,7 @@ class MemoryStore:
         self.parked: dict[tuple[int, int], ParkedWebhook] = {}
         self.waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.entries: dict[int, Entry] = {}
+        self.texts: dict[int, StoredInbound] = {}  # from phones
         self.floor: int | None = None
         self.due_calls: list[list[int]] = []
         self.probes: list[int] = []  # of how many endpoints was asked whether they have any
@@ -107,6 +109,9 @@ class MemoryStore:
             if entry is not None:
                 fresh[message_id] = Entry(new_message(message_id), list(entry.rows))
         return fresh
+
+    async def inbound(self, ids: Sequence[int]) -> dict[int, StoredInbound]:
+        return {one: self.texts[one] for one in ids if one in self.texts}
 
     async def events_after(self, cursor: int, limit: int) -> list[EventRow]:
         rows = [row for entry in self.entries.values() for row in entry.rows]

@@ -93,7 +93,7 @@ TEXTS = [vector for vector in SHORTS if "udh_hex" in vector["decoded"]]
 @pytest.mark.parametrize("vector", TEXTS, ids=_ids(TEXTS))
 def test_the_header_is_taken_off_the_text(vector):
     frame = bytes.fromhex(vector["hex"])
-    text = parse_text(frame, pdu.parse_short(frame))
+    text = parse_text(frame, pdu.parse_short(frame))[0]
     assert text == vector["decoded"].get("text", text)
     assert len(text) > 0
 

@@ -81,6 +81,6 @@ def test_a_carrier_may_take_more():
     assert content_of(gsm7("a" * 160), 160) == (0, b"a" * 160)
 
 
-@given(st.integers(0, 255), st.binary(max_size=140), st.booleans())
-def test_whatever_a_phone_sent_is_some_text(coding, content, has_udh):
-    assert isinstance(text_of(coding, content, has_udh=has_udh), str)
+@given(st.integers(0, 255), st.binary(max_size=140))
+def test_whatever_a_phone_sent_is_some_text(coding, content):
+    assert isinstance(text_of(coding, content), str)

@@ -246,6 +246,19 @@ def test_marketing_carries_the_opt_out_line_of_its_channel():
     assert message.texts == ("x STOP",)
 
 
+def test_a_route_with_16_bit_references_cuts_with_room_for_them():
+    wide = replace(WITH_CHANNEL, channels={7: replace(CHANNEL, reference_bits=16)})
+    text = "字" * (134 - len("【某商城】"))
+    for snapshot, sizes in ((WITH_CHANNEL, [67, 67]), (wide, [66, 66, 2])):
+        message = admit(SendRequest(to="+8613800138000", text=text), TENANT, Rules(snapshot), NOW)
+        assert isinstance(message, Message)
+        assert [len(part) for part in message.texts] == sizes
+    limited = SendRequest(to="+8613800138000", text=text, max_segments=2)
+    refused = admit(limited, TENANT, Rules(wide), NOW)
+    assert isinstance(refused, Refused)
+    assert refused.errors[0].code == "content.too_long"
+
+
 def test_the_line_is_counted():
     text = "字" * 64  # with 【某商城】 one segment less one character
     assert at(NOW, text=text, max_segments=1).segments == 1

@@ -433,9 +433,12 @@ routes: [{{{route}channels: [a, b]}}]
         ("opt_out_line: ''", "sender: y", "country: 1, ", True),
         ("opt_out_line: 退订回T", "sender: y", "class: otp, ", True),
         ("opt_out_line: 退订回T", "classes: [otp]", "", True),
+        ("reference_bits: 16", "reference_bits: 16", "", True),
+        ("reference_bits: 16", "sender: y", "class: otp, ", False),
+        ("reference_bits: 8", "sender: y", "", True),
     ],
 )
-async def test_the_channels_of_a_route_share_their_opt_out_line(
+async def test_the_channels_of_a_route_share_what_they_make_of_a_text(
     folder, store, first, second, route, is_good
 ):
     found = await put(TWO.format(first=first, second=second, route=route), folder, store)
@@ -444,7 +447,7 @@ async def test_the_channels_of_a_route_share_their_opt_out_line(
         return
     [complaint] = found
     assert complaint.pointer == "/routes/0/channels"
-    assert "opt_out_line" in complaint.detail
+    assert first.partition(":")[0] in complaint.detail
     assert not store.objects
 
 

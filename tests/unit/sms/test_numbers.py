@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sms.model import Carrier
-from sms.numbers import BadNumber, Number, parse_number
+from sms.numbers import BadNumber, Number, parse_number, phone_of
 
 PLAN = json.loads(
     (Path(__file__).parents[2] / "vectors" / "numberplan-cn.json").read_text("utf-8")
@@ -153,3 +153,15 @@ def test_calling_codes_are_free_of_prefixes():
     assert len(set(codes)) == len(codes)
     for code in codes:
         assert not any(other != code and other.startswith(code) for other in codes)
+
+
+@pytest.mark.parametrize(
+    "wire", ["13800138000", "8613800138000", "+8613800138000", "008613800138000", " 13800138000 "]
+)
+def test_a_carrier_may_spell_a_phone_in_any_of_these_ways(wire):
+    assert phone_of(wire) == "8613800138000"
+
+
+@pytest.mark.parametrize("wire", ["10086", "Bank", "", "12025550123", "85291234567"])
+def test_other_senders_stay_as_they_came(wire):
+    assert phone_of(wire) == wire

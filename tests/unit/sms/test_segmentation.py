@@ -264,3 +264,27 @@ def test_a_lone_surrogate_is_cut_but_never_encoded():
 def test_a_single_segment_has_no_header():
     assert payload(("a€",), 0, GSM, 9) == (b"a\x1be", False)
     assert payload(("中",), 0, UCS, 9) == (b"\x4e\x2d", False)
+
+
+@given(st.text(max_size=700), st.sampled_from(["auto", "ucs2"]))
+def test_a_wide_cut_leaves_room_for_a_16_bit_reference(text, encoding):
+    cut = segment(text.replace("\0", " "), encoding, max_segments=255, is_wide=True)
+    assert isinstance(cut, Segmentation)
+    assert "".join(cut.texts) == text.replace("\0", " ")
+    for index in range(len(cut.texts)):
+        data, has_udh = payload(cut.texts, index, cut.encoding, 0x1234, 16)
+        if not has_udh:
+            assert len(cut.texts) == 1
+            continue
+        assert data[:7] == bytes((6, 8, 4, 0x12, 0x34, len(cut.texts), index + 1))
+        septets = len(data) - 7
+        assert septets <= 152 if cut.encoding is Encoding.GSM7 else len(data) <= 140
+
+
+def test_a_text_cut_before_its_channel_had_16_bits_keeps_8():
+    cut = segment("好" * 134)
+    assert isinstance(cut, Segmentation)
+    assert [payload(cut.texts, n, cut.encoding, 0x1234, 16)[0][:6] for n in range(2)] == [
+        bytes((5, 0, 3, 0x34, 2, 1)),
+        bytes((5, 0, 3, 0x34, 2, 2)),
+    ]

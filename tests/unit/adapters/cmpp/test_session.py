@@ -19,7 +19,7 @@ from adapters.session import (
 )
 from loadtest.cmpp_server import CmppSide, parse_submit
 from sms.errors import LocalProtocolError, RemoteProtocolError
-from sms.model import Encoding
+from sms.model import Encoding, SegmentMark
 from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
 from tests.support.cmpp import (
     LOGIN_AT,
@@ -566,7 +566,10 @@ def test_a_segment_from_a_phone_loses_its_header():
     content = bytes((5, 0, 3, 1, 2, 1)) + "退".encode("utf-16-be")
     [event] = session.receive(deliver(5, content, msg_fmt=8, tp_udhi=1), 1.0)
     assert isinstance(event, Received)
-    assert event.texts[0].text == "退"
+    [one] = event.texts
+    assert (one.text, one.mark, one.carrier_id) == (
+        "退", SegmentMark(1, 2, 1, 8), one.token[2].hex(),
+    )  # fmt: skip
 
 
 def test_what_stands_behind_the_content_may_be_missing():

@@ -7,7 +7,7 @@ from adapters.session import Answered, Bound, Ended, Received, Reported, Session
 from adapters.sgip import pdu
 from adapters.sgip.session import Account, Common
 from sms.errors import RemoteProtocolError
-from sms.model import Encoding, MessageClass
+from sms.model import Encoding, MessageClass, SegmentMark
 from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
 from tests.support.sgip import (
     SMG,
@@ -404,6 +404,8 @@ def test_a_text_from_a_phone_is_read_whatever_it_is_coded_in(make, content, codi
     assert isinstance(event, Received)
     [found] = event.texts
     assert (found.number, found.to, found.text) == ("8613800138000", "10690001", text)
+    assert found.carrier_id == pdu.pack_sequence(*SMG).hex()
+    assert found.mark == (SegmentMark(1, 2, 1, 8) if udhi else None)
     session.answer([token_of(found)], accepted=True)
     [answer] = sent(session)
     assert (answer.command_id, answer.sequence) == (pdu.DELIVER_RESP, SMG)

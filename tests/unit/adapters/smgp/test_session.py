@@ -6,7 +6,7 @@ from adapters.layout import Fields
 from adapters.session import Answered, Bound, Ended, Received, Reported
 from adapters.smgp import pdu
 from sms.errors import RemoteProtocolError
-from sms.model import Encoding, MessageClass
+from sms.model import Encoding, MessageClass, SegmentMark
 from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
 from tests.support.smgp import (
     MSG_ID,
@@ -330,6 +330,8 @@ def test_a_text_from_a_phone_is_read_whatever_it_is_coded_in(content, msg_format
     assert isinstance(event, Received)
     [found] = event.texts
     assert (found.number, found.to, found.text) == ("8613800138000", "10690001", text)
+    assert found.carrier_id == "99" * 10
+    assert found.mark == (SegmentMark(1, 2, 1, 8) if tlvs else None)
     session.answer([token_of(found)], accepted=True)
     assert sent(session)[0].fields == {"msg_id": b"\x99" * 10, "status": 0}
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from adapters.smpp import pdu
 from sms.errors import RemoteProtocolError
 from sms.model import Encoding, Submit
-from tests.support.smpp import a_message
+from tests.support.smpp import a_message, some_submits
 
 WORDS = st.text("abcXYZ0123456789", min_size=1, max_size=20)
 
@@ -123,3 +123,21 @@ def test_a_cut_field_is_refused_wherever_it_is_cut():
             pdu.parse_pdu(cut)
         with pytest.raises(RemoteProtocolError):
             pdu.parse_short(cut)
+
+
+@pytest.mark.parametrize("header", [bytes((5, 0, 3, 7, 3, 2)), bytes((6, 8, 4, 0, 7, 3, 2))])
+def test_a_segment_may_say_its_place_in_tlvs_instead_of_a_header(header):
+    [submit] = some_submits(1)
+    submit.payload, submit.has_udh = header + "好".encode("utf-16-be"), True
+    out: list[bytes] = []
+    pdu.SubmitTemplate(pdu.SubmitLook(is_sar=True)).build_into(out, 9, submit)
+    frame = b"".join(out)
+    parsed = pdu.parse_pdu(frame)
+    assert parsed.number("esm_class") == 0
+    assert pdu.parse_short(frame)[5] == "好".encode("utf-16-be")
+    assert dict(parsed.tlvs) == {
+        pdu.TLV_SAR_REFERENCE: b"\0\7",
+        pdu.TLV_SAR_TOTAL: b"\3",
+        pdu.TLV_SAR_NUMBER: b"\2",
+    }
+    assert int.from_bytes(frame[:4], "big") == len(frame)

@@ -5,7 +5,10 @@ from hypothesis import strategies as st
 from adapters.smpp import pdu
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import IdMatch
+from sms.model import SegmentMark
 from tests.support.smpp import report
+
+SAR = SegmentMark(0x107, 2, 1, 0)
 
 
 def deliver(text=b"", *, esm_class=4, data_coding=0, tlvs=()):
@@ -102,7 +105,7 @@ def test_no_body_breaks_the_readers(body, esm_class, data_coding):
     frame = deliver(body, esm_class=esm_class, data_coding=data_coding)
     parsed(frame)
     parse_usual_receipt(frame)
-    assert isinstance(parse_text(frame, pdu.parse_short(frame)), str)
+    assert isinstance(parse_text(frame, pdu.parse_short(frame))[0], str)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +117,12 @@ def test_no_body_breaks_the_readers(body, esm_class, data_coding):
         (b"caf\xe9", 0, 3, "café"),
         (b"\x05\x00\x03\x01\x02\x01" + "好".encode("utf-16-be"), 0x40, 8, "好"),
         (b"", 0, 0, ""),
-        (b"\xff", 0x40, 0, ""),
+        (b"\xff", 0x40, 0, "\ufffd"),  # no header at all: the text must not be lost
     ],
 )
 def test_a_text_from_a_phone_is_decoded(body, esm_class, data_coding, text):
     frame = deliver(body, esm_class=esm_class, data_coding=data_coding)
-    assert parse_text(frame, pdu.parse_short(frame)) == text
+    assert parse_text(frame, pdu.parse_short(frame))[0] == text
 
 
 @pytest.mark.parametrize(
@@ -141,3 +144,26 @@ def test_the_id_of_an_answer_and_of_its_receipt_become_one(form, answer, receipt
 
 def test_ids_are_left_alone_unless_the_channel_says_so():
     assert ID_FORMS[IdMatch.EXACT] == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("esm_class", "body", "tlvs", "mark"),
+    [
+        (0x40, bytes((5, 0, 3, 7, 2, 1)) + b"T", [], SegmentMark(7, 2, 1, 8)),
+        (0x40, bytes((6, 8, 4, 1, 7, 2, 1)) + b"T", [], SegmentMark(0x107, 2, 1, 16)),
+        (
+            0,
+            b"T",
+            [(0x020C, b"\1\7"), (0x020E, b"\2"), (0x020F, b"\1")],
+            SegmentMark(0x107, 2, 1, 0),
+        ),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\1"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7")], None),
+        (0, b"", [(0x0424, b"T")], None),
+    ],
+)
+def test_a_segment_from_a_phone_says_its_place(esm_class, body, tlvs, mark):
+    frame = pdu.build_pdu(
+        pdu.DELIVER_SM, 5, {"esm_class": esm_class, "short_message": body}, tlvs=tlvs
+    )
+    assert parse_text(frame, pdu.parse_short(frame)) == ("T", mark)

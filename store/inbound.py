@@ -1,0 +1,401 @@
+"""Texts from phones: kept once, joined from their segments, read back.
+
+    transaction: take keys ─▶ lock joins ─▶ rows, events, suppressions ─▶ COMMIT ─▶ the answers
+
+A delivery that a carrier sends again finds its key taken. A key also tells what became of a COMMIT
+whose answer was lost: it stands with our own id, or it does not stand. A long text waits in a row
+that is locked by whoever adds a segment, so processes see one another's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import NamedTuple
+
+import asyncpg
+
+from sms.concatenation import whole
+from sms.errors import StoreUnavailable
+from sms.ids import id_at
+from sms.model import STATE_CODES, EventRow, Inbound, InboundMessage, MessageClass, State
+from store.audit import Author
+from store.database import AnyConnection, Pool, acquire
+from store.seal import COLUMN_BODY, COLUMN_NUMBER, TABLE_INBOUND, Keyring, Sealer, day_of
+from store.suppressions import SuppressionStore, bits_of, classes_of
+
+PREFIX = "inb"
+_COLUMNS = (
+    "id, tenant, number, body, recipient, channel, segments, missing, parent, suppressed,"
+    " received_at"
+)
+_LOCK_TRIES = 5
+_NO_KEY = "the data key of an inbound message's day is gone"
+_TAKE = (
+    "INSERT INTO inbound_keys (key, id, expires_at)"
+    " SELECT key, id, clock_timestamp() + make_interval(secs => kept_s)"
+    " FROM unnest($1::bytea[], $2::bigint[], $3::float8[]) AS new (key, id, kept_s) ORDER BY key"
+    " ON CONFLICT (key) DO UPDATE SET id = excluded.id, expires_at = excluded.expires_at"
+    " WHERE inbound_keys.expires_at <= clock_timestamp() RETURNING key"
+)
+_BEGIN_JOINS = (
+    "INSERT INTO inbound_joins (key, channel, state, due)"
+    " SELECT key, channel, state, clock_timestamp() + make_interval(secs => $4)"
+    " FROM unnest($1::bytea[], $2::int[], $3::bytea[]) AS new (key, channel, state) ORDER BY key"
+    " ON CONFLICT (key) DO NOTHING"
+)
+_LOCK_JOINS = (
+    "SELECT key, channel, state FROM inbound_joins WHERE key = ANY($1) ORDER BY key FOR UPDATE"
+)
+_ADD = (
+    f"INSERT INTO inbound ({_COLUMNS}) SELECT * FROM unnest($1::bigint[], $2::int[], $3::bytea[],"
+    " $4::bytea[], $5::text[], $6::int[], $7::smallint[], $8::smallint[], $9::bigint[],"
+    " $10::smallint[], $11::timestamptz[])"
+)
+_ADD_EVENTS = (
+    "INSERT INTO events (message_id, sequence, event_id, tenant, path, channel, at, status, copy)"
+    " SELECT *, $8::smallint, 0 FROM unnest($1::bigint[], $2::smallint[], $3::bigint[], $4::int[],"
+    " $5::smallint[], $6::smallint[], $7::timestamptz[])"
+)
+# A bounded look into an index of the few partitions since then, for each number.
+_RECENT = (
+    "SELECT wanted.number_index, found.id FROM unnest($1::bigint[]) AS wanted (number_index)"
+    " CROSS JOIN LATERAL (SELECT id FROM messages WHERE number_index = wanted.number_index"
+    " AND id >= {low} ORDER BY id DESC LIMIT {most}) found"
+)
+
+
+@dataclass(slots=True)
+class Join:
+    """A long text of which segments are missing; mutable while its row is locked."""
+
+    key: bytes
+    channel: int
+    number: str
+    to: str
+    total: int
+    received_at: float = 0.0  # of the newest segment, Unix seconds
+    texts: dict[int, str] = field(default_factory=dict)  # by index from 1
+
+    def add(self, index: int, text: str, at: float) -> bool:
+        """Take a segment, the first that came of each index; whether all are there now."""
+        self.texts.setdefault(index, text)
+        self.received_at = max(self.received_at, at)
+        return len(self.texts) == self.total
+
+
+class StoredInbound(NamedTuple):
+    """A text and its rows in `events`, by sequence."""
+
+    message: InboundMessage
+    rows: list[EventRow]
+
+
+class Keys:
+    """Keyed hashes: no number and no word of a text stands in a key."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def of_delivery(self, text: Inbound) -> bytes:
+        """What a repeat of this delivery has in common with it.
+
+        All that is in it, also beside a carrier's own id: gateways were seen that give every
+        delivery the same one, and then nothing but a repeat may be lost.
+        """
+        mark = "" if text.mark is None else ",".join(map(str, text.mark))
+        return self._hash(
+            b"D", text.channel, text.carrier_id, text.number, text.to, mark, text.text
+        )
+
+    def of_join(self, text: Inbound) -> bytes:
+        """What the segments of one long text have in common."""
+        if text.mark is None:
+            raise ValueError("a whole text has no segments")
+        common = f"{text.mark.form},{text.mark.reference},{text.mark.total}"
+        return self._hash(b"J", text.channel, common, text.number, text.to)
+
+    def _hash(self, kind: bytes, channel: int, *fields: str) -> bytes:
+        digest = blake2b(digest_size=16, key=self._secret, person=b"inbound " + kind)
+        digest.update(channel.to_bytes(4, "big"))
+        for text in fields:
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(4, "big") + data)
+        return digest.digest()
+
+
+class InboundStore:
+    """All SQL about texts from phones; raises StoreUnavailable, and LeaseLost when fenced."""
+
+    def __init__(self, pool: Pool, keyring: Keyring) -> None:
+        self._pool = pool
+        self._keyring = keyring
+        self._suppressions = SuppressionStore(pool, keyring)
+        self.keys = Keys(keyring.intake_key)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[InboundTransaction]:
+        """What is done inside is done or not as one; durable when it ends without an error.
+
+        After StoreUnavailable it may have been committed all the same: the keys tell.
+        """
+        async with acquire(self._pool) as conn, conn.transaction():
+            yield InboundTransaction(conn, self._keyring, self._suppressions)
+
+    async def due(self, most: int) -> list[Join]:
+        """Long texts whose wait is over, the oldest first; not locked."""
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(
+                "SELECT key, channel, state FROM inbound_joins WHERE due <= clock_timestamp()"
+                " ORDER BY due LIMIT $1",
+                most,
+            )
+        return [_join(self._keyring, row) for row in rows]
+
+    async def waiting(self) -> int:
+        """How many long texts wait for segments."""
+        async with acquire(self._pool) as conn:
+            return int(await conn.fetchval("SELECT count(*) FROM inbound_joins"))
+
+    async def recent(
+        self, indexes: Collection[int], since: float, most: int
+    ) -> dict[int, list[int]]:
+        """The newest messages, at most `most` for each blind index, accepted since (Unix)."""
+        found: dict[int, list[int]] = {}
+        if indexes:
+            sql = _RECENT.format(low=int(max(id_at(since), 0)), most=int(most))
+            async with acquire(self._pool) as conn:
+                for row in await conn.fetch(sql, list(indexes)):
+                    found.setdefault(row["number_index"], []).append(row["id"])
+        return found
+
+    async def quarantine(self, text: Inbound, error: str) -> None:
+        """Set aside, sealed, what cannot be kept, for a person to look at."""
+        plain = json.dumps([text.channel, text.number, text.to, text.text, text.mark]).encode()
+        async with acquire(self._pool) as conn:
+            await conn.execute(
+                "INSERT INTO quarantine (step, error, row) VALUES ('inbound', $1, $2)",
+                error,
+                self._keyring.seal_secret(plain, "quarantine inbound"),
+            )
+
+    async def forget_keys(self, most: int) -> None:
+        """Remove keys whose time is over."""
+        async with acquire(self._pool) as conn:
+            await conn.execute(
+                "DELETE FROM inbound_keys WHERE key IN (SELECT key FROM inbound_keys"
+                " WHERE expires_at < clock_timestamp() ORDER BY expires_at LIMIT $1)",
+                most,
+            )
+
+
+class InboundReader:
+    """Reads what is kept; raises StoreUnavailable when PostgreSQL is away."""
+
+    def __init__(self, pool: Pool, keyring: Keyring) -> None:
+        self._pool = pool
+        self._keyring = keyring
+
+    async def messages(self, ids: Sequence[int]) -> dict[int, StoredInbound]:
+        """Those of the texts that exist, with their event rows."""
+        if not ids:
+            return {}
+        wanted = sorted(set(ids))
+        span = f">= {int(wanted[0])} AND {{0}} <= {int(wanted[-1])} AND {{0}} = ANY($1)"
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(
+                f"SELECT {_COLUMNS} FROM inbound WHERE id {span.format('id')}", wanted
+            )
+            events = await conn.fetch(
+                "SELECT message_id, sequence, event_id, tenant, path, channel, at FROM events"
+                f" WHERE message_id {span.format('message_id')} ORDER BY message_id, sequence",
+                [row["id"] for row in rows],
+            )
+            found = {row["id"]: StoredInbound(await self._open(conn, row), []) for row in rows}
+        for event in events:
+            found[event["message_id"]].rows.append(_event(event))
+        return found
+
+    async def page(
+        self, tenant: int | None, limit: int, below: int | None = None
+    ) -> list[InboundMessage]:
+        """Texts of a tenant (None: of all, nobody's included), the newest first."""
+        whose = "true" if tenant is None else f"tenant = {int(tenant)}"
+        under = "" if below is None else f" AND id < {int(below)}"
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(
+                f"SELECT {_COLUMNS} FROM inbound WHERE {whose}{under} ORDER BY id DESC LIMIT $1",
+                limit,
+            )
+            return [await self._open(conn, row) for row in rows]
+
+    async def _open(self, conn: AnyConnection, row: asyncpg.Record) -> InboundMessage:
+        sealer = self._keyring.sealer_for(row["tenant"], row["id"])
+        if sealer is None:
+            await self._keyring.load_days(conn, [day_of(row["id"])])
+            sealer = self._keyring.sealer_for(row["tenant"], row["id"])
+        if sealer is None:
+            raise StoreUnavailable(_NO_KEY)
+        number, body = (
+            sealer.open(row["tenant"], row["id"], column, row[name], TABLE_INBOUND).decode()
+            for column, name in ((COLUMN_NUMBER, "number"), (COLUMN_BODY, "body"))
+        )
+        return InboundMessage(
+            id=row["id"],
+            tenant=row["tenant"],
+            number=number,
+            to=row["recipient"],
+            text=body,
+            channel=row["channel"],
+            received_at=row["received_at"].timestamp(),
+            segments=row["segments"],
+            missing=row["missing"],
+            parent=row["parent"],
+            suppressed=classes_of(row["suppressed"]),
+        )
+
+
+class InboundTransaction:
+    """What may be done in one commit, in the order of its methods."""
+
+    def __init__(
+        self, conn: AnyConnection, keyring: Keyring, suppressions: SuppressionStore
+    ) -> None:
+        self._conn = conn
+        self._keyring = keyring
+        self._suppressions = suppressions
+
+    async def take(self, wanted: Mapping[bytes, tuple[int, float]]) -> dict[bytes, int]:
+        """Take keys for ids, for so many seconds; returns the ids of those that were not free.
+
+        A key that another process is just taking is waited for.
+        """
+        keys = sorted(wanted)
+        ids = [wanted[key][0] for key in keys]
+        kept = [wanted[key][1] for key in keys]
+        taken = {row["key"] for row in await self._conn.fetch(_TAKE, keys, ids, kept)}
+        rest = [key for key in keys if key not in taken]
+        if not rest:
+            return {}
+        rows = await self._conn.fetch("SELECT key, id FROM inbound_keys WHERE key = ANY($1)", rest)
+        return {row["key"]: row["id"] for row in rows}
+
+    async def joins(self, wanted: Iterable[Join], wait_s: float) -> dict[bytes, Join]:
+        """The joins under these keys as they stand, locked; those that were not there begin."""
+        missing = {join.key: join for join in wanted}
+        locked: dict[bytes, Join] = {}
+        for _ in range(_LOCK_TRIES):
+            if not missing:
+                return locked
+            keys = sorted(missing)
+            channels = [missing[key].channel for key in keys]
+            states = [self._sealed(missing[key]) for key in keys]
+            await self._conn.execute(_BEGIN_JOINS, keys, channels, states, wait_s)
+            locked |= await self.locked(keys)
+            # Another process may have completed and deleted it between the two statements.
+            missing = {key: missing[key] for key in keys if key not in locked}
+        raise StoreUnavailable("long texts are completed faster than they can be locked")
+
+    async def locked(self, keys: Sequence[bytes]) -> dict[bytes, Join]:
+        """Those of the joins that stand, locked."""
+        rows = await self._conn.fetch(_LOCK_JOINS, keys)
+        return {row["key"]: _join(self._keyring, row) for row in rows}
+
+    async def keep_joins(self, joins: Sequence[Join]) -> None:
+        """Write what was added."""
+        if joins:
+            await self._conn.executemany(
+                "UPDATE inbound_joins SET state = $2 WHERE key = $1",
+                [(join.key, self._sealed(join)) for join in joins],
+            )
+
+    async def drop_joins(self, keys: Sequence[bytes]) -> None:
+        """They are texts now."""
+        if keys:
+            await self._conn.execute("DELETE FROM inbound_joins WHERE key = ANY($1)", keys)
+
+    async def suppress(
+        self, message: InboundMessage, classes: Collection[MessageClass], shown: str
+    ) -> frozenset[MessageClass]:
+        """Carry out an opt-out; the classes that were not suppressed before."""
+        author = Author("recipient", "opt-out word", id=f"{PREFIX}_{message.id:016x}")
+        return await self._suppressions.put_in(
+            self._conn, author, message.tenant, message.number, classes, shown
+        )
+
+    async def add(self, messages: Sequence[InboundMessage], rows: Sequence[EventRow]) -> None:
+        """Write texts and their events."""
+        if messages:
+            sealed = [self._number_and_body(message) for message in messages]
+            await self._conn.execute(
+                _ADD,
+                [message.id for message in messages],
+                [message.tenant for message in messages],
+                [number for number, _ in sealed],
+                [body for _, body in sealed],
+                [whole(message.to) for message in messages],
+                [message.channel for message in messages],
+                [message.segments for message in messages],
+                [message.missing for message in messages],
+                [message.parent for message in messages],
+                [bits_of(message.suppressed) for message in messages],
+                [_moment(message.received_at) for message in messages],
+            )
+        if rows:
+            await self._conn.execute(
+                _ADD_EVENTS,
+                [row.message_id for row in rows],
+                [row.sequence for row in rows],
+                [row.event_id for row in rows],
+                [row.tenant for row in rows],
+                [row.path for row in rows],
+                [row.channel for row in rows],
+                [_moment(row.at) for row in rows],
+                STATE_CODES[State.ACCEPTED],
+            )
+
+    def _number_and_body(self, message: InboundMessage) -> tuple[bytes, bytes]:
+        sealer: Sealer | None = self._keyring.sealer_for(message.tenant, message.id)
+        if sealer is None:
+            raise StoreUnavailable(_NO_KEY)
+        number, body = (
+            sealer.seal(message.tenant, message.id, column, text.encode(), TABLE_INBOUND)
+            for column, text in ((COLUMN_NUMBER, message.number), (COLUMN_BODY, message.text))
+        )
+        return number, body
+
+    def _sealed(self, join: Join) -> bytes:
+        plain = json.dumps([join.number, join.to, join.total, join.received_at, join.texts])
+        return self._keyring.seal_secret(plain.encode(), _context(join.key))
+
+
+def _join(keyring: Keyring, row: asyncpg.Record) -> Join:
+    plain = keyring.open_secret(row["state"], _context(row["key"]))
+    number, to, total, received_at, texts = json.loads(plain)
+    by_index = {int(index): text for index, text in texts.items()}
+    return Join(row["key"], row["channel"], number, to, total, received_at, by_index)
+
+
+def _context(key: bytes) -> str:
+    return f"inbound_join {key.hex()}"
+
+
+def _event(row: asyncpg.Record) -> EventRow:
+    return EventRow(
+        row["message_id"],
+        row["sequence"],
+        row["event_id"],
+        row["tenant"],
+        row["path"],
+        State.ACCEPTED,  # it says nothing here
+        row["at"].timestamp(),
+        channel=row["channel"],
+    )
+
+
+def _moment(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)

@@ -1,0 +1,360 @@
+"""Texts from phones on a real PostgreSQL: kept once, joined by two processes, told, obeyed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.inbound import InboundDesk, InboundPolicy
+from gateway.notices import Notice
+from gateway.owners import Owners
+from sms.config import Channel, Route, Snapshot, Tenant
+from sms.errors import StoreUnavailable
+from sms.model import Inbound, MessageClass, SegmentMark
+from store.inbound import InboundReader, InboundStore
+from store.pull import Pull, oldest_cursor
+from store.suppressions import SuppressionStore
+from telemetry.metrics import Metrics
+from tests.support.postgres import World
+
+pytestmark = pytest.mark.integration
+
+SHOP, BANK = 3, 4
+MOBILE, SHARED = 7, 8
+PHONE = "8613800138000"
+TO = "1069000111"
+
+
+def snapshot() -> Snapshot:
+    return Snapshot(
+        tenants={
+            SHOP: Tenant(SHOP, "shop"),
+            BANK: Tenant(BANK, "bank", inbound_numbers=("10691",)),
+        },
+        channels={
+            MOBILE: Channel(MOBILE, "mobile-a", "smpp", {}, sender="1069000"),
+            SHARED: Channel(SHARED, "shared-b", "smpp", {}, sender="1068"),
+        },
+        routes=(Route(1, SHOP, None, None, 0, (MOBILE,)), Route(2, 0, None, None, 0, (SHARED,))),
+    )
+
+
+class Desk:
+    """One process's desk, what it answered and what it told."""
+
+    def __init__(self, world: World, policy: InboundPolicy | None = None) -> None:
+        self.world = world
+        self.answers: list[tuple[object, bool]] = []
+        self.notices: list[Notice] = []
+        self.refreshed = 0
+        self.metrics = Metrics()
+        self.store = InboundStore(world.pool, world.keyring)
+        self.reader = InboundReader(world.pool, world.keyring)
+        self.desk = InboundDesk(
+            store=self.store,
+            reader=self.reader,
+            owners=Owners(self.store, world.reader, world.keyring),
+            ids=world.event_ids,
+            metrics=self.metrics,
+            answer=self.answer,
+            told=self,
+            suppressed=self.refresh,
+            policy=policy,
+        )
+        self.desk.reconfigure(snapshot())
+
+    def answer(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
+        self.answers += [(token, accepted) for token in tokens]
+
+    def committed(self, notices: Sequence[Notice], *, up_to: int = 0) -> None:
+        assert all(notice.event_id <= up_to for notice in notices)
+        self.notices += notices
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
+
+    async def take(self, *texts: Inbound) -> None:
+        for text in texts:
+            self.desk.receive(text.channel, [text])
+        await self.desk.round()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(notice.masked) for notice in self.notices]
+
+    def ends(self, end: str) -> float:
+        return sum(n for labels, n in self.metrics.inbound_total.values.items() if labels[1] == end)
+
+
+def text_of(text: str, token: object = 1, **fields: Any) -> Inbound:
+    given = {"channel": MOBILE, "number": PHONE, "to": TO} | fields
+    return Inbound(text=text, token=token, **given)
+
+
+def segment(text: str, number: int, total: int, token: object = 1, **fields: Any) -> Inbound:
+    return text_of(text, token, mark=SegmentMark(77, total, number, 8), **fields)
+
+
+@pytest.fixture
+async def desk(world: World) -> Desk:
+    return Desk(world)
+
+
+@pytest.fixture
+async def other(world: World) -> Desk:
+    return Desk(await World.make(world.dsn, slot=1))
+
+
+async def kept(world: World) -> list[tuple[int, int, int]]:
+    async with world.pool.acquire() as conn:
+        rows = await conn.fetch("SELECT tenant, segments, missing FROM inbound ORDER BY id")
+    return [tuple(row) for row in rows]
+
+
+async def test_a_text_is_answered_when_it_is_stored_and_told_once(desk: Desk):
+    desk.desk.receive(MOBILE, [text_of("你好", "t1", number="13800138000")])
+    assert desk.answers == []  # nothing is durable yet
+    assert desk.desk.pending_floor() is not None
+    await desk.desk.round()
+    assert desk.answers == [("t1", True)]
+    assert desk.desk.pending_floor() is None
+    [event] = desk.events
+    assert event["type"] == "inbound.received"
+    data = event["data"]
+    assert (data["from"], data["to"], data["text"]) == ("+86138****8000", TO, "你好")
+    assert (data["channel"], data["segments"], data["incomplete"]) == ("mobile-a", 1, False)
+    assert json.loads(desk.notices[0].body(full_number=True))["data"]["from"] == "+" + PHONE
+    [stored] = (await desk.reader.messages([desk.notices[0].message_id])).values()
+    assert (stored.message.text, stored.message.number, stored.message.tenant) == (
+        "你好",
+        PHONE,
+        SHOP,
+    )
+    found, _ = await Pull(desk.world.pool).after(SHOP, oldest_cursor(time.time()), 10)
+    assert found == []  # nothing younger than 3 s, and no floor said yet
+
+
+async def test_nothing_of_it_stands_readable_in_the_database(desk: Desk):
+    await desk.take(text_of("my secret words"), segment("another secret", 1, 2))
+    async with desk.world.pool.acquire() as conn:
+        rows = await conn.fetch("SELECT * FROM inbound") + await conn.fetch(
+            "SELECT * FROM inbound_joins"
+        )
+        rows += await conn.fetch("SELECT * FROM inbound_keys")
+    shown = repr([tuple(row) for row in rows])
+    assert len(rows) == 4
+    for word in ("secret", PHONE, PHONE[2:]):
+        assert word not in shown
+
+
+async def test_what_a_carrier_sends_again_is_answered_and_kept_once(desk: Desk, other: Desk):
+    await desk.take(text_of("hello", "t1"), text_of("hello", "t2"))  # in one batch
+    await desk.take(text_of("hello", "t3"))
+    await other.take(text_of("hello", "t4"))  # in another process
+    assert desk.answers == [("t1", True), ("t2", True), ("t3", True)]
+    assert other.answers == [("t4", True)]
+    assert len(desk.events) + len(other.events) == 1
+    assert await kept(desk.world) == [(SHOP, 1, 0)]
+    assert other.ends("repeated") == 1
+
+
+async def test_the_same_text_later_or_with_another_id_is_another_one(world: World):
+    desk = Desk(world, InboundPolicy(repeat_s=0.0))
+    await desk.take(text_of("1", "t1"))
+    await desk.take(text_of("1", "t2"))
+    assert len(desk.events) == 2
+    desk = Desk(world)
+    await desk.take(text_of("2", carrier_id="a"))
+    await desk.take(text_of("2", carrier_id="b"))
+    assert len(desk.events) == 2
+    desk = Desk(world, InboundPolicy(repeat_s=0.0))
+    await desk.take(text_of("3", carrier_id="a"))
+    await desk.take(text_of("3", carrier_id="a"))  # known for 72 h
+    await desk.take(text_of("4", carrier_id="000"))
+    await desk.take(text_of("4", carrier_id="000"))  # zeros are no id
+    assert [event["data"]["text"] for event in desk.events] == ["3", "4", "4"]
+
+
+async def test_segments_are_joined_whatever_their_order_and_process(desk: Desk, other: Desk):
+    await desk.take(segment("c", 3, 3, "t3"), segment("c", 3, 3, "again"))
+    await other.take(segment("a", 1, 3, "t1"))
+    assert desk.events == other.events == []
+    assert [token for token, good in desk.answers + other.answers if good] == ["t3", "again", "t1"]
+    await desk.take(segment("b", 2, 3, "t2"))
+    assert other.events == []
+    [event] = desk.events
+    assert (event["data"]["text"], event["data"]["segments"]) == ("abc", 3)
+    await other.take(segment("b", 2, 3, "t2 again"))  # its answer was lost
+    assert await other.store.waiting() == 0
+    assert await kept(desk.world) == [(SHOP, 3, 0)]
+
+
+async def test_two_processes_that_take_the_last_segments_at_once_make_one_text(
+    desk: Desk, other: Desk
+):
+    for round_ in range(20):
+        mark = {"mark": None}
+        texts = [
+            text_of(f"{round_}.{n}", n, **(mark | {"mark": SegmentMark(round_, 4, n, 16)}))
+            for n in range(1, 5)
+        ]
+        random.shuffle(texts)
+        await asyncio.gather(desk.take(*texts[:3]), other.take(*texts[1:]))
+    events = desk.events + other.events
+    assert sorted(event["data"]["text"] for event in events) == sorted(
+        "".join(f"{round_}.{n}" for n in range(1, 5)) for round_ in range(20)
+    )
+    assert await desk.store.waiting() == 0
+
+
+async def test_what_waited_long_enough_is_told_as_it_is(world: World):
+    desk = Desk(world, InboundPolicy(join_s=0.0))
+    desk.desk.receive(MOBILE, [segment("one", 1, 4), segment("four", 4, 4)])
+    await desk.desk.round()
+    [event] = desk.events
+    data = event["data"]
+    assert (data["text"], data["segments"]) == ("one[…]four", 4)
+    assert (data["incomplete"], data["missing_segments"]) == (True, 2)
+    assert await kept(world) == [(SHOP, 4, 2)]
+    assert desk.desk.pending_floor() is None
+
+
+async def test_two_processes_release_a_long_text_once(world: World):
+    first = Desk(world, InboundPolicy(join_s=0.3))
+    second = Desk(await World.make(world.dsn, slot=1), InboundPolicy(join_s=0.3))
+    await first.take(*(segment("x", 1, 2, number=f"86138001380{n:02}") for n in range(20)))
+    first.desk._polled_at = second.desk._polled_at = -10.0
+    await asyncio.sleep(0.4)
+    await asyncio.gather(first.desk.round(), second.desk.round())
+    assert len(first.events) + len(second.events) == 20
+    assert await kept(world) == [(SHOP, 2, 1)] * 20
+
+
+async def test_a_commit_whose_answer_was_lost_is_found_by_its_keys(desk: Desk):
+    """The store says "away" after it had committed: the next try tells what stands there."""
+    settle, fails = desk.store.transaction, 1
+
+    class Lost:
+        def __init__(self) -> None:
+            self.inner = settle()
+
+        async def __aenter__(self):
+            return await self.inner.__aenter__()
+
+        async def __aexit__(self, *what):
+            nonlocal fails
+            await self.inner.__aexit__(*what)
+            if fails and what[0] is None:
+                fails -= 1
+                raise StoreUnavailable("the answer to COMMIT was lost")
+
+    desk.store.transaction = Lost  # type: ignore[method-assign, assignment]  # loses one answer
+    desk.desk.receive(MOBILE, [text_of("hello", "t1"), text_of("TD", "t2")])
+    with pytest.raises(StoreUnavailable):
+        await desk.desk.round()
+    assert desk.answers == []
+    assert desk.desk.pending_floor() is not None  # the cursor must not pass what may be there
+    await desk.desk.round()
+    assert desk.answers == [("t1", True), ("t2", True)]
+    kinds = [event["type"] for event in desk.events]
+    assert sorted(kinds) == ["inbound.received", "inbound.received", "recipient.opted_out"]
+    assert len(await kept(desk.world)) == 2
+
+
+async def test_an_opt_out_is_a_suppression_in_the_same_commit(desk: Desk):
+    await desk.take(text_of(" ｔｄ。", "t1"))
+    received, opted_out = desk.events
+    assert received["data"]["opted_out"] is True
+    assert (opted_out["type"], opted_out["data"]["to"]) == ("recipient.opted_out", "+86138****8000")
+    assert opted_out["data"]["classes"] == ["marketing"]
+    assert (opted_out["data"]["id"], opted_out["data"]["sequence"]) == (received["data"]["id"], 2)
+    assert desk.refreshed == 1
+    store = SuppressionStore(desk.world.pool, desk.world.keyring)
+    [entry] = await store.page(SHOP, 10)
+    assert (entry.number, entry.classes) == (PHONE, frozenset({MessageClass.MARKETING}))
+    await desk.take(text_of("退订"))  # it changes nothing any more
+    assert [event["type"] for event in desk.events[2:]] == ["inbound.received"]
+    assert desk.refreshed == 1
+
+
+async def test_the_owner_is_the_longest_number_then_the_only_route_then_the_last_sender(desk: Desk):
+    await desk.take(text_of("a", to="106912345"))  # the bank's number, whatever channel
+    await desk.take(text_of("b", to="1069"))  # the shop's route alone leads to the channel
+    await desk.take(text_of("c", channel=SHARED))  # everybody's: nobody sent there
+    assert [row[0] for row in await kept(desk.world)] == [BANK, SHOP, 0]
+    assert [notice.tenant for notice in desk.notices] == [BANK, SHOP]
+    assert desk.ends("unowned") == 1
+
+
+async def test_beyond_the_bound_the_carrier_is_told_to_come_later(desk: Desk, monkeypatch):
+    monkeypatch.setattr("gateway.inbound.MAX_PENDING", 3)
+    desk.desk.receive(MOBILE, [text_of(str(n), n) for n in range(5)])
+    assert desk.answers == [(3, False), (4, False)]
+    await desk.desk.round()
+    assert desk.answers[2:] == [(0, True), (1, True), (2, True)]
+
+
+async def test_at_the_end_what_is_committed_is_waited_for_and_nothing_begins(desk: Desk):
+    running = asyncio.create_task(desk.desk.run())
+    desk.desk.receive(MOBILE, [text_of("a", "t1")])
+    for _ in range(500):
+        if desk.desk._flying:
+            break
+        await asyncio.sleep(0.002)
+    await desk.desk.stop(5)
+    assert desk.answers == [("t1", True)]
+    desk.desk.receive(MOBILE, [text_of("b", "t2")])
+    await asyncio.sleep(0.1)
+    assert len(await kept(desk.world)) == 1
+    running.cancel()
+
+
+async def test_one_bad_text_holds_nobody_up_and_is_given_up_at_last(desk: Desk, monkeypatch):
+    make = InboundDesk._make
+
+    def crash(outcome, one, *rest, **more):
+        if one.text.text == "bad":
+            raise ValueError("crash")
+        make(outcome, one, *rest, **more)
+
+    monkeypatch.setattr(InboundDesk, "_make", staticmethod(crash))
+    for turn in range(5):
+        await desk.take(text_of("bad", f"b{turn}"), text_of(f"good {turn}", f"g{turn}"))
+    assert [good for token, good in desk.answers if str(token).startswith("g")] == [True] * 5
+    assert [good for token, good in desk.answers if str(token).startswith("b")] == [False] * 4 + [
+        True
+    ]
+    async with desk.world.pool.acquire() as conn:
+        [row] = await conn.fetch("SELECT step, error, row FROM quarantine")
+    assert (row["step"], row["error"]) == ("inbound", "ValueError")
+    assert b"bad" not in row["row"]
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_keys_tell_deliveries_apart(data):
+    """Two deliveries share a key exactly when nothing of them differs."""
+    from store.inbound import Keys
+
+    keys = Keys(b"k" * 32)
+    texts = st.builds(
+        Inbound,
+        channel=st.integers(1, 3),
+        number=st.sampled_from(["1", "11"]),
+        to=st.sampled_from(["1", "11"]),
+        text=st.text(max_size=3),
+        carrier_id=st.sampled_from(["", "1"]),
+        mark=st.sampled_from([None, SegmentMark(1, 2, 1, 8), SegmentMark(1, 2, 1, 16)]),
+    )
+    one, two = data.draw(texts), data.draw(texts)
+    assert (keys.of_delivery(one) == keys.of_delivery(two)) == (one == two)
