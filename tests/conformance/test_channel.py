@@ -4,22 +4,35 @@ A rig is a carrier on a loopback socket that is told how to behave (tests/suppor
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 
 import pytest
 
 from sms.outcomes import Submitted, Throttled, Uncertain
+from tests.support.certificates import Authority
 from tests.support.smpp import a_message, some_submits, submits_of
 from tests.support.wire_rig import SPOKEN, WireRig
 
 
-@pytest.fixture(params=sorted(SPOKEN))
-async def make(request):
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    """What a carrier with TLS has, and what its channel is told."""
+    authority = Authority()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made = authority.issue("127.0.0.1")
+    context.load_cert_chain(made.file(tmp_path_factory.mktemp("tls") / "carrier.pem"))
+    return {"tls": context, "settings": {"tls": True, "tls_ca": authority.cert}}
+
+
+@pytest.fixture(params=[*sorted(SPOKEN), "smpp over TLS"])
+async def make(request, tls):
     """Start a rig and its channel; stopped at the end."""
     rigs = []
+    protocol, _, variant = request.param.partition(" ")
 
     async def start(**options):
-        rig = WireRig(request.param, **options)
+        rig = WireRig(protocol, **options, **(tls if variant else {}))
         rigs.append(rig)
         await rig.start()
         return rig
