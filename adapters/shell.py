@@ -282,6 +282,10 @@ class WireChannel(ABC):
         """Whether at least one session is bound that takes submits."""
         return any(link.session.window.capacity for link in self._links)
 
+    def is_receiving(self) -> bool:
+        """Whether at least one session is bound that reports come over."""
+        return any(link.session.role != "transmitter" for link in self._links)
+
     def why_down(self) -> str:
         """Why there is no session, with a remedy where one is known; "" while there is one."""
         return "" if self.is_up() else self.last_reason or "still connecting"
@@ -419,7 +423,8 @@ class WireChannel(ABC):
 
     def link_ended(self, link: Link) -> None:
         """Forget a link; its unanswered submits are Uncertain, the last one takes us down."""
-        self.last_reason = link.reason
+        role = link.session.role
+        self.last_reason = f"{role}: {link.reason}" if role else link.reason
         self._dialling.discard(link)
         was_up = self.is_up()
         if link in self._links:
@@ -436,7 +441,7 @@ class WireChannel(ABC):
     # -- inside ----------------------------------------------------------------------------
 
     def _bound(self, link: Link, peer: str) -> None:
-        log.info("session bound", channel=self._config.name, peer=peer)
+        log.info("session bound", channel=self._config.name, peer=peer, role=link.session.role)
         self._dialling.discard(link)
         link.was_bound = True
         self._told = ("", -REMIND_S)

@@ -408,6 +408,12 @@ class Metrics:
             "Price of the segments that a channel took, in the operator's currency.",
             ("channel",),
         )
+        self.channel_receiving = Gauge(
+            "channel_receiving",
+            "Whether any process of the node has a session that the channel's receipts come over.",
+            ("channel",),
+            "max",
+        )
         self.channel_pace = Gauge(
             "channel_pace",
             "Segments per second that throttling answers leave of a channel; absent without any.",

@@ -1,4 +1,8 @@
-"""One account at one SMSC: the shared shell round transceiver sessions of SMPP."""
+"""One account at one SMSC: the shared shell round sessions of SMPP.
+
+With `bind: tx+rx` each session of the channel is two connections: a transmitter and a receiver. The
+channel is up while a transmitter is bound; an SMSC keeps the receipts while no receiver is.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 from adapters.base import ChannelSink
 from adapters.session import SessionPolicy
 from adapters.shell import WireChannel
-from adapters.smpp import settings
+from adapters.smpp import pdu, settings
 from adapters.smpp.session import Session
 from adapters.tls import Tls, TlsSettings, make_context
 from sms import config
@@ -43,7 +47,7 @@ def validate(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 class SmppChannel(WireChannel):
-    """`config.sessions` transceiver sessions (adapters.base.Channel)."""
+    """`config.sessions` sessions (adapters.base.Channel)."""
 
     def __init__(
         self,
@@ -75,6 +79,14 @@ class SmppChannel(WireChannel):
             return None
         return Tls(self._context, self._tls.server_name)
 
+    def places(self) -> int:
+        """Twice the sessions where each direction has a connection of its own."""
+        both = self._settings.bind is settings.Bind.TRX
+        return self._config.sessions if both else 2 * self._config.sessions
+
     def make_session(self, number: int) -> Session:
-        """A new transceiver session."""
-        return Session(self.id, self._settings, self._policy, self._config.window)
+        """A new session; even places send and odd ones receive where they are separate."""
+        bind = pdu.BIND_TRANSCEIVER
+        if self._settings.bind is settings.Bind.TX_RX:
+            bind = pdu.BIND_RECEIVER if number % 2 else pdu.BIND_TRANSMITTER
+        return Session(self.id, self._settings, self._policy, self._config.window, bind=bind)

@@ -35,6 +35,13 @@ class NumberFormat(StrEnum):
     NATIONAL_CN = "national_cn"  # mainland numbers without 86, others as e164
 
 
+class Bind(StrEnum):
+    """How each session of the channel logs in."""
+
+    TRX = "trx"  # one connection for both directions
+    TX_RX = "tx+rx"  # a transmitter and a receiver: two connections
+
+
 class IdMatch(StrEnum):
     """How the id in a receipt relates to the one in the submit's answer."""
 
@@ -65,6 +72,7 @@ class SmppSettings:
     addr_ton: int = 0
     addr_npi: int = 0
     address_range: str = ""
+    bind: Bind = Bind.TRX
     look: SubmitLook = field(default_factory=SubmitLook)
     number_format: NumberFormat = NumberFormat.E164
     id_match: IdMatch = IdMatch.EXACT
@@ -83,8 +91,8 @@ def _string(least: int, most: int) -> Check:
 
 def _bind(value: object) -> str | None:
     if value in ("tx", "rx"):
-        return "separate tx and rx sessions are not built yet; use trx"
-    return None if value == "trx" else "give trx"
+        return "gives one direction only; give trx, or tx+rx for a connection of each kind"
+    return None if value in ("trx", "tx+rx") else "give trx, or tx+rx for separate connections"
 
 
 def _version(value: object) -> str | None:
@@ -175,6 +183,7 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
     }
     return SmppSettings(
         **plain,
+        bind=Bind(raw.get("bind", Bind.TRX)),
         look=_look(raw),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
         id_match=IdMatch(raw.get("id_match", IdMatch.EXACT)),

@@ -1,6 +1,6 @@
 import pytest
 
-from adapters.smpp.settings import IdMatch, NumberFormat, parse, validate
+from adapters.smpp.settings import Bind, IdMatch, NumberFormat, parse, validate
 from sms.errors import ConfigError
 from tests.support.smpp import SETTINGS
 
@@ -108,6 +108,11 @@ def test_wrong_settings_of_tls_are_named_with_what_to_do(own, pointer, word):
     [(found, detail)] = validate({**SETTINGS, **own})
     assert found == pointer
     assert word in detail
+
+
+def test_one_connection_for_both_directions_unless_it_says_a_pair():
+    assert parse(SETTINGS).bind is Bind.TRX
+    assert parse({**SETTINGS, "bind": "tx+rx"}).bind is Bind.TX_RX
 
 
 def test_tls_is_off_unless_it_is_switched_on():
