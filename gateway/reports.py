@@ -57,7 +57,9 @@ MAX_CRASHES = 1000  # reports whose crashes are counted
 
 _USUAL = ReportCodes()  # for what a channel that was removed still brings
 
-Pending = tuple[object, EventRow | bool]  # a token, and the row its answer waits for
+# The rows that a report's answer waits for, or whether it may be answered without one.
+Settled = list[EventRow] | bool
+Pending = tuple[object, Settled]  # with the report's token
 
 log = get_logger(__name__)
 
@@ -174,9 +176,8 @@ class Reports:
         """A report whose row lost its key is not durable yet: the carrier sends it again."""
         kept: list[object] = []
         later: list[object] = []
-        for token, row in tokens:
-            is_kept = row if isinstance(row, bool) else row.is_stored
-            (kept if is_kept else later).append(token)
+        for token, settled in tokens:
+            (kept if _is_kept(settled) else later).append(token)
         if kept:
             self._answer(channel, kept, accepted=True)
         if later:
@@ -196,8 +197,8 @@ class Reports:
 
     # -- one report ------------------------------------------------------------------------
 
-    def _settle(self, batch: Batch, report: Report, match: Match) -> EventRow | bool:
-        """Judge one report; returns its row, or whether it may be answered without one.
+    def _settle(self, batch: Batch, report: Report, match: Match) -> Settled:
+        """Judge one report; returns its rows, or whether it may be answered without one.
 
         A report that crashes its handler is sent again by the carrier and given up after five
         times (RELIABILITY section 4), so that it cannot take the others with it.
@@ -209,7 +210,7 @@ class Reports:
             log.exception("report crashed its handler", message_id=match[0].id)
             return self._crashed(report)
         batch.ends[end] = batch.ends.get(end, 0) + 1
-        return batch.rows[-1] if len(batch.rows) > before else True
+        return batch.rows[before:] or True
 
     def _crashed(self, report: Report) -> bool:
         key = (report.channel, report.carrier_id)
@@ -223,15 +224,30 @@ class Reports:
         return True
 
     def _judge(self, batch: Batch, report: Report, match: Match) -> str:
-        message, segment, copy = match
+        """One word about all segments that the id stands for: what became of the last."""
+        message, segments, copy = match
         codes = self._codes.get(report.channel, _USUAL)
         verdict, code = codes.read(report.state, report.error)
         if not verdict.is_known:
             name = self._ledger.channel_names.get(report.channel, "")
             self._metrics.unmapped_codes_total.inc((name, code_label(report.error or report.state)))
-        state = verdict.state
-        if state is None:
-            return "intermediate"
+        end = "intermediate"
+        if verdict.state is not None:
+            for segment in segments:
+                about = message, segment, copy
+                end = self._judge_one(batch, report, about, verdict, verdict.state, code)
+        return end
+
+    def _judge_one(
+        self,
+        batch: Batch,
+        report: Report,
+        about: tuple[Message, int, int],
+        verdict: Verdict,
+        state: State,
+        code: str,
+    ) -> str:
+        message, segment, copy = about
         path = report_path(message, segment, copy, state, carrier_id=report.carrier_id)
         if path is None:
             return "duplicate"
@@ -438,9 +454,9 @@ class Reports:
 
         self._ledger.commit([], sql=park_reports_sql(self._keyring, parked), done=done)
 
-    def _forget_parked(self, parked_id: int, row: EventRow | bool) -> None:
-        """Only a stored row makes the parked report needless; until then it is tried again."""
-        if row is True or (isinstance(row, EventRow) and row.is_stored):
+    def _forget_parked(self, parked_id: int, settled: Settled) -> None:
+        """Only stored rows make the parked report needless; until then it is tried again."""
+        if _is_kept(settled):
             self._ledger.commit([], sql=delete_reports_sql([parked_id]))
 
     async def _retry_parked(self) -> None:
@@ -477,6 +493,13 @@ class Reports:
             sql += delete_reports_sql(dropped)
         if sql:
             self._ledger.commit([], sql=sql)
+
+
+def _is_kept(settled: Settled) -> bool:
+    """Whether what a report says is durable, or needs no row."""
+    if isinstance(settled, bool):
+        return settled
+    return all(row.is_stored for row in settled)
 
 
 def retry_after_s(tries: int) -> float:

@@ -1,4 +1,5 @@
-"""Texts travel the whole way over SGIP and SMGP: reports come back, faults come and go.
+"""Texts travel the whole way over SGIP and SMGP: reports come back, faults come and go. And over
+SMPP with all that a carrier may ask for: TLS, a pair of connections, long texts whole.
 
 The carriers are our own simulators. PyPI and npm have no other implementation of SGIP or SMGP to
 install as a peer; Go modules exist (go_sgip, go_smgp), for which the tests would need a Go tool
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.certificates import Authority
 from tests.support.gateway_process import (
     ROOT,
     CarrierControl,
@@ -55,7 +57,23 @@ channels:
     sessions: 1
     window: 16
     segments_per_second: 1000
+  - name: vendor-d
+    protocol: smpp
+    host: 127.0.0.1
+    port: {vendor}
+    system_id: shop
+    password: secret08
+    bind: tx+rx
+    interface_version: 0x50
+    long_messages: payload
+    tls: true
+    tls_ca_file: {ca}
+    sender: "10690001"
+    sessions: 1
+    window: 2
+    segments_per_second: 1000
 routes:
+  - {{tenant: "*", class: "*", carrier: CB, channels: [vendor-d]}}
   - {{tenant: "*", class: "*", carrier: CU, channels: [unicom-a, carrier-a]}}
   - {{tenant: "*", class: "*", carrier: CT, channels: [telecom-a, carrier-a]}}
 """
@@ -85,14 +103,20 @@ def running(tmp_path_factory) -> Iterator[GatewayProcess]:
     folder = tmp_path_factory.mktemp("carriers")
     [smg_port] = free_ports(1)
     gateway.env["SMSGW_SMG_PORT"] = str(smg_port)
+    authority = Authority()
+    pem = str(authority.issue("127.0.0.1").file(folder / "vendor-d.pem"))
+    ca = folder / "ca.pem"
+    ca.write_text(authority.cert, encoding="ascii")
     carriers = [
         start_carrier(folder, "unicom-a", "sgip", "--call-back", f"127.0.0.1:{smg_port}"),
         start_carrier(folder, "telecom-a", "smgp"),
+        start_carrier(folder, "vendor-d", "smpp", "--tls-cert", pem),
     ]
     try:
         with gateway:
-            (_, unicom), (_, telecom) = carriers
-            gateway.apply(CONFIG.format(unicom=unicom["port"], telecom=telecom["port"]))
+            (_, unicom), (_, telecom), (_, vendor) = carriers
+            ports = {"unicom": unicom["port"], "telecom": telecom["port"]}
+            gateway.apply(CONFIG.format(**ports, vendor=vendor["port"], ca=ca))
             for _, told in carriers:
                 control = CarrierControl(told["name"], told["control_url"], gateway.client)
                 gateway.carriers[told["name"]] = control
@@ -123,8 +147,9 @@ def gateway(running: GatewayProcess) -> GatewayProcess:
     def is_up() -> bool:
         up = running.metric("channel_state", state="up")
         # our session and the SMG's own; one connection to send and one to receive
-        both = [running.carriers[name].counts()["sessions"] for name in NETWORKS]
-        return up == len(running.carriers) and both == [2, 2]
+        pairs = [*NETWORKS, "vendor-d"]
+        both = [running.carriers[name].counts()["sessions"] for name in pairs]
+        return up == len(running.carriers) and both == [2, 2, 2]
 
     eventually(is_up, "every channel has its sessions", 20)
     return running
@@ -137,6 +162,18 @@ def network(request: pytest.FixtureRequest) -> str:
 
 def a_number(network: str) -> str:
     return f"{NETWORKS[network][0]}{next(_numbers)}"
+
+
+def restart_workers(gateway: GatewayProcess) -> None:
+    """Kill both and wait for the new ones."""
+    killed = {name: gateway.kill(name) for name in ("worker-0", "worker-1")}
+
+    def are_new() -> bool:
+        now = gateway.pids()
+        return all(now.get(name) not in (None, pid) for name, pid in killed.items())
+
+    eventually(are_new, "two new workers", 20)
+    gateway.wait_ready()
 
 
 def test_a_text_is_delivered(gateway, network):
@@ -219,17 +256,36 @@ def test_a_report_finds_its_text_after_the_worker_that_sent_it_was_killed(gatewa
     text = {"to": a_number(network), "text": "你好", "class": "transactional"}
     message_id = gateway.accept(**text)
     gateway.wait_for_status(message_id, "submitted")
-    killed = {name: gateway.kill(name) for name in ("worker-0", "worker-1")}
-
-    def are_new() -> bool:
-        now = gateway.pids()
-        return all(now.get(name) not in (None, pid) for name, pid in killed.items())
-
-    eventually(are_new, "two new workers", 20)
-    gateway.wait_ready()
+    restart_workers(gateway)
     gateway.wait_for_status(message_id, "delivered", timeout_s=30)
     rows = [row for row in carrier.submits(taken=False) if row["to"][-11:] == text["to"][3:]]
     assert len(rows) == 1
+
+
+def test_a_text_that_left_whole_within_tls_gets_one_report_though_its_worker_was_killed(gateway):
+    carrier = gateway.carriers["vendor-d"]
+    carrier.behave(receipt_delay_ms=2500)
+    to = f"+86192{next(_numbers)}"
+    message_id = gateway.accept(to=to, text="长" * 150, **{"class": "transactional"})
+    message = gateway.wait_for_status(message_id, "submitted")
+    assert message["segments"] == 3  # more than its window
+    restart_workers(gateway)
+    message = gateway.wait_for_status(message_id, "delivered", timeout_s=30)
+    assert [one["status"] for one in message["segment_states"]] == ["delivered"] * 3
+    [row] = [row for row in carrier.submits(taken=False) if row["to"] == to[1:]]
+    assert row["text"] == "【沙箱】" + "长" * 150
+
+
+def test_a_text_that_left_whole_and_was_not_answered_is_uncertain_after_a_kill(gateway):
+    """Its one submit is journalled for each segment: no part of it is sent again."""
+    carrier = gateway.carriers["vendor-d"]
+    carrier.behave(silent=True)
+    to = f"+86192{next(_numbers)}"
+    message_id = gateway.accept(to=to, text="长" * 150, **{"class": "marketing"})
+    eventually(lambda: carrier.counts()["silent"], "it has left", 10)
+    restart_workers(gateway)
+    assert gateway.wait_for_status(message_id, "uncertain", timeout_s=20)["segments"] == 3
+    assert len([row for row in carrier.submits(taken=False) if row["to"] == to[1:]]) == 1
 
 
 def test_strangers_on_the_smgs_port_disturb_nobody(gateway):
