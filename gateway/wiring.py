@@ -31,6 +31,7 @@ from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
+from gateway.idreserve import IdReserve
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
 from gateway.matches import Matches
@@ -106,6 +107,7 @@ class Worker:
 
     flow: Flow
     ids: IdClock
+    reserve: IdReserve
     claims: ClaimBook
     acceptor: Acceptor
     events: EventLane
@@ -135,8 +137,9 @@ def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called o
     numbers = settings.reliability
     loop = asyncio.get_running_loop()
     ids = IdClock(lease.process, lease.id_floor, time.time)
+    reserve = IdReserve(ids)
     claims = ClaimBook(lease.process, first_block, moment=ids.next)
-    reader = Reader(pool, keyring)
+    reader = Reader(pool, keyring, reserve.follow)
     lanes = Lanes(
         {
             MessageClass.OTP: numbers.lane_otp,
@@ -285,6 +288,7 @@ def build(  # noqa: PLR0913, PLR0915 (keyword-only parts of one worker, called o
     worker = Worker(
         flow,
         ids,
+        reserve,
         claims,
         flow.acceptor,
         flow.events,
