@@ -134,8 +134,8 @@ def test_lists_events_and_usage_say_the_same_also_after_a_kill(gateway):
     """The new worker's ids are ahead of the other's clock, and each gets the other's receipts."""
     ids = send_many(gateway, 60)
     gateway.kill("worker-0")
-    eventually(lambda: len(gateway.log_lines("worker-0", "recovered")) > 1, "a new life", 60)
-    eventually(lambda: has_all_sessions(gateway), "two sessions a channel", 60)
+    eventually(lambda: len(gateway.log_lines("worker-0", "recovered")) > 1, "a new life")
+    eventually(lambda: has_all_sessions(gateway), "two sessions a channel")
     ids += send_many(gateway, 60)
     messages = eventually(lambda: all_final(gateway, 120), "every message is final", 120, 0.5)
     assert [one["id"] for one in messages] == sorted(ids, reverse=True)
@@ -149,8 +149,8 @@ def test_lists_events_and_usage_say_the_same_also_after_a_kill(gateway):
     events = pulled_to_the_end(gateway, messages)
     assert len({one["id"] for one in events}) == len(events)
     assert [one["id"] for one in events] == sorted(one["id"] for one in events)
-    for told in by_message(events).values():
-        assert told == sorted(told, key=lambda one: one["data"]["sequence"])
+    for of_one in by_message(events).values():
+        assert of_one == sorted(of_one, key=lambda one: one["data"]["sequence"])
     for message_id in ids[::10]:
         told = {one["id"]: one for one in gateway.sink.events(message_id)}
         mine = {one["id"]: one for one in events if one["data"]["id"] == message_id}
@@ -171,7 +171,7 @@ def test_new_events_come_to_who_keeps_the_cursor(gateway):
         mine = [one for one in found if one["data"]["id"] == message_id]
         return mine if mine and mine[-1]["type"] == "message.delivered" else []
 
-    mine = eventually(fresh, "its events are pulled", 40, 0.5)
+    mine = eventually(fresh, "its events are pulled", step_s=0.5)
     assert [one["data"]["sequence"] for one in mine] == sorted(
         one["data"]["sequence"] for one in mine
     )
@@ -181,7 +181,7 @@ def test_the_operator_lists_what_is_uncertain(gateway):
     for carrier in gateway.carriers.values():
         carrier.behave(silent=True)
     message_id = gateway.accept(to=f"+86137{next(_numbers)}", text="读", on_uncertain="hold")
-    eventually(lambda: gateway.status(message_id)["status"] == "uncertain", "uncertain", 40, 0.5)
+    eventually(lambda: gateway.status(message_id)["status"] == "uncertain", "uncertain", step_s=0.5)
     headers = {"Authorization": f"Bearer {gateway.sandbox['admin_key']}"}
     with httpx.Client(trust_env=False, timeout=15) as client:
         answer = client.get(

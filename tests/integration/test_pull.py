@@ -202,6 +202,7 @@ async def test_one_message_s_events_come_in_order_though_a_writer_is_ahead(world
         reserve = IdReserve(world.event_ids)
         reserve.granted(world.event_ids.high_water(15.0))
         stored = await Reader(world.pool, world.keyring, reserve.follow).message(message.id)
+        assert stored is not None
         assert [row.sequence for row in stored.rows] == [2]
         await write(world, lives(world, [message])[2:])
         await say(world)
