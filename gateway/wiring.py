@@ -29,6 +29,7 @@ from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
+from gateway.idreserve import IdReserve
 from gateway.inbound import InboundDesk, InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
@@ -91,6 +92,7 @@ class Worker:
 
     flow: Flow
     ids: IdClock
+    reserve: IdReserve
     claims: ClaimBook
     acceptor: Acceptor
     events: EventLane
@@ -121,8 +123,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     numbers = settings.reliability
     loop = asyncio.get_running_loop()
     ids = IdClock(lease.process, lease.id_floor, time.time)
+    reserve = IdReserve(ids)
     claims = ClaimBook(lease.process, first_block, moment=ids.next)
-    reader = Reader(pool, keyring)
+    reader = Reader(pool, keyring, reserve.follow)
     lanes = Lanes(
         {
             MessageClass.OTP: numbers.lane_otp,
@@ -274,6 +277,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     worker = Worker(
         flow,
         ids,
+        reserve,
         claims,
         flow.acceptor,
         flow.events,
