@@ -19,35 +19,24 @@ from tests.support.smpp import FakeSink
 
 @dataclass(frozen=True)
 class Spoken:
-    """A protocol as a rig needs it: the other side, our login, the content of a submit."""
+    """A protocol as a rig needs it: the other side, and our login."""
 
     side: Callable[[], Side]
     login: Mapping[str, object]
-    content: Callable[[Any], bytes]
 
 
-def _cmpp(name: str) -> Spoken:
-    login = {"source_addr": "900001", "shared_secret": "888888"}
-    return Spoken(lambda: CmppSide(name), login, lambda parsed: parsed[5])
-
-
+_CMPP = {"source_addr": "900001", "shared_secret": "888888"}
 SPOKEN: Mapping[str, Spoken] = {
-    "cmpp2": _cmpp("cmpp2"),
-    "cmpp3": _cmpp("cmpp3"),
+    "cmpp2": Spoken(lambda: CmppSide("cmpp2"), _CMPP),
+    "cmpp3": Spoken(lambda: CmppSide("cmpp3"), _CMPP),
     "sgip": Spoken(
         lambda: SgipSide(pushes_here=True),  # as some platforms do
         {"login_name": "fakename", "password": "1234", "node_id": 3010012345},
-        lambda parsed: parsed.octets("content"),
     ),
-    "smgp": Spoken(
-        SmgpSide,
-        {"client_id": "10690001", "shared_secret": "888888"},
-        lambda parsed: parsed.octets("content"),
-    ),
-    "smpp": Spoken(
-        SmppSide, {"system_id": "esme01", "password": "secret08"}, lambda parsed: parsed[5]
-    ),
+    "smgp": Spoken(SmgpSide, {"client_id": "10690001", "shared_secret": "888888"}),
+    "smpp": Spoken(SmppSide, {"system_id": "esme01", "password": "secret08"}),
 }
+CONTENT = 5  # where a submit's content stands in what the other side parsed of it
 
 
 class _Peer(asyncio.Protocol):
@@ -142,7 +131,7 @@ class WireRig:
             self.numbers.append(seen)
         answers = []
         for sequence, _, parsed in submits:
-            seen.append(self.spoken.content(parsed).hex())
+            seen.append(parsed[CONTENT].hex())
             self._next_id += 1
             carrier_id = self.side.carrier_id(self._next_id, sequence).encode()
             if self.holds:
