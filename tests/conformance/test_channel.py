@@ -4,10 +4,12 @@ A rig is a carrier on a loopback socket that is told how to behave (tests/suppor
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
 
+from adapters import shell
 from sms.outcomes import Submitted, Throttled, Uncertain
 from tests.support.smpp import a_message, some_submits, submits_of
 from tests.support.wire_rig import SPOKEN, WireRig
@@ -191,6 +193,67 @@ async def test_reports_are_answered_only_when_told(make):
     rig.channel.answer(tokens[:2], accepted=True)
     rig.channel.answer(tokens[2:], accepted=False)
     await until(lambda: (rig.taken, rig.again) == (2, 1))
+
+
+async def test_a_report_may_be_faster_than_its_answer_and_come_twice_over_another_session(make):
+    """The id it names is the one that the answer says: what matches them has nothing else."""
+    rig = await make(sessions=2)
+    await until(lambda: rig.channel.window() == 32)
+    rig.holds = True
+    submits = some_submits(3)
+    assert rig.channel.submit(submits) == []
+    await until(lambda: rig.numbers and len(rig.numbers[0]) == 3)
+    told = rig.report_held()
+    rig.report_held()
+    await until(lambda: len(rig.sink.received) == 6)
+    rig.answer_held()
+    await until(lambda: len(rig.sink.results) == 3)
+    await asyncio.sleep(0.02)
+    assert len(rig.sink.results) == 3
+    given = {id(submit): outcome.carrier_id for submit, outcome in rig.sink.results}
+    assert [given[id(submit)] for submit in submits] == told[::-1]
+    assert [report.carrier_id for report in rig.sink.received] == told * 2
+    assert {report.number for report in rig.sink.received} <= {"8613800138000", ""}
+    assert {report.state for report in rig.sink.received} == {"DELIVRD"}
+
+
+async def test_a_dead_peer_is_noticed_by_the_kernel(make):
+    """RELIABILITY section 4, whatever the protocol's own link test does."""
+    rig = await make()
+    await until(rig.channel.is_up)
+    [link] = rig.channel._links
+    sock = link._transport.get_extra_info("socket")
+    tcp = socket.IPPROTO_TCP
+    assert sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 10_000
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(tcp, socket.TCP_KEEPIDLE) == 5
+    assert sock.getsockopt(tcp, socket.TCP_KEEPINTVL) == 2
+    assert sock.getsockopt(tcp, socket.TCP_KEEPCNT) == 3
+    assert sock.getsockopt(tcp, socket.TCP_NODELAY) == 1
+
+
+async def test_the_carrier_s_link_test_is_answered_and_ours_ends_a_deaf_session(make, monkeypatch):
+    """SGIP has no link test: an idle connection stays, and only the kernel watches it."""
+    monkeypatch.setattr(shell, "TICK_S", 0.02)
+    rig = await make()
+    await until(rig.channel.is_up)
+    logins = rig.bursts
+    rig.enquire()
+    has_tests = rig.protocol != "sgip"
+    if has_tests:
+        await until(lambda: rig.bursts == logins + 1)
+    rig = await make(link_test_s=0.1, response_timeout_s=0.2, reconnect_min_s=30.0)
+    await until(rig.channel.is_up)
+    await asyncio.sleep(0.5)
+    assert rig.channel.is_up()
+    assert (rig.bursts > 2) is has_tests
+    rig.is_deaf = True
+    if has_tests:
+        await until(lambda: not rig.channel.is_up())
+        assert "was not answered" in rig.sink.links[-1][1]
+    else:
+        await asyncio.sleep(0.5)
+        assert rig.channel.is_up()
 
 
 async def test_tokens_of_a_session_that_is_over_are_ignored(make):
