@@ -20,6 +20,7 @@ pytestmark = pytest.mark.flow
 
 _numbers = itertools.count(30_000_000)
 CARRIERS = ("mobile-a", "unicom-a", "telecom-a", "vendor-a")
+SESSIONS = {**dict.fromkeys(CARRIERS, 1), "unicom-a": 2}  # the SMG has one with us besides
 WINDOW = 8
 
 
@@ -33,9 +34,7 @@ def running() -> Iterator[GatewayProcess]:
 @pytest.fixture
 def gateway(running: GatewayProcess) -> GatewayProcess:
     running.calm()
-    # the SMG has one with us besides
-    wanted = {**dict.fromkeys(CARRIERS, 1), "unicom-a": 2}
-    eventually(lambda: sessions(running) == wanted, "one session each", 20)
+    eventually(lambda: sessions(running) == SESSIONS, "one session each", 20)
     eventually(running.all_links_up, "the workers know it", 20)
     return running
 
@@ -190,5 +189,5 @@ def test_what_is_accepted_while_the_holder_of_the_session_is_dead_goes_out_later
     eventually(lambda: gateway.pids().get(name) not in (None, before), "a new one", 20)
     all_delivered(gateway, sent)
     assert set(copies(gateway, sent).values()) == {1}
-    eventually(lambda: sessions(gateway) == dict.fromkeys(CARRIERS, 1), "one session each", 20)
+    eventually(lambda: sessions(gateway) == SESSIONS, "one session each", 20)
     nothing_is_left_over(gateway)

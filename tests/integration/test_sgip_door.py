@@ -180,6 +180,7 @@ async def test_a_wrong_login_is_told_so_and_closed(rig, wrong, result):
     async with asyncio.timeout(5):
         data = await reader.read()
     assert (len(data), data[20]) == (29, result)
+    assert rig.door.sessions() == {7: 0}
     writer.close()
     await until(lambda: rig.door.connections() == 0)
 
@@ -247,6 +248,7 @@ async def test_several_smgs_are_answered_each_over_its_own_connection(rig):
     for place, caller in enumerate(callers):
         caller.report(pdu.pack_sequence(3010012345, 1121203230, place).hex())
     await until(lambda: len(rig.sink.received) == 3)
+    assert rig.door.sessions() == {7: 2, 8: 1}
     by_id = {report.carrier_id: report for report in rig.sink.received}
     reports = [by_id[key] for key in sorted(by_id)]
     assert [report.channel for report in reports] == [7, 7, 8]
@@ -256,7 +258,7 @@ async def test_several_smgs_are_answered_each_over_its_own_connection(rig):
     assert [caller.taken for caller in callers] == [0, 1, 1]
     # the end of one is nothing to the others
     callers[1].writer.close()
-    await until(lambda: rig.door.connections() == 2)
+    await until(lambda: rig.door.sessions() == {7: 1, 8: 1})
     rig.door.answer([reports[0].token], accepted=True)
     await callers[0].read()
     assert callers[0].taken == 1
