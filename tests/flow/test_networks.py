@@ -7,6 +7,7 @@ chain. Their bytes and those of Java implementations stand in the recorded vecto
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -150,16 +151,27 @@ def test_a_link_that_breaks_comes_back_and_so_do_its_reports(gateway, network):
     gateway.wait_for_status(message_id, "delivered", timeout_s=30)
 
 
-def kill_both(gateway: GatewayProcess) -> None:
-    """Both workers; returns when others are ready."""
-    killed = {name: gateway.kill(name) for name in ("worker-0", "worker-1")}
+def workers(gateway: GatewayProcess) -> dict[str, int]:
+    return {name: pid for name, pid in gateway.pids().items() if name.startswith("worker-")}
+
+
+def until_others(gateway: GatewayProcess, before: dict[str, int], count: int) -> None:
+    """Until so many of the workers are others, and both are ready."""
 
     def are_new() -> bool:
-        now = gateway.pids()
-        return all(now.get(name) not in (None, pid) for name, pid in killed.items())
+        now = workers(gateway)
+        return len(now) == 2 and sum(now[name] != before[name] for name in now) >= count
 
-    eventually(are_new, "two new workers", 20)
+    eventually(are_new, "new workers", 20)
     gateway.wait_ready()
+
+
+def kill_both(gateway: GatewayProcess) -> None:
+    """Both workers; returns when others are ready."""
+    before = workers(gateway)
+    for name in before:
+        gateway.kill(name)
+    until_others(gateway, before, 2)
 
 
 def test_a_report_finds_its_text_after_the_worker_that_sent_it_was_killed(gateway, network):
@@ -174,22 +186,21 @@ def test_a_report_finds_its_text_after_the_worker_that_sent_it_was_killed(gatewa
     assert len(rows) == 1
 
 
-def strike(gateway: GatewayProcess, point: str) -> str:
-    """Arm one kill there, for whichever worker comes by first; how it is called."""
+@contextlib.contextmanager
+def struck(gateway: GatewayProcess, point: str) -> Iterator[None]:
+    """One kill there, of whichever worker comes by first; afterwards both are ready again."""
     folder = gateway.data_dir / "failpoints"
+    before = workers(gateway)
     spec = f"{point}=kill#flow-{next(_numbers)}"
     (folder / "armed.new").write_text(spec, "utf-8")
     (folder / "armed.new").replace(armed_file(folder))
     time.sleep(0.3)  # both workers have looked
-    return spec
-
-
-def until_struck(gateway: GatewayProcess, spec: str) -> None:
-    folder = gateway.data_dir / "failpoints"
     try:
+        yield
         eventually(lambda: fired_file(folder, spec).exists(), "a worker is killed", 15)
     finally:
         armed_file(folder).unlink()
+    until_others(gateway, before, 1)
 
 
 def test_a_report_that_was_read_and_not_kept_comes_again(gateway, network):
@@ -199,8 +210,8 @@ def test_a_report_that_was_read_and_not_kept_comes_again(gateway, network):
     message_id = gateway.accept(to=a_number(network), text="你好", **{"class": "transactional"})
     gateway.wait_for_status(message_id, "submitted")
     answered = carrier.counts()["reports_answered"]
-    until_struck(gateway, strike(gateway, "settle.before_commit"))
-    assert carrier.counts()["reports_answered"] == answered
+    with struck(gateway, "settle.before_commit"):
+        pass  # the report is on its way
     gateway.wait_for_status(message_id, "delivered", timeout_s=30)
     eventually(lambda: carrier.counts()["reports_answered"] > answered, "it is answered", 10)
 
@@ -209,12 +220,11 @@ def test_a_rolling_restart_hands_the_port_over_and_loses_nothing(gateway):
     """The SMG's connection ends and comes back to the next worker."""
     carrier = gateway.carriers["unicom-a"]
     carrier.behave(receipt_delay_ms=1000)
-    before = {name: pid for name, pid in gateway.pids().items() if name.startswith("worker")}
+    before = workers(gateway)
     ids = [gateway.accept(to=a_number("unicom-a"), text="你好") for _ in range(20)]
     restarted = gateway.command("restart")
     assert restarted.returncode == 0, restarted.stdout + restarted.stderr
-    after = gateway.pids()
-    assert all(after[name] != pid for name, pid in before.items())
+    assert set(workers(gateway).values()).isdisjoint(before.values())
     ids += [gateway.accept(to=a_number("unicom-a"), text="你好") for _ in range(20)]
     for message_id in ids:
         assert (
@@ -274,10 +284,8 @@ def test_a_phones_text_is_kept_once_whenever_the_worker_dies(gateway, network, p
     number = a_number(network)
     carrier = gateway.carriers[network]
     answered = carrier.counts()["reports_answered"]
-    spec = strike(gateway, point)
-    carrier.phone(sender=number, to=TO, text="收到")
-    until_struck(gateway, spec)
-    assert carrier.counts()["reports_answered"] == answered
+    with struck(gateway, point):
+        carrier.phone(sender=number, to=TO, text="收到")
     received(gateway, number, 30)
     eventually(lambda: carrier.counts()["reports_answered"] > answered, "it is answered", 30)
     assert len(inbound(gateway, number)) == 1
