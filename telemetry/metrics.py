@@ -343,6 +343,11 @@ class Metrics:
             ("channel", "state"),
             "max",
         )
+        self.smg_sessions = Gauge(
+            "smg_sessions",
+            "Logins of SMGs at our port, which bring reports and texts (SGIP).",
+            ("channel",),
+        )
         self.failover_total = Counter(
             "failover_total", "Messages handed to a backup channel.", ("from", "to", "cause")
         )

@@ -281,10 +281,9 @@ async def _kill_backend(ground: Ground) -> Struck:
 
 
 async def _kill_carrier(ground: Ground) -> Struck:
-    """A simulated carrier; mostly the first one, which has the traffic."""
+    """A simulated carrier; three of the four have a third of the traffic each."""
     names = [carrier["name"] for carrier in ground.node.sandbox["carriers"]]
-    name = names[0] if ground.rng.random() < 0.7 else ground.rng.choice(names[1:])
-    return await _kill(ground, name)
+    return await _kill(ground, ground.rng.choice(names))
 
 
 async def _kill_pair(ground: Ground) -> Struck:

@@ -22,7 +22,7 @@ from tests.support.second_node import narrow
 pytestmark = pytest.mark.flow
 
 _numbers = itertools.count(40_000_000)
-CARRIERS = ("carrier-a", "carrier-b", "carrier-c", "carrier-d")
+CARRIERS = ("mobile-a", "unicom-a", "telecom-a", "vendor-a")
 
 
 @pytest.fixture(scope="module")

@@ -185,9 +185,9 @@ def test_what_an_api_node_gave_comes_back_when_the_carriers_are_gone_and_goes_wh
 def narrowed(first: GatewayProcess) -> Iterator[GatewayProcess]:
     """One session of a small window per node, and everything over one slow carrier."""
     first.apply(narrow(first, sessions=1, window=WINDOW, names=first.carriers))
-    first.apply(route("carrier-a"))
+    first.apply(route("mobile-a"))
     eventually(first.all_links_up, "the narrow channels are up")
-    first.carriers["carrier-a"].behave(latency_ms=1200, receipt_delay_ms=100)
+    first.carriers["mobile-a"].behave(latency_ms=1200, receipt_delay_ms=100)
     yield first
     first.apply(route(*first.carriers))
 
@@ -215,7 +215,7 @@ def test_a_node_that_dies_is_taken_over_with_all_that_it_held(narrowed):
         died_at = end_hard(second)
         eventually(lambda: len(taken_over(first)) >= before + 2, "both are taken over")
         took_s = time.time() - died_at
-        first.carriers["carrier-a"].behave(latency_ms=5)
+        first.carriers["mobile-a"].behave(latency_ms=5)
         marked = all_end_well(first, sent)
         assert took_s > LEASE_S - RENEW_S
         told = taken_over(first)[before:]
@@ -257,7 +257,7 @@ def test_a_frozen_node_writes_nothing_when_it_wakes_up_and_ends(narrowed):
         for pid in (top, worker):  # as a paused machine: nobody there sees it
             os.kill(pid, signal.SIGSTOP)
         eventually(lambda: len(taken_over(first)) > before, "it is taken over")
-        first.carriers["carrier-a"].behave(latency_ms=5)
+        first.carriers["mobile-a"].behave(latency_ms=5)
         for message_id in sent:  # reports may come to the frozen one's session
             first.wait_for_status(message_id, "submitted", "delivered")
         submits = len(first.submits_of(*sent.values(), taken=False))
@@ -294,7 +294,7 @@ def test_a_worker_that_dies_while_it_takes_over_goes_on_after_its_restart(narrow
         eventually(lambda: first.log_lines("worker-0", "process taken over")[before:], "taken over")
         killed = first.kill("worker-0")
         eventually(lambda: first.pids().get("worker-0") not in (None, killed), "a new one")
-        first.carriers["carrier-a"].behave(latency_ms=5)
+        first.carriers["mobile-a"].behave(latency_ms=5)
         all_end_well(first, sent)
         every_end_is_told(first, dict(list(sent.items())[::20]))
     nothing_is_left_over(first)

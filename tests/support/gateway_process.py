@@ -89,6 +89,8 @@ class CarrierControl:
         self.name = name
         self._url = url
         self._client = client
+        # What a failing submit is answered with: each protocol has a code of its own.
+        self.failure_status: int = client.get(f"{url}/behaviour").json()["failure_status"]
 
     def behave(self, **changes: object) -> None:
         """Change what is named (API section 6)."""
@@ -284,7 +286,7 @@ class GatewayProcess:
         return found
 
     def pids(self) -> dict[str, int]:
-        """Living processes: supervisor, worker-0 …, postgres, valkey, carrier-a …, sink."""
+        """Living processes: supervisor, worker-0 …, postgres, valkey, mobile-a …, sink."""
         named: dict[str, int] = {}
         for process in self._below():
             with contextlib.suppress(psutil.Error):
@@ -440,7 +442,7 @@ class GatewayProcess:
                 failure_share=0,
                 throttle_share=0,
                 undelivered_share=0,
-                failure_status=8,
+                failure_status=carrier.failure_status,
                 silent=False,
                 receipts=True,
                 link="up",

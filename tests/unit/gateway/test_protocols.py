@@ -93,7 +93,7 @@ def test_the_examples_of_the_page_on_carriers_pass_the_door(tmp_path):
     examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert examples
     for example in examples:
-        for name in re.findall(r"_file: (\S+)", example):
+        for name in re.findall(r"_file: ([^\s,]+)", example):
             (tmp_path / name).write_text("s3cret\n")
         _, wrong = check_document(example, Surroundings(tmp_path, {}, PROTOCOLS, AllowList()))
         assert wrong == []
