@@ -129,6 +129,7 @@ class Message:
     duplicate_risk: bool = False
     claim: int = 0  # block number of its claims row, 0 = not claimed
     throttled: int = 0  # throttled and not-sent tries since the last row
+    throttled_at: float = 0.0  # monotonic; since when its channel throttles it, 0 = it does not
     not_before: float = 0.0  # monotonic; earliest next try
     queued_at: float = 0.0  # monotonic; for queue wait and age
     sent_at: float = 0.0  # monotonic; first byte of the newest attempt
