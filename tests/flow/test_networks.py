@@ -18,6 +18,7 @@ from tests.support.gateway_process import (
     ROOT,
     CarrierControl,
     GatewayProcess,
+    Json,
     eventually,
     free_ports,
 )
@@ -60,7 +61,9 @@ routes:
 """
 
 
-def start_carrier(folder, name: str, protocol: str, *more: str) -> tuple[subprocess.Popen, dict]:
+def start_carrier(
+    folder, name: str, protocol: str, *more: str
+) -> tuple[subprocess.Popen[bytes], Json]:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "loadtest.carrier", "--name", name, "--protocol", protocol),
@@ -128,8 +131,8 @@ def gateway(running: GatewayProcess) -> GatewayProcess:
 
 
 @pytest.fixture(params=sorted(NETWORKS))
-def network(request) -> str:
-    return request.param
+def network(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def a_number(network: str) -> str:
