@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
+from gateway.carrier_words import CarrierWords
 from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
@@ -23,7 +24,7 @@ from sms.model import EventRow, Message, MessageClass, State, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
 from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
-from telemetry.metrics import Metrics, code_label
+from telemetry.metrics import Metrics
 
 # Another channel may do better.
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.NETWORK, Cause.UNKNOWN})
@@ -114,6 +115,7 @@ class Settler:
         evidence: Evidence,
         matches: Matches,
         journal: AnswerJournal,
+        words: CarrierWords,
         metrics: Metrics,
         policy: SettlePolicy,
         unix: Callable[[], float],
@@ -124,6 +126,7 @@ class Settler:
         self._evidence = evidence
         self._matches = matches
         self._journal = journal
+        self.words = words  # what the codes say beyond one message
         self._metrics = metrics
         self._policy = policy
         self._unix = unix
@@ -166,16 +169,16 @@ class Settler:
             self._metrics.submits_total.inc((name, _LABELS[kind]), number)
         if Submitted in counts:
             self._metrics.submit_seconds.observe((name,), answer_s / size, size)
+            self.words.taken(name, counts[Submitted])
             price = self.prices.get(channel)
             if price:
                 self._metrics.submitted_cost_total.inc((name,), price * counts[Submitted])
 
     def _count_unmapped(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
-        """Name the codes that no table knows: RELIABILITY 6 asks for an alarm to map them."""
         name = self._ledger.channel_names.get(channel, "")
         for _, outcome in results:
             if isinstance(outcome, Rejected) and outcome.cause is Cause.UNKNOWN:
-                self._metrics.unmapped_codes_total.inc((name, code_label(outcome.code)))
+                self.words.unmapped(name, outcome.code)
 
     def _finish(self, burst: Burst) -> None:
         after = burst.after
@@ -408,6 +411,9 @@ class Settler:
         if is_first_open and not self._resettle(burst, message):
             self._end_unknown(burst, message)
         if not goes_on:
+            if outcome.cause is Cause.NUMBER:
+                name = self._ledger.channel_names.get(burst.channel, "")
+                self.words.bad_number(name, message, outcome.reason)
             self._left(burst, message)
             return
         message.throttled_at = 0.0

@@ -8,7 +8,7 @@ name says otherwise; ids are the 64-bit integers of DESIGN decision 3, shown as 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple, NewType
 
 MessageId = NewType("MessageId", int)
@@ -93,6 +93,14 @@ CLASS_CODES: dict[MessageClass, int] = {cls: index for index, cls in enumerate(M
 CLASSES_BY_CODE: tuple[MessageClass, ...] = tuple(MessageClass)
 ENCODING_CODES: dict[Encoding, int] = {enc: index for index, enc in enumerate(Encoding)}
 ENCODINGS_BY_CODE: tuple[Encoding, ...] = tuple(Encoding)
+
+
+class Held(IntEnum):
+    """Why a number stands on the suppression list; stored by its number."""
+
+    ASKED = 0  # somebody asked for it: the recipient, the tenant or the operator
+    INVALID = 1  # a carrier says that it does not exist
+    BLOCKED = 2  # a carrier has it on its blacklist
 
 
 @dataclass(slots=True)  # mutable and not frozen: one object per message lives on the hot path
