@@ -20,6 +20,7 @@ from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
+from gateway.carrier_words import CarrierWords
 from gateway.channel import ChannelRuntime
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
@@ -174,6 +175,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         evidence=evidence,
         matches=matches,
         journal=journal,
+        words=CarrierWords(metrics, suppresses=numbers.suppress_bad_numbers),
         metrics=metrics,
         policy=SettlePolicy(max_attempts=numbers.max_attempts),
         unix=time.time,
@@ -190,6 +192,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         reader=reader,
         keyring=keyring,
         ids=ids,
+        words=settler.words,
         metrics=metrics,
         answer=lambda channel, tokens, *, accepted: flow.answer(channel, tokens, accepted=accepted),
         unix=time.time,
@@ -332,6 +335,7 @@ def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
         store=SuppressionStore(pool, flow.keyring),
         policy=flow.policy,
         ledger=flow.ledger,
+        words=flow.settler.words,
         reject=lambda messages: flow.dispatcher.last_look.reject_refused(messages, time.time()),
         metrics=flow.metrics,
         monotonic=time.monotonic,
@@ -418,6 +422,7 @@ def _peers(
         evidence=flow.evidence,
         matches=flow.matches,
         journal=JournalGate(metrics),  # never opened: the answers stand in the dead one's journal
+        words=flow.settler.words,
         metrics=metrics,
         policy=SettlePolicy(max_attempts=numbers.max_attempts),
         unix=time.time,

@@ -418,6 +418,11 @@ class Metrics:
             "Segments per second that throttling answers leave of a channel; absent without any.",
             ("channel",),
         )
+        self.bad_numbers_total = Counter(
+            "bad_numbers_total",
+            "Numbers that a carrier refused for good: suppressed, or left as they are (too many).",
+            ("channel", "end"),
+        )
         self.flush_rows = Histogram("flush_rows", "Rows in one store flush.", ("lane",), ROWS)
         self.flush_seconds = Histogram("flush_seconds", "Time of one store flush.", ("lane",))
         self.inbound_total = Counter(
