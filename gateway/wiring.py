@@ -268,15 +268,6 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     ledger.told = notifier
     peers = _peers(settings, flow, pool, ids, claims, notifier)
     flow.smg_port = SmgPort(settings.smg_fds, flow, _session_policy(numbers, lease))
-    conservation = Conservation(
-        pool=pool,
-        ledger=ledger,
-        dispatcher=dispatcher,
-        spill=backlog.spill,
-        metrics=metrics,
-        oldest_row_s=flow.events.oldest_age_s,
-        tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
-    )
     worker = Worker(
         flow,
         ids,
@@ -287,7 +278,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         conflicts,
         reports,
         notifier,
-        conservation,
+        _conservation(flow, pool),
         deliverer,
         peers,
         set(),
@@ -299,6 +290,19 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
     peers.sessions.rates_changed = lambda: _share_rates(worker)
     return worker
+
+
+def _conservation(flow: Flow, pool: Pool) -> Conservation:
+    """The gauge that says whether a message was lost or is there twice."""
+    return Conservation(
+        pool=pool,
+        ledger=flow.ledger,
+        dispatcher=flow.dispatcher,
+        spill=flow.backlog.spill,
+        metrics=flow.metrics,
+        oldest_row_s=flow.events.oldest_age_s,
+        tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
+    )
 
 
 def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)

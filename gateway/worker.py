@@ -641,8 +641,7 @@ class _Life:
         if self._is_silent:
             return
         floor = self.worker.ids.next() - (EVENT_MARGIN_MS << TIME_SHIFT)
-        waiting = self.worker.notifier.pending_floor()
-        floor = floor if waiting is None else min(floor, waiting)
+        floor = min(floor, self.worker.notifier.pending_floor() or floor)
         await raise_event_floor(self.pool, self.lease.process, floor)
 
     async def _build_indexes(self) -> None:
