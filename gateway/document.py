@@ -360,7 +360,7 @@ class _Document:
         for wrong in chain(misfits(channels, routes), clashes(channels, routes)):
             changed = [one for one in wrong.channels if one in self._channel_pointers]
             if wrong.route in self._route_pointers:
-                place = "/channels" if wrong.index is None else f"/channels/{wrong.index}"
+                place = "/channels" if wrong.place is None else f"/channels/{wrong.place}"
                 pointer = f"{self._route_pointers[wrong.route]}{place}"
             elif changed:
                 pointer = f"{self._channel_pointers[changed[0]]}/{wrong.field}"

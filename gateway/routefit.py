@@ -30,7 +30,7 @@ class Wrong(NamedTuple):
     channels: tuple[str, ...]
     field: str
     detail: str
-    index: int | None = None  # of the channel in the route; None = of several together
+    place: int | None = None  # of the channel in the route; None = of several together
 
 
 def misfits(channels: Specs, routes: Specs) -> Iterator[Wrong]:

@@ -131,16 +131,18 @@ class Carrier:
             ),
         )
 
-    async def call_back(self, host: str, port: int, login: tuple[str, str]) -> None:
+    async def call_back(self, host: str, port: int, *, login: tuple[str, str]) -> None:
         """Keep a connection to the SP for reports, as an SMG does, until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            caller = _Caller(self, SgipCaller(*login))
             if self.smsc.behaviour.link == "up":
                 with contextlib.suppress(OSError):
-                    await loop.create_connection(lambda made=caller: made, host, port)
-                    await caller.ended.wait()
+                    await self._call(host, port, login)
             await asyncio.sleep(CALL_AGAIN_S)
+
+    async def _call(self, host: str, port: int, login: tuple[str, str]) -> None:
+        caller = _Caller(self, SgipCaller(*login))
+        await asyncio.get_running_loop().create_connection(lambda: caller, host, port)
+        await caller.ended.wait()
 
     def flush(self) -> None:
         """Write what the sessions have queued, one call each."""
@@ -309,7 +311,7 @@ async def run(options: argparse.Namespace) -> None:
         running = [group.create_task(carrier.tick())]
         if options.call_back is not None:
             login = options.system_id, options.password
-            running.append(group.create_task(carrier.call_back(*options.call_back, login)))
+            running.append(group.create_task(carrier.call_back(*options.call_back, login=login)))
         await stop.wait()
         for task in running:
             task.cancel()

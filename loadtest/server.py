@@ -90,7 +90,7 @@ class Facts(NamedTuple):
     sender: bytes
     to: bytes
     reference: int | None
-    index: int
+    number: int  # of the segment, from 1
     total: int
     text: str
     wants_report: bool

@@ -82,7 +82,8 @@ def test_a_text_comes_by_webhook_and_by_pull(gateway: GatewayProcess) -> None:
     assert gateway.sink.counts()["bad_signatures"] == 0
 
     def pulled() -> Json | None:
-        cursor, found = "", None
+        cursor = ""
+        found: Json | None = None
         while found is None:
             after = f"&after={cursor}" if cursor else ""
             page = gateway.request("GET", f"/v1/events?limit=1000{after}").json()

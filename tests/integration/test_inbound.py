@@ -95,12 +95,12 @@ class Desk:
 
 
 def text_of(text: str, token: object = 1, **fields: Any) -> Inbound:
-    given = {"channel": MOBILE, "number": PHONE, "to": TO} | fields
+    given: dict[str, Any] = {"channel": MOBILE, "number": PHONE, "to": TO} | fields
     return Inbound(text=text, token=token, **given)
 
 
-def segment(text: str, number: int, total: int, token: object = 1, **fields: Any) -> Inbound:
-    return text_of(text, token, mark=SegmentMark(77, total, number, 8), **fields)
+def segment(text: str, place: int, total: int, token: object = 1, **fields: Any) -> Inbound:
+    return text_of(text, token, mark=SegmentMark(77, total, place, 8), **fields)
 
 
 @pytest.fixture

@@ -516,8 +516,8 @@ async def test_what_a_channel_says_of_itself_reaches_what_runs(folder, store):
     )
     await put(TWO.format(first=said, second="sender: y", route="carrier: CM, "), folder, store)
     channel = _channel(store.objects["channel", "a"], store.objects)
-    assert channel.carriers == {Carrier.CM, Carrier.CB}
-    assert channel.countries == {86}
+    assert channel.carriers == frozenset({Carrier.CM, Carrier.CB})
+    assert channel.countries == frozenset({86})
     assert channel.encodings == {Encoding.UCS2}
     assert channel.adds_signature
     assert channel.price_per_segment == Decimal("0.035")

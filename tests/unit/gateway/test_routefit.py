@@ -33,7 +33,7 @@ def channel(**fields):
 def test_a_channel_that_cannot_take_what_a_route_is_for(fields, asked, field):
     channels = {"a": channel(), "b": channel(**fields)}
     [wrong] = misfits(channels, {"r": route("a", "b", **asked)})
-    assert (wrong.route, wrong.channels, wrong.field, wrong.index) == ("r", ("b",), field, 1)
+    assert (wrong.route, wrong.channels, wrong.field, wrong.place) == ("r", ("b",), field, 1)
     assert f"add it to its `{field}`" in wrong.detail
     assert not list(misfits(channels, {"r": route("a", "b")}))  # for all: each takes its own
 

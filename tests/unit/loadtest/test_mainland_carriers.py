@@ -1,6 +1,8 @@
 """Simulated carriers of SGIP and SMGP, without sockets: our sessions talk to them through bytes."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ from tests.unit.loadtest.test_smsc import FakeClock
 class World:
     """One carrier and its connections, their bytes carried by hand."""
 
-    def __init__(self, tmp_path, side: Side, system_id: str, password: str, **behaviour):
+    def __init__(self, tmp_path, side: Side, system_id: str, password: str, **behaviour: Any):
         self.clock = FakeClock()
         self.path = tmp_path / "record.jsonl"
         self.smsc = Smsc(
@@ -37,9 +39,9 @@ class World:
             window=0,
             record=Record(self.path),
             wheel=Wheel(self.clock, lambda: None),
-            behaviour=Behaviour(**{"latency_ms": 0, "receipt_delay_ms": 0, **behaviour}),
+            behaviour=Behaviour(**({"latency_ms": 0, "receipt_delay_ms": 0} | behaviour)),
         )
-        self.links = []
+        self.links: list[tuple[Any, Any]] = []
 
     def add(self, ours, theirs=None):
         """Join a session of ours to one of the carrier's."""
@@ -92,6 +94,13 @@ def smgp_world(tmp_path, *modes: int, **behaviour):
     return world, *sessions
 
 
+def taken_of(events):
+    """The outcomes, each of which must be an accepted submit."""
+    found = outcomes(events)
+    assert all(isinstance(outcome, Submitted) for outcome in found)
+    return [outcome for outcome in found if isinstance(outcome, Submitted)]
+
+
 def reports(events):
     return [report for event in events if isinstance(event, Reported) for report in event.reports]
 
@@ -100,7 +109,7 @@ def test_an_smgs_reports_come_over_its_own_connection(tmp_path):
     world, session, guest = sgip_world(tmp_path)
     session.submit(submits_of(a_message(segments=2)), 0.0)
     events = world.carry()
-    taken = [outcome.carrier_id for outcome in outcomes(events)]
+    taken = [submitted.carrier_id for submitted in taken_of(events)]
     assert [report.carrier_id for report in reports(events)] == taken
     assert {report.state for report in reports(events)} == {"DELIVRD"}
     assert [(row["index"], row["total"], row["text"]) for row in world.lines()] == [
@@ -117,7 +126,7 @@ def test_an_smgws_reports_come_over_the_connection_that_receives(tmp_path):
     world, sender, receiver = smgp_world(tmp_path, smgp_pdu.MODE_SEND, smgp_pdu.MODE_RECEIVE)
     sender.submit(some_submits(2), 0.0)
     events = world.carry()
-    taken = [outcome.carrier_id for outcome in outcomes(events)]
+    taken = [submitted.carrier_id for submitted in taken_of(events)]
     assert [report.carrier_id for report in reports(events)] == taken
     assert {report.token[0] for report in reports(events)} == {receiver}
     assert [row["to"] for row in world.lines()] == ["13800138000"] * 2
@@ -133,8 +142,7 @@ def test_an_smgws_reports_come_over_the_connection_that_receives(tmp_path):
 )
 def test_the_switches_do_what_they_say(tmp_path, make, switch, kind, cause):
     world, session, *_ = make(tmp_path, **{switch: 1.0})
-    status = {"failure_status": world.smsc.side.failure}
-    world.smsc.behaviour = Behaviour(latency_ms=0, **{switch: 1.0}, **status)
+    world.smsc.behaviour = replace(world.smsc.behaviour, failure_status=world.smsc.side.failure)
     session.submit(some_submits(1), 0.0)
     [outcome] = outcomes(world.carry())
     assert isinstance(outcome, kind)
