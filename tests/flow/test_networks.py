@@ -69,7 +69,7 @@ def gateway(running: GatewayProcess) -> GatewayProcess:
 
 @pytest.fixture(params=sorted(NETWORKS))
 def network(request) -> str:
-    return request.param
+    return str(request.param)
 
 
 def a_number(network: str) -> str:
