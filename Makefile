@@ -30,20 +30,27 @@ setup: $(RUNS) ## make .venv with all that the gateway needs (from requirements.
 run: $(RUNS) ## start the gateway with simulated carriers, and print how to send
 	@$(BIN)/smsgw up --sandbox
 
+# What runs side by side: two at a time, for one core each on a small machine. Each one's lines
+# come together, where make can do that.
+TOGETHER := -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 check: $(TESTS) ## format, lint, types, imports, unit and wire tests: before every commit
+	+@$(MAKE) $(TOGETHER) check-unit check-forms
+
+# Two halves of about the same length: most of them wait for processes.
+test: check ## check, then every other test but load and campaigns: what CI runs
+	+@$(MAKE) $(TOGETHER) test-first test-second
+
+.PHONY: check-forms check-unit test-first test-second
+check-forms: $(TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) tests/unit tests/wire -m 'not ($(OTHER_TIERS))'
+	$(PYTEST) tests/wire -m 'not ($(OTHER_TIERS))'
 
-# Two halves of about the same length side by side: most of them wait for processes. Each one's
-# lines come together, where make can do that.
-TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
-test: check ## check, then every other test but load and campaigns: what CI runs
-	+@$(MAKE) -j2 $(TOGETHER) test-first test-second
+check-unit: $(TESTS)
+	$(PYTEST) tests/unit -m 'not ($(OTHER_TIERS))'
 
-.PHONY: test-first test-second
 test-first: $(TESTS)
 	$(PYTEST) tests --ignore=tests/unit --ignore=tests/wire $(SECOND:%=--ignore=%) -m '$(TESTED)'
 

@@ -18,6 +18,7 @@ from adapters.sgip import pdu
 from adapters.sgip.pdu import HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
 from adapters.wire import Framer
 from loadtest.server import (
+    Delivery,
     Ended,
     Facts,
     LoginAsked,
@@ -81,6 +82,15 @@ def _number(frame: bytes) -> int:
     return int.from_bytes(frame[8:HEADER_SIZE], "big")
 
 
+def _whole(counter: int) -> int:
+    """The 12 octets of a command of ours, now."""
+    return int.from_bytes(pdu.pack_sequence(NODE, stamp_of(time.time()), counter), "big")
+
+
+def _parts(sequence: int) -> pdu.Sequence:
+    return sequence >> 64, sequence >> 32 & 0xFFFFFFFF, sequence & 0xFFFFFFFF
+
+
 class _Side(ServerSession):
     """What both kinds of connection do."""
 
@@ -93,9 +103,9 @@ class _Side(ServerSession):
         command_id = parse_header(frame)[1]
         if command_id == pdu.SUBMIT and self.may_submit:
             submits.submits.append((_number(frame), frame, parse_submit(frame)))
-        elif command_id == pdu.REPORT_RESP:
-            parsed = pdu.parse_pdu(frame)
-            self._report_answered(parsed.sequence[2], parsed.number("result"), answered)
+        elif command_id in (pdu.REPORT_RESP, pdu.DELIVER_RESP):
+            result = pdu.parse_pdu(frame).number("result")
+            self._report_answered(_number(frame), result, answered)
         elif command_id == pdu.UNBIND:
             self._out.append(pdu.build_answer(frame, pdu.OK))
             self.is_closed = True
@@ -111,8 +121,8 @@ class _Side(ServerSession):
 
     def answer_login(self, asked: LoginAsked, status: int, server_id: str) -> None:
         """Take or refuse a login."""
-        parts = asked.sequence >> 64, asked.sequence >> 32 & 0xFFFFFFFF, asked.sequence & 0xFFFFFFFF
-        self._out.append(pdu.build_answer(pack_header(HEADER_SIZE, pdu.BIND, *parts), status))
+        header = pack_header(HEADER_SIZE, pdu.BIND, *_parts(asked.sequence))
+        self._out.append(pdu.build_answer(header, status))
         if not status:
             self.system_id = asked.system_id
             self.may_submit = True
@@ -136,7 +146,7 @@ class _Side(ServerSession):
             "state": pdu.STATE_DELIVERED if report.is_good else pdu.STATE_FAILED,
             "error_code": 0 if report.is_good else ERROR_UNKNOWN_USER,
         }
-        return pdu.build_pdu(pdu.REPORT, self._parts(sequence), fields)
+        return pdu.build_pdu(pdu.REPORT, _parts(sequence), fields)
 
     def _build_text(self, sequence: int, text: OwedText) -> bytes:
         fields: Fields = {
@@ -144,10 +154,13 @@ class _Side(ServerSession):
             "sp_number": text.to.decode("latin-1"),
             **content_fields(text, "message_coding"),
         }
-        return pdu.build_pdu(pdu.DELIVER, self._parts(sequence), fields)
+        return pdu.build_pdu(pdu.DELIVER, _parts(sequence), fields)
 
-    def _parts(self, counter: int) -> pdu.Sequence:
-        return NODE, stamp_of(time.time()), counter
+    def _sequence_of(self, one: Delivery) -> int:
+        """A text that goes out again is the same command, so it has the same number."""
+        if isinstance(one, OwedText):
+            return int(one.carrier_id, 16)
+        return _whole(self._next())
 
 
 class SgipServer(_Side):
@@ -191,7 +204,7 @@ class SgipCaller(_Side):
             "login_name": name,
             "login_password": password,
         }
-        self._out.append(pdu.build_pdu(pdu.BIND, self._parts(self._next()), fields))
+        self._out.append(pdu.build_pdu(pdu.BIND, _parts(_whole(self._next())), fields))
 
     def _login_frame(self, command_id: int, frame: bytes) -> LoginAsked | Ended | None:
         if command_id != pdu.BIND_RESP:
@@ -232,3 +245,7 @@ class SgipSide(Side):
     def carrier_id(self, number: int, sequence: int) -> str:
         """The submit's own 12 octets."""
         return f"{sequence:024x}"
+
+    def text_id(self, number: int) -> str:
+        """The 12 octets of the command that brings it."""
+        return f"{_whole(number):024x}"

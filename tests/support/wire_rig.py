@@ -1,6 +1,7 @@
 """A loopback carrier in the test's own loop, for the conformance suite of channels."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,8 +66,16 @@ class WireRig:
     """One carrier and one channel to it."""
 
     def __init__(
-        self, protocol: str, *, sessions: int = 1, window: int = 16, **policy: Any
+        self,
+        protocol: str,
+        *,
+        sessions: int = 1,
+        window: int = 16,
+        settings: Mapping[str, object] | None = None,
+        tls: ssl.SSLContext | None = None,
+        **policy: Any,
     ) -> None:
+        """`settings` go before the protocol's login; with `tls` the carrier speaks it."""
         self.protocol = protocol
         self.spoken = SPOKEN[protocol]
         self.side = self.spoken.side()
@@ -86,14 +95,15 @@ class WireRig:
         self._held: list[tuple[_Peer, int, bytes]] = []
         self._next_id = 0
         self._sessions, self._window = sessions, window
+        self._own, self._tls = settings or {}, tls
         self._policy = SessionPolicy(**{"reconnect_min_s": 0.02, **policy})
         self._by_peer: dict[int, list[str]] = {}
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(lambda: _Peer(self), "127.0.0.1", 0)
+        self.server = await loop.create_server(lambda: _Peer(self), "127.0.0.1", 0, ssl=self._tls)
         self.port = self.server.sockets[0].getsockname()[1]
-        settings = {"host": "127.0.0.1", "port": self.port, **self.spoken.login}
+        settings = {"host": "127.0.0.1", "port": self.port, **self.spoken.login, **self._own}
         channel = config.Channel(
             7, "rig", self.protocol, settings, sessions=self._sessions, window=self._window
         )
@@ -157,8 +167,9 @@ class WireRig:
             peer.transport.abort()
 
     def report(self, *numbers: int) -> None:
-        """Send reports about submits with these numbers over the first session."""
-        self._report(self.peers[0], [self.side.carrier_id(number, number) for number in numbers])
+        """Send reports about submits with these numbers over the first session that takes them."""
+        peer = next(peer for peer in self.peers if peer.session.may_deliver)
+        self._report(peer, [self.side.carrier_id(number, number) for number in numbers])
 
     def report_held(self) -> list[str]:
         """Send a report about each submit that is held, over the session that it did not come
