@@ -68,7 +68,7 @@ def gateway(running: GatewayProcess) -> GatewayProcess:
 
 
 @pytest.fixture(params=sorted(NETWORKS))
-def network(request: pytest.FixtureRequest) -> str:
+def network(request) -> str:
     return str(request.param)
 
 
