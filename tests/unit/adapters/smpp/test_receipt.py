@@ -70,6 +70,16 @@ def test_the_id_of_the_tlv_wins_and_the_word_of_the_text():
     assert parse_usual_receipt(report(3, "abc")) == ("8613800138000", "abc", "DELIVRD", "000")
 
 
+def test_a_usual_report_cut_anywhere_in_its_tlv_keeps_its_id():
+    """Found by the fuzzer: the head of the TLV may be cut, too."""
+    whole = report(3, "abc")
+    for end in range(whole.index(b"text:") + 5, len(whole)):
+        cut = end.to_bytes(4, "big") + whole[4:end]
+        usual = ("8613800138000", "abc", "DELIVRD", "000")
+        assert parse_usual_receipt(cut) in (None, usual)
+        assert parsed(cut) == usual[1:]
+
+
 def test_a_report_may_stand_in_utf_16_or_in_the_payload_tlv():
     text = "id:5 sub:001 stat:DELIVRD err:000"
     assert parsed(deliver(text.encode("utf-16-be"), data_coding=8)) == ("5", "DELIVRD", "000")
