@@ -6,7 +6,7 @@ from adapters.smpp import pdu
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import IdMatch
 from sms.model import SegmentMark
-from tests.support.smpp import report
+from tests.support.smpp import bound_session, report
 
 SAR = SegmentMark(0x107, 2, 1, 0)
 
@@ -43,6 +43,13 @@ def parsed(frame):
 )
 def test_a_report_is_read_by_its_key_names(text, expected):
     assert parsed(deliver(text)) == expected
+
+
+@pytest.mark.parametrize("esm_class", [0x04, 0x07, 0x84])
+def test_a_report_is_known_by_its_four_bits_whatever_stands_beside_them(esm_class):
+    session = bound_session()
+    [event] = session.receive(deliver(b"id:a1 stat:DELIVRD", esm_class=esm_class), 1.0)
+    assert [found.carrier_id for found in event.reports] == ["a1"]
 
 
 @pytest.mark.parametrize("text", [b"", b"hello", b"id: stat:DELIVRD", b"id:5 err:1", b"\xff\xfe"])
