@@ -401,10 +401,13 @@ class Flow:
                 metrics.queue_messages.set(labels, queue.size)
                 metrics.queue_oldest_age_seconds.set(labels, now - oldest if oldest else 0.0)
         metrics.channel_state.clear()  # a channel may be another process's now
+        metrics.channel_receiving.clear()
         metrics.channel_pace.clear()
         for runtime in self.dispatcher.channels.values():
             if runtime.throttle.pace < math.inf:
                 metrics.channel_pace.set((runtime.config.name,), runtime.throttle.pace)
+            is_receiving = float(runtime.adapter.is_receiving())
+            metrics.channel_receiving.set((runtime.config.name,), is_receiving)
             for state in ("up", "down"):
                 is_now = (state == "up") == runtime.is_up
                 metrics.channel_state.set((runtime.config.name, state), float(is_now))

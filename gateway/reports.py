@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from gateway.carrier_words import CarrierWords
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
@@ -41,7 +42,7 @@ from store.fragments import (
 from store.read import Reader, Stored
 from store.seal import Keyring
 from telemetry.logs import get_logger
-from telemetry.metrics import Metrics, code_label
+from telemetry.metrics import Metrics
 
 RETRY_AFTER_S = (1.0, 5.0, 30.0, 300.0)  # then hourly (issue of receipts: decision 2)
 HOURLY_S = 3600.0
@@ -97,6 +98,7 @@ class Reports:
         reader: Reader,
         keyring: Keyring,
         ids: IdClock,
+        words: CarrierWords,
         metrics: Metrics,
         answer: Answerer,
         unix: Callable[[], float],
@@ -109,6 +111,7 @@ class Reports:
         self._reader = reader
         self._keyring = keyring
         self._ids = ids
+        self._words = words
         self._metrics = metrics
         self._answer = answer
         self._unix = unix
@@ -226,9 +229,9 @@ class Reports:
         message, segment, copy = match
         codes = self._codes.get(report.channel, _USUAL)
         verdict, code = codes.read(report.state, report.error)
+        name = self._ledger.channel_names.get(report.channel, "")
         if not verdict.is_known:
-            name = self._ledger.channel_names.get(report.channel, "")
-            self._metrics.unmapped_codes_total.inc((name, code_label(report.error or report.state)))
+            self._words.unmapped(name, report.error or report.state)
         state = verdict.state
         if state is None:
             return "intermediate"
@@ -252,6 +255,8 @@ class Reports:
         if row is None:
             return "illegal"
         batch.rows.append(row)
+        if verdict.is_bad_number and state is State.UNDELIVERED:
+            self._words.bad_number(name, message, verdict.reason)
         if submitted_at is not None:
             sent = message.carrier, submitted_at
             batch.sent[sent] = batch.sent.get(sent, 0) + 1

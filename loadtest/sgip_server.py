@@ -8,6 +8,7 @@ A sequence number of 12 octets is one number here; that of a SUBMIT is its id.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Sequence
 
@@ -30,6 +31,7 @@ from loadtest.server import (
     segment_of,
 )
 from sms import gsm
+from sms.errors import RemoteProtocolError
 
 NODE = 100100  # of the simulated SMG
 RESULT_FAILURE = 32  # the system's: the next channel may take it
@@ -50,6 +52,30 @@ def content_fields(text: OwedText, coding: str) -> Fields:
         "tp_udhi": int(bool(header)),
         "content": header + data,
     }
+
+
+# SPNumber, first UserNumber, TP_udhi, MessageCoding, ReportFlag, MessageContent of a SUBMIT
+Submit = tuple[bytes, bytes, int, int, int, bytes]
+_FRONT = struct.Struct(">21s21xB")  # SPNumber, UserCount; then the numbers
+_BACK = struct.Struct(">63xBxBBxI")  # ReportFlag, TP_udhi, MessageCoding, Message Length
+
+
+def parse_submit(frame: bytes) -> Submit:
+    """The fields that a carrier looks at, laid out flat: 1 µs against 20 from the table."""
+    start = HEADER_SIZE + _FRONT.size
+    if start > len(frame):
+        raise RemoteProtocolError("the SUBMIT is cut")
+    source, numbers = _FRONT.unpack_from(frame, HEADER_SIZE)
+    number = frame[start : start + 21] if numbers else b""
+    back = start + 21 * numbers
+    content = back + _BACK.size
+    if content > len(frame):
+        raise RemoteProtocolError("the SUBMIT ends before its content")
+    wants_report, udhi, coding, size = _BACK.unpack_from(frame, back)
+    if size > len(frame) - content:
+        raise RemoteProtocolError("the SUBMIT ends inside MessageContent")
+    body = frame[content : content + size]
+    return source.rstrip(b"\0"), number.rstrip(b"\0"), udhi, coding, wants_report, body
 
 
 def _number(frame: bytes) -> int:
@@ -76,7 +102,7 @@ class _Side(ServerSession):
     ) -> LoginAsked | Ended | None:
         command_id = parse_header(frame)[1]
         if command_id == pdu.SUBMIT and self.may_submit:
-            submits.submits.append((_number(frame), frame, pdu.parse_pdu(frame)))
+            submits.submits.append((_number(frame), frame, parse_submit(frame)))
         elif command_id in (pdu.REPORT_RESP, pdu.DELIVER_RESP):
             result = pdu.parse_pdu(frame).number("result")
             self._report_answered(_number(frame), result, answered)
@@ -209,20 +235,12 @@ class SgipSide(Side):
         """A new client's connection."""
         return SgipServer(pushes_here=self._pushes_here)
 
-    def facts(self, parsed: pdu.Pdu) -> Facts:
+    def facts(self, parsed: Submit) -> Facts:
         """What the record says of a SUBMIT (its first number)."""
-        [number, *_] = parsed.texts("user_number") or [""]
-        has_header = bool(parsed.number("tp_udhi"))
-        reference, index, total, data = segment_of(has_header, parsed.octets("content"))
-        return Facts(
-            parsed.text("sp_number").encode("latin-1"),
-            number.encode("latin-1"),
-            reference,
-            index,
-            total,
-            text_of(parsed.number("message_coding"), data),
-            parsed.number("report_flag") == 1,
-        )
+        source, number, udhi, coding, wants_report, content = parsed
+        reference, index, total, data = segment_of(bool(udhi), content)
+        text = text_of(coding, data)
+        return Facts(source, number, reference, index, total, text, wants_report == 1)
 
     def carrier_id(self, number: int, sequence: int) -> str:
         """The submit's own 12 octets."""

@@ -291,9 +291,6 @@ class Metrics:
         self.limits_local = Gauge(
             "limits_local", "Processes that go by their share of the rates: Valkey is away."
         )
-        self.quota_calls_total = Counter(
-            "quota_calls_total", "Calls to PostgreSQL for daily and monthly quotas.", ("outcome",)
-        )
         self.queue_messages = Gauge(
             "queue_messages", "Messages that wait to be submitted.", ("class", "channel")
         )
@@ -413,13 +410,27 @@ class Metrics:
             "Price of the segments that a channel took, in the operator's currency.",
             ("channel",),
         )
+        self.channel_receiving = Gauge(
+            "channel_receiving",
+            "Whether any process of the node has a session that the channel's receipts come over.",
+            ("channel",),
+            "max",
+        )
         self.channel_pace = Gauge(
             "channel_pace",
             "Segments per second that throttling answers leave of a channel; absent without any.",
             ("channel",),
         )
+        self.bad_numbers_total = Counter(
+            "bad_numbers_total",
+            "Numbers that a carrier refused for good: suppressed, or left as they are (too many).",
+            ("channel", "end"),
+        )
         self.flush_rows = Histogram("flush_rows", "Rows in one store flush.", ("lane",), ROWS)
         self.flush_seconds = Histogram("flush_seconds", "Time of one store flush.", ("lane",))
+        self.quota_calls_total = Counter(
+            "quota_calls_total", "Calls to PostgreSQL for daily and monthly quotas.", ("outcome",)
+        )
         self.inbound_total = Counter(
             "inbound_total", "Texts from phones, by what became of them.", ("channel", "end")
         )

@@ -37,23 +37,32 @@ Token = tuple["Session", int, int]
 
 
 class Session(WireSession):
-    """One transceiver login."""
+    """One login: a transceiver's, or a transmitter's or receiver's of a pair."""
 
     link_test = "enquire_link"
     sequence_maximum = pdu.SEQUENCE_MAXIMUM
 
     def __init__(
-        self, channel: int, settings: SmppSettings, policy: SessionPolicy, window: int
+        self,
+        channel: int,
+        settings: SmppSettings,
+        policy: SessionPolicy,
+        window: int,
+        *,
+        bind: int = pdu.BIND_TRANSCEIVER,
     ) -> None:
+        """`bind` is the command_id of the login."""
         super().__init__(
             channel,
             policy,
             Framer(HEADER_SIZE, PDU_MAXIMUM),
-            window=window,
+            window=0 if bind == pdu.BIND_RECEIVER else window,
             link_test_s=settings.enquire_link_s,
             response_timeout_s=settings.response_timeout_s,
         )
         self._settings = settings
+        self._bind = bind
+        self.role = _ROLES[bind]
         self._codes = StatusTable(settings.status_classes)
         self._answer_id, self._receipt_id = ID_FORMS[settings.id_match]
         template = pdu.SubmitTemplate(settings.look, _NUMBERS[settings.number_format])
@@ -70,7 +79,7 @@ class Session(WireSession):
             "addr_npi": own.addr_npi,
             "address_range": own.address_range,
         }
-        self._out.append(pdu.build_pdu(pdu.BIND_TRANSCEIVER, self._next(), fields))
+        self._out.append(pdu.build_pdu(self._bind, self._next(), fields))
 
     def _test_link(self, sequence: int) -> None:
         self._out.append(pdu.pack_header(HEADER_SIZE, pdu.ENQUIRE_LINK, 0, sequence))
@@ -231,6 +240,11 @@ class Session(WireSession):
         return Ended(str(error), error)
 
 
+_ROLES = {
+    pdu.BIND_TRANSCEIVER: "",
+    pdu.BIND_TRANSMITTER: "transmitter",
+    pdu.BIND_RECEIVER: "receiver",
+}
 _NO_ANSWER_DUE = frozenset((pdu.ALERT_NOTIFICATION, pdu.OUTBIND))
 # What is not the answer to a submit or a deliver_sm, by command; others go to `_other`.
 _CONTROLS: dict[int, Callable[[Session, bytes, Burst], Ended | None]] = {
@@ -239,6 +253,8 @@ _CONTROLS: dict[int, Callable[[Session, bytes, Burst], Ended | None]] = {
     pdu.ENQUIRE_LINK: Session._enquired,
     pdu.ENQUIRE_LINK_RESP: Session._enquiry_answered,
     pdu.BIND_TRANSCEIVER_RESP: Session._bind_answered,
+    pdu.BIND_TRANSMITTER_RESP: Session._bind_answered,
+    pdu.BIND_RECEIVER_RESP: Session._bind_answered,
     pdu.UNBIND: Session._unbound,
     pdu.UNBIND_RESP: Session._unbind_answered,
 }

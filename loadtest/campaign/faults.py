@@ -22,10 +22,10 @@ from loadtest.campaign.place import Place
 from telemetry.failpoints import POINTS
 
 FIRE_S: Final = 90.0  # an armed place must be reached within; handed-over blocks are rare
-CUT_S: Final = 20.0
+CUT_S: Final = 60.0
 LINKS_DOWN_S: Final = 0.6
 FROZEN_S: Final = 3.0
-TAKEN_OVER_S: Final = 45.0
+TAKEN_OVER_S: Final = 90.0
 STALLED_S: Final = 0.5
 PAST_LEASE_S: Final = 17.0  # of 15
 FULL_S: Final = 4.0

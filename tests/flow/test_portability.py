@@ -35,7 +35,7 @@ def running() -> Iterator[GatewayProcess]:
 @pytest.fixture
 def gateway(running: GatewayProcess) -> GatewayProcess:
     running.calm()
-    eventually(running.all_links_up, "every channel has its sessions", 20)
+    eventually(running.all_links_up, "every channel has its sessions")
     return running
 
 
@@ -52,7 +52,7 @@ def send(gateway: GatewayProcess, number: str) -> str:
             headers=gateway._headers,
         )
     assert answer.status_code == 202, answer.text
-    return str(gateway.wait_for_status(answer.json()["id"], "delivered", timeout_s=20)["channel"])
+    return str(gateway.wait_for_status(answer.json()["id"], "delivered")["channel"])
 
 
 def change(gateway: GatewayProcess, number: str, carrier: str | None) -> None:
@@ -91,7 +91,7 @@ def test_a_worker_that_was_killed_knows_it_before_it_accepts_again(gateway):
     for name in ("worker-0", "worker-1"):
         gateway.kill(name)
     gateway.wait_ready()
-    eventually(gateway.all_links_up, "every channel has its sessions", 30)
+    eventually(gateway.all_links_up, "every channel has its sessions")
     assert channels_of(gateway, number) == {"telecom-a"}
 
 

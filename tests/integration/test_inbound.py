@@ -201,10 +201,8 @@ async def test_two_processes_that_take_the_last_segments_at_once_make_one_text(
     desk: Desk, other: Desk
 ):
     for round_ in range(20):
-        mark = {"mark": None}
         texts = [
-            text_of(f"{round_}.{n}", n, **(mark | {"mark": SegmentMark(round_, 4, n, 16)}))
-            for n in range(1, 5)
+            text_of(f"{round_}.{n}", n, mark=SegmentMark(round_, 4, n, 16)) for n in range(1, 5)
         ]
         random.shuffle(texts)
         await asyncio.gather(desk.take(*texts[:3]), other.take(*texts[1:]))
@@ -230,7 +228,8 @@ async def test_what_waited_long_enough_is_told_as_it_is(world: World):
 async def test_two_processes_release_a_long_text_once(world: World):
     first = Desk(world, InboundPolicy(join_s=0.3))
     second = Desk(await World.make(world.dsn, slot=1), InboundPolicy(join_s=0.3))
-    await first.take(*(segment("x", 1, 2, number=f"86138001380{n:02}") for n in range(20)))
+    mark = SegmentMark(77, 2, 1, 8)
+    await first.take(*(text_of("x", mark=mark, number=f"86138001380{n:02}") for n in range(20)))
     first.desk._polled_at = second.desk._polled_at = -10.0
     await asyncio.sleep(0.4)
     await asyncio.gather(first.desk.round(), second.desk.round())

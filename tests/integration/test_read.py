@@ -111,7 +111,7 @@ async def test_recovery_finds_exactly_what_nobody_brought_to_rest(world):  # noq
     await write(world, [], sql=park_sql(0, parked))
     began = time.perf_counter()
     found = await unfinished(world, 0, stages[0].id)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 30
     assert [stored.message.id for stored in found] == expected
     assert found[0].message.texts == stages[0].texts
     by_id = {stored.message.id: stored for stored in found}

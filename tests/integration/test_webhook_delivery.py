@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -192,7 +193,7 @@ async def test_a_peer_that_hangs_costs_the_total_time_and_no_more(
     peer.answer = None
     started = time.monotonic()
     assert await send(deliverer, exempt(peer)) == Failed(Fault.TIMEOUT)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10  # 0.6 s, and what a busy machine adds
 
 
 async def test_a_connection_cut_before_the_status_is_a_failure(
@@ -345,16 +346,19 @@ async def test_a_name_nobody_knows_is_a_failure(
 async def test_names_that_hang_are_given_up_after_the_connect_time(
     deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    is_over = threading.Event()
+
     def slow(*_: object) -> list[tuple[object, ...]]:
-        time.sleep(1.0)
+        is_over.wait()
         return []
 
     monkeypatch.setattr("webhooks.deliver.socket.getaddrinfo", slow)
     target = Target(URL("https://slow.example/"), is_exempt=False)
-    started = time.monotonic()
-    delivery = await send(deliverer, target)
+    try:
+        delivery = await send(deliverer, target)
+    finally:
+        is_over.set()
     assert delivery in (Failed(Fault.NAME), Failed(Fault.TIMEOUT))
-    assert time.monotonic() - started < 0.9
 
 
 async def test_an_exempt_connection_is_not_shared_with_a_tenants_url(

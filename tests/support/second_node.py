@@ -13,7 +13,7 @@ import yaml
 
 from gateway.sandbox_config import CARRIERS
 from store.embedded import endpoints_of, run_directory
-from tests.support.gateway_process import GatewayProcess, Json, eventually
+from tests.support.gateway_process import PATIENCE_S, GatewayProcess, Json, eventually
 
 LEASE_S, RENEW_S = 5, 1  # of both nodes: a lease counts until 2 s before its end
 
@@ -41,7 +41,7 @@ class SecondNode(GatewayProcess):
         """The first node's database."""
         return self._first.dsn
 
-    def wait_configured(self, timeout_s: float = 10.0) -> None:
+    def wait_configured(self, timeout_s: float = PATIENCE_S) -> None:
         """Until it works by the first node's configuration: `apply` waits for that node alone."""
         wanted = self._first.metric("config_version")
         eventually(

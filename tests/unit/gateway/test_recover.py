@@ -75,6 +75,13 @@ def test_throttled_then_written_again_is_uncertain_and_answered_is_not() -> None
     assert outcomes(text, replay(text, twice, [slow, answer(Submitted("z"))])) == [Submitted("z")]
 
 
+def test_throttled_here_and_written_to_a_backup_is_uncertain_at_the_backup() -> None:
+    text = message()
+    slow = answer(Throttled(1.0, "0x58"))
+    found = replay(text, [write(channel=3), write(channel=4)], [slow])
+    assert results_of(text, found) == [(0, Uncertain(LOST), 4)]
+
+
 def test_lines_of_attempts_that_have_their_row_are_passed_over() -> None:
     text = message()
     text.attempt = 1  # folded from the rows

@@ -60,6 +60,7 @@ class Desk:
             reader=reader,
             keyring=Keyring(b"k" * 32),
             ids=self.kit.ids,
+            words=self.kit.words,
             metrics=self.kit.metrics,
             answer=self._answer,
             unix=self.kit.clock.unix,

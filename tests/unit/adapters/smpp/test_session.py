@@ -64,6 +64,20 @@ def test_it_logs_in_as_a_transceiver_with_the_settings():
     assert session.free() == 16
 
 
+@pytest.mark.parametrize(
+    ("bind", "free"), [(pdu.BIND_TRANSMITTER, 16), (pdu.BIND_RECEIVER, 0), (9, 16)]
+)
+def test_a_pair_logs_in_by_kind_and_only_a_transmitter_takes_submits(bind, free):
+    session = Session(7, parse(SETTINGS), SessionPolicy(), 16, bind=bind)
+    session.connected(0.0)
+    assert sent(session) == [(bind, 1, 0)]
+    answer = pdu.build_pdu(bind | pdu.RESPONSE, 1, {"system_id": "SMSC"})
+    assert session.receive(answer, 0.1) == [Bound("SMSC")]
+    assert session.free() == free
+    [event] = session.receive(report(3, "id1"), 0.2)
+    assert isinstance(event, Reported)  # wherever it comes, it counts
+
+
 @pytest.mark.parametrize("answer", [header(0x80000009, 1, 0x0E), header(0x80000000, 1, 3)])
 def test_a_refused_login_ends_it_with_the_code(answer):
     session = Session(7, parse(SETTINGS), SessionPolicy(), 16)
