@@ -98,8 +98,8 @@ def first_of_the_backlog(gateway: GatewayProcess, otp: dict[str, str]) -> list[s
     It has one session and a small window and answers slowly: of whatever is not first in its turn
     the window shuts out all but the rest of its places, however slow the machine is.
     """
-    carrier = gateway.carriers["carrier-a"]
-    gateway.apply(narrow(gateway, sessions=1, window=WINDOW, names=["carrier-a"]))
+    carrier = gateway.carriers["mobile-a"]
+    gateway.apply(narrow(gateway, sessions=1, window=WINDOW, names=["mobile-a"]))
     before = len(carrier.submits(taken=False))
     carrier.behave(latency_ms=3000, link="up")
 
@@ -130,7 +130,7 @@ def test_a_spilled_message_reads_as_accepted_and_leaves_in_its_turn(gateway):
     assert {number.lstrip("+") for number in otp.values()} <= set(first[:WINDOW])
     assert gateway.metric("spilled_messages") == 0
     assert law_holds(gateway)
-    gateway.apply(narrow(gateway, sessions=2, window=512, names=["carrier-a"]))
+    gateway.apply(narrow(gateway, sessions=2, window=512, names=["mobile-a"]))
 
 
 def test_kill_9_in_the_middle_of_a_backlog_loses_nothing(gateway):
