@@ -31,7 +31,8 @@ from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
 from gateway.idreserve import IdReserve
-from gateway.inbound import InboundDesk, InboundPolicy
+from gateway.inbound import InboundDesk
+from gateway.inbound_commit import InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
 from gateway.matches import Matches

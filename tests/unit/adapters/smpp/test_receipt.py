@@ -177,6 +177,11 @@ def test_ids_are_left_alone_unless_the_channel_says_so():
         (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\1"), (0x020F, b"\1")], None),
         (0, b"T", [(0x020C, b"\1\7")], None),
         (0, b"", [(0x0424, b"T")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\0\2"), (0x020F, b"\0\1")], SAR),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\xff\xff"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\0\0\0\2"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1" * 2000), (0x020E, b"\2"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\2"), (0x020F, b"\1" * 2000)], None),
     ],
 )
 def test_a_segment_from_a_phone_says_its_place(esm_class, body, tlvs, mark):
