@@ -65,7 +65,7 @@ def parse_usual_receipt(frame: bytes) -> tuple[str, str, str, str] | None:
     if found.end() > tlvs:
         return None
     if tlvs < len(frame):
-        if not text.startswith(_ID_TLV_HEAD, tlvs):
+        if not text.startswith(_ID_TLV_HEAD, tlvs) or len(frame) == tlvs + 3:
             return None
         stop = tlvs + 4 + frame[tlvs + 3]
         if stop > len(frame) or stop > tlvs + 69:

@@ -484,3 +484,21 @@ def test_the_highest_congestion_that_was_told_is_kept_and_the_ids_are_whole():
 @given(st.binary(max_size=20))
 def test_what_is_no_tlv_is_no_congestion_and_the_answer_counts(octets):
     assert 0 <= told_by(with_tlvs(2, octets)) <= 100
+
+
+def test_an_error_of_ours_costs_one_session_and_nothing_that_the_burst_told(monkeypatch):
+    def crash(*_):
+        raise IndexError("ours")
+
+    monkeypatch.setattr("adapters.smpp.session.parse_usual_receipt", crash)
+    session = bound_session()
+    session.submit(some_submits(2), 1.0)
+    session.to_send()
+    events = session.receive(submit_answer(2, "a") + report(7, "a") + submit_answer(3, "b"), 1.1)
+    assert outcomes(events) == [Submitted("a")]
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.error, RemoteProtocolError)
+    assert isinstance(ended.error.__cause__, IndexError)
+    assert session.faults == 1
+    assert outcomes(session.lost("channel.link_lost")) == [Uncertain("channel.link_lost")]
