@@ -26,7 +26,7 @@ from adapters.smpp.settings import NumberFormat, SmppSettings
 from adapters.wire import Framer, build_tlvs
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report
-from sms.outcomes import Outcome, Submitted
+from sms.outcomes import NotSent, Outcome, Submitted
 
 _MESSAGE_ID_END = HEADER_SIZE + 64
 
@@ -130,16 +130,26 @@ class Session(WireSession):
         end = frame.find(0, HEADER_SIZE, _MESSAGE_ID_END + 1)
         if end > 0 and len(frame) > end + 1:
             self.congestion = max(self.congestion, pdu.congestion_of(frame, end + 1))
+        if status == pdu.ESME_RINVBNDSTS:
+            return self._unbound_answer(status)
         if status:
-            if status == pdu.ESME_RINVBNDSTS and self.state is SessionState.BOUND:
-                # It forgot our login: take no more, let the rest be answered, bind again.
-                self._move(Move.PEER_UNBOUND, self._heard_at)
             return self._codes.outcome(status)
         # A longer id than the standard's 64 is cut, as it is in its report: the submit was taken.
         carrier_id = frame[HEADER_SIZE : end if end >= 0 else _MESSAGE_ID_END].decode("latin-1")
         if self._answer_id is not None:
             carrier_id = self._answer_id(carrier_id)
         return Submitted(carrier_id)
+
+    def _unbound_answer(self, status: int) -> Outcome:
+        """The carrier forgot our login, so it took nothing: no more of ours until we bound again.
+
+        A channel that gives the code a class of its own is believed.
+        """
+        if self.state is SessionState.BOUND:
+            self._move(Move.PEER_UNBOUND, self._heard_at)  # the rest may still be answered
+        if status in self._settings.status_classes:
+            return self._codes.outcome(status)
+        return NotSent("channel.link_lost")
 
     def _deliver(
         self,

@@ -20,7 +20,7 @@ from adapters.smpp.session import Session, Token
 from adapters.smpp.settings import parse
 from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import MessageClass
-from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
+from sms.outcomes import Cause, NotSent, Rejected, Submitted, Throttled, Uncertain
 from tests.support.smpp import (
     SETTINGS,
     a_message,
@@ -176,11 +176,19 @@ def test_sequence_numbers_wrap_to_one():
 def test_an_unbound_answer_makes_it_bind_again_after_the_rest():
     session = bound_session()
     session.submit(some_submits(2), 1.0)
-    [answered] = session.receive(submit_answer(2, status=0x04), 1.1)
-    assert isinstance(answered, Answered)
+    events = session.receive(submit_answer(2, status=0x04), 1.1)
+    assert outcomes(events) == [NotSent("channel.link_lost")]  # sent again, no attempt
     assert session.free() == 0
-    events = session.receive(submit_answer(3, "x"), 1.2)
+    events = session.receive(submit_answer(3, status=0x04), 1.2)
     assert [type(event) for event in events] == [Answered, Ended]
+    assert outcomes(events) == [NotSent("channel.link_lost")]
+
+
+def test_a_channel_may_class_the_unbound_answer_itself():
+    session = bound_session(status_classes={"0x04": "perm_content"})
+    session.submit(some_submits(1), 1.0)
+    [outcome] = outcomes(session.receive(submit_answer(2, status=0x04), 1.1))
+    assert outcome == Rejected("0x00000004", Cause.CONTENT, "content.blocked")
 
 
 # -- time ----------------------------------------------------------------------------------
