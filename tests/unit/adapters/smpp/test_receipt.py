@@ -125,6 +125,18 @@ def test_no_body_breaks_the_readers(body, esm_class, data_coding):
     assert isinstance(parse_text(frame, pdu.parse_short(frame))[0], str)
 
 
+@pytest.mark.parametrize("tail", [b"\x00\x1e\x00\x04", b"\x02\x0c\x00\x02\x01\x02"])
+def test_stray_octets_behind_a_usual_report_do_not_hide_it(tail):
+    """SMSCs leave the beginning of a parameter there."""
+    whole = report(7, "m1")[: -4 - len("m1\0")]
+    for stop in range(len(tail) + 1):
+        frame = whole + tail[:stop]
+        frame = len(frame).to_bytes(4, "big") + frame[4:]
+        quick = parse_usual_receipt(frame)
+        assert quick is None or quick[1:] == ("m1", "DELIVRD", "000")
+        assert parsed(frame) == ("m1", "DELIVRD", "000")
+
+
 @pytest.mark.parametrize(
     ("body", "esm_class", "data_coding", "text"),
     [
