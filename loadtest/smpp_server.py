@@ -68,7 +68,9 @@ def _data_of(frame: bytes) -> pdu.Short:
     return (
         parsed.text("source_addr").encode("latin-1"),
         parsed.text("destination_addr").encode("latin-1"),
-        *(parsed.number(name) for name in ("esm_class", "registered_delivery", "data_coding")),
+        parsed.number("esm_class"),
+        parsed.number("registered_delivery"),
+        parsed.number("data_coding"),
         _payload(parsed.tlvs),
         len(frame),
     )

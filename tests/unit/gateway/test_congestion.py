@@ -9,6 +9,7 @@ from adapters.session import SessionPolicy
 from adapters.shell import Link
 from adapters.smpp.channel import SmppChannel
 from gateway.channel import ChannelRuntime
+from loadtest.server import LoginAsked, Submits
 from loadtest.smpp_server import ServerSession, SmppSide
 from ratelimit.bucket import Bucket
 from sms import config
@@ -33,6 +34,7 @@ class World:
         self.transport = FakeTransport()
         self.link.connection_made(self.transport)
         [asked] = self.carrier.receive(self.transport.written, 0.0)
+        assert isinstance(asked, LoginAsked)
         self.carrier.answer_login(asked, 0, "SMSC")
         self.link.data_received(self.carrier.to_send())
         assert self.channel.is_up()
@@ -47,6 +49,7 @@ class World:
                 self.transport.written = b""
                 self.channel.submit(some_submits(1))
                 [submits] = self.carrier.receive(self.transport.written, self.now)
+                assert isinstance(submits, Submits)
                 [(sequence, _, _)] = submits.submits
                 self.carrier.answer_submits([(sequence, 0, b"id")])
                 self.link.data_received(self.carrier.to_send())

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.session import Reported
 from adapters.smpp import pdu
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import IdMatch
@@ -49,6 +50,7 @@ def test_a_report_is_read_by_its_key_names(text, expected):
 def test_a_report_is_known_by_its_four_bits_whatever_stands_beside_them(esm_class):
     session = bound_session()
     [event] = session.receive(deliver(b"id:a1 stat:DELIVRD", esm_class=esm_class), 1.0)
+    assert isinstance(event, Reported)
     assert [found.carrier_id for found in event.reports] == ["a1"]
 
 
