@@ -124,11 +124,23 @@ class ServerSession(SharedSession):
             self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, sequence)
             self.is_closed = True
             return Ended("unbound")
+        elif command_id == pdu.QUERY_SM:
+            self._queried(frame)
         elif command_id in (pdu.SUBMIT_SM, pdu.DATA_SM):
             self._respond(command_id | pdu.RESPONSE, pdu.ESME_RINVBNDSTS, sequence)
         elif not command_id & pdu.RESPONSE:
             self._respond(pdu.GENERIC_NACK, pdu.ESME_RINVCMDID, sequence)
         return None
+
+    def _queried(self, frame: bytes) -> None:
+        asked = pdu.parse_pdu(frame)
+        carrier_id = asked.text("message_id")
+        state = self.states.get(carrier_id.encode("latin-1"))
+        if state is None:
+            self._respond(pdu.QUERY_SM_RESP, pdu.ESME_RQUERYFAIL, asked.sequence)
+            return
+        fields: dict[str, str | int | bytes] = {"message_id": carrier_id, "message_state": state}
+        self._out.append(pdu.build_pdu(pdu.QUERY_SM_RESP, asked.sequence, fields))
 
     def _respond(self, command_id: int, status: int, sequence: int) -> None:
         self._out.append(pack_header(HEADER_SIZE, command_id, status, sequence))

@@ -42,6 +42,9 @@ REPORT_AGAIN_S = 1.0  # after an error answer
 REPORT_TIMEOUT_S = 30.0  # without an answer
 ENQUIRE_S = 30.0  # of silence from a client
 
+UNTOLD = 100_000  # submits without a report whose end is remembered
+DELIVERED, UNDELIVERABLE = 2, 5  # message_state of SMPP, the one protocol that asks
+
 _TLV_FORMS = ("sar", "payload")  # SMPP's alone
 # (carrier id, to, sender) of a submit that is owed a report
 Owed = tuple[bytes, bytes, bytes]
@@ -94,6 +97,7 @@ class Smsc:
         self._window = window
         self._wheel = wheel
         self._accounts: dict[str, Account] = {}
+        self._untold: dict[bytes, int] = {}  # how submits ended that got no report
         self._number = 0
         self._second = -1
         self._second_text = ""
@@ -137,6 +141,7 @@ class Smsc:
 
     def joined(self, session: ServerSession) -> None:
         """A connection is logged in: what waits for its account may go over it."""
+        session.states = self._untold
         self._account(session.system_id).sessions.append(session)
         self._deliver(session.system_id)
         self.dirty.add(session)
@@ -226,9 +231,20 @@ class Smsc:
             self.dirty.add(session)
         self.counts["accepted"] += sum(1 for answer in answers if not answer[1])
         self.counts["throttled"] += sum(1 for answer in answers if answer[1] == self.side.throttled)
-        if owed and self.behaviour.receipts:
-            report = partial(self._report, session.system_id, owed, time.time())
-            self._later(self.behaviour.receipt_delay_ms, report)
+        if not owed:
+            return
+        report = partial(self._report, session.system_id, owed, time.time())
+        if not self.behaviour.receipts:
+            report = partial(self._end_untold, owed)
+        self._later(self.behaviour.receipt_delay_ms, report)
+
+    def _end_untold(self, owed: list[Owed]) -> None:
+        """Nobody is told of their end: who asks learns it."""
+        for carrier_id, _, _ in owed:
+            is_bad = random() < self.behaviour.undelivered_share
+            self._untold[carrier_id] = UNDELIVERABLE if is_bad else DELIVERED
+        for _ in range(len(self._untold) - UNTOLD):
+            del self._untold[next(iter(self._untold))]
 
     # -- reports ---------------------------------------------------------------------------
 

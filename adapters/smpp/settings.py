@@ -94,6 +94,7 @@ class SmppSettings:
     status_classes: Mapping[int, str] = field(default_factory=dict)
     enquire_link_s: float | None = None  # None = the policy's
     response_timeout_s: float | None = None  # None = the policy's
+    query_after_s: float | None = None  # None = receipts that stay away are not asked for
     has_tls: bool = False
 
 
@@ -150,6 +151,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "status_classes": code_classes(code_of, '"0x0401"', ANSWER_CLASSES),
     "enquire_link_s": seconds(1, 3600),
     "response_timeout_s": seconds(1, 300),
+    "query_after_s": seconds(1, 259_200),
     "tls": flag,
     "tls_server_name": _string(1, 253),
     "tls_ca": _pem,
@@ -190,6 +192,7 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
             "address_range",
             "enquire_link_s",
             "response_timeout_s",
+            "query_after_s",
         )
         if name in raw
     }

@@ -48,6 +48,13 @@ class SubmitLook:
     is_data: bool = False  # data_sm instead of submit_sm
 
 
+def source_ton(look: SubmitLook, sender: str) -> int:
+    """The type of number of a sender."""
+    if look.source_addr_ton is not None:
+        return look.source_addr_ton
+    return TON_SHORT_CODE if sender.isdigit() else TON_ALPHANUMERIC
+
+
 class SubmitTemplate:
     """Packs submit_sm from parts that hardly change: a head per sender, a tail per look.
 
@@ -94,9 +101,7 @@ class SubmitTemplate:
 
     def _head(self, sender: str) -> bytes:
         look = self._look
-        ton = look.source_addr_ton
-        if ton is None:
-            ton = TON_SHORT_CODE if sender.isdigit() else TON_ALPHANUMERIC
+        ton = source_ton(look, sender)
         head = b"".join(
             (
                 build_cstring(look.service_type.encode("ascii"), 6),

@@ -27,6 +27,7 @@ channels:
     bind: tx+rx
     interface_version: 0x50
     long_messages: payload
+    query_after_s: 1
     tls: true
     tls_ca_file: {ca}
     sender: "10690001"
@@ -89,6 +90,14 @@ def test_one_report_ends_all_segments_though_the_worker_that_sent_them_was_kille
     message = gateway.wait_for_status(message_id, "delivered", timeout_s=30)
     assert [one["status"] for one in message["segment_states"]] == ["delivered"] * 3
     assert submitted(gateway, to) == ["【沙箱】" + TEXT]
+
+
+def test_a_carrier_that_sends_no_receipts_is_asked(gateway):
+    gateway.carriers["vendor-d"].behave(receipts=False, receipt_delay_ms=50)
+    to = f"+86192{next(_numbers)}"
+    message_id = gateway.accept(to=to, text=TEXT, **{"class": "transactional"})
+    gateway.wait_for_status(message_id, "delivered", timeout_s=20)
+    gateway.carriers["vendor-d"].behave(receipts=True)
 
 
 def test_without_an_answer_all_of_it_is_uncertain_after_a_kill_and_nothing_is_sent_again(gateway):

@@ -21,7 +21,7 @@ from aiosmpplib import (
 from aiosmpplib.broker import SimpleBroker
 
 
-class Heard(AbstractHook):
+class Heard(AbstractHook):  # type: ignore[misc]  # it has no types
     """What it was told."""
 
     def __init__(self) -> None:

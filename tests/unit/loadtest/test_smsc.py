@@ -131,6 +131,19 @@ def test_a_pair_gets_answers_on_one_connection_and_reports_on_the_other(world):
     assert world.smsc.waiting() == 0
 
 
+def test_who_gets_no_receipt_may_ask_and_nobody_else(tmp_path):
+    world = World(tmp_path, receipts=False)
+    client, _ = world.client()
+    client.submit(some_submits(1), 0.0)
+    [taken] = outcomes(world.carry())
+    server = world.links[0][1]
+    for carrier_id, status, state in ((taken.carrier_id, 0, 2), ("nobody", 0x67, 0)):
+        asked = pdu.build_pdu(pdu.QUERY_SM, 77, {"message_id": carrier_id})
+        world.smsc.receive(server, asked, 0.0)
+        answer = pdu.parse_pdu(server.to_send())
+        assert (answer.status, answer.number("message_state")) == (status, state)
+
+
 def test_a_data_sm_is_taken_answered_as_such_and_reported(world):
     client, _ = world.client(submit_pdu="data_sm")
     client.submit(some_submits(2), 0.0)
