@@ -29,7 +29,7 @@ pytestmark = pytest.mark.flow
 CUTS = ("cut.messages.answer", "cut.messages.request", "cut.events.answer")
 CARRIER = "kill.carrier"
 NAMES = (*{faults.fault_of(point): None for point in POINTS}, *CUTS, CARRIER)
-AMONG_THREE = 10  # of those that one worker has as well, so that both take about as long
+AMONG_THREE = 14  # of those that one worker has as well, so that both take about as long
 LEASE = {"lease_s": "6", "lease_renew_s": "1", "takeover_grace_s": "1"}  # a takeover waits for it
 
 

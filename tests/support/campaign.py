@@ -41,7 +41,7 @@ ANSWER_S = 8.0
 CLASSES = ("otp", "transactional", "marketing")
 LONG = "。" * 150  # with its number and signature three segments in UCS-2
 LONG_SEGMENTS = 3
-AGAIN_S = 90.0  # from a kill to the next 202: ten deaths in a row make the supervisor wait 10 s
+AGAIN_S = 90.0  # from a kill to the next 202
 DRAIN_S = 180.0  # until all is at its end; the machine may be busy
 
 Json = dict[str, Any]

@@ -2,11 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.session import Reported
 from adapters.smpp import pdu
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import IdMatch
 from sms.model import SegmentMark
-from tests.support.smpp import report
+from tests.support.smpp import bound_session, report
 
 SAR = SegmentMark(0x107, 2, 1, 0)
 
@@ -43,6 +44,14 @@ def parsed(frame):
 )
 def test_a_report_is_read_by_its_key_names(text, expected):
     assert parsed(deliver(text)) == expected
+
+
+@pytest.mark.parametrize("esm_class", [0x04, 0x07, 0x84])
+def test_a_report_is_known_by_its_four_bits_whatever_stands_beside_them(esm_class):
+    session = bound_session()
+    [event] = session.receive(deliver(b"id:a1 stat:DELIVRD", esm_class=esm_class), 1.0)
+    assert isinstance(event, Reported)
+    assert [found.carrier_id for found in event.reports] == ["a1"]
 
 
 @pytest.mark.parametrize("text", [b"", b"hello", b"id: stat:DELIVRD", b"id:5 err:1", b"\xff\xfe"])
@@ -118,6 +127,18 @@ def test_no_body_breaks_the_readers(body, esm_class, data_coding):
     assert isinstance(parse_text(frame, pdu.parse_short(frame))[0], str)
 
 
+@pytest.mark.parametrize("tail", [b"\x00\x1e\x00\x04", b"\x02\x0c\x00\x02\x01\x02"])
+def test_stray_octets_behind_a_usual_report_do_not_hide_it(tail):
+    """SMSCs leave the beginning of a parameter there."""
+    whole = report(7, "m1")[: -4 - len("m1\0")]
+    for stop in range(len(tail) + 1):
+        frame = whole + tail[:stop]
+        frame = len(frame).to_bytes(4, "big") + frame[4:]
+        quick = parse_usual_receipt(frame)
+        assert quick is None or quick[1:] == ("m1", "DELIVRD", "000")
+        assert parsed(frame) == ("m1", "DELIVRD", "000")
+
+
 @pytest.mark.parametrize(
     ("body", "esm_class", "data_coding", "text"),
     [
@@ -170,6 +191,11 @@ def test_ids_are_left_alone_unless_the_channel_says_so():
         (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\1"), (0x020F, b"\1")], None),
         (0, b"T", [(0x020C, b"\1\7")], None),
         (0, b"", [(0x0424, b"T")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\0\2"), (0x020F, b"\0\1")], SAR),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\xff\xff"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\0\0\0\2"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1" * 2000), (0x020E, b"\2"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\2"), (0x020F, b"\1" * 2000)], None),
     ],
 )
 def test_a_segment_from_a_phone_says_its_place(esm_class, body, tlvs, mark):
