@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-MAXIMUM_MS = 86_400_000
+MAXIMUM = 86_400_000  # of a whole number: a day in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Behaviour:
     receipts: bool = True
     link: str = "up"  # "down": drops its connections and refuses new ones
     failure_status: int = 0x08  # what a failing submit is answered with (SMPP: RSYSERR)
+    takes_per_s: int = 0  # submits that it takes in a second, of all clients; beyond: "too fast"
     undelivered_share: float = 0.0  # of reports, saying UNDELIV instead of DELIVRD
 
     def shown(self) -> dict[str, Any]:
@@ -37,9 +38,9 @@ def _is_number(value: object) -> bool:
 
 def _wrong(name: str, value: Any) -> str | None:  # noqa: ANN401 – straight from JSON
     match name:
-        case "latency_ms" | "receipt_delay_ms":
-            is_good = type(value) is int and 0 <= value <= MAXIMUM_MS
-            return None if is_good else f"give whole milliseconds from 0 to {MAXIMUM_MS}"
+        case "latency_ms" | "receipt_delay_ms" | "takes_per_s":
+            is_good = type(value) is int and 0 <= value <= MAXIMUM
+            return None if is_good else f"give a whole number from 0 to {MAXIMUM}"
         case "failure_share" | "throttle_share" | "undelivered_share":
             is_good = _is_number(value) and 0 <= value <= 1
             return None if is_good else "give a number from 0 to 1"
