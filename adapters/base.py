@@ -66,6 +66,10 @@ class Channel(Protocol):
         """Whether at least one session is bound."""
         ...
 
+    def is_receiving(self) -> bool:
+        """Whether a session is bound that reports and texts can come over."""
+        ...
+
     def why_down(self) -> str:
         """Why there is no session, in words and with a remedy; "" while there is one."""
         ...

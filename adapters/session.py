@@ -152,6 +152,7 @@ class WireSession(ABC):
 
     link_test = "link test"  # what the protocol calls it
     link_test_tries = 1  # unanswered ones before the link counts as dead
+    role = ""  # "transmitter" or "receiver" where each direction has a session of its own
     sequence_minimum = 1
     sequence_maximum = 0xFFFFFFFF
 

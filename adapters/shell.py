@@ -34,6 +34,7 @@ from adapters.session import (
     SessionState,
     WireSession,
 )
+from adapters.tls import Tls
 from sms import config
 from sms.errors import ConnectFailed
 from sms.model import Submit
@@ -56,6 +57,8 @@ REMIND_S = 60.0  # a failure that lasts is logged again this often
 
 
 _UNREACHED = "check host and port, and that the carrier lets our address in"
+_BEFORE_LOGIN = (SessionState.UNBOUND, SessionState.BINDING)
+_NOT_TLS = "check that port is the TLS one, and tls_cert_file where the carrier wants one"
 
 
 def backoff_s(failures: int, policy: SessionPolicy, dice: float) -> float:
@@ -73,9 +76,9 @@ class Close(Enum):
 
 
 class Link(asyncio.Protocol):
-    """One TCP connection carrying one session."""
+    """One TCP connection carrying one session, within TLS where the channel has it."""
 
-    def __init__(self, channel: WireChannel, session: WireSession) -> None:
+    def __init__(self, channel: WireChannel, session: WireSession, tls: Tls | None = None) -> None:
         self.session = session
         self.was_bound = False
         self.reason = ""  # why it ended
@@ -83,6 +86,8 @@ class Link(asyncio.Protocol):
         self._channel = channel
         self._transport: asyncio.Transport | None = None
         self._is_full = False  # the carrier does not read: write nothing more
+        self._tls = tls
+        self._opened_at = 0.0  # monotonic
 
     def free(self) -> int:
         """Free slots; none while the carrier does not read or the socket closes."""
@@ -94,7 +99,7 @@ class Link(asyncio.Protocol):
         """Write what the session has queued, in one call."""
         data = self.session.to_send()
         if data and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+            self._transport.write(data if self._tls is None else self._tls.seal(data))
 
     def has_unwritten(self) -> bool:
         """Whether bytes wait that the socket did not take yet."""
@@ -108,6 +113,8 @@ class Link(asyncio.Protocol):
             return
         self.reason = self.reason or reason
         self.flush()
+        if self._tls is not None and not transport.is_closing():
+            transport.write(self._tls.good_bye())
         self._transport = None
         # An unread rest means a peer that does not read: waiting for it could last for ever.
         if transport.get_write_buffer_size():
@@ -124,15 +131,48 @@ class Link(asyncio.Protocol):
         self._transport = tcp = cast("asyncio.Transport", transport)
         set_options(tcp.get_extra_info("socket"))
         tcp.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
-        self.session.connected(time.monotonic())
+        self._opened_at = time.monotonic()
+        if self._tls is not None:
+            tcp.write(self._tls.start())
+            return
+        self.session.connected(self._opened_at)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
         """One burst from the carrier."""
-        events = self.session.receive(data, time.monotonic())
-        if failpoints.is_armed and events:
-            failpoints.hit("session.received")
-        self._channel.act(self, events)
+        tls = self._tls
+        if tls is not None:
+            data = self._unseal(tls, data)
+        if data:
+            events = self.session.receive(data, time.monotonic())
+            if failpoints.is_armed and events:
+                failpoints.hit("session.received")
+            self._channel.act(self, events)
+        if tls is not None and tls.is_over:
+            self.close("link lost: closed by the carrier")
+
+    def _unseal(self, tls: Tls, data: bytes) -> bytes:
+        """What the carrier said within TLS; its handshake goes on, and then we log in."""
+        was_open, plain, reason = tls.is_open, b"", ""
+        try:
+            plain = tls.receive(data)
+        except ConnectFailed as error:
+            reason = str(error)
+        if self._transport is not None and (own := tls.to_send()):
+            self._transport.write(own)
+        if tls.is_open and not was_open:
+            self.session.connected(time.monotonic())
+            self.flush()
+        if reason:
+            self.close(reason)
+        return plain
+
+    def tick(self, now: float, timeout_s: float) -> None:
+        """Once a second: time-outs of the session, or of the TLS handshake before it."""
+        if self.session.state is not SessionState.UNBOUND:
+            self._channel.act(self, self.session.tick(now))
+        elif self._opened_at and now - self._opened_at >= timeout_s:
+            self.close(f"TLS: no handshake in {timeout_s:g} s, {_NOT_TLS}")
 
     def pause_writing(self) -> None:
         """The carrier reads too slowly: what it asks of us would only pile up, so read less."""
@@ -151,6 +191,9 @@ class Link(asyncio.Protocol):
         """The socket is gone, by us or by the carrier."""
         if self._transport is not None:
             self._transport = None
+            if self._tls is not None and self.session.state in _BEFORE_LOGIN:
+                # Of TLS 1.3 we may have no word: it looks at our certificate after our handshake.
+                self.reason = f"TLS: closed before the carrier answered our login, {_NOT_TLS}"
             self.reason = self.reason or f"link lost: {exc or 'closed by the carrier'}"
             self._channel.link_ended(self)
         if not self.ended.done():
@@ -212,6 +255,10 @@ class WireChannel(ABC):
     def make_session(self, number: int) -> WireSession:
         """A new session, not yet connected, for place `number` (from 0)."""
 
+    def make_tls(self) -> Tls | None:
+        """The TLS of a new connection; None where the protocol or the channel has none."""
+        return None
+
     def places(self) -> int:
         """How many connections it keeps; a protocol may need two for a session."""
         return self._config.sessions
@@ -234,6 +281,10 @@ class WireChannel(ABC):
     def is_up(self) -> bool:
         """Whether at least one session is bound that takes submits."""
         return any(link.session.window.capacity for link in self._links)
+
+    def is_receiving(self) -> bool:
+        """Whether at least one session is bound that reports come over."""
+        return any(link.session.role != "transmitter" for link in self._links)
 
     def why_down(self) -> str:
         """Why there is no session, with a remedy where one is known; "" while there is one."""
@@ -372,7 +423,8 @@ class WireChannel(ABC):
 
     def link_ended(self, link: Link) -> None:
         """Forget a link; its unanswered submits are Uncertain, the last one takes us down."""
-        self.last_reason = link.reason
+        role = link.session.role
+        self.last_reason = f"{role}: {link.reason}" if role else link.reason
         self._dialling.discard(link)
         was_up = self.is_up()
         if link in self._links:
@@ -389,7 +441,7 @@ class WireChannel(ABC):
     # -- inside ----------------------------------------------------------------------------
 
     def _bound(self, link: Link, peer: str) -> None:
-        log.info("session bound", channel=self._config.name, peer=peer)
+        log.info("session bound", channel=self._config.name, peer=peer, role=link.session.role)
         self._dialling.discard(link)
         link.was_bound = True
         self._told = ("", -REMIND_S)
@@ -466,7 +518,7 @@ class WireChannel(ABC):
     async def _dial(self, number: int) -> Link | None:
         session = self.make_session(number)
         session.submit_timeout_s = self._config.submit_timeout_s
-        link = Link(self, session)
+        link = Link(self, session, self.make_tls())
         self._dialling.add(link)
         try:
             await _connect(link, *self.address(number), self._response_s)
@@ -482,8 +534,7 @@ class WireChannel(ABC):
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         now = time.monotonic()
         for link in (*self._links, *self._dialling):
-            if link.session.state is not SessionState.UNBOUND:
-                self.act(link, link.session.tick(now))
+            link.tick(now, self._response_s)
 
     def _look_quiet(self) -> None:
         if not any(link.session.window.open for link in self._links):

@@ -37,6 +37,7 @@ _CHANNEL_SECRETS = frozenset(
     {
         *("password", "smg_password", "secret", "shared_secret"),
         *("access_key_secret", "auth_token", "api_key"),
+        *("tls_ca", "tls_cert", "tls_key"),  # kept with the channel: every node has them
     }
 )
 # Fields of a channel that say nothing when they are left out.

@@ -401,13 +401,19 @@ class Flow:
                 metrics.queue_messages.set(labels, queue.size)
                 metrics.queue_oldest_age_seconds.set(labels, now - oldest if oldest else 0.0)
         metrics.channel_state.clear()  # a channel may be another process's now
+        metrics.channel_receiving.clear()
         metrics.channel_pace.clear()
         for runtime in self.dispatcher.channels.values():
             if runtime.throttle.pace < math.inf:
                 metrics.channel_pace.set((runtime.config.name,), runtime.throttle.pace)
+            is_receiving = float(runtime.adapter.is_receiving())
+            metrics.channel_receiving.set((runtime.config.name,), is_receiving)
             for state in ("up", "down"):
                 is_now = (state == "up") == runtime.is_up
                 metrics.channel_state.set((runtime.config.name, state), float(is_now))
+        metrics.smg_sessions.clear()
+        for channel, count in self.smg_port.sessions().items():
+            metrics.smg_sessions.set((self.channel_name(channel) or str(channel),), count)
         self.backlog.set_gauges()
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
         metrics.parked_reports.set((), self.reports_desk.parked)

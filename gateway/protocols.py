@@ -15,7 +15,7 @@ from adapters.sgip.settings import validate as validate_sgip
 from adapters.smgp.channel import SmgpChannel
 from adapters.smgp.settings import validate as validate_smgp
 from adapters.smpp.channel import SmppChannel
-from adapters.smpp.settings import validate as validate_smpp
+from adapters.smpp.channel import validate as validate_smpp
 from sms import config
 
 

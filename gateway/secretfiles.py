@@ -31,7 +31,7 @@ class SecretFiles:
         path = self._base_dir / str(file)
         try:
             with path.open("rb") as handle:
-                content = handle.read(_MAX_SECRET_FILE).decode().strip("\r\n")
+                content = handle.read(_MAX_SECRET_FILE + 1).decode().strip("\r\n")
         except FileNotFoundError:
             self._plan(path, at)
             return path
@@ -41,8 +41,10 @@ class SecretFiles:
             return None
         if not content:
             self._complain(at, "names an empty file; put the secret into it")
-            return None
-        return content
+        elif len(content) > _MAX_SECRET_FILE:
+            self._complain(at, f"names a file of more than {_MAX_SECRET_FILE} octets; shorten it")
+            content = ""
+        return content or None
 
     def forget(self, path: Path) -> None:
         """The file is not made after all."""

@@ -17,6 +17,7 @@ import ctypes
 import json
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -113,6 +114,7 @@ class Carrier:
         self._host: str = options.host
         self._port: int = options.port
         self._server: asyncio.Server | None = None
+        self._tls = _tls_of(options)
         side = SIDES[options.protocol](options)
         self.smsc = Smsc(
             name=options.name,
@@ -158,7 +160,7 @@ class Carrier:
         """Open the port; returns it."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self), self._host, self._port, backlog=128
+            lambda: _Connection(self), self._host, self._port, backlog=128, ssl=self._tls
         )
         self._port = self._server.sockets[0].getsockname()[1]
         return self._port
@@ -320,6 +322,18 @@ async def run(options: argparse.Namespace) -> None:
     carrier.smsc.record.close()
 
 
+def _tls_of(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """TLS with a certificate of its own; with `--tls-client-ca` it asks clients for one."""
+    if options.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(options.tls_cert, options.tls_key)
+    if options.tls_client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(options.tls_client_ca)
+    return context
+
+
 def _say(options: argparse.Namespace, port: int, control_port: int) -> None:
     control_url = f"http://{options.host}:{control_port}"
     if options.json:
@@ -377,6 +391,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--system-id", default="", help="empty takes any")
     parser.add_argument("--password", default="", help="empty takes any")
     parser.add_argument("--password-file", type=Path, help="instead of --password")
+    parser.add_argument("--tls-cert", type=Path, help="PEM: speak TLS with this certificate")
+    parser.add_argument("--tls-key", type=Path, help="its key (default: in the same file)")
+    parser.add_argument("--tls-client-ca", type=Path, help="clients must show one it signed")
     parser.add_argument(
         "--window", type=int, default=0, help="unanswered submits per session, 0 = no limit"
     )

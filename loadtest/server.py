@@ -108,6 +108,7 @@ class ServerSession(ABC):
         self.is_closed = False
         self.heard_at = 0.0
         self.unanswered = 0  # submits taken and not answered
+        self.congestion: int | None = None  # how busy to say we are, where the protocol can
         self._framer = framer
         self._out: list[bytes] = []
         self._sequence = 0
@@ -201,7 +202,7 @@ class ServerSession(ABC):
     def deliver(self, owed: Sequence[Delivery], now: float) -> None:
         """Send reports and texts; each is kept until it is answered."""
         for one in owed:
-            sequence = self._next()
+            sequence = self._sequence_of(one)
             self._waiting[sequence] = (one, now)
             if isinstance(one, OwedText):
                 self._out.append(self._build_text(sequence, one))
@@ -223,6 +224,10 @@ class ServerSession(ABC):
         kept = [report for report, _ in self._waiting.values()]
         self._waiting.clear()
         return kept
+
+    def _sequence_of(self, _one: Delivery) -> int:
+        """What it goes out under, and its answer comes back under."""
+        return self._next()
 
     def _next(self) -> int:
         self._sequence = self._sequence + 1 if self._sequence < self.sequence_maximum else 1
@@ -252,6 +257,10 @@ class Side(ABC):
 
         `sequence` is the client's: some protocols have no other id.
         """
+
+    def text_id(self, number: int) -> str:
+        """The id of the carrier's text `number` from a phone; kept when it goes out again."""
+        return self.carrier_id(number, number)
 
 
 def segment_of(has_header: bool, body: bytes) -> tuple[int | None, int, int, bytes]:

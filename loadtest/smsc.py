@@ -235,6 +235,7 @@ class Smsc:
         self, session: ServerSession, answers: list[tuple[int, int, bytes]], owed: list[Owed]
     ) -> None:
         if not session.is_closed:
+            session.congestion = self.behaviour.congestion
             session.answer_submits(answers)
             self.dirty.add(session)
         self.counts["accepted"] += sum(1 for answer in answers if not answer[1])
@@ -266,9 +267,7 @@ class Smsc:
         owed = deliveries(text)
         for one in owed:
             self._number += 1
-            named = one._replace(
-                carrier_id=self.side.carrier_id(self._number, self._number).encode()
-            )
+            named = one._replace(carrier_id=self.side.text_id(self._number).encode())
             self._account(system_id).waiting.append(named)
         self.counts["inbound"] += len(owed)
         self._deliver(system_id)

@@ -291,9 +291,6 @@ class Metrics:
         self.limits_local = Gauge(
             "limits_local", "Processes that go by their share of the rates: Valkey is away."
         )
-        self.quota_calls_total = Counter(
-            "quota_calls_total", "Calls to PostgreSQL for daily and monthly quotas.", ("outcome",)
-        )
         self.queue_messages = Gauge(
             "queue_messages", "Messages that wait to be submitted.", ("class", "channel")
         )
@@ -403,10 +400,21 @@ class Metrics:
 
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
+        self.smg_sessions = Gauge(
+            "smg_sessions",
+            "Logins of SMGs at our port, which bring reports and texts (SGIP).",
+            ("channel",),
+        )
         self.submitted_cost_total = Counter(
             "submitted_cost_total",
             "Price of the segments that a channel took, in the operator's currency.",
             ("channel",),
+        )
+        self.channel_receiving = Gauge(
+            "channel_receiving",
+            "Whether any process of the node has a session that the channel's receipts come over.",
+            ("channel",),
+            "max",
         )
         self.channel_pace = Gauge(
             "channel_pace",
@@ -420,6 +428,9 @@ class Metrics:
         )
         self.flush_rows = Histogram("flush_rows", "Rows in one store flush.", ("lane",), ROWS)
         self.flush_seconds = Histogram("flush_seconds", "Time of one store flush.", ("lane",))
+        self.quota_calls_total = Counter(
+            "quota_calls_total", "Calls to PostgreSQL for daily and monthly quotas.", ("outcome",)
+        )
         self.inbound_total = Counter(
             "inbound_total", "Texts from phones, by what became of them.", ("channel", "end")
         )

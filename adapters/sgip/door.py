@@ -149,6 +149,14 @@ class Door:
         """How many SMGs are here, logged in or not."""
         return len(self._guests)
 
+    def sessions(self) -> dict[int, int]:
+        """How many of them are logged in, by channel; 0 for one that waits for its SMG."""
+        found = {account.channel: 0 for _, account in self._accounts}
+        for session in self._guests:
+            if session.account is not None:
+                found[session.channel] = found.get(session.channel, 0) + 1
+        return found
+
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> Sequence[object]:
         """Answer what came through this door; returns the tokens that are not its own."""
         others: list[object] = []

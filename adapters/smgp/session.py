@@ -22,6 +22,8 @@ from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome, Submitted
 
+_ROLES = {pdu.MODE_BOTH: "", pdu.MODE_SEND: "transmitter", pdu.MODE_RECEIVE: "receiver"}
+
 Token = tuple["SmgpSession", int, bytes]  # who must answer, the Deliver's SequenceID and MsgID
 
 
@@ -52,6 +54,7 @@ class SmgpSession(WireSession):
         )
         self._settings = settings
         self._mode = mode
+        self.role = _ROLES[mode]
         self._unix_offset = unix_offset
         self._codes = StatusTable(settings.status_classes)
         self._template = pdu.SubmitTemplate(settings.look)

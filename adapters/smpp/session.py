@@ -23,6 +23,7 @@ from adapters.smpp.codes import StatusTable, login_refused
 from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RESP, parse_header
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import NumberFormat, SmppSettings
+from adapters.smpp.template import DataTemplate, SubmitTemplate
 from adapters.wire import Framer, build_tlvs
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report
@@ -37,26 +38,36 @@ Token = tuple["Session", int, int]
 
 
 class Session(WireSession):
-    """One transceiver login."""
+    """One login: a transceiver's, or a transmitter's or receiver's of a pair."""
 
     link_test = "enquire_link"
     sequence_maximum = pdu.SEQUENCE_MAXIMUM
 
     def __init__(
-        self, channel: int, settings: SmppSettings, policy: SessionPolicy, window: int
+        self,
+        channel: int,
+        settings: SmppSettings,
+        policy: SessionPolicy,
+        window: int,
+        *,
+        bind: int = pdu.BIND_TRANSCEIVER,
     ) -> None:
+        """`bind` is the command_id of the login."""
         super().__init__(
             channel,
             policy,
             Framer(HEADER_SIZE, PDU_MAXIMUM),
-            window=window,
+            window=0 if bind == pdu.BIND_RECEIVER else window,
             link_test_s=settings.enquire_link_s,
             response_timeout_s=settings.response_timeout_s,
         )
         self._settings = settings
+        self._bind = bind
+        self.role = _ROLES[bind]
         self._codes = StatusTable(settings.status_classes)
         self._answer_id, self._receipt_id = ID_FORMS[settings.id_match]
-        template = pdu.SubmitTemplate(settings.look, _NUMBERS[settings.number_format])
+        kind = DataTemplate if settings.look.is_data else SubmitTemplate
+        template = kind(settings.look, _NUMBERS[settings.number_format])
         self._build_into = template.build_into
 
     def _login(self) -> None:
@@ -70,7 +81,7 @@ class Session(WireSession):
             "addr_npi": own.addr_npi,
             "address_range": own.address_range,
         }
-        self._out.append(pdu.build_pdu(pdu.BIND_TRANSCEIVER, self._next(), fields))
+        self._out.append(pdu.build_pdu(self._bind, self._next(), fields))
 
     def _test_link(self, sequence: int) -> None:
         self._out.append(pdu.pack_header(HEADER_SIZE, pdu.ENQUIRE_LINK, 0, sequence))
@@ -120,8 +131,9 @@ class Session(WireSession):
         # The body may be missing, its NUL too; TLVs after the id are congestion hints (5.0).
         end = frame.find(0, HEADER_SIZE, _MESSAGE_ID_END + 1)
         if end > 0 and len(frame) > end + 1:
-            self.congestion = max(self.congestion, pdu.congestion_of(frame, end + 1))
+            self._hear_load(frame, end + 1)
         if status:
+            self._hear_load(frame, HEADER_SIZE)  # 5.0 may leave the id out and tell its load
             if status == pdu.ESME_RINVBNDSTS and self.state is SessionState.BOUND:
                 # It forgot our login: take no more, let the rest be answered, bind again.
                 self._move(Move.PEER_UNBOUND, self._heard_at)
@@ -131,6 +143,10 @@ class Session(WireSession):
         if self._answer_id is not None:
             carrier_id = self._answer_id(carrier_id)
         return Submitted(carrier_id)
+
+    def _hear_load(self, frame: bytes, position: int) -> None:
+        """How busy the carrier says it is, in the TLVs from `position` (SMPP 5.0)."""
+        self.congestion = max(self.congestion, pdu.congestion_of(frame, position))
 
     def _deliver(
         self,
@@ -175,6 +191,14 @@ class Session(WireSession):
         )
         self._deliver(build_tlvs(parsed.tlvs), short, parsed.sequence, burst, pdu.DATA_SM)
 
+    def _data_answered(self, frame: bytes, burst: Burst) -> None:
+        _, _, status, sequence = parse_header(frame)
+        submit = self.window.open.pop(sequence, None) or self.window.take_late(sequence)
+        if submit is None:
+            self.strays += 1
+        else:
+            burst.results.append((submit, self._outcome(frame, status)))
+
     def _nack(self, frame: bytes, burst: Burst) -> Ended | None:
         _, _, status, sequence = parse_header(frame)
         submit = self.window.open.pop(sequence, None) or self.window.take_late(sequence)
@@ -193,6 +217,7 @@ class Session(WireSession):
 
     def _enquiry_answered(self, frame: bytes, _burst: Burst) -> None:
         self._link_answered(parse_header(frame)[3])
+        self._hear_load(frame, HEADER_SIZE)
 
     def _unbound(self, frame: bytes, _burst: Burst) -> Ended | None:
         self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, frame)
@@ -231,14 +256,22 @@ class Session(WireSession):
         return Ended(str(error), error)
 
 
+_ROLES = {
+    pdu.BIND_TRANSCEIVER: "",
+    pdu.BIND_TRANSMITTER: "transmitter",
+    pdu.BIND_RECEIVER: "receiver",
+}
 _NO_ANSWER_DUE = frozenset((pdu.ALERT_NOTIFICATION, pdu.OUTBIND))
-# What is not the answer to a submit or a deliver_sm, by command; others go to `_other`.
+# What is not the answer to a submit_sm or a deliver_sm, by command; others go to `_other`.
 _CONTROLS: dict[int, Callable[[Session, bytes, Burst], Ended | None]] = {
     pdu.DATA_SM: Session._data,
+    pdu.DATA_SM_RESP: Session._data_answered,
     pdu.GENERIC_NACK: Session._nack,
     pdu.ENQUIRE_LINK: Session._enquired,
     pdu.ENQUIRE_LINK_RESP: Session._enquiry_answered,
     pdu.BIND_TRANSCEIVER_RESP: Session._bind_answered,
+    pdu.BIND_TRANSMITTER_RESP: Session._bind_answered,
+    pdu.BIND_RECEIVER_RESP: Session._bind_answered,
     pdu.UNBIND: Session._unbound,
     pdu.UNBIND_RESP: Session._unbind_answered,
 }

@@ -16,12 +16,13 @@ from adapters.checks import (
     choice,
     code_classes,
     find_wrong,
+    flag,
     integer,
     is_whole,
     seconds,
     string,
 )
-from adapters.smpp.pdu import SubmitLook
+from adapters.smpp.template import SubmitLook
 from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
 
@@ -32,6 +33,20 @@ class NumberFormat(StrEnum):
     E164 = "e164"  # digits without '+', TON 1 NPI 1
     PLUS = "plus"  # '+' and digits
     NATIONAL_CN = "national_cn"  # mainland numbers without 86, others as e164
+
+
+class Bind(StrEnum):
+    """How each session of the channel logs in."""
+
+    TRX = "trx"  # one connection for both directions
+    TX_RX = "tx+rx"  # a transmitter and a receiver: two connections
+
+
+class SubmitPdu(StrEnum):
+    """Which PDU carries a submit."""
+
+    SUBMIT_SM = "submit_sm"
+    DATA_SM = "data_sm"
 
 
 class IdMatch(StrEnum):
@@ -64,12 +79,14 @@ class SmppSettings:
     addr_ton: int = 0
     addr_npi: int = 0
     address_range: str = ""
+    bind: Bind = Bind.TRX
     look: SubmitLook = field(default_factory=SubmitLook)
     number_format: NumberFormat = NumberFormat.E164
     id_match: IdMatch = IdMatch.EXACT
     status_classes: Mapping[int, str] = field(default_factory=dict)
     enquire_link_s: float | None = None  # None = the policy's
     response_timeout_s: float | None = None  # None = the policy's
+    has_tls: bool = False
 
 
 _SOURCE: Final = "SMPP 3.4"
@@ -81,8 +98,8 @@ def _string(least: int, most: int) -> Check:
 
 def _bind(value: object) -> str | None:
     if value in ("tx", "rx"):
-        return "separate tx and rx sessions are not built yet; use trx"
-    return None if value == "trx" else "give trx"
+        return "gives one direction only; give trx, or tx+rx for a connection of each kind"
+    return None if value in ("trx", "tx+rx") else "give trx, or tx+rx for separate connections"
 
 
 def _version(value: object) -> str | None:
@@ -93,7 +110,14 @@ def _long(value: object) -> str | None:
     return None if value in ("udh", "sar") else "give udh (a header in the text) or sar (TLVs)"
 
 
+def _pem(value: object) -> str | None:
+    is_good = isinstance(value, str) and "-----BEGIN " in value
+    return None if is_good else "give PEM text, or its file under the same name with _file behind"
+
+
 _OCTET = integer(0, 255)
+# What belongs to TLS, beside the switch `tls` itself.
+TLS_NAMES: Final = ("tls_server_name", "tls_ca", "tls_cert", "tls_key")
 _REQUIRED: Final = ("host", "port", "system_id", "password")
 # name → check; defaults stand in SmppSettings and SubmitLook
 _CHECKS: Final[Mapping[str, Check]] = {
@@ -114,6 +138,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "dest_npi": _OCTET,
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
+    "submit_pdu": choice(SubmitPdu),
     "long_messages": _long,
     "validity_period": choice(Validity),
     "number_format": choice(NumberFormat),
@@ -121,12 +146,24 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "status_classes": code_classes(code_of, '"0x0401"', ANSWER_CLASSES),
     "enquire_link_s": seconds(1, 3600),
     "response_timeout_s": seconds(1, 300),
+    "tls": flag,
+    "tls_server_name": _string(1, 253),
+    "tls_ca": _pem,
+    "tls_cert": _pem,
+    "tls_key": _pem,
 }
 
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
-    return find_wrong(raw, _CHECKS, _REQUIRED, "an SMPP channel")
+    wrong = find_wrong(raw, _CHECKS, _REQUIRED, "an SMPP channel")
+    if raw.get("tls") is not True:
+        idle = "means nothing without `tls: true`; add that, or remove this"
+        wrong += [(f"/{name}", idle) for name in TLS_NAMES if name in raw]
+    for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if name in raw and other not in raw:
+            wrong.append((f"/{name}", f"needs {other} beside it: a certificate and its key"))
+    return wrong
 
 
 def parse(raw: Mapping[str, Any]) -> SmppSettings:
@@ -154,10 +191,12 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
     }
     return SmppSettings(
         **plain,
+        bind=Bind(raw.get("bind", Bind.TRX)),
         look=_look(raw),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
         id_match=IdMatch(raw.get("id_match", IdMatch.EXACT)),
         status_classes=own_classes(raw.get("status_classes", {})),
+        has_tls=raw.get("tls", False),
     )
 
 
@@ -173,4 +212,5 @@ def _look(raw: Mapping[str, Any]) -> SubmitLook:
         ucs2_data_coding=raw.get("ucs2_data_coding", default.ucs2_data_coding),
         has_validity=raw.get("validity_period", Validity.RELATIVE) == Validity.RELATIVE,
         is_sar=raw.get("long_messages") == "sar",
+        is_data=raw.get("submit_pdu") == SubmitPdu.DATA_SM,
     )

@@ -1,6 +1,7 @@
 """The simulated carrier as its own process: sockets, control port, signals."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from adapters.session import SessionPolicy
 from adapters.smpp.channel import SmppChannel
 from sms import config
 from sms.outcomes import Rejected, Submitted, Uncertain
+from tests.support.certificates import Authority
 from tests.support.smpp import FakeSink, some_submits
 
 pytestmark = pytest.mark.integration
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def until(is_true):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_true():  # noqa: ASYNC110 – any condition, at the door's outside
             await asyncio.sleep(0.005)
 
@@ -36,12 +38,13 @@ class Rig:
         self.sink = FakeSink()
         self.channels = []
 
-    async def channel(self, password="secret08"):
+    async def channel(self, password="secret08", **own):
         settings = {
             "host": "127.0.0.1",
             "port": self.told["port"],
             "system_id": "shop",
             "password": password,
+            **own,
         }
         channel = SmppChannel(
             config.Channel(7, "c", "smpp", settings, window=32),
@@ -62,21 +65,22 @@ class Rig:
             return response.status, await response.json(content_type=None)
 
 
-async def start_carrier(tmp_path):
+async def start_carrier(tmp_path, *options):
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "loadtest.carrier", "--name", "carrier-a", "--port", "0", "--control-port", "0"),
         *("--record", str(tmp_path / "a.jsonl"), "--system-id", "shop"),
         *("--password", "secret08", "--latency-ms", "1", "--receipt-delay-ms", "5", "--json"),
+        *options,
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
 
 
-@pytest.fixture
-async def rig(tmp_path):
-    process = await start_carrier(tmp_path)
-    told = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+@contextlib.asynccontextmanager
+async def a_rig(tmp_path, *options):
+    process = await start_carrier(tmp_path, *options)
+    told = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
     async with aiohttp.ClientSession() as http:
         rig = Rig(process, told, http)
         yield rig
@@ -85,6 +89,12 @@ async def rig(tmp_path):
     if process.returncode is None:
         process.terminate()
     await process.wait()
+
+
+@pytest.fixture
+async def rig(tmp_path):
+    async with a_rig(tmp_path) as started:
+        yield started
 
 
 async def test_a_submit_is_answered_reported_and_shown(rig):
@@ -110,7 +120,7 @@ async def test_a_submit_is_answered_reported_and_shown(rig):
 
 
 async def until_answered(rig, count):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await rig.get("/counts"))[1]["reports_answered"] != count:  # noqa: ASYNC110 – another process
             await asyncio.sleep(0.01)
 
@@ -120,6 +130,22 @@ async def test_a_wrong_password_gets_no_session(rig):
     await until(lambda: channel.failures >= 2)
     assert not channel.is_up()
     assert "0x0000000e" in channel.last_reason
+
+
+async def test_with_a_certificate_it_speaks_tls_and_may_ask_for_another(tmp_path):
+    authority = Authority()
+    mine = authority.issue("shop")
+    pem = str(authority.issue("127.0.0.1").file(tmp_path / "carrier.pem"))
+    (tmp_path / "ca.pem").write_text(authority.cert)
+    asking = ("--tls-cert", pem, "--tls-client-ca", str(tmp_path / "ca.pem"))
+    async with a_rig(tmp_path, *asking) as rig:
+        nobody = await rig.channel(tls=True, tls_ca=authority.cert)
+        await until(lambda: "tls_cert_file" in nobody.why_down())
+        known = {"tls_cert": mine.cert, "tls_key": mine.key}
+        channel = await rig.channel(tls=True, tls_ca=authority.cert, **known)
+        await until(channel.is_up)
+        channel.submit(some_submits(2))
+        await until(lambda: len(rig.sink.received) == 2)
 
 
 async def test_behaviour_is_changed_by_field_and_refused_by_name(rig):
@@ -163,7 +189,7 @@ async def test_it_ends_on_sigterm_without_complaint(rig):
     channel = await rig.channel()
     await until(channel.is_up)
     rig.process.terminate()
-    assert await asyncio.wait_for(rig.process.wait(), 5) == 0
+    assert await asyncio.wait_for(rig.process.wait(), 60) == 0
 
 
 async def test_it_ends_when_its_parent_dies(tmp_path):
@@ -182,7 +208,7 @@ async def test_it_ends_when_its_parent_dies(tmp_path):
         stdout=asyncio.subprocess.PIPE,
     )
     assert parent.stdout is not None
-    told = json.loads(await asyncio.wait_for(parent.stdout.readline(), 20))
+    told = json.loads(await asyncio.wait_for(parent.stdout.readline(), 60))
     parent.send_signal(signal.SIGKILL)
     await parent.wait()
 

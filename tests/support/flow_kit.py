@@ -55,6 +55,9 @@ class FakeChannel:
     def is_up(self) -> bool:
         return True
 
+    def is_receiving(self) -> bool:
+        return True
+
     def why_down(self) -> str:
         return ""
 

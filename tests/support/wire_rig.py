@@ -1,6 +1,7 @@
 """A loopback carrier in the test's own loop, for the conformance suite of channels."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,35 +20,24 @@ from tests.support.smpp import FakeSink
 
 @dataclass(frozen=True)
 class Spoken:
-    """A protocol as a rig needs it: the other side, our login, the content of a submit."""
+    """A protocol as a rig needs it: the other side, and our login."""
 
     side: Callable[[], Side]
     login: Mapping[str, object]
-    content: Callable[[Any], bytes]
 
 
-def _cmpp(name: str) -> Spoken:
-    login = {"source_addr": "900001", "shared_secret": "888888"}
-    return Spoken(lambda: CmppSide(name), login, lambda parsed: parsed[5])
-
-
+_CMPP = {"source_addr": "900001", "shared_secret": "888888"}
 SPOKEN: Mapping[str, Spoken] = {
-    "cmpp2": _cmpp("cmpp2"),
-    "cmpp3": _cmpp("cmpp3"),
+    "cmpp2": Spoken(lambda: CmppSide("cmpp2"), _CMPP),
+    "cmpp3": Spoken(lambda: CmppSide("cmpp3"), _CMPP),
     "sgip": Spoken(
         lambda: SgipSide(pushes_here=True),  # as some platforms do
         {"login_name": "fakename", "password": "1234", "node_id": 3010012345},
-        lambda parsed: parsed.octets("content"),
     ),
-    "smgp": Spoken(
-        SmgpSide,
-        {"client_id": "10690001", "shared_secret": "888888"},
-        lambda parsed: parsed.octets("content"),
-    ),
-    "smpp": Spoken(
-        SmppSide, {"system_id": "esme01", "password": "secret08"}, lambda parsed: parsed[5]
-    ),
+    "smgp": Spoken(SmgpSide, {"client_id": "10690001", "shared_secret": "888888"}),
+    "smpp": Spoken(SmppSide, {"system_id": "esme01", "password": "secret08"}),
 }
+CONTENT = 5  # where a submit's content stands in what the other side parsed of it
 
 
 class _Peer(asyncio.Protocol):
@@ -76,8 +66,16 @@ class WireRig:
     """One carrier and one channel to it."""
 
     def __init__(
-        self, protocol: str, *, sessions: int = 1, window: int = 16, **policy: Any
+        self,
+        protocol: str,
+        *,
+        sessions: int = 1,
+        window: int = 16,
+        settings: Mapping[str, object] | None = None,
+        tls: ssl.SSLContext | None = None,
+        **policy: Any,
     ) -> None:
+        """`settings` go before the protocol's login; with `tls` the carrier speaks it."""
         self.protocol = protocol
         self.spoken = SPOKEN[protocol]
         self.side = self.spoken.side()
@@ -88,6 +86,8 @@ class WireRig:
         self.logouts = 0
         self.holds = False
         self.throttles = False
+        self.is_deaf = False  # reads, and answers nothing any more
+        self.bursts = 0  # that came from the channel
         self.numbers: list[list[str]] = []  # of each session that was ever bound
         self.taken = 0  # reports the channel took
         self.again = 0  # reports it asked for again
@@ -95,14 +95,15 @@ class WireRig:
         self._held: list[tuple[_Peer, int, bytes]] = []
         self._next_id = 0
         self._sessions, self._window = sessions, window
+        self._own, self._tls = settings or {}, tls
         self._policy = SessionPolicy(**{"reconnect_min_s": 0.02, **policy})
         self._by_peer: dict[int, list[str]] = {}
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(lambda: _Peer(self), "127.0.0.1", 0)
+        self.server = await loop.create_server(lambda: _Peer(self), "127.0.0.1", 0, ssl=self._tls)
         self.port = self.server.sockets[0].getsockname()[1]
-        settings = {"host": "127.0.0.1", "port": self.port, **self.spoken.login}
+        settings = {"host": "127.0.0.1", "port": self.port, **self.spoken.login, **self._own}
         channel = config.Channel(
             7, "rig", self.protocol, settings, sessions=self._sessions, window=self._window
         )
@@ -119,6 +120,9 @@ class WireRig:
     # -- what the carrier does -------------------------------------------------------------
 
     def received(self, peer: _Peer, data: bytes) -> None:
+        self.bursts += 1
+        if self.is_deaf:
+            return
         for event in peer.session.receive(data, time.monotonic()):
             match event:
                 case LoginAsked():
@@ -142,7 +146,7 @@ class WireRig:
             self.numbers.append(seen)
         answers = []
         for sequence, _, parsed in submits:
-            seen.append(self.spoken.content(parsed).hex())
+            seen.append(parsed[CONTENT].hex())
             self._next_id += 1
             carrier_id = self.side.carrier_id(self._next_id, sequence).encode()
             if self.holds:
@@ -163,15 +167,26 @@ class WireRig:
             peer.transport.abort()
 
     def report(self, *numbers: int) -> None:
-        """Send reports about submits with these numbers over the first session."""
-        peer = self.peers[0]
-        reports = [
-            OwedReport(
-                *(self.side.carrier_id(number, number).encode(), b"8613800138000", b"10690001"),
-                *(b"2611212028", b"2611212028"),
-                is_good=True,
-            )
-            for number in numbers
-        ]
+        """Send reports about submits with these numbers over the first session that takes them."""
+        peer = next(peer for peer in self.peers if peer.session.may_deliver)
+        self._report(peer, [self.side.carrier_id(number, number) for number in numbers])
+
+    def report_held(self) -> list[str]:
+        """Send a report about each submit that is held, over the session that it did not come
+        over; the ids, newest first."""
+        ids = [carrier_id.decode() for _, _, carrier_id in reversed(self._held)]
+        [other] = [peer for peer in self.peers if peer is not self._held[0][0]]
+        self._report(other, ids)
+        return ids
+
+    def _report(self, peer: _Peer, ids: list[str]) -> None:
+        to, at = b"8613800138000", b"2611212028"
+        reports = [OwedReport(one.encode(), to, b"10690001", at, at, is_good=True) for one in ids]
         peer.session.deliver(reports, time.monotonic())
+        peer.flush()
+
+    def enquire(self) -> None:
+        """Ask whether the channel is still there, over the first session."""
+        peer = self.peers[0]
+        peer.session.enquire()
         peer.flush()

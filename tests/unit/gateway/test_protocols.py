@@ -9,6 +9,7 @@ from gateway.document import LATER_PROTOCOLS, Surroundings, check_document
 from gateway.protocols import PROTOCOLS
 from loadtest.carrier import SIDES
 from loadtest.wirebench import BENCHES
+from tests.support.certificates import Authority
 from tests.support.wire_rig import SPOKEN
 from webhooks.address import AllowList
 
@@ -93,7 +94,30 @@ def test_the_examples_of_the_page_on_carriers_pass_the_door(tmp_path):
     examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert examples
     for example in examples:
-        for name in re.findall(r"_file: (\S+)", example):
-            (tmp_path / name).write_text("s3cret\n")
+        for setting, name in re.findall(r"(\w+)_file: ([^\s,]+)", example):
+            content = Authority().cert if setting == "tls_ca" else "s3cret\n"
+            (tmp_path / name).write_text(content)
         _, wrong = check_document(example, Surroundings(tmp_path, {}, PROTOCOLS, AllowList()))
         assert wrong == []
+
+
+SMPP = "host: 127.0.0.1, port: 3550, system_id: shop, password: s3cret, tls: true"
+
+
+def test_certificates_of_an_smpp_channel_stand_in_files_beside_the_document(tmp_path):
+    authority = Authority()
+    (tmp_path / "ca.pem").write_text(authority.cert)
+    authority.issue("shop").file(tmp_path / "own.pem")
+    files = "tls_ca_file: ca.pem, tls_cert_file: own.pem, tls_key_file: own.pem"
+    assert complaints_of(tmp_path, f"{{name: a, protocol: smpp, {SMPP}, {files}}}") == {}
+
+
+def test_a_certificate_that_cannot_be_read_is_named_before_anything_is_changed(tmp_path):
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA")
+    (tmp_path / "big.pem").write_text("-----BEGIN CERTIFICATE-----\n" + "A" * 70_000)
+    for file, where, word in (
+        ("ca.pem", "/channels/0/tls_ca", "no certificate"),
+        ("big.pem", "/channels/0/tls_ca_file", "65536"),
+    ):
+        wrong = complaints_of(tmp_path, f"{{name: a, protocol: smpp, {SMPP}, tls_ca_file: {file}}}")
+        assert word in wrong[where]

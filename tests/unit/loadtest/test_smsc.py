@@ -59,8 +59,8 @@ class World:
         )
         self.links = []
 
-    def client(self, **settings):
-        client = Session(7, parse({**SETTINGS, **settings}), SessionPolicy(), 64)
+    def client(self, bind=pdu.BIND_TRANSCEIVER, **settings):
+        client = Session(7, parse({**SETTINGS, **settings}), SessionPolicy(), 64, bind=bind)
         server = ServerSession()
         self.links.append((client, server))
         client.connected(self.clock.now)
@@ -111,6 +111,51 @@ def test_a_wrong_login_is_refused(world, settings, code):
     _, [ended] = world.client(**settings)
     assert code in ended.reason
     assert world.smsc.sessions() == 0
+
+
+def test_a_pair_gets_answers_on_one_connection_and_reports_on_the_other(world):
+    sender, _ = world.client(bind=pdu.BIND_TRANSMITTER)
+    sender.submit(some_submits(2), 0.0)
+    events = world.carry()
+    assert [type(outcome) for outcome in outcomes(events)] == [Submitted, Submitted]
+    assert reports(events) == []
+    assert world.smsc.waiting() == 2  # a transmitter is no place for them
+    receiver, events = world.client(bind=pdu.BIND_RECEIVER)
+    assert len(reports(events)) == 2
+    assert (sender.free(), receiver.free()) == (64, 0)
+    world.drop(receiver)  # before it answered
+    assert world.smsc.waiting() == 2
+    receiver, events = world.client(bind=pdu.BIND_RECEIVER)
+    receiver.answer([report.token for report in reports(events)], accepted=True)
+    assert world.carry() == []
+    assert world.smsc.waiting() == 0
+
+
+def test_a_data_sm_is_taken_answered_as_such_and_reported(world):
+    client, _ = world.client(submit_pdu="data_sm")
+    client.submit(some_submits(2), 0.0)
+    events = world.carry()
+    assert [type(outcome) for outcome in outcomes(events)] == [Submitted, Submitted]
+    assert len(reports(events)) == 2
+    assert [(line["to"], line["text"]) for line in world.lines()] == [("8613800138000", "你好")] * 2
+    assert client.strays == 0
+
+
+@pytest.mark.parametrize(("version", "told"), [(0x50, 95), (0x34, 0)])
+def test_its_load_is_told_to_clients_of_5_0_only(tmp_path, version, told):
+    world = World(tmp_path, congestion=95, throttle_share=0.5)
+    client, _ = world.client(interface_version=version)
+    client.submit(some_submits(20), 0.0)
+    assert len(outcomes(world.carry())) == 20
+    assert client.congestion == told
+
+
+def test_a_submit_over_a_receiver_is_refused(world):
+    receiver, _ = world.client(bind=pdu.BIND_RECEIVER)
+    receiver.window.capacity = 1  # as no gateway would
+    receiver.submit(some_submits(1), 0.0)
+    [outcome] = outcomes(world.carry())
+    assert isinstance(outcome, Rejected)
 
 
 def test_a_submit_is_answered_and_reported_and_recorded(world):

@@ -64,6 +64,20 @@ def test_it_logs_in_as_a_transceiver_with_the_settings():
     assert session.free() == 16
 
 
+@pytest.mark.parametrize(
+    ("bind", "free"), [(pdu.BIND_TRANSMITTER, 16), (pdu.BIND_RECEIVER, 0), (9, 16)]
+)
+def test_a_pair_logs_in_by_kind_and_only_a_transmitter_takes_submits(bind, free):
+    session = Session(7, parse(SETTINGS), SessionPolicy(), 16, bind=bind)
+    session.connected(0.0)
+    assert sent(session) == [(bind, 1, 0)]
+    answer = pdu.build_pdu(bind | pdu.RESPONSE, 1, {"system_id": "SMSC"})
+    assert session.receive(answer, 0.1) == [Bound("SMSC")]
+    assert session.free() == free
+    [event] = session.receive(report(3, "id1"), 0.2)
+    assert isinstance(event, Reported)  # wherever it comes, it counts
+
+
 @pytest.mark.parametrize("answer", [header(0x80000009, 1, 0x0E), header(0x80000000, 1, 3)])
 def test_a_refused_login_ends_it_with_the_code(answer):
     session = Session(7, parse(SETTINGS), SessionPolicy(), 16)
@@ -396,12 +410,49 @@ def test_a_report_may_come_as_data_sm():
     assert sent(session) == [(pdu.DATA_SM_RESP, 6, 0)]
 
 
+def test_a_text_from_a_phone_may_come_as_data_sm_however_long():
+    session = bound_session()
+    frame = pdu.build_pdu(
+        pdu.DATA_SM,
+        6,
+        {"source_addr": "+8613800138000", "destination_addr": "10690001", "data_coding": 8},
+        tlvs=[(pdu.TLV_MESSAGE_PAYLOAD, ("退订" * 200).encode("utf-16-be"))],
+    )
+    [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Received)
+    [text] = event.texts
+    assert (text.number, text.to, text.text) == ("8613800138000", "10690001", "退订" * 200)
+    session.answer([cast(Token, text.token)], accepted=True)
+    assert session.to_send().hex() == "0000001180000103000000000000000600"
+
+
+def test_a_channel_may_submit_by_data_sm_and_its_answers_count_the_same():
+    session = bound_session(submit_pdu="data_sm")
+    submits = some_submits(3)
+    session.submit(submits, 1.0)
+    assert [found.command_id for found in frames(session.to_send())] == [pdu.DATA_SM] * 3
+    answers = (
+        pdu.build_pdu(pdu.DATA_SM_RESP, 2, {"message_id": "d1"}),
+        header(pdu.DATA_SM_RESP, 3, pdu.ESME_RTHROTTLED),
+        header(pdu.GENERIC_NACK, 4, 8),
+        header(pdu.DATA_SM_RESP, 9),
+    )
+    [event] = session.receive(b"".join(answers), 1.1)
+    taken, throttled, nacked = outcomes([event])
+    assert taken == Submitted("d1")
+    assert isinstance(throttled, Throttled)
+    assert isinstance(nacked, Rejected)
+    assert (session.free(), session.strays) == (16, 1)
+
+
 # -- what is wrong -------------------------------------------------------------------------
 
 
 def test_an_unknown_request_is_nacked_and_the_session_goes_on():
     session = bound_session()
-    assert session.receive(header(0x21, 5) + header(0x102, 6) + header(0x80000103, 7), 1.0) == []
+    silent = header(0x102, 6) + header(0x0B, 7) + header(0x80000103, 8) + header(0x80000000, 0, 3)
+    assert session.receive(header(0x21, 5) + silent, 1.0) == []
+    assert session.strays == 2  # an answer and a generic_nack about nothing of ours
     assert sent(session) == [(pdu.GENERIC_NACK, 5, 3)]
     assert session.state is SessionState.BOUND
 
@@ -465,6 +516,17 @@ def test_the_highest_congestion_that_was_told_is_kept_and_the_ids_are_whole():
     assert told_by(with_tlvs(2, b"\x12\x34\x00\x02ab" + STATE + b"\x50")) == 80
     assert told_by(with_tlvs(2, STATE + b"\xff")) == 100
     assert told_by(with_tlvs(2, STATE + b"\x64", status=0x58)) == 100
+
+
+def test_an_error_answer_may_tell_it_without_an_id_and_a_link_test_too():
+    bare = pdu.pack_header(21, 0x80000004, 0x58, 2) + STATE + b"\x63"
+    assert told_by(bare) == 99
+    session = bound_session()
+    session.tick(15.0)
+    assert sent(session) == [(pdu.ENQUIRE_LINK, 2, 0)]
+    session.receive(pdu.pack_header(21, pdu.ENQUIRE_LINK_RESP, 0, 2) + STATE + b"\x5b", 15.1)
+    assert session.congestion == 91
+    assert session.tick(16.0) == []
 
 
 @given(st.binary(max_size=20))

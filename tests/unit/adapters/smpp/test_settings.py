@@ -1,6 +1,6 @@
 import pytest
 
-from adapters.smpp.settings import IdMatch, NumberFormat, parse, validate
+from adapters.smpp.settings import Bind, IdMatch, NumberFormat, parse, validate
 from sms.errors import ConfigError
 from tests.support.smpp import SETTINGS
 
@@ -87,3 +87,34 @@ def test_everything_that_is_known_is_taken():
     assert settings.status_classes == {0x401: "perm_number", 0x402: "throttled"}
     assert settings.look.source_addr_ton == 1
     assert not settings.look.has_validity
+
+
+PEM = "-----BEGIN CERTIFICATE-----"
+
+
+@pytest.mark.parametrize(
+    ("own", "pointer", "word"),
+    [
+        ({"tls": "yes"}, "/tls", "true or false"),
+        ({"tls": True, "tls_ca": "ca.pem"}, "/tls_ca", "_file"),
+        ({"tls": True, "tls_server_name": ""}, "/tls_server_name", "1 to 253"),
+        ({"tls_ca": PEM}, "/tls_ca", "tls: true"),
+        ({"tls": False, "tls_server_name": "x"}, "/tls_server_name", "tls: true"),
+        ({"tls": True, "tls_cert": PEM}, "/tls_cert", "tls_key"),
+        ({"tls": True, "tls_key": PEM}, "/tls_key", "tls_cert"),
+    ],
+)
+def test_wrong_settings_of_tls_are_named_with_what_to_do(own, pointer, word):
+    [(found, detail)] = validate({**SETTINGS, **own})
+    assert found == pointer
+    assert word in detail
+
+
+def test_one_connection_for_both_directions_unless_it_says_a_pair():
+    assert parse(SETTINGS).bind is Bind.TRX
+    assert parse({**SETTINGS, "bind": "tx+rx"}).bind is Bind.TX_RX
+
+
+def test_tls_is_off_unless_it_is_switched_on():
+    assert not parse(SETTINGS).has_tls
+    assert parse({**SETTINGS, "tls": True}).has_tls
