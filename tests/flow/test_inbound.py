@@ -61,6 +61,10 @@ def events_of(gateway: GatewayProcess, text: Json) -> list[Json]:
     return gateway.sink.events(str(text["id"]))
 
 
+def kinds(gateway: GatewayProcess, text: Json) -> set[str]:
+    return {str(event["type"]) for event in events_of(gateway, text)}
+
+
 def carrier_of(gateway: GatewayProcess) -> str:
     return next(iter(gateway.carriers))
 
@@ -108,6 +112,21 @@ def test_a_text_comes_by_webhook_and_by_pull(gateway: GatewayProcess) -> None:
         return found
 
     assert eventually(pulled, "its event in the pull", 15) == event
+
+
+def test_what_an_endpoint_does_not_take_comes_again_from_the_store(gateway: GatewayProcess) -> None:
+    """Whoever begins after the kill has no word of it in memory."""
+    gateway.sink.behave(fail_share=1)
+    number = a_number()
+    phone(gateway, number, "退订")
+    text = received(gateway, number)
+    for name in ("worker-0", "worker-1"):
+        gateway.kill(name)
+    gateway.sink.behave(fail_share=0)
+    eventually(lambda: len(kinds(gateway, text)) == 2, "both of its webhooks", 40)
+    events = events_of(gateway, text)
+    assert all(event["data"]["text"] == "退订" for event in events)
+    assert kinds(gateway, text) == {"inbound.received", "recipient.opted_out"}
 
 
 @pytest.mark.parametrize("form", ["udh8", "udh16", "sar", "payload"])

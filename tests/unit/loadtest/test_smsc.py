@@ -226,7 +226,7 @@ def test_shares_of_failures_and_throttling_are_kept(tmp_path, monkeypatch):
 
 def test_no_more_is_taken_in_a_second_than_the_carrier_takes(tmp_path, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(smsc_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("loadtest.smsc.time.monotonic", lambda: now)
     world = World(tmp_path, takes_per_s=50)
     client, _ = world.client()
     taken = throttled = 0
