@@ -377,8 +377,24 @@ def test_a_text_from_a_phone_is_handed_on_and_answered_when_told():
     [event] = session.receive(deliver(data_coding=8, short_message=text), 1.0)
     assert isinstance(event, Received)
     [inbound] = event.texts
-    assert (inbound.number, inbound.to, inbound.text) == ("8613800138000", "10690001", "退订")
+    assert (inbound.number, inbound.to, inbound.text) == ("+8613800138000", "10690001", "退订")
     assert session.to_send() == b""
+
+
+@pytest.mark.parametrize(
+    ("ton", "source", "number"),
+    [
+        (1, "13475550123", "+13475550123"),  # New York
+        (1, "+13475550123", "+13475550123"),
+        (2, "13475550123", "13475550123"),  # China Mobile's
+        (1, "Bank", "Bank"),
+    ],
+)
+def test_a_number_that_says_it_is_international_is_handed_on_so(ton, source, number):
+    session = bound_session()
+    frame = deliver(source_addr_ton=ton, source_addr=source, short_message=b"x")
+    [event] = session.receive(frame, 1.0)
+    assert [text.number for text in event.texts] == [number]
 
 
 @pytest.mark.parametrize("esm_class", [0x08, 0x10, 0x20, 0x0C])
