@@ -38,6 +38,7 @@ CRASHES: Final = 5  # what crashes its handler so often is set aside for a perso
 FIRST_AGAIN_S: Final = 1.0  # after a crash, then twice as long each time: 15 s in all
 MAX_CRASHES: Final = 1000  # long texts whose crashes are counted
 KEYS_AT_ONCE: Final = 50_000
+NATIONAL: Final = "national_cn"  # `number_format` of a channel that writes numbers without 86
 
 log = get_logger(__name__)
 
@@ -80,7 +81,7 @@ class InboundDesk:
         self._store = store
         self._reader = reader
         self._owners = owners
-        self._commit = InboundCommit(store, owners, policy or InboundPolicy())
+        self._commit = InboundCommit(store, owners, policy or InboundPolicy(), self._new_ids)
         self._ids = ids
         self._metrics = metrics
         self._answer = answer
@@ -96,6 +97,7 @@ class InboundDesk:
         self._waiting = 0  # long texts, as last seen
         self._polled_at = -POLL_S
         self._names: dict[int, str] = {}
+        self._mainland: frozenset[int] = frozenset()  # channels whose bare numbers are +86
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -106,6 +108,13 @@ class InboundDesk:
         """Take over a new configuration."""
         self._owners.reconfigure(snapshot)
         self._names.update({channel.id: channel.name for channel in snapshot.channels.values()})
+        # The mainland's own protocols have put the 86 in front already.
+        self._mainland = frozenset(
+            channel.id
+            for channel in snapshot.channels.values()
+            if channel.protocol == "smpp"
+            and (channel.countries == {86} or channel.settings.get("number_format") == NATIONAL)
+        )
 
     # -- from a channel --------------------------------------------------------------------
 
@@ -119,7 +128,7 @@ class InboundDesk:
             self._count({(channel, "refused"): len(beyond)})
         unix, now = self._unix(), self._monotonic()
         for text in texts[:room]:
-            text.number = phone_of(text.number)
+            text.number = phone_of(text.number, is_mainland=channel in self._mainland)
             key = self._store.keys.of_delivery(text)
             self._pending.append(Delivery(text, self._new_ids(), key, unix, now, [text.token]))
         if self._pending:

@@ -7,7 +7,7 @@ What was decided is in the `Outcome`; who waits for it is the desk's matter (gat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -49,6 +49,7 @@ class Delivery:
     at: float  # Unix seconds
     since: float  # monotonic
     tokens: list[object] = field(default_factory=list)
+    displaced: Ids | None = None  # of an older text that it puts an end to
     crashes: int = 0  # of its handler
     again_at: float = 0.0  # monotonic: after a crash it is tried again then
 
@@ -70,8 +71,15 @@ class Outcome:
 class InboundCommit:
     """Does one commit at a time; raises Unavailable, after which all of it may be tried again."""
 
-    def __init__(self, store: InboundStore, owners: Owners, policy: InboundPolicy) -> None:
+    def __init__(
+        self,
+        store: InboundStore,
+        owners: Owners,
+        policy: InboundPolicy,
+        new_ids: Callable[[], Ids],
+    ) -> None:
         self._store = store
+        self._new_ids = new_ids
         self._owners = owners
         self._policy = policy
 
@@ -96,6 +104,8 @@ class InboundCommit:
                     is_ours = held[one.key] == one.ids.text  # of a COMMIT whose answer was lost
                     if is_ours:
                         outcome.doubtful.append(one.ids.text)
+                        if one.displaced is not None:
+                            outcome.doubtful.append(one.displaced.text)
                     else:
                         outcome.count(one.text.channel, "repeated")
             await self._join(tx, fresh, outcome)
@@ -129,20 +139,28 @@ class InboundCommit:
         if not wanted:
             return
         standing = await tx.joins(wanted.values(), self._policy.join_s)
-        complete: list[bytes] = []
+        begun: set[bytes] = set()
         for one, owned in fresh:
-            mark = one.text.mark
-            if mark is None or keys[one.ids.text] in complete:
+            text, mark = one.text, one.text.mark
+            if mark is None:
                 continue
             join = standing[keys[one.ids.text]]
+            if join.is_of_another(mark.number, text.text):
+                # Phones use a reference again: the older text will not become whole any more.
+                one.displaced = one.displaced or self._new_ids()
+                self._make_incomplete(outcome, join, one.displaced, owned)
+                join = standing[join.key] = join.anew()
+                begun.add(join.key)
             outcome.count(join.channel, "segment")
-            if join.add(mark.number, one.text.text, one.at):
-                complete.append(join.key)
+            if join.add(mark.number, text.text, one.at):
                 whole_text = joined(join.texts, join.total)
                 self._make(outcome, one, owned, whole_text, segments=join.total, missing=0)
                 outcome.count(join.channel, "joined")
-        await tx.drop_joins(complete)
-        await tx.keep_joins([join for key, join in standing.items() if key not in complete])
+                standing[join.key] = join.anew()
+                begun.add(join.key)
+        await tx.drop_joins([join.key for join in standing.values() if not join.texts])
+        waiting = [join for join in standing.values() if join.texts]
+        await tx.keep_joins(waiting, begun, self._policy.join_s)
 
     @staticmethod
     def _make(

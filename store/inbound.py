@@ -35,12 +35,14 @@ _COLUMNS = (
 )
 _LOCK_TRIES = 5
 _NO_KEY = "the data key of an inbound message's day is gone"
+# A key with our own id is of a COMMIT whose answer was lost, however long ago: it is held.
 _TAKE = (
     "INSERT INTO inbound_keys (key, id, expires_at)"
     " SELECT key, id, clock_timestamp() + make_interval(secs => kept_s)"
     " FROM unnest($1::bytea[], $2::bigint[], $3::float8[]) AS new (key, id, kept_s) ORDER BY key"
     " ON CONFLICT (key) DO UPDATE SET id = excluded.id, expires_at = excluded.expires_at"
-    " WHERE inbound_keys.expires_at <= clock_timestamp() RETURNING key"
+    " WHERE inbound_keys.expires_at <= clock_timestamp() AND inbound_keys.id <> excluded.id"
+    " RETURNING key"
 )
 _BEGIN_JOINS = (
     "INSERT INTO inbound_joins (key, channel, state, due)"
@@ -81,9 +83,17 @@ class Join:
     received_at: float = 0.0  # of the newest segment, Unix seconds
     texts: dict[int, str] = field(default_factory=dict)  # by index from 1
 
+    def is_of_another(self, index: int, text: str) -> bool:
+        """Whether the segment belongs to a later text under the same reference."""
+        return self.texts.get(index, text) != text
+
+    def anew(self) -> Join:
+        """The next text under the same reference, empty."""
+        return Join(self.key, self.channel, self.number, self.to, self.total)
+
     def add(self, index: int, text: str, at: float) -> bool:
-        """Take a segment, the first that came of each index; whether all are there now."""
-        self.texts.setdefault(index, text)
+        """Take a segment of this text; whether all are there now."""
+        self.texts[index] = text
         self.received_at = max(self.received_at, at)
         return len(self.texts) == self.total
 
@@ -335,12 +345,15 @@ class InboundTransaction:
         rows = await self._conn.fetch(_LOCK_JOINS, keys)
         return {row["key"]: _join(self._keyring, row) for row in rows}
 
-    async def keep_joins(self, joins: Sequence[Join]) -> None:
-        """Write what was added."""
+    async def keep_joins(
+        self, joins: Sequence[Join], begun: Collection[bytes], wait_s: float
+    ) -> None:
+        """Write what was added; those with a key in `begun` are other texts and wait anew."""
         if joins:
             await self._conn.executemany(
-                "UPDATE inbound_joins SET state = $2 WHERE key = $1",
-                [(join.key, self._sealed(join)) for join in joins],
+                "UPDATE inbound_joins SET state = $2, due = CASE WHEN $3"
+                " THEN clock_timestamp() + make_interval(secs => $4) ELSE due END WHERE key = $1",
+                [(join.key, self._sealed(join), join.key in begun, wait_s) for join in joins],
             )
 
     async def drop_joins(self, keys: Sequence[bytes]) -> None:

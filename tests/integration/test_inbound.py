@@ -41,7 +41,9 @@ def snapshot() -> Snapshot:
             BANK: Tenant(BANK, "bank", inbound_numbers=("10691",)),
         },
         channels={
-            MOBILE: Channel(MOBILE, "mobile-a", "smpp", {}, sender="1069000"),
+            MOBILE: Channel(
+                MOBILE, "mobile-a", "smpp", {"number_format": "national_cn"}, sender="1069000"
+            ),
             SHARED: Channel(SHARED, "shared-b", "smpp", {}, sender="1068"),
         },
         routes=(Route(1, SHOP, None, None, 0, (MOBILE,)), Route(2, 0, None, None, 0, (SHARED,))),
@@ -146,6 +148,17 @@ async def test_a_text_is_answered_when_it_is_stored_and_told_once(desk: Desk):
     assert found == []  # nothing younger than 3 s, and no floor said yet
 
 
+async def test_a_phone_abroad_opts_out_as_itself(desk: Desk):
+    abroad = {"number": "13475550123"}  # New York; 134 7555 0123 would be China Mobile's
+    await desk.take(
+        text_of("TD", "t1", number="+13475550123"), text_of("TD", "t2", channel=SHARED, **abroad)
+    )
+    store = SuppressionStore(desk.world.pool, desk.world.keyring)
+    for tenant in (SHOP, 0):
+        assert {entry.number for entry in await store.page(tenant, 10)} <= {"13475550123"}
+    assert {event["data"].get("from") for event in desk.events} <= {None, "+134****0123"}
+
+
 async def test_nothing_of_it_stands_readable_in_the_database(desk: Desk):
     await desk.take(text_of("my secret words"), segment("another secret", 1, 2))
     async with desk.world.pool.acquire() as conn:
@@ -241,9 +254,40 @@ async def test_two_processes_release_a_long_text_once(world: World):
     assert await kept(world) == [(SHOP, 2, 1)] * 20
 
 
-async def test_a_commit_whose_answer_was_lost_is_found_by_its_keys(desk: Desk):
-    """The store says "away" after it had committed: the next try tells what stands there."""
-    settle, fails = desk.store.transaction, 1
+async def test_a_reference_that_is_used_again_costs_no_segment(desk: Desk, other: Desk):
+    """Its other half was lost; the second text is whole, the first one told as it is."""
+    await desk.take(segment("old one", 1, 2, "t1"))
+    await other.take(segment("T", 1, 2, "t2"))
+    [first] = other.events
+    assert (first["data"]["text"], first["data"]["incomplete"]) == ("old one[…]", True)
+    await desk.take(segment("D", 2, 2, "t3"))
+    assert [event["data"]["text"] for event in desk.events] == ["TD", "TD"]
+    assert desk.events[1]["type"] == "recipient.opted_out"
+    assert await desk.store.waiting() == 0
+    # all of it at once, and a third one that waits
+    texts = ["a", "b", "c", "d"]
+    await desk.take(
+        *(segment(text, n % 2 + 1, 2, f"u{n}") for n, text in enumerate(texts)),
+        segment("e", 1, 2, "u4"),
+    )
+    assert [event["data"]["text"] for event in desk.events[2:]] == ["ab", "cd"]
+    assert await desk.store.waiting() == 1
+    assert all(good for _, good in desk.answers + other.answers)
+
+
+async def test_a_new_text_under_an_old_reference_waits_its_own_time(world: World):
+    desk = Desk(world, InboundPolicy(join_s=600.0))
+    await desk.take(segment("old", 1, 2))
+    async with world.pool.acquire() as conn:
+        await conn.execute("UPDATE inbound_joins SET due = clock_timestamp()")
+    await desk.take(segment("new", 1, 2))
+    assert [event["data"]["text"] for event in desk.events] == ["old[…]"]
+    assert await desk.store.due(10) == []
+
+
+def loses_commits(desk: Desk, fails: int) -> None:
+    """The store says "away" after it had committed, so many times."""
+    settle = desk.store.transaction
 
     class Lost:
         def __init__(self) -> None:
@@ -259,7 +303,14 @@ async def test_a_commit_whose_answer_was_lost_is_found_by_its_keys(desk: Desk):
                 fails -= 1
                 raise StoreUnavailable("the answer to COMMIT was lost")
 
-    desk.store.transaction = Lost  # type: ignore[method-assign, assignment]  # loses one answer
+    desk.store.transaction = Lost  # type: ignore[method-assign, assignment]  # loses answers
+
+
+@pytest.mark.parametrize("repeat_s", [120.0, 0.0])  # 0: the store was away for longer than that
+async def test_a_commit_whose_answer_was_lost_is_found_by_its_keys(world: World, repeat_s: float):
+    """The next try tells what stands there, without a second copy."""
+    desk = Desk(world, InboundPolicy(repeat_s=repeat_s))
+    loses_commits(desk, 1)
     desk.desk.receive(MOBILE, [text_of("hello", "t1"), text_of("TD", "t2")])
     with pytest.raises(StoreUnavailable):
         await desk.desk.round()
@@ -270,6 +321,17 @@ async def test_a_commit_whose_answer_was_lost_is_found_by_its_keys(desk: Desk):
     kinds = [event["type"] for event in desk.events]
     assert sorted(kinds) == ["inbound.received", "inbound.received", "recipient.opted_out"]
     assert len(await kept(desk.world)) == 2
+
+
+async def test_a_text_that_another_put_an_end_to_is_told_after_a_lost_commit(desk: Desk):
+    await desk.take(segment("old", 1, 2))
+    loses_commits(desk, 1)
+    desk.desk.receive(MOBILE, [segment("new", 1, 2)])
+    with pytest.raises(StoreUnavailable):
+        await desk.desk.round()
+    await desk.desk.round()
+    assert [event["data"]["text"] for event in desk.events] == ["old[…]"]
+    assert await kept(desk.world) == [(SHOP, 2, 1)]
 
 
 async def test_an_opt_out_is_a_suppression_in_the_same_commit(desk: Desk):
