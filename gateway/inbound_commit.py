@@ -18,9 +18,10 @@ from receipts.state import PhonePath
 from sms.concatenation import join as joined
 from sms.concatenation import whole
 from sms.model import EventRow, Inbound, InboundMessage, Message, MessageClass, State
-from store.inbound import InboundStore, InboundTransaction, Join
+from store.inbound import InboundStore, InboundTransaction, Join, Wish
 from telemetry.failpoints import failpoints
 
+MOST_AMONG: Final = 50  # tenants that an opt-out to nobody is meant for; more: the platform
 KEPT_WITH_ID_S: Final = 259_200.0  # a delivery with the carrier's own id is known again so long
 
 
@@ -61,6 +62,7 @@ class Outcome:
     messages: list[InboundMessage] = field(default_factory=list)
     rows: dict[int, list[EventRow]] = field(default_factory=dict)  # by message
     ends: dict[tuple[int, str], int] = field(default_factory=dict)  # by channel
+    among: dict[int, tuple[int, ...]] = field(default_factory=dict)  # who may own nobody's texts
     doubtful: list[int] = field(default_factory=list)  # ids that a lost COMMIT may have kept
 
     def count(self, channel: int, end: str) -> None:
@@ -187,6 +189,8 @@ class InboundCommit:
             _wish(text, parent),
         )
         outcome.messages.append(message)
+        if owned.tenant == NOBODY and 0 < len(owned.among) <= MOST_AMONG:
+            outcome.among[message.id] = owned.among
         outcome.rows[message.id] = [
             EventRow(
                 message.id,
@@ -205,10 +209,17 @@ class InboundCommit:
 
     async def _finish(self, tx: InboundTransaction, outcome: Outcome) -> None:
         """Carry out opt-outs, then write everything."""
+        wishes = [
+            Wish(message, tenant, mask_number(message.number))
+            for message in outcome.messages
+            if message.suppressed
+            for tenant in outcome.among.get(message.id, (message.tenant,))
+        ]
+        suppressed: dict[int, frozenset[MessageClass]] = {}
+        for wish, classes in zip(wishes, await tx.suppress(wishes), strict=True):
+            suppressed[wish.message.id] = suppressed.get(wish.message.id, frozenset()) | classes
         for message in outcome.messages:
-            if message.suppressed:
-                shown = mask_number(message.number)
-                message.suppressed = await tx.suppress(message, message.suppressed, shown)
+            message.suppressed = suppressed.get(message.id, frozenset())
             if message.suppressed:
                 outcome.count(message.channel, "opted_out")
             else:

@@ -26,7 +26,7 @@ from sms.model import STATE_CODES, EventRow, Inbound, InboundMessage, MessageCla
 from store.audit import Author
 from store.database import AnyConnection, Pool, acquire
 from store.seal import COLUMN_BODY, COLUMN_NUMBER, TABLE_INBOUND, Keyring, Sealer, day_of
-from store.suppressions import SuppressionStore, bits_of, classes_of
+from store.suppressions import SuppressionStore, Wanted, bits_of, classes_of
 
 PREFIX = "inb"
 _COLUMNS = (
@@ -103,6 +103,14 @@ class Unreadable(NamedTuple):
 
     key: bytes
     error: str  # what went wrong, by its name
+
+
+class Wish(NamedTuple):
+    """An opt-out from a tenant (0 = from everybody) of what stands in the text's `suppressed`."""
+
+    message: InboundMessage
+    tenant: int
+    shown: str  # stands for the number in the audit log
 
 
 class StoredInbound(NamedTuple):
@@ -361,13 +369,20 @@ class InboundTransaction:
         if keys:
             await self._conn.execute("DELETE FROM inbound_joins WHERE key = ANY($1)", keys)
 
-    async def suppress(
-        self, message: InboundMessage, classes: Collection[MessageClass], shown: str
-    ) -> frozenset[MessageClass]:
-        """Carry out an opt-out; the classes that were not suppressed before."""
-        author = Author("recipient", "opt-out word", id=f"{PREFIX}_{message.id:016x}")
+    async def suppress(self, wishes: Sequence[Wish]) -> list[frozenset[MessageClass]]:
+        """Carry out opt-outs; for each the classes that were not suppressed before.
+
+        It takes locks that all processes share: only `add` comes behind it.
+        """
         return await self._suppressions.put_in(
-            self._conn, author, message.tenant, message.number, classes, shown
+            self._conn,
+            [
+                (
+                    Author("recipient", "opt-out word", id=f"{PREFIX}_{wish.message.id:016x}"),
+                    Wanted(wish.tenant, wish.message.number, wish.message.suppressed, wish.shown),
+                )
+                for wish in wishes
+            ],
         )
 
     async def add(self, messages: Sequence[InboundMessage], rows: Sequence[EventRow]) -> None:

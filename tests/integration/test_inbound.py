@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from gateway.owners import Owners
 from sms.config import Channel, Route, Snapshot, Tenant
 from sms.errors import StoreUnavailable
 from sms.model import Inbound, MessageClass, SegmentMark
+from store.audit import AuditLog
 from store.inbound import InboundReader, InboundStore
 from store.pull import Pull, oldest_cursor
 from store.suppressions import SuppressionStore
@@ -46,7 +48,10 @@ def snapshot() -> Snapshot:
             ),
             SHARED: Channel(SHARED, "shared-b", "smpp", {}, sender="1068"),
         },
-        routes=(Route(1, SHOP, None, None, 0, (MOBILE,)), Route(2, 0, None, None, 0, (SHARED,))),
+        routes=(
+            Route(1, SHOP, MessageClass.OTP, None, 0, (MOBILE,)),
+            Route(2, 0, None, None, 0, (SHARED,)),
+        ),
     )
 
 
@@ -154,7 +159,7 @@ async def test_a_phone_abroad_opts_out_as_itself(desk: Desk):
         text_of("TD", "t1", number="+13475550123"), text_of("TD", "t2", channel=SHARED, **abroad)
     )
     store = SuppressionStore(desk.world.pool, desk.world.keyring)
-    for tenant in (SHOP, 0):
+    for tenant in (SHOP, BANK, 0):
         assert {entry.number for entry in await store.page(tenant, 10)} <= {"13475550123"}
     assert {event["data"].get("from") for event in desk.events} <= {None, "+134****0123"}
 
@@ -348,6 +353,58 @@ async def test_an_opt_out_is_a_suppression_in_the_same_commit(desk: Desk):
     await desk.take(text_of("退订"))  # it changes nothing any more
     assert [event["type"] for event in desk.events[2:]] == ["inbound.received"]
     assert desk.refreshed == 1
+
+
+async def test_opt_outs_of_a_batch_cost_as_much_as_one(world: World, monkeypatch):
+    """They hold the locks of the list and of the audit log, which all processes wait for."""
+    desk = Desk(world, monotonic=lambda: 100.0)  # it looks for what is due only once
+    statements = 0
+
+    def count(name: str) -> None:
+        real = getattr(asyncpg.Connection, name)
+
+        def counted(self, *args, **kwargs):
+            nonlocal statements
+            statements += 1
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(asyncpg.Connection, name, counted)
+
+    for name in ("fetch", "fetchrow", "fetchval", "execute", "executemany"):
+        count(name)
+    await desk.take(text_of("hello", "t"))
+    statements = 0
+    await desk.take(text_of("TD", "t", number="8613800138999"))
+    alone, statements = statements, 0
+    await desk.take(*(text_of("TD", n, number=f"86138001380{n:02}") for n in range(50)))
+    assert statements == alone
+    entries = await SuppressionStore(desk.world.pool, desk.world.keyring).page(SHOP, 100)
+    assert len(entries) == 51
+    log = AuditLog(desk.world.pool, desk.world.keyring.audit_key)
+    assert (await log.verify()).broken_at is None
+    [*rows] = await log.page(100)
+    assert len({json.loads(row.body)["actor"]["id"] for row in rows}) == 51
+
+
+async def test_one_number_opts_out_twice_in_a_batch(desk: Desk):
+    await desk.take(text_of("TD", 1), text_of("退订", 2))
+    kinds = [event["type"] for event in desk.events]
+    assert sorted(kinds) == ["inbound.received", "inbound.received", "recipient.opted_out"]
+    assert len(await SuppressionStore(desk.world.pool, desk.world.keyring).page(SHOP, 10)) == 1
+
+
+async def test_an_opt_out_that_is_nobodys_is_one_from_those_it_may_be_meant_for(
+    desk: Desk, monkeypatch
+):
+    await desk.take(text_of("TD", channel=SHARED))
+    store = SuppressionStore(desk.world.pool, desk.world.keyring)
+    assert [len(await store.page(tenant, 10)) for tenant in (0, SHOP, BANK)] == [0, 1, 1]
+    assert await kept(desk.world) == [(0, 1, 0)]
+    assert desk.ends("opted_out") == 1
+    monkeypatch.setattr("gateway.inbound_commit.MOST_AMONG", 1)  # too many: nobody writes to it
+    await desk.take(text_of("TD", channel=SHARED, number="8613800138001"))
+    await desk.take(text_of("TD", channel=55, number="8613800138002"))  # no tenant has it
+    assert [len(await store.page(tenant, 10)) for tenant in (0, SHOP, BANK)] == [2, 1, 1]
 
 
 async def test_the_owner_is_the_longest_number_then_the_only_route_then_the_last_sender(desk: Desk):
