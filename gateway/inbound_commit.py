@@ -23,6 +23,12 @@ from telemetry.failpoints import failpoints
 
 MOST_AMONG: Final = 50  # tenants that an opt-out to nobody is meant for; more: the platform
 KEPT_WITH_ID_S: Final = 259_200.0  # a delivery with the carrier's own id is known again so long
+SEGMENT_MARGIN_S: Final = 60.0  # between the end of a long text's wait and of its keys
+
+
+def has_own_id(text: Inbound) -> bool:
+    """Whether the carrier names the delivery; an id of zeros tells nothing."""
+    return bool(text.carrier_id.strip("0"))
 
 
 class Ids(NamedTuple):
@@ -37,7 +43,8 @@ class InboundPolicy:
     """Times in seconds."""
 
     join_s: float = 600.0  # a long text waits so long for its segments, from the first on
-    repeat_s: float = 120.0  # the same text again within it, without an id of its own, is a repeat
+    # Without an id of its own, and when its answer may not have arrived, a text is known so long.
+    repeat_s: float = 3600.0
 
 
 @dataclass(slots=True)
@@ -122,8 +129,12 @@ class InboundCommit:
         return outcome
 
     def _known_s(self, text: Inbound) -> float:
-        """For how long a delivery is known again; an id of zeros tells nothing."""
-        return KEPT_WITH_ID_S if text.carrier_id.strip("0") else self._policy.repeat_s
+        """For how long a delivery is known again; a segment longer than its text waits."""
+        if has_own_id(text):
+            return KEPT_WITH_ID_S
+        if text.mark is None:
+            return self._policy.repeat_s
+        return max(self._policy.repeat_s, self._policy.join_s + SEGMENT_MARGIN_S)
 
     async def _join(
         self, tx: InboundTransaction, fresh: Sequence[tuple[Delivery, Owned]], outcome: Outcome

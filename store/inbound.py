@@ -44,6 +44,11 @@ _TAKE = (
     " WHERE inbound_keys.expires_at <= clock_timestamp() AND inbound_keys.id <> excluded.id"
     " RETURNING key"
 )
+_FORGET = (  # one that somebody is just taking anew is left alone
+    "DELETE FROM inbound_keys WHERE key IN (SELECT inbound_keys.key FROM inbound_keys"
+    " JOIN unnest($1::bytea[], $2::bigint[]) AS old (key, id) USING (key, id)"
+    " FOR UPDATE OF inbound_keys SKIP LOCKED)"
+)
 _BEGIN_JOINS = (
     "INSERT INTO inbound_joins (key, channel, state, due)"
     " SELECT key, channel, state, clock_timestamp() + make_interval(secs => $4)"
@@ -230,6 +235,11 @@ class InboundStore:
                 self._keyring.seal_secret(plain, "quarantine inbound"),
             )
             return True
+
+    async def forget(self, known: Sequence[tuple[bytes, int]]) -> None:
+        """Remove these keys, each so far as it still is of this id."""
+        async with acquire(self._pool) as conn:
+            await conn.execute(_FORGET, [key for key, _ in known], [id for _, id in known])
 
     async def forget_keys(self, most: int) -> None:
         """Remove keys whose time is over."""

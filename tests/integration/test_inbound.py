@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -58,9 +58,7 @@ def snapshot() -> Snapshot:
 class Desk:
     """One process's desk, what it answered and what it told."""
 
-    def __init__(
-        self, world: World, policy: InboundPolicy | None = None, **clocks: Callable[[], float]
-    ) -> None:
+    def __init__(self, world: World, policy: InboundPolicy | None = None, **more: Any) -> None:
         self.world = world
         self.answers: list[tuple[object, bool]] = []
         self.notices: list[Notice] = []
@@ -78,7 +76,7 @@ class Desk:
             told=self,
             suppressed=self.refresh,
             policy=policy,
-            **clocks,
+            **more,
         )
         self.desk.reconfigure(snapshot())
 
@@ -203,6 +201,42 @@ async def test_the_same_text_later_or_with_another_id_is_another_one(world: Worl
     await desk.take(text_of("4", carrier_id="000"))
     await desk.take(text_of("4", carrier_id="000"))  # zeros are no id
     assert [event["data"]["text"] for event in desk.events] == ["3", "4", "4"]
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+async def test_the_same_words_again_are_another_text_once_the_first_answer_has_arrived(
+    world: World, other: Desk, is_linked: bool
+):
+    """`1` to a survey, twice: a repeat only while the first answer may not have arrived."""
+    clock = 100.0
+    desk = Desk(world, monotonic=lambda: clock, is_linked=lambda _token: is_linked)
+    await desk.take(text_of("1", "t1"), segment("1", 1, 2, "s1"), text_of("1", carrier_id="a"))
+    clock += 29.0
+    await desk.take(text_of("1", "t2"), segment("1", 1, 2, "s2"))
+    assert desk.ends("repeated") == 2
+    clock += 2.0
+    await desk.desk.round()
+    await other.take(text_of("1", "t3"), segment("1", 1, 2, "s3"), text_of("1", carrier_id="a"))
+    assert other.ends("received") == (1 if is_linked else 0)
+    assert other.ends("repeated") == (1 if is_linked else 3)
+    clock += 31.0  # what was asked for late may be on its way again
+    desk.desk.receive(MOBILE, [text_of("late", "l1")])
+    clock += 6.0
+    await desk.desk.round()
+    clock += 31.0
+    await desk.desk.round()
+    await other.take(text_of("late", "l2"))
+    assert other.ends("repeated") == (2 if is_linked else 4)
+
+
+async def test_a_segment_is_known_longer_than_its_text_waits(world: World):
+    desk = Desk(world, InboundPolicy(join_s=600.0, repeat_s=1.0))
+    await desk.take(segment("b", 2, 2))
+    async with world.pool.acquire() as conn:
+        left = await conn.fetchval(
+            "SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM inbound_keys"
+        )
+    assert 600 < left <= 660
 
 
 async def test_segments_are_joined_whatever_their_order_and_process(desk: Desk, other: Desk):
@@ -422,6 +456,44 @@ async def test_beyond_the_bound_the_carrier_is_told_to_come_later(desk: Desk, mo
     assert desk.answers == [(3, False), (4, False)]
     await desk.desk.round()
     assert desk.answers[2:] == [(0, True), (1, True), (2, True)]
+
+
+async def test_what_waits_is_bounded_in_octets_too(desk: Desk, monkeypatch):
+    monkeypatch.setattr("gateway.inbound.MAX_CHARACTERS", 10)
+    for _ in range(2):  # what was answered counts no more
+        desk.answers.clear()
+        desk.desk.receive(MOBILE, [text_of("x" * 6, 1), text_of("y" * 6, 2), text_of("z", 3)])
+        assert desk.answers == [(2, False)]
+        await desk.desk.round()
+        assert desk.answers[1:] == [(1, True), (3, True)]
+
+
+async def test_a_segment_that_no_air_could_carry_is_a_text_of_its_own(desk: Desk):
+    await desk.take(segment("x" * 1601, 1, 255))
+    assert [event["data"]["segments"] for event in desk.events] == [1]
+    assert await desk.store.waiting() == 0
+
+
+async def test_a_batch_that_takes_too_long_is_halved(desk: Desk, monkeypatch):
+    find, sizes = desk.desk._commit._owners.find, []
+
+    async def slow(texts, now):
+        sizes.append(len(texts))
+        if len(texts) > 2:
+            raise StoreUnavailable("the statement took too long")
+        return await find(texts, now)
+
+    monkeypatch.setattr(desk.desk._commit._owners, "find", slow)
+    desk.desk.receive(MOBILE, [text_of(str(n), n) for n in range(7)])
+    for _ in range(10):
+        try:
+            await desk.desk.round()
+        except StoreUnavailable:
+            continue
+        break
+    assert sorted(token for token, good in desk.answers if good) == list(range(7))
+    assert sizes[:3] == [7, 3, 1]
+    assert desk.desk.pending_floor() is None
 
 
 async def test_at_the_end_what_is_committed_is_waited_for_and_nothing_begins(desk: Desk):

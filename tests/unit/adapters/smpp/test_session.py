@@ -14,6 +14,7 @@ from adapters.session import (
     Reported,
     SessionPolicy,
     SessionState,
+    is_linked,
 )
 from adapters.smpp import pdu
 from adapters.smpp.session import Session, Token
@@ -379,6 +380,16 @@ def test_a_text_from_a_phone_is_handed_on_and_answered_when_told():
     [inbound] = event.texts
     assert (inbound.number, inbound.to, inbound.text) == ("+8613800138000", "10690001", "退订")
     assert session.to_send() == b""
+
+
+def test_a_token_tells_whether_its_session_stands():
+    session = bound_session()
+    [event] = session.receive(deliver(short_message=b"x"), 1.0)
+    [text] = event.texts
+    assert is_linked(text.token)
+    session.unbind(1.0)
+    assert not is_linked(text.token)
+    assert not is_linked(None)
 
 
 @pytest.mark.parametrize(
