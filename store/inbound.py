@@ -9,6 +9,7 @@ that is locked by whoever adds a segment, so processes see one another's.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ _COLUMNS = (
     " received_at"
 )
 _LOCK_TRIES = 5
+_AT_ONCE = 100  # texts opened in one turn of the loop
 _NO_KEY = "the data key of an inbound message's day is gone"
 # A key with our own id is of a COMMIT whose answer was lost, however long ago: it is held.
 _TAKE = (
@@ -273,7 +275,8 @@ class InboundReader:
                 f" WHERE message_id {span.format('message_id')} ORDER BY message_id, sequence",
                 [row["id"] for row in rows],
             )
-            found = {row["id"]: StoredInbound(await self._open(conn, row), []) for row in rows}
+            await self._load_days(conn, rows)
+        found = {row["id"]: StoredInbound(self._open(row), []) for row in rows}
         for event in events:
             found[event["message_id"]].rows.append(_event(event))
         return found
@@ -281,7 +284,10 @@ class InboundReader:
     async def page(
         self, tenant: int | None, limit: int, below: int | None = None
     ) -> list[InboundMessage]:
-        """Texts of a tenant (None: of all, nobody's included), the newest first."""
+        """Texts of a tenant (None: of all, nobody's included), the newest first.
+
+        They are opened behind the connection, which others wait for, and in turns of the loop.
+        """
         whose = "true" if tenant is None else f"tenant = {int(tenant)}"
         under = "" if below is None else f" AND id < {int(below)}"
         async with acquire(self._pool) as conn:
@@ -289,13 +295,26 @@ class InboundReader:
                 f"SELECT {_COLUMNS} FROM inbound WHERE {whose}{under} ORDER BY id DESC LIMIT $1",
                 limit,
             )
-            return [await self._open(conn, row) for row in rows]
+            await self._load_days(conn, rows)
+        found: list[InboundMessage] = []
+        for row in rows:
+            found.append(self._open(row))
+            if not len(found) % _AT_ONCE:
+                await asyncio.sleep(0)
+        return found
 
-    async def _open(self, conn: AnyConnection, row: asyncpg.Record) -> InboundMessage:
+    async def _load_days(self, conn: AnyConnection, rows: Sequence[asyncpg.Record]) -> None:
+        """The keys of days that are not known yet."""
+        days = {
+            day_of(row["id"])
+            for row in rows
+            if self._keyring.sealer_for(row["tenant"], row["id"]) is None
+        }
+        if days:
+            await self._keyring.load_days(conn, sorted(days))
+
+    def _open(self, row: asyncpg.Record) -> InboundMessage:
         sealer = self._keyring.sealer_for(row["tenant"], row["id"])
-        if sealer is None:
-            await self._keyring.load_days(conn, [day_of(row["id"])])
-            sealer = self._keyring.sealer_for(row["tenant"], row["id"])
         if sealer is None:
             raise StoreUnavailable(_NO_KEY)
         number, body = (
