@@ -28,12 +28,15 @@ from sms.config import Channel, Snapshot
 from sms.errors import Unavailable
 from sms.model import Carrier, Message, MessageClass
 from store.read import Stored
+from telemetry.logs import get_logger
 
 NOBODY = 0
 ANSWERS_S = 259_200.0  # 72 h: what came later answers nothing that we know of
 LOOKED_AT = 5  # newest messages of a tenant to a number
 MOST_TENANTS = 1000  # whose sendings are looked through for one text
 MOST_INDEXES = 2000  # of one statement: it must end long before its time-out
+log = get_logger(__name__)
+
 _TURN = 200  # indexes made, or messages folded, in one turn of the loop
 _MAINLAND = 86
 
@@ -118,11 +121,12 @@ class Owners:
 
     def reconfigure(self, snapshot: Snapshot) -> None:
         """Take over who has which numbers, and whose routes lead where."""
-        self._by_prefix = {
-            prefix: tenant.id
-            for tenant in sorted(snapshot.tenants.values(), key=lambda one: -one.id)
-            for prefix in tenant.inbound_numbers
-        }
+        self._by_prefix = {}
+        for tenant in sorted(snapshot.tenants.values(), key=lambda one: one.id):
+            for prefix in tenant.inbound_numbers:
+                owner = self._by_prefix.setdefault(prefix, tenant.id)
+                if owner != tenant.id:  # nothing lets it in: written past us
+                    log.warning("two tenants have one number", number=prefix, owner=owner)
         self._longest = max(map(len, self._by_prefix), default=0)
         self._snapshot = snapshot
         self._of_channel = None
