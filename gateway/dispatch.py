@@ -24,12 +24,13 @@ from gateway.choosing import ChannelChoice
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
+from gateway.references import References
 from gateway.routefit import on_air
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
 from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State, Submit
 from sms.outcomes import Submitted, Uncertain
-from sms.segmentation import payload
+from sms.segmentation import payload, usable_bits
 from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
@@ -79,7 +80,7 @@ class Dispatcher(ChannelChoice):
         self._delayed: list[tuple[float, int, Message]] = []
         self._moving: deque[Lane] = deque()  # their messages need another channel
         self._order = count()
-        self._reference = int(unix() * 1000) & 0xFFFF
+        self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
         self._late: deque[Message] = deque()  # out of their lanes, their last rows not made yet
         self._claiming: dict[int, list[Message]] = {}  # by first id: claims not committed yet
@@ -435,10 +436,13 @@ class Dispatcher(ChannelChoice):
         message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
-        self._reference = (self._reference + (total > 1)) & 0xFFFF
-        submits, bits = [], runtime.config.reference_bits
+        reference = bits = 0
+        if total > 1:
+            reference = self._references.following(sender, message.number)
+            bits = usable_bits(texts, message.encoding, runtime.config.reference_bits)
+        submits = []
         for index in range(total):
-            data, has_udh = payload(texts, index, message.encoding, self._reference, bits)
+            data, has_udh = payload(texts, index, message.encoding, reference, bits)
             submits.append(
                 Submit(
                     message,

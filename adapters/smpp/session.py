@@ -21,7 +21,13 @@ from adapters.session import (
 from adapters.smpp import pdu
 from adapters.smpp.codes import StatusTable, login_refused
 from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RESP, parse_header
-from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
+from adapters.smpp.receipt import (
+    ID_FORMS,
+    is_international,
+    parse_receipt,
+    parse_text,
+    parse_usual_receipt,
+)
 from adapters.smpp.settings import NumberFormat, SmppSettings
 from adapters.smpp.template import DataTemplate, SubmitTemplate
 from adapters.wire import Framer, build_tlvs
@@ -179,7 +185,9 @@ class Session(WireSession):
                 return
             self.unreadable += 1
         elif kind == 0:
-            number = short[0].decode("latin-1").lstrip("+")
+            number = short[0].decode("latin-1")
+            if command_id == DELIVER_SM and number.isdigit() and is_international(frame):
+                number = f"+{number}"  # so that nobody takes it for a national one
             to = short[1].decode("latin-1").lstrip("+")
             text, mark = parse_text(frame, short)
             burst.texts.append(Inbound(self.channel, number, to, text, token, mark=mark))

@@ -14,6 +14,7 @@ from adapters.session import (
     Reported,
     SessionPolicy,
     SessionState,
+    is_linked,
 )
 from adapters.smpp import pdu
 from adapters.smpp.session import Session, Token
@@ -385,8 +386,34 @@ def test_a_text_from_a_phone_is_handed_on_and_answered_when_told():
     [event] = session.receive(deliver(data_coding=8, short_message=text), 1.0)
     assert isinstance(event, Received)
     [inbound] = event.texts
-    assert (inbound.number, inbound.to, inbound.text) == ("8613800138000", "10690001", "退订")
+    assert (inbound.number, inbound.to, inbound.text) == ("+8613800138000", "10690001", "退订")
     assert session.to_send() == b""
+
+
+def test_a_token_tells_whether_its_session_stands():
+    session = bound_session()
+    [event] = session.receive(deliver(short_message=b"x"), 1.0)
+    [text] = event.texts
+    assert is_linked(text.token)
+    session.unbind(1.0)
+    assert not is_linked(text.token)
+    assert not is_linked(None)
+
+
+@pytest.mark.parametrize(
+    ("ton", "source", "number"),
+    [
+        (1, "13475550123", "+13475550123"),  # New York
+        (1, "+13475550123", "+13475550123"),
+        (2, "13475550123", "13475550123"),  # China Mobile's
+        (1, "Bank", "Bank"),
+    ],
+)
+def test_a_number_that_says_it_is_international_is_handed_on_so(ton, source, number):
+    session = bound_session()
+    frame = deliver(source_addr_ton=ton, source_addr=source, short_message=b"x")
+    [event] = session.receive(frame, 1.0)
+    assert [text.number for text in event.texts] == [number]
 
 
 @pytest.mark.parametrize("esm_class", [0x08, 0x10, 0x20, 0x0C])
