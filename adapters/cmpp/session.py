@@ -98,10 +98,8 @@ class Session(WireSession):
     def _logout(self) -> None:
         self._out.append(pack_header(HEADER_SIZE, pdu.TERMINATE, self._next()))
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 8 (flow control) for "again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         size = 4 if self.layout is Layout.V3 else 1
         result = (pdu.RESULT_OK if accepted else pdu.RESULT_FLOW_CONTROL).to_bytes(size, "big")
         length, out = _ID_END + size, self._out
@@ -153,7 +151,7 @@ class Session(WireSession):
                 return
             self.unreadable += 1
             # Kept unanswered it would only come again.
-            self.answer((token,), accepted=True)
+            self._answer((token,), accepted=True)
             return
         number, to = e164(pdu.unpad(source)), pdu.unpad(dest)
         mark, body = split_header(content) if udhi & 1 else (None, content)
@@ -195,8 +193,8 @@ class Session(WireSession):
         self._link_answered(parse_header(frame)[2])
 
     def _terminated(self, frame: bytes, _burst: Burst) -> Ended | None:
-        self._out.append(pack_header(HEADER_SIZE, pdu.TERMINATE_RESP, parse_header(frame)[2]))
-        return self._peer_unbound()
+        sequence = parse_header(frame)[2]
+        return self._peer_unbound(pack_header(HEADER_SIZE, pdu.TERMINATE_RESP, sequence))
 
     def _terminate_answered(self, _frame: bytes, _burst: Burst) -> Ended | None:
         return self._end("unbound") if self.state is SessionState.UNBINDING else None

@@ -70,10 +70,8 @@ class SmgpSession(WireSession):
         self._submitted_at = now
         return super().submit(submits, now)
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 1 for "send it again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         status = pdu.OK if accepted else pdu.BUSY
         for _, sequence, msg_id in tokens:
             if isinstance(sequence, int) and isinstance(msg_id, bytes):
@@ -159,7 +157,7 @@ class SmgpSession(WireSession):
         parsed = parse_report(content, msg_id)
         if parsed is None:
             self.unreadable += 1
-            self.answer((token,), accepted=True)  # unanswered it would only come again
+            self._answer((token,), accepted=True)  # unanswered it would only come again
             return
         carrier_id, word, error = parsed
         burst.reports.append(Report(self.channel, carrier_id, word, error, number, token))
@@ -173,8 +171,7 @@ class SmgpSession(WireSession):
         elif request_id == pdu.LOGIN_RESP:
             return self._login_answered(frame, burst)
         elif request_id == pdu.EXIT:
-            self._out.append(pdu.pack_header(HEADER_SIZE, pdu.EXIT_RESP, sequence))
-            return self._peer_unbound()
+            return self._peer_unbound(pdu.pack_header(HEADER_SIZE, pdu.EXIT_RESP, sequence))
         elif request_id == pdu.EXIT_RESP:
             if self.state is SessionState.UNBINDING:
                 return self._end("unbound")

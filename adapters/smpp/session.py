@@ -87,10 +87,8 @@ class Session(WireSession):
     def _logout(self) -> None:
         self._out.append(pdu.pack_header(HEADER_SIZE, pdu.UNBIND, 0, self._next()))
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 0x64 for "send it again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         status = pdu.ESME_ROK if accepted else pdu.ESME_RX_T_APPN
         pack, out = pdu.pack_header, self._out
         for _, sequence, command_id in cast("Sequence[Token]", tokens):
@@ -179,7 +177,7 @@ class Session(WireSession):
             return
         # Acknowledgements of other machines, intermediate notices and reports that say nothing:
         # kept unanswered they would only come again.
-        self.answer((token,), accepted=True)
+        self._answer((token,), accepted=True)
 
     def _data(self, frame: bytes, burst: Burst) -> None:
         parsed = pdu.parse_pdu(frame)
@@ -214,8 +212,10 @@ class Session(WireSession):
         self._link_answered(parse_header(frame)[3])
 
     def _unbound(self, frame: bytes, _burst: Burst) -> Ended | None:
-        self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, frame)
-        return self._peer_unbound()
+        sequence = parse_header(frame)[3]
+        return self._peer_unbound(
+            pdu.pack_header(HEADER_SIZE, pdu.UNBIND_RESP, pdu.ESME_ROK, sequence)
+        )
 
     def _unbind_answered(self, _frame: bytes, _burst: Burst) -> Ended | None:
         return self._end("unbound") if self.state is SessionState.UNBINDING else None
