@@ -236,7 +236,7 @@ async def test_a_dead_peer_is_noticed_by_the_kernel(make):
     """RELIABILITY section 4, whatever the protocol's own link test does."""
     rig = await make()
     await until(rig.channel.is_up)
-    [link] = rig.channel._links
+    link = rig.channel._links[0]
     sock = link._transport.get_extra_info("socket")
     tcp = socket.IPPROTO_TCP
     assert sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 10_000

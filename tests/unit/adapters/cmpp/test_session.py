@@ -332,7 +332,7 @@ def gsm7(payload: bytes, *, has_udh: bool = False):
     [
         (b"Hi \x00 \x02 \x1b\x3c", 0, b"Hi @ $ ["),  # septets of GSM-7, not ASCII
         (b"caf\x05", 8, "café".encode("utf-16-be")),
-        (b"a" * 159, 0, b"a" * 159),
+        (b"a" * 140, 0, b"a" * 140),
     ],
 )
 def test_gsm7_goes_as_ascii_where_it_can(payload, fmt, content):
@@ -369,10 +369,11 @@ def test_a_full_segment_with_an_8_or_16_bit_reference_goes_and_one_unit_more_doe
     assert (facts.number, facts.total, facts.text) == (1, 2, "字" * units)
 
 
-@pytest.mark.parametrize(("maximum", "is_taken"), [(159, False), (160, True)])
-def test_160_characters_go_only_where_the_carrier_says_so(maximum, is_taken):
-    session = bound_session(content_maximum=maximum)
-    assert (session.submit([gsm7(b"a" * 160)], 1.0) == []) is is_taken
+@pytest.mark.parametrize("maximum", [140, 150, 160])
+def test_more_than_140_characters_go_only_where_the_carrier_says_so(maximum):
+    session = bound_session(**({} if maximum == 140 else {"content_maximum": maximum}))
+    assert session.submit([gsm7(b"a" * maximum)], 1.0) == []
+    assert len(session.submit([gsm7(b"a" * (maximum + 1))], 1.0)) == 1
 
 
 def test_the_end_of_a_message_is_told_where_the_channel_says_so():
