@@ -312,6 +312,8 @@ class WireSession(ABC):
         if self.state is SessionState.CLOSED:
             return []
         self._heard_at = now
+        if self.link_test_tries > 1:
+            self._asked, self._asks = None, 0  # whoever speaks is there, however late its answers
         burst = Burst([], [], [], [])
         ended: Ended | None = None
         try:

@@ -30,7 +30,7 @@ from adapters.session import Bound, Burst, Ended, Move, SessionPolicy, SessionSt
 from adapters.wire import Framer
 from sms.concatenation import split_header
 from sms.errors import RemoteProtocolError
-from sms.model import Inbound, Report
+from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome, Submitted
 
 _ID_END = HEADER_SIZE + ID_SIZE
@@ -114,12 +114,15 @@ class Session(WireSession):
             _, command_id, sequence = parse_header(frame)
             if command_id == SUBMIT_RESP:
                 # Read first: one that is cut answers nothing, its submit stays in the window.
-                outcome = self._outcome(frame)
+                # By its length, not by the version: one octet of Result or four.
+                result = frame[_ID_END : _ID_END + _RESULT_MAXIMUM]
+                if not result:
+                    raise RemoteProtocolError("the SUBMIT_RESP is cut")
                 submit = take(sequence, None) or self.window.take_late(sequence)
                 if submit is None:
                     self.strays += 1
                 else:
-                    results.append((submit, outcome))
+                    results.append((submit, self._outcome(submit, result, frame)))
             elif command_id == DELIVER:
                 self._deliver(frame, sequence, burst)
             else:
@@ -128,13 +131,10 @@ class Session(WireSession):
                     return ended
         return None
 
-    def _outcome(self, frame: bytes) -> Outcome:
-        # By its length, not by the version: one octet of Result or four.
-        result = frame[_ID_END : _ID_END + _RESULT_MAXIMUM]
-        if not result:
-            raise RemoteProtocolError("the SUBMIT_RESP is cut")
+    def _outcome(self, submit: Submit, result: bytes, frame: bytes) -> Outcome:
         if any(result):
-            return self._codes.outcome(int.from_bytes(result, "big"))
+            is_first = not submit.message.throttled
+            return self._codes.answered(int.from_bytes(result, "big"), is_first=is_first)
         msg_id = frame[HEADER_SIZE:_ID_END]
         # Some carriers give none: shared by all, it would tie a report to the wrong message.
         return Submitted("" if msg_id == _NO_ID else msg_id.hex())
@@ -163,10 +163,11 @@ class Session(WireSession):
             self.strays += 1
             return None
         # Its length says how it is laid out: a carrier may not speak the version we asked for.
-        answer = pdu.parse_pdu(frame, CONNECT_RESP_SIZES.get(len(frame), self.layout))
-        status = answer.number("status")
+        layout = CONNECT_RESP_SIZES.get(len(frame), self.layout)
+        status = _status_of(frame, layout)
         if status:
             return self._end(login_refused(status))
+        answer = pdu.parse_pdu(frame, layout)
         self._use(self._agreed(answer.number("version"), len(frame)))
         self._move(Move.BOUND, self._heard_at)
         forms = authenticators_ismg(status, self._authenticator, self._settings.shared_secret)
@@ -176,13 +177,16 @@ class Session(WireSession):
         return None
 
     def _agreed(self, version: int, length: int) -> Layout:
-        """The layout both sides speak: the lower of ours and the carrier's."""
+        """The layout both sides speak: the lower of ours and the carrier's.
+
+        An answer laid out as in 2.0 is one, whatever its version says: some copy ours.
+        """
         asked = self._settings.layout
-        if asked is Layout.V2:
-            return asked
+        if asked is Layout.V2 or CONNECT_RESP_SIZES.get(length) is Layout.V2:
+            return Layout.V2
         if version:
             return Layout.V3 if version >= VERSION_3 else Layout.V2
-        return CONNECT_RESP_SIZES.get(length, asked)
+        return asked
 
     def _tested(self, frame: bytes, _burst: Burst) -> None:
         self._out.append(
@@ -212,6 +216,14 @@ _CONTROLS: dict[int, Callable[[Session, bytes, Burst], Ended | None]] = {
     pdu.TERMINATE: Session._terminated,
     pdu.TERMINATE_RESP: Session._terminate_answered,
 }
+
+
+def _status_of(frame: bytes, layout: Layout) -> int:
+    """The status of a CONNECT_RESP; a refusal may end behind it, in either version's form."""
+    body = frame[HEADER_SIZE:]
+    if layout is Layout.V2 and (len(frame) in CONNECT_RESP_SIZES or body[:1] != b"\0"):
+        return int.from_bytes(body[:1], "big")
+    return int.from_bytes(body[:4], "big")
 
 
 def _national_cn(number: str) -> str:

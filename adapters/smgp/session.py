@@ -26,6 +26,8 @@ _ROLES = {pdu.MODE_BOTH: "", pdu.MODE_SEND: "transmitter", pdu.MODE_RECEIVE: "re
 
 Token = tuple["SmgpSession", int, bytes]  # who must answer, the Deliver's SequenceID and MsgID
 
+_NO_ID = pdu.MSG_ID_NONE.hex()
+
 
 class SmgpSession(WireSession):
     """One login."""
@@ -132,7 +134,8 @@ class SmgpSession(WireSession):
                     is_first = not submit.message.throttled
                     results.append((submit, self._codes.answered(status, is_first=is_first)))
                 else:
-                    results.append((submit, Submitted(carrier_id)))
+                    # Some carriers give none: shared by all, it would tie a report to the wrong one.
+                    results.append((submit, Submitted("" if carrier_id == _NO_ID else carrier_id)))
             elif request_id == DELIVER:
                 self._deliver(frame, sequence, burst)
             else:

@@ -227,7 +227,8 @@ class Session(WireSession):
             return None
         if status:
             return self._end(login_refused(status))
-        system_id = pdu.parse_pdu(frame).text("system_id")
+        # Whatever form it has, no name is worth a login.
+        system_id = frame[HEADER_SIZE : HEADER_SIZE + 16].partition(b"\0")[0].decode("latin-1")
         self._move(Move.BOUND, self._heard_at)
         burst.bound.append(Bound(system_id))
         return None
