@@ -25,8 +25,9 @@ from gateway.secretfiles import SecretFiles
 from gateway.specs import suspended, tenant_spec
 from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
-from sms.config import Channel
+from sms.config import Channel, encodings_of
 from sms.ids import to_text
+from sms.model import Encoding
 from webhooks.address import AllowList
 from webhooks.sign import parse_secret
 
@@ -313,6 +314,14 @@ class _Document:
         if protocol is not None:
             for inner, detail in protocol.validate({**settings, **secrets}):
                 self.complain(pointer + inner, _setting_detail(inner, detail))
+            if "gsm7" in good.get("encodings", ()) and Encoding.GSM7 not in encodings_of(
+                str(good["protocol"])
+            ):
+                self.complain(
+                    f"{pointer}/encodings",
+                    f"gsm7 does not fit {good['protocol']}, whose segments hold 140 octets and no "
+                    "packed septets; remove `encodings`, and every text goes as UCS-2",
+                )
         if "name" not in good:
             return
         self._channel_pointers.setdefault(good["name"], pointer)

@@ -117,10 +117,8 @@ class _Talk(WireSession):
     def _build(self, out: list[bytes], sequence: int, submit: Submit) -> None:
         raise ValueError("nothing is submitted over this connection")
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 11 for "send it again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         result = pdu.OK if accepted else BUSY_AGAIN
         for _, header in tokens:
             if isinstance(header, bytes):
@@ -168,8 +166,7 @@ class _Talk(WireSession):
         elif command_id == pdu.DELIVER:
             self._text(frame, burst)
         elif command_id == pdu.UNBIND:
-            self._out.append(pdu.build_answer(frame, pdu.OK))
-            return self._peer_unbound()
+            return self._peer_unbound(pdu.build_answer(frame, pdu.OK))
         elif command_id == pdu.UNBIND_RESP:
             # Whatever stands in its sequence: SMGs put a time of their own there.
             if self.state is SessionState.UNBINDING:

@@ -551,3 +551,26 @@ def test_the_smg_logs_out_and_what_is_open_may_still_be_answered():
     answered, ended = session.receive(response(pdu.SUBMIT_RESP, sequence), 1.1)
     assert outcomes([answered]) == [Submitted(id_of(sequence))]
     assert isinstance(ended, Ended)
+
+
+@pytest.mark.parametrize("make", [bound_session, bound_guest])
+def test_what_the_smg_brought_is_answered_before_its_logout(make):
+    """In one burst with the logout: by the time it is kept the SMG must still be there."""
+    session = make()
+    unbind = pdu.pack_header(20, pdu.UNBIND, *SMG)
+    reported, received = session.receive(report((NODE, STAMP, 5)) + deliver(b"x") + unbind, 1.0)
+    assert session.to_send() == b""
+    session.answer([token_of(reported.reports[0])], accepted=True)
+    assert [one.command_id for one in sent(session)] == [pdu.REPORT_RESP]
+    assert session.tick(2.0) == []
+    session.answer([token_of(received.texts[0])], accepted=True)
+    assert [one.command_id for one in sent(session)] == [pdu.DELIVER_RESP, pdu.UNBIND_RESP]
+    assert session.tick(3.0) == [Ended("unbound by the carrier")]
+
+
+def test_a_logout_is_answered_in_time_although_nothing_can_be_kept():
+    guest = bound_guest()
+    guest.receive(report((NODE, STAMP, 5)) + pdu.pack_header(20, pdu.UNBIND, *SMG), 1.0)
+    assert guest.tick(10.9) == []
+    assert guest.tick(11.0) == [Ended("unbound by the carrier")]
+    assert [one.command_id for one in sent(guest)] == [pdu.UNBIND_RESP]

@@ -585,3 +585,21 @@ def test_an_error_of_ours_costs_one_session_and_nothing_that_the_burst_told(monk
     assert isinstance(ended.error.__cause__, IndexError)
     assert session.faults == 1
     assert outcomes(session.lost("channel.link_lost")) == [Uncertain("channel.link_lost")]
+
+
+def test_what_the_smsc_brought_is_answered_before_its_unbind():
+    session = bound_session()
+    [reported] = session.receive(report(7, "a") + header(pdu.UNBIND, 8), 1.0)
+    assert isinstance(reported, Reported)
+    assert sent(session) == []
+    session.answer(tokens(reported), accepted=True)
+    assert sent(session) == [(pdu.DELIVER_SM_RESP, 7, 0), (pdu.UNBIND_RESP, 8, 0)]
+
+
+@pytest.mark.parametrize("body", [b"", b"SMSC", b"a name of more than 16 octets"])
+def test_a_bind_answer_in_any_form_is_a_login(body):
+    session = Session(7, parse(SETTINGS), SessionPolicy(), 16)
+    session.connected(0.0)
+    frame = pdu.pack_header(16 + len(body), pdu.BIND_TRANSCEIVER_RESP, 0, 1) + body
+    assert session.receive(frame, 0.1) == [Bound(body[:16].decode())]
+    assert session.free() == 16
