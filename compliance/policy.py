@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from compliance.hours import Hours
 from compliance.signature import MAINLAND
 from compliance.suppressions import Suppressions, unkeyed_index
-from sms.model import Message, MessageClass
+from sms.model import Held, Message, MessageClass
 
 QUIET_HOURS: Final = "policy.quiet_hours"
 _MARKETING = MessageClass.MARKETING
@@ -40,9 +40,15 @@ class SendingPolicy:
         self.watched = {_MARKETING}  # classes that `refusal` or `verdict` may stop
         self._watch()
 
-    def suppress(self, tenant: int, index: int, classes: Collection[MessageClass]) -> None:
+    def suppress(
+        self,
+        tenant: int,
+        index: int,
+        classes: Collection[MessageClass],
+        why: Held = Held.ASKED,
+    ) -> None:
         """Take over one entry of the suppression list as it stands now; no classes: removed."""
-        self._suppressions.change(tenant, index, classes)
+        self._suppressions.change(tenant, index, classes, why)
         self._watch()
 
     def _watch(self) -> None:

@@ -1,6 +1,6 @@
 """Who may not be sent to, in memory: asked for each message of a class that has any entry.
 
-    (tenant, number) ─▶ blind index ─▶ IndexMap of the class ─▶ in it?
+    (tenant, number) ─▶ blind index ─▶ IndexMap of the class ─▶ in it, and why?
 
 Only blind indexes are kept, some 9 bytes each, never a number. An entry of tenant 0 is the
 platform's and holds for every tenant. Two numbers share an index once in 10^19 pairs: a hit is
@@ -14,12 +14,13 @@ from hashlib import blake2b
 from typing import Final
 
 from sms.indexmap import IndexMap
-from sms.model import MessageClass
+from sms.model import Held, MessageClass
 
 PLATFORM: Final = 0
 OPTED_OUT: Final = "policy.opted_out"  # it stands on the tenant's own list
-BLOCKED: Final = "recipient.blocked"  # it stands on the platform's
-_HELD: Final = 0  # the one tag of these maps: whoever stands in them is held
+BLOCKED: Final = "recipient.blocked"  # it stands on the platform's, or a carrier blocks it
+INVALID: Final = "recipient.invalid"  # a carrier says that it does not exist
+_TENANTS: Final = {Held.ASKED: OPTED_OUT, Held.INVALID: INVALID, Held.BLOCKED: BLOCKED}  # by tag
 
 
 class Suppressions:
@@ -31,12 +32,18 @@ class Suppressions:
         self._sets = {message_class: IndexMap() for message_class in MessageClass}
         self._counts: dict[MessageClass, dict[int, int]] = {cls: {} for cls in MessageClass}
 
-    def change(self, tenant: int, index: int, classes: Collection[MessageClass]) -> None:
+    def change(
+        self,
+        tenant: int,
+        index: int,
+        classes: Collection[MessageClass],
+        why: Held = Held.ASKED,
+    ) -> None:
         """An entry holds for these classes from now on, and for no other; none: it is gone."""
         for message_class, held in self._sets.items():
             counts = self._counts[message_class]
             if message_class in classes:
-                if held.put(index, _HELD) is None:
+                if held.put(index, why) is None:
                     counts[tenant] = counts.get(tenant, 0) + 1
             elif held.pop(index) is not None:
                 counts[tenant] -= 1
@@ -58,8 +65,10 @@ class Suppressions:
         """
         counts = self._counts[message_class]
         held = self._sets[message_class]
-        if tenant in counts and held.get(self._index_of(tenant, number)) is not None:
-            return OPTED_OUT
+        if tenant in counts:
+            why = held.get(self._index_of(tenant, number))
+            if why is not None:
+                return _TENANTS[Held(why)]
         if PLATFORM in counts and held.get(self._index_of(PLATFORM, number)) is not None:
             return BLOCKED
         return None

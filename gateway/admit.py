@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import phonenumbers
 
 from compliance.opt_out import line_for, with_line
 from compliance.policy import QUIET_HOURS, SendingPolicy
 from compliance.signature import MAINLAND, choose_brand, has_brackets, sign
-from compliance.suppressions import OPTED_OUT
+from compliance.suppressions import BLOCKED, INVALID, OPTED_OUT
 from gateway.api.models import (
     DEFAULT_SEGMENTS,
     MAX_CLIENT_REF,
@@ -408,18 +408,30 @@ def _send_at(text: str, now: float, errors: list[FieldError]) -> float:
     return now
 
 
+# code of a refusal → whose word it is, and what to do
+_HELD: Final = {
+    OPTED_OUT: (
+        "on the tenant's suppression list",
+        "remove it from your list of recipients, or delete the entry if it is wrong",
+    ),
+    INVALID: (
+        "on the tenant's suppression list, because a carrier says that it does not exist,",
+        "remove it from your list of recipients, or delete the entry if it is wrong",
+    ),
+    BLOCKED: (
+        "blocked by a carrier or for every tenant of this gateway",
+        "remove it from your list of recipients, or delete the entry if it is on your list",
+    ),
+}
+
+
 def _suppressed(
     number: Number, tenant: Tenant, message_class: MessageClass, policy: SendingPolicy
 ) -> FieldError | None:
     code = policy.refusal(tenant.id, message_class, number.digits)
     if code is None:
         return None
-    if code == OPTED_OUT:
-        whose = "on the tenant's suppression list"
-        remedy = "remove it from your list of recipients, or delete the entry if it is wrong"
-    else:
-        whose = "blocked for every tenant of this gateway"
-        remedy = "remove it from your list of recipients"
+    whose, remedy = _HELD[code]
     detail = f"`to`: the number is {whose} for class {message_class}; {remedy}."
     return FieldError("/to", code, detail)
 

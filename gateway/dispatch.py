@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Protocol
 
-from failover.choose import choose
 from gateway.channel import ChannelRuntime
+from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
-from gateway.remote import RemoteChannels
-from gateway.routes import Routes
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
 from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State, Submit
@@ -35,7 +33,6 @@ from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
-REMOTE_ROOM = 500  # messages on their way through us to a channel that another process has
 CLAIM_BLOCK = 256  # per accept lane beyond the free windows; what a power cut may make uncertain
 OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
@@ -56,7 +53,7 @@ class Claimer(Protocol):
         """Claim ids with the next flush; returns the block's number."""
 
 
-class Dispatcher:
+class Dispatcher(ChannelChoice):
     """Chooses channels, claims and submits. All methods are synchronous."""
 
     def __init__(  # noqa: PLR0913 (keyword-only, joined once by wiring)
@@ -70,6 +67,7 @@ class Dispatcher:
         unix: Callable[[], float],
         call_later: Callable[[float, Callable[[], None]], object],
     ) -> None:
+        super().__init__()
         self._lanes = lanes
         self._ledger = ledger
         self._claims = claims
@@ -77,7 +75,6 @@ class Dispatcher:
         self._monotonic = monotonic
         self._unix = unix
         self._call_later = call_later
-        self.routes = Routes()
         self._delayed: list[tuple[float, int, Message]] = []
         self._moving: deque[Lane] = deque()  # their messages need another channel
         self._order = count()
@@ -92,11 +89,8 @@ class Dispatcher:
         self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
         self.withdrawn: dict[MessageClass, set[int]] = {}  # tenants with dead messages in lanes
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
-        self.channels: dict[int, ChannelRuntime] = {}
-        self.remote: RemoteChannels | None = None  # joined by wiring
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.last_look = LastLook(self._reject, self.withdrawn)
-        self.snapshot = config.Snapshot()
         self.is_stopped = False
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
         self.lost: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -136,122 +130,6 @@ class Dispatcher:
             self.not_sent(runtime.config.id, unsent, reason)
         if lost and self.lost is not None:
             self.lost(runtime.config.id, lost, reason)
-
-    def first_fit(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
-        """The channel that a message never tried would take now, None while all are down."""
-        return self._first_fit(channels, message_class, ())
-
-    # -- choosing --------------------------------------------------------------------------
-
-    def _is_fit(self, channel: int, message_class: MessageClass) -> bool:
-        runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up:
-            return self.is_remote(channel) and self._is_configured(channel, message_class)
-        return message_class in runtime.config.classes
-
-    def is_remote(self, channel: int) -> bool:
-        """Whether messages for the channel go to another process: it has a session, we hold none.
-
-        A channel of which we hold sessions that are down is down for us, though others have it;
-        `is_lent` says when that changes.
-        """
-        runtime = self.channels.get(channel)
-        if self.remote is None or (runtime is not None and runtime.was_up):
-            return False
-        return self.remote.is_up(channel)
-
-    def is_lent(self, channel: int) -> bool:
-        """Whether another process sends what no other channel of its route can take here.
-
-        Ours has been down for `LEND_AFTER_S`; it is ours again as soon as it is up.
-        """
-        runtime = self.channels.get(channel)
-        if self.remote is None or runtime is None or not runtime.is_lent:
-            return False
-        return self.remote.is_up(channel)
-
-    def _is_elsewhere(self, channel: int) -> bool:
-        return self.is_remote(channel) or self.is_lent(channel)
-
-    def _first_fit(
-        self, channels: Sequence[int], message_class: MessageClass, tried: Collection[int]
-    ) -> int | None:
-        """What is up comes first, whatever its place in the route, then what is lent."""
-        fit = choose(channels, lambda channel: self._is_fit(channel, message_class), tried)
-        if fit is None and self.remote is not None:
-            fit = choose(
-                channels,
-                lambda channel: (
-                    self.is_lent(channel) and self._is_configured(channel, message_class)
-                ),
-                tried,
-            )
-        return fit
-
-    def can_send(self, channel: int) -> bool:
-        """Whether we have the channel up ourselves; for 0, whether anybody has any."""
-        if not channel:
-            return any(self.is_reachable(known) for known in self.snapshot.channels)
-        runtime = self.channels.get(channel)
-        return runtime is not None and runtime.is_up
-
-    def is_reachable(self, channel: int) -> bool:
-        """Whether messages can go out over the channel, from here or from another process."""
-        return self.can_send(channel) or self._is_elsewhere(channel)
-
-    def room_for(self, channel: int) -> int:
-        """How many messages of other processes may be here: the windows, and once more to wait.
-
-        For 0, whatever the channel: on their way through us to others' channels too.
-        """
-        if not channel:
-            remote = sum(map(self._is_elsewhere, self.snapshot.channels))
-            return sum(map(self.room_for, self.channels)) + remote * REMOTE_ROOM
-        runtime = self.channels.get(channel)
-        return 2 * runtime.adapter.window() if runtime is not None and runtime.is_up else 0
-
-    def _is_configured(self, channel: int, message_class: MessageClass) -> bool:
-        """Whether waiting for the channel makes sense, by the configuration.
-
-        Not by what runs: during recovery no channel has been started yet.
-        """
-        known = self.snapshot.channels.get(channel)
-        return known is not None and message_class in known.classes
-
-    def choose(self, message: Message) -> int | None:
-        """The channel to try next, `HELD` when all left are down, None when none is left."""
-        channels = self.routes.of(message)
-        if channels and not message.tried and self._is_fit(channels[0], message.message_class):
-            return channels[0]
-        if message.copy and message.tried:
-            return self._choose_copy(message, channels)
-        fit = self._first_fit(channels, message.message_class, message.tried)
-        if fit is not None:
-            return fit
-        could = any(
-            channel not in message.tried and self._is_configured(channel, message.message_class)
-            for channel in channels
-        )
-        return HELD if could else None
-
-    def has_other(self, message: Message, channel: int) -> bool:
-        """Whether the route has a channel that was not tried yet, besides this one."""
-        return any(
-            other != channel
-            and other not in message.tried
-            and self._is_configured(other, message.message_class)
-            for other in self.routes.of(message)
-        )
-
-    def _choose_copy(self, message: Message, channels: Sequence[int]) -> int | None:
-        """The marked copy goes to another channel first, else to the same one."""
-        ordered = [channel for channel in channels if channel not in message.tried]
-        ordered += [channel for channel in channels if channel in message.tried]
-        fit = self._first_fit(ordered, message.message_class, ())
-        if fit is not None:
-            return fit
-        could = any(self._is_configured(channel, message.message_class) for channel in ordered)
-        return HELD if could else None
 
     # -- claims that ride in the accept flush ---------------------------------------------
 
@@ -354,6 +232,18 @@ class Dispatcher:
         else:
             self._lanes.put(channel, message)
         return channel
+
+    def spill(self, message: Message, channel: int) -> None:
+        """Put a message that is throttled for too long into a spare channel's lane, at its head."""
+        names = self._ledger.channel_names
+        labels = names.get(message.channel, ""), names.get(channel, ""), "throttled"
+        self._metrics.failover_total.inc(labels)
+        message.throttled_at = message.not_before = 0.0
+        if self.sift is not None and not self.sift([message]):
+            return
+        message.channel = channel
+        self._lanes.put_first(channel, message)
+        self.pump(channel)
 
     def expire(self, message: Message) -> None:
         """Its validity is over and nothing of it is with a carrier."""
@@ -623,6 +513,7 @@ class Dispatcher:
         """Queue what came back (RELIABILITY 14, 14a, 17), after its row is committed."""
         self._ledger.take_back(message)
         message.queued_at = self._monotonic()
+        message.throttled_at = 0.0
         self.put([message], first=True)
 
     # -- what happens to channels ----------------------------------------------------------

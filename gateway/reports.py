@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from gateway.carrier_words import CarrierWords
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
@@ -29,7 +30,7 @@ from sms.config import Channel
 from sms.errors import Unavailable
 from sms.ids import IdClock, unix_of
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, Report, State
-from sms.outcomes import Submitted
+from sms.outcomes import Submitted, Uncertain
 from store.fragments import (
     ParkedReport,
     Why,
@@ -41,7 +42,7 @@ from store.fragments import (
 from store.read import Reader, Stored
 from store.seal import Keyring
 from telemetry.logs import get_logger
-from telemetry.metrics import Metrics, code_label
+from telemetry.metrics import Metrics
 
 RETRY_AFTER_S = (1.0, 5.0, 30.0, 300.0)  # then hourly (issue of receipts: decision 2)
 HOURLY_S = 3600.0
@@ -99,6 +100,7 @@ class Reports:
         reader: Reader,
         keyring: Keyring,
         ids: IdClock,
+        words: CarrierWords,
         metrics: Metrics,
         answer: Answerer,
         unix: Callable[[], float],
@@ -111,6 +113,7 @@ class Reports:
         self._reader = reader
         self._keyring = keyring
         self._ids = ids
+        self._words = words
         self._metrics = metrics
         self._answer = answer
         self._unix = unix
@@ -228,14 +231,16 @@ class Reports:
         message, segments, copy = match
         codes = self._codes.get(report.channel, _USUAL)
         verdict, code = codes.read(report.state, report.error)
+        name = self._ledger.channel_names.get(report.channel, "")
         if not verdict.is_known:
-            name = self._ledger.channel_names.get(report.channel, "")
-            self._metrics.unmapped_codes_total.inc((name, code_label(report.error or report.state)))
+            self._words.unmapped(name, report.error or report.state)
         end = "intermediate"
         if verdict.state is not None:
             for segment in segments:
                 about = message, segment, copy
                 end = self._judge_one(batch, report, about, verdict, verdict.state, code)
+        if end == "matched" and verdict.is_bad_number and verdict.state is State.UNDELIVERED:
+            self._words.bad_number(name, message, verdict.reason)
         return end
 
     def _judge_one(
@@ -284,7 +289,7 @@ class Reports:
             self._matches.forget(report.channel, report.carrier_id)
         elif message.state is State.DELIVERED:  # no segment's receipt is outstanding
             for answer in message.answers:
-                if isinstance(answer, Submitted):
+                if isinstance(answer, Submitted | Uncertain):
                     self._matches.forget(report.channel, answer.carrier_id)
 
     def _may_resend(self, message: Message, path: Path, channel: int) -> bool:

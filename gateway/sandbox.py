@@ -1,5 +1,7 @@
 """`smsgw up --sandbox`: four simulated carriers, a webhook sink, a tenant and its key.
 
+What they are and what leads to them stands in `gateway/sandbox_config.py`.
+
     data_dir/sandbox.yaml   what was applied first, through the same door as any configuration
     data_dir/sandbox.json   addresses and keys for scripts and tests (0600)
     data_dir/sandbox/       secrets and the ports chosen the first time
@@ -22,87 +24,34 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gateway import apply
 from gateway.children import Child
 from gateway.client import command_line
-from gateway.document import ObjectKey
 from gateway.plan import Applied
+from gateway.sandbox_config import (
+    ACCESS_NUMBER,
+    CARRIERS,
+    ROUTES,
+    Ports,
+    configuration,
+    sink_url,
+    what_is_missing,
+)
 from gateway.settings import Settings, child_environment
 from gateway.terminal import Terminal
 from sms.errors import ConfigError
 from store.durable import write_once
 from store.embedded import make_private
-from store.objects import StoredObject
 
-CARRIERS = ("carrier-a", "carrier-b", "carrier-c", "carrier-d")
-FIRST_SMPP_PORT = 2775
 FIRST_CONTROL_PORT = 2785
 SINK_PORT = 9900
 SINK_CONTROL_PORT = 9901
-LIMIT = 1_000_000
-SYSTEM_ID = "sandbox"
 PORT_WAIT_S = 2.0  # the last run's carriers may still be on their way out
 START_WAIT_S = 10.0
-ACCESS_NUMBER = "10690001"  # what a phone answers to: any number is the sandbox's tenant's
 EXAMPLE = {"to": "+8613900139000", "text": "您的验证码是 482915，5 分钟内有效。", "class": "otp"}
-
-_HEAD = """\
-# Made by `smsgw up --sandbox`, which applied it at its first start. Later starts apply nothing of
-# it but what is missing and a changed port; this file is written anew each time, so put your own
-# configuration into another one.
-"""
-_TENANT = """\
-tenants:
-  - name: sandbox
-    signatures: [沙箱]
-    countries: [86, 1]
-    limits: {{segments_per_second: {limit}, burst_segments: {limit}}}
-    # Tests and benches send to numbers that follow one another: to the guard against pumping that
-    # looks like an attack. The caps of each single number hold here too.
-    otp_caps: {{prefix_burst: 0}}
-    api_keys: [{{name: sandbox, scopes: [send, read], secret_file: sandbox/api.key}}]
-admin_keys: [{{name: sandbox-admin, secret_file: sandbox/admin.key}}]
-"""
-_ROUTE = """\
-routes:
-  - {{tenant: "*", class: "*", carrier: "*", channels: [{names}]}}
-"""
-_ENDPOINT = """\
-webhook_endpoints:
-  - {{tenant: sandbox, url: "{sink}", batch: true, secret_file: sandbox/webhook.secret,
-     events: ["message.*", "inbound.received", "recipient.opted_out"]}}
-"""
-_CHANNEL = """\
-  - name: {name}
-    protocol: smpp
-    host: 127.0.0.1
-    port: {port}
-    system_id: {system_id}
-    password_file: sandbox/carrier.pw
-    bind: trx
-    sessions: 2
-    window: 512
-    segments_per_second: {limit}
-    classes: [otp, transactional, marketing]
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """TCP ports of the sandbox on 127.0.0.1."""
-
-    smpp: tuple[int, ...]
-    control: tuple[int, ...]
-    sink: int
-    sink_control: int
-
-    def all(self) -> tuple[int, ...]:
-        """Every one of them."""
-        return (*self.smpp, *self.control, self.sink, self.sink_control)
 
 
 def _is_free(port: int) -> bool:
@@ -129,7 +78,7 @@ def _choose(wanted: int, taken: set[int], wait_s: float) -> int:
 
 def choose_ports(path: Path, reserved: set[int]) -> Ports:
     """The ports of the last run where they are free, near the defaults otherwise; kept."""
-    wanted = [FIRST_SMPP_PORT + i for i in range(len(CARRIERS))]
+    wanted = [carrier.port for carrier in CARRIERS]
     wanted += [FIRST_CONTROL_PORT + i for i in range(len(CARRIERS))]
     wanted += [SINK_PORT, SINK_CONTROL_PORT]
     wait_s = 0.0
@@ -165,73 +114,12 @@ def _write_private(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def configuration(ports: Ports) -> str:
-    """The sandbox's YAML: a primary and three backups, one batched webhook endpoint."""
-    channels = "".join(
-        _CHANNEL.format(name=name, port=port, system_id=SYSTEM_ID, limit=LIMIT)
-        for name, port in zip(CARRIERS, ports.smpp, strict=True)
-    )
-    parts = [_HEAD, _tenant(), "channels:\n", channels, _route(), _endpoint(ports)]
-    return "".join(parts)
-
-
-def _tenant() -> str:
-    return _TENANT.format(limit=LIMIT)
-
-
-def _route() -> str:
-    return _ROUTE.format(names=", ".join(CARRIERS))
-
-
-def _sink_url(ports: Ports) -> str:
-    return f"http://127.0.0.1:{ports.sink}/hooks"
-
-
-def _endpoint(ports: Ports) -> str:
-    return _ENDPOINT.format(sink=_sink_url(ports))
-
-
-def what_is_missing(
-    ports: Ports, known: Mapping[ObjectKey, StoredObject], password: str, *, has_keys: bool
-) -> str:
-    """The YAML of what the store lacks, and of carriers whose port or password is another now.
-
-    Empty when nothing has to be applied. A carrier that moved keeps what an operator gave it.
-    """
-    parts = []
-    if not has_keys or ("tenant", "sandbox") not in known:
-        parts.append(_tenant())
-    channels = []
-    for name, port in zip(CARRIERS, ports.smpp, strict=True):
-        standing = known.get(("channel", name))
-        if standing is None:
-            channels.append(_CHANNEL.format(name=name, port=port, system_id=SYSTEM_ID, limit=LIMIT))
-        elif (standing.spec["settings"].get("port"), standing.secrets) != (
-            port,
-            {"password": password},
-        ):
-            channels.append(_moved(name, standing.spec, port))
-    if channels:
-        parts += ["channels:\n", *channels]
-    if ("route", "*/*/*/*") not in known:
-        parts.append(_route())
-    if ("webhook_endpoint", f"sandbox {_sink_url(ports)}") not in known:
-        parts.append(_endpoint(ports))
-    return "".join(parts)
-
-
-def _moved(name: str, spec: Mapping[str, Any], port: int) -> str:
-    """A stored channel as an entry of a file, with another port. JSON is YAML too."""
-    own = {key: value for key, value in spec.items() if key != "settings" and value is not None}
-    settings = {**spec["settings"], "port": port, "password_file": "sandbox/carrier.pw"}
-    return f"  - {json.dumps({'name': name, **own, **settings}, ensure_ascii=False)}\n"
-
-
 def prepare(
-    settings: Settings, terminal: Terminal, stack: contextlib.ExitStack
+    settings: Settings, terminal: Terminal, stack: contextlib.ExitStack, smg_port: int | None
 ) -> tuple[Settings, list[Child]]:
     """Start carriers and sink and apply the configuration; the gateway's worker comes after.
 
+    `smg_port`: where the simulated SMG finds us on 127.0.0.1; None on a node without sessions.
     Returns settings that allow webhooks to the sink, and the children to watch over. Raises
     ConfigError when a child does not come up or the configuration is refused.
     """
@@ -242,16 +130,18 @@ def prepare(
     webhook_key = base64.b64encode(secrets.token_bytes(32)).decode()
     _keep_secret(private / "webhook.secret", f"whsec_{webhook_key}")
     terminal.step("starting four simulated carriers and a webhook sink …")
-    children = _children(settings, ports, private)
+    children = _children(settings, ports, private, smg_port)
     for child in children:
         child.start(time.monotonic())
         stack.callback(child.end, 2.0)
-    _wait_listening(children, (*ports.smpp, ports.sink))
+    _wait_listening(children, (*ports.carrier, ports.sink))
     allowed = (*settings.webhook_allow, f"http://127.0.0.1:{ports.sink}")
+    own = [settings.port, settings.admin_port, *ports.carrier, *ports.control]
+    own += [port for port in (settings.smg_port, smg_port) if port is not None]
     settings = settings.model_copy(
         update={
             "webhook_allow": tuple(dict.fromkeys(allowed)),
-            "sandbox_ports": (settings.port, settings.admin_port, *ports.smpp, *ports.control),
+            "sandbox_ports": tuple(own),
         }
     )
     file = settings.data_dir / "sandbox.yaml"
@@ -273,13 +163,17 @@ def _apply_missing(settings: Settings, ports: Ports, private: Path) -> None:
         raise ConfigError(f"the sandbox's configuration was refused: {words}")
 
 
-def _children(settings: Settings, ports: Ports, private: Path) -> list[Child]:
+def _children(settings: Settings, ports: Ports, private: Path, smg_port: int | None) -> list[Child]:
     env = child_environment(settings)
     children = []
-    for name, port, control in zip(CARRIERS, ports.smpp, ports.control, strict=True):
-        args = ["--name", name, "--port", str(port), "--control-port", str(control)]
+    for carrier, port, control in zip(CARRIERS, ports.carrier, ports.control, strict=True):
+        name = carrier.name
+        args = ["--name", name, "--protocol", carrier.protocol]
+        args += ["--port", str(port), "--control-port", str(control)]
         args += ["--record", str(settings.carriers_dir / f"{name}.jsonl")]
-        args += ["--system-id", SYSTEM_ID, "--password-file", str(private / "carrier.pw")]
+        args += ["--system-id", carrier.login, "--password-file", str(private / "carrier.pw")]
+        if carrier.protocol == "sgip" and smg_port is not None:
+            args += ["--call-back", f"127.0.0.1:{smg_port}"]
         children.append(_child(name, "loadtest.carrier", args, env, settings))
     args = ["--port", str(ports.sink), "--control-port", str(ports.sink_control)]
     args += ["--secret-file", str(private / "webhook.secret")]
@@ -328,18 +222,31 @@ def _description(settings: Settings, ports: Ports) -> dict[str, object]:
         "admin_key": (private / "admin.key").read_text("utf-8").strip(),
         "carriers": [
             {
-                "name": name,
-                "protocol": "smpp",
+                "name": carrier.name,
+                "protocol": carrier.protocol,
                 "port": port,
                 "control_url": f"http://{host}:{control}",
             }
-            for name, port, control in zip(CARRIERS, ports.smpp, ports.control, strict=True)
+            for carrier, port, control in zip(CARRIERS, ports.carrier, ports.control, strict=True)
         ],
         "sink": {
-            "url": f"http://{host}:{ports.sink}/hooks",
+            "url": sink_url(ports),
             "control_url": f"http://{host}:{ports.sink_control}",
         },
     }
+
+
+def _channels(told: Mapping[str, Any]) -> str:
+    """A line per channel: protocol, whose numbers it is the primary of, who stands behind it."""
+    behind = {names[0]: names[1:] for names in ROUTES.values()}
+    lines = []
+    for carrier, shown in zip(CARRIERS, told["carriers"], strict=True):
+        backups = ", ".join(behind.get(carrier.name, ("none",)))
+        lines.append(
+            f"{carrier.name:<10} {shown['protocol']:<6} {carrier.network} ({carrier.example}), "
+            f"backups {backups}"
+        )
+    return "\n         ".join(lines)
 
 
 def _reply(told: Mapping[str, Any]) -> str:
@@ -347,6 +254,12 @@ def _reply(told: Mapping[str, Any]) -> str:
     text = {"from": EXAMPLE["to"], "to": ACCESS_NUMBER, "text": "TD"}
     url = told["carriers"][0]["control_url"]
     return f"curl -sS {url}/inbound -d '{json.dumps(text, ensure_ascii=False)}'"
+
+
+def _switch_off(told: Mapping[str, Any]) -> str:
+    """A curl line that takes the first carrier's link away."""
+    url = told["carriers"][0]["control_url"]
+    return f"""curl -sS {url}/behaviour -d '{{"link": "down"}}'"""
 
 
 def greet(settings: Settings, terminal: Terminal, url: str) -> None:
@@ -361,10 +274,12 @@ def greet(settings: Settings, terminal: Terminal, url: str) -> None:
     command = command_line(settings)
     terminal.say(
         f"key      {told['api_key']}\n"
-        f"carriers {', '.join(c['name'] for c in told['carriers'])}   (records in carriers/)\n"
+        f"channels {_channels(told)}\n"
+        f"         each a simulated carrier: what it got stands in carriers/\n"
         f"webhooks go to the sandbox's own sink, {told['sink']['url']}, allowed for that reason\n\n"
         f"Send a text:\n  {curl}\n\n"
         f"See what became of it (id from the answer):\n  {command} status ID --timeline\n\n"
+        f"Take its carrier away, send again, see the backup:\n  {_switch_off(told)}\n\n"
         f"Answer it from a phone, here with an opt-out:\n  {_reply(told)}\n",
         "sandbox",
         url=url,

@@ -111,6 +111,7 @@ class Reliability(BaseModel):
     marketing_closes_h: Hour = 21  # … to this one; outside it waits. The law's: do not widen it
     inbound_join_s: float = 600.0  # a long text from a phone waits so long for its segments
     inbound_repeat_s: float = 120.0  # the same text without an id again within it is a repeat
+    suppress_bad_numbers: bool = True  # what a carrier refuses for good gets no more texts but otp
     suppressions_poll_s: Seconds = 1  # changes of the suppression list (in force <= 5 s)
     portability_poll_s: Seconds = 1  # changes of ported numbers (in force <= 5 s)
     shed_write_age_s: Seconds = 1  # a database write older than this: 503

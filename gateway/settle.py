@@ -14,27 +14,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
+from gateway.carrier_words import CarrierWords
 from gateway.cutting import segments_of
 from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Matches
 from receipts.state import Path, path_to, settled, undo_attempt
-from sms.model import EventRow, Message, State, Submit
+from sms.model import EventRow, Message, MessageClass, State, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
 from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
-from telemetry.metrics import Metrics, code_label
+from telemetry.metrics import Metrics
 
 # Another channel may do better.
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.NETWORK, Cause.UNKNOWN})
 THROTTLE_MIN_S, THROTTLE_MAX_S = 1.0, 5.0  # RELIABILITY section 6
+# A throttled message that would wait longer than this for its channel goes to a backup.
+PATIENCE_S, OTP_PATIENCE_S = 10.0, 1.0
 
 AnswerLine = tuple[int, int, int, int, int, str, str]
 
 # As globals for the path: `State.X` is a function call in Python 3.11.
 _SUBMITTING, _SUBMITTED = State.SUBMITTING, State.SUBMITTED
 _PATH_NOTE, _PATH_SUBMITTED = Path.NOTE, Path.SUBMITTED
+_OTP = MessageClass.OTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,14 @@ class LaneKeeper(Protocol):
         """Whether the route has a channel that was not tried yet, besides this one."""
         ...
 
+    def spare(self, message: Message, channel: int) -> int:
+        """Another channel that takes the message now, 0 without any."""
+        ...
+
+    def spill(self, message: Message, channel: int) -> None:
+        """Put it into the lane of that one."""
+        ...
+
     def repair(self, channel: int, submits: Sequence[Submit], due: float, until: float) -> None:
         """Try missing segments again on the same channel."""
         ...
@@ -87,6 +99,7 @@ class Burst:
     sql: list[str] = field(default_factory=list)
     unparked: list[int] = field(default_factory=list)  # in one statement, after `sql`
     again: list[Message] = field(default_factory=list)  # back into their lanes now
+    spilled: list[tuple[Message, int]] = field(default_factory=list)  # into these backups' lanes
     # back into their lanes after the commit, if that row is stored then
     after: list[tuple[Message, EventRow]] = field(default_factory=list)
     is_urgent: bool = False
@@ -103,6 +116,7 @@ class Settler:
         evidence: Evidence,
         matches: Matches,
         journal: AnswerJournal,
+        words: CarrierWords,
         metrics: Metrics,
         policy: SettlePolicy,
         unix: Callable[[], float],
@@ -113,6 +127,7 @@ class Settler:
         self._evidence = evidence
         self._matches = matches
         self._journal = journal
+        self.words = words  # what the codes say beyond one message
         self._metrics = metrics
         self._policy = policy
         self._unix = unix
@@ -157,16 +172,16 @@ class Settler:
             self._metrics.submits_total.inc((name, _LABELS[kind]), number)
         if Submitted in counts:
             self._metrics.submit_seconds.observe((name,), answer_s / size, size)
+            self.words.taken(name, counts[Submitted])
             price = self.prices.get(channel)
             if price:
                 self._metrics.submitted_cost_total.inc((name,), price * counts[Submitted])
 
     def _count_unmapped(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
-        """Name the codes that no table knows: RELIABILITY 6 asks for an alarm to map them."""
         name = self._ledger.channel_names.get(channel, "")
         for _, outcome in results:
             if isinstance(outcome, Rejected) and outcome.cause is Cause.UNKNOWN:
-                self._metrics.unmapped_codes_total.inc((name, code_label(outcome.code)))
+                self.words.unmapped(name, outcome.code)
 
     def _finish(self, burst: Burst) -> None:
         after = burst.after
@@ -186,6 +201,8 @@ class Settler:
             )
         if burst.again:
             self._dispatcher.put(burst.again, first=True)
+        for message, channel in burst.spilled:
+            self._dispatcher.spill(message, channel)
 
     def _settle(self, burst: Burst, submit: Submit, outcome: Outcome) -> None:
         message = submit.message
@@ -200,7 +217,8 @@ class Settler:
             return
         answers[segment] = outcome
         message.open_segments -= 1
-        if type(outcome) is Submitted and outcome.carrier_id:  # some carriers give no id
+        # some carriers give no id, some let us know it without their answer
+        if (type(outcome) is Submitted or type(outcome) is Uncertain) and outcome.carrier_id:
             self._matches.put(burst.channel, outcome.carrier_id, message, segment, submit.copy)
         if message.open_segments:
             return
@@ -349,19 +367,33 @@ class Settler:
     def _decide(self, burst: Burst, message: Message, outcome: Outcome) -> None:
         """No segment was taken: the gravest outcome decides for the message."""
         match outcome:
-            case Uncertain(reason):
+            case Uncertain(reason=reason):
                 self._uncertain(burst, message, reason)
             case Rejected():
                 self._rejected(burst, message, outcome)
             case Throttled(retry_after_s):
-                wait_s = min(max(retry_after_s, THROTTLE_MIN_S), THROTTLE_MAX_S)
-                self._come_back(burst, message, _jitter(wait_s))
+                self._throttled(burst, message, retry_after_s)
             case NotSent():
                 self._come_back(burst, message)
             case Submitted():
                 raise AssertionError("a taken segment is decided elsewhere")
             case _:
                 assert_never(outcome)
+
+    def _throttled(self, burst: Burst, message: Message, retry_after_s: float) -> None:
+        """Again at the same channel, or at a backup when that would take too long.
+
+        A second copy stays: where it goes was decided when it was made.
+        """
+        wait_s = min(max(retry_after_s, THROTTLE_MIN_S), THROTTLE_MAX_S)
+        message.throttled_at = message.throttled_at or burst.now
+        patience_s = OTP_PATIENCE_S if message.message_class is _OTP else PATIENCE_S
+        if burst.now + wait_s - message.throttled_at > patience_s and not message.copy:
+            spare = self._dispatcher.spare(message, burst.channel)
+            if spare and undo_attempt(message):
+                burst.spilled.append((message, spare))
+                return
+        self._come_back(burst, message, _jitter(wait_s))
 
     def _rejected(self, burst: Burst, message: Message, outcome: Rejected) -> None:
         goes_on = self._may_try_next(burst.channel, message, outcome)
@@ -383,8 +415,12 @@ class Settler:
         if is_first_open and not self._resettle(burst, message):
             self._end_unknown(burst, message)
         if not goes_on:
+            if outcome.cause is Cause.NUMBER:
+                name = self._ledger.channel_names.get(burst.channel, "")
+                self.words.bad_number(name, message, outcome.reason)
             self._left(burst, message)
             return
+        message.throttled_at = 0.0
         if outcome.cause is Cause.CHANNEL:
             wait_s = min(2.0 ** (message.attempt - 1), self._policy.backoff_cap_s)
             message.not_before = burst.now + _jitter(wait_s)
@@ -411,13 +447,37 @@ class Settler:
         return self._dispatcher.has_other(message, channel)
 
     def _uncertain(self, burst: Burst, message: Message, reason: str) -> None:
+        """Each segment whose id is known has a row with it, so that its report is found later, in
+        any process; the path rides on the last one."""
+        known = [
+            (segment, answer.carrier_id)
+            for segment, answer in enumerate(message.answers)
+            if isinstance(answer, Uncertain) and answer.carrier_id
+        ]
+        for segment, carrier_id in known[:-1]:
+            note = self._ledger.row(
+                message,
+                Path.NOTE,
+                State.UNCERTAIN,
+                burst.unix,
+                segment=segment,
+                copy=message.copy,
+                channel=burst.channel,
+                carrier_id=carrier_id,
+                reason=reason,
+            )
+            if note is not None:
+                burst.rows.append(note)
+        segment, carrier_id = known[-1] if known else (None, None)
         row = self._ledger.row(
             message,
             Path.UNCERTAIN,
             State.UNCERTAIN,
             burst.unix,
+            segment=segment,
             copy=message.copy,
             channel=burst.channel,
+            carrier_id=carrier_id,
             reason=reason,
             times=self._times(burst, message),
         )
@@ -506,7 +566,7 @@ def is_repairable(outcome: Outcome) -> bool:
 def _line(submit: Submit, outcome: Outcome) -> AnswerLine:
     """The journal's line of one answer."""
     carrier_id = code = ""
-    if isinstance(outcome, Submitted):
+    if isinstance(outcome, Submitted | Uncertain):
         carrier_id = outcome.carrier_id
     elif isinstance(outcome, Rejected):
         code = f"{outcome.cause}|{outcome.reason}|{outcome.code}"

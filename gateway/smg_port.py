@@ -47,6 +47,10 @@ class SmgPort:
             return tokens
         return self._door.answer(tokens, accepted=accepted)
 
+    def sessions(self) -> dict[int, int]:
+        """How many logins of SMGs there are, by channel, 0 included; empty without a port."""
+        return {} if self._door is None else self._door.sessions()
+
     async def stop(self, timeout_s: float) -> None:
         """Take no more, log out of everybody and close."""
         for listener in self._listeners:

@@ -1,7 +1,8 @@
 """The suppression list in this process: read at start, then every second what changed.
 
     store ─changes, by number─▶ policy (accept, dispatch) ─▶ what waits here and is now refused:
-                                                              `rejected`
+      ▲                                                       `rejected`
+      └─ numbers that carriers refuse for good (gateway.carrier_words)
 
 Nothing is accepted or sent before the whole list is here. While the store is away the list stays
 as it was: then nothing is accepted either. What is scheduled or spilled is judged at its turn.
@@ -14,10 +15,11 @@ one, and only texts of a tenant and class that an entry is about are asked for t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from compliance.policy import SendingPolicy
 from compliance.suppressions import PLATFORM
+from gateway.carrier_words import AUTHOR, CarrierWords
 from gateway.following import SLICE, Follower
 from gateway.ledger import Ledger
 from sms.model import Message, MessageClass
@@ -28,12 +30,13 @@ from telemetry.metrics import Metrics
 class Suppressing:
     """Keeps the policy's list equal to the store's."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keyword-only, joined once by wiring)
         self,
         *,
         store: SuppressionStore,
         policy: SendingPolicy,
         ledger: Ledger,
+        words: CarrierWords,
         reject: Callable[[Iterable[Message]], None],
         metrics: Metrics,
         monotonic: Callable[[], float],
@@ -42,6 +45,7 @@ class Suppressing:
         self.store = store
         self._policy = policy
         self._ledger = ledger
+        self._words = words
         self._reject = reject
         self._metrics = metrics
         self._follower = Follower(store.changed, self._take, monotonic)
@@ -59,18 +63,24 @@ class Suppressing:
         for one in rows:
             if one.classes:
                 self._changed.setdefault(one.tenant, set()).update(one.classes)
-            self._policy.suppress(one.tenant, one.number_index, one.classes)
+            self._policy.suppress(one.tenant, one.number_index, one.classes, one.why)
 
     async def round(self) -> None:
-        """Take up what changed, then end who waits here and is refused now; for the poll.
+        """Take up what changed, end who waits here and is refused now, write bad numbers.
 
         Raises StoreUnavailable.
         """
         await self.refresh()
         changed, self._changed = self._changed, {}
-        if not changed:
-            return
-        everybody = changed.get(PLATFORM, set())
+        if changed:
+            await self._end_refused(changed)
+        # Last, for an opt-out must not wait for it. It is in force with the next round.
+        if wanted := self._words.waiting():
+            await self.store.put_all(AUTHOR, wanted)
+            self._words.written(wanted)
+
+    async def _end_refused(self, changed: Mapping[int, Collection[MessageClass]]) -> None:
+        everybody = changed.get(PLATFORM, ())
         waiting = list(self._ledger.live.values())
         for start in range(0, len(waiting), SLICE):
             some = [

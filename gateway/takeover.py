@@ -113,6 +113,14 @@ class Aside:
         """Whether the route has another channel to try."""
         return self._dispatcher.has_other(message, channel)
 
+    def spare(self, message: Message, channel: int) -> int:
+        """None is sought: whoever gets the message chooses."""
+        return 0
+
+    def spill(self, message: Message, channel: int) -> None:
+        """Never asked: no channel is spare here."""
+        raise AssertionError("a dead process's messages are handed over")
+
     def repair(self, channel: int, submits: Sequence[Submit], due: float, until: float) -> None:
         """Never asked: what joins the segments of a long message died with its process."""
         raise AssertionError("a dead process's segments cannot be repaired")

@@ -76,6 +76,7 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
     run_dir = run_directory(settings.data_dir)
     public = _listen(stack, _open_public(settings))
     smg = _listen(stack, _open_smg(settings))
+    sandbox_smg = _listen(stack, _open_sandbox_smg(settings))
     admin = _listen(stack, listen.open_port(settings.host, settings.admin_port, "SMSGW_ADMIN_PORT"))
     admin += _listen(stack, [listen.open_unix(run_dir / "supervisor.sock")])
     settings = settings.model_copy(
@@ -86,7 +87,7 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
             "run_dir": run_dir,
             "listen_fds": tuple(listener.fileno() for listener in public),
             "smg_port": smg[0].getsockname()[1] if smg else None,
-            "smg_fds": tuple(listener.fileno() for listener in smg),
+            "smg_fds": tuple(listener.fileno() for listener in smg + sandbox_smg),
         }
     )
     keyring = Keyring(load_or_create_master_key(settings.master_key_file))
@@ -101,8 +102,10 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
     if settings.is_sandbox:
         from gateway import sandbox  # here: a node in production never loads it
 
-        settings, others = sandbox.prepare(settings, terminal, stack)
-    parts = Parts(settings, terminal, *_workers(settings), embedded, others, public + smg)
+        own_port = sandbox_smg[0].getsockname()[1] if sandbox_smg else None
+        settings, others = sandbox.prepare(settings, terminal, stack, own_port)
+    listening = public + smg + sandbox_smg
+    parts = Parts(settings, terminal, *_workers(settings), embedded, others, listening)
     supervisor = Supervisor(parts)
     url = _greet(settings, terminal)
     if settings.is_sandbox:
@@ -127,6 +130,13 @@ def _open_smg(settings: Settings) -> list[socket.socket]:
         "SMSGW_SMG_PORT",
         host_variable="SMSGW_SMG_HOST" if settings.smg_host else "SMSGW_HOST",
     )
+
+
+def _open_sandbox_smg(settings: Settings) -> list[socket.socket]:
+    """Any free port, for the simulated SMG of this machine alone."""
+    if not settings.is_sandbox or settings.role == "api":
+        return []
+    return listen.open_port("127.0.0.1", 0, "SMSGW_SMG_PORT")
 
 
 def _listen(stack: contextlib.ExitStack, sockets: list[socket.socket]) -> list[socket.socket]:

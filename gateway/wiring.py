@@ -20,6 +20,7 @@ from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
+from gateway.carrier_words import CarrierWords
 from gateway.channel import ChannelRuntime
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
@@ -29,7 +30,9 @@ from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
-from gateway.inbound import InboundDesk, InboundPolicy
+from gateway.idreserve import IdReserve
+from gateway.inbound import InboundDesk
+from gateway.inbound_commit import InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
 from gateway.matches import Matches
@@ -91,6 +94,7 @@ class Worker:
 
     flow: Flow
     ids: IdClock
+    reserve: IdReserve
     claims: ClaimBook
     acceptor: Acceptor
     events: EventLane
@@ -121,8 +125,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     numbers = settings.reliability
     loop = asyncio.get_running_loop()
     ids = IdClock(lease.process, lease.id_floor, time.time)
+    reserve = IdReserve(ids)
     claims = ClaimBook(lease.process, first_block, moment=ids.next)
-    reader = Reader(pool, keyring)
+    reader = Reader(pool, keyring, reserve.follow)
     lanes = Lanes(
         {
             MessageClass.OTP: numbers.lane_otp,
@@ -171,6 +176,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         evidence=evidence,
         matches=matches,
         journal=journal,
+        words=CarrierWords(metrics, suppresses=numbers.suppress_bad_numbers),
         metrics=metrics,
         policy=SettlePolicy(max_attempts=numbers.max_attempts),
         unix=time.time,
@@ -187,6 +193,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         reader=reader,
         keyring=keyring,
         ids=ids,
+        words=settler.words,
         metrics=metrics,
         answer=lambda channel, tokens, *, accepted: flow.answer(channel, tokens, accepted=accepted),
         unix=time.time,
@@ -262,25 +269,17 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     ledger.told = notifier
     peers = _peers(settings, flow, pool, ids, claims, notifier)
     flow.smg_port = SmgPort(settings.smg_fds, flow, _session_policy(numbers, lease))
-    conservation = Conservation(
-        pool=pool,
-        ledger=ledger,
-        dispatcher=dispatcher,
-        spill=backlog.spill,
-        metrics=metrics,
-        oldest_row_s=flow.events.oldest_age_s,
-        tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
-    )
     worker = Worker(
         flow,
         ids,
+        reserve,
         claims,
         flow.acceptor,
         flow.events,
         conflicts,
         reports,
         notifier,
-        conservation,
+        _conservation(flow, pool, flow.events),
         deliverer,
         peers,
         set(),
@@ -292,6 +291,19 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
     peers.sessions.rates_changed = lambda: _share_rates(worker)
     return worker
+
+
+def _conservation(flow: Flow, pool: Pool, events: EventLane) -> Conservation:
+    """The gauge that says whether a message was lost or is there twice."""
+    return Conservation(
+        pool=pool,
+        ledger=flow.ledger,
+        dispatcher=flow.dispatcher,
+        spill=flow.backlog.spill,
+        metrics=flow.metrics,
+        oldest_row_s=events.oldest_age_s,
+        tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
+    )
 
 
 def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
@@ -328,6 +340,7 @@ def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
         store=SuppressionStore(pool, flow.keyring),
         policy=flow.policy,
         ledger=flow.ledger,
+        words=flow.settler.words,
         reject=lambda messages: flow.dispatcher.last_look.reject_refused(messages, time.time()),
         metrics=flow.metrics,
         monotonic=time.monotonic,
@@ -414,6 +427,7 @@ def _peers(
         evidence=flow.evidence,
         matches=flow.matches,
         journal=JournalGate(metrics),  # never opened: the answers stand in the dead one's journal
+        words=flow.settler.words,
         metrics=metrics,
         policy=SettlePolicy(max_attempts=numbers.max_attempts),
         unix=time.time,

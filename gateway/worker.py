@@ -27,6 +27,7 @@ from gateway.api.address import Addresses
 from gateway.garbage import Garbage
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
+from gateway.idreserve import AHEAD_S
 from gateway.internal_http import serve_internal
 from gateway.ledger import low_water
 from gateway.outage import Outage, forget_lost_connections
@@ -79,7 +80,6 @@ INDEX_TIMEOUT_S = 1800.0
 GIVE_BACK_S = 1.0  # what is held of the limits, at the end
 RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
 FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
-ID_AHEAD_S = 15.0  # ids reserved beyond now at each renewal; three renewals may be late
 EXIT_UNAVAILABLE = 1
 EXIT_LEASE_LOST = 3
 _WAITS = frozenset({State.ACCEPTED, State.QUEUED})
@@ -207,7 +207,7 @@ class _Life:
             lambda: [runtime.adapter for runtime in flow.dispatcher.channels.values()],
             self._stood_still,
         )
-        worker.peers.takeover.renew = self._renew_now.set
+        worker.peers.takeover.renew = worker.reserve.ask = self._renew_now.set
         guard.start()
         try:
             await self._recover()
@@ -446,7 +446,7 @@ class _Life:
 
     async def _renew(self) -> None:
         worker = self.worker
-        high_water, mark, cursor = self._marks(ID_AHEAD_S, await self._low_water())
+        high_water, mark, cursor = self._marks(AHEAD_S, await self._low_water())
         is_steady = await self.lease.renew(
             id_high_water=high_water, low_water=mark, event_cursor=cursor
         )
@@ -456,6 +456,7 @@ class _Life:
         if failpoints.is_armed:
             failpoints.hit("marks.written")
         worker.acceptor.id_limit = high_water
+        worker.reserve.granted(high_water)
         journal = worker.flow.journal.journal
         if journal is not None:
             floor = worker.claims.floor()
@@ -640,8 +641,7 @@ class _Life:
         if self._is_silent:
             return
         floor = self.worker.ids.next() - (EVENT_MARGIN_MS << TIME_SHIFT)
-        waiting = self.worker.notifier.pending_floor()
-        floor = floor if waiting is None else min(floor, waiting)
+        floor = min(floor, self.worker.notifier.pending_floor() or floor)
         await raise_event_floor(self.pool, self.lease.process, floor)
 
     async def _build_indexes(self) -> None:

@@ -347,7 +347,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--users", type=int, default=50, help="connections at full rate")
     parser.add_argument("--batch", type=int, default=50, help="messages of a batch")
     parser.add_argument("--single-share", type=float, default=0.3, help="of messages sent alone")
-    parser.add_argument("--carrier", default="carrier-b", help="which one is switched off")
+    parser.add_argument("--carrier", default="unicom-a", help="which one is switched off")
     parser.add_argument("--off-at", type=float, help="seconds; default the middle, 0 = never")
     parser.add_argument("--off-for", type=float, help="seconds; default a fifth, 0 = to the end")
     parser.add_argument("--workers", type=int, default=1)

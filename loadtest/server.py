@@ -202,7 +202,7 @@ class ServerSession(ABC):
     def deliver(self, owed: Sequence[Delivery], now: float) -> None:
         """Send reports and texts; each is kept until it is answered."""
         for one in owed:
-            sequence = self._next()
+            sequence = self._sequence_of(one)
             self._waiting[sequence] = (one, now)
             if isinstance(one, OwedText):
                 self._out.append(self._build_text(sequence, one))
@@ -224,6 +224,10 @@ class ServerSession(ABC):
         kept = [report for report, _ in self._waiting.values()]
         self._waiting.clear()
         return kept
+
+    def _sequence_of(self, _one: Delivery) -> int:
+        """What it goes out under, and its answer comes back under."""
+        return self._next()
 
     def _next(self) -> int:
         self._sequence = self._sequence + 1 if self._sequence < self.sequence_maximum else 1
@@ -253,6 +257,10 @@ class Side(ABC):
 
         `sequence` is the client's: some protocols have no other id.
         """
+
+    def text_id(self, number: int) -> str:
+        """The id of the carrier's text `number` from a phone; kept when it goes out again."""
+        return self.carrier_id(number, number)
 
 
 def segment_of(has_header: bool, body: bytes) -> tuple[int | None, int, int, bytes]:

@@ -253,9 +253,7 @@ class Smsc:
         owed = deliveries(text)
         for one in owed:
             self._number += 1
-            named = one._replace(
-                carrier_id=self.side.carrier_id(self._number, self._number).encode()
-            )
+            named = one._replace(carrier_id=self.side.text_id(self._number).encode())
             self._account(system_id).waiting.append(named)
         self.counts["inbound"] += len(owed)
         self._deliver(system_id)

@@ -170,7 +170,7 @@ class StockGateway:
 
     def _last_words(self) -> str:
         words = []
-        for name in ("up.log", "log/worker-0.log", "log/sink.log", "log/carrier-a.log"):
+        for name in ("up.log", "log/worker-0.log", "log/sink.log", "log/mobile-a.log"):
             with contextlib.suppress(OSError):
                 lines = (self.data_dir / name).read_text("utf-8", "replace").splitlines()[-2:]
                 words += [f"{name}: {line[-500:]}" for line in lines]

@@ -1,26 +1,30 @@
-"""What one session costs per submit and its answer: `python -m loadtest.wirebench [--protocol P]`.
+"""`make bench-wire`: what one session of each protocol costs per submit and its answer.
 
 One channel over one TCP connection in this process, with nothing of the gateway round it; the
-carrier is the same codec's other side in a child. It prints one JSON object: per protocol and
-window the submits per second and the CPU microseconds of this process for one submit and its
-answer, medians over the rounds, under `floors_us` what DESIGN measured of a bare session.
+carrier is the same codec's other side in a child. Protocols and windows take turns in every round,
+so that whatever else the machine does meets all of them. Told are, as medians over the rounds, the
+submits per second and the CPU microseconds of this process for one submit and its answer.
+
+Exit 0 = no protocol costs more than twice SMPP's, 1 = one does, or it could not be measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import contextlib
 import logging
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
 import uvloop
+from rich.console import Console
+from rich.table import Table
 
 from adapters.base import Channel, ChannelSink
 from adapters.cmpp.channel import CmppChannel
@@ -28,8 +32,11 @@ from adapters.session import SessionPolicy
 from adapters.sgip.channel import SgipChannel
 from adapters.smgp.channel import SmgpChannel
 from adapters.smpp.channel import SmppChannel
+from loadtest.bench import machine
 from loadtest.carrier import die_with_parent
 from loadtest.cmpp_server import CmppSide
+from loadtest.command import Found, measured, print_found, print_problems
+from loadtest.progress import Bar
 from loadtest.server import LoginAsked, Side, Submits
 from loadtest.sgip_server import SgipSide
 from loadtest.smgp_server import SmgpSide
@@ -42,8 +49,9 @@ WINDOWS = (16, 100)
 FLOORS_US = {"16": 4.0, "100": 1.7}  # DESIGN decision 10, of a bare session
 WARM_S = 0.3
 ROUND_S = 1.0
-ROUNDS = 3
+ROUNDS = 5
 START_S = 10.0
+MOST_OF_SMPP = 2.0  # times what SMPP costs at the same window
 
 
 class _Peer:
@@ -147,9 +155,13 @@ def _ring() -> list[Submit]:
     return submits
 
 
-async def _measure(name: str, port: int, window: int) -> dict[str, float]:
+_RING = _ring()
+
+
+async def _measure(name: str, port: int, window: int) -> tuple[float, float]:
+    """One round: (submits per second, CPU µs of each)."""
     bench = BENCHES[name]
-    sink = _Sink(_ring())
+    sink = _Sink(_RING)
     settings = {"host": "127.0.0.1", "port": port, **bench.settings}
     account = config.Channel(1, name, name, settings, window=window)
     channel = sink.channel = bench.channel(account, sink, SessionPolicy())
@@ -158,35 +170,88 @@ async def _measure(name: str, port: int, window: int) -> dict[str, float]:
         while not sink.answered:  # noqa: ASYNC110 – a bench may look again
             await asyncio.sleep(0.01)
     await asyncio.sleep(WARM_S)
-    rates, costs = [], []
-    for _ in range(ROUNDS):
-        before, cpu_s, at = sink.answered, time.process_time(), time.perf_counter()
-        await asyncio.sleep(ROUND_S)
-        count = sink.answered - before
-        rates.append(count / (time.perf_counter() - at))
-        costs.append((time.process_time() - cpu_s) * 1e6 / count)
+    before, cpu_s, at = sink.answered, time.process_time(), time.perf_counter()
+    await asyncio.sleep(ROUND_S)
+    count = sink.answered - before
+    rate = count / (time.perf_counter() - at)
+    cost_us = (time.process_time() - cpu_s) * 1e6 / count
     await channel.stop(0.5)
+    return rate, cost_us
+
+
+@contextlib.asynccontextmanager
+async def _carrier(name: str) -> AsyncIterator[int]:
+    """The other side in a child; its port."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadtest.wirebench", "--serve", name),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield int(await cast("asyncio.StreamReader", child.stdout).readline())
+    finally:
+        child.terminate()
+        await child.wait()
+
+
+async def run(names: Sequence[str], bar: Bar) -> Found:
+    """Measure these protocols at every window; the report as JSON-able data."""
+    seen: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        ports = {name: await stack.enter_async_context(_carrier(name)) for name in names}
+        places = [(name, window) for name in names for window in WINDOWS]
+        bar.step("measuring", ROUNDS * len(places))
+        for done in range(ROUNDS * len(places)):
+            name, window = places[done % len(places)]
+            bar.tell(done, f"{name}, window {window}")
+            found = await _measure(name, ports[name], window)
+            seen.setdefault((name, window), []).append(found)
+    protocols: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    for (name, window), rounds in seen.items():
+        protocols[name][str(window)] = {
+            "submits_per_s": round(statistics.median(rate for rate, _ in rounds)),
+            "cpu_us": round(statistics.median(cost_us for _, cost_us in rounds), 2),
+        }
+    _compare(protocols)
     return {
-        "submits_per_s": round(statistics.median(rates)),
-        "cpu_us": round(statistics.median(costs), 2),
+        "machine": machine(),
+        "floors_us": FLOORS_US,
+        "protocols": protocols,
+        "problems": _problems(protocols),
     }
 
 
-async def run(names: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure these protocols at every window, one after another."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in names:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "loadtest.wirebench", "--serve", name),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            port = int(await cast("asyncio.StreamReader", child.stdout).readline())
-            found[name] = {str(window): await _measure(name, port, window) for window in WINDOWS}
-        finally:
-            child.terminate()
-            await child.wait()
-    return found
+def _compare(protocols: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Write `of_smpp` beside each cost, where SMPP was measured too."""
+    for window, usual in list(protocols.get("smpp", {}).items()):
+        for windows in protocols.values():
+            windows[window]["of_smpp"] = round(windows[window]["cpu_us"] / usual["cpu_us"], 2)
+
+
+def _problems(protocols: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    return [
+        f"{name} at window {window} costs {told['of_smpp']:g} times what SMPP does"
+        for name, windows in protocols.items()
+        for window, told in windows.items()
+        if told.get("of_smpp", 0.0) > MOST_OF_SMPP
+    ]
+
+
+def show(found: Found, console: Console) -> None:
+    """A line for each protocol; costs in µs of CPU, × = of SMPP's."""
+    table = Table("one session")
+    for window in WINDOWS:
+        for name in (f"submits/s, {window} open", "CPU µs each", "× SMPP"):
+            table.add_column(name, justify="right", no_wrap=True)
+    for protocol, windows in found["protocols"].items():
+        cells: list[str] = []
+        for told in windows.values():
+            ratio = f"{told['of_smpp']:.2f}" if "of_smpp" in told else "–"
+            cells += [f"{told['submits_per_s']:,}", f"{told['cpu_us']:.1f}", ratio]
+        table.add_row(protocol, *cells)
+    table.add_section()
+    floors = [("", f"{found['floors_us'][str(window)]:.1f}", "") for window in WINDOWS]
+    table.add_row("floor", *(cell for cells in floors for cell in cells))
+    console.print(table)
 
 
 class _Connection(asyncio.Protocol):
@@ -213,20 +278,32 @@ async def serve(name: str) -> None:
     await server.serve_forever()
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="loadtest.wirebench", description=__doc__)
-    parser.add_argument("--protocol", choices=sorted(BENCHES), action="append")
+    parser = argparse.ArgumentParser(prog="make bench-wire", description="Bench of one session.")
+    parser.add_argument(
+        "--protocol", choices=sorted(BENCHES), action="append", help="instead of all; repeatable"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
     parser.add_argument("--serve", choices=sorted(BENCHES), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """The command; see the head of the file for the exit codes."""
+    options = arguments().parse_args()
     if options.serve:
         uvloop.run(serve(options.serve))
-        return
+        return 0
     # standard output is the result's
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    found = uvloop.run(run(options.protocol or sorted(BENCHES)))
-    sys.stdout.write(json.dumps({"floors_us": FLOORS_US, **found}, indent=2) + "\n")
+    names = options.protocol or sorted(BENCHES)
+    console = Console(stderr=True)
+    found = measured("bench-wire", lambda bar: uvloop.run(run(names, bar)), console)
+    print_found(found, options, lambda found: show(found, Console()))
+    print_problems(found["problems"], console)
+    return 1 if found["problems"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,13 +30,15 @@ class Verdict:
     `state` None: not an end, keep waiting. `reason` is a code of `sms.reasons`, None when there
     is nothing to explain. `is_temporary`: the fault is temporary or the channel's own, and the
     text was not handed on, so another attempt may follow (transition 17). `is_known` False: word
-    or error is in no table; count it by channel.
+    or error is in no table; count it by channel. `is_bad_number`: the number is refused for good by
+    a code that is recorded as it stands; what only a prefix or a guess says is too little for that.
     """
 
     state: State | None
     reason: str | None
     is_temporary: bool = False
     is_known: bool = True
+    is_bad_number: bool = False
 
 
 def _read() -> dict[str, Any]:
@@ -46,9 +48,13 @@ def _read() -> dict[str, Any]:
 
 
 _DATA = _read()
+_BAD_NUMBER = frozenset({"perm_number", "perm_blacklist"})
 _REACTIONS: dict[str, Verdict] = {
     name: Verdict(
-        State(entry["state"]) if entry["state"] else None, entry["reason"], entry["is_temporary"]
+        State(entry["state"]) if entry["state"] else None,
+        entry["reason"],
+        entry["is_temporary"],
+        is_bad_number=name in _BAD_NUMBER,
     )
     for name, entry in _DATA["reactions"].items()
 }
@@ -84,14 +90,13 @@ def _stat_codes() -> tuple[Mapping[str, str], Mapping[str, str]]:
 
 @cache
 def _errors(family: str) -> Mapping[str, str]:
-    """The errors that stand beside a protocol's word."""
-    errors: dict[str, str] = dict(_DATA["errors"].get(family, {}))
+    """The errors beside a protocol's word that are recorded."""
     if family == "sgip":
         answers = recorded("sgip_result_or_errorcode").items()
-        errors |= {code: kind for code, kind in answers if int(code) >= _LOWEST_SGIP_ERROR}
-    elif family == "smgp":
-        errors |= {_normal(code): kind for code, kind in recorded("smgp_report_err").items()}
-    return errors
+        return {code: kind for code, kind in answers if int(code) >= _LOWEST_SGIP_ERROR}
+    if family == "smgp":
+        return {_normal(code): kind for code, kind in recorded("smgp_report_err").items()}
+    return {}
 
 
 class ReportCodes:
@@ -100,12 +105,13 @@ class ReportCodes:
     `own` maps words, codes or prefixes (`XA:`) to `REPORT_CLASSES`.
     """
 
-    __slots__ = ("_codes", "_errors", "_own", "_prefixes", "_seen", "_words")
+    __slots__ = ("_codes", "_errors", "_guesses", "_own", "_prefixes", "_seen", "_words")
 
     def __init__(self, protocol: str = "smpp", own: Mapping[str, str] | None = None) -> None:
         family = family_of(protocol)
         self._words = _words(family)
         self._errors = _errors(family)
+        self._guesses: Mapping[str, str] = _DATA["errors"].get(family, {})
         self._codes, self._prefixes = _stat_codes()
         self._own = {_normal(code): kind for code, kind in (own or {}).items()}
         self._seen: dict[tuple[str, str], tuple[Verdict, str]] = {}
@@ -135,29 +141,27 @@ class ReportCodes:
         reaction = self._own.get(word) or self._words.get(word)
         if reaction is None:
             # CMPP puts the code where the word stands; without a word the error alone must do.
-            reaction = self._of_code(word or code)
-            return _UNMAPPED if reaction is None else _REACTIONS[reaction]
+            return self._of_code(word or code) or _UNMAPPED
         if not code or reaction not in _REFINED:
             return _REACTIONS[reaction]
         return _refine(_REACTIONS[reaction], self._of_code(code))
 
-    def _of_code(self, code: str) -> str | None:
-        """The class of an error or Stat code: the channel's own table, then the common ones."""
+    def _of_code(self, code: str) -> Verdict | None:
+        """What an error or Stat code says: the channel's own table, then the common ones."""
         own, prefix = self._own, code[:3]
-        return (
-            own.get(code)
-            or own.get(prefix)
-            or self._errors.get(code)
-            or self._codes.get(code)
-            or self._prefixes.get(prefix)
-        )
+        sure = own.get(code) or own.get(prefix) or self._errors.get(code)
+        if sure is None and code not in self._guesses:
+            sure = self._codes.get(code)
+        if sure is not None:
+            return _REACTIONS[sure]
+        guess = self._guesses.get(code) or self._prefixes.get(prefix)
+        return None if guess is None else replace(_REACTIONS[guess], is_bad_number=False)
 
 
-def _refine(said: Verdict, reaction: str | None) -> Verdict:
+def _refine(said: Verdict, detail: Verdict | None) -> Verdict:
     """The word gives the end, the error the reason – unless that denies that there was an end."""
-    if reaction is None:
+    if detail is None:
         return replace(said, is_known=False)
-    detail = _REACTIONS[reaction]
     if detail.state in (None, State.DELIVERED, State.EXPIRED):
         return said
     if detail.state is State.UNKNOWN:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 from sms.model import SegmentMark
 
+MAX_TOTAL = 255  # one octet
+MAX_REFERENCE = 0xFFFF  # two
 _UDH_8, _UDH_16 = 0x00, 0x08
 GAP = "[…]"  # stands where segments never came
 
@@ -38,8 +40,14 @@ def split_header(body: bytes) -> tuple[SegmentMark | None, bytes]:
 
 
 def mark_of(reference: int, total: int, number: int, form: int) -> SegmentMark | None:
-    """The place of a segment; None when the numbers make no long text (23.040: ignore them)."""
-    if total < 2 or not 1 <= number <= total:
+    """The place of a segment; None when the numbers make no long text (23.040: ignore them).
+
+    The bounds are the header's own widths, whatever field they were read from: who joins counts
+    up to the total, and the store keeps it.
+    """
+    if not 2 <= total <= MAX_TOTAL or not 1 <= number <= total:
+        return None
+    if not 0 <= reference <= MAX_REFERENCE:
         return None
     return SegmentMark(reference, total, number, form)
 

@@ -5,7 +5,8 @@
         since 2026-01-01 UTC  10 bits  12 bits, borrows from the next millisecond
 
 Two ids of one process are never equal, also after a clock step or a restart: the clock starts
-above the high-water mark that the process row reserves, and never goes back.
+above the high-water mark that the process row reserves, and never goes back. After a kill it
+starts some seconds ahead for that; who follows one of its ids stays in order with it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ COUNTER_BITS = 12
 TIME_SHIFT = PROCESS_BITS + COUNTER_BITS
 COUNTERS = 1 << COUNTER_BITS
 MAX_PROCESS = (1 << PROCESS_BITS) - 1
+_BORROWED_MS = 1000  # of 4096 ids each: far more than is given between two marks
 DAY_MS = 86_400_000
 
 
@@ -55,9 +57,27 @@ class IdClock:
         self._counter += count
         return first
 
+    def is_behind(self, seen: int) -> bool:
+        """Whether the next id could lie below `seen`, an id of another process."""
+        now = (int(self._now() * 1000) - EPOCH_MS) << TIME_SHIFT
+        return seen >= max(now, (self._ms << TIME_SHIFT) + self._counter) | self._process_bits
+
+    def follow(self, seen: int) -> None:
+        """Give only ids above `seen` from now on: what is told after it comes after it."""
+        ms = (seen >> TIME_SHIFT) + 1
+        if ms > self._ms:
+            self._ms = ms
+            self._counter = 0
+
     def high_water(self, ahead_s: float) -> int:
-        """An id that no id given within the next `ahead_s` seconds will pass."""
-        ms = max(self._ms, int(self._now() * 1000) - EPOCH_MS) + int(ahead_s * 1000)
+        """An id that no id given within the next `ahead_s` seconds will pass.
+
+        A clock that is ahead stands until time has caught up, but for what its counter borrows:
+        a life that begins where the last one's mark ended is not further ahead than that one.
+        """
+        ahead_ms = int(ahead_s * 1000)
+        ms = int(self._now() * 1000) - EPOCH_MS + ahead_ms
+        ms = max(ms, self._ms + min(ahead_ms, _BORROWED_MS))
         return (ms << TIME_SHIFT) | ((1 << TIME_SHIFT) - 1)
 
 

@@ -8,7 +8,7 @@ name says otherwise; ids are the 64-bit integers of DESIGN decision 3, shown as 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple, NewType
 
 MessageId = NewType("MessageId", int)
@@ -95,6 +95,14 @@ ENCODING_CODES: dict[Encoding, int] = {enc: index for index, enc in enumerate(En
 ENCODINGS_BY_CODE: tuple[Encoding, ...] = tuple(Encoding)
 
 
+class Held(IntEnum):
+    """Why a number stands on the suppression list; stored by its number."""
+
+    ASKED = 0  # somebody asked for it: the recipient, the tenant or the operator
+    INVALID = 1  # a carrier says that it does not exist
+    BLOCKED = 2  # a carrier has it on its blacklist
+
+
 @dataclass(slots=True)  # mutable and not frozen: one object per message lives on the hot path
 class Message:
     """One text to one number, as the tenant asked, and where it stands.
@@ -129,6 +137,7 @@ class Message:
     duplicate_risk: bool = False
     claim: int = 0  # block number of its claims row, 0 = not claimed
     throttled: int = 0  # throttled and not-sent tries since the last row
+    throttled_at: float = 0.0  # monotonic; since when its channel throttles it, 0 = it does not
     not_before: float = 0.0  # monotonic; earliest next try
     queued_at: float = 0.0  # monotonic; for queue wait and age
     sent_at: float = 0.0  # monotonic; first byte of the newest attempt

@@ -88,6 +88,13 @@ class Join:
         return len(self.texts) == self.total
 
 
+class Unreadable(NamedTuple):
+    """A long text whose row cannot be opened."""
+
+    key: bytes
+    error: str  # what went wrong, by its name
+
+
 class StoredInbound(NamedTuple):
     """A text and its rows in `events`, by sequence."""
 
@@ -146,7 +153,7 @@ class InboundStore:
         async with acquire(self._pool) as conn, conn.transaction():
             yield InboundTransaction(conn, self._keyring, self._suppressions)
 
-    async def due(self, most: int) -> list[Join]:
+    async def due(self, most: int) -> list[Join | Unreadable]:
         """Long texts whose wait is over, the oldest first; not locked."""
         async with acquire(self._pool) as conn:
             rows = await conn.fetch(
@@ -154,7 +161,13 @@ class InboundStore:
                 " ORDER BY due LIMIT $1",
                 most,
             )
-        return [_join(self._keyring, row) for row in rows]
+        return [self._opened(row) for row in rows]
+
+    def _opened(self, row: asyncpg.Record) -> Join | Unreadable:
+        try:
+            return _join(self._keyring, row)
+        except Exception as error:  # noqa: BLE001 (one bad row must not hide the others)
+            return Unreadable(row["key"], type(error).__name__)
 
     async def waiting(self) -> int:
         """How many long texts wait for segments."""
@@ -182,6 +195,23 @@ class InboundStore:
                 error,
                 self._keyring.seal_secret(plain, "quarantine inbound"),
             )
+
+    async def quarantine_join(self, key: bytes, error: str) -> bool:
+        """Set a long text aside as it stands, its row sealed; False when it is gone already."""
+        async with acquire(self._pool) as conn, conn.transaction():
+            state = await conn.fetchval(
+                "DELETE FROM inbound_joins WHERE key = $1 RETURNING state", key
+            )
+            if state is None:
+                return False
+            # With its key, for that is the context the state was sealed under.
+            plain = json.dumps([key.hex(), state.hex()]).encode()
+            await conn.execute(
+                "INSERT INTO quarantine (step, error, row) VALUES ('inbound', $1, $2)",
+                error,
+                self._keyring.seal_secret(plain, "quarantine inbound"),
+            )
+            return True
 
     async def forget_keys(self, most: int) -> None:
         """Remove keys whose time is over."""

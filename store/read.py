@@ -8,7 +8,7 @@ newest first (DESIGN decision 3).
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -171,9 +171,13 @@ class Bodies:
 class Reader:
     """All reads; every method raises StoreUnavailable when PostgreSQL is away."""
 
-    def __init__(self, pool: Pool, keyring: Keyring) -> None:
+    def __init__(
+        self, pool: Pool, keyring: Keyring, seen: Callable[[int], Awaitable[None]] | None = None
+    ) -> None:
+        """`seen` is told the highest event id of what is read, before it is given."""
         self._pool = pool
         self._keyring = keyring
+        self._seen = seen
 
     async def message(self, message_id: int, tenant: int | None = None) -> Stored | None:
         """One message with its rows; None when absent or another tenant's."""
@@ -202,7 +206,10 @@ class Reader:
                     " ORDER BY message_id, sequence",
                     some,
                 )
-            return await self._restore(conn, rows, events)
+            stored = await self._restore(conn, rows, events)
+        if self._seen is not None and events:
+            await self._seen(max(row["event_id"] for row in events))
+        return stored
 
     async def by_carrier_ids(
         self, pairs: Sequence[tuple[int, str]], *, now: float

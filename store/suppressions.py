@@ -16,13 +16,13 @@ from typing import NamedTuple
 import asyncpg
 
 from sms.ids import to_text
-from sms.model import CLASS_CODES, MessageClass
+from sms.model import CLASS_CODES, Held, MessageClass
 from store.audit import Author, Entry, append
 from store.database import AnyConnection, Pool, acquire, committing
 from store.seal import Keyring
 
 PREFIX = "sup"
-_COLUMNS = "id, tenant, number_index, number, classes, created_at"
+_COLUMNS = "id, tenant, number_index, number, classes, held, created_at"
 _NEXT_CHANGE = "UPDATE suppression_changes SET last = last + 1 RETURNING last"
 
 
@@ -35,6 +35,7 @@ class Suppression:
     number: str
     classes: frozenset[MessageClass]
     created_at: datetime
+    why: Held = Held.ASKED
 
     @property
     def public_id(self) -> str:
@@ -49,6 +50,17 @@ class Changed(NamedTuple):
     number_index: int
     classes: frozenset[MessageClass]
     change: int
+    why: Held = Held.ASKED
+
+
+class Wanted(NamedTuple):
+    """A number to be suppressed; `shown` stands for it in the audit log."""
+
+    tenant: int
+    number: str
+    classes: frozenset[MessageClass]
+    shown: str
+    why: Held = Held.ASKED
 
 
 class SuppressionStore:
@@ -75,8 +87,15 @@ class SuppressionStore:
         connection is lost in COMMIT: asking again is safe.
         """
         async with self._changing() as (conn, change):
-            before, entry = await self._put(conn, change, author, tenant, number, classes, shown)
+            new = Wanted(tenant, number, frozenset(classes), shown)
+            before, entry = await self._put(conn, change, author, new)
             return entry, before is None
+
+    async def put_all(self, author: Author, wanted: Sequence[Wanted]) -> None:
+        """`put` of several in one commit."""
+        async with committing(self._pool) as conn:
+            for one in wanted:
+                await self._put(conn, await conn.fetchval(_NEXT_CHANGE), author, one)
 
     async def put_in(
         self,
@@ -92,20 +111,18 @@ class SuppressionStore:
         It holds the lock of all changes until that transaction ends.
         """
         change = await conn.fetchval(_NEXT_CHANGE)
-        before, entry = await self._put(conn, change, author, tenant, number, classes, shown)
+        new = Wanted(tenant, number, frozenset(classes), shown)
+        before, entry = await self._put(conn, change, author, new)
         return entry.classes - (frozenset() if before is None else before.classes)
 
-    async def _put(  # noqa: PLR0913, PLR0917 - `put`, under the lock of changes
-        self,
-        conn: AnyConnection,
-        change: int,
-        author: Author,
-        tenant: int,
-        number: str,
-        classes: Collection[MessageClass],
-        shown: str,
+    async def _put(
+        self, conn: AnyConnection, change: int, author: Author, new: Wanted
     ) -> tuple[Suppression | None, Suppression]:
-        """(the entry as it stood, None without one; as it stands now)."""
+        """(the entry as it stood, None without one; as it stands now), under the lock of changes.
+
+        An entry keeps its reason, but what somebody asks for goes before what a carrier said.
+        """
+        tenant, number, classes, shown, why = new
         index = self._keyring.number_index(tenant, number)
         standing = await conn.fetchrow(
             f"SELECT {_COLUMNS} FROM suppressions"
@@ -117,23 +134,25 @@ class SuppressionStore:
         if standing is None:
             row = await conn.fetchrow(
                 "INSERT INTO suppressions"
-                " (tenant, number_index, number, classes, change, created_at)"
-                f" VALUES ($1, $2, $3, $4, $5, clock_timestamp()) RETURNING {_COLUMNS}",
+                " (tenant, number_index, number, classes, change, held, created_at)"
+                f" VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp()) RETURNING {_COLUMNS}",
                 tenant,
                 index,
                 self._keyring.seal_secret(number.encode(), _context(tenant, index)),
                 bits_of(classes),
                 change,
+                why,
             )
-        elif before is not None and before.classes >= frozenset(classes):
+        elif before is not None and before.classes >= classes and before.why <= why:
             return before, before
         else:
             row = await conn.fetchrow(
-                "UPDATE suppressions SET classes = classes | $2, change = $3 WHERE id = $1"
-                f" RETURNING {_COLUMNS}",
+                "UPDATE suppressions SET classes = classes | $2, change = $3,"
+                f" held = least(held, $4) WHERE id = $1 RETURNING {_COLUMNS}",
                 standing["id"],
                 bits_of(classes),
                 change,
+                why,
             )
         if row is None:
             raise RuntimeError("a row that was written did not come back")
@@ -211,14 +230,20 @@ class SuppressionStore:
         """What changed since, in the order of the changes; without numbers."""
         async with acquire(self._pool) as conn:
             rows: Sequence[asyncpg.Record] = await conn.fetch(
-                "SELECT tenant, number_index, change,"
+                "SELECT tenant, number_index, change, held,"
                 " CASE WHEN deleted_at IS NULL THEN classes ELSE 0 END AS classes"
                 " FROM suppressions WHERE change > $1 ORDER BY change LIMIT $2",
                 after,
                 limit,
             )
         return [
-            Changed(row["tenant"], row["number_index"], classes_of(row["classes"]), row["change"])
+            Changed(
+                row["tenant"],
+                row["number_index"],
+                classes_of(row["classes"]),
+                row["change"],
+                Held(row["held"]),
+            )
             for row in rows
         ]
 
@@ -230,6 +255,7 @@ class SuppressionStore:
             self._keyring.open_secret(row["number"], context).decode(),
             classes_of(row["classes"]),
             row["created_at"],
+            Held(row["held"]),
         )
 
 
@@ -255,4 +281,5 @@ def classes_of(bits: int) -> frozenset[MessageClass]:
 
 def _told(entry: Suppression) -> dict[str, object]:
     """What the audit log holds: never the number."""
-    return {"tenant": entry.tenant, "classes": sorted(str(cls) for cls in entry.classes)}
+    classes = sorted(str(cls) for cls in entry.classes)
+    return {"tenant": entry.tenant, "classes": classes, "reason": entry.why.name.lower()}

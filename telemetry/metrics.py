@@ -291,9 +291,6 @@ class Metrics:
         self.limits_local = Gauge(
             "limits_local", "Processes that go by their share of the rates: Valkey is away."
         )
-        self.quota_calls_total = Counter(
-            "quota_calls_total", "Calls to PostgreSQL for daily and monthly quotas.", ("outcome",)
-        )
         self.queue_messages = Gauge(
             "queue_messages", "Messages that wait to be submitted.", ("class", "channel")
         )
@@ -403,6 +400,11 @@ class Metrics:
 
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
+        self.smg_sessions = Gauge(
+            "smg_sessions",
+            "Logins of SMGs at our port, which bring reports and texts (SGIP).",
+            ("channel",),
+        )
         self.submitted_cost_total = Counter(
             "submitted_cost_total",
             "Price of the segments that a channel took, in the operator's currency.",
@@ -419,8 +421,16 @@ class Metrics:
             "Segments per second that throttling answers leave of a channel; absent without any.",
             ("channel",),
         )
+        self.bad_numbers_total = Counter(
+            "bad_numbers_total",
+            "Numbers that a carrier refused for good: suppressed, or left as they are (too many).",
+            ("channel", "end"),
+        )
         self.flush_rows = Histogram("flush_rows", "Rows in one store flush.", ("lane",), ROWS)
         self.flush_seconds = Histogram("flush_seconds", "Time of one store flush.", ("lane",))
+        self.quota_calls_total = Counter(
+            "quota_calls_total", "Calls to PostgreSQL for daily and monthly quotas.", ("outcome",)
+        )
         self.inbound_total = Counter(
             "inbound_total", "Texts from phones, by what became of them.", ("channel", "end")
         )

@@ -19,7 +19,7 @@ from adapters.session import Answered, Bound, Ended, Event, Received, Reported, 
 from adapters.sgip.channel import common_of
 from adapters.sgip.session import Account, SgipGuest
 from adapters.sgip.settings import SgipSettings, parse
-from adapters.shell import WRITE_BUFFER_HIGH, set_options
+from adapters.shell import WRITE_BUFFER_HIGH, log_fault, set_options
 from sms import config
 from sms.errors import ConfigError
 from telemetry.failpoints import failpoints
@@ -149,6 +149,14 @@ class Door:
         """How many SMGs are here, logged in or not."""
         return len(self._guests)
 
+    def sessions(self) -> dict[int, int]:
+        """How many of them are logged in, by channel; 0 for one that waits for its SMG."""
+        found = {account.channel: 0 for _, account in self._accounts}
+        for session in self._guests:
+            if session.account is not None:
+                found[session.channel] = found.get(session.channel, 0) + 1
+        return found
+
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> Sequence[object]:
         """Answer what came through this door; returns the tokens that are not its own."""
         others: list[object] = []
@@ -226,7 +234,8 @@ class Door:
                     self._sink.inbound(channel, texts)
                 case Bound(peer):
                     log.info("smg logged in", channel=channel, name=peer, address=guest.address)
-                case Ended(reason):
+                case Ended(reason, error):
+                    log_fault(error, f"{PROTOCOL} port")
                     guest.close(reason)
                 case _:
                     assert_never(event)

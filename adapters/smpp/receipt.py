@@ -65,7 +65,7 @@ def parse_usual_receipt(frame: bytes) -> tuple[str, str, str, str] | None:
     if found.end() > tlvs:
         return None
     if tlvs < len(frame):
-        if not text.startswith(_ID_TLV_HEAD, tlvs):
+        if tlvs + 4 > len(frame) or not text.startswith(_ID_TLV_HEAD, tlvs):
             return None
         stop = tlvs + 4 + frame[tlvs + 3]
         if stop > len(frame) or stop > tlvs + 69:
@@ -117,11 +117,7 @@ def parse_text(frame: bytes, short: Short) -> tuple[str, SegmentMark | None]:
     if short[2] & ESM_UDHI:
         mark, body = split_header(body)
     elif TLV_SAR_REFERENCE in tlvs:
-        reference, total, number = (
-            int.from_bytes(tlvs.get(tag, b""), "big")
-            for tag in (TLV_SAR_REFERENCE, TLV_SAR_TOTAL, TLV_SAR_NUMBER)
-        )
-        mark = mark_of(reference, total, number, 0)
+        mark = _sar_mark(tlvs)
     if short[4] & 0x0F == DATA_CODING_UCS2:
         text = utf16(body)
     elif short[4] == DATA_CODING_LATIN1:
@@ -129,6 +125,18 @@ def parse_text(frame: bytes, short: Short) -> tuple[str, SegmentMark | None]:
     else:
         text = decode_gsm7(body)
     return (text if mark is not None else whole(text)), mark
+
+
+def _sar_mark(tlvs: dict[int, bytes]) -> SegmentMark | None:
+    """The place in a long text that the SAR TLVs tell; None unless each has a sensible width.
+
+    SMPP 3.4, 5.3.2.22-24: 2, 1 and 1 octets; machines were seen that write all three with 2.
+    """
+    fields = [tlvs.get(tag, b"") for tag in (TLV_SAR_REFERENCE, TLV_SAR_TOTAL, TLV_SAR_NUMBER)]
+    if not all(1 <= len(field) <= 2 for field in fields):
+        return None
+    reference, total, number = (int.from_bytes(field, "big") for field in fields)
+    return mark_of(reference, total, number, 0)
 
 
 def _plain_zeros(text: str) -> str:

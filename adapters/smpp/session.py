@@ -27,7 +27,7 @@ from adapters.smpp.template import DataTemplate, SubmitTemplate
 from adapters.wire import Framer, build_tlvs
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report
-from sms.outcomes import Outcome, Submitted
+from sms.outcomes import NotSent, Outcome, Submitted
 
 _MESSAGE_ID_END = HEADER_SIZE + 64
 
@@ -134,9 +134,8 @@ class Session(WireSession):
             self._hear_load(frame, end + 1)
         if status:
             self._hear_load(frame, HEADER_SIZE)  # 5.0 may leave the id out and tell its load
-            if status == pdu.ESME_RINVBNDSTS and self.state is SessionState.BOUND:
-                # It forgot our login: take no more, let the rest be answered, bind again.
-                self._move(Move.PEER_UNBOUND, self._heard_at)
+            if status == pdu.ESME_RINVBNDSTS:
+                return self._unbound_answer(status)
             return self._codes.outcome(status)
         # A longer id than the standard's 64 is cut, as it is in its report: the submit was taken.
         carrier_id = frame[HEADER_SIZE : end if end >= 0 else _MESSAGE_ID_END].decode("latin-1")
@@ -147,6 +146,17 @@ class Session(WireSession):
     def _hear_load(self, frame: bytes, position: int) -> None:
         """How busy the carrier says it is, in the TLVs from `position` (SMPP 5.0)."""
         self.congestion = max(self.congestion, pdu.congestion_of(frame, position))
+
+    def _unbound_answer(self, status: int) -> Outcome:
+        """The carrier forgot our login, so it took nothing: no more of ours until we bound again.
+
+        A channel that gives the code a class of its own is believed.
+        """
+        if self.state is SessionState.BOUND:
+            self._move(Move.PEER_UNBOUND, self._heard_at)  # the rest may still be answered
+        if status in self._settings.status_classes:
+            return self._codes.outcome(status)
+        return NotSent("channel.link_lost")
 
     def _deliver(
         self,

@@ -13,7 +13,7 @@ from gateway.api.openapi_parts import (
     problems,
     ref,
 )
-from sms.model import Encoding, MessageClass
+from sms.model import Encoding, Held, MessageClass
 
 _CLASSES: Json = {
     "type": "array",
@@ -99,6 +99,11 @@ def policy_schemas() -> Json:
                 "id": ID,
                 "to": {"type": "string"},
                 "classes": _CLASSES,
+                "reason": {
+                    "enum": [why.name.lower() for why in Held],
+                    "description": "`asked`: by recipient, tenant or operator; `invalid`, "
+                    "`blocked`: a carrier said so of the number.",
+                },
                 "tenant": {**NULLABLE_TEXT, "description": "Whose list; null = the platform's."},
                 "created_at": TIME,
             }

@@ -157,6 +157,7 @@ class SuppressionRoutes:
             "id": entry.public_id,
             "to": f"+{entry.number}",
             "classes": [str(cls) for cls in MessageClass if cls in entry.classes],
+            "reason": entry.why.name.lower(),
             "tenant": tenant,
             "created_at": rfc3339(entry.created_at.timestamp()),
         }

@@ -38,8 +38,8 @@ from loadtest.campaign.traffic import Rates, Text, Traffic, cancelled
 from sms.errors import StoreUnavailable
 from store.spawn import started_at
 
-RECOVER_S: Final = 60.0  # from a fault to the next 202
-REST_S: Final = 60.0  # from the end of a round's traffic until all is at rest
+RECOVER_S: Final = 120.0  # from a fault to the next 202
+REST_S: Final = 180.0  # from the end of a round's traffic until all is at rest
 WARM_S: Final = 1.0
 ASK_S: Final = 10.0
 GAUGE_S: Final = 30.0  # the gauge looks every 10 s

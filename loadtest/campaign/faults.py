@@ -22,10 +22,10 @@ from loadtest.campaign.place import Place
 from telemetry.failpoints import POINTS
 
 FIRE_S: Final = 90.0  # an armed place must be reached within; handed-over blocks are rare
-CUT_S: Final = 20.0
+CUT_S: Final = 60.0
 LINKS_DOWN_S: Final = 0.6
 FROZEN_S: Final = 3.0
-TAKEN_OVER_S: Final = 45.0
+TAKEN_OVER_S: Final = 90.0
 STALLED_S: Final = 0.5
 PAST_LEASE_S: Final = 17.0  # of 15
 FULL_S: Final = 4.0
@@ -281,10 +281,9 @@ async def _kill_backend(ground: Ground) -> Struck:
 
 
 async def _kill_carrier(ground: Ground) -> Struck:
-    """A simulated carrier; mostly the first one, which has the traffic."""
+    """A simulated carrier; each is the primary of a quarter of the traffic."""
     names = [carrier["name"] for carrier in ground.node.sandbox["carriers"]]
-    name = names[0] if ground.rng.random() < 0.7 else ground.rng.choice(names[1:])
-    return await _kill(ground, name)
+    return await _kill(ground, ground.rng.choice(names))
 
 
 async def _kill_pair(ground: Ground) -> Struck:

@@ -226,7 +226,7 @@ class Node:
         return [process.pid for process in self._below()]
 
     def pids(self) -> dict[str, int]:
-        """By name: supervisor, worker-0 …, postgres, valkey, carrier-a …, sink."""
+        """By name: supervisor, worker-0 …, postgres, valkey, mobile-a …, sink."""
         named: dict[str, int] = {}
         for process in self._below():
             with contextlib.suppress(psutil.Error):

@@ -21,6 +21,8 @@ from typing import Any, Final
 
 import aiohttp
 
+# China Mobile, Unicom, Telecom and Broadnet: each one's primary speaks another protocol
+NETWORKS: Final = ("138", "186", "189", "192")
 FIRST: Final = 10_000_000
 TICK_S: Final = 0.02
 CATCH_UP_S: Final = 0.2  # a loop that was held sends so much at once, not more
@@ -76,7 +78,7 @@ class Text:
     @property
     def number(self) -> str:
         """Where it goes, as carriers write it."""
-        return f"86138{self.n:08d}"
+        return f"86{NETWORKS[self.n % len(NETWORKS)]}{self.n:08d}"
 
     @property
     def is_refused(self) -> bool:

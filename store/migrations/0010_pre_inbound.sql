@@ -23,6 +23,10 @@ CREATE INDEX ON inbound (tenant, id);
 CREATE TRIGGER fence BEFORE INSERT ON inbound
   FOR EACH STATEMENT EXECUTE FUNCTION fence();
 
+-- Why a number stands on the suppression list (sms.model.Held): 0 = asked for, 1 = it does not exist,
+-- 2 = a carrier blocks it.
+ALTER TABLE suppressions ADD COLUMN held smallint NOT NULL DEFAULT 0;
+
 -- What a delivery is known by, so that one which a carrier sends again is kept once: a keyed hash
 -- of 16 bytes over channel, numbers, text and, where there is one, the carrier's own id. id: the
 -- text or segment that was kept.

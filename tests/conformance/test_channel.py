@@ -4,11 +4,13 @@ A rig is a carrier on a loopback socket that is told how to behave (tests/suppor
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 
 import pytest
 
+from adapters import shell
 from sms.outcomes import Submitted, Throttled, Uncertain
 from tests.support.certificates import Authority
 from tests.support.smpp import a_message, some_submits, submits_of
@@ -43,7 +45,7 @@ async def make(request, tls):
         await rig.stop()
 
 
-async def until(is_true: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(is_true: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait for something to become true."""
     async with asyncio.timeout(timeout_s):
         while not is_true():  # noqa: ASYNC110 – any condition, at the door's outside
@@ -208,6 +210,67 @@ async def test_reports_are_answered_only_when_told(make):
     await until(lambda: (rig.taken, rig.again) == (2, 1))
 
 
+async def test_a_report_may_be_faster_than_its_answer_and_come_twice_over_another_session(make):
+    """The id it names is the one that the answer says: what matches them has nothing else."""
+    rig = await make(sessions=2)
+    await until(lambda: rig.channel.window() == 32)
+    rig.holds = True
+    submits = some_submits(3)
+    assert rig.channel.submit(submits) == []
+    await until(lambda: rig.numbers and len(rig.numbers[0]) == 3)
+    told = rig.report_held()
+    rig.report_held()
+    await until(lambda: len(rig.sink.received) == 6)
+    rig.answer_held()
+    await until(lambda: len(rig.sink.results) == 3)
+    await asyncio.sleep(0.02)
+    assert len(rig.sink.results) == 3
+    given = {id(submit): outcome.carrier_id for submit, outcome in rig.sink.results}
+    assert [given[id(submit)] for submit in submits] == told[::-1]
+    assert [report.carrier_id for report in rig.sink.received] == told * 2
+    assert {report.number for report in rig.sink.received} <= {"8613800138000", ""}
+    assert {report.state for report in rig.sink.received} == {"DELIVRD"}
+
+
+async def test_a_dead_peer_is_noticed_by_the_kernel(make):
+    """RELIABILITY section 4, whatever the protocol's own link test does."""
+    rig = await make()
+    await until(rig.channel.is_up)
+    [link] = rig.channel._links
+    sock = link._transport.get_extra_info("socket")
+    tcp = socket.IPPROTO_TCP
+    assert sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 10_000
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(tcp, socket.TCP_KEEPIDLE) == 5
+    assert sock.getsockopt(tcp, socket.TCP_KEEPINTVL) == 2
+    assert sock.getsockopt(tcp, socket.TCP_KEEPCNT) == 3
+    assert sock.getsockopt(tcp, socket.TCP_NODELAY) == 1
+
+
+async def test_the_carrier_s_link_test_is_answered_and_ours_ends_a_deaf_session(make, monkeypatch):
+    """SGIP has no link test: an idle connection stays, and only the kernel watches it."""
+    monkeypatch.setattr(shell, "TICK_S", 0.02)
+    rig = await make()
+    await until(rig.channel.is_up)
+    logins = rig.bursts
+    rig.enquire()
+    has_tests = rig.protocol != "sgip"
+    if has_tests:
+        await until(lambda: rig.bursts == logins + 1)
+    rig = await make(link_test_s=0.1, response_timeout_s=0.2, reconnect_min_s=30.0)
+    await until(rig.channel.is_up)
+    await asyncio.sleep(0.5)
+    assert rig.channel.is_up()
+    assert (rig.bursts > 2) is has_tests
+    rig.is_deaf = True
+    if has_tests:
+        await until(lambda: not rig.channel.is_up())
+        assert "was not answered" in rig.sink.links[-1][1]
+    else:
+        await asyncio.sleep(0.5)
+        assert rig.channel.is_up()
+
+
 async def test_tokens_of_a_session_that_is_over_are_ignored(make):
     rig = await make()
     await until(lambda: rig.channel.is_up() and rig.channel.is_receiving())
@@ -254,7 +317,7 @@ async def test_a_stop_without_answers_ends_in_time_with_each_submit_uncertain(ma
     await until(rig.channel.is_up)
     rig.holds = True
     rig.channel.submit(some_submits(3))
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(8):  # at its own time-outs it would take 10
         await rig.channel.stop(0.1)
     assert [type(outcome) for _, outcome in rig.sink.results] == [Uncertain] * 3
 
@@ -265,5 +328,5 @@ async def test_a_stop_while_it_cannot_connect_is_quick(make):
     rig.server.close()
     rig.drop()
     await until(lambda: not rig.channel.is_up())
-    async with asyncio.timeout(1.0):
+    async with asyncio.timeout(8):  # of the 10 it may take
         await rig.channel.stop(10.0)

@@ -17,5 +17,5 @@ def running() -> Iterator[GatewayProcess]:
 def gateway(running: GatewayProcess) -> GatewayProcess:
     """The module's gateway, all carriers friendly and bound, whatever the test before did."""
     running.calm()
-    eventually(running.all_links_up, "every channel has its sessions", 15)
+    eventually(running.all_links_up, "every channel has its sessions")
     return running

@@ -19,10 +19,12 @@ from store import database
 from store.conservation import reading, recount
 from store.seal import day_of
 from tests.support.gateway_process import GatewayProcess, eventually
+from tests.support.second_node import narrow
 
 pytestmark = pytest.mark.flow
 
 LANE = "320"  # messages of a class in memory
+WINDOW = 64
 
 _numbers = itertools.count(30_000_000)
 
@@ -57,9 +59,7 @@ def links(gateway: GatewayProcess, *, is_up: bool) -> None:
     for carrier in gateway.carriers.values():
         carrier.behave(link="up" if is_up else "down")
     wanted = len(gateway.carriers) if is_up else 0
-    eventually(
-        lambda: gateway.metric("channel_state", state="up") == wanted, "the links changed", 20
-    )
+    eventually(lambda: gateway.metric("channel_state", state="up") == wanted, "the links changed")
 
 
 def is_with_a_carrier(gateway: GatewayProcess, sent: dict[str, str]) -> bool:
@@ -70,16 +70,14 @@ def is_with_a_carrier(gateway: GatewayProcess, sent: dict[str, str]) -> bool:
 def kill_worker(gateway: GatewayProcess) -> None:
     before = gateway.kill("worker-0")
     seen = len(gateway.log_lines("worker-0", "recovered"))
-    eventually(lambda: gateway.pids().get("worker-0") not in (None, before), "a new one", 30)
-    eventually(lambda: len(gateway.log_lines("worker-0", "recovered")) > seen, "recovered", 30)
+    eventually(lambda: gateway.pids().get("worker-0") not in (None, before), "a new one")
+    eventually(lambda: len(gateway.log_lines("worker-0", "recovered")) > seen, "recovered")
 
 
 def law_holds(gateway: GatewayProcess) -> bool:
     """The gauge was judged anew and is 0, and so is what the store says by itself."""
     before = gateway.metric("conservation_readings_total")
-    eventually(
-        lambda: gateway.metric("conservation_readings_total") >= before + 2, "two readings", 30
-    )
+    eventually(lambda: gateway.metric("conservation_readings_total") >= before + 2, "two readings")
     return gateway.metric("conservation_residual") == 0 and asyncio.run(terms(gateway)) == 0
 
 
@@ -94,6 +92,26 @@ async def terms(gateway: GatewayProcess) -> int:
         await pool.close()
 
 
+def first_of_the_backlog(gateway: GatewayProcess, otp: dict[str, str]) -> list[str]:
+    """What one carrier got, in order, when it alone came back, by the time it had all of these.
+
+    It has one session and a small window and answers slowly: of whatever is not first in its turn
+    the window shuts out all but the rest of its places, however slow the machine is.
+    """
+    carrier = gateway.carriers["mobile-a"]
+    gateway.apply(narrow(gateway, sessions=1, window=WINDOW, names=["mobile-a"]))
+    before = len(carrier.submits(taken=False))
+    carrier.behave(latency_ms=3000, link="up")
+
+    def got() -> list[str]:
+        numbers = [row["to"] for row in carrier.submits(taken=False)[before:]]
+        return numbers if {one.lstrip("+") for one in otp.values()} <= set(numbers) else []
+
+    first = eventually(got, "the otps are with the carrier")
+    carrier.behave(latency_ms=5)
+    return first
+
+
 def test_a_spilled_message_reads_as_accepted_and_leaves_in_its_turn(gateway):
     links(gateway, is_up=False)
     sent = send(gateway, 2000)
@@ -104,15 +122,15 @@ def test_a_spilled_message_reads_as_accepted_and_leaves_in_its_turn(gateway):
         assert gateway.timeline(message_id)[0]["step"] == "accepted"
     otp = send(gateway, 20, **{"class": "otp"})
     eventually(lambda: gateway.metric("spilled_oldest_age_seconds") > 0, "their age is told")
+    first = first_of_the_backlog(gateway, otp)
     links(gateway, is_up=True)
-    eventually(lambda: is_with_a_carrier(gateway, sent | otp), "all are with a carrier", 60)
-    rows = gateway.submits_of(*(sent | otp).values(), taken=False)
-    order = [row["to"] for row in sorted(rows, key=lambda row: row["at"])]
+    eventually(lambda: is_with_a_carrier(gateway, sent | otp), "all are with a carrier", 120)
+    order = [row["to"] for row in gateway.submits_of(*(sent | otp).values(), taken=False)]
     assert len(order) == len(set(order)) == 2020
-    first_otps = sorted(order.index(number.lstrip("+")) for number in otp.values())
-    assert first_otps[-1] < 100
+    assert {number.lstrip("+") for number in otp.values()} <= set(first[:WINDOW])
     assert gateway.metric("spilled_messages") == 0
     assert law_holds(gateway)
+    gateway.apply(narrow(gateway, sessions=2, window=512, names=["mobile-a"]))
 
 
 def test_kill_9_in_the_middle_of_a_backlog_loses_nothing(gateway):
@@ -122,10 +140,10 @@ def test_kill_9_in_the_middle_of_a_backlog_loses_nothing(gateway):
     assert gateway.metric("spilled_messages") >= 1500 - 100
     sent |= send(gateway, 500)  # behind the others
     time.sleep(3.0)  # past parked_after_s: the mark moves on
-    eventually(lambda: asyncio.run(count(gateway, "parked")) >= 1500, "they are parked", 30)
+    eventually(lambda: asyncio.run(count(gateway, "parked")) >= 1500, "they are parked")
     kill_worker(gateway)
     links(gateway, is_up=True)
-    eventually(lambda: gateway.metric("spilled_messages") < 1500, "it drains", 30)
+    eventually(lambda: gateway.metric("spilled_messages") < 1500, "it drains")
     kill_worker(gateway)
     eventually(lambda: is_with_a_carrier(gateway, sent), "all are with a carrier", 90)
     copies: dict[str, int] = {}
@@ -134,7 +152,7 @@ def test_kill_9_in_the_middle_of_a_backlog_loses_nothing(gateway):
     by_number = {number.lstrip("+"): message_id for message_id, number in sent.items()}
     for number in (number for number, times in copies.items() if times > 1):
         assert gateway.status(by_number[number])["duplicate_risk"]  # its answer was lost
-    eventually(lambda: asyncio.run(count(gateway, "parked")) == 0, "no row is left", 30)
+    eventually(lambda: asyncio.run(count(gateway, "parked")) == 0, "no row is left")
     assert law_holds(gateway)
 
 
@@ -197,27 +215,25 @@ async def stranded(gateway: GatewayProcess, day: int) -> int:
 
 
 def test_the_measured_backlog_in_small_while_others_expire(gateway):
-    """What `python -m loadtest.backlog` does, 30,000 messages; how fast is not asked here.
+    """What `python -m loadtest.backlog` does, 15,000 messages; how fast is not asked here.
 
-    It takes a minute, in which what another gateway holds spilled gets too old.
+    Meanwhile what another gateway holds spilled gets too old.
     """
     links(gateway, is_up=False)
-    sent = send(gateway, 1500, valid_for_s=60)
-    began = time.monotonic()
+    sent = send(gateway, 1500, valid_for_s=20)
     options = backlog.arguments().parse_args(
-        ["--messages", "30000", "--lanes", "2000", "--seconds", "2", "--warm-up", "1", "--kill"]
+        ["--messages", "15000", "--lanes", "2000", "--seconds", "2", "--warm-up", "1", "--kill"]
     )
     options.numbers = backlog.numbers_of(options)
     options.share = 0.0
     with progress_bar(Console(quiet=True)) as bar:
         found = asyncio.run(conduct(backlog.Run, options, bar, options.numbers))
     assert found["problems"] == [], json.dumps(found)
-    assert found["spilled"] > 20_000
+    assert found["spilled"] > 10_000
     assert found["recovered_s"] is not None
-    time.sleep(max(0.0, 63.0 - (time.monotonic() - began)))
-    ended, late_s = asyncio.run(expired(gateway))
-    assert ended == len(sent)
-    assert 0 <= late_s < 8  # some 2 on a machine with nothing else to do
+    eventually(lambda: asyncio.run(expired(gateway))[0] == len(sent), "all are expired")
+    late_s = asyncio.run(expired(gateway))[1]
+    assert 0 <= late_s < 60  # some 2 on a machine with nothing else to do; 600 by their rows alone
     links(gateway, is_up=True)
     assert gateway.submits_of(*sent.values()) == []
     assert law_holds(gateway)

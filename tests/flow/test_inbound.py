@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from telemetry.failpoints import WATCH, armed_file, fired_file
@@ -40,7 +41,11 @@ def gateway(running: GatewayProcess) -> GatewayProcess:
 
 
 def inbound(gateway: GatewayProcess, number: str) -> list[Json]:
-    answer = gateway.request("GET", "/v1/inbound-messages?limit=1000")
+    """What is listed of a phone; a worker that was killed takes its connections with it."""
+    try:
+        answer = gateway.request("GET", "/v1/inbound-messages?limit=1000")
+    except httpx.TransportError:
+        return []
     assert answer.status_code == 200, answer.text
     return [one for one in answer.json()["data"] if one["from"] == number]
 
@@ -61,7 +66,18 @@ def carrier_of(gateway: GatewayProcess) -> str:
 
 
 def phone(gateway: GatewayProcess, number: str, text: str, **more: object) -> int:
-    return gateway.carriers[carrier_of(gateway)].phone(sender=number, to=TO, text=text, **more)
+    # SMPP alone has fields for these forms
+    name = "vendor-a" if more.get("long") in ("sar", "payload") else carrier_of(gateway)
+    return gateway.carriers[name].phone(sender=number, to=TO, text=text, **more)
+
+
+def accept_anywhere(gateway: GatewayProcess, number: str) -> str:
+    """Marketing over a connection of its own: either process may take it."""
+    body = {"to": number, "text": "促销", "class": "marketing"}
+    headers = {"Authorization": f"Bearer {gateway.sandbox['api_key']}"}
+    answer = httpx.post(f"{gateway.url}/v1/messages", json=body, headers=headers, trust_env=False)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
 
 
 def test_a_text_comes_by_webhook_and_by_pull(gateway: GatewayProcess) -> None:
@@ -149,7 +165,7 @@ def test_a_kill_before_the_answer_keeps_and_tells_it_once(
         lambda: carrier.counts()["reports_waiting"] == 0, "the carrier has all its answers", 40
     )
     time.sleep(1.0)
-    assert len(inbound(gateway, number)) == 1
+    assert len(inbound(gateway, number) or inbound(gateway, number)) == 1
     assert len({event["id"] for event in events_of(gateway, text)}) == 1
 
 
@@ -157,18 +173,20 @@ def test_an_opt_out_stops_what_is_queued_and_what_is_scheduled(gateway: GatewayP
     number = a_number()
     for carrier in gateway.carriers.values():
         carrier.behave(throttle_share=1)  # links are up, and everything stays queued
-    queued = gateway.accept(to=number, text="促销", **{"class": "marketing"})
+    queued = [accept_anywhere(gateway, number) for _ in range(8)]  # in both processes
     later = (datetime.now(UTC) + timedelta(seconds=12)).isoformat()
     scheduled = gateway.accept(to=number, text="促销", send_at=later, **{"class": "marketing"})
     other = gateway.accept(to=a_number(), text="促销", **{"class": "marketing"})
     code = gateway.accept(to=number, text="您的验证码是 1234", **{"class": "otp"})
-    assert gateway.status(queued)["status"] in {"accepted", "queued", "submitting"}
+    waits = {"accepted", "queued", "submitting"}
+    assert {gateway.status(one)["status"] for one in queued} <= waits
     phone(gateway, number, " ｔｄ ")
     text = received(gateway, number)
     began = time.monotonic()
-    told = gateway.wait_for_status(queued, "rejected", timeout_s=10)
+    for one in queued:
+        told = gateway.wait_for_status(one, "rejected", timeout_s=10)
+        assert told["reason"] == "policy.opted_out"
     assert time.monotonic() - began < 5
-    assert told["reason"] == "policy.opted_out"
     assert text["opted_out"] is True
     eventually(lambda: len(events_of(gateway, text)) >= 2, "both of its webhooks")
     [opted_out] = [e for e in events_of(gateway, text) if e["type"] == "recipient.opted_out"]

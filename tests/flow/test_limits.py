@@ -138,15 +138,23 @@ def test_a_class_has_its_own_limit(gateway):
 
 def test_without_valkey_sending_goes_on_and_the_limits_come_back_with_it(gateway):
     assert gateway.metric("limits_local") == 0
+    failed = gateway.metric("limit_calls_total", outcome="failed")
     valkey = gateway.pids()["valkey"]
     os.kill(valkey, signal.SIGSTOP)  # killed, it would be back before anybody noticed
+    answers: list[httpx.Response] = []
+
+    def is_missed() -> bool:  # a lease is good for a second: until then nobody asks
+        answers.extend(post_many(gateway, "fast", 50))
+        return bool(gateway.metric("limit_calls_total", outcome="failed") > failed)
+
     try:
-        answers = post_many(gateway, "fast", 100)
+        eventually(is_missed, "a question without an answer")
     finally:
         os.kill(valkey, signal.SIGCONT)
     assert set(codes(answers)) <= {202, 429}
     assert codes(answers).count(202) > 10
-    eventually(lambda: gateway.metric("limits_local") == 0, "shared limits again", 15)
+    eventually(lambda: gateway.metric("limits_local") == 0, "shared limits again")
     post_many(gateway, "slow", 60)
-    assert codes(post_many(gateway, "slow", 20)).count(202) <= 10
-    assert gateway.metric("limit_calls_total", outcome="failed") >= 1
+    began = time.monotonic()
+    again = codes(post_many(gateway, "slow", 20)).count(202)
+    assert again <= 8 + 5 * (time.monotonic() - began)

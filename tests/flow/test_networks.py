@@ -1,179 +1,80 @@
-"""Texts travel the whole way over SGIP and SMGP: reports come back, faults come and go. And over
-SMPP with all that a carrier may ask for: TLS, a pair of connections, long texts whole.
+"""Texts travel the whole way over SGIP and SMGP: reports come back, faults come and go.
 
 The carriers are our own simulators. PyPI and npm have no other implementation of SGIP or SMGP to
 install as a peer; Go modules exist (go_sgip, go_smgp), for which the tests would need a Go tool
 chain. Their bytes and those of Java implementations stand in the recorded vectors (tests/wire).
 """
 
+from __future__ import annotations
+
+import contextlib
+import functools
 import itertools
 import json
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
-from tests.support.certificates import Authority
-from tests.support.gateway_process import (
-    ROOT,
-    CarrierControl,
-    GatewayProcess,
-    Json,
-    eventually,
-    free_ports,
-)
+from telemetry.failpoints import WATCH, armed_file, fired_file
+from tests.support.gateway_process import GatewayProcess, Json, eventually, free_ports
+from tests.support.second_node import narrow
 
 pytestmark = pytest.mark.flow
 
 # network → (a prefix of its numbers, how the simulator says "unknown subscriber" in a report)
 NETWORKS = {"unicom-a": ("+86186", "UNDELIV 29"), "telecom-a": ("+86189", "UNDELIV 003")}
+TO = "10690001"
 _numbers = itertools.count(10_000_000)
 
-CONFIG = """\
-channels:
-  - name: unicom-a
-    protocol: sgip
-    host: 127.0.0.1
-    port: {unicom}
-    login_name: shop
-    password: secret08
-    node_id: 3010012345
-    corp_id: "12345"
-    smg_allow: [127.0.0.1]
-    sender: "10690001"
-    sessions: 1
-    window: 16
-    segments_per_second: 1000
-  - name: telecom-a
-    protocol: smgp
-    host: 127.0.0.1
-    port: {telecom}
-    client_id: shop
-    shared_secret: secret08
-    directions: separate
-    sender: "10690001"
-    sessions: 1
-    window: 16
-    segments_per_second: 1000
-  - name: vendor-d
-    protocol: smpp
-    host: 127.0.0.1
-    port: {vendor}
-    system_id: shop
-    password: secret08
-    bind: tx+rx
-    interface_version: 0x50
-    long_messages: payload
-    tls: true
-    tls_ca_file: {ca}
-    sender: "10690001"
-    sessions: 1
-    window: 2
-    segments_per_second: 1000
-routes:
-  - {{tenant: "*", class: "*", carrier: CB, channels: [vendor-d]}}
-  - {{tenant: "*", class: "*", carrier: CU, channels: [unicom-a, carrier-a]}}
-  - {{tenant: "*", class: "*", carrier: CT, channels: [telecom-a, carrier-a]}}
-"""
 
-
-def start_carrier(
-    folder, name: str, protocol: str, *more: str
-) -> tuple[subprocess.Popen[bytes], Json]:
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "loadtest.carrier", "--name", name, "--protocol", protocol),
-            *("--port", "0", "--control-port", "0", "--record", str(folder / f"{name}.jsonl")),
-            *("--system-id", "shop", "--password", "secret08", "--json"),
-            *("--receipt-delay-ms", "50", *more),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    return process, json.loads(process.stdout.readline())
+def configuration(gateway: GatewayProcess) -> str:
+    """One session each; China Telecom's is two connections, one for each direction."""
+    told = json.loads(narrow(gateway, sessions=1, window=16, names=NETWORKS))
+    for channel in told["channels"]:
+        if channel["protocol"] == "smgp":
+            channel["directions"] = "separate"
+    return json.dumps(told)
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory) -> Iterator[GatewayProcess]:
+def running() -> Iterator[GatewayProcess]:
     """A gateway of two workers; one holds the session, the SMG may come to either."""
     gateway = GatewayProcess(workers=2)
-    folder = tmp_path_factory.mktemp("carriers")
-    [smg_port] = free_ports(1)
-    gateway.env["SMSGW_SMG_PORT"] = str(smg_port)
-    authority = Authority()
-    pem = str(authority.issue("127.0.0.1").file(folder / "vendor-d.pem"))
-    ca = folder / "ca.pem"
-    ca.write_text(authority.cert, encoding="ascii")
-    carriers = [
-        start_carrier(folder, "unicom-a", "sgip", "--call-back", f"127.0.0.1:{smg_port}"),
-        start_carrier(folder, "telecom-a", "smgp"),
-        start_carrier(folder, "vendor-d", "smpp", "--tls-cert", pem),
-    ]
-    try:
-        with gateway:
-            (_, unicom), (_, telecom), (_, vendor) = carriers
-            ports = {"unicom": unicom["port"], "telecom": telecom["port"]}
-            gateway.apply(CONFIG.format(**ports, vendor=vendor["port"], ca=ca))
-            for _, told in carriers:
-                control = CarrierControl(told["name"], told["control_url"], gateway.client)
-                gateway.carriers[told["name"]] = control
-            yield gateway
-    finally:
-        for process, _ in carriers:
-            process.terminate()
-            process.communicate(timeout=10)
+    [port] = free_ports(1)
+    gateway.env |= {"SMSGW_SMG_PORT": str(port), "SMSGW_FAILPOINT": WATCH}
+    gateway.env["SMSGW_ALLOW_FAILPOINTS"] = "1"  # `apply` and `restart` are told nothing of it
+    with gateway:
+        gateway.apply(configuration(gateway))
+        yield gateway
+
+
+def has_its_sessions(gateway: GatewayProcess) -> bool:
+    # our session and the SMG's own; one connection to send and one to receive
+    return all(gateway.carriers[name].counts()["sessions"] == 2 for name in NETWORKS)
 
 
 @pytest.fixture
 def gateway(running: GatewayProcess) -> GatewayProcess:
     """All carriers friendly and bound, whatever the test before did."""
+    running.calm()
     for carrier in running.carriers.values():
-        carrier.behave(
-            latency_ms=2,
-            receipt_delay_ms=50,
-            failure_share=0,
-            throttle_share=0,
-            undelivered_share=0,
-            silent=False,
-            receipts=True,
-            link="up",
-        )
-    running.carriers["unicom-a"].behave(failure_status=32)
-    running.carriers["telecom-a"].behave(failure_status=2)
-
-    def is_up() -> bool:
-        up = running.metric("channel_state", state="up")
-        # our session and the SMG's own; one connection to send and one to receive
-        pairs = [*NETWORKS, "vendor-d"]
-        both = [running.carriers[name].counts()["sessions"] for name in pairs]
-        return up == len(running.carriers) and both == [2, 2, 2]
-
-    eventually(is_up, "every channel has its sessions", 20)
+        carrier.behave(latency_ms=2, receipt_delay_ms=50)
+    eventually(running.all_links_up, "every channel has its sessions", 20)
+    eventually(lambda: has_its_sessions(running), "and no others", 20)
+    assert running.metric("smg_sessions", channel="unicom-a") == 1
     return running
 
 
 @pytest.fixture(params=sorted(NETWORKS))
-def network(request: pytest.FixtureRequest) -> str:
+def network(request) -> str:
     return str(request.param)
 
 
 def a_number(network: str) -> str:
     return f"{NETWORKS[network][0]}{next(_numbers)}"
-
-
-def restart_workers(gateway: GatewayProcess) -> None:
-    """Kill both and wait for the new ones."""
-    killed = {name: gateway.kill(name) for name in ("worker-0", "worker-1")}
-
-    def are_new() -> bool:
-        now = gateway.pids()
-        return all(now.get(name) not in (None, pid) for name, pid in killed.items())
-
-    eventually(are_new, "two new workers", 20)
-    gateway.wait_ready()
 
 
 def test_a_text_is_delivered(gateway, network):
@@ -184,7 +85,8 @@ def test_a_text_is_delivered(gateway, network):
     (submit,) = [row for row in gateway.carriers[network].submits() if row["to"].endswith(to[3:])]
     assert submit["text"] == "【沙箱】您的验证码是 482915"
     assert submit["from"] == "10690001"
-    attempt, receipt = gateway.timeline(message_id)[2:]
+    steps = gateway.timeline(message_id)
+    attempt, receipt = [step for step in steps if step["step"] in ("attempt", "receipt")]
     assert attempt["carrier_id"] == receipt["carrier_id"] == submit["carrier_id"]
 
 
@@ -226,7 +128,7 @@ def test_a_system_that_fails_is_left_for_the_next_channel(gateway, network):
     gateway.carriers[network].behave(failure_share=1)
     message_id = gateway.accept(to=a_number(network), text="你好", **{"class": "otp"})
     message = gateway.wait_for_status(message_id, "delivered", timeout_s=20)
-    assert message["channel"] == "carrier-a"
+    assert message["channel"] == "vendor-a"
 
 
 def test_what_is_throttled_goes_when_there_is_room(gateway, network):
@@ -250,42 +152,144 @@ def test_a_link_that_breaks_comes_back_and_so_do_its_reports(gateway, network):
     gateway.wait_for_status(message_id, "delivered", timeout_s=30)
 
 
+def workers(gateway: GatewayProcess) -> dict[str, int]:
+    return {name: pid for name, pid in gateway.pids().items() if name.startswith("worker-")}
+
+
+def until_others(gateway: GatewayProcess, before: dict[str, int], count: int) -> None:
+    """Until so many of the workers are others, and both are ready."""
+
+    def are_new() -> bool:
+        now = workers(gateway)
+        return len(now) == 2 and sum(now[name] != before[name] for name in now) >= count
+
+    eventually(are_new, "new workers", 20)
+    gateway.wait_ready()
+
+
+def kill_both(gateway: GatewayProcess) -> None:
+    """Both workers; returns when others are ready."""
+    before = workers(gateway)
+    for name in before:
+        gateway.kill(name)
+    until_others(gateway, before, 2)
+
+
 def test_a_report_finds_its_text_after_the_worker_that_sent_it_was_killed(gateway, network):
     carrier = gateway.carriers[network]
     carrier.behave(receipt_delay_ms=2500)
     text = {"to": a_number(network), "text": "你好", "class": "transactional"}
     message_id = gateway.accept(**text)
     gateway.wait_for_status(message_id, "submitted")
-    restart_workers(gateway)
+    kill_both(gateway)
     gateway.wait_for_status(message_id, "delivered", timeout_s=30)
     rows = [row for row in carrier.submits(taken=False) if row["to"][-11:] == text["to"][3:]]
     assert len(rows) == 1
 
 
-def test_a_text_that_left_whole_within_tls_gets_one_report_though_its_worker_was_killed(gateway):
-    carrier = gateway.carriers["vendor-d"]
-    carrier.behave(receipt_delay_ms=2500)
-    to = f"+86192{next(_numbers)}"
-    message_id = gateway.accept(to=to, text="长" * 150, **{"class": "transactional"})
-    message = gateway.wait_for_status(message_id, "submitted")
-    assert message["segments"] == 3  # more than its window
-    restart_workers(gateway)
-    message = gateway.wait_for_status(message_id, "delivered", timeout_s=30)
-    assert [one["status"] for one in message["segment_states"]] == ["delivered"] * 3
-    [row] = [row for row in carrier.submits(taken=False) if row["to"] == to[1:]]
-    assert row["text"] == "【沙箱】" + "长" * 150
+@contextlib.contextmanager
+def struck(gateway: GatewayProcess, point: str) -> Iterator[None]:
+    """One kill there, of whichever worker comes by first; afterwards both are ready again."""
+    folder = gateway.data_dir / "failpoints"
+    before = workers(gateway)
+    spec = f"{point}=kill#flow-{next(_numbers)}"
+    (folder / "armed.new").write_text(spec, "utf-8")
+    (folder / "armed.new").replace(armed_file(folder))
+    time.sleep(0.3)  # both workers have looked
+    try:
+        yield
+        eventually(lambda: fired_file(folder, spec).exists(), "a worker is killed", 15)
+    finally:
+        armed_file(folder).unlink()
+    until_others(gateway, before, 1)
 
 
-def test_a_text_that_left_whole_and_was_not_answered_is_uncertain_after_a_kill(gateway):
-    """Its one submit is journalled for each segment: no part of it is sent again."""
-    carrier = gateway.carriers["vendor-d"]
-    carrier.behave(silent=True)
-    to = f"+86192{next(_numbers)}"
-    message_id = gateway.accept(to=to, text="长" * 150, **{"class": "marketing"})
-    eventually(lambda: carrier.counts()["silent"], "it has left", 10)
-    restart_workers(gateway)
-    assert gateway.wait_for_status(message_id, "uncertain", timeout_s=20)["segments"] == 3
-    assert len([row for row in carrier.submits(taken=False) if row["to"] == to[1:]]) == 1
+def test_a_report_that_was_read_and_not_kept_comes_again(gateway, network):
+    """Killed before the COMMIT: nobody answered it, so the carrier still has it."""
+    carrier = gateway.carriers[network]
+    carrier.behave(receipt_delay_ms=4000)
+    message_id = gateway.accept(to=a_number(network), text="你好", **{"class": "transactional"})
+    gateway.wait_for_status(message_id, "submitted")
+    answered = carrier.counts()["reports_answered"]
+    with struck(gateway, "settle.before_commit"):
+        pass  # the report is on its way
+    gateway.wait_for_status(message_id, "delivered", timeout_s=30)
+    eventually(lambda: carrier.counts()["reports_answered"] > answered, "it is answered", 10)
+
+
+def test_a_rolling_restart_hands_the_port_over_and_loses_nothing(gateway):
+    """The SMG's connection ends and comes back to the next worker."""
+    carrier = gateway.carriers["unicom-a"]
+    carrier.behave(receipt_delay_ms=1000)
+    before = workers(gateway)
+    ids = [gateway.accept(to=a_number("unicom-a"), text="你好") for _ in range(20)]
+    restarted = gateway.command("restart")
+    assert restarted.returncode == 0, restarted.stdout + restarted.stderr
+    assert set(workers(gateway).values()).isdisjoint(before.values())
+    ids += [gateway.accept(to=a_number("unicom-a"), text="你好") for _ in range(20)]
+    for message_id in ids:
+        assert (
+            gateway.wait_for_status(message_id, "delivered", timeout_s=30)["duplicate_risk"]
+            is False
+        )
+
+
+# -- texts from phones -------------------------------------------------------------------------
+
+
+def inbound(gateway: GatewayProcess, number: str) -> list[Json]:
+    try:
+        answer = gateway.request("GET", "/v1/inbound-messages?limit=1000")
+    except httpx.TransportError:  # the worker that had the connection was killed
+        return []
+    assert answer.status_code == 200, answer.text
+    return [one for one in answer.json()["data"] if one["from"] == number]
+
+
+def received(gateway: GatewayProcess, number: str, timeout_s: float = 10.0) -> Json:
+    found = eventually(lambda: inbound(gateway, number), f"a text of {number}", timeout_s)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_phones_answer_is_told_and_an_opt_out_obeyed(gateway, network):
+    number = a_number(network)
+    sent = gateway.accept(to=number, text="促销", **{"class": "marketing"})
+    gateway.wait_for_status(sent, "delivered")
+    gateway.carriers[network].phone(sender=number, to=TO, text="回复ＴＤ")
+    text = received(gateway, number)
+    assert (text["channel"], text["to"], text["text"]) == (network, TO, "回复ＴＤ")
+    assert (text["probable_parent"], text["opted_out"]) == (sent, True)
+    told = functools.partial(gateway.sink.events, text["id"])
+    eventually(lambda: len(told()) >= 2, "its webhooks")
+    assert {event["type"] for event in told()} == {"inbound.received", "recipient.opted_out"}
+
+
+def test_a_phones_long_text_is_joined_over_a_kill(gateway, network):
+    """In any order, one segment twice, two of them before and one after the workers died."""
+    number, words = a_number(network), "长短信😀" * 38
+    carrier = gateway.carriers[network]
+    text = {"sender": number, "to": TO, "text": words, "reference": 9}
+    joins = gateway.metric("inbound_joins")
+    carrier.phone(**text, only=[3, 1, 3])
+    eventually(lambda: gateway.metric("inbound_joins") > joins, "the first segments wait", 10)
+    eventually(lambda: carrier.counts()["reports_waiting"] == 0, "they are answered", 10)
+    kill_both(gateway)
+    carrier.phone(**text, only=[2])
+    found = received(gateway, number, 30)
+    assert (found["text"], found["segments"], found["incomplete"]) == (words, 3, False)
+
+
+@pytest.mark.parametrize("point", ["inbound.before_commit", "inbound.committed"])
+def test_a_phones_text_is_kept_once_whenever_the_worker_dies(gateway, network, point):
+    number = a_number(network)
+    carrier = gateway.carriers[network]
+    answered = carrier.counts()["reports_answered"]
+    with struck(gateway, point):
+        carrier.phone(sender=number, to=TO, text="收到")
+    received(gateway, number, 30)
+    eventually(lambda: carrier.counts()["reports_answered"] > answered, "it is answered", 30)
+    assert len(inbound(gateway, number)) == 1
 
 
 def test_strangers_on_the_smgs_port_disturb_nobody(gateway):

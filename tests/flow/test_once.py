@@ -27,7 +27,7 @@ def gateway() -> Iterator[GatewayProcess]:
     gateway = GatewayProcess(workers=2)
     gateway.env["SMSGW_FAILPOINT"] = WATCH
     with gateway:
-        eventually(gateway.all_links_up, "the links", 20)
+        eventually(gateway.all_links_up, "the links")
         yield gateway
 
 
@@ -75,7 +75,7 @@ def test_fifty_at_once_over_two_workers_are_one_message(gateway, burst):
     assert replays == {"true": 49, None: 1}
     assert stored(gateway) == before + 1
     message_id = answers[0].json()["id"]
-    gateway.wait_for_status(message_id, "delivered", timeout_s=30)
+    gateway.wait_for_status(message_id, "delivered")
     assert len(gateway.submits_of(body["to"])) == 1
 
 
@@ -133,12 +133,12 @@ def test_a_kill_between_commit_and_answer_is_resolved_by_the_retry(gateway, poin
             return answer if answer.status_code == 202 else None
         return None
 
-    answer = eventually(retry, "a 202 for the retry", 30)
+    answer = eventually(retry, "a 202 for the retry")
     assert answer is not None
     assert answer.headers.get("idempotent-replayed") == ("true" if is_stored else None)
     assert answer.json()["client_ref"] == body["client_ref"]
     assert stored(gateway) == before + 1
-    gateway.wait_for_status(answer.json()["id"], "delivered", timeout_s=30)
+    gateway.wait_for_status(answer.json()["id"], "delivered")
     assert len(gateway.submits_of(body["to"])) == 1
     [again] = ask(gateway, [("/v1/messages", body)], point)
     assert again.content == answer.content

@@ -31,7 +31,7 @@ def gateway() -> Iterator[GatewayProcess]:
     gateway = GatewayProcess(workers=2, valkey_timeout_s="0.1")
     gateway.env["SMSGW_FAILPOINT"] = WATCH
     with gateway:
-        eventually(gateway.all_links_up, "the links", 20)
+        eventually(gateway.all_links_up, "the links")
         yield gateway
 
 
@@ -84,7 +84,7 @@ def answered(gateway: GatewayProcess, to: str, key: str | None, path: str) -> ht
             return code(gateway, to, key, path)
         return None
 
-    found = eventually(ask, "an answer", 30)
+    found = eventually(ask, "an answer")
     assert found is not None
     return found
 
@@ -101,17 +101,19 @@ def test_killed_behind_the_count_the_retry_is_sent_once(gateway, path):
     assert said(code(gateway, to)) == CAP
     told = first.json()
     message_id = told["id"] if path == "/v1/messages" else told["accepted"][0]["id"]
-    gateway.wait_for_status(message_id, "delivered", timeout_s=30)
+    gateway.wait_for_status(message_id, "delivered")
     assert len(gateway.submits_of(to)) == 1
     gateway.wait_ready()
 
 
 def test_killed_behind_the_count_without_a_key_it_ends_by_itself(gateway):
     to = number()
+    began = time.monotonic()
     kill_at_the_count(gateway, to, None, "/v1/messages")
     refused = answered(gateway, to, None, "/v1/messages")
     assert said(refused) == CAP
-    assert 50 <= int(refused.headers["retry-after"]) <= 60  # not the hour's, nor the day's
+    past_s = time.monotonic() - began
+    assert 59 - past_s <= int(refused.headers["retry-after"]) <= 60  # not the hour's, nor the day's
     assert gateway.submits_of(to) == []
     assert said(answered(gateway, number(), None, "/v1/messages")) == (202, None)
     gateway.wait_ready()
@@ -150,7 +152,7 @@ def test_without_valkey_codes_go_out_and_each_worker_counts_for_itself(gateway):
     assert (202, None) in found
     # a tenant's limit has Valkey too; what this guard refuses would say so
     assert CAP not in found
-    assert longest_s < 3  # some 0.1 s for each question, on a busy machine
+    assert longest_s < 10  # some 0.1 s for each question, and what a busy machine adds
     assert [one for one in once_more if one[0] == 202] in ([], [(202, None)])
     assert CAP in once_more
 
@@ -161,7 +163,7 @@ def test_without_valkey_codes_go_out_and_each_worker_counts_for_itself(gateway):
             waits(gateway, fresh) == ["policy.frequency_cap"] for _ in range(8)
         )
 
-    eventually(is_known_to_both, "counted together", 15)
+    eventually(is_known_to_both, "counted together")
 
 
 def test_the_sandbox_sends_one_code_a_minute_to_a_number(gateway):

@@ -46,7 +46,7 @@ def all_end_well(gateway: GatewayProcess, sent: dict[str, str], *states: str) ->
     """
     marked = {}
     for message_id, number in sent.items():
-        message = gateway.wait_for_status(message_id, "delivered", *states, timeout_s=20)
+        message = gateway.wait_for_status(message_id, "delivered", *states)
         marked[number.lstrip("+")] = message["duplicate_risk"]
     copies = dict.fromkeys(marked, 0)
     for row in gateway.submits_of(*sent.values()):
@@ -65,10 +65,10 @@ def one_more(gateway: GatewayProcess, earlier: dict[str, str]) -> None:
             return None
         return str(answer.json()["id"]) if answer.status_code == 202 else None
 
-    message_id = eventually(try_it, "a text is accepted again", 20)
+    message_id = eventually(try_it, "a text is accepted again")
     assert message_id is not None
     assert message_id > max(earlier)  # fixed-width hexadecimal, in order of time
-    gateway.wait_for_status(message_id, "delivered", timeout_s=20)
+    gateway.wait_for_status(message_id, "delivered")
 
 
 def has_event(gateway: GatewayProcess, message_id: str, wanted: str) -> bool:
@@ -129,10 +129,10 @@ def test_kill_9_and_it_works_again(gateway, name):
     gateway.kill(name)
     if name == "supervisor":
         below = [pid for n, pid in before.items() if n != "supervisor"]
-        eventually(lambda: not any(is_alive(pid) for pid in below), "its children end with it", 15)
+        eventually(lambda: not any(is_alive(pid) for pid in below), "its children end with it")
         gateway.start()
     else:
-        eventually(lambda: gateway.pids().get(name) not in (None, before[name]), "a new one", 20)
+        eventually(lambda: gateway.pids().get(name) not in (None, before[name]), "a new one")
         gateway.wait_ready()
     for carrier in gateway.carriers.values():
         carrier.behave(latency_ms=5, receipt_delay_ms=100)
@@ -156,7 +156,7 @@ def test_a_worker_that_dies_young_twice_gives_no_id_twice(gateway):
     for _ in range(3):
         sent |= send_some(gateway, 20)
         before = gateway.kill("worker-0")
-        eventually(functools.partial(is_another_worker, gateway, before), "a new one", 20)
+        eventually(functools.partial(is_another_worker, gateway, before), "a new one")
         gateway.wait_ready()
     assert len(sent) == 60
     all_end_well(gateway, sent)
@@ -186,7 +186,7 @@ def test_a_worker_that_cannot_be_talked_to_is_replaced_too(gateway):
     sent = send_some(gateway, 5)
     pid = gateway.pids()["worker-0"]
     os.kill(pid, signal.SIGTERM)
-    eventually(lambda: gateway.pids().get("worker-0") not in (None, pid), "a new one", 40)
+    eventually(lambda: gateway.pids().get("worker-0") not in (None, pid), "a new one")
     gateway.wait_ready()
     all_end_well(gateway, sent)
     one_more(gateway, sent)

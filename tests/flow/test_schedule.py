@@ -42,7 +42,7 @@ def running() -> Iterator[GatewayProcess]:
 @pytest.fixture
 def gateway(running: GatewayProcess) -> GatewayProcess:
     running.calm()
-    eventually(running.all_links_up, "every channel has its sessions", 20)
+    eventually(running.all_links_up, "every channel has its sessions")
     return running
 
 
@@ -64,7 +64,7 @@ def test_it_waits_is_told_and_goes_when_due(gateway: GatewayProcess) -> None:
     assert (view["status"], view["sequence"]) == ("scheduled", 2)
     assert view["send_at"] > view["created_at"]
     assert gateway.submits_of(number) == []
-    told = gateway.wait_for_status(message_id, "delivered", timeout_s=20)
+    told = gateway.wait_for_status(message_id, "delivered")
     assert len(gateway.submits_of(number)) == 1
     assert told["submitted_at"] >= told["send_at"]
     steps = [step["step"] for step in gateway.timeline(message_id)]
@@ -80,9 +80,9 @@ def test_a_kill_between_the_202_and_the_hour_loses_nothing(gateway: GatewayProce
     for name in ("worker-0", "worker-1", "postgres"):
         gateway.kill(name)
     for message_id, _ in sent:
-        eventually(lambda i=message_id: _reads(gateway, i), "it can be read again", 30)  # type: ignore[misc]
+        eventually(lambda i=message_id: _reads(gateway, i), "it can be read again")  # type: ignore[misc]
     for message_id, number in sent:
-        gateway.wait_for_status(message_id, "delivered", timeout_s=40)
+        gateway.wait_for_status(message_id, "delivered")
         assert len(gateway.submits_of(number)) == 1
 
 
@@ -101,9 +101,9 @@ def test_an_hour_that_passes_while_everything_is_down(gateway: GatewayProcess) -
     gateway._kill_all()
     time.sleep(8)
     gateway.start()
-    gateway.wait_for_status(on_time[0], "delivered", timeout_s=30)
+    gateway.wait_for_status(on_time[0], "delivered")
     assert len(gateway.submits_of(on_time[1])) == 1
-    told = gateway.wait_for_status(too_late[0], "expired", timeout_s=30)
+    told = gateway.wait_for_status(too_late[0], "expired")
     assert told["reason"] == "validity.expired"
     assert gateway.submits_of(too_late[1]) == []
 
@@ -147,9 +147,9 @@ def test_a_suppression_stops_what_was_accepted_before_it(gateway: GatewayProcess
         return set(answers) == {422}
 
     eventually(all_refuse, "every process knows it", 5)
-    told = gateway.wait_for_status(scheduled, "rejected", timeout_s=20)
+    told = gateway.wait_for_status(scheduled, "rejected")
     assert told["reason"] == "policy.opted_out"
-    gateway.wait_for_status(other, "delivered", timeout_s=20)
+    gateway.wait_for_status(other, "delivered")
     answer = gateway.request("DELETE", f"/v1/suppressions/{made.json()['id']}")
     assert answer.status_code == 204
     gateway.wait_for_status(

@@ -6,14 +6,15 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.inbound import InboundDesk, InboundPolicy
+from gateway.inbound import InboundDesk
+from gateway.inbound_commit import InboundCommit, InboundPolicy
 from gateway.notices import Notice
 from gateway.owners import Owners
 from sms.config import Channel, Route, Snapshot, Tenant
@@ -50,7 +51,9 @@ def snapshot() -> Snapshot:
 class Desk:
     """One process's desk, what it answered and what it told."""
 
-    def __init__(self, world: World, policy: InboundPolicy | None = None) -> None:
+    def __init__(
+        self, world: World, policy: InboundPolicy | None = None, **clocks: Callable[[], float]
+    ) -> None:
         self.world = world
         self.answers: list[tuple[object, bool]] = []
         self.notices: list[Notice] = []
@@ -68,6 +71,7 @@ class Desk:
             told=self,
             suppressed=self.refresh,
             policy=policy,
+            **clocks,
         )
         self.desk.reconfigure(snapshot())
 
@@ -201,10 +205,8 @@ async def test_two_processes_that_take_the_last_segments_at_once_make_one_text(
     desk: Desk, other: Desk
 ):
     for round_ in range(20):
-        mark = {"mark": None}
         texts = [
-            text_of(f"{round_}.{n}", n, **(mark | {"mark": SegmentMark(round_, 4, n, 16)}))
-            for n in range(1, 5)
+            text_of(f"{round_}.{n}", n, mark=SegmentMark(round_, 4, n, 16)) for n in range(1, 5)
         ]
         random.shuffle(texts)
         await asyncio.gather(desk.take(*texts[:3]), other.take(*texts[1:]))
@@ -230,7 +232,8 @@ async def test_what_waited_long_enough_is_told_as_it_is(world: World):
 async def test_two_processes_release_a_long_text_once(world: World):
     first = Desk(world, InboundPolicy(join_s=0.3))
     second = Desk(await World.make(world.dsn, slot=1), InboundPolicy(join_s=0.3))
-    await first.take(*(segment("x", 1, 2, number=f"86138001380{n:02}") for n in range(20)))
+    mark = SegmentMark(77, 2, 1, 8)
+    await first.take(*(text_of("x", mark=mark, number=f"86138001380{n:02}") for n in range(20)))
     first.desk._polled_at = second.desk._polled_at = -10.0
     await asyncio.sleep(0.4)
     await asyncio.gather(first.desk.round(), second.desk.round())
@@ -317,25 +320,112 @@ async def test_at_the_end_what_is_committed_is_waited_for_and_nothing_begins(des
     running.cancel()
 
 
-async def test_one_bad_text_holds_nobody_up_and_is_given_up_at_last(desk: Desk, monkeypatch):
-    make = InboundDesk._make
+@pytest.fixture
+def bad(monkeypatch) -> None:
+    """Texts that begin with "bad" crash whoever makes messages of them."""
+    make = InboundCommit._make
 
-    def crash(outcome, one, *rest, **more):
-        if one.text.text == "bad":
+    def crash(outcome, one, owned, text, **more):
+        if text.startswith("bad"):
             raise ValueError("crash")
-        make(outcome, one, *rest, **more)
+        make(outcome, one, owned, text, **more)
 
-    monkeypatch.setattr(InboundDesk, "_make", staticmethod(crash))
-    for turn in range(5):
-        await desk.take(text_of("bad", f"b{turn}"), text_of(f"good {turn}", f"g{turn}"))
-    assert [good for token, good in desk.answers if str(token).startswith("g")] == [True] * 5
-    assert [good for token, good in desk.answers if str(token).startswith("b")] == [False] * 4 + [
-        True
+    monkeypatch.setattr(InboundCommit, "_make", staticmethod(crash))
+
+
+async def quarantined(world: World) -> list[tuple[str, str, bytes]]:
+    async with world.pool.acquire() as conn:
+        rows = await conn.fetch("SELECT step, error, row FROM quarantine")
+    return [tuple(row) for row in rows]
+
+
+@pytest.mark.usefixtures("bad")
+async def test_one_bad_text_holds_nobody_up_and_is_set_aside_before_it_is_answered(world: World):
+    clock = 100.0
+    desk = Desk(world, monotonic=lambda: clock)
+    await desk.take(text_of("bad", "b"), text_of("good", "g"))
+    assert desk.answers == [("g", True)]  # not "later": the carrier may not come again
+    for again_s in (1, 2, 4, 8):
+        assert await quarantined(world) == []
+        clock += again_s - 0.1
+        await desk.take(text_of("bad", f"b{again_s}"))  # sent again meanwhile
+        clock += 0.1
+        await desk.desk.round()
+    assert desk.answers[1:] == [(token, True) for token in ("b", "b1", "b2", "b4", "b8")]
+    [(step, error, row)] = await quarantined(world)
+    assert (step, error) == ("inbound", "ValueError")
+    assert b"bad" not in row
+    assert desk.desk.pending_floor() is None
+    assert desk.ends("failed") == 5
+
+
+@pytest.mark.usefixtures("bad")
+async def test_a_text_that_cannot_be_set_aside_either_is_left_to_the_carrier(
+    world: World, monkeypatch
+):
+    clock = 100.0
+    desk = Desk(world, monotonic=lambda: clock)
+
+    async def fails(*_):
+        raise ValueError("no room for it")
+
+    monkeypatch.setattr(desk.store, "quarantine", fails)
+    desk.desk.receive(MOBILE, [text_of("bad", "b")])
+    for _ in range(5):
+        assert desk.answers == []
+        await desk.desk.round()
+        clock += 10.0
+    assert desk.answers == [("b", False)]
+    assert desk.desk.pending_floor() is None
+
+
+@pytest.mark.usefixtures("bad")
+async def test_a_bad_long_text_leaves_the_others_and_the_loop_alive(world: World):
+    clock = 100.0
+    desk = Desk(world, InboundPolicy(join_s=0.0), monotonic=lambda: clock)
+    lonely = [
+        segment(text, 1, 2, number=f"861380013800{n}") for n, text in enumerate(("a", "bad", "c"))
     ]
-    async with desk.world.pool.acquire() as conn:
-        [row] = await conn.fetch("SELECT step, error, row FROM quarantine")
-    assert (row["step"], row["error"]) == ("inbound", "ValueError")
-    assert b"bad" not in row["row"]
+    await desk.take(*lonely)
+    async with world.pool.acquire() as conn:
+        await conn.execute(
+            "INSERT INTO inbound_joins VALUES ('\\x01', 7, '\\x02', clock_timestamp())"
+        )
+    for _ in range(4):
+        clock += 1.0
+        await desk.desk.round()
+    assert sorted(event["data"]["text"] for event in desk.events) == ["a[…]", "c[…]"]
+    clock += 1.0
+    await desk.desk.round()
+    errors = sorted(error for _, error, _ in await quarantined(world))
+    assert errors[0] == "ValueError"  # the other is the row that does not open
+    assert len(errors) == 2
+    assert await desk.store.waiting() == 0
+    assert desk.desk.pending_floor() is None
+
+
+async def test_the_loop_outlives_a_defect(desk: Desk, monkeypatch):
+    due, fails = desk.store.due, 2
+
+    async def broken(most):
+        nonlocal fails
+        if fails:
+            fails -= 1
+            raise ValueError("a defect")
+        return await due(most)
+
+    monkeypatch.setattr(desk.store, "due", broken)
+    monkeypatch.setattr("gateway.inbound.AWAY_S", 0.01)
+    monkeypatch.setattr("gateway.inbound.POLL_S", 0.01)
+    running = asyncio.create_task(desk.desk.run())
+    desk.desk.receive(MOBILE, [text_of("a", "t1")])
+    for _ in range(1000):
+        if desk.answers and not fails:
+            break
+        await asyncio.sleep(0.01)
+    assert desk.answers == [("t1", True)]
+    assert not running.done()
+    running.cancel()
 
 
 @settings(

@@ -11,6 +11,7 @@ from sms.errors import KeyBusy, KeyTaken, OutcomeUnknown, RefsTaken, StoreUnavai
 from sms.model import MessageClass
 from store import database
 from store import intake as intake_module
+from store.accept import Acceptor
 from store.intake import FORGET_SQL, LOOK_SQL, Intake
 from tests.support.cutter import Cutter
 from tests.support.postgres import World, text
@@ -220,13 +221,20 @@ async def test_one_key_that_is_not_let_go_holds_up_nobody_else_for_long(world, s
     futures = [acceptor.accept([text()], keys=[key(world, b"%d" % n)]) for n in range(40)]
     began = time.monotonic()
     results = await asyncio.gather(*futures, return_exceptions=True)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 10  # 20 s, if each of the others waited as long
     assert [n for n, result in enumerate(results) if result is not None] == [7]
     assert isinstance(results[7], KeyBusy)
     await stranger.execute("ROLLBACK")
     await acceptor.accept([text()], keys=[key(world, b"7")])
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """Who waits for another's key waits so long that it cannot be the machine that was slow."""
+    monkeypatch.setattr(Acceptor._flush, "__defaults__", (20_000,))
+
+
+@pytest.mark.usefixtures("patient")
 async def test_who_has_no_key_does_not_wait_for_them(world, stranger):
     acceptor = await world.acceptor()
     await hold(stranger, world, key(world))
@@ -234,7 +242,7 @@ async def test_who_has_no_key_does_not_wait_for_them(world, stranger):
     await asyncio.sleep(0.05)
     began = time.monotonic()
     await asyncio.gather(*[acceptor.accept([text()]) for _ in range(100)])
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 10
     await stranger.execute("ROLLBACK")
     await busy
 
@@ -297,7 +305,7 @@ async def test_in_doubt_the_key_stays_held_and_the_retry_finds_the_truth(world):
         holder = acceptor.holder([key(world)])
         assert holder is not None
         cutter.is_open = True
-        await asyncio.wait_for(holder, 10)
+        await asyncio.wait_for(holder, 60)
         with pytest.raises(KeyTaken) as caught:
             await acceptor.accept([text()], keys=[key(world)])
         assert caught.value.first_id == message.id
@@ -405,6 +413,7 @@ def code(**fields):
     return text(message_class=MessageClass.OTP, **fields)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_login_code_without_a_key_neither_waits_nor_fails_for_anothers_key(world, stranger):
     acceptor = await world.acceptor()
     await hold(stranger, world, key(world, b"busy"))
@@ -414,7 +423,7 @@ async def test_a_login_code_without_a_key_neither_waits_nor_fails_for_anothers_k
     plain = [acceptor.accept([code()]) for _ in range(3)]
     keyed = [acceptor.accept([code()], keys=[key(world, name)]) for name in (b"busy", b"free")]
     await asyncio.gather(first, *plain)
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 10
     results = await asyncio.gather(*keyed, return_exceptions=True)
     assert isinstance(results[0], KeyBusy)
     assert results[1] is None
@@ -422,7 +431,7 @@ async def test_a_login_code_without_a_key_neither_waits_nor_fails_for_anothers_k
     busy = acceptor.accept([code()], keys=[key(world, b"busy")])
     await asyncio.sleep(0.02)
     await acceptor.accept([code()])  # behind a flush that waits
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 10
     with pytest.raises(KeyBusy):
         await busy
     await stranger.execute("ROLLBACK")
@@ -438,7 +447,7 @@ async def test_login_codes_behind_one_in_doubt_are_refused_while_the_store_is_aw
         with pytest.raises(OutcomeUnknown):
             await lost
         with pytest.raises(StoreUnavailable):
-            await asyncio.wait_for(behind, 2)
+            await asyncio.wait_for(behind, 60)
         cutter.is_open = True
 
 

@@ -104,7 +104,7 @@ async def test_a_wiped_or_restarted_valkey_is_used_again_at_once(valkey: ValkeyS
 
 
 async def until_back(leases: Leases) -> None:
-    async with asyncio.timeout(3.0):
+    async with asyncio.timeout(60):
         while leases.is_away:  # noqa: ASYNC110 (what it becomes is all there is to see)
             await asyncio.sleep(0.01)
 
@@ -122,14 +122,16 @@ async def test_without_an_answer_each_process_has_its_share(valkey: ValkeyServer
             valkey.ask(b"CONFIG SET maxmemory 1\r\n")
         began = time.monotonic()
         lack = await leases.ask([(lease, 1)], began)
-        assert time.monotonic() - began < 0.5  # 50 ms, and what a busy machine adds
+        assert time.monotonic() - began < 3  # 50 ms, and what a busy machine adds
         assert lack is not None, "the share is empty at the start"
         assert leases.is_away
-        taken = 0
-        while time.monotonic() < began + 1.0:
-            taken += await leases.ask([(lease, 1)], time.monotonic()) is None
+        taken, asked_at = 0, began
+        while asked_at < began + 1.0:
+            asked_at = time.monotonic()
+            taken += await leases.ask([(lease, 1)], asked_at) is None
             await asyncio.sleep(0.01)
-        assert 8 <= taken <= 10
+        assert taken <= 10 * (asked_at - began) + 1
+        assert taken >= 8
         if how == "silent":
             valkey.signal(signal.SIGCONT)
         elif how == "killed":

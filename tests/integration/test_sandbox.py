@@ -16,6 +16,13 @@ import pytest
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 ESME_RINVPASWD = 0x0E
+# a number of each network, and its primary
+NETWORKS = [
+    ("+8613800138000", "mobile-a"),
+    ("+8618600138000", "unicom-a"),
+    ("+8618900138000", "telecom-a"),
+    ("+12025550100", "vendor-a"),
+]
 
 
 @pytest.fixture
@@ -46,7 +53,7 @@ def smsgw(env, *words):
 
 def bind_status(port, password):
     """command_status of the answer to a bind_transceiver, in bytes by hand (SMPP 3.4, 4.1.5)."""
-    body = b"sandbox\0" + password.encode() + b"\0\0" + b"\x34\0\0\0"
+    body = b"vendor\0" + password.encode() + b"\0\0" + b"\x34\0\0\0"
     with socket.create_connection(("127.0.0.1", port), 5) as peer:
         peer.sendall(struct.pack(">IIII", 16 + len(body), 9, 0, 1) + body)
         answer = peer.recv(16, socket.MSG_WAITALL)
@@ -96,22 +103,28 @@ def test_a_text_travels_and_a_second_start_finds_everything(env):
             "carriers",
             "sink",
         }
-        assert [c["name"] for c in described["carriers"]] == [f"carrier-{x}" for x in "abcd"]
+        assert [(c["name"], c["protocol"]) for c in described["carriers"]] == [
+            ("mobile-a", "cmpp3"),
+            ("unicom-a", "sgip"),
+            ("telecom-a", "smgp"),
+            ("vendor-a", "smpp"),
+        ]
         assert described["api_key"] in sandbox.told["sandbox"]["curl"]
-        port = described["carriers"][0]["port"]
+        port = described["carriers"][-1]["port"]
         assert bind_status(port, "wrong") == ESME_RINVPASWD
         assert bind_status(port, (data_dir / "sandbox" / "carrier.pw").read_text().strip()) == 0
-        sent = smsgw(env, "send", "+8613800138000", "你好", "--class", "otp")
-        assert sent.returncode == 0, sent.stderr
-        message_id = sent.stdout.splitlines()[0]
-        end = time.monotonic() + 5
-        while True:
-            shown = smsgw(env, "status", message_id, "--timeline")
-            if "delivered" in shown.stdout.splitlines()[0]:
-                break
-            assert time.monotonic() < end, shown.stdout
-        assert "receipt" in shown.stdout
-        assert "on carrier-a" in shown.stdout
+        for to, channel in NETWORKS:
+            sent = smsgw(env, "send", to, "你好", "--class", "otp")
+            assert sent.returncode == 0, sent.stderr
+            message_id = sent.stdout.splitlines()[0]
+            end = time.monotonic() + 60
+            while True:
+                shown = smsgw(env, "status", message_id, "--timeline")
+                if "delivered" in shown.stdout.splitlines()[0]:
+                    break
+                assert time.monotonic() < end, shown.stdout
+            assert "receipt" in shown.stdout
+            assert f"on {channel}" in shown.stdout
         applied = smsgw(env, "apply", str(data_dir / "sandbox.yaml"))
         assert applied.returncode == 0
         assert "unchanged" in applied.stdout

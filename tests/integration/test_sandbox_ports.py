@@ -22,11 +22,11 @@ def test_a_port_taken_meanwhile_is_replaced(tmp_path, monkeypatch):
     with socket.socket() as other:
         # as servers do: an earlier test's connections may still linger on the port
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(("127.0.0.1", first.smpp[0]))
+        other.bind(("127.0.0.1", first.carrier[0]))
         other.listen()
         second = sandbox.choose_ports(file, set())
-    assert second.smpp[0] not in first.all()
-    assert second.smpp[1:] == first.smpp[1:]
+    assert second.carrier[0] not in first.all()
+    assert second.carrier[1:] == first.carrier[1:]
 
 
 def test_the_gateway_s_own_ports_are_left_alone(tmp_path):

@@ -176,7 +176,7 @@ async def test_many_due_at_once_do_not_keep_otp_waiting(dsn: str, tmp_path: Path
 
     SMSGW_TEST_DUE=1000000 makes it a million.
     """
-    count = int(os.environ.get("SMSGW_TEST_DUE", "50000"))
+    count = int(os.environ.get("SMSGW_TEST_DUE", "20000"))
     async with inside(dsn, tmp_path) as worker:
         worker.run()
         renewing = asyncio.create_task(_renew_forever(worker))
@@ -201,8 +201,9 @@ async def test_many_due_at_once_do_not_keep_otp_waiting(dsn: str, tmp_path: Path
             f" p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {waits[-1] * 1000:.1f} ms of {len(waits)}"
         )
         assert worker.metrics.scheduled_due_total.samples()[0][1] == [count]
-        assert p50 < 250  # the machine may be busy; without the classes' order it is minutes
-        assert waits[-1] < 5
+        # Without the classes' order they would wait for about all that is taken up.
+        assert p50 / 1000 < 0.1 * took_s
+        assert waits[-1] < max(5, 0.5 * took_s)
 
 
 async def _renew_forever(worker: Inside) -> None:

@@ -104,7 +104,7 @@ async def test_time_ends_a_run_too(tmp_path):
     _, told = await run(server, tmp_path / "sent", seconds=0.3, messages=0)
     result = told[-1]
     assert result["accepted"] == sum(server.numbers.values()) > 0
-    assert result["last_answer_at"] - result["first_sent_at"] < 5
+    assert result["last_answer_at"] - result["first_sent_at"] < 20
 
 
 async def test_refused_and_lost_are_told_and_the_client_goes_on(tmp_path):

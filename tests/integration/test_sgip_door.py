@@ -12,7 +12,7 @@ import time
 import pytest
 
 from adapters.session import SessionPolicy
-from adapters.sgip import pdu
+from adapters.sgip import door, pdu
 from adapters.sgip.channel import SgipChannel
 from adapters.sgip.door import Door
 from gateway.listener import Listener
@@ -180,6 +180,7 @@ async def test_a_wrong_login_is_told_so_and_closed(rig, wrong, result):
     async with asyncio.timeout(5):
         data = await reader.read()
     assert (len(data), data[20]) == (29, result)
+    assert rig.door.sessions() == {7: 0}
     writer.close()
     await until(lambda: rig.door.connections() == 0)
 
@@ -212,15 +213,69 @@ async def test_noise_ends_its_own_connection_only(rig, noise):
     await until(lambda: rig.sink.received)
 
 
-async def test_who_never_logs_in_is_sent_away():
-    rig = Rig(response_timeout_s=0.3)
+@pytest.mark.parametrize("words", [b"", bind_asked()[:-1]])
+async def test_who_never_logs_in_is_sent_away(monkeypatch, words):
+    """Silent or slow: each octet in time does not make the login in time."""
+    monkeypatch.setattr(door, "TICK_S", 0.1)
+    rig = Rig(response_timeout_s=0.5)
+
+    async def trickle(writer: asyncio.StreamWriter) -> None:
+        for octet in words:
+            writer.write(bytes((octet,)))
+            await asyncio.sleep(0.05)  # 3 s for all of them
+
     try:
         reader, writer = await rig.connect()
-        async with asyncio.timeout(5):
-            assert await reader.read() == b""
-        writer.close()
+        trickling = asyncio.create_task(trickle(writer))
+        async with asyncio.timeout(2.5):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        await until(lambda: rig.door.connections() == 0)
+        trickling.cancel()
+        # one that is logged in may be silent as long as it likes
+        caller = await rig.caller()
+        await asyncio.sleep(0.8)
+        caller.report(ID)
+        await until(lambda: rig.sink.received)
     finally:
         await rig.close()
+
+
+async def test_several_smgs_are_answered_each_over_its_own_connection(rig):
+    """Two of one account, and one of another channel from the same address."""
+    rig.door.set_channels([a_channel(), a_channel(8, login_name="other", password="5678")])
+    callers = [await rig.caller(), await rig.caller(), await rig.caller("other", "5678")]
+    for place, caller in enumerate(callers):
+        caller.report(pdu.pack_sequence(3010012345, 1121203230, place).hex())
+    await until(lambda: len(rig.sink.received) == 3)
+    assert rig.door.sessions() == {7: 2, 8: 1}
+    by_id = {report.carrier_id: report for report in rig.sink.received}
+    reports = [by_id[key] for key in sorted(by_id)]
+    assert [report.channel for report in reports] == [7, 7, 8]
+    rig.door.answer([reports[1].token, reports[2].token], accepted=True)
+    for caller in callers[1:]:
+        await caller.read()
+    assert [caller.taken for caller in callers] == [0, 1, 1]
+    # the end of one is nothing to the others
+    callers[1].writer.close()
+    await until(lambda: rig.door.sessions() == {7: 1, 8: 1})
+    rig.door.answer([reports[0].token], accepted=True)
+    await callers[0].read()
+    assert callers[0].taken == 1
+
+
+async def test_beyond_the_bound_nobody_is_let_in_until_one_leaves(rig, monkeypatch):
+    monkeypatch.setattr(door, "GUESTS_MAXIMUM", 2)
+    first = await rig.caller()
+    await rig.caller()
+    reader, _ = await rig.connect()
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+    assert rig.door.connections() == 2
+    first.writer.close()
+    await until(lambda: rig.door.connections() == 1)
+    await rig.caller()
 
 
 async def test_a_changed_channel_sends_its_guests_away_and_an_unchanged_one_keeps_them(rig):

@@ -259,7 +259,7 @@ def test_a_frozen_worker_is_killed_and_replaced_and_the_other_is_left_alone(data
     os.kill(workers[0], signal.SIGSTOP)
     killed = up.until("killed")
     assert killed["child"] == "worker-0"
-    assert 1 < killed["silent_s"] < 10
+    assert 1 < killed["silent_s"] < 15  # of the setting, not of what it is without one
     assert up.until("ended")["how"] == "SIGKILL"
     wait_for(lambda: len(up.workers()) == 2 and up.workers() != workers)
     assert spawn.started_at(workers[0]) is None
@@ -377,7 +377,7 @@ def test_a_second_signal_ends_it_now(data_dir):
     time.sleep(0.5)
     assert up.process.poll() is None
     assert up.end(signal.SIGINT) == 1
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 20  # it would drain for 30
 
 
 def test_fsync_off_is_refused(data_dir):

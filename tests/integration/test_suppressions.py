@@ -9,6 +9,7 @@ import pytest
 from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
 from gateway.api.openapi_policy import SUPPRESSION_EXAMPLES
+from gateway.carrier_words import CarrierWords
 from gateway.suppressing import Suppressing
 from sms.model import MessageClass, State
 from store import database
@@ -17,6 +18,7 @@ from store.suppressions import SuppressionStore
 from telemetry.metrics import Metrics
 from tests.support.admin_world import World
 from tests.support.described import checker
+from tests.support.flow_kit import Kit
 from tests.support.inside import inside
 from tests.support.postgres import MASTER
 
@@ -35,10 +37,12 @@ class List:
         self.policy = SendingPolicy(None, Suppressions(keyring.number_index))
         metrics = Metrics()
         self.rejected: list[object] = []
+        self.words = CarrierWords(metrics)
         self.part = Suppressing(
             store=SuppressionStore(pool, keyring),
             policy=self.policy,
             ledger=_Live(),  # type: ignore[arg-type]  # what waits is all that is asked of it
+            words=self.words,
             reject=self.rejected.extend,
             metrics=metrics,
             monotonic=time.monotonic,
@@ -112,6 +116,33 @@ async def test_a_tenant_s_entry_holds_for_the_tenant_and_ends(world, lists, tena
     assert two.policy.watched == {MARKETING}
     new = await world.one.call("POST", PATH, key, {"to": NUMBER})
     assert (new.status_code, new.json()["classes"]) == (201, ["marketing"])
+
+
+async def test_a_number_that_a_carrier_refuses_for_good_is_suppressed_but_for_otp(
+    world, lists, tenant
+):
+    one, two = lists
+    number, _, key = tenant
+    message = Kit().message(tenant=number)
+    message.number = NUMBER[1:]
+    one.words.bad_number("mobile-a", message, "recipient.invalid")
+    await one.part.round()
+    assert one.words.waiting() == []
+    await one.part.round()
+    await two.part.round()
+    for part in (one, two):
+        assert part.refusal(number) == part.refusal(number, TRANSACTIONAL) == "recipient.invalid"
+        assert part.refusal(number, OTP) is None
+        assert part.refusal(number + 1) is None
+    [entry] = (await world.one.call("GET", PATH, key)).json()["data"]
+    assert (entry["to"], entry["reason"]) == (NUMBER, "invalid")
+    one.words.bad_number("mobile-a", message, "recipient.blocked")  # nothing new
+    await one.part.round()
+    assert (await world.one.call("GET", PATH, key)).json()["data"] == [entry]
+    asked = await world.one.call("POST", PATH, key, {"to": NUMBER})  # goes before a carrier's word
+    assert (asked.json()["id"], asked.json()["reason"]) == (entry["id"], "asked")
+    await two.part.refresh()
+    assert two.refusal(number) == "policy.opted_out"
 
 
 async def test_the_platform_s_and_a_tenant_s_list_are_two(world, lists, tenant):

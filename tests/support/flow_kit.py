@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from gateway.carrier_words import CarrierWords
 from gateway.channel import ChannelRuntime
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence, EvidencePolicy
@@ -193,7 +194,9 @@ class Kit:
         )
         self.matches = Matches(1000)
         self.journal = FakeJournal()
+        self.words = CarrierWords(self.metrics)
         self.settler = Settler(
+            words=self.words,
             ledger=self.ledger,
             dispatcher=self.dispatcher,
             evidence=self.evidence,

@@ -30,6 +30,7 @@ from tests.support.flow_kit import Clock, FakeChannel
 from tests.support.postgres import MASTER
 
 PAUSE_S = 0.005
+PATIENCE_S = 90.0  # with what must come; the machine may be busy
 AROUND_THE_CLOCK = {"marketing_opens_h": 0, "marketing_closes_h": 24}  # tests run at night too
 
 
@@ -179,12 +180,12 @@ class Inside:
 
     async def until_seen(self, message_id: int) -> None:
         """Turn the loop until the carriers have a message; nothing is answered."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE_S
         while message_id not in self.seen():
             assert time.monotonic() < end, "not in time"
             await asyncio.sleep(PAUSE_S)
 
-    async def until(self, is_true: Callable[[], object], timeout_s: float = 20.0) -> None:
+    async def until(self, is_true: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
         """Answer and turn the loop until something holds."""
         end = time.monotonic() + timeout_s
         while not is_true():
@@ -195,7 +196,7 @@ class Inside:
     async def drained(self) -> list[int]:
         """Everything is with the carriers and its row committed; the order they got it."""
         live = self.flow.ledger.live
-        await self.until(lambda: not live and not self.spill.total and not self._open(), 60.0)
+        await self.until(lambda: not live and not self.spill.total and not self._open())
         await self.life._committed()
         return self.seen()
 

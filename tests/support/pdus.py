@@ -1,9 +1,10 @@
-"""A submit_sm read by the book (SMPP 3.4, 4.4.1), without the gateway's own code."""
+"""Submits read by the book (SMPP 3.4, 4.4.1; CMPP 3.0, 7.4.3.1), without the gateway's own code."""
 
 import struct
 from dataclasses import dataclass
 
 SUBMIT_SM = 0x00000004
+CMPP_SUBMIT = 0x00000004
 UDHI = 0x40
 UNPACKED_GSM7 = 0x00
 UCS2 = 0x08
@@ -52,7 +53,7 @@ class Submit:
 
 
 def parse_submit(frame: bytes) -> Submit:
-    """One whole PDU, its length field included."""
+    """One whole submit_sm, its length field included."""
     length, command, status, _ = struct.unpack_from(">IIII", frame)
     assert (length, command, status) == (len(frame), SUBMIT_SM, 0)
     at = 16
@@ -88,3 +89,27 @@ def parse_submit(frame: bytes) -> Submit:
         header = (body[3], body[4], body[5])
         body = body[6:]
     return Submit(to, esm_class, registered_delivery, data_coding, header, body)
+
+
+def parse_cmpp3_submit(frame: bytes) -> Submit:
+    """One whole CMPP_SUBMIT of version 3.0 to one number."""
+    length, command, _ = struct.unpack_from(">III", frame)
+    assert (length, command) == (len(frame), CMPP_SUBMIT)
+    registered_delivery = frame[12 + 10]  # behind Msg_Id, Pk_total, Pk_number
+    # Msg_level, Service_Id, Fee_UserType, Fee_terminal_Id, Fee_terminal_type
+    at = 12 + 11 + 1 + 10 + 1 + 32 + 1
+    _, has_header, msg_fmt = frame[at : at + 3]
+    # Msg_src, FeeType, FeeCode, ValId_Time, At_Time, Src_Id
+    at += 3 + 6 + 2 + 6 + 17 + 17 + 21
+    assert frame[at] == 1  # DestUsr_tl
+    to = frame[at + 1 : at + 33].rstrip(b"\0").decode("ascii")
+    at += 1 + 32 + 1
+    size = frame[at]
+    body = frame[at + 1 : at + 1 + size]
+    assert len(frame) == at + 1 + size + 20  # LinkID
+    header = None
+    if has_header:
+        assert body[:3] == b"\x05\x00\x03"
+        header = (body[3], body[4], body[5])
+        body = body[6:]
+    return Submit(to, 0, registered_delivery, msg_fmt, header, body)

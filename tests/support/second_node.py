@@ -9,8 +9,11 @@ PostgreSQL, Valkey, master key, configuration and carriers are the first node's.
 import json
 from collections.abc import Iterable, Mapping
 
+import yaml
+
+from gateway.sandbox_config import CARRIERS
 from store.embedded import endpoints_of, run_directory
-from tests.support.gateway_process import GatewayProcess, Json, eventually
+from tests.support.gateway_process import PATIENCE_S, GatewayProcess, Json, eventually
 
 LEASE_S, RENEW_S = 5, 1  # of both nodes: a lease counts until 2 s before its end
 
@@ -38,7 +41,7 @@ class SecondNode(GatewayProcess):
         """The first node's database."""
         return self._first.dsn
 
-    def wait_configured(self, timeout_s: float = 10.0) -> None:
+    def wait_configured(self, timeout_s: float = PATIENCE_S) -> None:
         """Until it works by the first node's configuration: `apply` waits for that node alone."""
         wanted = self._first.metric("config_version")
         eventually(
@@ -55,16 +58,16 @@ class SecondNode(GatewayProcess):
 def narrow(gateway: GatewayProcess, *, sessions: int, window: int, names: Iterable[str]) -> str:
     """Configuration that gives some of the sandbox's carriers few sessions and a small window."""
     ports = {told["name"]: told["port"] for told in gateway.sandbox["carriers"]}
+    known = {carrier.name: carrier for carrier in CARRIERS}
     password = str(gateway.data_dir / "sandbox" / "carrier.pw")
     channels: list[Json] = [
         {
             "name": name,
-            "protocol": "smpp",
+            "protocol": known[name].protocol,
             "host": "127.0.0.1",
             "port": ports[name],
-            "system_id": "sandbox",
-            "password_file": password,
-            "bind": "trx",
+            **yaml.safe_load(known[name].settings),
+            f"{known[name].secret}_file": password,
             "sessions": sessions,
             "window": window,
             "segments_per_second": 1_000_000,

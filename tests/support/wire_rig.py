@@ -20,35 +20,24 @@ from tests.support.smpp import FakeSink
 
 @dataclass(frozen=True)
 class Spoken:
-    """A protocol as a rig needs it: the other side, our login, the content of a submit."""
+    """A protocol as a rig needs it: the other side, and our login."""
 
     side: Callable[[], Side]
     login: Mapping[str, object]
-    content: Callable[[Any], bytes]
 
 
-def _cmpp(name: str) -> Spoken:
-    login = {"source_addr": "900001", "shared_secret": "888888"}
-    return Spoken(lambda: CmppSide(name), login, lambda parsed: parsed[5])
-
-
+_CMPP = {"source_addr": "900001", "shared_secret": "888888"}
 SPOKEN: Mapping[str, Spoken] = {
-    "cmpp2": _cmpp("cmpp2"),
-    "cmpp3": _cmpp("cmpp3"),
+    "cmpp2": Spoken(lambda: CmppSide("cmpp2"), _CMPP),
+    "cmpp3": Spoken(lambda: CmppSide("cmpp3"), _CMPP),
     "sgip": Spoken(
         lambda: SgipSide(pushes_here=True),  # as some platforms do
         {"login_name": "fakename", "password": "1234", "node_id": 3010012345},
-        lambda parsed: parsed.octets("content"),
     ),
-    "smgp": Spoken(
-        SmgpSide,
-        {"client_id": "10690001", "shared_secret": "888888"},
-        lambda parsed: parsed.octets("content"),
-    ),
-    "smpp": Spoken(
-        SmppSide, {"system_id": "esme01", "password": "secret08"}, lambda parsed: parsed[5]
-    ),
+    "smgp": Spoken(SmgpSide, {"client_id": "10690001", "shared_secret": "888888"}),
+    "smpp": Spoken(SmppSide, {"system_id": "esme01", "password": "secret08"}),
 }
+CONTENT = 5  # where a submit's content stands in what the other side parsed of it
 
 
 class _Peer(asyncio.Protocol):
@@ -97,6 +86,8 @@ class WireRig:
         self.logouts = 0
         self.holds = False
         self.throttles = False
+        self.is_deaf = False  # reads, and answers nothing any more
+        self.bursts = 0  # that came from the channel
         self.numbers: list[list[str]] = []  # of each session that was ever bound
         self.taken = 0  # reports the channel took
         self.again = 0  # reports it asked for again
@@ -129,6 +120,9 @@ class WireRig:
     # -- what the carrier does -------------------------------------------------------------
 
     def received(self, peer: _Peer, data: bytes) -> None:
+        self.bursts += 1
+        if self.is_deaf:
+            return
         for event in peer.session.receive(data, time.monotonic()):
             match event:
                 case LoginAsked():
@@ -152,7 +146,7 @@ class WireRig:
             self.numbers.append(seen)
         answers = []
         for sequence, _, parsed in submits:
-            seen.append(self.spoken.content(parsed).hex())
+            seen.append(parsed[CONTENT].hex())
             self._next_id += 1
             carrier_id = self.side.carrier_id(self._next_id, sequence).encode()
             if self.holds:
@@ -175,13 +169,24 @@ class WireRig:
     def report(self, *numbers: int) -> None:
         """Send reports about submits with these numbers over the first session that takes them."""
         peer = next(peer for peer in self.peers if peer.session.may_deliver)
-        reports = [
-            OwedReport(
-                *(self.side.carrier_id(number, number).encode(), b"8613800138000", b"10690001"),
-                *(b"2611212028", b"2611212028"),
-                is_good=True,
-            )
-            for number in numbers
-        ]
+        self._report(peer, [self.side.carrier_id(number, number) for number in numbers])
+
+    def report_held(self) -> list[str]:
+        """Send a report about each submit that is held, over the session that it did not come
+        over; the ids, newest first."""
+        ids = [carrier_id.decode() for _, _, carrier_id in reversed(self._held)]
+        [other] = [peer for peer in self.peers if peer is not self._held[0][0]]
+        self._report(other, ids)
+        return ids
+
+    def _report(self, peer: _Peer, ids: list[str]) -> None:
+        to, at = b"8613800138000", b"2611212028"
+        reports = [OwedReport(one.encode(), to, b"10690001", at, at, is_good=True) for one in ids]
         peer.session.deliver(reports, time.monotonic())
+        peer.flush()
+
+    def enquire(self) -> None:
+        """Ask whether the channel is still there, over the first session."""
+        peer = self.peers[0]
+        peer.session.enquire()
         peer.flush()

@@ -7,6 +7,7 @@ import pytest
 
 from adapters.sgip import pdu
 from adapters.wire import Framer
+from loadtest.sgip_server import parse_submit
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "sgip.json").read_text("utf-8"))
 HEADER_KEYS = {"message_length", "command_id", "sequence", "name"}
@@ -85,6 +86,22 @@ def test_the_flat_parser_agrees_with_the_table(vector):
         parsed.number("error_code"),
     )
     assert pdu.parse_report(frame[:-8]) == pdu.parse_report(frame)  # without its Reserve
+
+
+SUBMITS = [vector for vector in VECTORS if vector["decoded"]["name"] == "SGIP_SUBMIT"]
+
+
+@pytest.mark.parametrize("vector", SUBMITS, ids=_ids(SUBMITS))
+def test_the_carriers_flat_parser_agrees_with_the_table(vector):
+    frame = bytes.fromhex(vector["hex"])
+    parsed = pdu.parse_pdu(frame)
+    source, number, udhi, coding, wants_report, content = parse_submit(frame)
+    assert source.decode() == parsed.text("sp_number")
+    assert number.decode() == parsed.texts("user_number")[0]
+    assert (udhi, coding, wants_report) == tuple(
+        parsed.number(name) for name in ("tp_udhi", "message_coding", "report_flag")
+    )
+    assert content == parsed.octets("content")
 
 
 SINGLE = [

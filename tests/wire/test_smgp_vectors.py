@@ -8,6 +8,7 @@ import pytest
 from adapters.smgp import pdu
 from adapters.smgp.receipt import parse_report
 from adapters.wire import Framer
+from loadtest.smgp_server import parse_submit
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "smgp.json").read_text("utf-8"))
 HEADER_KEYS = {"packet_length", "request_id", "sequence_id", "name"}
@@ -141,6 +142,21 @@ def test_the_report_in_the_body_is_the_recorded_one(vector):
     report = vector["decoded"]["report"]
     msg_id, _, _, _, _, content, _ = pdu.parse_deliver(bytes.fromhex(vector["hex"]))
     assert parse_report(content, msg_id) == (report["id"], report["stat"], report["err"])
+
+
+SUBMITS = [vector for vector in VECTORS if vector["decoded"]["name"] == "Submit"]
+
+
+@pytest.mark.parametrize("vector", SUBMITS, ids=_ids(SUBMITS))
+def test_the_carriers_flat_parser_agrees_with_the_table(vector):
+    frame = bytes.fromhex(vector["hex"])
+    parsed = pdu.parse_pdu(frame)
+    source, number, udhi, coding, wants_report, content = parse_submit(frame)
+    assert source.decode() == parsed.text("src_term_id")
+    assert number.decode() == parsed.texts("dest_term_id")[0]
+    assert udhi == (parsed.tlv(pdu.TLV_TP_UDHI) == b"\1")
+    assert (coding, wants_report) == (parsed.number("msg_format"), parsed.number("need_report"))
+    assert content == parsed.octets("content")
 
 
 SINGLE = [

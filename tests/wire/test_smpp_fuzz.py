@@ -1,5 +1,6 @@
-"""Whatever a carrier sends: no exception, no submit lost, none reported twice."""
+"""Whatever a carrier sends: no exception, no hang, no memory, no submit lost or told twice."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 from adapters.session import Answered, Ended
 from adapters.smpp import pdu
 from loadtest.smpp_server import ServerSession
+from sms.errors import RemoteProtocolError
 from sms.model import Submit
 from sms.outcomes import Outcome, Uncertain
+from tests.support.fuzz import feed, fuzz, seeds
 from tests.support.smpp import bound_session, report, some_submits, submit_answer
 
 FRAMES = [
@@ -19,6 +22,9 @@ FRAMES = [
         (Path(__file__).parents[1] / "vectors" / "smpp.json").read_text("utf-8")
     )
 ]
+SUBMITS = some_submits(8)
+# what a session with open submits gets, too: their answers, and reports
+LIVE = [*FRAMES, *(submit_answer(n, f"id{n}") for n in range(2, 10)), report(7, "id3")]
 SEQUENCES = st.integers(0, 12)
 PIECES = st.one_of(
     st.binary(max_size=80),
@@ -44,6 +50,33 @@ def mangled(draw, piece):
         place = draw(st.integers(0, len(piece) - 1))
         piece = piece[:place] + bytes((draw(st.integers(0, 255)),)) + piece[place + 1 :]
     return piece
+
+
+@fuzz
+@given(seed=seeds)
+def test_fuzz_a_session_survives_any_bytes(seed):
+    def make():
+        session = bound_session(window=8)
+        session.submit(SUBMITS, 1.0)
+
+        def read(data):
+            told = session.receive(data, 1.1) + session.lost("channel.link_lost")
+            assert not session.faults
+            assert sum(len(event.results) for event in told if isinstance(event, Answered)) == 8
+
+        return read
+
+    feed(seed, LIVE, make)
+
+
+@fuzz
+@given(seed=seeds)
+def test_fuzz_the_table_parser_says_no_in_its_own_words(seed):
+    def read(data):
+        with contextlib.suppress(RemoteProtocolError):
+            pdu.parse_pdu(data.ljust(pdu.HEADER_SIZE, b"\0"))
+
+    feed(seed, FRAMES, lambda: read)
 
 
 @settings(max_examples=200)

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from compliance.suppressions import (
     BLOCKED,
+    INVALID,
     OPTED_OUT,
     PLATFORM,
     Suppressions,
     unkeyed_index,
 )
-from sms.model import MessageClass
+from sms.model import Held, MessageClass
 
 OTP, TRANSACTIONAL, MARKETING = MessageClass
 CHANGES = st.lists(
@@ -44,6 +45,15 @@ def test_the_newest_change_of_an_entry_holds(
                 if cls in standing.get((tenant, number), ()):
                     wanted = OPTED_OUT
                 assert held.refusal(tenant, cls, number) == wanted
+
+
+def test_what_a_carrier_said_of_a_number_has_its_own_code() -> None:
+    held = Suppressions(unkeyed_index)
+    index = unkeyed_index(1, "8613800138000")
+    for why, code in ((Held.INVALID, INVALID), (Held.BLOCKED, BLOCKED), (Held.ASKED, OPTED_OUT)):
+        held.change(1, index, {MARKETING}, why)
+        assert held.refusal(1, MARKETING, "8613800138000") == code
+    assert held.size(MARKETING) == 1
 
 
 def test_no_index_is_made_for_tenants_without_entries() -> None:

@@ -127,6 +127,75 @@ def test_throttled_is_no_attempt_and_slows_the_channel() -> None:
     assert message.attempt == 1
 
 
+def throttled_for(kit: Kit, message: Message, seconds: float, channel: int = 1) -> None:
+    """The channel throttles it again and again; to its first try elsewhere, or so long."""
+    until = kit.clock.now + seconds
+    while kit.clock.now < until and message.channel == channel:
+        if kit.channels[channel].open:
+            kit.answer(channel, Throttled(1.0, "0x58"))
+        kit.clock.now += 0.1
+        kit.dispatcher.tick()
+        kit.events.flush()
+
+
+@pytest.mark.parametrize(
+    ("message_class", "patience_s"), [(MessageClass.OTP, 1.0), (MessageClass.TRANSACTIONAL, 10.0)]
+)
+def test_what_is_throttled_for_too_long_goes_to_the_backup(
+    message_class: MessageClass, patience_s: float
+) -> None:
+    """RELIABILITY 6: when it would wait longer than 10 s, otp 1 s; and it is no attempt."""
+    kit = Kit(channels=3)
+    message = kit.message(message_class)
+    kit.accept(message)
+    began = kit.clock.now
+    throttled_for(kit, message, 60.0)
+    assert message.channel == 2
+    # It left when the next wait, of at least a second, would have been the one too long.
+    assert patience_s - 1.2 <= kit.clock.now - began <= patience_s + 1.0
+    assert [s.message for s in kit.channels[2].seen] == [message]
+    assert (message.attempt, message.tried) == (1, ())
+    names = kit.ledger.channel_names
+    assert kit.metrics.failover_total.values[names[1], names[2], "throttled"] == 1
+    kit.answer(2, SYSTEM)  # then the first one is a channel like any other again
+    kit.clock.now += 3.0
+    kit.dispatcher.tick()
+    kit.events.flush()
+    assert (message.channel, message.attempt, message.tried) == (1, 2, (2,))
+    kit.answer(1, Submitted("x"))
+    assert message.state is State.SUBMITTED
+
+
+def test_a_throttled_message_stays_where_no_backup_can_take_it() -> None:
+    kit = Kit(channels=2)
+    throttle = kit.dispatcher.channels[2].throttle
+    throttle.pace, throttle.is_free = 10.0, False  # throttled as well
+    message = kit.message(MessageClass.OTP)
+    kit.accept(message)
+    throttled_for(kit, message, 5.0)
+    assert message.channel == 1
+    assert kit.channels[2].seen == []
+    assert not kit.metrics.failover_total.values
+    kit.dispatcher.link_changed(2, is_up=False)
+    throttle.pace, throttle.is_free = float("inf"), True
+    throttled_for(kit, message, 20.0)
+    assert kit.channels[2].seen == []
+    assert message.state is not State.FAILED
+
+
+def test_a_halted_message_does_not_go_on_to_a_backup() -> None:
+    kit = Kit(channels=2)
+    message = kit.message(MessageClass.OTP)
+    kit.accept(message)
+    kit.answer(1, Throttled(1.0, "0x58"))
+    kit.clock.now += 2.0
+    kit.dispatcher.tick()
+    kit.events.flush()
+    kit.dispatcher.sift = lambda messages: []  # its batch is paused meanwhile
+    kit.answer(1, Throttled(1.0, "0x58"))
+    assert kit.channels[2].seen == []
+
+
 def pumped(kit: Kit, seconds: float) -> int:
     """How many segments leave in that time when every one is taken at once."""
     before = len(kit.channels[1].seen)
@@ -300,6 +369,28 @@ def test_otp_without_answer_gets_one_marked_copy_on_another_channel_first() -> N
     kit.answer(1, Submitted("late"), lost)  # the first answer comes after all
     assert kit.matches.get(1, "late") == (message, (0,), 0)
     assert kit.metrics.illegal_transition_total.samples()[0][1] == [0.0]
+
+
+def test_an_id_known_without_its_answer_goes_into_the_rows_of_each_segment() -> None:
+    """So that its report is evidence in any process: RELIABILITY 5, SGIP's sequence."""
+    kit = Kit()
+    one, long = kit.message(), kit.message(texts=("a" * 153, "b" * 153, "c"))
+    kit.accept(one, long)
+    lost = [Uncertain("channel.link_lost", f"id{number}") for number in range(3)]
+    for outcome in (*lost, Submitted("id3")):
+        kit.answer(1, outcome)
+    [row] = [row for row in kit.events.rows if row.message_id == one.id]
+    assert (row.path, row.segment, row.carrier_id) == (Path.UNCERTAIN, 0, "id0")
+    rows = [row for row in kit.events.rows if row.message_id == long.id]
+    found = {(row.path, row.segment, row.carrier_id, row.status) for row in rows}
+    assert found == {
+        (Path.NOTE, 0, "id1", State.UNCERTAIN),
+        (Path.NOTE, 2, "id3", State.SUBMITTED),
+        (Path.UNCERTAIN, 1, "id2", State.UNCERTAIN),
+    }
+    assert long.state is State.UNCERTAIN
+    assert long.segment_states == [State.UNCERTAIN, State.UNCERTAIN, State.SUBMITTED]
+    assert kit.matches.get(1, "id1") == (long, 0, 0)
 
 
 def test_a_late_answer_in_time_ends_the_wait_without_a_copy() -> None:

@@ -36,6 +36,7 @@ def desk(kit: Kit) -> Reports:
         reader=nobody,
         keyring=nobody,
         ids=kit.ids,
+        words=kit.words,
         metrics=kit.metrics,
         answer=lambda channel, tokens, *, accepted: None,
         unix=kit.clock.unix,

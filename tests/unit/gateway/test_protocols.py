@@ -94,7 +94,7 @@ def test_the_examples_of_the_page_on_carriers_pass_the_door(tmp_path):
     examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert examples
     for example in examples:
-        for setting, name in re.findall(r"(\w+)_file: (\S+)", example):
+        for setting, name in re.findall(r"(\w+)_file: ([^\s,]+)", example):
             content = Authority().cert if setting == "tls_ca" else "s3cret\n"
             (tmp_path / name).write_text(content)
         _, wrong = check_document(example, Surroundings(tmp_path, {}, PROTOCOLS, AllowList()))

@@ -55,6 +55,11 @@ def test_written_and_not_answered_is_uncertain() -> None:
     assert outcomes(text, replay(text, [write()], [])) == [Uncertain(LOST)]
 
 
+def test_an_id_that_was_known_without_its_answer_survives_a_kill() -> None:
+    line = answer(Uncertain("channel.timeout", "b36924b9"))
+    assert from_line(line) == Uncertain(LOST, "b36924b9")
+
+
 def test_without_a_journal_of_this_boot_everything_claimed_is_uncertain() -> None:
     text = message(("a", "b"))
     found = replay(text, [], [], is_present=False)
@@ -73,6 +78,13 @@ def test_throttled_then_written_again_is_uncertain_and_answered_is_not() -> None
     slow = answer(Throttled(1.0, "0x58"))
     assert outcomes(text, replay(text, twice, [slow])) == [Uncertain(LOST)]
     assert outcomes(text, replay(text, twice, [slow, answer(Submitted("z"))])) == [Submitted("z")]
+
+
+def test_throttled_here_and_written_to_a_backup_is_uncertain_at_the_backup() -> None:
+    text = message()
+    slow = answer(Throttled(1.0, "0x58"))
+    found = replay(text, [write(channel=3), write(channel=4)], [slow])
+    assert results_of(text, found) == [(0, Uncertain(LOST), 4)]
 
 
 def test_lines_of_attempts_that_have_their_row_are_passed_over() -> None:

@@ -2,14 +2,21 @@ from dataclasses import replace
 
 import pytest
 
-from adapters.smpp.settings import validate
 from gateway.document import Surroundings, Wanted, check_document
 from gateway.protocols import PROTOCOLS
-from gateway.sandbox import CARRIERS, LIMIT, Ports, configuration, what_is_missing
+from gateway.sandbox_config import (
+    CARRIERS,
+    LIMIT,
+    ROUTES,
+    Ports,
+    configuration,
+    what_is_missing,
+)
 from store.objects import StoredObject
 from webhooks.address import AllowList
 
-PORTS = Ports((2775, 2776, 2777, 2778), (2785, 2786, 2787, 2788), 9900, 9901)
+NAMES = [carrier.name for carrier in CARRIERS]
+PORTS = Ports((7890, 8801, 8890, 2775), (2785, 2786, 2787, 2788), 9900, 9901)
 ALLOW = AllowList.of(["http://127.0.0.1:9900"])
 
 
@@ -21,15 +28,17 @@ def test_the_configuration_passes_the_ordinary_door(folder):
     by_kind: dict[str, list[Wanted]] = {}
     for one in wanted:
         by_kind.setdefault(one.kind, []).append(one)
-    assert [one.name for one in by_kind["channel"]] == list(CARRIERS)
+    assert [one.name for one in by_kind["channel"]] == NAMES
+    assert [one.spec["protocol"] for one in by_kind["channel"]] == ["cmpp3", "sgip", "smgp", "smpp"]
     [tenant] = by_kind["tenant"]
     assert tenant.spec["countries"] == [86, 1]
     assert LIMIT in tenant.spec.get("limits", tenant.spec).values()
-    [route] = by_kind["route"]
-    assert route.spec["channels"] == list(CARRIERS)
+    routes = {one.spec["carrier"]: one.spec["channels"] for one in by_kind["route"]}
+    assert routes == {carrier: list(names) for carrier, names in ROUTES.items()}
+    assert {names[0] for names in routes.values()} == set(NAMES)
+    assert all(sorted(names) == sorted(NAMES) for names in routes.values())
     [endpoint] = by_kind["webhook_endpoint"]
     assert endpoint.spec["batch"] is True
-    assert validate is PROTOCOLS["smpp"].validate
 
 
 def test_all_ports_are_told():
@@ -63,21 +72,51 @@ def test_the_first_start_lacks_all_and_the_second_nothing(folder):
 
 def test_a_later_start_takes_back_nothing_an_operator_applied(folder):
     known = stored(configuration(PORTS), folder)
-    known["route", "*/*/*/*"].spec["channels"] = ["carrier-b"]
+    known["route", "*/*/*/*"].spec["channels"] = ["unicom-a"]
     known["tenant", "sandbox"].spec["signatures"] = ["别的"]
-    known["channel", "carrier-a"].spec["window"] = 3
+    known["channel", "mobile-a"].spec["window"] = 3
     assert what_is_missing(PORTS, known, "0123abcd", has_keys=True) == ""
 
 
-def test_a_carrier_that_moved_keeps_the_rest_of_its_settings(folder):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_carrier_that_moved_keeps_the_rest_of_its_settings(folder, name):
     known = stored(configuration(PORTS), folder)
-    known["channel", "carrier-a"].spec["window"] = 3
-    moved = replace(PORTS, smpp=(3775, *PORTS.smpp[1:]))
+    was = known["channel", name]
+    was.spec["window"] = 3
+    place = NAMES.index(name)
+    moved = replace(PORTS, carrier=(*PORTS.carrier[:place], 3775, *PORTS.carrier[place + 1 :]))
     text = what_is_missing(moved, known, "0123abcd", has_keys=True)
     around = Surroundings(folder, {key: one.spec for key, one in known.items()}, PROTOCOLS, ALLOW)
     [wanted], complaints = check_document(text, around)
     assert complaints == []
-    assert (wanted.kind, wanted.name) == ("channel", "carrier-a")
-    assert wanted.spec["window"] == 3
-    assert wanted.spec["settings"]["port"] == 3775
-    assert wanted.secrets == {"password": "0123abcd"}
+    assert (wanted.kind, wanted.name) == ("channel", name)
+    assert wanted.spec == {**was.spec, "settings": {**was.spec["settings"], "port": 3775}}
+    assert wanted.secrets == was.secrets
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_carrier_with_another_password_is_applied_again(folder, name):
+    known = stored(configuration(PORTS), folder)
+    for secret in known["channel", name].secrets:
+        known["channel", name].secrets[secret] = "other"
+    text = what_is_missing(PORTS, known, "0123abcd", has_keys=True)
+    assert [carrier for carrier in NAMES if carrier in text] == [name]
+
+
+def test_a_sandbox_of_a_version_before_gets_the_new_carriers_and_routes(folder):
+    """It had four carriers of SMPP; on their ports others speak now."""
+    before = [f"carrier-{letter}" for letter in "abcd"]
+    channels = "".join(
+        f"  - {{name: {name}, protocol: smpp, host: 127.0.0.1, port: {port},"
+        " system_id: sandbox, password_file: sandbox/carrier.pw, bind: trx}\n"
+        for name, port in zip(before, PORTS.carrier, strict=True)
+    )
+    route = f'routes: [{{tenant: "*", class: "*", carrier: "*", channels: {before}}}]\n'
+    known = stored("channels:\n" + channels + route, folder)
+    text = what_is_missing(PORTS, known, "0123abcd", has_keys=True)
+    around = Surroundings(folder, {key: one.spec for key, one in known.items()}, PROTOCOLS, ALLOW)
+    wanted, complaints = check_document(text, around)
+    assert complaints == []
+    routes = {one.name: one.spec["channels"] for one in wanted if one.kind == "route"}
+    assert routes["*/*/*/*"] == list(ROUTES["*"])
+    assert [one.name for one in wanted if one.kind == "channel"] == NAMES

@@ -43,6 +43,7 @@ class SuppressingKit:
             store=cast("SuppressionStore", self.store),
             policy=SendingPolicy(),
             ledger=self.kit.ledger,
+            words=self.kit.words,
             reject=lambda messages: self.asked.append(list(messages)),
             metrics=Metrics(),
             monotonic=lambda: 0.0,

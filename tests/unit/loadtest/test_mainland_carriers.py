@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 
-from adapters.session import Ended, Reported
+from adapters.session import Ended, Received, Reported
 from adapters.sgip.session import Common
 from adapters.smgp import pdu as smgp_pdu
 from loadtest.behaviour import Behaviour
+from loadtest.phone import PhoneText
 from loadtest.record import Record
 from loadtest.server import Side
 from loadtest.sgip_server import SgipCaller, SgipSide
 from loadtest.smgp_server import SmgpSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
+from sms.concatenation import join
+from sms.model import SegmentMark
 from sms.outcomes import Cause, Rejected, Submitted, Throttled
 from tests.support import sgip, smgp
 from tests.support.smpp import a_message, outcomes, some_submits, submits_of
@@ -26,6 +29,7 @@ class World:
     """One carrier and its connections, their bytes carried by hand."""
 
     def __init__(self, tmp_path, side: Side, system_id: str, password: str, **behaviour: Any):
+        self.clock = FakeClock()
         self.path = tmp_path / "record.jsonl"
         self.smsc = Smsc(
             name="carrier",
@@ -34,7 +38,7 @@ class World:
             password=password,
             window=0,
             record=Record(self.path),
-            wheel=Wheel(FakeClock(), lambda: None),
+            wheel=Wheel(self.clock, lambda: None),
             behaviour=Behaviour(**({"latency_ms": 0, "receipt_delay_ms": 0} | behaviour)),
         )
         self.links: list[tuple[Any, Any]] = []
@@ -153,6 +157,60 @@ def test_a_report_may_say_no(tmp_path, make):
     assert isinstance(outcomes(events)[0], Submitted)
     [report] = reports(events)
     assert (report.state, report.error.lstrip("0")) in [("UNDELIV", "29"), ("UNDELIV", "3")]
+
+
+def texts(events):
+    return [text for event in events if isinstance(event, Received) for text in event.texts]
+
+
+def from_a_phone(tmp_path, make):
+    """(world, the connection of ours that brings reports and texts)."""
+    world, *sessions = make(tmp_path)
+    return world, sessions[-1]
+
+
+@pytest.mark.parametrize("make", [sgip_world, smgp_world])
+def test_a_phones_text_comes_in_and_is_answered(tmp_path, make):
+    world, ours = from_a_phone(tmp_path, make)
+    for words in ("退订", "TD 回复", "@ $ {£}"):
+        assert world.smsc.phone(PhoneText("8613800138000", "10690001", words)) == 1
+    found = texts(world.carry())
+    assert [(one.number, one.to, one.text) for one in found] == [
+        ("8613800138000", "10690001", words) for words in ("退订", "TD 回复", "@ $ {£}")
+    ]
+    assert len({one.carrier_id for one in found}) == 3
+    assert world.smsc.counts["reports_answered"] == 0
+    ours.answer([one.token for one in found], accepted=True)
+    world.carry()
+    assert world.smsc.counts["reports_answered"] == 3
+    assert world.smsc.waiting() == 0
+
+
+@pytest.mark.parametrize("make", [sgip_world, smgp_world])
+@pytest.mark.parametrize(("long", "bits"), [("udh8", 8), ("udh16", 16), ("sar", 8)])
+def test_a_phones_long_text_comes_in_segments_that_say_their_place(tmp_path, make, long, bits):
+    world, _ = from_a_phone(tmp_path, make)
+    words = "长短信😀" * 38
+    text = PhoneText("8613800138000", "10690001", words, long, 7, (3, 1, 2))
+    assert world.smsc.phone(text) == 3
+    found = texts(world.carry())
+    assert [one.mark for one in found] == [SegmentMark(7, 3, n, bits) for n in (3, 1, 2)]
+    assert join({one.mark.number: one.text for one in found}, 3) == words
+
+
+@pytest.mark.parametrize("make", [sgip_world, smgp_world])
+def test_a_phones_text_that_is_not_taken_comes_again_under_the_same_id(tmp_path, make):
+    world, ours = from_a_phone(tmp_path, make)
+    world.smsc.phone(PhoneText("8613800138000", "10690001", "TD"))
+    [first] = texts(world.carry())
+    ours.answer([first.token], accepted=False)
+    assert texts(world.carry()) == []
+    world.clock.run(2.0)
+    [second] = texts(world.carry())
+    assert (second.carrier_id, second.text) == (first.carrier_id, "TD")
+    ours.answer([second.token], accepted=True)
+    world.carry()
+    assert world.smsc.counts["reports_answered"] == 1
 
 
 @pytest.mark.parametrize(

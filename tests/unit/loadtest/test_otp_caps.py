@@ -3,13 +3,13 @@
 import pytest
 import yaml
 
-from gateway import sandbox
+from gateway import sandbox_config
 from loadtest import backlog, fairness, load, many
 
 SINK = "http://127.0.0.1:9900/hooks"
 CROWD = many.Crowd(2, 4, 1, SINK, b"s" * 32)
 TENANTS = {
-    "sandbox": yaml.safe_load(sandbox._TENANT.format(limit=1))["tenants"],
+    "sandbox": yaml.safe_load(sandbox_config._TENANT.format(limit=1))["tenants"],
     "backlog": yaml.safe_load(backlog._TENANT.format(name="some")),
     "fairness": yaml.safe_load(fairness._BLASTER % (1, 1)),
     "load": yaml.safe_load(load.configuration(["carrier-a"], SINK))["tenants"],

@@ -17,7 +17,7 @@ from loadtest.server import segment_of
 from loadtest.smpp_server import ServerSession, SmppSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
-from sms.outcomes import Cause, Rejected, Submitted, Throttled
+from sms.outcomes import Cause, NotSent, Rejected, Submitted, Throttled
 from tests.support.smpp import SETTINGS, a_message, outcomes, some_submits, submits_of
 
 
@@ -150,12 +150,13 @@ def test_its_load_is_told_to_clients_of_5_0_only(tmp_path, version, told):
     assert client.congestion == told
 
 
-def test_a_submit_over_a_receiver_is_refused(world):
+def test_a_submit_over_a_receiver_is_refused_as_not_bound(world):
     receiver, _ = world.client(bind=pdu.BIND_RECEIVER)
     receiver.window.capacity = 1  # as no gateway would
     receiver.submit(some_submits(1), 0.0)
     [outcome] = outcomes(world.carry())
-    assert isinstance(outcome, Rejected)
+    assert isinstance(outcome, NotSent)
+    assert world.lines() == []
 
 
 def test_a_submit_is_answered_and_reported_and_recorded(world):

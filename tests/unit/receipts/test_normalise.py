@@ -160,7 +160,9 @@ def test_the_same_error_means_another_thing_in_another_protocol():
     ],
 )
 def test_the_error_says_why_it_was_not_delivered(error, reason, is_temporary):
-    assert judge("UNDELIV", error) == Verdict(S.UNDELIVERED, reason, is_temporary)
+    told = judge("UNDELIV", error)
+    assert (told.state, told.reason) == (S.UNDELIVERED, reason)
+    assert (told.is_temporary, told.is_known) == (is_temporary, True)
     assert judge("EXPIRED", error).state is S.EXPIRED
     assert judge("EXPIRED", error).reason == reason
 

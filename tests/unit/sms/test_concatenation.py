@@ -29,6 +29,15 @@ def test_a_header_says_which_segment_it_is(body, mark, rest):
     assert split_header(bytes.fromhex(body)) == (mark, bytes.fromhex(rest))
 
 
+@pytest.mark.parametrize(
+    ("reference", "total", "number"),
+    [(1, 256, 1), (1, 0xFFFF, 1), (1, 2**32 - 1, 1), (0x10000, 2, 1), (-1, 2, 1)],
+)
+def test_numbers_wider_than_a_header_make_no_long_text(reference, total, number):
+    assert mark_of(reference, total, number, 0) is None
+    assert mark_of(1 << 16_000, 2, 1, 0) is None  # it cannot even be printed
+
+
 @given(st.binary(max_size=40))
 def test_no_header_makes_it_fail(body):
     mark, rest = split_header(body)

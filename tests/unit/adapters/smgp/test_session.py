@@ -286,6 +286,31 @@ def test_a_report_is_matched_on_the_id_inside_and_answered_with_the_one_outside(
     assert sent(session)[0].number("status") == 1
 
 
+def test_a_report_may_come_before_the_answer_with_it_or_twice():
+    session = bound_session()
+    session.submit(some_submits(2), 0.0)
+    [early] = session.receive(deliver(report_body()), 0.1)
+    assert isinstance(early, Reported)
+    other = bytes.fromhex("28765811212025188515")
+    together = deliver(report_body(other)) + submit_answer(3, other) + submit_answer(2)
+    answered, reported = session.receive(together, 0.2)  # the outcomes are told first
+    assert outcomes([answered]) == [Submitted(other.hex()), Submitted(MSG_ID.hex())]
+    again = session.receive(deliver(report_body(), sequence=10), 0.3)
+    events = (early, reported, *again)
+    found = [one for event in events if isinstance(event, Reported) for one in event.reports]
+    assert [report.carrier_id for report in found] == [MSG_ID.hex(), other.hex(), MSG_ID.hex()]
+    session.to_send()
+    session.answer([token_of(report) for report in found[::-1]], accepted=True)
+    assert [answer.sequence for answer in sent(session)] == [10, 9, 9]  # each has its own
+
+
+def test_the_sequence_wraps_and_zero_is_left_out():
+    session = bound_session()
+    session._sequence = 0xFFFFFFFE
+    session.submit(some_submits(2), 0.0)
+    assert [found.sequence for found in sent(session)] == [0xFFFFFFFF, 1]
+
+
 def test_a_report_without_a_state_is_answered_dropped_and_counted():
     session = bound_session()
     session.to_send()

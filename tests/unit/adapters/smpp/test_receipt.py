@@ -79,6 +79,16 @@ def test_the_id_of_the_tlv_wins_and_the_word_of_the_text():
     assert parse_usual_receipt(report(3, "abc")) == ("8613800138000", "abc", "DELIVRD", "000")
 
 
+def test_a_usual_report_cut_anywhere_in_its_tlv_keeps_its_id():
+    """Found by the fuzzer: the head of the TLV may be cut, too."""
+    whole = report(3, "abc")
+    for end in range(whole.index(b"text:") + 5, len(whole)):
+        cut = end.to_bytes(4, "big") + whole[4:end]
+        usual = ("8613800138000", "abc", "DELIVRD", "000")
+        assert parse_usual_receipt(cut) in (None, usual)
+        assert parsed(cut) == usual[1:]
+
+
 def test_a_report_may_stand_in_utf_16_or_in_the_payload_tlv():
     text = "id:5 sub:001 stat:DELIVRD err:000"
     assert parsed(deliver(text.encode("utf-16-be"), data_coding=8)) == ("5", "DELIVRD", "000")
@@ -115,6 +125,18 @@ def test_no_body_breaks_the_readers(body, esm_class, data_coding):
     parsed(frame)
     parse_usual_receipt(frame)
     assert isinstance(parse_text(frame, pdu.parse_short(frame))[0], str)
+
+
+@pytest.mark.parametrize("tail", [b"\x00\x1e\x00\x04", b"\x02\x0c\x00\x02\x01\x02"])
+def test_stray_octets_behind_a_usual_report_do_not_hide_it(tail):
+    """SMSCs leave the beginning of a parameter there."""
+    whole = report(7, "m1")[: -4 - len("m1\0")]
+    for stop in range(len(tail) + 1):
+        frame = whole + tail[:stop]
+        frame = len(frame).to_bytes(4, "big") + frame[4:]
+        quick = parse_usual_receipt(frame)
+        assert quick is None or quick[1:] == ("m1", "DELIVRD", "000")
+        assert parsed(frame) == ("m1", "DELIVRD", "000")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +191,11 @@ def test_ids_are_left_alone_unless_the_channel_says_so():
         (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\1"), (0x020F, b"\1")], None),
         (0, b"T", [(0x020C, b"\1\7")], None),
         (0, b"", [(0x0424, b"T")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\0\2"), (0x020F, b"\0\1")], SAR),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\xff\xff"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\0\0\0\2"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1" * 2000), (0x020E, b"\2"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\2"), (0x020F, b"\1" * 2000)], None),
     ],
 )
 def test_a_segment_from_a_phone_says_its_place(esm_class, body, tlvs, mark):

@@ -20,7 +20,7 @@ from adapters.smpp.session import Session, Token
 from adapters.smpp.settings import parse
 from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import MessageClass
-from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
+from sms.outcomes import Cause, NotSent, Rejected, Submitted, Throttled, Uncertain
 from tests.support.smpp import (
     SETTINGS,
     a_message,
@@ -176,11 +176,19 @@ def test_sequence_numbers_wrap_to_one():
 def test_an_unbound_answer_makes_it_bind_again_after_the_rest():
     session = bound_session()
     session.submit(some_submits(2), 1.0)
-    [answered] = session.receive(submit_answer(2, status=0x04), 1.1)
-    assert isinstance(answered, Answered)
+    events = session.receive(submit_answer(2, status=0x04), 1.1)
+    assert outcomes(events) == [NotSent("channel.link_lost")]  # sent again, no attempt
     assert session.free() == 0
-    events = session.receive(submit_answer(3, "x"), 1.2)
+    events = session.receive(submit_answer(3, status=0x04), 1.2)
     assert [type(event) for event in events] == [Answered, Ended]
+    assert outcomes(events) == [NotSent("channel.link_lost")]
+
+
+def test_a_channel_may_class_the_unbound_answer_itself():
+    session = bound_session(status_classes={"0x04": "perm_content"})
+    session.submit(some_submits(1), 1.0)
+    [outcome] = outcomes(session.receive(submit_answer(2, status=0x04), 1.1))
+    assert outcome == Rejected("0x00000004", Cause.CONTENT, "content.blocked")
 
 
 # -- time ----------------------------------------------------------------------------------
@@ -551,3 +559,21 @@ def test_an_error_answer_may_tell_it_without_an_id_and_a_link_test_too():
 @given(st.binary(max_size=20))
 def test_what_is_no_tlv_is_no_congestion_and_the_answer_counts(octets):
     assert 0 <= told_by(with_tlvs(2, octets)) <= 100
+
+
+def test_an_error_of_ours_costs_one_session_and_nothing_that_the_burst_told(monkeypatch):
+    def crash(*_):
+        raise IndexError("ours")
+
+    monkeypatch.setattr("adapters.smpp.session.parse_usual_receipt", crash)
+    session = bound_session()
+    session.submit(some_submits(2), 1.0)
+    session.to_send()
+    events = session.receive(submit_answer(2, "a") + report(7, "a") + submit_answer(3, "b"), 1.1)
+    assert outcomes(events) == [Submitted("a")]
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.error, RemoteProtocolError)
+    assert isinstance(ended.error.__cause__, IndexError)
+    assert session.faults == 1
+    assert outcomes(session.lost("channel.link_lost")) == [Uncertain("channel.link_lost")]

@@ -1,0 +1,159 @@
+"""Which channel may take a message now: ours, another process's, or none for the moment.
+
+    route ─▶ not tried and up, here or in another process ─▶ its first one
+                 │ none
+                 ▼
+             lent to another process ─▶ HELD while any that is left is only down ─▶ None
+
+It only looks; `gateway.dispatch`, which is one of these, changes what it looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from failover.choose import choose
+from gateway.channel import ChannelRuntime
+from gateway.lanes import HELD
+from gateway.remote import RemoteChannels
+from gateway.routes import Routes
+from sms import config
+from sms.model import Message, MessageClass
+
+REMOTE_ROOM: Final = 500  # messages on their way through us to a channel that another process has
+
+
+class ChannelChoice:
+    """The channels of this process, what others have, and the choice among them."""
+
+    def __init__(self) -> None:
+        """Without a channel; `remote` is joined by wiring."""
+        self.routes = Routes()
+        self.channels: dict[int, ChannelRuntime] = {}
+        self.remote: RemoteChannels | None = None
+        self.snapshot = config.Snapshot()
+
+    def first_fit(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        """The channel that a message never tried would take now, None while all are down."""
+        return self._first_fit(channels, message_class, ())
+
+    def _is_fit(self, channel: int, message_class: MessageClass) -> bool:
+        runtime = self.channels.get(channel)
+        if runtime is None or not runtime.is_up:
+            return self.is_remote(channel) and self._is_configured(channel, message_class)
+        return message_class in runtime.config.classes
+
+    def is_remote(self, channel: int) -> bool:
+        """Whether messages for the channel go to another process: it has a session, we hold none.
+
+        A channel of which we hold sessions that are down is down for us, though others have it;
+        `is_lent` says when that changes.
+        """
+        runtime = self.channels.get(channel)
+        if self.remote is None or (runtime is not None and runtime.was_up):
+            return False
+        return self.remote.is_up(channel)
+
+    def is_lent(self, channel: int) -> bool:
+        """Whether another process sends what no other channel of its route can take here.
+
+        Ours has been down for `LEND_AFTER_S`; it is ours again as soon as it is up.
+        """
+        runtime = self.channels.get(channel)
+        if self.remote is None or runtime is None or not runtime.is_lent:
+            return False
+        return self.remote.is_up(channel)
+
+    def _is_elsewhere(self, channel: int) -> bool:
+        return self.is_remote(channel) or self.is_lent(channel)
+
+    def _first_fit(
+        self, channels: Sequence[int], message_class: MessageClass, tried: Collection[int]
+    ) -> int | None:
+        """What is up comes first, whatever its place in the route, then what is lent."""
+        fit = choose(channels, lambda channel: self._is_fit(channel, message_class), tried)
+        if fit is None and self.remote is not None:
+            fit = choose(
+                channels,
+                lambda channel: (
+                    self.is_lent(channel) and self._is_configured(channel, message_class)
+                ),
+                tried,
+            )
+        return fit
+
+    def can_send(self, channel: int) -> bool:
+        """Whether we have the channel up ourselves; for 0, whether anybody has any."""
+        if not channel:
+            return any(self.is_reachable(known) for known in self.snapshot.channels)
+        runtime = self.channels.get(channel)
+        return runtime is not None and runtime.is_up
+
+    def is_reachable(self, channel: int) -> bool:
+        """Whether messages can go out over the channel, from here or from another process."""
+        return self.can_send(channel) or self._is_elsewhere(channel)
+
+    def room_for(self, channel: int) -> int:
+        """How many messages of other processes may be here: the windows, and once more to wait.
+
+        For 0, whatever the channel: on their way through us to others' channels too.
+        """
+        if not channel:
+            remote = sum(map(self._is_elsewhere, self.snapshot.channels))
+            return sum(map(self.room_for, self.channels)) + remote * REMOTE_ROOM
+        runtime = self.channels.get(channel)
+        return 2 * runtime.adapter.window() if runtime is not None and runtime.is_up else 0
+
+    def _is_configured(self, channel: int, message_class: MessageClass) -> bool:
+        """Whether waiting for the channel makes sense, by the configuration.
+
+        Not by what runs: during recovery no channel has been started yet.
+        """
+        known = self.snapshot.channels.get(channel)
+        return known is not None and message_class in known.classes
+
+    def choose(self, message: Message) -> int | None:
+        """The channel to try next, `HELD` when all left are down, None when none is left."""
+        channels = self.routes.of(message)
+        if channels and not message.tried and self._is_fit(channels[0], message.message_class):
+            return channels[0]
+        if message.copy and message.tried:
+            return self._choose_copy(message, channels)
+        fit = self._first_fit(channels, message.message_class, message.tried)
+        if fit is not None:
+            return fit
+        could = any(
+            channel not in message.tried and self._is_configured(channel, message.message_class)
+            for channel in channels
+        )
+        return HELD if could else None
+
+    def has_other(self, message: Message, channel: int) -> bool:
+        """Whether the route has a channel that was not tried yet, besides this one."""
+        return any(
+            other != channel
+            and other not in message.tried
+            and self._is_configured(other, message.message_class)
+            for other in self.routes.of(message)
+        )
+
+    def spare(self, message: Message, channel: int) -> int:
+        """Another channel that takes it now, for one that throttles it for too long; 0 = none.
+
+        Not one that is throttled as well: messages would go to and fro between the two.
+        """
+        others = [other for other in self.routes.of(message) if other != channel]
+        fit = self._first_fit(others, message.message_class, message.tried)
+        runtime = self.channels.get(fit or 0)
+        return 0 if fit is None or (runtime and not runtime.throttle.is_free) else fit
+
+    def _choose_copy(self, message: Message, channels: Sequence[int]) -> int | None:
+        """The marked copy goes to another channel first, else to the same one."""
+        ordered = [channel for channel in channels if channel not in message.tried]
+        ordered += [channel for channel in channels if channel in message.tried]
+        fit = self._first_fit(ordered, message.message_class, ())
+        if fit is not None:
+            return fit
+        could = any(self._is_configured(channel, message.message_class) for channel in ordered)
+        return HELD if could else None
