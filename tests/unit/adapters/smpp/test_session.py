@@ -480,6 +480,25 @@ def test_a_channel_may_submit_by_data_sm_and_its_answers_count_the_same():
     assert (session.free(), session.strays) == (16, 1)
 
 
+@pytest.mark.parametrize(("submit_pdu", "command_id"), [("submit_sm", 4), ("data_sm", 0x103)])
+def test_a_text_that_leaves_whole_is_one_pdu_one_slot_and_one_answer(submit_pdu, command_id):
+    session = bound_session(window=1, long_messages="payload", submit_pdu=submit_pdu)
+    parts = submits_of(a_message(segments=3))
+    text = "长" * 200
+    [whole] = some_submits(1)
+    whole.payload, whole.parts = text.encode("utf-16-be"), tuple(parts)
+    assert session.submit([whole], 1.0) == []
+    [sent_pdu] = frames(session.to_send())
+    assert sent_pdu.command_id == command_id
+    assert sent_pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD) == text.encode("utf-16-be")
+    assert sent_pdu.octets("short_message") == b""
+    assert sent_pdu.number("esm_class") == 0
+    assert session.free() == 0
+    answer = pdu.build_pdu(command_id | pdu.RESPONSE, 2, {"message_id": "w1"})
+    assert session.receive(answer, 1.1) == [Answered([(whole, Submitted("w1"))])]
+    assert session.free() == 1
+
+
 # -- what is wrong -------------------------------------------------------------------------
 
 
