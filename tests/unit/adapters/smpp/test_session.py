@@ -393,6 +393,7 @@ def test_a_text_from_a_phone_is_handed_on_and_answered_when_told():
 def test_a_token_tells_whether_its_session_stands():
     session = bound_session()
     [event] = session.receive(deliver(short_message=b"x"), 1.0)
+    assert isinstance(event, Received)
     [text] = event.texts
     assert is_linked(text.token)
     session.unbind(1.0)
@@ -413,6 +414,7 @@ def test_a_number_that_says_it_is_international_is_handed_on_so(ton, source, num
     session = bound_session()
     frame = deliver(source_addr_ton=ton, source_addr=source, short_message=b"x")
     [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Received)
     assert [text.number for text in event.texts] == [number]
 
 
