@@ -44,7 +44,7 @@ COUNTER_BITS = 32 - PROCESS_BITS
 _LIFE_STEP = 1 << 16
 
 PROBATION_S = 1.0  # a login that was doubtful before must hold so long until it counts
-SMG_IDLE_S = 60.0  # an SMG that says nothing for so long is logged out (the standard's default)
+SMG_IDLE_S = 300.0  # an SMG that says nothing for so long is logged out; the standard lets us at 60
 IDLE_S = 5.0  # so long without a word is idle; peers close after 60 s and the like
 BUSY_AGAIN = pdu.BUSY  # what "send it again later" is on this wire
 
