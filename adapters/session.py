@@ -173,6 +173,7 @@ class WireSession(ABC):
         self.congestion = 0  # the highest that the peer told since it was last asked for
         self.strays = 0  # answers that nobody waited for
         self.unreadable = 0  # reports without an id or a state, answered and dropped
+        self.faults = 0  # bursts whose reading failed by an error of ours
         self.submit_timeout_s: float | None = None  # the channel's own, over the class's
         self._policy = policy
         self._link_test_s = link_test_s or policy.link_test_s
@@ -271,7 +272,7 @@ class WireSession(ABC):
         unanswered = self.window.clear()
         if not unanswered:
             return []
-        return [Answered([(submit, Uncertain(reason)) for submit in unanswered])]
+        return [self._given_up(unanswered, reason)]
 
     def tick(self, now: float) -> list[Event]:
         """Look at the clocks; once a second is enough."""
@@ -283,7 +284,7 @@ class WireSession(ABC):
             slot_s=self._policy.uncertain_slot_s,
         )
         if expired:
-            events.append(Answered([(submit, Uncertain("channel.timeout")) for submit in expired]))
+            events.append(self._given_up(expired, "channel.timeout"))
         reason = self._overdue(now)
         if reason:
             events.append(self._end(reason))
@@ -306,6 +307,12 @@ class WireSession(ABC):
             ended = self._read(self._framer.feed(data), burst)
         except RemoteProtocolError as error:
             ended = self._broken(error)
+        except Exception as error:  # noqa: BLE001 – ours, but it must cost this session only:
+            # what the burst held before is told, the shell logs what went wrong
+            self.faults += 1
+            wrong = RemoteProtocolError(f"a PDU could not be read: {type(error).__name__}")
+            wrong.__cause__ = error
+            ended = self._broken(wrong)
         if ended is None and self._framer.error is not None:
             ended = self._broken(self._framer.error)
         if ended is None and self.state is SessionState.DRAINING and not self.window.open:
@@ -328,6 +335,17 @@ class WireSession(ABC):
         return None
 
     # -- the inside ------------------------------------------------------------------------
+
+    def _given_up(self, unanswered: Sequence[tuple[int, Submit]], reason: str) -> Answered:
+        """Nobody heard of these; with the ids that are ours to know."""
+        known = self._id_before_answer
+        return Answered(
+            [(submit, Uncertain(reason, known(number, submit))) for number, submit in unanswered]
+        )
+
+    def _id_before_answer(self, sequence: int, submit: Submit) -> str:
+        """The carrier's id of a submit without an answer; "" where only an answer tells it."""
+        return ""
 
     def _next(self) -> int:
         is_last = self._sequence >= self.sequence_maximum

@@ -36,7 +36,7 @@ from adapters.session import (
 )
 from adapters.tls import Tls
 from sms import config
-from sms.errors import ConnectFailed
+from sms.errors import ConnectFailed, RemoteProtocolError
 from sms.model import Submit
 from sms.outcomes import Outcome
 from telemetry.failpoints import failpoints
@@ -198,6 +198,13 @@ class Link(asyncio.Protocol):
             self._channel.link_ended(self)
         if not self.ended.done():
             self.ended.set_result(None)
+
+
+def log_fault(error: RemoteProtocolError | None, channel: str) -> None:
+    """Log the traceback of a PDU that our own code failed on; other ends speak for themselves."""
+    cause = error.__cause__ if error is not None else None
+    if cause is not None:
+        log.error("a PDU crashed its parser", channel=channel, exc_info=cause)
 
 
 def set_options(sock: socket.socket) -> None:
@@ -406,7 +413,8 @@ class WireChannel(ABC):
                 case Bound(peer):
                     self._bound(link, peer)
                     has_room = True
-                case Ended(reason):
+                case Ended(reason, error):
+                    log_fault(error, self._config.name)
                     link.close(reason)
                 case _:
                     assert_never(event)

@@ -60,8 +60,9 @@ class Window:
         *,
         shortest_s: float,
         slot_s: float,
-    ) -> list[Submit]:
-        """Move submits whose time is over to the late ones and return them, oldest first.
+    ) -> list[tuple[int, Submit]]:
+        """Move submits whose time is over to the late ones and return them with their sequence
+        numbers, oldest first.
 
         `shortest_s` is the least `timeout_of` can give: the walk ends at the first submit
         younger than that. `slot_s` after its time-out a submit gives its slot back.
@@ -74,8 +75,8 @@ class Window:
                 break
             if age_s >= timeout_of(submit):
                 over.append(sequence)
-        expired = [self.open.pop(sequence) for sequence in over]
-        for sequence, submit in zip(over, expired, strict=True):
+        expired = [(sequence, self.open.pop(sequence)) for sequence in over]
+        for sequence, submit in expired:
             self._late[sequence] = (submit, now + slot_s)
         return expired
 
@@ -86,9 +87,10 @@ class Window:
         for _ in range(len(self._spent) - SPENT_MAXIMUM):
             del self._spent[next(iter(self._spent))]
 
-    def clear(self) -> list[Submit]:
-        """Empty the window at the close and return those never reported, oldest first."""
-        unanswered = list(self.open.values())
+    def clear(self) -> list[tuple[int, Submit]]:
+        """Empty the window at the close and return those never reported, with their sequence
+        numbers, oldest first."""
+        unanswered = list(self.open.items())
         self.open.clear()
         self._late.clear()
         self._spent.clear()

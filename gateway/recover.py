@@ -246,7 +246,7 @@ def from_line(line: AnswerLine) -> Outcome:
         return Rejected(code, Cause(cause), reason)
     if line.kind == 2:
         return Throttled(1.0, line.code)
-    return NotSent(LOST) if line.kind == 3 else Uncertain(LOST)
+    return NotSent(LOST) if line.kind == 3 else Uncertain(LOST, line.carrier_id)
 
 
 async def _committed(flow: Flow) -> None:

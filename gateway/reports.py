@@ -30,7 +30,7 @@ from sms.config import Channel
 from sms.errors import Unavailable
 from sms.ids import IdClock, unix_of
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, Report, State
-from sms.outcomes import Submitted
+from sms.outcomes import Submitted, Uncertain
 from store.fragments import (
     ParkedReport,
     Why,
@@ -273,7 +273,7 @@ class Reports:
             self._matches.forget(report.channel, report.carrier_id)
         elif message.state is State.DELIVERED:  # no segment's receipt is outstanding
             for answer in message.answers:
-                if isinstance(answer, Submitted):
+                if isinstance(answer, Submitted | Uncertain):
                     self._matches.forget(report.channel, answer.carrier_id)
 
     def _may_resend(self, message: Message, path: Path, channel: int) -> bool:

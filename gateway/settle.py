@@ -214,7 +214,8 @@ class Settler:
             return
         answers[segment] = outcome
         message.open_segments -= 1
-        if type(outcome) is Submitted and outcome.carrier_id:  # some carriers give no id
+        # some carriers give no id, some let us know it without their answer
+        if (type(outcome) is Submitted or type(outcome) is Uncertain) and outcome.carrier_id:
             self._matches.put(burst.channel, outcome.carrier_id, message, segment, submit.copy)
         if message.open_segments:
             return
@@ -363,7 +364,7 @@ class Settler:
     def _decide(self, burst: Burst, message: Message, outcome: Outcome) -> None:
         """No segment was taken: the gravest outcome decides for the message."""
         match outcome:
-            case Uncertain(reason):
+            case Uncertain(reason=reason):
                 self._uncertain(burst, message, reason)
             case Rejected():
                 self._rejected(burst, message, outcome)
@@ -443,13 +444,37 @@ class Settler:
         return self._dispatcher.has_other(message, channel)
 
     def _uncertain(self, burst: Burst, message: Message, reason: str) -> None:
+        """Each segment whose id is known has a row with it, so that its report is found later, in
+        any process; the path rides on the last one."""
+        known = [
+            (segment, answer.carrier_id)
+            for segment, answer in enumerate(message.answers)
+            if isinstance(answer, Uncertain) and answer.carrier_id
+        ]
+        for segment, carrier_id in known[:-1]:
+            note = self._ledger.row(
+                message,
+                Path.NOTE,
+                State.UNCERTAIN,
+                burst.unix,
+                segment=segment,
+                copy=message.copy,
+                channel=burst.channel,
+                carrier_id=carrier_id,
+                reason=reason,
+            )
+            if note is not None:
+                burst.rows.append(note)
+        segment, carrier_id = known[-1] if known else (None, None)
         row = self._ledger.row(
             message,
             Path.UNCERTAIN,
             State.UNCERTAIN,
             burst.unix,
+            segment=segment,
             copy=message.copy,
             channel=burst.channel,
+            carrier_id=carrier_id,
             reason=reason,
             times=self._times(burst, message),
         )
@@ -538,7 +563,7 @@ def is_repairable(outcome: Outcome) -> bool:
 def _line(submit: Submit, outcome: Outcome) -> AnswerLine:
     """The journal's line of one answer."""
     carrier_id = code = ""
-    if isinstance(outcome, Submitted):
+    if isinstance(outcome, Submitted | Uncertain):
         carrier_id = outcome.carrier_id
     elif isinstance(outcome, Rejected):
         code = f"{outcome.cause}|{outcome.reason}|{outcome.code}"

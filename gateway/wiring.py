@@ -279,7 +279,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         conflicts,
         reports,
         notifier,
-        _conservation(flow, pool),
+        _conservation(flow, pool, flow.events),
         deliverer,
         peers,
         set(),
@@ -293,7 +293,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     return worker
 
 
-def _conservation(flow: Flow, pool: Pool) -> Conservation:
+def _conservation(flow: Flow, pool: Pool, events: EventLane) -> Conservation:
     """The gauge that says whether a message was lost or is there twice."""
     return Conservation(
         pool=pool,
@@ -301,7 +301,7 @@ def _conservation(flow: Flow, pool: Pool) -> Conservation:
         dispatcher=flow.dispatcher,
         spill=flow.backlog.spill,
         metrics=flow.metrics,
-        oldest_row_s=flow.events.oldest_age_s,
+        oldest_row_s=events.oldest_age_s,
         tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
     )
 

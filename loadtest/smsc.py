@@ -221,6 +221,7 @@ class Smsc:
         self, session: ServerSession, answers: list[tuple[int, int, bytes]], owed: list[Owed]
     ) -> None:
         if not session.is_closed:
+            session.congestion = self.behaviour.congestion
             session.answer_submits(answers)
             self.dirty.add(session)
         self.counts["accepted"] += sum(1 for answer in answers if not answer[1])

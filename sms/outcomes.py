@@ -54,9 +54,14 @@ class NotSent:
 
 @dataclass(slots=True)
 class Uncertain:
-    """Bytes left and no answer came: never resend at once."""
+    """Bytes left and no answer came: never resend at once.
+
+    `carrier_id` is the id its report will name, where that is known without the answer (SGIP: our
+    own sequence); then a report is the evidence.
+    """
 
     reason: str
+    carrier_id: str = ""
 
 
 Outcome = Submitted | Rejected | Throttled | NotSent | Uncertain

@@ -19,7 +19,7 @@ from adapters.session import Answered, Bound, Ended, Event, Received, Reported, 
 from adapters.sgip.channel import common_of
 from adapters.sgip.session import Account, SgipGuest
 from adapters.sgip.settings import SgipSettings, parse
-from adapters.shell import WRITE_BUFFER_HIGH, set_options
+from adapters.shell import WRITE_BUFFER_HIGH, log_fault, set_options
 from sms import config
 from sms.errors import ConfigError
 from telemetry.failpoints import failpoints
@@ -234,7 +234,8 @@ class Door:
                     self._sink.inbound(channel, texts)
                 case Bound(peer):
                     log.info("smg logged in", channel=channel, name=peer, address=guest.address)
-                case Ended(reason):
+                case Ended(reason, error):
+                    log_fault(error, f"{PROTOCOL} port")
                     guest.close(reason)
                 case _:
                     assert_never(event)

@@ -254,7 +254,8 @@ class SgipSession(_Talk):
         return refused
 
     def lost(self, reason: str) -> list[Event]:
-        """As `WireSession.lost`; nobody's report is looked for here any more."""
+        """As `WireSession.lost`; nobody's report is looked for here any more: who hears of the
+        loss hears the ids too."""
         self._had_open = bool(self.window.taken())
         own = self._common.sessions.get(self.channel, [])
         if self in own:
@@ -360,6 +361,9 @@ class SgipSession(_Talk):
         bound.append(Bound())
 
     # -- ids -------------------------------------------------------------------------------
+
+    def _id_before_answer(self, sequence: int, submit: Submit) -> str:
+        return self._id_of(submit, sequence)
 
     def _stamp_at(self, now: float) -> None:
         second = int(now + self._unix_offset)

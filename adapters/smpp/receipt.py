@@ -66,7 +66,7 @@ def parse_usual_receipt(frame: bytes) -> tuple[str, str, str, str] | None:
     if found.end() > tlvs:
         return None
     if tlvs < len(frame):
-        if not text.startswith(_ID_TLV_HEAD, tlvs):
+        if tlvs + 4 > len(frame) or not text.startswith(_ID_TLV_HEAD, tlvs):
             return None
         stop = tlvs + 4 + frame[tlvs + 3]
         if stop > len(frame) or stop > tlvs + 69:

@@ -29,10 +29,11 @@ from adapters.smpp.receipt import (
     parse_usual_receipt,
 )
 from adapters.smpp.settings import NumberFormat, SmppSettings
+from adapters.smpp.template import DataTemplate, SubmitTemplate
 from adapters.wire import Framer, build_tlvs
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report
-from sms.outcomes import Outcome, Submitted
+from sms.outcomes import NotSent, Outcome, Submitted
 
 _MESSAGE_ID_END = HEADER_SIZE + 64
 
@@ -71,7 +72,8 @@ class Session(WireSession):
         self.role = _ROLES[bind]
         self._codes = StatusTable(settings.status_classes)
         self._answer_id, self._receipt_id = ID_FORMS[settings.id_match]
-        template = pdu.SubmitTemplate(settings.look, _NUMBERS[settings.number_format])
+        kind = DataTemplate if settings.look.is_data else SubmitTemplate
+        template = kind(settings.look, _NUMBERS[settings.number_format])
         self._build_into = template.build_into
 
     def _login(self) -> None:
@@ -135,17 +137,32 @@ class Session(WireSession):
         # The body may be missing, its NUL too; TLVs after the id are congestion hints (5.0).
         end = frame.find(0, HEADER_SIZE, _MESSAGE_ID_END + 1)
         if end > 0 and len(frame) > end + 1:
-            self.congestion = max(self.congestion, pdu.congestion_of(frame, end + 1))
+            self._hear_load(frame, end + 1)
         if status:
-            if status == pdu.ESME_RINVBNDSTS and self.state is SessionState.BOUND:
-                # It forgot our login: take no more, let the rest be answered, bind again.
-                self._move(Move.PEER_UNBOUND, self._heard_at)
+            self._hear_load(frame, HEADER_SIZE)  # 5.0 may leave the id out and tell its load
+            if status == pdu.ESME_RINVBNDSTS:
+                return self._unbound_answer(status)
             return self._codes.outcome(status)
         # A longer id than the standard's 64 is cut, as it is in its report: the submit was taken.
         carrier_id = frame[HEADER_SIZE : end if end >= 0 else _MESSAGE_ID_END].decode("latin-1")
         if self._answer_id is not None:
             carrier_id = self._answer_id(carrier_id)
         return Submitted(carrier_id)
+
+    def _hear_load(self, frame: bytes, position: int) -> None:
+        """How busy the carrier says it is, in the TLVs from `position` (SMPP 5.0)."""
+        self.congestion = max(self.congestion, pdu.congestion_of(frame, position))
+
+    def _unbound_answer(self, status: int) -> Outcome:
+        """The carrier forgot our login, so it took nothing: no more of ours until we bound again.
+
+        A channel that gives the code a class of its own is believed.
+        """
+        if self.state is SessionState.BOUND:
+            self._move(Move.PEER_UNBOUND, self._heard_at)  # the rest may still be answered
+        if status in self._settings.status_classes:
+            return self._codes.outcome(status)
+        return NotSent("channel.link_lost")
 
     def _deliver(
         self,
@@ -192,6 +209,14 @@ class Session(WireSession):
         )
         self._deliver(build_tlvs(parsed.tlvs), short, parsed.sequence, burst, pdu.DATA_SM)
 
+    def _data_answered(self, frame: bytes, burst: Burst) -> None:
+        _, _, status, sequence = parse_header(frame)
+        submit = self.window.open.pop(sequence, None) or self.window.take_late(sequence)
+        if submit is None:
+            self.strays += 1
+        else:
+            burst.results.append((submit, self._outcome(frame, status)))
+
     def _nack(self, frame: bytes, burst: Burst) -> Ended | None:
         _, _, status, sequence = parse_header(frame)
         submit = self.window.open.pop(sequence, None) or self.window.take_late(sequence)
@@ -210,6 +235,7 @@ class Session(WireSession):
 
     def _enquiry_answered(self, frame: bytes, _burst: Burst) -> None:
         self._link_answered(parse_header(frame)[3])
+        self._hear_load(frame, HEADER_SIZE)
 
     def _unbound(self, frame: bytes, _burst: Burst) -> Ended | None:
         self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, frame)
@@ -254,9 +280,10 @@ _ROLES = {
     pdu.BIND_RECEIVER: "receiver",
 }
 _NO_ANSWER_DUE = frozenset((pdu.ALERT_NOTIFICATION, pdu.OUTBIND))
-# What is not the answer to a submit or a deliver_sm, by command; others go to `_other`.
+# What is not the answer to a submit_sm or a deliver_sm, by command; others go to `_other`.
 _CONTROLS: dict[int, Callable[[Session, bytes, Burst], Ended | None]] = {
     pdu.DATA_SM: Session._data,
+    pdu.DATA_SM_RESP: Session._data_answered,
     pdu.GENERIC_NACK: Session._nack,
     pdu.ENQUIRE_LINK: Session._enquired,
     pdu.ENQUIRE_LINK_RESP: Session._enquiry_answered,

@@ -22,7 +22,7 @@ from adapters.checks import (
     seconds,
     string,
 )
-from adapters.smpp.pdu import SubmitLook
+from adapters.smpp.template import SubmitLook
 from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
 
@@ -40,6 +40,13 @@ class Bind(StrEnum):
 
     TRX = "trx"  # one connection for both directions
     TX_RX = "tx+rx"  # a transmitter and a receiver: two connections
+
+
+class SubmitPdu(StrEnum):
+    """Which PDU carries a submit."""
+
+    SUBMIT_SM = "submit_sm"
+    DATA_SM = "data_sm"
 
 
 class IdMatch(StrEnum):
@@ -131,6 +138,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "dest_npi": _OCTET,
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
+    "submit_pdu": choice(SubmitPdu),
     "long_messages": _long,
     "validity_period": choice(Validity),
     "number_format": choice(NumberFormat),
@@ -204,4 +212,5 @@ def _look(raw: Mapping[str, Any]) -> SubmitLook:
         ucs2_data_coding=raw.get("ucs2_data_coding", default.ucs2_data_coding),
         has_validity=raw.get("validity_period", Validity.RELATIVE) == Validity.RELATIVE,
         is_sar=raw.get("long_messages") == "sar",
+        is_data=raw.get("submit_pdu") == SubmitPdu.DATA_SM,
     )

@@ -145,7 +145,7 @@ def test_without_valkey_sending_goes_on_and_the_limits_come_back_with_it(gateway
 
     def is_missed() -> bool:  # a lease is good for a second: until then nobody asks
         answers.extend(post_many(gateway, "fast", 50))
-        return gateway.metric("limit_calls_total", outcome="failed") > failed
+        return bool(gateway.metric("limit_calls_total", outcome="failed") > failed)
 
     try:
         eventually(is_missed, "a question without an answer")

@@ -55,7 +55,7 @@ async def write(world, rows, sql=""):
     lane = next((lane for lane in world.lanes if hasattr(lane, "add")), None)
     lane = lane or await world.event_lane()
     lane.add(rows, urgent=True, sql=sql)
-    assert await lane.drain(20)
+    assert await lane.drain(60)
 
 
 def test_resting_paths_are_those_that_end_with_a_carrier_or_for_good():
@@ -198,7 +198,7 @@ async def test_what_is_open_is_accounted_for_in_one_snapshot(world):
     await write(world, [], holdings_sql(0, {}))
     lane = await other.event_lane()
     lane.add([], urgent=True, sql=holdings_sql(1, {1: (6, 0), 2: (0, 0)}))
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     assert (await world.reader.conservation())[1] == (9, 0, 3, 6)
     await other.close()
 
@@ -409,11 +409,11 @@ async def test_a_message_on_its_way_from_owner_to_owner_is_never_taken_for_ours(
             away = handover_sql(other.ids.next(), 1, 2, 0, MessageClass.OTP, [message.id], [1])
             lane.add([], urgent=True, sql=away + unpark_sql([message.id]))
             taken = f"DELETE FROM handovers; INSERT INTO claims VALUES (1, 9, '{{{message.id}}}');"
-            assert await lane.drain(10)
+            assert await lane.drain(60)
             lane.add([], urgent=True, sql=taken)
-            assert await lane.drain(10)
+            assert await lane.drain(60)
             lane.add([], urgent=True, sql="DELETE FROM claims;" + park_sql(1, row))
-            assert await lane.drain(10)
+            assert await lane.drain(60)
         is_over.set()
 
     travelling = asyncio.create_task(travel())

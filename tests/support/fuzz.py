@@ -60,11 +60,31 @@ def _give(read: Callable[[bytes], object], data: bytes) -> None:
     assert peak <= ALLOCATED_MAXIMUM, f"{peak} octets at once on {data.hex()}"
 
 
+# Beginnings of optional parameters, SMPP's id of a report first: cut where no parser expects it.
+_TAILS = (
+    b"\x00\x1e\x00\x04ab1\0",
+    b"\x02\x0c\x00\x02\x01\x02\x02\x0e\x00\x01\x02\x02\x0f\x00\x01\x01",
+    b"\x04\x24\x00\x02ab",
+    b"\x04\x27\x00\x00",
+    b"\x00\x02\x00\x01\x01",
+)
+
+
+def _with_tail(dice: random.Random, frame: bytes) -> bytes:
+    """The frame with stray octets behind it and a length that counts them."""
+    tail = dice.choice(_TAILS)
+    longer = frame + tail[: dice.randrange(len(tail) + 1)] + dice.randbytes(dice.choice((0, 0, 3)))
+    return len(longer).to_bytes(4, "big") + longer[4:]
+
+
 def _input(dice: random.Random, frames: Sequence[bytes]) -> bytes:
     """Noise; recorded frames run together, some octets changed; the same cut somewhere."""
     if dice.random() < 0.1:
         return dice.randbytes(dice.randrange(LONGEST_NOISE))
-    data = bytearray(b"".join(dice.choices(frames, k=dice.choice((1, 1, 1, 2, 3)))))
+    chosen = dice.choices(frames, k=dice.choice((1, 1, 1, 2, 3)))
+    if dice.random() < 0.3:
+        chosen[-1] = _with_tail(dice, chosen[-1])
+    data = bytearray(b"".join(chosen))
     for _ in range(dice.choice((0, 1, 1, 2, 4, 8))):
         # the first octets hold lengths, commands and counts: worth more than the rest
         end = len(data) if dice.random() < 0.6 else min(len(data), 16)

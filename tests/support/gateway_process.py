@@ -46,6 +46,7 @@ RELIABILITY = {
     "uncertain_wait_transactional_s": "2",
     "reconnect_min_s": "0.2",
     "reconnect_max_s": "1",
+    "restart_max_s": "0.5",
     "drain_before_s": "0.2",
     "drain_idle_s": "0.2",
     "valkey_timeout_s": "5",  # many gateways on one machine: limits are judged, not its load

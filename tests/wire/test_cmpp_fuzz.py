@@ -56,6 +56,7 @@ def test_fuzz_a_session_survives_any_bytes(protocol, seed):
 
         def read(data):
             told = session.receive(data, 1.1) + session.lost("channel.link_lost")
+            assert not session.faults
             assert sum(len(event.results) for event in told if isinstance(event, Answered)) == 8
 
         return read

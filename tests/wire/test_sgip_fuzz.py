@@ -58,6 +58,7 @@ def test_fuzz_a_session_survives_any_bytes(seed):
 
         def read(data):
             told = session.receive(data, 1.1) + session.lost("channel.link_lost")
+            assert not session.faults
             assert sum(len(event.results) for event in told if isinstance(event, Answered)) == 8
 
         return read
@@ -73,6 +74,7 @@ def test_fuzz_our_listener_survives_any_bytes(seed, is_bound):
 
         def read(data):
             guest.receive(data, 1.1)
+            assert not guest.faults
             guest.to_send()
 
         return read

@@ -23,16 +23,16 @@ def filled(*classes, capacity=8):
 def test_each_class_has_its_own_time_out_and_a_submit_expires_once():
     window, (slow, otp) = filled(MessageClass.MARKETING, MessageClass.OTP)
     assert expire(window, 9.9) == []
-    assert expire(window, 10.0) == [otp]
+    assert expire(window, 10.0) == [(2, otp)]
     assert expire(window, 11.0) == []
-    assert expire(window, 60.0) == [slow]
+    assert expire(window, 60.0) == [(1, slow)]
     assert window.clear() == []
 
 
 def test_the_walk_ends_at_the_first_young_submit():
     window, (old, young) = filled(MessageClass.OTP, MessageClass.OTP)
     young.sent_at = 5.0
-    assert expire(window, 12.0) == [old]
+    assert expire(window, 12.0) == [(1, old)]
 
 
 def test_a_late_submit_keeps_its_slot_until_its_answer():
@@ -65,8 +65,8 @@ def test_memory_of_the_very_late_is_bounded():
 
 def test_the_close_returns_only_what_was_never_reported():
     window, (otp, slow) = filled(MessageClass.OTP, MessageClass.MARKETING)
-    assert expire(window, 10.0) == [otp]
-    assert window.clear() == [slow]
+    assert expire(window, 10.0) == [(1, otp)]
+    assert window.clear() == [(2, slow)]
     assert window.taken() == 0
 
 

@@ -371,6 +371,28 @@ def test_otp_without_answer_gets_one_marked_copy_on_another_channel_first() -> N
     assert kit.metrics.illegal_transition_total.samples()[0][1] == [0.0]
 
 
+def test_an_id_known_without_its_answer_goes_into_the_rows_of_each_segment() -> None:
+    """So that its report is evidence in any process: RELIABILITY 5, SGIP's sequence."""
+    kit = Kit()
+    one, long = kit.message(), kit.message(texts=("a" * 153, "b" * 153, "c"))
+    kit.accept(one, long)
+    lost = [Uncertain("channel.link_lost", f"id{number}") for number in range(3)]
+    for outcome in (*lost, Submitted("id3")):
+        kit.answer(1, outcome)
+    [row] = [row for row in kit.events.rows if row.message_id == one.id]
+    assert (row.path, row.segment, row.carrier_id) == (Path.UNCERTAIN, 0, "id0")
+    rows = [row for row in kit.events.rows if row.message_id == long.id]
+    found = {(row.path, row.segment, row.carrier_id, row.status) for row in rows}
+    assert found == {
+        (Path.NOTE, 0, "id1", State.UNCERTAIN),
+        (Path.NOTE, 2, "id3", State.SUBMITTED),
+        (Path.UNCERTAIN, 1, "id2", State.UNCERTAIN),
+    }
+    assert long.state is State.UNCERTAIN
+    assert long.segment_states == [State.UNCERTAIN, State.UNCERTAIN, State.SUBMITTED]
+    assert kit.matches.get(1, "id1") == (long, 0, 0)
+
+
 def test_a_late_answer_in_time_ends_the_wait_without_a_copy() -> None:
     kit = Kit()
     message = kit.message(MessageClass.OTP)

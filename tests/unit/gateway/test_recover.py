@@ -55,6 +55,11 @@ def test_written_and_not_answered_is_uncertain() -> None:
     assert outcomes(text, replay(text, [write()], [])) == [Uncertain(LOST)]
 
 
+def test_an_id_that_was_known_without_its_answer_survives_a_kill() -> None:
+    line = answer(Uncertain("channel.timeout", "b36924b9"))
+    assert from_line(line) == Uncertain(LOST, "b36924b9")
+
+
 def test_without_a_journal_of_this_boot_everything_claimed_is_uncertain() -> None:
     text = message(("a", "b"))
     found = replay(text, [], [], is_present=False)

@@ -255,6 +255,25 @@ def test_a_report_ends_an_uncertain_message_and_its_wait() -> None:
     assert message.id not in desk.kit.evidence.waiting
 
 
+def test_a_report_that_names_an_id_known_without_its_answer_ends_the_wait() -> None:
+    """The link was lost, and the report comes over another one: it is the evidence."""
+    desk = Desk()
+    message = desk.kit.message(MessageClass.OTP, texts=("a" * 153, "b"))
+    desk.kit.accept(message)
+    for name in ("id0", "id1"):
+        desk.kit.answer(1, Uncertain("channel.link_lost", name))
+    assert message.state is State.UNCERTAIN
+    for name in ("id1", "id0"):
+        desk.report(name)
+        desk.kit.events.flush()
+    assert message.state is State.DELIVERED
+    assert message.id not in desk.kit.evidence.waiting
+    desk.kit.clock.now += 10.0
+    desk.kit.evidence.due(message)
+    assert len(desk.kit.channels[2].seen) == 0  # no second copy
+    assert len(desk.kit.matches) == 0
+
+
 def test_more_reports_than_can_wait_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports_module, "MAX_PENDING", 3)
     desk = Desk()

@@ -22,6 +22,8 @@ def test_what_is_left_out_keeps_its_value():
         ({"link": "sideways"}, "/link"),
         ({"failure_status": 0}, "/failure_status"),
         ({"undelivered_share": True}, "/undelivered_share"),
+        ({"congestion": 101}, "/congestion"),
+        ({"congestion": True}, "/congestion"),
         ({"latencyms": 5}, "/latencyms"),
         ([], ""),
         (None, ""),

@@ -17,7 +17,7 @@ from loadtest.server import segment_of
 from loadtest.smpp_server import ServerSession, SmppSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
-from sms.outcomes import Cause, Rejected, Submitted, Throttled
+from sms.outcomes import Cause, NotSent, Rejected, Submitted, Throttled
 from tests.support.smpp import SETTINGS, a_message, outcomes, some_submits, submits_of
 
 
@@ -131,12 +131,32 @@ def test_a_pair_gets_answers_on_one_connection_and_reports_on_the_other(world):
     assert world.smsc.waiting() == 0
 
 
-def test_a_submit_over_a_receiver_is_refused(world):
+def test_a_data_sm_is_taken_answered_as_such_and_reported(world):
+    client, _ = world.client(submit_pdu="data_sm")
+    client.submit(some_submits(2), 0.0)
+    events = world.carry()
+    assert [type(outcome) for outcome in outcomes(events)] == [Submitted, Submitted]
+    assert len(reports(events)) == 2
+    assert [(line["to"], line["text"]) for line in world.lines()] == [("8613800138000", "你好")] * 2
+    assert client.strays == 0
+
+
+@pytest.mark.parametrize(("version", "told"), [(0x50, 95), (0x34, 0)])
+def test_its_load_is_told_to_clients_of_5_0_only(tmp_path, version, told):
+    world = World(tmp_path, congestion=95, throttle_share=0.5)
+    client, _ = world.client(interface_version=version)
+    client.submit(some_submits(20), 0.0)
+    assert len(outcomes(world.carry())) == 20
+    assert client.congestion == told
+
+
+def test_a_submit_over_a_receiver_is_refused_as_not_bound(world):
     receiver, _ = world.client(bind=pdu.BIND_RECEIVER)
     receiver.window.capacity = 1  # as no gateway would
     receiver.submit(some_submits(1), 0.0)
     [outcome] = outcomes(world.carry())
-    assert isinstance(outcome, Rejected)
+    assert isinstance(outcome, NotSent)
+    assert world.lines() == []
 
 
 def test_a_submit_is_answered_and_reported_and_recorded(world):

@@ -270,7 +270,9 @@ def test_a_cut_answer_ends_the_session_and_loses_no_submit():
     [ended] = session.receive(pdu.pack_header(20, pdu.SUBMIT_RESP, *sequence), 0.1)
     assert isinstance(ended, Ended)
     assert isinstance(ended.error, RemoteProtocolError)
-    assert outcomes(session.lost("channel.link_lost")) == [Uncertain("channel.link_lost")]
+    assert outcomes(session.lost("channel.link_lost")) == [
+        Uncertain("channel.link_lost", id_of(sequence))
+    ]
 
 
 def test_a_time_out_is_uncertain_and_a_late_answer_is_told():
@@ -278,7 +280,7 @@ def test_a_time_out_is_uncertain_and_a_late_answer_is_told():
     submits = some_submits(1, MessageClass.OTP)
     session.submit(submits, 0.0)
     [sequence] = [one.sequence for one in sent(session)]
-    assert outcomes(session.tick(10.0)) == [Uncertain("channel.timeout")]
+    assert outcomes(session.tick(10.0)) == [Uncertain("channel.timeout", id_of(sequence))]
     assert outcomes(session.receive(response(pdu.SUBMIT_RESP, sequence), 11.0)) == [
         Submitted(id_of(sequence))
     ]
@@ -355,7 +357,7 @@ def test_a_report_is_evidence_for_a_submit_that_was_given_up():
     session, guest = bound_session(common=common), bound_guest(common)
     session.submit(some_submits(1, MessageClass.OTP), 0.0)
     [sequence] = [one.sequence for one in sent(session)]
-    assert outcomes(session.tick(10.0)) == [Uncertain("channel.timeout")]
+    assert outcomes(session.tick(10.0)) == [Uncertain("channel.timeout", id_of(sequence))]
     assert outcomes(guest.receive(report(sequence), 12.0)) == [Submitted(id_of(sequence))]
 
 
@@ -377,12 +379,18 @@ def test_another_channels_report_is_no_evidence():
     assert outcomes(bound_guest(common).receive(report(sequence), 1.1)) == []
 
 
-def test_a_session_that_is_over_is_not_looked_at():
+def test_a_session_that_is_over_has_told_the_ids_of_its_submits():
+    """Nobody looks there any more: whoever heard of the loss knows what its report will name."""
     common = Common()
     session = bound_session(common=common)
-    session.submit(some_submits(1), 1.0)
-    [sequence] = [one.sequence for one in sent(session)]
-    session.lost("channel.link_lost")
+    submits = some_submits(2)
+    session.submit(submits[:1], 1.0)
+    session.submit(submits[1:], 2.0)  # another second, another time part
+    sequence, other = [one.sequence for one in sent(session)]
+    assert outcomes(session.lost("channel.link_lost")) == [
+        Uncertain("channel.link_lost", id_of(sequence)),
+        Uncertain("channel.link_lost", id_of(other)),
+    ]
     assert outcomes(bound_guest(common).receive(report(sequence), 1.1)) == []
     assert common.sessions == {7: []}
 

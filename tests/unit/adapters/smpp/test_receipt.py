@@ -2,11 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.session import Reported
 from adapters.smpp import pdu
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import IdMatch
 from sms.model import SegmentMark
-from tests.support.smpp import report
+from tests.support.smpp import bound_session, report
 
 SAR = SegmentMark(0x107, 2, 1, 0)
 
@@ -45,6 +46,14 @@ def test_a_report_is_read_by_its_key_names(text, expected):
     assert parsed(deliver(text)) == expected
 
 
+@pytest.mark.parametrize("esm_class", [0x04, 0x07, 0x84])
+def test_a_report_is_known_by_its_four_bits_whatever_stands_beside_them(esm_class):
+    session = bound_session()
+    [event] = session.receive(deliver(b"id:a1 stat:DELIVRD", esm_class=esm_class), 1.0)
+    assert isinstance(event, Reported)
+    assert [found.carrier_id for found in event.reports] == ["a1"]
+
+
 @pytest.mark.parametrize("text", [b"", b"hello", b"id: stat:DELIVRD", b"id:5 err:1", b"\xff\xfe"])
 def test_a_report_without_id_or_state_says_nothing(text):
     assert parsed(deliver(text)) is None
@@ -68,6 +77,16 @@ def test_the_id_of_the_tlv_wins_and_the_word_of_the_text():
     )
     assert parsed(frame) == ("right", "UNDELIV", "001")
     assert parse_usual_receipt(report(3, "abc")) == ("8613800138000", "abc", "DELIVRD", "000")
+
+
+def test_a_usual_report_cut_anywhere_in_its_tlv_keeps_its_id():
+    """Found by the fuzzer: the head of the TLV may be cut, too."""
+    whole = report(3, "abc")
+    for end in range(whole.index(b"text:") + 5, len(whole)):
+        cut = end.to_bytes(4, "big") + whole[4:end]
+        usual = ("8613800138000", "abc", "DELIVRD", "000")
+        assert parse_usual_receipt(cut) in (None, usual)
+        assert parsed(cut) == usual[1:]
 
 
 def test_a_report_may_stand_in_utf_16_or_in_the_payload_tlv():
@@ -106,6 +125,18 @@ def test_no_body_breaks_the_readers(body, esm_class, data_coding):
     parsed(frame)
     parse_usual_receipt(frame)
     assert isinstance(parse_text(frame, pdu.parse_short(frame))[0], str)
+
+
+@pytest.mark.parametrize("tail", [b"\x00\x1e\x00\x04", b"\x02\x0c\x00\x02\x01\x02"])
+def test_stray_octets_behind_a_usual_report_do_not_hide_it(tail):
+    """SMSCs leave the beginning of a parameter there."""
+    whole = report(7, "m1")[: -4 - len("m1\0")]
+    for stop in range(len(tail) + 1):
+        frame = whole + tail[:stop]
+        frame = len(frame).to_bytes(4, "big") + frame[4:]
+        quick = parse_usual_receipt(frame)
+        assert quick is None or quick[1:] == ("m1", "DELIVRD", "000")
+        assert parsed(frame) == ("m1", "DELIVRD", "000")
 
 
 @pytest.mark.parametrize(

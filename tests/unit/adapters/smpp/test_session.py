@@ -21,7 +21,7 @@ from adapters.smpp.session import Session, Token
 from adapters.smpp.settings import parse
 from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import MessageClass
-from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
+from sms.outcomes import Cause, NotSent, Rejected, Submitted, Throttled, Uncertain
 from tests.support.smpp import (
     SETTINGS,
     a_message,
@@ -177,11 +177,19 @@ def test_sequence_numbers_wrap_to_one():
 def test_an_unbound_answer_makes_it_bind_again_after_the_rest():
     session = bound_session()
     session.submit(some_submits(2), 1.0)
-    [answered] = session.receive(submit_answer(2, status=0x04), 1.1)
-    assert isinstance(answered, Answered)
+    events = session.receive(submit_answer(2, status=0x04), 1.1)
+    assert outcomes(events) == [NotSent("channel.link_lost")]  # sent again, no attempt
     assert session.free() == 0
-    events = session.receive(submit_answer(3, "x"), 1.2)
+    events = session.receive(submit_answer(3, status=0x04), 1.2)
     assert [type(event) for event in events] == [Answered, Ended]
+    assert outcomes(events) == [NotSent("channel.link_lost")]
+
+
+def test_a_channel_may_class_the_unbound_answer_itself():
+    session = bound_session(status_classes={"0x04": "perm_content"})
+    session.submit(some_submits(1), 1.0)
+    [outcome] = outcomes(session.receive(submit_answer(2, status=0x04), 1.1))
+    assert outcome == Rejected("0x00000004", Cause.CONTENT, "content.blocked")
 
 
 # -- time ----------------------------------------------------------------------------------
@@ -437,12 +445,49 @@ def test_a_report_may_come_as_data_sm():
     assert sent(session) == [(pdu.DATA_SM_RESP, 6, 0)]
 
 
+def test_a_text_from_a_phone_may_come_as_data_sm_however_long():
+    session = bound_session()
+    frame = pdu.build_pdu(
+        pdu.DATA_SM,
+        6,
+        {"source_addr": "+8613800138000", "destination_addr": "10690001", "data_coding": 8},
+        tlvs=[(pdu.TLV_MESSAGE_PAYLOAD, ("退订" * 200).encode("utf-16-be"))],
+    )
+    [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Received)
+    [text] = event.texts
+    assert (text.number, text.to, text.text) == ("8613800138000", "10690001", "退订" * 200)
+    session.answer([cast(Token, text.token)], accepted=True)
+    assert session.to_send().hex() == "0000001180000103000000000000000600"
+
+
+def test_a_channel_may_submit_by_data_sm_and_its_answers_count_the_same():
+    session = bound_session(submit_pdu="data_sm")
+    submits = some_submits(3)
+    session.submit(submits, 1.0)
+    assert [found.command_id for found in frames(session.to_send())] == [pdu.DATA_SM] * 3
+    answers = (
+        pdu.build_pdu(pdu.DATA_SM_RESP, 2, {"message_id": "d1"}),
+        header(pdu.DATA_SM_RESP, 3, pdu.ESME_RTHROTTLED),
+        header(pdu.GENERIC_NACK, 4, 8),
+        header(pdu.DATA_SM_RESP, 9),
+    )
+    [event] = session.receive(b"".join(answers), 1.1)
+    taken, throttled, nacked = outcomes([event])
+    assert taken == Submitted("d1")
+    assert isinstance(throttled, Throttled)
+    assert isinstance(nacked, Rejected)
+    assert (session.free(), session.strays) == (16, 1)
+
+
 # -- what is wrong -------------------------------------------------------------------------
 
 
 def test_an_unknown_request_is_nacked_and_the_session_goes_on():
     session = bound_session()
-    assert session.receive(header(0x21, 5) + header(0x102, 6) + header(0x80000103, 7), 1.0) == []
+    silent = header(0x102, 6) + header(0x0B, 7) + header(0x80000103, 8) + header(0x80000000, 0, 3)
+    assert session.receive(header(0x21, 5) + silent, 1.0) == []
+    assert session.strays == 2  # an answer and a generic_nack about nothing of ours
     assert sent(session) == [(pdu.GENERIC_NACK, 5, 3)]
     assert session.state is SessionState.BOUND
 
@@ -508,6 +553,35 @@ def test_the_highest_congestion_that_was_told_is_kept_and_the_ids_are_whole():
     assert told_by(with_tlvs(2, STATE + b"\x64", status=0x58)) == 100
 
 
+def test_an_error_answer_may_tell_it_without_an_id_and_a_link_test_too():
+    bare = pdu.pack_header(21, 0x80000004, 0x58, 2) + STATE + b"\x63"
+    assert told_by(bare) == 99
+    session = bound_session()
+    session.tick(15.0)
+    assert sent(session) == [(pdu.ENQUIRE_LINK, 2, 0)]
+    session.receive(pdu.pack_header(21, pdu.ENQUIRE_LINK_RESP, 0, 2) + STATE + b"\x5b", 15.1)
+    assert session.congestion == 91
+    assert session.tick(16.0) == []
+
+
 @given(st.binary(max_size=20))
 def test_what_is_no_tlv_is_no_congestion_and_the_answer_counts(octets):
     assert 0 <= told_by(with_tlvs(2, octets)) <= 100
+
+
+def test_an_error_of_ours_costs_one_session_and_nothing_that_the_burst_told(monkeypatch):
+    def crash(*_):
+        raise IndexError("ours")
+
+    monkeypatch.setattr("adapters.smpp.session.parse_usual_receipt", crash)
+    session = bound_session()
+    session.submit(some_submits(2), 1.0)
+    session.to_send()
+    events = session.receive(submit_answer(2, "a") + report(7, "a") + submit_answer(3, "b"), 1.1)
+    assert outcomes(events) == [Submitted("a")]
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.error, RemoteProtocolError)
+    assert isinstance(ended.error.__cause__, IndexError)
+    assert session.faults == 1
+    assert outcomes(session.lost("channel.link_lost")) == [Uncertain("channel.link_lost")]
