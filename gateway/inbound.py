@@ -145,7 +145,10 @@ class InboundDesk:
             channel.id
             for channel in snapshot.channels.values()
             if channel.protocol == "smpp"
-            and (channel.countries == {86} or channel.settings.get("number_format") == NATIONAL)
+            and (
+                channel.countries == frozenset({86})
+                or channel.settings.get("number_format") == NATIONAL
+            )
         )
 
     # -- from a channel --------------------------------------------------------------------

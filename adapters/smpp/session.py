@@ -95,10 +95,8 @@ class Session(WireSession):
     def _logout(self) -> None:
         self._out.append(pdu.pack_header(HEADER_SIZE, pdu.UNBIND, 0, self._next()))
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 0x64 for "send it again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         status = pdu.ESME_ROK if accepted else pdu.ESME_RX_T_APPN
         pack, out = pdu.pack_header, self._out
         for _, sequence, command_id in cast("Sequence[Token]", tokens):
@@ -194,7 +192,7 @@ class Session(WireSession):
             return
         # Acknowledgements of other machines, intermediate notices and reports that say nothing:
         # kept unanswered they would only come again.
-        self.answer((token,), accepted=True)
+        self._answer((token,), accepted=True)
 
     def _data(self, frame: bytes, burst: Burst) -> None:
         parsed = pdu.parse_pdu(frame)
@@ -238,8 +236,10 @@ class Session(WireSession):
         self._hear_load(frame, HEADER_SIZE)
 
     def _unbound(self, frame: bytes, _burst: Burst) -> Ended | None:
-        self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, frame)
-        return self._peer_unbound()
+        sequence = parse_header(frame)[3]
+        return self._peer_unbound(
+            pdu.pack_header(HEADER_SIZE, pdu.UNBIND_RESP, pdu.ESME_ROK, sequence)
+        )
 
     def _unbind_answered(self, _frame: bytes, _burst: Burst) -> Ended | None:
         return self._end("unbound") if self.state is SessionState.UNBINDING else None
@@ -251,7 +251,8 @@ class Session(WireSession):
             return None
         if status:
             return self._end(login_refused(status))
-        system_id = pdu.parse_pdu(frame).text("system_id")
+        # Whatever form it has, no name is worth a login.
+        system_id = frame[HEADER_SIZE : HEADER_SIZE + 16].partition(b"\0")[0].decode("latin-1")
         self._move(Move.BOUND, self._heard_at)
         burst.bound.append(Bound(system_id))
         return None
