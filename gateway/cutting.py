@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.references import References
 from gateway.routefit import on_air
 from sms import config
 from sms.model import Message, Submit
-from sms.segmentation import payload
+from sms.segmentation import payload, usable_bits
 
 
-def cut(message: Message, channel: config.Channel, reference: int, unix: float) -> list[Submit]:
+def cut(
+    message: Message, channel: config.Channel, references: References, unix: float
+) -> list[Submit]:
     """A submit for each segment, all with one reference."""
     texts = on_air(message.texts) if channel.adds_signature else message.texts
     total = len(texts)
     sender = channel.sender + (message.sender_ext or "")
     validity_s = max(1, int(message.valid_until - unix))
+    reference = bits = 0
+    if total > 1:
+        reference = references.following(sender, message.number)
+        bits = usable_bits(texts, message.encoding, channel.reference_bits)
     submits = []
     for index in range(total):
-        data, has_udh = payload(texts, index, message.encoding, reference, channel.reference_bits)
+        data, has_udh = payload(texts, index, message.encoding, reference, bits)
         submits.append(
             Submit(
                 message,

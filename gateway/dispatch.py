@@ -25,6 +25,7 @@ from gateway.cutting import cut, joined
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
+from gateway.references import References
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
 from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State, Submit
@@ -78,7 +79,7 @@ class Dispatcher(ChannelChoice):
         self._delayed: list[tuple[float, int, Message]] = []
         self._moving: deque[Lane] = deque()  # their messages need another channel
         self._order = count()
-        self._reference = int(unix() * 1000) & 0xFFFF
+        self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
         self._late: deque[Message] = deque()  # out of their lanes, their last rows not made yet
         self._claiming: dict[int, list[Message]] = {}  # by first id: claims not committed yet
@@ -432,8 +433,7 @@ class Dispatcher(ChannelChoice):
         message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
-        self._reference = (self._reference + (total > 1)) & 0xFFFF
-        submits = cut(message, runtime.config, self._reference, unix)
+        submits = cut(message, runtime.config, self._references, unix)
         if total > 1:
             message.parts = submits
             if runtime.adapter.sends_whole:

@@ -468,16 +468,16 @@ class Settler:
             )
             if note is not None:
                 burst.rows.append(note)
-        segment, carrier_id = known[-1] if known else (None, None)
+        named = known[-1] if known else None
         row = self._ledger.row(
             message,
             Path.UNCERTAIN,
             State.UNCERTAIN,
             burst.unix,
-            segment=segment,
+            segment=None if named is None else named[0],
             copy=message.copy,
             channel=burst.channel,
-            carrier_id=carrier_id,
+            carrier_id=None if named is None else named[1],
             reason=reason,
             times=self._times(burst, message),
         )

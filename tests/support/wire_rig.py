@@ -175,7 +175,8 @@ class WireRig:
         """Send a report about each submit that is held, over the session that it did not come
         over; the ids, newest first."""
         ids = [carrier_id.decode() for _, _, carrier_id in reversed(self._held)]
-        [other] = [peer for peer in self.peers if peer is not self._held[0][0]]
+        others = (peer for peer in self.peers if peer is not self._held[0][0])
+        other = next(peer for peer in others if peer.session.may_deliver)
         self._report(other, ids)
         return ids
 

@@ -262,7 +262,7 @@ def test_a_report_that_names_an_id_known_without_its_answer_ends_the_wait() -> N
     desk.kit.accept(message)
     for name in ("id0", "id1"):
         desk.kit.answer(1, Uncertain("channel.link_lost", name))
-    assert message.state is State.UNCERTAIN
+    assert message.id in desk.kit.evidence.waiting
     for name in ("id1", "id0"):
         desk.report(name)
         desk.kit.events.flush()
