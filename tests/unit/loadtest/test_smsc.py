@@ -136,6 +136,7 @@ def test_who_gets_no_receipt_may_ask_and_nobody_else(tmp_path):
     client, _ = world.client()
     client.submit(some_submits(1), 0.0)
     [taken] = outcomes(world.carry())
+    assert isinstance(taken, Submitted)
     server = world.links[0][1]
     for carrier_id, status, state in ((taken.carrier_id, 0, 2), ("nobody", 0x67, 0)):
         asked = pdu.build_pdu(pdu.QUERY_SM, 77, {"message_id": carrier_id})
