@@ -173,6 +173,7 @@ class WireSession(ABC):
         self.congestion = 0  # the highest that the peer told since it was last asked for
         self.strays = 0  # answers that nobody waited for
         self.unreadable = 0  # reports without an id or a state, answered and dropped
+        self.owed = 0  # reports and texts that wait for our answer
         self.faults = 0  # bursts whose reading failed by an error of ours
         self.submit_timeout_s: float | None = None  # the channel's own, over the class's
         self._policy = policy
@@ -186,6 +187,7 @@ class WireSession(ABC):
         self._heard_at = 0.0
         self._asked: tuple[int, float] | None = None  # our open link test
         self._asks = 0  # link tests in a row without an answer
+        self._farewell = b""  # our answer to the peer's logout, behind what we owe it
 
     # -- what a protocol writes ------------------------------------------------------------
 
@@ -206,7 +208,7 @@ class WireSession(ABC):
         """Read whole frames into `burst` until the session ends; may raise RemoteProtocolError."""
 
     @abstractmethod
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts; not accepted = "send it again later"."""
 
     def _broken(self, error: RemoteProtocolError) -> Ended:
@@ -294,6 +296,15 @@ class WireSession(ABC):
             self._test_link(self._asked[0])
         return events
 
+    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+        """Queue the responses to reports and texts that were told; not accepted = "send it again
+        later". The tokens of a session that is over are ignored."""
+        if self.state is SessionState.CLOSED:
+            return
+        self.owed -= len(tokens)
+        self._answer(tokens, accepted=accepted)
+        self._part()
+
     # -- the peer's moves ------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> list[Event]:
@@ -301,6 +312,8 @@ class WireSession(ABC):
         if self.state is SessionState.CLOSED:
             return []
         self._heard_at = now
+        if self.link_test_tries > 1:
+            self._asked, self._asks = None, 0  # whoever speaks is there, however late its answers
         burst = Burst([], [], [], [])
         ended: Ended | None = None
         try:
@@ -315,7 +328,10 @@ class WireSession(ABC):
             ended = self._broken(wrong)
         if ended is None and self._framer.error is not None:
             ended = self._broken(self._framer.error)
-        if ended is None and self.state is SessionState.DRAINING and not self.window.open:
+        self.owed += len(burst.reports) + len(burst.texts)
+        if self._farewell:
+            self._part()
+        if ended is None and self.state is SessionState.DRAINING and not self._is_awaited():
             ended = self._end("unbound by the carrier")
         return burst.events(ended)
 
@@ -327,14 +343,30 @@ class WireSession(ABC):
         self._asks = 0
         return True
 
-    def _peer_unbound(self) -> Ended | None:
-        """The peer logged out (it has our answer): let the open submits be answered first."""
+    def _peer_unbound(self, farewell: bytes) -> Ended | None:
+        """The peer logged out; `farewell` is our answer.
+
+        It may close when it has that, so what we owe goes first; and its open submits may still
+        be answered.
+        """
         if self.state is not SessionState.BOUND:
+            self._out.append(farewell)
             return self._end("unbound by the carrier")
         self._move(Move.PEER_UNBOUND, self._heard_at)
+        self._farewell = farewell
         return None
 
     # -- the inside ------------------------------------------------------------------------
+
+    def _is_awaited(self) -> bool:
+        """Whether one side still waits for an answer of the other."""
+        return bool(self.window.open) or self.owed > 0
+
+    def _part(self) -> None:
+        """Answer the peer's logout, once all that it brought is answered."""
+        if self._farewell and self.owed <= 0:
+            self._out.append(self._farewell)
+            self._farewell = b""
 
     def _given_up(self, unanswered: Sequence[tuple[int, Submit]], reason: str) -> Answered:
         """Nobody heard of these; with the ids that are ours to know."""
@@ -360,6 +392,8 @@ class WireSession(ABC):
         self._since = now
 
     def _end(self, reason: str) -> Ended:
+        if self._farewell:
+            self._out.append(self._farewell)
         self.state = SessionState.CLOSED
         return Ended(reason)
 
@@ -394,7 +428,13 @@ class WireSession(ABC):
                 return "the login was not answered"
             case SessionState.UNBINDING if waited:
                 return "the logout was not answered"
-            case SessionState.DRAINING if waited or not self.window.open:
+            case SessionState.DRAINING if waited or not self._is_awaited():
                 return "unbound by the carrier"
             case _:
                 return ""
+
+
+def is_linked(token: object) -> bool:
+    """Whether the session that a report or a text came over is logged in still."""
+    session = token[0] if isinstance(token, tuple) and token else None
+    return isinstance(session, WireSession) and session.state is SessionState.BOUND

@@ -225,6 +225,8 @@ def set_options(sock: socket.socket) -> None:
 class WireChannel(ABC):
     """One account at one carrier: `config.sessions` sessions (adapters.base.Channel)."""
 
+    sends_whole = False
+
     def __init__(
         self,
         channel: config.Channel,
@@ -250,6 +252,7 @@ class WireChannel(ABC):
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._quiet = asyncio.Event()  # while stopping: no submit is unanswered
+        self._settled = asyncio.Event()  # … and nothing that the carrier brought
         self._is_answering = False  # answers wait for the end of this turn of the loop
 
     # -- what a protocol writes ------------------------------------------------------------
@@ -370,14 +373,21 @@ class WireChannel(ABC):
         self._is_answering = False
         for link in self._links:
             link.flush()
+        if self._stopping.is_set():
+            self._look_quiet()
         if failpoints.is_armed:
             failpoints.hit_soon("settle.answered")
 
     async def stop(self, timeout_s: float) -> None:
-        """Wait up to `timeout_s` for answers, log out, close. What stays open is Uncertain."""
+        """Wait up to `timeout_s` for answers, log out, close. What stays open is Uncertain.
+
+        Reports and texts that are being committed are answered before: nobody knows when the
+        carrier would bring them again.
+        """
         self._stopping.set()
         self._look_quiet()
         await _within(self._quiet.wait(), timeout_s)
+        await _within(self._settled.wait(), min(timeout_s, LOGOUT_S))
         now = time.monotonic()
         for link in list(self._links):
             link.session.unbind(now)
@@ -543,10 +553,16 @@ class WireChannel(ABC):
         now = time.monotonic()
         for link in (*self._links, *self._dialling):
             link.tick(now, self._response_s)
+        if self._stopping.is_set():
+            self._look_quiet()  # a report over another connection may have been the last answer
 
     def _look_quiet(self) -> None:
         if not any(link.session.window.open for link in self._links):
             self._quiet.set()
+        if any(link.session.owed > 0 for link in self._links):
+            self._settled.clear()
+        else:
+            self._settled.set()
 
 
 async def _connect(link: Link, host: str, port: int, timeout_s: float) -> None:

@@ -13,10 +13,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from gateway.inbound_commit import Delivery, Ids, InboundCommit, InboundPolicy, Outcome
+from gateway.inbound_commit import (
+    Delivery,
+    Ids,
+    InboundCommit,
+    InboundPolicy,
+    Outcome,
+    has_own_id,
+)
 from gateway.inbound_notices import notices_of_inbound
 from gateway.notices import Notice
 from gateway.owners import Owners
@@ -31,13 +39,19 @@ from telemetry.metrics import Metrics
 
 BATCH: Final = 200  # deliveries of one commit
 MAX_PENDING: Final = 10_000  # beyond, the carrier is told "later"
+MAX_CHARACTERS: Final = 8_000_000  # of all that wait: at most 32 MB
+MAX_IN_SEGMENT: Final = 1600  # characters; what is longer was cut by nobody for the air
 POLL_S: Final = 1.0  # between two looks for long texts whose wait is over
 DUE_AT_ONCE: Final = 100
 AWAY_S: Final = 0.5
 CRASHES: Final = 5  # what crashes its handler so often is set aside for a person
 FIRST_AGAIN_S: Final = 1.0  # after a crash, then twice as long each time: 15 s in all
 MAX_CRASHES: Final = 1000  # long texts whose crashes are counted
+THROUGH_S: Final = 30.0  # a session that lives so long behind an answer has passed it on
+PROMPT_S: Final = 5.0  # after which a carrier may have begun to send it again
+MAX_UNSURE: Final = 20_000
 KEYS_AT_ONCE: Final = 50_000
+NATIONAL: Final = "national_cn"  # `number_format` of a channel that writes numbers without 86
 
 log = get_logger(__name__)
 
@@ -58,6 +72,15 @@ class Answerer(Protocol):
         ...
 
 
+class _Answered(NamedTuple):
+    """What was answered and is known by its contents alone."""
+
+    at: float  # monotonic
+    key: bytes
+    id: int
+    token: object
+
+
 class InboundDesk:
     """Settles what phones sent; `receive` is synchronous, everything else is one loop."""
 
@@ -72,30 +95,41 @@ class InboundDesk:
         answer: Answerer,
         told: Told,
         suppressed: Callable[[], Awaitable[None]],
+        is_linked: Callable[[object], bool] = lambda _token: False,
         policy: InboundPolicy | None = None,
         unix: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`suppressed` brings new entries of the suppression list into force in this process."""
+        """`suppressed` brings new entries of the suppression list into force in this process.
+
+        `is_linked`: whether the session that a token came over still stands.
+        """
         self._store = store
         self._reader = reader
         self._owners = owners
-        self._commit = InboundCommit(store, owners, policy or InboundPolicy())
+        self._commit = InboundCommit(store, owners, policy or InboundPolicy(), self._new_ids)
         self._ids = ids
         self._metrics = metrics
         self._answer = answer
         self._told = told
         self._suppressed = suppressed
+        self._is_linked = is_linked
+        self._unsure: deque[_Answered] = deque(maxlen=MAX_UNSURE)
         self._unix = unix
         self._monotonic = monotonic
         self._pending: list[Delivery] = []
         self._flying: list[Delivery] = []
+        self._most = BATCH  # of one commit, as things are
+        self._held = 0  # deliveries that wait, in all three places
+        self._characters = 0  # of their texts
         self._aside: dict[bytes, Delivery] = {}  # what crashed, by key: each tried again alone
+        self._most_due = DUE_AT_ONCE  # of one look, as things are
         self._planned: dict[bytes, Ids] = {}  # of texts to release
         self._join_crashes: dict[bytes, int] = {}  # by key of the long text
         self._waiting = 0  # long texts, as last seen
         self._polled_at = -POLL_S
         self._names: dict[int, str] = {}
+        self._mainland: frozenset[int] = frozenset()  # channels whose bare numbers are +86
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -106,22 +140,37 @@ class InboundDesk:
         """Take over a new configuration."""
         self._owners.reconfigure(snapshot)
         self._names.update({channel.id: channel.name for channel in snapshot.channels.values()})
+        # The mainland's own protocols have put the 86 in front already.
+        self._mainland = frozenset(
+            channel.id
+            for channel in snapshot.channels.values()
+            if channel.protocol == "smpp"
+            and (
+                channel.countries == frozenset({86})
+                or channel.settings.get("number_format") == NATIONAL
+            )
+        )
 
     # -- from a channel --------------------------------------------------------------------
 
     def receive(self, channel: int, texts: Sequence[Inbound]) -> None:
         """Texts of one burst of one channel; answered when they are durable."""
-        waiting = len(self._flying) + len(self._pending) + len(self._aside)
-        room = max(0, MAX_PENDING - waiting)
-        beyond = texts[room:]
+        beyond: list[Inbound] = []
+        unix, now = self._unix(), self._monotonic()
+        for text in texts:
+            if self._held >= MAX_PENDING or self._characters + len(text.text) > MAX_CHARACTERS:
+                beyond.append(text)
+                continue
+            self._held += 1
+            self._characters += len(text.text)
+            if text.mark is not None and len(text.text) > MAX_IN_SEGMENT:
+                text.mark = None  # the row of a long text is written anew with each segment
+            text.number = phone_of(text.number, is_mainland=channel in self._mainland)
+            key = self._store.keys.of_delivery(text)
+            self._pending.append(Delivery(text, self._new_ids(), key, unix, now, [text.token]))
         if beyond:
             self._answer(channel, [text.token for text in beyond], accepted=False)
             self._count({(channel, "refused"): len(beyond)})
-        unix, now = self._unix(), self._monotonic()
-        for text in texts[:room]:
-            text.number = phone_of(text.number)
-            key = self._store.keys.of_delivery(text)
-            self._pending.append(Delivery(text, self._new_ids(), key, unix, now, [text.token]))
         if self._pending:
             self._wake.set()
 
@@ -172,6 +221,8 @@ class InboundDesk:
         What is left is unanswered: the carrier sends it again, to whoever comes next.
         """
         self._is_stopping = True
+        for delivery in (*self._pending, *self._aside.values()):
+            self._let_go(delivery)
         self._pending.clear()
         self._aside.clear()
         with contextlib.suppress(TimeoutError):
@@ -181,11 +232,17 @@ class InboundDesk:
     async def round(self) -> None:
         """One turn; raises Unavailable and keeps what it could not settle."""
         while not self._is_stopping and self._next():
-            await self._settle(self._flying)
+            try:
+                await self._settle(self._flying)
+            except Unavailable:
+                self._halve()
+                raise
             self._flying = []
+            self._most = min(BATCH, self._most * 2)
         if self._monotonic() - self._polled_at >= POLL_S:
             self._polled_at = self._monotonic()
             await self._release()
+            await self._forget_answered()
             self._waiting = await self._store.waiting()
 
     async def forget(self) -> None:
@@ -203,9 +260,15 @@ class InboundDesk:
             self._flying = [again]
             return True
         while self._pending and not self._flying:
-            batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
+            batch, self._pending = self._pending[: self._most], self._pending[self._most :]
             self._flying = self._merged(batch)
         return bool(self._flying)
+
+    def _halve(self) -> None:
+        """A batch that took too long would do so again: half of it goes first."""
+        self._most = max(1, len(self._flying) // 2)
+        self._flying, back = self._flying[: self._most], self._flying[self._most :]
+        self._pending = back + self._pending
 
     def _merged(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
         """A repeat in the same batch, or of one that is set aside, is answered with the first."""
@@ -214,6 +277,7 @@ class InboundDesk:
             first = self._aside.get(delivery.key) or by_key.setdefault(delivery.key, delivery)
             if first is not delivery:
                 first.tokens += delivery.tokens
+                self._let_go(delivery)
         return list(by_key.values())
 
     async def _settle(self, batch: list[Delivery]) -> None:
@@ -233,16 +297,43 @@ class InboundDesk:
             return
         await self._done(outcome)
         self._respond(batch, accepted=True)
+        self._remember(batch)
 
     def _respond(self, batch: Iterable[Delivery], *, accepted: bool) -> None:
         by_channel: dict[int, list[object]] = {}
         for delivery in batch:
+            self._let_go(delivery)
             by_channel.setdefault(delivery.text.channel, []).extend(delivery.tokens)
         for channel, tokens in by_channel.items():
             try:
                 self._answer(channel, tokens, accepted=accepted)
             except Exception:  # the others must have theirs; this one comes again
                 log.exception("texts could not be answered", step="inbound")
+
+    def _remember(self, batch: Iterable[Delivery]) -> None:
+        """Whose keys may be forgotten once their answers have surely arrived."""
+        now = self._monotonic()
+        for one in batch:
+            if not has_own_id(one.text) and now - one.since <= PROMPT_S:
+                self._unsure.append(_Answered(now, one.key, one.ids.text, one.tokens[-1]))
+
+    async def _forget_answered(self) -> None:
+        """The carrier has these answers, so the same words once more are another text.
+
+        Where the session ended meanwhile nobody knows: there the key keeps its time.
+        """
+        before = self._monotonic() - THROUGH_S
+        through: list[tuple[bytes, int]] = []
+        while self._unsure and self._unsure[0].at <= before:
+            one = self._unsure.popleft()
+            if self._is_linked(one.token):
+                through.append((one.key, one.id))
+        if through:
+            await self._store.forget(through)
+
+    def _let_go(self, delivery: Delivery) -> None:
+        self._held -= 1
+        self._characters -= len(delivery.text.text)
 
     async def _crashed(self, delivery: Delivery, error: str) -> None:
         """Again after 1, 2, 4 and 8 s; then a person must look at it, and the carrier is answered.
@@ -307,7 +398,7 @@ class InboundDesk:
 
     async def _release(self) -> None:
         """Texts whose segments did not all come: told as they are. Raises Unavailable."""
-        found = await self._store.due(DUE_AT_ONCE)
+        found = await self._store.due(self._most_due)
         due = {one.key: one for one in found if not isinstance(one, Unreadable)}
         for one in found:
             if isinstance(one, Unreadable):
@@ -317,7 +408,12 @@ class InboundDesk:
                 self._planned[key] = self._new_ids()
         # What crashed is tried alone, behind the others.
         bad = [key for key in due if key in self._join_crashes]
-        await self._release_some([key for key in self._planned if key not in bad], due)
+        try:
+            await self._release_some([key for key in self._planned if key not in bad], due)
+        except Unavailable:
+            self._most_due = max(1, self._most_due // 2)
+            raise
+        self._most_due = min(DUE_AT_ONCE, self._most_due * 2)
         for key in bad:
             await self._release_some([key], due)
 

@@ -7,7 +7,7 @@ What was decided is in the `Outcome`; who waits for it is the desk's matter (gat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -18,10 +18,17 @@ from receipts.state import PhonePath
 from sms.concatenation import join as joined
 from sms.concatenation import whole
 from sms.model import EventRow, Inbound, InboundMessage, Message, MessageClass, State
-from store.inbound import InboundStore, InboundTransaction, Join
+from store.inbound import InboundStore, InboundTransaction, Join, Wish
 from telemetry.failpoints import failpoints
 
+MOST_AMONG: Final = 50  # tenants that an opt-out to nobody is meant for; more: the platform
 KEPT_WITH_ID_S: Final = 259_200.0  # a delivery with the carrier's own id is known again so long
+SEGMENT_MARGIN_S: Final = 60.0  # between the end of a long text's wait and of its keys
+
+
+def has_own_id(text: Inbound) -> bool:
+    """Whether the carrier names the delivery; an id of zeros tells nothing."""
+    return bool(text.carrier_id.strip("0"))
 
 
 class Ids(NamedTuple):
@@ -36,7 +43,8 @@ class InboundPolicy:
     """Times in seconds."""
 
     join_s: float = 600.0  # a long text waits so long for its segments, from the first on
-    repeat_s: float = 120.0  # the same text again within it, without an id of its own, is a repeat
+    # Without an id of its own, and when its answer may not have arrived, a text is known so long.
+    repeat_s: float = 3600.0
 
 
 @dataclass(slots=True)
@@ -49,6 +57,7 @@ class Delivery:
     at: float  # Unix seconds
     since: float  # monotonic
     tokens: list[object] = field(default_factory=list)
+    displaced: Ids | None = None  # of an older text that it puts an end to
     crashes: int = 0  # of its handler
     again_at: float = 0.0  # monotonic: after a crash it is tried again then
 
@@ -60,6 +69,7 @@ class Outcome:
     messages: list[InboundMessage] = field(default_factory=list)
     rows: dict[int, list[EventRow]] = field(default_factory=dict)  # by message
     ends: dict[tuple[int, str], int] = field(default_factory=dict)  # by channel
+    among: dict[int, tuple[int, ...]] = field(default_factory=dict)  # who may own nobody's texts
     doubtful: list[int] = field(default_factory=list)  # ids that a lost COMMIT may have kept
 
     def count(self, channel: int, end: str) -> None:
@@ -70,8 +80,15 @@ class Outcome:
 class InboundCommit:
     """Does one commit at a time; raises Unavailable, after which all of it may be tried again."""
 
-    def __init__(self, store: InboundStore, owners: Owners, policy: InboundPolicy) -> None:
+    def __init__(
+        self,
+        store: InboundStore,
+        owners: Owners,
+        policy: InboundPolicy,
+        new_ids: Callable[[], Ids],
+    ) -> None:
         self._store = store
+        self._new_ids = new_ids
         self._owners = owners
         self._policy = policy
 
@@ -96,6 +113,8 @@ class InboundCommit:
                     is_ours = held[one.key] == one.ids.text  # of a COMMIT whose answer was lost
                     if is_ours:
                         outcome.doubtful.append(one.ids.text)
+                        if one.displaced is not None:
+                            outcome.doubtful.append(one.displaced.text)
                     else:
                         outcome.count(one.text.channel, "repeated")
             await self._join(tx, fresh, outcome)
@@ -110,8 +129,12 @@ class InboundCommit:
         return outcome
 
     def _known_s(self, text: Inbound) -> float:
-        """For how long a delivery is known again; an id of zeros tells nothing."""
-        return KEPT_WITH_ID_S if text.carrier_id.strip("0") else self._policy.repeat_s
+        """For how long a delivery is known again; a segment longer than its text waits."""
+        if has_own_id(text):
+            return KEPT_WITH_ID_S
+        if text.mark is None:
+            return self._policy.repeat_s
+        return max(self._policy.repeat_s, self._policy.join_s + SEGMENT_MARGIN_S)
 
     async def _join(
         self, tx: InboundTransaction, fresh: Sequence[tuple[Delivery, Owned]], outcome: Outcome
@@ -129,20 +152,28 @@ class InboundCommit:
         if not wanted:
             return
         standing = await tx.joins(wanted.values(), self._policy.join_s)
-        complete: list[bytes] = []
+        begun: set[bytes] = set()
         for one, owned in fresh:
-            mark = one.text.mark
-            if mark is None or keys[one.ids.text] in complete:
+            text, mark = one.text, one.text.mark
+            if mark is None:
                 continue
             join = standing[keys[one.ids.text]]
+            if join.is_of_another(mark.number, text.text):
+                # Phones use a reference again: the older text will not become whole any more.
+                one.displaced = one.displaced or self._new_ids()
+                self._make_incomplete(outcome, join, one.displaced, owned)
+                join = standing[join.key] = join.anew()
+                begun.add(join.key)
             outcome.count(join.channel, "segment")
-            if join.add(mark.number, one.text.text, one.at):
-                complete.append(join.key)
+            if join.add(mark.number, text.text, one.at):
                 whole_text = joined(join.texts, join.total)
                 self._make(outcome, one, owned, whole_text, segments=join.total, missing=0)
                 outcome.count(join.channel, "joined")
-        await tx.drop_joins(complete)
-        await tx.keep_joins([join for key, join in standing.items() if key not in complete])
+                standing[join.key] = join.anew()
+                begun.add(join.key)
+        await tx.drop_joins([join.key for join in standing.values() if not join.texts])
+        waiting = [join for join in standing.values() if join.texts]
+        await tx.keep_joins(waiting, begun, self._policy.join_s)
 
     @staticmethod
     def _make(
@@ -169,6 +200,8 @@ class InboundCommit:
             _wish(text, parent),
         )
         outcome.messages.append(message)
+        if owned.tenant == NOBODY and 0 < len(owned.among) <= MOST_AMONG:
+            outcome.among[message.id] = owned.among
         outcome.rows[message.id] = [
             EventRow(
                 message.id,
@@ -187,10 +220,17 @@ class InboundCommit:
 
     async def _finish(self, tx: InboundTransaction, outcome: Outcome) -> None:
         """Carry out opt-outs, then write everything."""
+        wishes = [
+            Wish(message, tenant, mask_number(message.number))
+            for message in outcome.messages
+            if message.suppressed
+            for tenant in outcome.among.get(message.id, (message.tenant,))
+        ]
+        suppressed: dict[int, frozenset[MessageClass]] = {}
+        for wish, classes in zip(wishes, await tx.suppress(wishes), strict=True):
+            suppressed[wish.message.id] = suppressed.get(wish.message.id, frozenset()) | classes
         for message in outcome.messages:
-            if message.suppressed:
-                shown = mask_number(message.number)
-                message.suppressed = await tx.suppress(message, message.suppressed, shown)
+            message.suppressed = suppressed.get(message.id, frozenset())
             if message.suppressed:
                 outcome.count(message.channel, "opted_out")
             else:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from compliance.opt_out import line_for
 from compliance.signature import MAINLAND
+from sms.config import encodings_of
 from sms.model import Carrier, Encoding, MessageClass
 
 _MARKETING = str(MessageClass.MARKETING)
@@ -54,7 +55,8 @@ def clashes(channels: Specs, routes: Specs) -> Iterator[Wrong]:
     """One clash of each route and field that has any.
 
     A route for every country is looked at as one of the mainland for its opt-out line, where an
-    unwritten line is the usual one. Encodings only matter abroad: a mainland text is UCS-2.
+    unwritten line is the usual one. Encodings only matter abroad: a mainland text is UCS-2. And
+    among channels that could carry GSM-7: one that never does makes the text UCS-2 for all.
     """
     for name, route in routes.items():
         country = route["country"] or MAINLAND
@@ -71,6 +73,7 @@ def clashes(channels: Specs, routes: Specs) -> Iterator[Wrong]:
                 for channel, spec in _able(channels, route, route["class"]).items()
                 if str(Carrier.OTHER) in spec.get("carriers", (str(Carrier.OTHER),))
                 and spec.get("countries") != [MAINLAND]
+                and Encoding.GSM7 in encodings_of(spec.get("protocol", ""))
             }
             yield from _clash(name, abroad, "encodings", _carried)
         yield from _clash(name, _able(channels, route, route["class"]), "reference_bits", _bits)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from adapters.session import SessionPolicy
+from adapters.session import SessionPolicy, is_linked
 from cluster.wake import Wakes
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
@@ -363,6 +363,7 @@ def _inbound(flow: Flow, pool: Pool, ids: IdClock, notifier: Notifier) -> Inboun
         answer=flow.answer,
         told=notifier,
         suppressed=flow.suppressions.refresh,
+        is_linked=is_linked,
         policy=InboundPolicy(numbers.inbound_join_s, numbers.inbound_repeat_s),
     )
     return desk

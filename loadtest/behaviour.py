@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-MAXIMUM_MS = 86_400_000
+MAXIMUM = 86_400_000  # of a whole number: a day in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Behaviour:
     receipts: bool = True
     link: str = "up"  # "down": drops its connections and refuses new ones
     failure_status: int = 0x08  # what a failing submit is answered with (SMPP: RSYSERR)
+    takes_per_s: int = 0  # submits that it takes in a second, of all clients; beyond: "too fast"
     undelivered_share: float = 0.0  # of reports, saying UNDELIV instead of DELIVRD
     congestion: int | None = None  # told with each answer to an SMPP 5.0 client, 0 to 100
 
@@ -42,8 +43,8 @@ def _is_whole(value: object, low: int, high: int) -> bool:
 
 def _wrong(name: str, value: Any) -> str | None:  # noqa: ANN401 – straight from JSON
     match name:
-        case "latency_ms" | "receipt_delay_ms":
-            is_good, remedy = _is_whole(value, 0, MAXIMUM_MS), f"whole milliseconds to {MAXIMUM_MS}"
+        case "latency_ms" | "receipt_delay_ms" | "takes_per_s":
+            is_good, remedy = _is_whole(value, 0, MAXIMUM), f"a whole number to {MAXIMUM}"
         case "failure_share" | "throttle_share" | "undelivered_share":
             is_good, remedy = _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"
         case "congestion":

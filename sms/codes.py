@@ -49,6 +49,9 @@ _SECTIONS: Final[Mapping[str, str]] = {
     "smgp": "smgp_status",
 }
 
+# What says that a sequence number was there before.
+_BAD_SEQUENCES: Final[Mapping[str, int]] = {"cmpp": 3, "sgip": 9, "smgp": 12}
+
 
 def family_of(protocol: str) -> str:
     """The protocol whose codes a channel speaks: `cmpp2` and `cmpp3` have the same."""
@@ -94,13 +97,24 @@ class AnswerCodes:
     `family` is smpp, cmpp, sgip or smgp; `own` maps codes to `ANSWER_CLASSES`.
     """
 
-    __slots__ = ("_classes", "_write")
+    __slots__ = ("_bad_sequence", "_classes", "_write")
 
     def __init__(self, family: str, own: Mapping[int, str] | None = None) -> None:
         standard = {code: row[0] for code, row in _answers(family).items()}
         self._classes = {**standard, **(own or {})}
+        self._bad_sequence = _BAD_SEQUENCES.get(family, 0)
         # As the carrier's documents write it.
         self._write: Callable[[int], str] = "{:#010x}".format if family == "smpp" else str
+
+    def answered(self, code: int, *, is_first: bool) -> Rejected | Throttled:
+        """The outcome of a submit that was answered with `code` (not 0).
+
+        `is_first`: it was not put back before. Then a refused sequence number only sends it
+        again, with a new one: the carrier refused the number, not the message.
+        """
+        if is_first and code == self._bad_sequence:
+            return Throttled(THROTTLE_PAUSE_S, str(code))
+        return self.outcome(code)
 
     def outcome(self, code: int, *, prefix: str = "") -> Rejected | Throttled:
         """The outcome of a submit that was answered with `code`, which is not success.

@@ -15,6 +15,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import product
 from typing import Any, TypeAlias
 
+from sms.codes import family_of
 from sms.model import Carrier, Encoding, MessageClass
 
 MAX_BURST_SEGMENTS = 1_000_000
@@ -121,6 +122,13 @@ class ApiKey:
     secret_hash: bytes = field(repr=False)
     valid_until: float = math.inf  # Unix seconds; a key that was rotated out has an end
     signing_secret: bytes | None = field(default=None, repr=False)  # of a key that may sign
+
+
+def encodings_of(protocol: str) -> frozenset[Encoding]:
+    """What a protocol carries whole: those of the mainland's networks pack no septets, and 160 of
+    them do not fit the 140 octets of a segment."""
+    is_mainland = family_of(protocol) in ("cmpp", "sgip", "smgp")
+    return frozenset({Encoding.UCS2}) if is_mainland else frozenset(Encoding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from sms.config import (
     Snapshot,
     Tenant,
     WebhookEndpoint,
+    encodings_of,
 )
 from sms.errors import ConfigError
 from sms.model import Carrier, Encoding, MessageClass
@@ -170,6 +171,7 @@ def _channel(stored: StoredObject, _: Objects) -> Channel:
     for name, make in _SETS.items():
         if name in spec:
             spec[name] = frozenset(map(make, spec[name]))
+    spec.setdefault("encodings", encodings_of(spec["protocol"]))
     if "price_per_segment" in spec:
         spec["price_per_segment"] = Decimal(spec["price_per_segment"])
     spec["adds_signature"] = stored.spec.get("signature_by") == "carrier"

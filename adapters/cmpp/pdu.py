@@ -309,7 +309,7 @@ class SubmitLook:
     tp_pid: int = 0
     has_pk: bool = True  # Pk_total and Pk_number say what the header in the content says
     has_valid_time: bool = False
-    content_maximum: int = 159  # octets of Msg_Fmt 0: fewer than 160 by the standard
+    content_maximum: int = CONTENT_MAXIMUM  # octets of Msg_Fmt 0, more where the carrier says so
 
 
 _UCS2 = Encoding.UCS2  # as a global for the path: a call in Python 3.11

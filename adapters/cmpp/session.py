@@ -31,7 +31,7 @@ from adapters.session import Bound, Burst, Ended, Move, SessionPolicy, SessionSt
 from adapters.wire import Framer
 from sms.concatenation import split_header
 from sms.errors import RemoteProtocolError
-from sms.model import Inbound, Report
+from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome, Submitted
 
 _ID_END = HEADER_SIZE + ID_SIZE
@@ -99,10 +99,8 @@ class Session(WireSession):
     def _logout(self) -> None:
         self._out.append(pack_header(HEADER_SIZE, pdu.TERMINATE, self._next()))
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 8 (flow control) for "again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         size = 4 if self.layout is Layout.V3 else 1
         result = (pdu.RESULT_OK if accepted else pdu.RESULT_FLOW_CONTROL).to_bytes(size, "big")
         length, out = _ID_END + size, self._out
@@ -117,12 +115,15 @@ class Session(WireSession):
             _, command_id, sequence = parse_header(frame)
             if command_id == SUBMIT_RESP:
                 # Read first: one that is cut answers nothing, its submit stays in the window.
-                outcome = self._outcome(frame)
+                # By its length, not by the version: one octet of Result or four.
+                result = frame[_ID_END : _ID_END + _RESULT_MAXIMUM]
+                if not result:
+                    raise RemoteProtocolError("the SUBMIT_RESP is cut")
                 submit = take(sequence, None) or self.window.take_late(sequence)
                 if submit is None:
                     self.strays += 1
                 else:
-                    results.append((submit, outcome))
+                    results.append((submit, self._outcome(submit, result, frame)))
             elif command_id == DELIVER:
                 self._deliver(frame, sequence, burst)
             else:
@@ -131,13 +132,10 @@ class Session(WireSession):
                     return ended
         return None
 
-    def _outcome(self, frame: bytes) -> Outcome:
-        # By its length, not by the version: one octet of Result or four.
-        result = frame[_ID_END : _ID_END + _RESULT_MAXIMUM]
-        if not result:
-            raise RemoteProtocolError("the SUBMIT_RESP is cut")
+    def _outcome(self, submit: Submit, result: bytes, frame: bytes) -> Outcome:
         if any(result):
-            return self._codes.outcome(int.from_bytes(result, "big"))
+            is_first = not submit.message.throttled
+            return self._codes.answered(int.from_bytes(result, "big"), is_first=is_first)
         msg_id = frame[HEADER_SIZE:_ID_END]
         # Some carriers give none: shared by all, it would tie a report to the wrong message.
         return Submitted("" if msg_id == _NO_ID else msg_id.hex())
@@ -154,7 +152,7 @@ class Session(WireSession):
                 return
             self.unreadable += 1
             # Kept unanswered it would only come again.
-            self.answer((token,), accepted=True)
+            self._answer((token,), accepted=True)
             return
         number, to = e164(pdu.unpad(source)), pdu.unpad(dest)
         mark, body = split_header(content) if udhi & 1 else (None, content)
@@ -166,10 +164,11 @@ class Session(WireSession):
             self.strays += 1
             return None
         # Its length says how it is laid out: a carrier may not speak the version we asked for.
-        answer = pdu.parse_pdu(frame, CONNECT_RESP_SIZES.get(len(frame), self.layout))
-        status = answer.number("status")
+        layout = CONNECT_RESP_SIZES.get(len(frame), self.layout)
+        status = _status_of(frame, layout)
         if status:
             return self._end(login_refused(status))
+        answer = pdu.parse_pdu(frame, layout)
         self._use(self._agreed(answer.number("version"), len(frame)))
         self._move(Move.BOUND, self._heard_at)
         forms = authenticators_ismg(status, self._authenticator, self._settings.shared_secret)
@@ -179,13 +178,16 @@ class Session(WireSession):
         return None
 
     def _agreed(self, version: int, length: int) -> Layout:
-        """The layout both sides speak: the lower of ours and the carrier's."""
+        """The layout both sides speak: the lower of ours and the carrier's.
+
+        An answer laid out as in 2.0 is one, whatever its version says: some copy ours.
+        """
         asked = self._settings.layout
-        if asked is Layout.V2:
-            return asked
+        if asked is Layout.V2 or CONNECT_RESP_SIZES.get(length) is Layout.V2:
+            return Layout.V2
         if version:
             return Layout.V3 if version >= VERSION_3 else Layout.V2
-        return CONNECT_RESP_SIZES.get(length, asked)
+        return asked
 
     def _tested(self, frame: bytes, _burst: Burst) -> None:
         self._out.append(
@@ -196,8 +198,8 @@ class Session(WireSession):
         self._link_answered(parse_header(frame)[2])
 
     def _terminated(self, frame: bytes, _burst: Burst) -> Ended | None:
-        self._out.append(pack_header(HEADER_SIZE, pdu.TERMINATE_RESP, parse_header(frame)[2]))
-        return self._peer_unbound()
+        sequence = parse_header(frame)[2]
+        return self._peer_unbound(pack_header(HEADER_SIZE, pdu.TERMINATE_RESP, sequence))
 
     def _terminate_answered(self, _frame: bytes, _burst: Burst) -> Ended | None:
         return self._end("unbound") if self.state is SessionState.UNBINDING else None
@@ -215,6 +217,14 @@ _CONTROLS: dict[int, Callable[[Session, bytes, Burst], Ended | None]] = {
     pdu.TERMINATE: Session._terminated,
     pdu.TERMINATE_RESP: Session._terminate_answered,
 }
+
+
+def _status_of(frame: bytes, layout: Layout) -> int:
+    """The status of a CONNECT_RESP; a refusal may end behind it, in either version's form."""
+    body = frame[HEADER_SIZE:]
+    if layout is Layout.V2 and (len(frame) in CONNECT_RESP_SIZES or body[:1] != b"\0"):
+        return int.from_bytes(body[:1], "big")
+    return int.from_bytes(body[:4], "big")
 
 
 _NUMBERS = {

@@ -1,14 +1,11 @@
-"""What a Result means for a login, and a refused sequence number; else `sms.codes` says it."""
+"""What a Result means for a login; for a submit's answer `sms.codes` says it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from sms.codes import THROTTLE_PAUSE_S, AnswerCodes, remark_of
-from sms.outcomes import Rejected, Throttled
-
-BAD_SEQUENCE: Final = 9
+from sms.codes import AnswerCodes, remark_of
 
 # What an operator can do about a login that was refused.
 _LOGIN_REMEDIES: Final[Mapping[int, str]] = {
@@ -36,13 +33,3 @@ class ResultTable(AnswerCodes):
 
     def __init__(self, own: Mapping[int, str] | None = None) -> None:
         super().__init__("sgip", own)
-
-    def answered(self, code: int, *, is_first: bool) -> Rejected | Throttled:
-        """The outcome of a submit that was answered with `code` (not 0).
-
-        `is_first`: it was not put back before. Then a refused sequence number only sends
-        it again, with a new one: the carrier refused the number, not the message.
-        """
-        if code == BAD_SEQUENCE and is_first:
-            return Throttled(THROTTLE_PAUSE_S, str(code))
-        return self.outcome(code)

@@ -44,6 +44,7 @@ COUNTER_BITS = 32 - PROCESS_BITS
 _LIFE_STEP = 1 << 16
 
 PROBATION_S = 1.0  # a login that was doubtful before must hold so long until it counts
+SMG_IDLE_S = 300.0  # an SMG that says nothing for so long is logged out; the standard lets us at 60
 IDLE_S = 5.0  # so long without a word is idle; peers close after 60 s and the like
 BUSY_AGAIN = pdu.BUSY  # what "send it again later" is on this wire
 
@@ -117,10 +118,8 @@ class _Talk(WireSession):
     def _build(self, out: list[bytes], sequence: int, submit: Submit) -> None:
         raise ValueError("nothing is submitted over this connection")
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 11 for "send it again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         result = pdu.OK if accepted else BUSY_AGAIN
         for _, header in tokens:
             if isinstance(header, bytes):
@@ -168,8 +167,7 @@ class _Talk(WireSession):
         elif command_id == pdu.DELIVER:
             self._text(frame, burst)
         elif command_id == pdu.UNBIND:
-            self._out.append(pdu.build_answer(frame, pdu.OK))
-            return self._peer_unbound()
+            return self._peer_unbound(pdu.build_answer(frame, pdu.OK))
         elif command_id == pdu.UNBIND_RESP:
             # Whatever stands in its sequence: SMGs put a time of their own there.
             if self.state is SessionState.UNBINDING:
@@ -393,13 +391,13 @@ class SgipGuest(_Talk):
 
     def __init__(
         self,
-        accounts: Sequence[Account],
+        accounts: Callable[[], Sequence[Account]],
         policy: SessionPolicy,
         *,
         common: Common,
         unix_offset: float,
     ) -> None:
-        """`accounts` are those whose allow-list has the peer's address."""
+        """`accounts` are those whose allow-list has the peer's address, asked for at its BIND."""
         super().__init__(0, policy, common, node=0, window=0, unix_offset=unix_offset)
         self.account: Account | None = None  # once it is logged in
         self._accounts = accounts
@@ -410,18 +408,30 @@ class SgipGuest(_Talk):
     def _read(self, frames: list[bytes], burst: Burst) -> Ended | None:
         for frame in frames:
             command_id = parse_header(frame)[1]
-            if command_id == REPORT and self.state is not SessionState.BINDING:
+            if command_id == REPORT and self.account is not None:
                 self._report(frame, burst)
                 continue
             if command_id == pdu.BIND:
                 ended = self._bind_asked(frame, burst)
-            elif self.state is SessionState.BINDING:
+            elif self.account is None:
                 raise RemoteProtocolError("something else than a BIND came first")
             else:
                 ended = self._control(frame, burst)
             if ended is not None:
                 return ended
         return None
+
+    def tick(self, now: float) -> list[Event]:
+        """As `WireSession.tick`; one that brought nothing for long is logged out: it opens another
+        connection when it has something."""
+        is_idle = self.owed <= 0 and self.quiet_s(now) >= SMG_IDLE_S
+        if is_idle and self.state is SessionState.BOUND:
+            self.unbind(now)
+        return super().tick(now)
+
+    def quiet_s(self, now: float) -> float:
+        """Seconds since it said anything."""
+        return now - self._heard_at
 
     def _bind_asked(self, frame: bytes, burst: Burst) -> Ended | None:
         if self.state is not SessionState.BINDING:
@@ -444,7 +454,7 @@ class SgipGuest(_Talk):
 
     def _account(self, name: str, password: str) -> Account | None:
         given = password.encode("latin-1")
-        for account in self._accounts:
+        for account in self._accounts():
             is_same = hmac.compare_digest(account.password.encode("latin-1"), given)
             if is_same and account.login_name == name:
                 return account

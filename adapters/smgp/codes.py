@@ -1,14 +1,11 @@
-"""What a Status means for a login, and a refused sequence number; else `sms.codes` says it."""
+"""What a Status means for a login; for a submit's answer `sms.codes` says it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from sms.codes import THROTTLE_PAUSE_S, AnswerCodes, remark_of
-from sms.outcomes import Rejected, Throttled
-
-BAD_SEQUENCE: Final = 12
+from sms.codes import AnswerCodes, remark_of
 
 _CREDENTIALS: Final = "check client_id and shared_secret or its file"
 # What an operator can do about a login that was refused.
@@ -38,13 +35,3 @@ class StatusTable(AnswerCodes):
 
     def __init__(self, own: Mapping[int, str] | None = None) -> None:
         super().__init__("smgp", own)
-
-    def answered(self, code: int, *, is_first: bool) -> Rejected | Throttled:
-        """The outcome of a submit that was answered with `code` (not 0).
-
-        `is_first`: it was not put back before. Then a duplicate SequenceID only sends
-        it again, with a new one: the carrier refused the number, not the message.
-        """
-        if code == BAD_SEQUENCE and is_first:
-            return Throttled(THROTTLE_PAUSE_S, str(code))
-        return self.outcome(code)

@@ -14,7 +14,10 @@ from typing import Final
 
 from adapters.smgp.pdu import MSG_ID_SIZE
 
-_STAT = re.compile(rb"stat\s{0,4}:\s{0,4}([!-~]{1,20})", re.IGNORECASE).search
+# The word ends where the next key begins, where a carrier leaves the blank out.
+_STAT = re.compile(
+    rb"stat\s{0,4}:\s{0,4}([!-~]{1,20}?)(?=err\s{0,4}:|[^!-~]|\Z)", re.IGNORECASE
+).search
 _ERR = re.compile(rb"err\s{0,4}:\s{0,4}([!-~]{1,8})", re.IGNORECASE).search
 _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 _TEXT_ID_SIZE: Final = 2 * MSG_ID_SIZE
@@ -31,7 +34,6 @@ def parse_report(content: bytes, outer: bytes) -> tuple[str, str, str] | None:
     stat = _STAT(content, start, _BODY_MAXIMUM)
     if stat is None:
         return None
-    # The word may run into the next key where a carrier leaves the blank out.
     word = stat.group(1).decode("latin-1")
     err = _ERR(content, stat.end(), _BODY_MAXIMUM) or _ERR(content, start, stat.start())
     error = "" if err is None else err.group(1).decode("latin-1")

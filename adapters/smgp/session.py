@@ -26,6 +26,8 @@ _ROLES = {pdu.MODE_BOTH: "", pdu.MODE_SEND: "transmitter", pdu.MODE_RECEIVE: "re
 
 Token = tuple["SmgpSession", int, bytes]  # who must answer, the Deliver's SequenceID and MsgID
 
+_NO_ID = pdu.MSG_ID_NONE.hex()
+
 
 class SmgpSession(WireSession):
     """One login."""
@@ -70,10 +72,8 @@ class SmgpSession(WireSession):
         self._submitted_at = now
         return super().submit(submits, now)
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 1 for "send it again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         status = pdu.OK if accepted else pdu.BUSY
         for _, sequence, msg_id in tokens:
             if isinstance(sequence, int) and isinstance(msg_id, bytes):
@@ -134,7 +134,8 @@ class SmgpSession(WireSession):
                     is_first = not submit.message.throttled
                     results.append((submit, self._codes.answered(status, is_first=is_first)))
                 else:
-                    results.append((submit, Submitted(carrier_id)))
+                    # Some carriers give none: shared by all, it would tie reports to the wrong one.
+                    results.append((submit, Submitted("" if carrier_id == _NO_ID else carrier_id)))
             elif request_id == DELIVER:
                 self._deliver(frame, sequence, burst)
             else:
@@ -159,7 +160,7 @@ class SmgpSession(WireSession):
         parsed = parse_report(content, msg_id)
         if parsed is None:
             self.unreadable += 1
-            self.answer((token,), accepted=True)  # unanswered it would only come again
+            self._answer((token,), accepted=True)  # unanswered it would only come again
             return
         carrier_id, word, error = parsed
         burst.reports.append(Report(self.channel, carrier_id, word, error, number, token))
@@ -173,8 +174,7 @@ class SmgpSession(WireSession):
         elif request_id == pdu.LOGIN_RESP:
             return self._login_answered(frame, burst)
         elif request_id == pdu.EXIT:
-            self._out.append(pdu.pack_header(HEADER_SIZE, pdu.EXIT_RESP, sequence))
-            return self._peer_unbound()
+            return self._peer_unbound(pdu.pack_header(HEADER_SIZE, pdu.EXIT_RESP, sequence))
         elif request_id == pdu.EXIT_RESP:
             if self.state is SessionState.UNBINDING:
                 return self._end("unbound")

@@ -32,6 +32,7 @@ from sms.concatenation import mark_of, split_header, utf16, whole
 from sms.gsm import decode as decode_gsm7
 from sms.model import SegmentMark
 
+TON_INTERNATIONAL: Final = 1
 DATA_CODING_LATIN1: Final = 3
 DATA_CODING_UCS2: Final = 8
 
@@ -125,6 +126,11 @@ def parse_text(frame: bytes, short: Short) -> tuple[str, SegmentMark | None]:
     else:
         text = decode_gsm7(body)
     return (text if mark is not None else whole(text)), mark
+
+
+def is_international(frame: bytes) -> bool:
+    """Whether a deliver_sm says that its sender is an international number (SMPP 3.4, 5.2.5)."""
+    return frame[frame.index(0, HEADER_SIZE) + 1] == TON_INTERNATIONAL
 
 
 def _sar_mark(tlvs: dict[int, bytes]) -> SegmentMark | None:

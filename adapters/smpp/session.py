@@ -21,7 +21,13 @@ from adapters.session import (
 from adapters.smpp import pdu
 from adapters.smpp.codes import StatusTable, login_refused
 from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RESP, parse_header
-from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
+from adapters.smpp.receipt import (
+    ID_FORMS,
+    is_international,
+    parse_receipt,
+    parse_text,
+    parse_usual_receipt,
+)
 from adapters.smpp.settings import NumberFormat, SmppSettings
 from adapters.smpp.template import DataTemplate, SubmitTemplate
 from adapters.wire import Framer, build_tlvs
@@ -89,10 +95,8 @@ class Session(WireSession):
     def _logout(self) -> None:
         self._out.append(pdu.pack_header(HEADER_SIZE, pdu.UNBIND, 0, self._next()))
 
-    def answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
+    def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 0x64 for "send it again later"."""
-        if self.state is SessionState.CLOSED:
-            return
         status = pdu.ESME_ROK if accepted else pdu.ESME_RX_T_APPN
         pack, out = pdu.pack_header, self._out
         for _, sequence, command_id in cast("Sequence[Token]", tokens):
@@ -179,14 +183,16 @@ class Session(WireSession):
                 return
             self.unreadable += 1
         elif kind == 0:
-            number = short[0].decode("latin-1").lstrip("+")
+            number = short[0].decode("latin-1")
+            if command_id == DELIVER_SM and number.isdigit() and is_international(frame):
+                number = f"+{number}"  # so that nobody takes it for a national one
             to = short[1].decode("latin-1").lstrip("+")
             text, mark = parse_text(frame, short)
             burst.texts.append(Inbound(self.channel, number, to, text, token, mark=mark))
             return
         # Acknowledgements of other machines, intermediate notices and reports that say nothing:
         # kept unanswered they would only come again.
-        self.answer((token,), accepted=True)
+        self._answer((token,), accepted=True)
 
     def _data(self, frame: bytes, burst: Burst) -> None:
         parsed = pdu.parse_pdu(frame)
@@ -230,8 +236,10 @@ class Session(WireSession):
         self._hear_load(frame, HEADER_SIZE)
 
     def _unbound(self, frame: bytes, _burst: Burst) -> Ended | None:
-        self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, frame)
-        return self._peer_unbound()
+        sequence = parse_header(frame)[3]
+        return self._peer_unbound(
+            pdu.pack_header(HEADER_SIZE, pdu.UNBIND_RESP, pdu.ESME_ROK, sequence)
+        )
 
     def _unbind_answered(self, _frame: bytes, _burst: Burst) -> Ended | None:
         return self._end("unbound") if self.state is SessionState.UNBINDING else None
@@ -243,7 +251,8 @@ class Session(WireSession):
             return None
         if status:
             return self._end(login_refused(status))
-        system_id = pdu.parse_pdu(frame).text("system_id")
+        # Whatever form it has, no name is worth a login.
+        system_id = frame[HEADER_SIZE : HEADER_SIZE + 16].partition(b"\0")[0].decode("latin-1")
         self._move(Move.BOUND, self._heard_at)
         burst.bound.append(Bound(system_id))
         return None

@@ -316,6 +316,21 @@ async def test_the_stop_waits_for_answers_and_logs_out(make):
     assert not rig.channel.is_up()
 
 
+async def test_the_stop_answers_what_the_carrier_brought_before_it_logs_out(make):
+    """A report that is being committed: nobody knows when the carrier would bring it again."""
+    rig = await make()
+    await until(rig.channel.is_up)
+    await until(rig.channel.is_receiving)
+    rig.report(1, 2)
+    await until(lambda: len(rig.sink.received) == 2)
+    stopping = asyncio.create_task(rig.channel.stop(5.0))
+    await asyncio.sleep(0.05)
+    assert rig.logouts == 0
+    rig.channel.answer([report.token for report in rig.sink.received], accepted=True)
+    await stopping
+    assert (rig.taken, rig.logouts) == (2, rig.channel.places())
+
+
 async def test_a_stop_without_answers_ends_in_time_with_each_submit_uncertain(make):
     rig = await make()
     await until(rig.channel.is_up)

@@ -449,6 +449,7 @@ async def test_login_codes_behind_one_in_doubt_are_refused_while_the_store_is_aw
         with pytest.raises(StoreUnavailable):
             await asyncio.wait_for(behind, 60)
         cutter.is_open = True
+        await acceptor.stop(0.1)  # its way to the store ends here
 
 
 async def test_login_codes_take_another_line_while_theirs_connects_anew(world):

@@ -442,6 +442,7 @@ class GatewayProcess:
                 receipt_delay_ms=300,
                 failure_share=0,
                 throttle_share=0,
+                takes_per_s=0,
                 undelivered_share=0,
                 failure_status=carrier.failure_status,
                 silent=False,

@@ -4,11 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from adapters.mainland import CONTENT_MAXIMUM
 from gateway.document import LATER_PROTOCOLS, Surroundings, check_document
 from gateway.protocols import PROTOCOLS
 from loadtest.carrier import SIDES
 from loadtest.wirebench import BENCHES
+from sms.model import Encoding
+from sms.segmentation import Segmentation, payload, segment
+from store.objects import StoredObject
+from store.snapshot import _channel
 from tests.support.certificates import Authority
 from tests.support.wire_rig import SPOKEN
 from webhooks.address import AllowList
@@ -121,3 +128,46 @@ def test_a_certificate_that_cannot_be_read_is_named_before_anything_is_changed(t
     ):
         wrong = complaints_of(tmp_path, f"{{name: a, protocol: smpp, {SMPP}, tls_ca_file: {file}}}")
         assert word in wrong[where]
+
+
+@pytest.mark.parametrize("protocol", ["cmpp2", "cmpp3"])
+def test_gsm7_is_refused_where_no_septets_are_packed(tmp_path, protocol):
+    channel = f"{{name: a, protocol: {protocol}, {CMPP}, encodings: [gsm7, ucs2]}}"
+    wrong = complaints_of(tmp_path, channel)
+    assert list(wrong) == ["/channels/0/encodings"]
+    assert "remove `encodings`" in wrong["/channels/0/encodings"]
+    assert complaints_of(tmp_path, channel.replace("gsm7, ", "")) == {}
+
+
+@pytest.mark.parametrize("protocol", ["cmpp2", "cmpp3", "sgip", "smgp"])
+@given(text=st.text(st.sampled_from("aé€@[ ~ñ"), min_size=1, max_size=400))
+def test_what_is_cut_for_a_mainland_channel_fits_its_segments(protocol, text):
+    """The 202 said so many segments: none may be too long for the PDU."""
+    stored = StoredObject(7, 1, {"protocol": protocol}, {}, "channel", "a")
+    assert _channel(stored, {}).encodings == {Encoding.UCS2}
+    cut = segment(text, "ucs2")
+    assert isinstance(cut, Segmentation)
+    for index in range(len(cut.texts)):
+        assert len(payload(cut.texts, index, cut.encoding, 7)[0]) <= CONTENT_MAXIMUM
+
+
+@pytest.mark.parametrize(
+    ("name", "allow", "is_same"),
+    [
+        ("smg", "[203.0.113.7, 198.51.100.0/24]", True),
+        ("smg", "[198.51.100.9]", True),
+        ("smg", "['2001:db8::/32', 192.0.2.1]", False),
+        ("other", "[203.0.113.7]", False),
+    ],
+)
+def test_an_smg_s_login_names_one_channel(tmp_path, name, allow, is_same):
+    """Else the reports of the second would all be told as the first one's."""
+    one = SGIP.replace("shop", "shop1") + ", smg_login_name: smg"
+    other = SGIP.replace("shop", "shop2") + f", smg_login_name: {name}, smg_allow: {allow}"
+    wrong = complaints_of(
+        tmp_path,
+        f"{{name: a, protocol: sgip, {one}, smg_allow: [203.0.113.7, 198.51.100.0/24]}}",
+        f"{{name: b, protocol: sgip, {other}}}",
+    )
+    assert list(wrong) == (["/channels/1/smg_login_name"] if is_same else [])
+    assert "channel a" in wrong.get("/channels/1/smg_login_name", "channel a")

@@ -61,6 +61,8 @@ def test_a_channel_without_a_word_on_it_takes_everything():
         ({"encodings": ["ucs2"]}, {}, {"carrier": "CM"}, None),
         ({"encodings": ["ucs2"]}, {}, {"country": 1}, "encodings"),
         ({"encodings": ["ucs2"]}, {"encodings": ["ucs2"]}, {}, None),
+        ({"encodings": ["ucs2"]}, {"protocol": "cmpp3"}, {}, None),
+        ({}, {"protocol": "smgp"}, {}, None),  # the text is UCS-2 then
         ({"encodings": ["ucs2", "gsm7"]}, {}, {}, None),
         ({"encodings": ["ucs2"], "carriers": ["CM"]}, {}, {}, None),
         ({"encodings": ["ucs2"], "countries": [86]}, {}, {}, None),

@@ -21,6 +21,7 @@ def test_what_is_left_out_keeps_its_value():
         ({"receipts": None}, "/receipts"),
         ({"link": "sideways"}, "/link"),
         ({"failure_status": 0}, "/failure_status"),
+        ({"takes_per_s": 0.5}, "/takes_per_s"),
         ({"undelivered_share": True}, "/undelivered_share"),
         ({"congestion": 101}, "/congestion"),
         ({"congestion": True}, "/congestion"),

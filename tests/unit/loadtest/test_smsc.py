@@ -225,6 +225,22 @@ def test_shares_of_failures_and_throttling_are_kept(tmp_path, monkeypatch):
     assert sum(row["carrier_id"] is None for row in world.lines()) == throttled + len(failed)
 
 
+def test_no_more_is_taken_in_a_second_than_the_carrier_takes(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("loadtest.smsc.time.monotonic", lambda: now)
+    world = World(tmp_path, takes_per_s=50)
+    client, _ = world.client()
+    taken = throttled = 0
+    for _ in range(40):
+        now += 0.1
+        client.submit(some_submits(20), 0.0)
+        results = outcomes(world.carry())
+        taken += sum(isinstance(outcome, Submitted) for outcome in results)
+        throttled += sum(isinstance(outcome, Throttled) for outcome in results)
+    assert taken + throttled == 800
+    assert 190 <= taken <= 210  # four seconds, and what the bucket holds
+
+
 def test_silence_takes_submits_and_answers_none_but_the_link_lives(tmp_path):
     world = World(tmp_path, silent=True)
     client, _ = world.client()

@@ -133,6 +133,7 @@ def test_a_refused_login_ends_it_in_words_with_a_remedy(protocol, layout, status
     [
         (Layout.V2, 0x20, Layout.V2),  # an answer in 2.0 and says so
         (Layout.V3, 0x20, Layout.V2),  # told 2.0 in an answer of 3.0's size
+        (Layout.V2, 0x30, Layout.V2),  # copied ours into an answer of 2.0's size
         (Layout.V2, 0, Layout.V2),  # no version: the size says it
         (Layout.V3, 0, Layout.V3),
         (Layout.V3, 0x30, Layout.V3),
@@ -235,7 +236,7 @@ def test_an_id_of_zeros_is_none():
         (13, Rejected, Cause.NUMBER),
         (6, Rejected, Cause.CONTENT),
         (1, Rejected, Cause.CONFIG),
-        (3, Rejected, Cause.CHANNEL),
+        (3, Throttled, None),  # once
         (90, Rejected, Cause.UNKNOWN),
     ],
 )
@@ -341,7 +342,7 @@ def gsm7(payload: bytes, *, has_udh: bool = False):
     [
         (b"Hi \x00 \x02 \x1b\x3c", 0, b"Hi @ $ ["),  # septets of GSM-7, not ASCII
         (b"caf\x05", 8, "café".encode("utf-16-be")),
-        (b"a" * 159, 0, b"a" * 159),
+        (b"a" * 140, 0, b"a" * 140),
     ],
 )
 def test_gsm7_goes_as_ascii_where_it_can(payload, fmt, content):
@@ -378,10 +379,11 @@ def test_a_full_segment_with_an_8_or_16_bit_reference_goes_and_one_unit_more_doe
     assert (facts.number, facts.total, facts.text) == (1, 2, "字" * units)
 
 
-@pytest.mark.parametrize(("maximum", "is_taken"), [(159, False), (160, True)])
-def test_160_characters_go_only_where_the_carrier_says_so(maximum, is_taken):
-    session = bound_session(content_maximum=maximum)
-    assert (session.submit([gsm7(b"a" * 160)], 1.0) == []) is is_taken
+@pytest.mark.parametrize("maximum", [140, 150, 160])
+def test_more_than_140_characters_go_only_where_the_carrier_says_so(maximum):
+    session = bound_session(**({} if maximum == 140 else {"content_maximum": maximum}))
+    assert session.submit([gsm7(b"a" * maximum)], 1.0) == []
+    assert len(session.submit([gsm7(b"a" * (maximum + 1))], 1.0)) == 1
 
 
 @pytest.mark.parametrize("ends_at", [1767200400.0, 1767200340.5])
@@ -645,3 +647,54 @@ def test_a_session_that_is_over_ignores_its_tokens():
     session.lost("channel.link_lost")
     session.answer(tokens(event), accepted=True)
     assert session.to_send() == b""
+
+
+@pytest.mark.parametrize("protocol", ["cmpp2", "cmpp3"])
+@pytest.mark.parametrize("body", [b"\3", b"\0\0\0\3", b"\3" + bytes(16)])
+def test_a_refusal_that_ends_behind_its_status_is_told_as_one(protocol, body):
+    if protocol == "cmpp3" and len(body) == 17:
+        body = b"\0\0\0" + body
+    session = a_session(protocol)
+    session.connected(0.0)
+    frame = pdu.pack_header(12 + len(body), pdu.CONNECT_RESP, 1) + body
+    [ended] = session.receive(frame, 0.1)
+    assert isinstance(ended, Ended)
+    assert "status 3:" in ended.reason
+
+
+def test_a_duplicate_sequence_goes_again_once_with_a_new_one():
+    session = bound_session()
+    [submit] = some_submits(1)
+    session.submit([submit], 0.0)
+    [first] = frames(session.to_send())
+    assert outcomes(session.receive(submit_answer(first.sequence, 0, 3), 0.1)) == [
+        Throttled(1.0, "3")
+    ]
+    submit.message.throttled = 1  # what the flow notes when it puts it back
+    session.submit([submit], 1.0)
+    [second] = frames(session.to_send())
+    assert second.sequence != first.sequence
+    [outcome] = outcomes(session.receive(submit_answer(second.sequence, 0, 3), 1.1))
+    assert outcome == Rejected("3", Cause.CHANNEL, "carrier.system_error")
+
+
+def test_a_carrier_whose_answers_come_late_is_not_cut():
+    """It answers each active test 11 s after it, when ours of 10 s is over."""
+    session = bound_session(policy=SessionPolicy(response_timeout_s=10), active_test_s=15)
+    late: list[tuple[float, int]] = []
+    for now in range(1, 120):
+        for due, sequence in late:
+            if due == now:
+                answer = pdu.pack_header(12, pdu.ACTIVE_TEST_RESP, sequence)
+                assert session.receive(answer, float(now)) == []
+        assert session.tick(float(now)) == []
+        late += [(now + 11, sequence) for _, sequence in sent(session)]
+    assert len(late) > 3
+
+
+def test_a_carrier_that_speaks_is_there_whatever_it_does_not_answer():
+    session = bound_session(policy=SessionPolicy(response_timeout_s=10), active_test_s=15)
+    for now in range(1, 120):
+        if now > 16:
+            session.receive(header(pdu.ACTIVE_TEST, now), float(now))
+        assert session.tick(float(now)) == []

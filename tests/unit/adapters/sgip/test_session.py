@@ -490,7 +490,7 @@ def test_a_wrong_login_is_answered_and_closed(wrong, result):
 def test_nobody_may_log_in_from_an_address_that_no_channel_lists():
     common = Common()
     guest = a_guest(common)
-    guest._accounts = ()
+    guest._accounts = tuple
     [ended] = guest.receive(bind_asked(), 0.1)
     assert isinstance(ended, Ended)
 
@@ -550,4 +550,49 @@ def test_the_smg_logs_out_and_what_is_open_may_still_be_answered():
     assert session.free() == 0
     answered, ended = session.receive(response(pdu.SUBMIT_RESP, sequence), 1.1)
     assert outcomes([answered]) == [Submitted(id_of(sequence))]
+    assert isinstance(ended, Ended)
+
+
+@pytest.mark.parametrize("make", [bound_session, bound_guest])
+def test_what_the_smg_brought_is_answered_before_its_logout(make):
+    """In one burst with the logout: by the time it is kept the SMG must still be there."""
+    session = make()
+    unbind = pdu.pack_header(20, pdu.UNBIND, *SMG)
+    reported, received = session.receive(report((NODE, STAMP, 5)) + deliver(b"x") + unbind, 1.0)
+    assert session.to_send() == b""
+    session.answer([token_of(reported.reports[0])], accepted=True)
+    assert [one.command_id for one in sent(session)] == [pdu.REPORT_RESP]
+    assert session.tick(2.0) == []
+    session.answer([token_of(received.texts[0])], accepted=True)
+    assert [one.command_id for one in sent(session)] == [pdu.DELIVER_RESP, pdu.UNBIND_RESP]
+    assert session.tick(3.0) == [Ended("unbound by the carrier")]
+
+
+def test_a_logout_is_answered_in_time_although_nothing_can_be_kept():
+    guest = bound_guest()
+    guest.receive(report((NODE, STAMP, 5)) + pdu.pack_header(20, pdu.UNBIND, *SMG), 1.0)
+    assert guest.tick(10.9) == []
+    assert guest.tick(11.0) == [Ended("unbound by the carrier")]
+    assert [one.command_id for one in sent(guest)] == [pdu.UNBIND_RESP]
+
+
+def test_an_smg_that_says_nothing_for_long_is_logged_out():
+    guest = bound_guest()
+    guest.receive(report((NODE, STAMP, 5)), 30.0)
+    assert guest.tick(329.0) == []
+    assert guest.tick(331.0) == []  # what it brought is not answered yet
+    assert sent(guest) == []
+    guest.answer([(guest, pdu.pack_header(29, pdu.REPORT, *SMG))], accepted=True)
+    assert guest.tick(331.0) == []
+    assert [one.command_id for one in sent(guest)] == [pdu.REPORT_RESP, pdu.UNBIND]
+    [reported] = guest.receive(report((NODE, STAMP, 6)), 331.5)  # on its way meanwhile
+    assert isinstance(reported, Reported)
+    assert guest.tick(341.0) == [Ended("the logout was not answered")]
+
+
+def test_who_is_logged_out_before_its_login_brings_nothing():
+    guest = a_guest()
+    guest.unbind(0.1)
+    guest.to_send()
+    [ended] = guest.receive(report((NODE, STAMP, 5)) + deliver(b"TD"), 0.2)
     assert isinstance(ended, Ended)

@@ -71,3 +71,8 @@ def test_a_body_without_a_state_is_none(body):
 def test_nothing_makes_it_fail(body):
     found = parse_report(body, OUTER)
     assert found is None or (len(found[0]) == 20 and found[1])
+
+
+@pytest.mark.parametrize("rest", [b" stat:DELIVRDerr:000", b" stat:DELIVRDErr : 000 text:"])
+def test_the_state_ends_where_a_carrier_leaves_the_blank_out(rest):
+    assert parse_report(b"id:" + MSG_ID + REST + rest, OUTER) == (MSG_ID.hex(), "DELIVRD", "000")

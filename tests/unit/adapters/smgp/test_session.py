@@ -397,3 +397,9 @@ def test_the_carrier_logs_out_and_what_is_open_may_still_be_answered():
     answered, ended = session.receive(submit_answer(2), 1.1)
     assert outcomes([answered]) == [Submitted(MSG_ID.hex())]
     assert isinstance(ended, Ended)
+
+
+def test_an_id_of_zeros_is_none():
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    assert outcomes(session.receive(submit_answer(2, bytes(10)), 1.1)) == [Submitted("")]

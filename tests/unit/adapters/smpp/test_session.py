@@ -14,6 +14,7 @@ from adapters.session import (
     Reported,
     SessionPolicy,
     SessionState,
+    is_linked,
 )
 from adapters.smpp import pdu
 from adapters.smpp.session import Session, Token
@@ -385,8 +386,36 @@ def test_a_text_from_a_phone_is_handed_on_and_answered_when_told():
     [event] = session.receive(deliver(data_coding=8, short_message=text), 1.0)
     assert isinstance(event, Received)
     [inbound] = event.texts
-    assert (inbound.number, inbound.to, inbound.text) == ("8613800138000", "10690001", "退订")
+    assert (inbound.number, inbound.to, inbound.text) == ("+8613800138000", "10690001", "退订")
     assert session.to_send() == b""
+
+
+def test_a_token_tells_whether_its_session_stands():
+    session = bound_session()
+    [event] = session.receive(deliver(short_message=b"x"), 1.0)
+    assert isinstance(event, Received)
+    [text] = event.texts
+    assert is_linked(text.token)
+    session.unbind(1.0)
+    assert not is_linked(text.token)
+    assert not is_linked(None)
+
+
+@pytest.mark.parametrize(
+    ("ton", "source", "number"),
+    [
+        (1, "13475550123", "+13475550123"),  # New York
+        (1, "+13475550123", "+13475550123"),
+        (2, "13475550123", "13475550123"),  # China Mobile's
+        (1, "Bank", "Bank"),
+    ],
+)
+def test_a_number_that_says_it_is_international_is_handed_on_so(ton, source, number):
+    session = bound_session()
+    frame = deliver(source_addr_ton=ton, source_addr=source, short_message=b"x")
+    [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Received)
+    assert [text.number for text in event.texts] == [number]
 
 
 @pytest.mark.parametrize("esm_class", [0x08, 0x10, 0x20, 0x0C])
@@ -429,7 +458,7 @@ def test_a_text_from_a_phone_may_come_as_data_sm_however_long():
     [event] = session.receive(frame, 1.0)
     assert isinstance(event, Received)
     [text] = event.texts
-    assert (text.number, text.to, text.text) == ("8613800138000", "10690001", "退订" * 200)
+    assert (text.number, text.to, text.text) == ("+8613800138000", "10690001", "退订" * 200)
     session.answer([cast(Token, text.token)], accepted=True)
     assert session.to_send().hex() == "0000001180000103000000000000000600"
 
@@ -451,6 +480,25 @@ def test_a_channel_may_submit_by_data_sm_and_its_answers_count_the_same():
     assert isinstance(throttled, Throttled)
     assert isinstance(nacked, Rejected)
     assert (session.free(), session.strays) == (16, 1)
+
+
+@pytest.mark.parametrize(("submit_pdu", "command_id"), [("submit_sm", 4), ("data_sm", 0x103)])
+def test_a_text_that_leaves_whole_is_one_pdu_one_slot_and_one_answer(submit_pdu, command_id):
+    session = bound_session(window=1, long_messages="payload", submit_pdu=submit_pdu)
+    parts = submits_of(a_message(segments=3))
+    text = "长" * 200
+    [whole] = some_submits(1)
+    whole.payload, whole.parts = text.encode("utf-16-be"), tuple(parts)
+    assert session.submit([whole], 1.0) == []
+    [sent_pdu] = frames(session.to_send())
+    assert sent_pdu.command_id == command_id
+    assert sent_pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD) == text.encode("utf-16-be")
+    assert sent_pdu.octets("short_message") == b""
+    assert sent_pdu.number("esm_class") == 0
+    assert session.free() == 0
+    answer = pdu.build_pdu(command_id | pdu.RESPONSE, 2, {"message_id": "w1"})
+    assert session.receive(answer, 1.1) == [Answered([(whole, Submitted("w1"))])]
+    assert session.free() == 1
 
 
 # -- what is wrong -------------------------------------------------------------------------
@@ -558,3 +606,21 @@ def test_an_error_of_ours_costs_one_session_and_nothing_that_the_burst_told(monk
     assert isinstance(ended.error.__cause__, IndexError)
     assert session.faults == 1
     assert outcomes(session.lost("channel.link_lost")) == [Uncertain("channel.link_lost")]
+
+
+def test_what_the_smsc_brought_is_answered_before_its_unbind():
+    session = bound_session()
+    [reported] = session.receive(report(7, "a") + header(pdu.UNBIND, 8), 1.0)
+    assert isinstance(reported, Reported)
+    assert sent(session) == []
+    session.answer(tokens(reported), accepted=True)
+    assert sent(session) == [(pdu.DELIVER_SM_RESP, 7, 0), (pdu.UNBIND_RESP, 8, 0)]
+
+
+@pytest.mark.parametrize("body", [b"", b"SMSC", b"a name of more than 16 octets"])
+def test_a_bind_answer_in_any_form_is_a_login(body):
+    session = Session(7, parse(SETTINGS), SessionPolicy(), 16)
+    session.connected(0.0)
+    frame = pdu.pack_header(16 + len(body), pdu.BIND_TRANSCEIVER_RESP, 0, 1) + body
+    assert session.receive(frame, 0.1) == [Bound(body[:16].decode())]
+    assert session.free() == 16
