@@ -109,7 +109,7 @@ class Backlog:
         self._turn = 0
         self._quiet_until = 0.0  # monotonic
         self._snapshot: Snapshot | None = None
-        self._routes: frozenset[Route] = frozenset()
+        self._routes: dict[MessageClass, frozenset[Route]] = {}
         self.spill = Spill()
         dispatcher.is_behind = self.is_behind
 
@@ -400,9 +400,9 @@ class Backlog:
         snapshot = self._dispatcher.snapshot
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
-            self._routes = frozenset(route.channels for route in snapshot.routes)
+            self._routes = {each: snapshot.choices(each) for each in MessageClass}
         for route in self.spill.routes(message_class):
-            if route not in self._routes:
+            if route not in self._routes[message_class]:
                 return route
         return None
 

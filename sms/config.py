@@ -250,9 +250,31 @@ class Snapshot:
         route = self.route_for(tenant, message_class, carrier, country)
         if route is None:
             return ()
+        return self._serving(route.channels, message_class, carrier, country)
+
+    def choices(self, message_class: MessageClass) -> frozenset[tuple[int, ...]]:
+        """Whatever `channels_for` can give for a class, at least, but never ().
+
+        A channel that does not take every message makes several choices of one route.
+        """
+        found = set()
+        for channels in self.ways:
+            known = [self.channels[number] for number in channels if number in self.channels]
+            countries = {code for channel in known for code in channel.countries or ()}
+            for carrier, country in product(Carrier, (0, *countries)):  # 0: one that nobody names
+                found.add(self._serving(channels, message_class, carrier, country))
+        return frozenset(found - {()})
+
+    def _serving(
+        self,
+        channels: tuple[int, ...],
+        message_class: MessageClass,
+        carrier: Carrier,
+        country: int,
+    ) -> tuple[int, ...]:
         return tuple(
             number
-            for number in route.channels
+            for number in channels
             if (channel := self.channels.get(number)) is None
             or channel.serves(message_class, carrier, country)
         )

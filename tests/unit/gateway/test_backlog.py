@@ -264,6 +264,26 @@ async def test_ids_follow_their_messages_to_a_new_route() -> None:
     assert sorted(message.id for message in seen) == ids
 
 
+async def test_what_only_some_channels_of_a_route_take_comes_back_too() -> None:
+    """Numbers abroad, and one of the two channels delivers to the mainland only."""
+    kit = BacklogKit(memory=80, channels=2)
+    snapshot = kit.dispatcher.snapshot
+    near = replace(snapshot.channels[1], countries=frozenset({86}))
+    channels = {**snapshot.channels, 1: near}
+    kit.dispatcher.reconfigure(replace(snapshot, version=2, channels=channels))
+    ids = []
+    for _ in range(200):
+        message = kit.message(tenant=1, valid_s=36_000.0)
+        message.carrier, message.country = Carrier.OTHER, 1
+        kit.commit(message)
+        ids.append(message.id)
+    kit.dispatcher.link_changed(1, is_up=True)
+    kit.dispatcher.link_changed(2, is_up=True)
+    kit.turn_timers()
+    seen = await drain(kit)
+    assert sorted(message.id for message in seen) == ids
+
+
 async def test_ids_without_a_route_end_as_failed() -> None:
     kit = two_routes()
     ids = send_to(kit, Carrier.CM, 200)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sms.config import Burst, ClassLimit, Route, Snapshot, Tenant
+from sms.config import Burst, Channel, ClassLimit, Route, Snapshot, Tenant
 from sms.model import Carrier, MessageClass
 
 TENANTS = st.sampled_from([0, 1, 2])
@@ -54,6 +54,37 @@ def test_routes_over_the_same_channels_are_one_way():
     )
     ways = Snapshot(routes=routes).ways
     assert {channels: route.id for channels, route in ways.items()} == {(7, 8): 1, (8, 7): 3}
+
+
+LIMITED = st.builds(
+    lambda number, carriers, countries, classes: Channel(
+        number, str(number), "smpp", {}, classes=classes, carriers=carriers, countries=countries
+    ),
+    st.integers(1, 4),
+    st.none() | st.frozensets(st.sampled_from([Carrier.CM, Carrier.OTHER]), min_size=1),
+    st.none() | st.frozensets(st.sampled_from([1, 86]), min_size=1),
+    st.frozensets(st.sampled_from(list(MessageClass)), min_size=1),
+)
+
+
+@given(
+    ROUTES,
+    st.lists(LIMITED, max_size=4),
+    st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4, unique=True), min_size=12),
+    st.sampled_from(list(MessageClass)),
+    st.sampled_from(list(Carrier)),
+    st.sampled_from([1, 44, 86]),
+)
+def test_every_choice_of_channels_is_among_those_told(
+    keys, channels, lists, message_class, carrier, country
+):
+    routes = tuple(
+        Route(place, of, cls, network, land, tuple(lists[place - 1]))
+        for place, (of, cls, network, land) in enumerate(keys, 1)
+    )
+    snapshot = Snapshot(routes=routes, channels={channel.id: channel for channel in channels})
+    found = snapshot.channels_for(1, message_class, carrier, country)
+    assert found == () or found in snapshot.choices(message_class)
 
 
 def test_a_burst_and_a_class_limit_from_what_is_stored():
