@@ -33,7 +33,8 @@ from sms.errors import LeaseLost, Unavailable
 from sms.ids import IdClock
 from sms.model import EventRow, Inbound, InboundMessage
 from sms.numbers import phone_of
-from store.inbound import InboundReader, InboundStore, Join, Unreadable
+from store.inbound import InboundStore, Join, Unreadable
+from store.inbound_read import InboundReader
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 

@@ -23,7 +23,8 @@ from sms.config import Channel, Route, Snapshot, Tenant
 from sms.errors import StoreUnavailable
 from sms.model import Inbound, MessageClass, SegmentMark
 from store.audit import AuditLog
-from store.inbound import InboundReader, InboundStore
+from store.inbound import InboundStore
+from store.inbound_read import InboundReader
 from store.pull import Pull, oldest_cursor
 from store.suppressions import SuppressionStore
 from telemetry.metrics import Metrics
