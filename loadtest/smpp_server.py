@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 
 from adapters.smpp import pdu
+from adapters.smpp.alphabet import CODING_UCS2
 from adapters.smpp.pdu import ESM_UDHI, HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
-from adapters.smpp.receipt import DATA_CODING_UCS2
 from adapters.wire import Framer, build_tlvs
 from loadtest.server import (
     Ended,
@@ -150,7 +150,7 @@ class ServerSession(SharedSession):
                 (pdu.TLV_SAR_NUMBER, bytes((text.mark.number,))),
             ]
         esm_class = ESM_UDHI if text.header else 0
-        coding = DATA_CODING_UCS2 if text.is_ucs2 else 0
+        coding = CODING_UCS2 if text.is_ucs2 else 0
         body = b"".join(
             (
                 b"\0\1\1" + text.number + b"\0",
@@ -165,7 +165,7 @@ class ServerSession(SharedSession):
 
 def text_of(data_coding: int, data: bytes) -> str:
     """The text a phone would show."""
-    if data_coding & 0x0F == DATA_CODING_UCS2:
+    if data_coding & 0x0F == CODING_UCS2:
         return data.decode("utf-16-be", "replace")
     return gsm.decode(data)
 

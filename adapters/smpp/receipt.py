@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from adapters.smpp.alphabet import CODING_UCS2, Alphabet, text_of
 from adapters.smpp.pdu import (
     ESM_UDHI,
     HEADER_SIZE,
@@ -28,12 +29,8 @@ from adapters.smpp.pdu import (
 )
 from adapters.smpp.settings import IdMatch
 from adapters.wire import parse_tlvs
-from sms.concatenation import mark_of, split_header, utf16, whole
-from sms.gsm import decode as decode_gsm7
+from sms.concatenation import mark_of, split_header, whole
 from sms.model import SegmentMark
-
-DATA_CODING_LATIN1: Final = 3
-DATA_CODING_UCS2: Final = 8
 
 # The usual report as a whole deliver_sm frame, read in one match over its Latin-1 text (1.1 µs
 # with its TLV, against 2.6 in steps): source_addr, sm_length, id, stat, err. Whatever does not
@@ -78,7 +75,7 @@ def parse_receipt(frame: bytes, short: Short) -> Parsed | None:
     """Read a status report; None when neither text nor TLVs name an id and a state."""
     tlvs = parse_tlvs(frame, short[6])
     body = short[5] or next((value for tag, value in tlvs if tag == TLV_MESSAGE_PAYLOAD), b"")
-    text = body.decode("utf-16-be" if short[4] == DATA_CODING_UCS2 else "latin-1", "replace")
+    text = body.decode("utf-16-be" if short[4] == CODING_UCS2 else "latin-1", "replace")
     keys = {key.lower(): value for key, value in reversed(_KEYS.findall(text[:1024]))}
     parsed = _merge(
         (
@@ -103,12 +100,11 @@ def _merge(text: Parsed, tlvs: list[tuple[int, bytes]]) -> Parsed:
     return carrier_id, state, error
 
 
-def parse_text(frame: bytes, short: Short) -> tuple[str, SegmentMark | None]:
+def parse_text(
+    frame: bytes, short: Short, alphabet: Alphabet = Alphabet.GSM7
+) -> tuple[str, SegmentMark | None]:
     """The text of a deliver_sm from a phone without its user data header, and its place in a long
-    one, told by that header or by the three SAR TLVs.
-
-    Data coding 8 is UTF-16BE, 0 and 1 the GSM alphabet in single octets, the rest Latin-1:
-    never an error, since an odd character must not cost an opt-out.
+    one, told by that header or by the three SAR TLVs. `alphabet` is the carrier's own.
     """
     body, mark = short[5], None
     tlvs = dict(parse_tlvs(frame, short[6]))
@@ -122,12 +118,7 @@ def parse_text(frame: bytes, short: Short) -> tuple[str, SegmentMark | None]:
             for tag in (TLV_SAR_REFERENCE, TLV_SAR_TOTAL, TLV_SAR_NUMBER)
         )
         mark = mark_of(reference, total, number, 0)
-    if short[4] & 0x0F == DATA_CODING_UCS2:
-        text = utf16(body)
-    elif short[4] == DATA_CODING_LATIN1:
-        text = body.decode("latin-1")
-    else:
-        text = decode_gsm7(body)
+    text = text_of(short[4], body, alphabet)
     return (text if mark is not None else whole(text)), mark
 
 

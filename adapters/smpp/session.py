@@ -19,6 +19,7 @@ from adapters.session import (
     WireSession,
 )
 from adapters.smpp import pdu
+from adapters.smpp.alphabet import charset_of, recoding
 from adapters.smpp.codes import StatusTable, login_refused
 from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RESP, parse_header
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
@@ -66,7 +67,9 @@ class Session(WireSession):
         self._codes = StatusTable(settings.status_classes)
         self._answer_id, self._receipt_id = ID_FORMS[settings.id_match]
         template = pdu.SubmitTemplate(settings.look, _NUMBERS[settings.number_format])
-        self._build_into = template.build_into
+        charset = charset_of(settings.look.gsm7_data_coding, settings.default_alphabet)
+        build_into = template.build_into
+        self._build_into = recoding(build_into, charset) if charset else build_into
 
     def _login(self) -> None:
         own = self._settings
@@ -172,7 +175,7 @@ class Session(WireSession):
         elif kind == 0:
             number = short[0].decode("latin-1").lstrip("+")
             to = short[1].decode("latin-1").lstrip("+")
-            text, mark = parse_text(frame, short)
+            text, mark = parse_text(frame, short, self._settings.default_alphabet)
             burst.texts.append(Inbound(self.channel, number, to, text, token, mark=mark))
             return
         # Acknowledgements of other machines, intermediate notices and reports that say nothing:

@@ -22,6 +22,7 @@ from adapters.checks import (
     seconds,
     string,
 )
+from adapters.smpp.alphabet import Alphabet
 from adapters.smpp.pdu import SubmitLook
 from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
@@ -74,6 +75,7 @@ class SmppSettings:
     address_range: str = ""
     bind: Bind = Bind.TRX
     look: SubmitLook = field(default_factory=SubmitLook)
+    default_alphabet: Alphabet = Alphabet.GSM7
     number_format: NumberFormat = NumberFormat.E164
     id_match: IdMatch = IdMatch.EXACT
     status_classes: Mapping[int, str] = field(default_factory=dict)
@@ -131,6 +133,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "dest_npi": _OCTET,
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
+    "default_alphabet": choice(Alphabet),
     "long_messages": _long,
     "validity_period": choice(Validity),
     "number_format": choice(NumberFormat),
@@ -185,6 +188,7 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
         **plain,
         bind=Bind(raw.get("bind", Bind.TRX)),
         look=_look(raw),
+        default_alphabet=Alphabet(raw.get("default_alphabet", Alphabet.GSM7)),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
         id_match=IdMatch(raw.get("id_match", IdMatch.EXACT)),
         status_classes=own_classes(raw.get("status_classes", {})),
