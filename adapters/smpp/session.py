@@ -22,7 +22,13 @@ from adapters.smpp import pdu
 from adapters.smpp.alphabet import charset_of, recoding
 from adapters.smpp.codes import StatusTable, login_refused
 from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RESP, parse_header
-from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
+from adapters.smpp.receipt import (
+    ID_FORMS,
+    TEXT_FIRST,
+    parse_receipt,
+    parse_text,
+    parse_usual_receipt,
+)
 from adapters.smpp.settings import NumberFormat, SmppSettings
 from adapters.wire import Framer, build_tlvs
 from sms.errors import RemoteProtocolError
@@ -66,6 +72,7 @@ class Session(WireSession):
         self.role = _ROLES[bind]
         self._codes = StatusTable(settings.status_classes)
         self._answer_id, self._receipt_id = ID_FORMS[settings.id_match]
+        self._is_text_first = settings.id_match in TEXT_FIRST
         template = pdu.SubmitTemplate(settings.look, _NUMBERS[settings.number_format])
         charset = charset_of(settings.look.gsm7_data_coding, settings.default_alphabet)
         build_into = template.build_into
@@ -101,7 +108,7 @@ class Session(WireSession):
 
     def _read(self, frames: list[bytes], burst: Burst) -> Ended | None:
         take, results, reports = self.window.open.pop, burst.results, burst.reports
-        channel, receipt_id = self.channel, self._receipt_id
+        channel, receipt_id, is_text_first = self.channel, self._receipt_id, self._is_text_first
         for frame in frames:
             _, command_id, status, sequence = parse_header(frame)
             if command_id == SUBMIT_SM_RESP:
@@ -111,7 +118,7 @@ class Session(WireSession):
                 else:
                     results.append((submit, self._outcome(frame, status)))
             elif command_id == DELIVER_SM:
-                usual = parse_usual_receipt(frame)
+                usual = parse_usual_receipt(frame, is_text_first=is_text_first)
                 if usual is None:
                     self._deliver(frame, pdu.parse_short(frame), sequence, burst)
                     continue
@@ -163,7 +170,7 @@ class Session(WireSession):
         kind = short[2] & pdu.ESM_TYPE
         token = (self, sequence, command_id)
         if kind == pdu.ESM_RECEIPT:
-            parsed = parse_receipt(frame, short)
+            parsed = parse_receipt(frame, short, is_text_first=self._is_text_first)
             if parsed is not None:
                 carrier_id, state, error = parsed
                 if self._receipt_id is not None:

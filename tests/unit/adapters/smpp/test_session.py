@@ -496,7 +496,7 @@ def test_what_is_no_tlv_is_no_congestion_and_the_answer_counts(octets):
 
 
 def test_an_error_of_ours_costs_one_session_and_nothing_that_the_burst_told(monkeypatch):
-    def crash(*_):
+    def crash(*_, **__):
         raise IndexError("ours")
 
     monkeypatch.setattr("adapters.smpp.session.parse_usual_receipt", crash)
@@ -573,3 +573,30 @@ def test_a_text_under_coding_0_is_read_in_the_carrier_s_alphabet():
     [received] = bound_session(default_alphabet="latin1").receive(frame, 1.0)
     assert isinstance(received, Received)
     assert received.texts[0].text == "a_b@é"
+
+
+@pytest.mark.parametrize(
+    ("form", "answer", "text", "tlv"),
+    [
+        ("hex_decimal", "1a2b3c00", "439041024", "1a2b3c00"),  # the TLV is the answer's own
+        ("hex_decimal", "1a2b3c00", "439041024", "439041024"),
+        ("hex_decimal", "1a2b3c00", "439041024", ""),
+        ("hex_decimal", "12345678", "305419896", "12345678"),  # no letter says its radix
+        ("hex_decimal", "1A2B3C00", "", "1a2b3c00"),
+        ("decimal_hex", "439041024", "1A2B3C00", "439041024"),
+        ("decimal_hex", "0439041024", "1a2b3c00", ""),
+    ],
+)
+def test_an_id_in_another_radix_is_found_whatever_the_tlv_holds(form, answer, text, tlv):
+    session = bound_session(id_match=form)
+    session.submit(some_submits(1), 1.0)
+    [submitted] = outcomes(session.receive(submit_answer(2, answer), 1.1))
+    name = f"id:{text} " if text else ""
+    body = f"{name}sub:001 dlvrd:001 submit date:2611212028 done date:2611212028"
+    fields = {"source_addr": "86138", "destination_addr": "1069", "esm_class": 4}
+    for rest in (" stat:DELIVRD err:000 text:", " err:000 stat:DELIVRD"):  # usual, and not
+        tlvs = [(pdu.TLV_RECEIPTED_MESSAGE_ID, tlv.encode() + b"\0")] if tlv else []
+        fields["short_message"] = (body + rest).encode()
+        [event] = session.receive(pdu.build_pdu(pdu.DELIVER_SM, 5, fields, tlvs=tlvs), 1.2)
+        assert isinstance(event, Reported)
+        assert Submitted(event.reports[0].carrier_id) == submitted
