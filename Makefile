@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 OTHER_TIERS := integration or flow or campaign or load
 TESTED := not (campaign or load)
 # Half of what comes after `make check`.
-SECOND := $(wildcard tests/flow/test_[k-z]*.py tests/integration/test_[n-z]*.py)
+SECOND := $(wildcard tests/flow/test_[k-z]*.py tests/integration/test_[p-z]*.py)
 
 # A moved folder or a removed interpreter makes an environment useless whatever the stamps say.
 stale = $(shell test "$$(cat $(1)/place 2>/dev/null)" = "$$(pwd -P)" \

@@ -40,11 +40,16 @@ def absolute_time(unix: float) -> str:
 
 
 def e164(number: str) -> str:
-    """The digits of a number as a carrier writes it, with its country: 138… is 86138…."""
-    digits = number.strip().lstrip("+")
+    """The digits of a number as a carrier writes it, with its country: 138… is 86138….
+
+    Behind `+` or 00 the country is there already: +1 347… is a phone in New York.
+    """
+    text = number.strip()
+    digits = text.lstrip("+")
     if digits.startswith("00"):
-        digits = digits[2:]
-    return f"86{digits}" if len(digits) == 11 and digits[0] == "1" else digits
+        return digits[2:]
+    is_bare = len(digits) == len(text) == 11
+    return f"86{digits}" if is_bare and digits[0] == "1" else digits
 
 
 def national(number: str) -> str:
@@ -91,12 +96,13 @@ def text_of(coding: int, content: bytes) -> str:
     """The text of what a phone sent, without its user data header (`sms.concatenation`).
 
     Never an error, since an odd character must not cost an opt-out: GB18030 reads ASCII too, and
-    is what phones' texts come in when the coding says 0.
+    is what phones' texts come in when the coding says 0. Octets that are no character are escaped:
+    a cut went through one, and `sms.concatenation.join` reads it whole.
     """
     if coding == CODING_UCS2:
         text = utf16(content)
     elif coding == CODING_BINARY:
         text = content.decode("latin-1")
     else:
-        text = content.decode("gb18030", "replace")
+        text = content.decode("gb18030", "surrogateescape")
     return text.rstrip("\0")

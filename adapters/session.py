@@ -443,3 +443,9 @@ class WireSession(ABC):
                 return "unbound by the carrier"
             case _:
                 return ""
+
+
+def is_linked(token: object) -> bool:
+    """Whether the session that a report or a text came over is logged in still."""
+    session = token[0] if isinstance(token, tuple) and token else None
+    return isinstance(session, WireSession) and session.state is SessionState.BOUND

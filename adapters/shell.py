@@ -225,6 +225,8 @@ def set_options(sock: socket.socket) -> None:
 class WireChannel(ABC):
     """One account at one carrier: `config.sessions` sessions (adapters.base.Channel)."""
 
+    sends_whole = False
+
     def __init__(
         self,
         channel: config.Channel,

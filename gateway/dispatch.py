@@ -21,15 +21,15 @@ from typing import Protocol
 
 from gateway.channel import ChannelRuntime
 from gateway.choosing import ChannelChoice
+from gateway.cutting import cut, joined
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
-from gateway.routefit import on_air
+from gateway.references import References
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
 from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State, Submit
 from sms.outcomes import Submitted, Uncertain
-from sms.segmentation import payload
 from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
@@ -79,7 +79,7 @@ class Dispatcher(ChannelChoice):
         self._delayed: list[tuple[float, int, Message]] = []
         self._moving: deque[Lane] = deque()  # their messages need another channel
         self._order = count()
-        self._reference = int(unix() * 1000) & 0xFFFF
+        self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
         self._late: deque[Message] = deque()  # out of their lanes, their last rows not made yet
         self._claiming: dict[int, list[Message]] = {}  # by first id: claims not committed yet
@@ -381,7 +381,8 @@ class Dispatcher(ChannelChoice):
         unix = self._unix()
         while runtime.unsent and len(burst) < free:
             submit = runtime.unsent.popleft()
-            is_late = submit.total == 1 and submit.message.valid_until <= unix
+            is_alone = submit.total == 1 or submit.parts  # nothing of it can have left before
+            is_late = is_alone and submit.message.valid_until <= unix
             (late if is_late else burst).append(submit)
         if late and self.not_sent is not None:
             self.not_sent(runtime.config.id, late, "validity.expired")
@@ -426,36 +427,17 @@ class Dispatcher(ChannelChoice):
         self.pump(channel)
 
     def _submits(self, message: Message, runtime: ChannelRuntime, unix: float) -> list[Submit]:
-        """The segments of one attempt, all with one reference."""
-        texts = on_air(message.texts) if runtime.config.adds_signature else message.texts
-        total = len(texts)
-        sender = runtime.config.sender + (message.sender_ext or "")
-        validity_s = max(1, int(message.valid_until - unix))
+        """The submits of one attempt, all with one reference."""
+        total = len(message.texts)
         begin_attempt(message, runtime.config.id)
         message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
-        self._reference = (self._reference + (total > 1)) & 0xFFFF
-        submits, bits = [], runtime.config.reference_bits
-        for index in range(total):
-            data, has_udh = payload(texts, index, message.encoding, self._reference, bits)
-            submits.append(
-                Submit(
-                    message,
-                    index,
-                    total,
-                    message.number,
-                    sender,
-                    message.encoding,
-                    data,
-                    has_udh,
-                    validity_s,
-                    message.attempt,
-                    message.copy,
-                )
-            )
+        submits = cut(message, runtime.config, self._references, unix)
         if total > 1:
             message.parts = submits
+            if runtime.adapter.sends_whole:
+                return [joined(submits, runtime.config)]
         return submits
 
     def _wake(self, channel: int, wait_s: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from gateway.notices import MAX_EVENT_BYTES, Notice, type_of_path
-from gateway.views import mask_number, rfc3339
+from gateway.views import mask_number, rfc3339, whole_number
 from receipts.state import PhonePath
 from sms.ids import to_text
 from sms.model import EventRow, InboundMessage, MessageClass
@@ -29,7 +29,7 @@ def inbound_view(
     """The inbound message of API section 3. `missing` > 0: segments that never came."""
     return {
         "id": to_text(PREFIX, message.id),
-        "from": f"+{message.number}" if full_number else mask_number(message.number),
+        "from": (whole_number if full_number else mask_number)(message.number),
         "to": message.to,
         "text": message.text,
         "channel": channel_name,

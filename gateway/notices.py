@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.views import mask_number, message_view, rfc3339
+from gateway.views import mask_number, message_view, rfc3339, whole_number
 from receipts.state import ATTEMPTS, STATES_OF_PATH, Path, PhonePath, apply_row
 from sms.ids import to_text
 from sms.model import Encoding, EventRow, Message, MessageClass, State
@@ -73,8 +73,9 @@ class Notice:
             return self.masked
         if self._whole is None:
             # The first number in a body is `to`: before it stand only ids, type and a time.
-            number = mask_number(self.number).encode(), b"+" + self.number.encode()
-            self._whole = self.masked.replace(*number, 1)
+            shown = mask_number(self.number), whole_number(self.number)
+            masked, whole = (quote(number).encode() for number in shown)
+            self._whole = self.masked.replace(masked, whole, 1)
         return self._whole
 
 

@@ -4,6 +4,7 @@
     China Mobile     mobile-a    unicom-a   telecom-a  vendor-a      and whoever has no other route
     China Unicom     unicom-a    vendor-a   mobile-a   telecom-a
     China Telecom    telecom-a   vendor-a   mobile-a   unicom-a
+    China Broadnet   vendor-a    mobile-a   unicom-a   telecom-a
     abroad           vendor-a    none: the others deliver to +86 only
 
 Text only; `gateway/sandbox.py` starts the processes and applies it.
@@ -97,8 +98,8 @@ CARRIERS: Final = (
     system_id: vendor
     bind: trx
 """,
-        "abroad",
-        "+1…",
+        "China Broadnet, abroad",
+        "+86192…, +1…",
     ),
 )
 # What stands for all takes China Mobile's numbers too: a route of your own for all then does.
@@ -106,6 +107,7 @@ ROUTES: Final[Mapping[str, Sequence[str]]] = {
     "*": ("mobile-a", "unicom-a", "telecom-a", "vendor-a"),
     "CU": ("unicom-a", "vendor-a", "mobile-a", "telecom-a"),
     "CT": ("telecom-a", "vendor-a", "mobile-a", "unicom-a"),
+    "CB": ("vendor-a", "mobile-a", "unicom-a", "telecom-a"),  # of these, abroad: vendor-a only
 }
 # The sandbox of versions before had four of SMPP; their route for all leads nowhere now.
 _CHANNELS_BEFORE: Final = ["carrier-a", "carrier-b", "carrier-c", "carrier-d"]

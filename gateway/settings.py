@@ -109,8 +109,8 @@ class Reliability(BaseModel):
     match_cache: Count = 200_000  # carrier ids in memory
     marketing_opens_h: Hour = 9  # marketing goes to +86 from this hour of Asia/Shanghai …
     marketing_closes_h: Hour = 21  # … to this one; outside it waits. The law's: do not widen it
-    inbound_join_s: float = 600.0  # a long text from a phone waits so long for its segments
-    inbound_repeat_s: float = 120.0  # the same text without an id again within it is a repeat
+    inbound_join_s: Seconds = 600  # a long text from a phone waits so long for its segments
+    inbound_repeat_s: Seconds = 3600  # the same text without an id, maybe unanswered, is a repeat
     suppress_bad_numbers: bool = True  # what a carrier refuses for good gets no more texts but otp
     suppressions_poll_s: Seconds = 1  # changes of the suppression list (in force <= 5 s)
     portability_poll_s: Seconds = 1  # changes of ported numbers (in force <= 5 s)

@@ -32,8 +32,18 @@ def _to_the_second(unix_s: int) -> str:
 
 
 def mask_number(digits: str) -> str:
-    """`+86138****1234`: enough to recognise one's own number by, too little to dial."""
+    """`+86138****1234`: enough to recognise one's own number by, too little to dial.
+
+    Words that stand for a number (who writes from one) have no `+`.
+    """
+    if not digits.isdecimal():
+        return f"{digits[:-8]}****{digits[-4:]}"
     return f"+{digits[:-8]}****{digits[-4:]}"
+
+
+def whole_number(digits: str) -> str:
+    """`+8613800001234`, and a word as it is."""
+    return f"+{digits}" if digits.isdecimal() else digits
 
 
 def message_view(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from adapters.session import SessionPolicy
+from adapters.session import SessionPolicy, is_linked
 from cluster.wake import Wakes
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
@@ -31,7 +31,8 @@ from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
 from gateway.handover import HandoverDesk
 from gateway.idreserve import IdReserve
-from gateway.inbound import InboundDesk, InboundPolicy
+from gateway.inbound import InboundDesk
+from gateway.inbound_commit import InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
 from gateway.matches import Matches
@@ -278,7 +279,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         conflicts,
         reports,
         notifier,
-        _conservation(flow, pool),
+        _conservation(flow, pool, flow.events),
         deliverer,
         peers,
         set(),
@@ -292,7 +293,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     return worker
 
 
-def _conservation(flow: Flow, pool: Pool) -> Conservation:
+def _conservation(flow: Flow, pool: Pool, events: EventLane) -> Conservation:
     """The gauge that says whether a message was lost or is there twice."""
     return Conservation(
         pool=pool,
@@ -300,7 +301,7 @@ def _conservation(flow: Flow, pool: Pool) -> Conservation:
         dispatcher=flow.dispatcher,
         spill=flow.backlog.spill,
         metrics=flow.metrics,
-        oldest_row_s=flow.events.oldest_age_s,
+        oldest_row_s=events.oldest_age_s,
         tenant_name=lambda tenant: flow.tenant_names.get(tenant, ""),
     )
 
@@ -362,6 +363,7 @@ def _inbound(flow: Flow, pool: Pool, ids: IdClock, notifier: Notifier) -> Inboun
         answer=flow.answer,
         told=notifier,
         suppressed=flow.suppressions.refresh,
+        is_linked=is_linked,
         policy=InboundPolicy(numbers.inbound_join_s, numbers.inbound_repeat_s),
     )
     return desk

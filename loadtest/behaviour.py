@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-MAXIMUM_MS = 86_400_000
+MAXIMUM = 86_400_000  # of a whole number: a day in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,9 @@ class Behaviour:
     receipts: bool = True
     link: str = "up"  # "down": drops its connections and refuses new ones
     failure_status: int = 0x08  # what a failing submit is answered with (SMPP: RSYSERR)
+    takes_per_s: int = 0  # submits that it takes in a second, of all clients; beyond: "too fast"
     undelivered_share: float = 0.0  # of reports, saying UNDELIV instead of DELIVRD
+    congestion: int | None = None  # told with each answer to an SMPP 5.0 client, 0 to 100
 
     def shown(self) -> dict[str, Any]:
         """The fields as the control port shows them."""
@@ -35,23 +37,28 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
 def _wrong(name: str, value: Any) -> str | None:  # noqa: ANN401 – straight from JSON
     match name:
-        case "latency_ms" | "receipt_delay_ms":
-            is_good = type(value) is int and 0 <= value <= MAXIMUM_MS
-            return None if is_good else f"give whole milliseconds from 0 to {MAXIMUM_MS}"
+        case "latency_ms" | "receipt_delay_ms" | "takes_per_s":
+            is_good, remedy = _is_whole(value, 0, MAXIMUM), f"a whole number to {MAXIMUM}"
         case "failure_share" | "throttle_share" | "undelivered_share":
-            is_good = _is_number(value) and 0 <= value <= 1
-            return None if is_good else "give a number from 0 to 1"
+            is_good, remedy = _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"
+        case "congestion":
+            is_good = value is None or _is_whole(value, 0, 100)
+            remedy = "a whole number from 0 to 100, or null to say nothing"
         case "silent" | "receipts":
-            return None if isinstance(value, bool) else "give true or false"
+            is_good, remedy = isinstance(value, bool), "true or false"
         case "link":
-            return None if value in ("up", "down") else 'give "up" or "down"'
+            is_good, remedy = value in ("up", "down"), '"up" or "down"'
         case "failure_status":
-            is_good = type(value) is int and 0 < value <= 0xFFFFFFFF
-            return None if is_good else "give a command_status from 1 to 4294967295"
+            is_good, remedy = _is_whole(value, 1, 0xFFFFFFFF), "a status from 1 to 4294967295"
         case _:
             return f"is unknown; known: {', '.join(Behaviour.__dataclass_fields__)}"
+    return None if is_good else f"give {remedy}"
 
 
 def change(now: Behaviour, raw: object) -> Behaviour | list[tuple[str, str]]:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from adapters.cmpp import pdu
 from adapters.cmpp.auth import authenticator_source, authenticators_ismg
 from adapters.cmpp.pdu import HEADER_SIZE, PDU_MAXIMUM, Layout, pack_header, parse_header
-from adapters.cmpp.report import parse_text
 from adapters.cmpp.settings import VERSION_2, VERSION_3
+from adapters.mainland import CODING_GBK, CODING_UCS2, text_of
 from adapters.wire import Framer
 from loadtest.server import (
     Ended,
@@ -98,7 +98,7 @@ class CmppServerSession(ServerSession):
     def _connect(self, frame: bytes) -> LoginAsked:
         asked = pdu.parse_pdu(frame, Layout.V2)
         proof, name = asked.octets("authenticator_source"), asked.text("source_addr")
-        stamp = f"{asked.number('timestamp'):010}"
+        stamp = asked.number("timestamp")
         self._proof = proof
         return LoginAsked(
             asked.sequence,
@@ -177,7 +177,7 @@ class CmppServerSession(ServerSession):
             "dest_id": text.to.decode("latin-1"),
             "src_terminal_id": text.number.decode("latin-1"),
             "tp_udhi": int(bool(header)),
-            "msg_fmt": pdu.FMT_UCS2 if text.is_ucs2 else pdu.FMT_GBK,
+            "msg_fmt": CODING_UCS2 if text.is_ucs2 else CODING_GBK,
             "content": header + data,
         }
         return pdu.build_pdu(pdu.DELIVER, sequence, fields, self.layout)
@@ -207,7 +207,7 @@ class CmppSide(Side):
         """What the record says of a SUBMIT (its first number)."""
         source, number, udhi, fmt, registered, content = parsed
         reference, index, total, data = segment_of(bool(udhi), content)
-        text = parse_text(data, 0, fmt)
+        text = text_of(fmt, data)
         return Facts(source, number, reference, index, total, text, registered == 1)
 
     def carrier_id(self, number: int, sequence: int) -> str:

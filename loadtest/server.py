@@ -108,6 +108,7 @@ class ServerSession(ABC):
         self.is_closed = False
         self.heard_at = 0.0
         self.unanswered = 0  # submits taken and not answered
+        self.congestion: int | None = None  # how busy to say we are, where the protocol can
         self._framer = framer
         self._out: list[bytes] = []
         self._sequence = 0

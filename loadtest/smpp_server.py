@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from adapters.smpp import pdu
 from adapters.smpp.alphabet import CODING_UCS2
 from adapters.smpp.pdu import ESM_UDHI, HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
-from adapters.wire import Framer, build_tlvs
+from adapters.wire import Framer, build_tlvs, parse_tlvs
 from loadtest.server import (
     Ended,
     Facts,
@@ -24,6 +24,7 @@ from loadtest.server import (
 from loadtest.server import ServerSession as SharedSession
 from sms import gsm
 
+SMPP_5 = 0x50
 REPORT_ALWAYS = 1  # registered_delivery, bits 1–0
 _BINDS = (pdu.BIND_TRANSCEIVER, pdu.BIND_TRANSMITTER, pdu.BIND_RECEIVER)
 # deliver_sm of a report: service_type, source 1/1, destination 0/0, esm_class 4, eight zero octets
@@ -55,6 +56,30 @@ def build_report(
     )
 
 
+def _submitted(frame: bytes) -> pdu.Short:
+    """A submit_sm; its text may stand in message_payload instead (SMPP 3.4 section 5.3.2.32)."""
+    short = pdu.parse_short(frame)
+    return short if short[5] else (*short[:5], _payload(parse_tlvs(frame, short[6])), short[6])
+
+
+def _data_of(frame: bytes) -> pdu.Short:
+    """A data_sm as if it were a submit_sm."""
+    parsed = pdu.parse_pdu(frame)
+    return (
+        parsed.text("source_addr").encode("latin-1"),
+        parsed.text("destination_addr").encode("latin-1"),
+        parsed.number("esm_class"),
+        parsed.number("registered_delivery"),
+        parsed.number("data_coding"),
+        _payload(parsed.tlvs),
+        len(frame),
+    )
+
+
+def _payload(tlvs: Sequence[tuple[int, bytes]]) -> bytes:
+    return next((value for tag, value in tlvs if tag == pdu.TLV_MESSAGE_PAYLOAD), b"")
+
+
 class ServerSession(SharedSession):
     """One client's connection."""
 
@@ -62,13 +87,19 @@ class ServerSession(SharedSession):
 
     def __init__(self) -> None:
         super().__init__(Framer(HEADER_SIZE, PDU_MAXIMUM))
+        self._version = 0  # of the client
+        self._data: set[int] = set()  # submits that came as data_sm and are not answered
 
     def _frame(
         self, frame: bytes, submits: Submits, answered: ReportsAnswered
     ) -> LoginAsked | Ended | None:
         _, command_id, status, sequence = parse_header(frame)
         if command_id == pdu.SUBMIT_SM and self.may_submit:
-            submits.submits.append((sequence, frame, pdu.parse_short(frame)))
+            submits.submits.append((sequence, frame, _submitted(frame)))
+            return None
+        if command_id == pdu.DATA_SM and self.may_submit:
+            self._data.add(sequence)
+            submits.submits.append((sequence, frame, _data_of(frame)))
             return None
         if command_id == pdu.DELIVER_SM_RESP:
             self._report_answered(sequence, status, answered)
@@ -81,7 +112,11 @@ class ServerSession(SharedSession):
             asked = pdu.parse_pdu(frame)
             given = asked.text("password")
             return LoginAsked(
-                sequence, command_id, asked.text("system_id"), lambda password: password == given
+                sequence,
+                command_id,
+                asked.text("system_id"),
+                lambda password: password == given,
+                asked.number("interface_version"),
             )
         if command_id == pdu.ENQUIRE_LINK:
             self._respond(pdu.ENQUIRE_LINK_RESP, pdu.ESME_ROK, sequence)
@@ -89,8 +124,8 @@ class ServerSession(SharedSession):
             self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, sequence)
             self.is_closed = True
             return Ended("unbound")
-        elif command_id == pdu.SUBMIT_SM:
-            self._respond(pdu.SUBMIT_SM_RESP, pdu.ESME_RINVBNDSTS, sequence)
+        elif command_id in (pdu.SUBMIT_SM, pdu.DATA_SM):
+            self._respond(command_id | pdu.RESPONSE, pdu.ESME_RINVBNDSTS, sequence)
         elif not command_id & pdu.RESPONSE:
             self._respond(pdu.GENERIC_NACK, pdu.ESME_RINVCMDID, sequence)
         return None
@@ -108,6 +143,7 @@ class ServerSession(SharedSession):
             self._respond(command_id, status, asked.sequence)
             return
         self.system_id = asked.system_id
+        self._version = asked.version
         self.may_submit = asked.command_id != pdu.BIND_RECEIVER
         self.may_deliver = asked.command_id != pdu.BIND_TRANSMITTER
         self._out.append(
@@ -115,20 +151,25 @@ class ServerSession(SharedSession):
                 command_id,
                 asked.sequence,
                 {"system_id": server_id[:15]},
-                tlvs=[(pdu.TLV_SC_INTERFACE_VERSION, b"\x34")],
+                tlvs=[(pdu.TLV_SC_INTERFACE_VERSION, bytes((min(asked.version, SMPP_5),)))],
             )
         )
 
     def answer_submits(self, answers: Sequence[tuple[int, int, bytes]]) -> None:
-        """Answer submits: (sequence, status, carrier id); an error answer has no body."""
+        """Answer submits: (sequence, status, carrier id); an error answer has no id."""
         out = self._out
         self.unanswered -= len(answers)
+        load = b""
+        if self.congestion is not None and self._version >= SMPP_5:
+            load = build_tlvs([(pdu.TLV_CONGESTION_STATE, bytes((self.congestion,)))])
         for sequence, status, carrier_id in answers:
-            if status:
-                out.append(pack_header(HEADER_SIZE, pdu.SUBMIT_SM_RESP, status, sequence))
-            else:
-                size = HEADER_SIZE + len(carrier_id) + 1
-                out.append(pack_header(size, pdu.SUBMIT_SM_RESP, 0, sequence) + carrier_id + b"\0")
+            command_id = pdu.SUBMIT_SM_RESP
+            if sequence in self._data:
+                self._data.discard(sequence)
+                command_id = pdu.DATA_SM_RESP
+            body = load if status else carrier_id + b"\0" + load
+            size = HEADER_SIZE + len(body)
+            out.append(pack_header(size, command_id, status, sequence) + body)
 
     def enquire(self) -> None:
         """Ask whether the client is still there."""

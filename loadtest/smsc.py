@@ -95,6 +95,8 @@ class Smsc:
         self._wheel = wheel
         self._accounts: dict[str, Account] = {}
         self._number = 0
+        self._tokens = 0.0  # of `takes_per_s`
+        self._tokens_at = time.monotonic()
         self._second = -1
         self._second_text = ""
 
@@ -168,7 +170,9 @@ class Smsc:
         behaviour = self.behaviour
         stamp = self._stamp()
         over = session.unanswered - self._window if self._window and not behaviour.silent else 0
-        is_plain = not (behaviour.failure_share or behaviour.throttle_share or over > 0)
+        is_plain = not (
+            behaviour.failure_share or behaviour.throttle_share or behaviour.takes_per_s or over > 0
+        )
         lines: list[str] = []
         answers: list[tuple[int, int, bytes]] = []
         owed: list[Owed] = []
@@ -202,7 +206,7 @@ class Smsc:
         return f"{self._second_text}.{int((at - second) * 1e6):06}Z"
 
     def _verdict(self, *, is_over: bool) -> int:
-        if is_over:
+        if is_over or (self.behaviour.takes_per_s and self._is_too_fast()):
             return self.side.throttled
         dice = random()
         if dice < self.behaviour.throttle_share:
@@ -210,6 +214,16 @@ class Smsc:
         if dice < self.behaviour.throttle_share + self.behaviour.failure_share:
             return self.behaviour.failure_status
         return 0
+
+    def _is_too_fast(self) -> bool:
+        """A bucket of a fifth of a second, at least one submit."""
+        now, rate = time.monotonic(), self.behaviour.takes_per_s
+        self._tokens = min(self._tokens + (now - self._tokens_at) * rate, max(rate / 5, 1.0))
+        self._tokens_at = now
+        if self._tokens < 1.0:
+            return True
+        self._tokens -= 1.0
+        return False
 
     def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
         if delay_ms:
@@ -221,6 +235,7 @@ class Smsc:
         self, session: ServerSession, answers: list[tuple[int, int, bytes]], owed: list[Owed]
     ) -> None:
         if not session.is_closed:
+            session.congestion = self.behaviour.congestion
             session.answer_submits(answers)
             self.dirty.add(session)
         self.counts["accepted"] += sum(1 for answer in answers if not answer[1])

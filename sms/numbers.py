@@ -63,18 +63,28 @@ def parse_number(text: str) -> Number | BadNumber:
     return _parse_foreign(digits)
 
 
-def phone_of(wire: str) -> str:
+def phone_of(wire: str, *, is_mainland: bool) -> str:
     """A phone's number as a carrier writes it, as E.164 digits where it is one.
 
-    Seen are 13800138000, 8613800138000, +8613800138000 and 008613800138000. What is no number (a
-    word, a short code) stays as it came.
+    Seen are 13800138000, 8613800138000, +8613800138000 and 008613800138000. Bare eleven digits are
+    the mainland's only where the channel `is_mainland`: 13475550123 is a phone in New York too, and
+    behind `+` or 00 it is never anything else. What is no number (a word, a short code) stays as it
+    came, but for characters that no sender has: those are `?`.
     """
-    digits = wire.strip().removeprefix("+")
-    if digits.startswith("00") and digits.isascii() and digits.isdigit():
-        digits = digits[2:]
-    if len(digits) == 11 and "86" + digits[:5] in _MAINLAND:
+    text = wire.strip()
+    digits = text.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit()):
+        return _STRANGE.sub("?", text)
+    if len(digits) < len(text):
+        return digits
+    if digits.startswith("00"):
+        return digits[2:]
+    if is_mainland and len(digits) == 11 and "86" + digits[:5] in _MAINLAND:
         return "86" + digits
     return digits
+
+
+_STRANGE = re.compile(r"[^0-9A-Za-z .+_&@-]")
 
 
 def _bad(detail: str) -> BadNumber:

@@ -111,24 +111,31 @@ def payload(
     """The user data of one segment and whether it begins with the concatenation header.
 
     `index` from 0; `reference` is the same for all segments of one message, its low `bits` (8 or
-    16) are used; 8 of a text that was cut without room for 16. GSM-7 as unpacked septets, UCS-2 as
+    16, as `usable_bits` said of the whole text) are used. GSM-7 as unpacked septets, UCS-2 as
     UTF-16BE. UnicodeEncodeError when the text does not fit the encoding.
     """
     text = texts[index]
     body = gsm.encode(text) if encoding is _GSM7 else text.encode("utf-16-be")
     if len(texts) == 1:
         return body, False
-    if bits == 16 and _has_room(texts, encoding):
+    if bits == 16:
         octets = (reference & 0xFFFF).to_bytes(2, "big")
         return bytes((6, 8, 4, *octets, len(texts), index + 1)) + body, True
     return bytes((5, 0, 3, reference & 0xFF, len(texts), index + 1)) + body, True
 
 
-def _has_room(texts: tuple[str, ...], encoding: Encoding) -> bool:
-    """Whether every segment of a text has room for a 16-bit reference."""
+def usable_bits(texts: tuple[str, ...], encoding: Encoding, bits: int) -> int:
+    """The wanted bits of a text's reference; 8 when it was cut without room for 16.
+
+    Asked once for each text: it measures all its segments.
+    """
+    if bits == 8:
+        return bits
     if encoding is _GSM7:
-        return all(gsm.septets(text) <= GSM7_EACH_WIDE for text in texts)
-    return all(_units(text) <= UCS2_EACH_WIDE for text in texts)
+        has_room = all(gsm.septets(text) <= GSM7_EACH_WIDE for text in texts)
+    else:
+        has_room = all(_units(text) <= UCS2_EACH_WIDE for text in texts)
+    return bits if has_room else 8
 
 
 def _as_gsm7(text: str, max_segments: int, each: int) -> Segmentation | TooLong:

@@ -79,6 +79,13 @@ def chained(key: bytes, before: bytes, body: str) -> bytes:
 
 async def append(conn: AnyConnection, key: bytes, author: Author, entries: Sequence[Entry]) -> None:
     """Write rows inside the caller's transaction; two that append wait for each other."""
+    await append_all(conn, key, [(author, entry) for entry in entries])
+
+
+async def append_all(
+    conn: AnyConnection, key: bytes, entries: Sequence[tuple[Author, Entry]]
+) -> None:
+    """`append` of what several authors did: as many statements as for one."""
     if not entries:
         return
     await conn.execute("SELECT pg_advisory_xact_lock($1, 0)", AUDIT_LOCK)
@@ -86,7 +93,7 @@ async def append(conn: AnyConnection, key: bytes, author: Author, entries: Seque
     number, head = (0, GENESIS) if last is None else (last["id"], last["hash"])
     now = await conn.fetchval("SELECT clock_timestamp()")
     rows = []
-    for entry in entries:
+    for author, entry in entries:
         number += 1
         body = _body(
             number, f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03}Z", author, entry

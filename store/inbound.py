@@ -9,6 +9,7 @@ that is locked by whoever adds a segment, so processes see one another's.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from sms.model import STATE_CODES, EventRow, Inbound, InboundMessage, MessageCla
 from store.audit import Author
 from store.database import AnyConnection, Pool, acquire
 from store.seal import COLUMN_BODY, COLUMN_NUMBER, TABLE_INBOUND, Keyring, Sealer, day_of
-from store.suppressions import SuppressionStore, bits_of, classes_of
+from store.suppressions import SuppressionStore, Wanted, bits_of, classes_of
 
 PREFIX = "inb"
 _COLUMNS = (
@@ -34,13 +35,21 @@ _COLUMNS = (
     " received_at"
 )
 _LOCK_TRIES = 5
+_AT_ONCE = 100  # texts opened in one turn of the loop
 _NO_KEY = "the data key of an inbound message's day is gone"
+# A key with our own id is of a COMMIT whose answer was lost, however long ago: it is held.
 _TAKE = (
     "INSERT INTO inbound_keys (key, id, expires_at)"
     " SELECT key, id, clock_timestamp() + make_interval(secs => kept_s)"
     " FROM unnest($1::bytea[], $2::bigint[], $3::float8[]) AS new (key, id, kept_s) ORDER BY key"
     " ON CONFLICT (key) DO UPDATE SET id = excluded.id, expires_at = excluded.expires_at"
-    " WHERE inbound_keys.expires_at <= clock_timestamp() RETURNING key"
+    " WHERE inbound_keys.expires_at <= clock_timestamp() AND inbound_keys.id <> excluded.id"
+    " RETURNING key"
+)
+_FORGET = (  # one that somebody is just taking anew is left alone
+    "DELETE FROM inbound_keys WHERE key IN (SELECT inbound_keys.key FROM inbound_keys"
+    " JOIN unnest($1::bytea[], $2::bigint[]) AS old (key, id) USING (key, id)"
+    " FOR UPDATE OF inbound_keys SKIP LOCKED)"
 )
 _BEGIN_JOINS = (
     "INSERT INTO inbound_joins (key, channel, state, due)"
@@ -81,11 +90,34 @@ class Join:
     received_at: float = 0.0  # of the newest segment, Unix seconds
     texts: dict[int, str] = field(default_factory=dict)  # by index from 1
 
+    def is_of_another(self, index: int, text: str) -> bool:
+        """Whether the segment belongs to a later text under the same reference."""
+        return self.texts.get(index, text) != text
+
+    def anew(self) -> Join:
+        """The next text under the same reference, empty."""
+        return Join(self.key, self.channel, self.number, self.to, self.total)
+
     def add(self, index: int, text: str, at: float) -> bool:
-        """Take a segment, the first that came of each index; whether all are there now."""
-        self.texts.setdefault(index, text)
+        """Take a segment of this text; whether all are there now."""
+        self.texts[index] = text
         self.received_at = max(self.received_at, at)
         return len(self.texts) == self.total
+
+
+class Unreadable(NamedTuple):
+    """A long text whose row cannot be opened."""
+
+    key: bytes
+    error: str  # what went wrong, by its name
+
+
+class Wish(NamedTuple):
+    """An opt-out from a tenant (0 = from everybody) of what stands in the text's `suppressed`."""
+
+    message: InboundMessage
+    tenant: int
+    shown: str  # stands for the number in the audit log
 
 
 class StoredInbound(NamedTuple):
@@ -146,7 +178,7 @@ class InboundStore:
         async with acquire(self._pool) as conn, conn.transaction():
             yield InboundTransaction(conn, self._keyring, self._suppressions)
 
-    async def due(self, most: int) -> list[Join]:
+    async def due(self, most: int) -> list[Join | Unreadable]:
         """Long texts whose wait is over, the oldest first; not locked."""
         async with acquire(self._pool) as conn:
             rows = await conn.fetch(
@@ -154,7 +186,13 @@ class InboundStore:
                 " ORDER BY due LIMIT $1",
                 most,
             )
-        return [_join(self._keyring, row) for row in rows]
+        return [self._opened(row) for row in rows]
+
+    def _opened(self, row: asyncpg.Record) -> Join | Unreadable:
+        try:
+            return _join(self._keyring, row)
+        except Exception as error:  # noqa: BLE001 (one bad row must not hide the others)
+            return Unreadable(row["key"], type(error).__name__)
 
     async def waiting(self) -> int:
         """How many long texts wait for segments."""
@@ -182,6 +220,28 @@ class InboundStore:
                 error,
                 self._keyring.seal_secret(plain, "quarantine inbound"),
             )
+
+    async def quarantine_join(self, key: bytes, error: str) -> bool:
+        """Set a long text aside as it stands, its row sealed; False when it is gone already."""
+        async with acquire(self._pool) as conn, conn.transaction():
+            state = await conn.fetchval(
+                "DELETE FROM inbound_joins WHERE key = $1 RETURNING state", key
+            )
+            if state is None:
+                return False
+            # With its key, for that is the context the state was sealed under.
+            plain = json.dumps([key.hex(), state.hex()]).encode()
+            await conn.execute(
+                "INSERT INTO quarantine (step, error, row) VALUES ('inbound', $1, $2)",
+                error,
+                self._keyring.seal_secret(plain, "quarantine inbound"),
+            )
+            return True
+
+    async def forget(self, known: Sequence[tuple[bytes, int]]) -> None:
+        """Remove these keys, each so far as it still is of this id."""
+        async with acquire(self._pool) as conn:
+            await conn.execute(_FORGET, [key for key, _ in known], [id for _, id in known])
 
     async def forget_keys(self, most: int) -> None:
         """Remove keys whose time is over."""
@@ -215,7 +275,8 @@ class InboundReader:
                 f" WHERE message_id {span.format('message_id')} ORDER BY message_id, sequence",
                 [row["id"] for row in rows],
             )
-            found = {row["id"]: StoredInbound(await self._open(conn, row), []) for row in rows}
+            await self._load_days(conn, rows)
+        found = {row["id"]: StoredInbound(self._open(row), []) for row in rows}
         for event in events:
             found[event["message_id"]].rows.append(_event(event))
         return found
@@ -223,7 +284,10 @@ class InboundReader:
     async def page(
         self, tenant: int | None, limit: int, below: int | None = None
     ) -> list[InboundMessage]:
-        """Texts of a tenant (None: of all, nobody's included), the newest first."""
+        """Texts of a tenant (None: of all, nobody's included), the newest first.
+
+        They are opened behind the connection, which others wait for, and in turns of the loop.
+        """
         whose = "true" if tenant is None else f"tenant = {int(tenant)}"
         under = "" if below is None else f" AND id < {int(below)}"
         async with acquire(self._pool) as conn:
@@ -231,13 +295,26 @@ class InboundReader:
                 f"SELECT {_COLUMNS} FROM inbound WHERE {whose}{under} ORDER BY id DESC LIMIT $1",
                 limit,
             )
-            return [await self._open(conn, row) for row in rows]
+            await self._load_days(conn, rows)
+        found: list[InboundMessage] = []
+        for row in rows:
+            found.append(self._open(row))
+            if not len(found) % _AT_ONCE:
+                await asyncio.sleep(0)
+        return found
 
-    async def _open(self, conn: AnyConnection, row: asyncpg.Record) -> InboundMessage:
+    async def _load_days(self, conn: AnyConnection, rows: Sequence[asyncpg.Record]) -> None:
+        """The keys of days that are not known yet."""
+        days = {
+            day_of(row["id"])
+            for row in rows
+            if self._keyring.sealer_for(row["tenant"], row["id"]) is None
+        }
+        if days:
+            await self._keyring.load_days(conn, sorted(days))
+
+    def _open(self, row: asyncpg.Record) -> InboundMessage:
         sealer = self._keyring.sealer_for(row["tenant"], row["id"])
-        if sealer is None:
-            await self._keyring.load_days(conn, [day_of(row["id"])])
-            sealer = self._keyring.sealer_for(row["tenant"], row["id"])
         if sealer is None:
             raise StoreUnavailable(_NO_KEY)
         number, body = (
@@ -305,12 +382,15 @@ class InboundTransaction:
         rows = await self._conn.fetch(_LOCK_JOINS, keys)
         return {row["key"]: _join(self._keyring, row) for row in rows}
 
-    async def keep_joins(self, joins: Sequence[Join]) -> None:
-        """Write what was added."""
+    async def keep_joins(
+        self, joins: Sequence[Join], begun: Collection[bytes], wait_s: float
+    ) -> None:
+        """Write what was added; those with a key in `begun` are other texts and wait anew."""
         if joins:
             await self._conn.executemany(
-                "UPDATE inbound_joins SET state = $2 WHERE key = $1",
-                [(join.key, self._sealed(join)) for join in joins],
+                "UPDATE inbound_joins SET state = $2, due = CASE WHEN $3"
+                " THEN clock_timestamp() + make_interval(secs => $4) ELSE due END WHERE key = $1",
+                [(join.key, self._sealed(join), join.key in begun, wait_s) for join in joins],
             )
 
     async def drop_joins(self, keys: Sequence[bytes]) -> None:
@@ -318,13 +398,20 @@ class InboundTransaction:
         if keys:
             await self._conn.execute("DELETE FROM inbound_joins WHERE key = ANY($1)", keys)
 
-    async def suppress(
-        self, message: InboundMessage, classes: Collection[MessageClass], shown: str
-    ) -> frozenset[MessageClass]:
-        """Carry out an opt-out; the classes that were not suppressed before."""
-        author = Author("recipient", "opt-out word", id=f"{PREFIX}_{message.id:016x}")
+    async def suppress(self, wishes: Sequence[Wish]) -> list[frozenset[MessageClass]]:
+        """Carry out opt-outs; for each the classes that were not suppressed before.
+
+        It takes locks that all processes share: only `add` comes behind it.
+        """
         return await self._suppressions.put_in(
-            self._conn, author, message.tenant, message.number, classes, shown
+            self._conn,
+            [
+                (
+                    Author("recipient", "opt-out word", id=f"{PREFIX}_{wish.message.id:016x}"),
+                    Wanted(wish.tenant, wish.message.number, wish.message.suppressed, wish.shown),
+                )
+                for wish in wishes
+            ],
         )
 
     async def add(self, messages: Sequence[InboundMessage], rows: Sequence[EventRow]) -> None:

@@ -12,7 +12,7 @@ them in `object_history`, and writes its audit rows, all in one COMMIT.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -115,6 +115,20 @@ class Change:
         """The API key in force with that id."""
         where = "kind = 'api_key' AND (spec ->> 'key_id')::bigint = $1"
         return await self._one(where, key_id)
+
+    async def sharing_numbers(
+        self, numbers: Collection[str], but: int | None
+    ) -> dict[str, dict[str, Any]]:
+        """Specs by name of the tenants, all but one, that have any of these inbound numbers."""
+        if not numbers:
+            return {}
+        rows = await self._conn.fetch(
+            "SELECT name, spec FROM objects WHERE kind = 'tenant' AND deleted_at IS NULL"
+            " AND id IS DISTINCT FROM $1 AND spec::jsonb -> 'inbound_numbers' ?| $2::text[]",
+            but,
+            list(numbers),
+        )
+        return {row["name"]: json.loads(row["spec"]) for row in rows}
 
     async def read_all(self) -> None:
         """Read everything at once: for a change of many objects."""

@@ -7,23 +7,39 @@ here sealed, beside its blind index; what it is asked by on the path is the inde
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
 from sms.ids import to_text
 from sms.model import CLASS_CODES, Held, MessageClass
-from store.audit import Author, Entry, append
+from store.audit import Author, Entry, append, append_all
 from store.database import AnyConnection, Pool, acquire, committing
 from store.seal import Keyring
 
 PREFIX = "sup"
-_COLUMNS = "id, tenant, number_index, number, classes, held, created_at"
-_NEXT_CHANGE = "UPDATE suppression_changes SET last = last + 1 RETURNING last"
+_NAMES = ("id", "tenant", "number_index", "number", "classes", "held", "created_at")
+_COLUMNS = ", ".join(_NAMES)
+_QUALIFIED = ", ".join(f"suppressions.{name}" for name in _NAMES)
+_NEXT_CHANGES = "UPDATE suppression_changes SET last = last + $1 RETURNING last"
+_STANDING = (
+    f"SELECT {_COLUMNS} FROM unnest($1::int[], $2::bigint[]) AS wanted (tenant, number_index)"
+    " JOIN suppressions USING (tenant, number_index) WHERE deleted_at IS NULL"
+)
+_CREATE = (
+    "INSERT INTO suppressions (tenant, number_index, number, classes, change, held, created_at)"
+    " SELECT *, clock_timestamp() FROM unnest($1::int[], $2::bigint[], $3::bytea[],"
+    f" $4::smallint[], $5::bigint[], $6::smallint[]) RETURNING {_COLUMNS}"
+)
+_ADD_CLASSES = (
+    "UPDATE suppressions SET classes = suppressions.classes | new.classes, change = new.change,"
+    " held = least(suppressions.held, new.held) FROM unnest($1::bigint[], $2::smallint[],"
+    " $3::bigint[], $4::smallint[]) AS new (id, classes, change, held)"
+    f" WHERE suppressions.id = new.id RETURNING {_QUALIFIED}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,22 @@ class Wanted(NamedTuple):
     why: Held = Held.ASKED
 
 
+_Place: TypeAlias = tuple[int, int]  # tenant and blind index
+
+
+class _Merged:
+    """All that is wanted of one number in one commit."""
+
+    __slots__ = ("author", "change", "classes", "new", "why")
+
+    def __init__(self, author: Author, new: Wanted, change: int) -> None:
+        self.author = author
+        self.new = new
+        self.change = change
+        self.classes = new.classes
+        self.why = new.why
+
+
 class SuppressionStore:
     """Reads and writes the list; raises StoreUnavailable when PostgreSQL is away."""
 
@@ -86,83 +118,101 @@ class SuppressionStore:
         deleted. `shown` stands for the number in the audit log. Raises OutcomeUnknown when the
         connection is lost in COMMIT: asking again is safe.
         """
-        async with self._changing() as (conn, change):
-            new = Wanted(tenant, number, frozenset(classes), shown)
-            before, entry = await self._put(conn, change, author, new)
+        new = Wanted(tenant, number, frozenset(classes), shown)
+        async with committing(self._pool) as conn:
+            [(before, entry)] = await self._put(conn, [(author, new)])
             return entry, before is None
 
     async def put_all(self, author: Author, wanted: Sequence[Wanted]) -> None:
         """`put` of several in one commit."""
         async with committing(self._pool) as conn:
-            for one in wanted:
-                await self._put(conn, await conn.fetchval(_NEXT_CHANGE), author, one)
+            await self._put(conn, [(author, one) for one in wanted])
 
     async def put_in(
-        self,
-        conn: AnyConnection,
-        author: Author,
-        tenant: int,
-        number: str,
-        classes: Collection[MessageClass],
-        shown: str,
-    ) -> frozenset[MessageClass]:
-        """`put` inside the caller's transaction, as its last statement; the classes that are new.
+        self, conn: AnyConnection, wanted: Sequence[tuple[Author, Wanted]]
+    ) -> list[frozenset[MessageClass]]:
+        """`put` of several inside the caller's transaction; the classes that each newly suppressed.
 
-        It holds the lock of all changes until that transaction ends.
+        It holds the locks of all changes and of the audit log until that transaction ends, so it
+        stands near its end. The number of statements is the same however many are wanted.
         """
-        change = await conn.fetchval(_NEXT_CHANGE)
-        new = Wanted(tenant, number, frozenset(classes), shown)
-        before, entry = await self._put(conn, change, author, new)
-        return entry.classes - (frozenset() if before is None else before.classes)
+        return [
+            entry.classes - (frozenset() if before is None else before.classes)
+            for before, entry in await self._put(conn, wanted)
+        ]
 
     async def _put(
-        self, conn: AnyConnection, change: int, author: Author, new: Wanted
-    ) -> tuple[Suppression | None, Suppression]:
-        """(the entry as it stood, None without one; as it stands now), under the lock of changes.
+        self, conn: AnyConnection, wanted: Sequence[tuple[Author, Wanted]]
+    ) -> list[tuple[Suppression | None, Suppression]]:
+        """For each (the entry as it stood, None without one; as it stands behind it).
 
-        An entry keeps its reason, but what somebody asks for goes before what a carrier said.
+        An entry keeps its reason, but what somebody asks for goes before what a carrier said. One
+        number wanted twice is one change, told as the first one's.
         """
-        tenant, number, classes, shown, why = new
-        index = self._keyring.number_index(tenant, number)
-        standing = await conn.fetchrow(
-            f"SELECT {_COLUMNS} FROM suppressions"
-            " WHERE tenant = $1 AND number_index = $2 AND deleted_at IS NULL",
-            tenant,
-            index,
-        )
-        before = None if standing is None else self._open(standing)
-        if standing is None:
-            row = await conn.fetchrow(
-                "INSERT INTO suppressions"
-                " (tenant, number_index, number, classes, change, held, created_at)"
-                f" VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp()) RETURNING {_COLUMNS}",
-                tenant,
-                index,
-                self._keyring.seal_secret(number.encode(), _context(tenant, index)),
-                bits_of(classes),
-                change,
-                why,
+        if not wanted:
+            return []
+        last = await conn.fetchval(_NEXT_CHANGES, len(wanted))  # the lock, and their numbers
+        places: list[_Place] = []
+        merged: dict[_Place, _Merged] = {}
+        for change, (author, new) in enumerate(wanted, last - len(wanted) + 1):
+            place = new.tenant, self._keyring.number_index(new.tenant, new.number)
+            places.append(place)
+            one = merged.setdefault(place, _Merged(author, new, change))
+            one.classes |= new.classes
+            one.why = min(one.why, new.why)
+        rows = await conn.fetch(_STANDING, *_columns(merged, 2))
+        before = {(row["tenant"], row["number_index"]): self._open(row) for row in rows}
+        after = before | await self._write(conn, merged, before)
+        told = [
+            (one.author, _entry(one.new.shown, before.get(place), after[place]))
+            for place, one in merged.items()
+            if after[place] is not before.get(place)
+        ]
+        await append_all(conn, self._keyring.audit_key, told)
+        running: dict[_Place, Suppression | None] = dict(before)
+        found: list[tuple[Suppression | None, Suppression]] = []
+        for place, (_, new) in zip(places, wanted, strict=True):
+            was = running.get(place)
+            classes = new.classes if was is None else was.classes | new.classes
+            running[place] = now = replace(after[place], classes=classes)
+            found.append((was, now))
+        return found
+
+    async def _write(
+        self,
+        conn: AnyConnection,
+        merged: Mapping[_Place, _Merged],
+        before: Mapping[_Place, Suppression],
+    ) -> dict[_Place, Suppression]:
+        """Create what does not stand and add to what does; the entries that were written."""
+        created = [
+            (
+                *place,
+                self._keyring.seal_secret(one.new.number.encode(), _context(*place)),
+                bits_of(one.classes),
+                one.change,
+                int(one.why),
             )
-        elif before is not None and before.classes >= classes and before.why <= why:
-            return before, before
-        else:
-            row = await conn.fetchrow(
-                "UPDATE suppressions SET classes = classes | $2, change = $3,"
-                f" held = least(held, $4) WHERE id = $1 RETURNING {_COLUMNS}",
-                standing["id"],
-                bits_of(classes),
-                change,
-                why,
-            )
-        if row is None:
-            raise RuntimeError("a row that was written did not come back")
-        entry = self._open(row)
-        await self._tell(conn, author, shown, before, entry)
-        return before, entry
+            for place, one in merged.items()
+            if place not in before
+        ]
+        changed = [
+            (standing.id, bits_of(one.classes), one.change, int(one.why))
+            for place, one in merged.items()
+            if (standing := before.get(place)) is not None
+            and not (standing.classes >= one.classes and standing.why <= one.why)
+        ]
+        rows: list[asyncpg.Record] = []
+        if created:
+            rows += await conn.fetch(_CREATE, *_columns(created, 6))
+        if changed:
+            rows += await conn.fetch(_ADD_CLASSES, *_columns(changed, 4))
+        return {(row["tenant"], row["number_index"]): self._open(row) for row in rows}
 
     async def remove(self, author: Author, entry: Suppression, shown: str) -> bool:
         """End an entry; False when somebody else did so meanwhile."""
-        async with self._changing() as (conn, change):
+        async with committing(self._pool) as conn:
+            change = await conn.fetchval(_NEXT_CHANGES, 1)
             row = await conn.fetchrow(
                 "UPDATE suppressions SET deleted_at = clock_timestamp(), change = $2"
                 " WHERE id = $1 AND deleted_at IS NULL RETURNING id",
@@ -171,38 +221,9 @@ class SuppressionStore:
             )
             if row is None:
                 return False
-            await self._tell(conn, author, shown, entry, None)
+            told = _entry(shown, entry, None)
+            await append(conn, self._keyring.audit_key, author, [told])
             return True
-
-    @contextlib.asynccontextmanager
-    async def _changing(self) -> AsyncIterator[tuple[AnyConnection, int]]:
-        """A transaction that holds the lock of changes, and the number of this one."""
-        async with committing(self._pool) as conn:
-            change = await conn.fetchval(_NEXT_CHANGE)
-            yield conn, change
-
-    async def _tell(
-        self,
-        conn: AnyConnection,
-        author: Author,
-        shown: str,
-        before: Suppression | None,
-        after: Suppression | None,
-    ) -> None:
-        entry = after or before
-        if entry is None:
-            raise RuntimeError("nothing was changed")
-        verb = "removed" if after is None else "updated" if before is not None else "created"
-        told = Entry(
-            action=f"suppression.{verb}",
-            kind="suppression",
-            id=entry.public_id,
-            name=shown,
-            version=0,
-            before=None if before is None else _told(before),
-            after=None if after is None else _told(after),
-        )
-        await append(conn, self._keyring.audit_key, author, [told])
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -277,6 +298,32 @@ _BY_BITS = tuple(
 def classes_of(bits: int) -> frozenset[MessageClass]:
     """The classes again."""
     return _BY_BITS[bits & len(_BY_BITS) - 1]
+
+
+def _entry(shown: str, before: Suppression | None, after: Suppression | None) -> Entry:
+    """What the audit log holds of a change; `shown` stands for the number."""
+    entry = after or before
+    if entry is None:
+        raise RuntimeError("nothing was changed")
+    verb = "removed" if after is None else "updated" if before is not None else "created"
+    return Entry(
+        action=f"suppression.{verb}",
+        kind="suppression",
+        id=entry.public_id,
+        name=shown,
+        version=0,
+        before=None if before is None else _told(before),
+        after=None if after is None else _told(after),
+    )
+
+
+def _columns(rows: Iterable[tuple[Any, ...]], size: int) -> list[list[Any]]:
+    """The rows as arrays for `unnest`."""
+    columns: list[list[Any]] = [[] for _ in range(size)]
+    for row in rows:
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    return columns
 
 
 def _told(entry: Suppression) -> dict[str, object]:

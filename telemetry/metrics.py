@@ -340,11 +340,6 @@ class Metrics:
             ("channel", "state"),
             "max",
         )
-        self.smg_sessions = Gauge(
-            "smg_sessions",
-            "Logins of SMGs at our port, which bring reports and texts (SGIP).",
-            ("channel",),
-        )
         self.failover_total = Counter(
             "failover_total", "Messages handed to a backup channel.", ("from", "to", "cause")
         )
@@ -405,6 +400,11 @@ class Metrics:
 
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
+        self.smg_sessions = Gauge(
+            "smg_sessions",
+            "Logins of SMGs at our port, which bring reports and texts (SGIP).",
+            ("channel",),
+        )
         self.submitted_cost_total = Counter(
             "submitted_cost_total",
             "Price of the segments that a channel took, in the operator's currency.",

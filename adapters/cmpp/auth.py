@@ -16,10 +16,10 @@ def _md5(octets: bytes) -> bytes:
     return md5(octets, usedforsecurity=False).digest()  # the standard's own; TLS is what secures
 
 
-def authenticator_source(source_addr: str, secret: str, stamp: str) -> bytes:
-    """What the client proves itself with; `stamp` is MMDDHHMMSS with its leading zero."""
+def authenticator_source(source_addr: str, secret: str, stamp: int) -> bytes:
+    """What the client proves itself with; `stamp` is MMDDHHMMSS, hashed with its leading zero."""
     return _md5(
-        source_addr.encode("latin-1") + bytes(9) + secret.encode("latin-1") + stamp.encode()
+        source_addr.encode("latin-1") + bytes(9) + secret.encode("latin-1") + b"%010d" % stamp
     )
 
 

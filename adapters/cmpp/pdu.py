@@ -16,10 +16,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from enum import Enum
 
-from sms import gsm
+from adapters.mainland import CODING_UCS2, CONTENT_MAXIMUM, absolute_time, content_of
 from sms.errors import RemoteProtocolError
 from sms.model import Encoding, Submit
 
@@ -41,11 +40,6 @@ ACTIVE_TEST_RESP = RESPONSE | ACTIVE_TEST
 RESULT_OK = 0
 RESULT_FLOW_CONTROL = 8
 
-FMT_ASCII = 0
-FMT_BINARY = 4
-FMT_UCS2 = 8
-FMT_GBK = 15
-CONTENT_MAXIMUM = 140  # octets on the air; Msg_Fmt 0 may hold more (`content_maximum`)
 ID_SIZE = 8
 
 pack_header = struct.Struct(">III").pack
@@ -324,7 +318,6 @@ _COUNTS: Mapping[Layout, tuple[bytes, ...]] = {
     Layout.V3: tuple(bytes((0, count)) for count in range(256)),  # Dest_terminal_type: a number
 }
 _HEADS_MAXIMUM = 4096
-_CHINA = timedelta(hours=8)
 
 
 class SubmitTemplate:
@@ -359,13 +352,14 @@ class SubmitTemplate:
 
         Raises ValueError, with `out` as it was, when sender, number or content does not fit.
         """
-        fmt, content = FMT_UCS2, submit.payload
+        fmt, content = CODING_UCS2, submit.payload
         if submit.encoding is not _UCS2:
-            fmt, content = self._as_ascii(submit)
+            fmt, content = content_of(submit, self._look.content_maximum)
         count = len(content)
-        if count > CONTENT_MAXIMUM and (fmt or count > self._look.content_maximum):
+        if count > CONTENT_MAXIMUM and fmt:
             raise ValueError(f"{count} octets of content")
-        until = submit.message.valid_until if self._look.has_valid_time else 0.0
+        # In whole minutes, as it is written: a head is built once for all that end with them.
+        until = -(-submit.message.valid_until // 60) * 60 if self._look.has_valid_time else 0.0
         key = (submit.sender, submit.total, submit.segment, submit.has_udh, fmt, until)
         head = self._heads.get(key) or self._head(key)
         number = submit.number
@@ -376,18 +370,6 @@ class SubmitTemplate:
             raise ValueError(f"number over {width} octets")
         header = pack_header(self._fixed + len(head) + count, SUBMIT, sequence)
         out += (header, head, digits.ljust(width, b"\0"), self._counts[count], content, self._tail)
-
-    def _as_ascii(self, submit: Submit) -> tuple[int, bytes]:
-        """GSM-7 as CMPP knows it: ASCII where every character has one, else UCS-2."""
-        body = submit.payload
-        header = b""
-        if submit.has_udh:
-            start = 1 + body[0]
-            header, body = body[:start], body[start:]
-        text = gsm.decode(body)
-        if text.isascii():
-            return FMT_ASCII, header + text.encode("ascii")
-        return FMT_UCS2, header + text.encode("utf-16-be")
 
     def _head(self, key: tuple[str, int, int, bool, int, float]) -> bytes:
         sender, total, segment, has_udh, fmt, until = key
@@ -416,13 +398,3 @@ class SubmitTemplate:
             self._heads.clear()
         self._heads[key] = head
         return head
-
-
-def absolute_time(moment: float) -> str:
-    """`YYMMDDhhmmss032+`: a moment (Unix seconds) in China's time, as SMPP 3.3 writes it."""
-    return (datetime.fromtimestamp(moment, UTC) + _CHINA).strftime("%y%m%d%H%M%S032+")
-
-
-def login_stamp(moment: float) -> str:
-    """`MMDDHHMMSS`: when we log in, in China's time; the leading zero counts in the hash."""
-    return (datetime.fromtimestamp(moment, UTC) + _CHINA).strftime("%m%d%H%M%S")

@@ -24,8 +24,9 @@ from adapters.cmpp.pdu import (
     pack_header,
     parse_header,
 )
-from adapters.cmpp.report import e164, parse_report, parse_text
+from adapters.cmpp.report import parse_report
 from adapters.cmpp.settings import VERSION_3, CmppSettings, NumberFormat
+from adapters.mainland import e164, national, stamp_of, text_of
 from adapters.session import Bound, Burst, Ended, Move, SessionPolicy, SessionState, WireSession
 from adapters.wire import Framer
 from sms.concatenation import split_header
@@ -68,7 +69,7 @@ class Session(WireSession):
         self.layout = settings.layout
         self._settings = settings
         self._codes = ResultTable(settings.status_classes)
-        self._stamp = pdu.login_stamp(login_at)
+        self._stamp = stamp_of(login_at)
         self._authenticator = authenticator_source(
             settings.source_addr, settings.shared_secret, self._stamp
         )
@@ -88,7 +89,7 @@ class Session(WireSession):
             "source_addr": own.source_addr,
             "authenticator_source": self._authenticator,
             "version": own.version,
-            "timestamp": int(self._stamp),
+            "timestamp": self._stamp,
         }
         self._out.append(pdu.build_pdu(pdu.CONNECT, self._next(), fields, self.layout))
 
@@ -155,7 +156,7 @@ class Session(WireSession):
             return
         number, to = e164(pdu.unpad(source)), pdu.unpad(dest)
         mark, body = split_header(content) if udhi & 1 else (None, content)
-        text = parse_text(body, 0, fmt)
+        text = text_of(fmt, body)
         burst.texts.append(Inbound(self.channel, number, to, text, token, msg_id.hex(), mark))
 
     def _connect_answered(self, frame: bytes, burst: Burst) -> Ended | None:
@@ -226,12 +227,8 @@ def _status_of(frame: bytes, layout: Layout) -> int:
     return int.from_bytes(body[:4], "big")
 
 
-def _national_cn(number: str) -> str:
-    return number[2:] if number.startswith("86") and len(number) == 13 else number
-
-
 _NUMBERS = {
-    NumberFormat.NATIONAL_CN: _national_cn,
+    NumberFormat.NATIONAL_CN: national,
     NumberFormat.E164: None,
     NumberFormat.PLUS: "+{}".format,
 }

@@ -20,7 +20,8 @@ from adapters.checks import (
     seconds,
     string,
 )
-from adapters.cmpp.pdu import CONTENT_MAXIMUM, Layout, SubmitLook
+from adapters.cmpp.pdu import Layout, SubmitLook
+from adapters.mainland import CONTENT_MAXIMUM
 from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
 

@@ -70,7 +70,7 @@ def recoded(submit: Submit, charset: str) -> Submit:
         return replace(submit, payload=header + text.encode(charset))
     except UnicodeEncodeError:
         payload = header + text.encode("utf-16-be")
-    if len(payload) > _UCS2_MAXIMUM:
+    if len(payload) > _UCS2_MAXIMUM and not submit.parts:  # what leaves whole has no such bound
         raise ValueError(f"{len(payload)} octets as UCS-2, at most {_UCS2_MAXIMUM} fit a segment")
     return replace(submit, payload=payload, encoding=Encoding.UCS2)
 

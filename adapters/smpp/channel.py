@@ -59,6 +59,7 @@ class SmppChannel(WireChannel):
     ) -> None:
         """Raises ConfigError when the settings are wrong (`settings.validate` says all)."""
         self._settings = settings.parse(channel.settings)
+        self.sends_whole = self._settings.look.is_payload
         self._tls = _tls_of(channel.settings)
         self._context = _context_of(self._tls)
         super().__init__(

@@ -25,11 +25,13 @@ from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RE
 from adapters.smpp.receipt import (
     ID_FORMS,
     TEXT_FIRST,
+    is_international,
     parse_receipt,
     parse_text,
     parse_usual_receipt,
 )
 from adapters.smpp.settings import NumberFormat, SmppSettings
+from adapters.smpp.template import DataTemplate, SubmitTemplate
 from adapters.wire import Framer, build_tlvs
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report
@@ -73,9 +75,9 @@ class Session(WireSession):
         self._codes = StatusTable(settings.status_classes)
         self._answer_id, self._receipt_id = ID_FORMS[settings.id_match]
         self._is_text_first = settings.id_match in TEXT_FIRST
-        template = pdu.SubmitTemplate(settings.look, _NUMBERS[settings.number_format])
+        kind = DataTemplate if settings.look.is_data else SubmitTemplate
+        build_into = kind(settings.look, _NUMBERS[settings.number_format]).build_into
         charset = charset_of(settings.look.gsm7_data_coding, settings.default_alphabet)
-        build_into = template.build_into
         self._build_into = recoding(build_into, charset) if charset else build_into
 
     def _login(self) -> None:
@@ -137,16 +139,21 @@ class Session(WireSession):
         # The body may be missing, its NUL too; TLVs after the id are congestion hints (5.0).
         end = frame.find(0, HEADER_SIZE, _MESSAGE_ID_END + 1)
         if end > 0 and len(frame) > end + 1:
-            self.congestion = max(self.congestion, pdu.congestion_of(frame, end + 1))
-        if status == pdu.ESME_RINVBNDSTS:
-            return self._unbound_answer(status)
+            self._hear_load(frame, end + 1)
         if status:
+            self._hear_load(frame, HEADER_SIZE)  # 5.0 may leave the id out and tell its load
+            if status == pdu.ESME_RINVBNDSTS:
+                return self._unbound_answer(status)
             return self._codes.outcome(status)
         # A longer id than the standard's 64 is cut, as it is in its report: the submit was taken.
         carrier_id = frame[HEADER_SIZE : end if end >= 0 else _MESSAGE_ID_END].decode("latin-1")
         if self._answer_id is not None:
             carrier_id = self._answer_id(carrier_id)
         return Submitted(carrier_id)
+
+    def _hear_load(self, frame: bytes, position: int) -> None:
+        """How busy the carrier says it is, in the TLVs from `position` (SMPP 5.0)."""
+        self.congestion = max(self.congestion, pdu.congestion_of(frame, position))
 
     def _unbound_answer(self, status: int) -> Outcome:
         """The carrier forgot our login, so it took nothing: no more of ours until we bound again.
@@ -180,7 +187,9 @@ class Session(WireSession):
                 return
             self.unreadable += 1
         elif kind == 0:
-            number = short[0].decode("latin-1").lstrip("+")
+            number = short[0].decode("latin-1")
+            if command_id == DELIVER_SM and number.isdigit() and is_international(frame):
+                number = f"+{number}"  # so that nobody takes it for a national one
             to = short[1].decode("latin-1").lstrip("+")
             text, mark = parse_text(frame, short, self._settings.default_alphabet)
             burst.texts.append(Inbound(self.channel, number, to, text, token, mark=mark))
@@ -202,6 +211,14 @@ class Session(WireSession):
         )
         self._deliver(build_tlvs(parsed.tlvs), short, parsed.sequence, burst, pdu.DATA_SM)
 
+    def _data_answered(self, frame: bytes, burst: Burst) -> None:
+        _, _, status, sequence = parse_header(frame)
+        submit = self.window.open.pop(sequence, None) or self.window.take_late(sequence)
+        if submit is None:
+            self.strays += 1
+        else:
+            burst.results.append((submit, self._outcome(frame, status)))
+
     def _nack(self, frame: bytes, burst: Burst) -> Ended | None:
         _, _, status, sequence = parse_header(frame)
         submit = self.window.open.pop(sequence, None) or self.window.take_late(sequence)
@@ -220,6 +237,7 @@ class Session(WireSession):
 
     def _enquiry_answered(self, frame: bytes, _burst: Burst) -> None:
         self._link_answered(parse_header(frame)[3])
+        self._hear_load(frame, HEADER_SIZE)
 
     def _unbound(self, frame: bytes, _burst: Burst) -> Ended | None:
         sequence = parse_header(frame)[3]
@@ -267,9 +285,10 @@ _ROLES = {
     pdu.BIND_RECEIVER: "receiver",
 }
 _NO_ANSWER_DUE = frozenset((pdu.ALERT_NOTIFICATION, pdu.OUTBIND))
-# What is not the answer to a submit or a deliver_sm, by command; others go to `_other`.
+# What is not the answer to a submit_sm or a deliver_sm, by command; others go to `_other`.
 _CONTROLS: dict[int, Callable[[Session, bytes, Burst], Ended | None]] = {
     pdu.DATA_SM: Session._data,
+    pdu.DATA_SM_RESP: Session._data_answered,
     pdu.GENERIC_NACK: Session._nack,
     pdu.ENQUIRE_LINK: Session._enquired,
     pdu.ENQUIRE_LINK_RESP: Session._enquiry_answered,

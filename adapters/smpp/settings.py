@@ -23,7 +23,7 @@ from adapters.checks import (
     string,
 )
 from adapters.smpp.alphabet import Alphabet
-from adapters.smpp.pdu import SubmitLook
+from adapters.smpp.template import SubmitLook
 from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
 
@@ -41,6 +41,21 @@ class Bind(StrEnum):
 
     TRX = "trx"  # one connection for both directions
     TX_RX = "tx+rx"  # a transmitter and a receiver: two connections
+
+
+class LongMessages(StrEnum):
+    """How a text of several segments leaves."""
+
+    UDH = "udh"  # a header in the user data of each segment
+    SAR = "sar"  # the same as three TLVs
+    PAYLOAD = "payload"  # whole, in message_payload: the carrier cuts it and sends one receipt
+
+
+class SubmitPdu(StrEnum):
+    """Which PDU carries a submit."""
+
+    SUBMIT_SM = "submit_sm"
+    DATA_SM = "data_sm"
 
 
 class IdMatch(StrEnum):
@@ -101,10 +116,6 @@ def _version(value: object) -> str | None:
     return None if value in (0x34, 0x50) and is_whole(value) else "give 0x34 (3.4) or 0x50 (5.0)"
 
 
-def _long(value: object) -> str | None:
-    return None if value in ("udh", "sar") else "give udh (a header in the text) or sar (TLVs)"
-
-
 def _pem(value: object) -> str | None:
     is_good = isinstance(value, str) and "-----BEGIN " in value
     return None if is_good else "give PEM text, or its file under the same name with _file behind"
@@ -134,7 +145,8 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
     "default_alphabet": choice(Alphabet),
-    "long_messages": _long,
+    "submit_pdu": choice(SubmitPdu),
+    "long_messages": choice(LongMessages),
     "validity_period": choice(Validity),
     "number_format": choice(NumberFormat),
     "id_match": choice(IdMatch),
@@ -207,5 +219,7 @@ def _look(raw: Mapping[str, Any]) -> SubmitLook:
         gsm7_data_coding=raw.get("gsm7_data_coding", default.gsm7_data_coding),
         ucs2_data_coding=raw.get("ucs2_data_coding", default.ucs2_data_coding),
         has_validity=raw.get("validity_period", Validity.RELATIVE) == Validity.RELATIVE,
-        is_sar=raw.get("long_messages") == "sar",
+        is_sar=raw.get("long_messages") == LongMessages.SAR,
+        is_payload=raw.get("long_messages") == LongMessages.PAYLOAD,
+        is_data=raw.get("submit_pdu") == SubmitPdu.DATA_SM,
     )

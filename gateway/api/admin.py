@@ -91,7 +91,6 @@ class Admin:
         key = desk.enter(request)
         good, checked = await desk.body(request, TENANT_OBJECT)
         limits = _limits(good, checked)
-        self._check_numbers(good, None, checked)
         _check_caps(good, checked)
         checked.stop()
         async with desk.store.change(desk.author(request, key)) as change:
@@ -99,6 +98,7 @@ class Admin:
                 detail = "Another tenant has this name; choose another."
                 errors = [FieldError("/name", "name.taken", detail)]
                 raise ProblemError(Problem("name.taken", detail, errors))
+            await _refuse_taken(change, good, None)
             made = await change.put(Upsert("tenant", good["name"], tenant_spec(good, limits), {}))
         await desk.done()
         response = private_response({"id": made.public_id}, 201)
@@ -123,26 +123,16 @@ class Admin:
         key = self._desk.enter(request)
         good, checked = await self._desk.body(request, _CHANGEABLE, is_partial=True)
         limits = _limits(good, checked)
-        self._check_numbers(good, id_in(request, "id", PREFIXES["tenant"]), checked)
         _check_caps(good, checked)
         checked.stop()
 
         async def decide(change: Change, standing: StoredObject) -> StoredObject:
             check_if_match(request, standing, is_required=True)
+            await _refuse_taken(change, good, standing.id)
             spec = changed_tenant(standing.spec, good, limits)
             return await change.put(Upsert("tenant", standing.name, spec, standing.secrets))
 
         return await self._change(request, key, decide)
-
-    def _check_numbers(self, good: Mapping[str, Any], own: int | None, checked: Checked) -> None:
-        """Refuse numbers that are another tenant's, as the configuration in force has it."""
-        others = {
-            tenant.name: {"inbound_numbers": tenant.inbound_numbers}
-            for tenant in self._flow.snapshot.tenants.values()
-            if tenant.id != own
-        }
-        for index, other in taken_numbers(good.get("inbound_numbers", ()), "", others).items():
-            checked.add(f"/inbound_numbers/{index}", "field.value", f"It {taken_detail(other)}.")
 
     async def suspend(self, request: Request) -> Response:
         """POST: the tenant may not send until it is resumed."""
@@ -176,6 +166,7 @@ class Admin:
             if earlier is None or good["version"] >= change.version:
                 detail = "`version` is not one that this object had; the audit log names them."
                 raise ProblemError(of_fields([FieldError("/version", "version.unknown", detail)]))
+            await _refuse_taken(change, earlier.spec, standing.id, at="/version")
             is_suspended = bool(standing.spec.get("is_suspended"))
             spec = suspended(earlier.spec, is_suspended=is_suspended)
             return await change.put(
@@ -218,6 +209,27 @@ class Admin:
             for row in rows
         ]
         return list_response(page, shown, [row.id for row in rows])
+
+
+async def _refuse_taken(
+    change: Change, spec: Mapping[str, Any], own: int | None, *, at: str | None = None
+) -> None:
+    """Refuse inbound numbers that another tenant has, under the lock of all changes.
+
+    Errors point at the number, or at whatever brings it back.
+    """
+    numbers = spec.get("inbound_numbers", ())
+    others = await change.sharing_numbers(numbers, own)
+    errors = [
+        FieldError(
+            at or f"/inbound_numbers/{index}",
+            "field.value",
+            f"`inbound_numbers`: {numbers[index]} {taken_detail(other)}.",
+        )
+        for index, other in taken_numbers(numbers, "", others).items()
+    ]
+    if errors:
+        raise ProblemError(of_fields(errors))
 
 
 async def _platform(_: Request) -> Owner:

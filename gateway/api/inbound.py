@@ -5,6 +5,7 @@ An admin key sees all tenants' and nobody's, with masked numbers.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
@@ -21,6 +22,9 @@ from store.objects import PREFIXES
 
 if TYPE_CHECKING:
     from gateway.api.port import FlowPort
+
+
+_AT_ONCE = 100  # texts shown in one turn of the loop
 
 
 class InboundMessages:
@@ -44,7 +48,9 @@ class InboundMessages:
         limit = given.get("limit", DEFAULT_LIMIT)
         found = await self._flow.reading.inbound.page(key.tenant or None, limit + 1, below)
         shown = []
-        for message in found[:limit]:
+        for index, message in enumerate(found[:limit], 1):
+            if not index % _AT_ONCE:
+                await asyncio.sleep(0)
             name = self._flow.channel_name(message.channel)
             view = inbound_view(message, channel_name=name, full_number=bool(key.tenant))
             if not key.tenant:

@@ -281,7 +281,7 @@ async def _kill_backend(ground: Ground) -> Struck:
 
 
 async def _kill_carrier(ground: Ground) -> Struck:
-    """A simulated carrier; three of the four have a third of the traffic each."""
+    """A simulated carrier; each is the primary of a quarter of the traffic."""
     names = [carrier["name"] for carrier in ground.node.sandbox["carriers"]]
     return await _kill(ground, ground.rng.choice(names))
 

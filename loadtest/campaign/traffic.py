@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import aiohttp
 
-NETWORKS: Final = ("138", "186", "189")  # of China Mobile, China Unicom and China Telecom
+# China Mobile, Unicom, Telecom and Broadnet: each one's primary speaks another protocol
+NETWORKS: Final = ("138", "186", "189", "192")
 FIRST: Final = 10_000_000
 TICK_S: Final = 0.02
 CATCH_UP_S: Final = 0.2  # a loop that was held sends so much at once, not more

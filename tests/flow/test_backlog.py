@@ -98,8 +98,8 @@ def first_of_the_backlog(gateway: GatewayProcess, otp: dict[str, str]) -> list[s
     It has one session and a small window and answers slowly: of whatever is not first in its turn
     the window shuts out all but the rest of its places, however slow the machine is.
     """
-    carrier = gateway.carriers["carrier-a"]
-    gateway.apply(narrow(gateway, sessions=1, window=WINDOW, names=["carrier-a"]))
+    carrier = gateway.carriers["mobile-a"]
+    gateway.apply(narrow(gateway, sessions=1, window=WINDOW, names=["mobile-a"]))
     before = len(carrier.submits(taken=False))
     carrier.behave(latency_ms=3000, link="up")
 
@@ -130,14 +130,14 @@ def test_a_spilled_message_reads_as_accepted_and_leaves_in_its_turn(gateway):
     assert {number.lstrip("+") for number in otp.values()} <= set(first[:WINDOW])
     assert gateway.metric("spilled_messages") == 0
     assert law_holds(gateway)
-    gateway.apply(narrow(gateway, sessions=2, window=512, names=["carrier-a"]))
+    gateway.apply(narrow(gateway, sessions=2, window=512, names=["mobile-a"]))
 
 
 def test_kill_9_in_the_middle_of_a_backlog_loses_nothing(gateway):
     links(gateway, is_up=False)
     sent = send(gateway, 1500)
     kill_worker(gateway)
-    assert gateway.metric("spilled_messages") >= 1500 - 100
+    eventually(lambda: gateway.metric("spilled_messages") >= 1500 - 100, "taken up again")
     sent |= send(gateway, 500)  # behind the others
     time.sleep(3.0)  # past parked_after_s: the mark moves on
     eventually(lambda: asyncio.run(count(gateway, "parked")) >= 1500, "they are parked")
@@ -215,21 +215,21 @@ async def stranded(gateway: GatewayProcess, day: int) -> int:
 
 
 def test_the_measured_backlog_in_small_while_others_expire(gateway):
-    """What `python -m loadtest.backlog` does, 30,000 messages; how fast is not asked here.
+    """What `python -m loadtest.backlog` does, 15,000 messages; how fast is not asked here.
 
-    It takes a minute, in which what another gateway holds spilled gets too old.
+    Meanwhile what another gateway holds spilled gets too old.
     """
     links(gateway, is_up=False)
-    sent = send(gateway, 1500, valid_for_s=60)
+    sent = send(gateway, 1500, valid_for_s=20)
     options = backlog.arguments().parse_args(
-        ["--messages", "30000", "--lanes", "2000", "--seconds", "2", "--warm-up", "1", "--kill"]
+        ["--messages", "15000", "--lanes", "2000", "--seconds", "2", "--warm-up", "1", "--kill"]
     )
     options.numbers = backlog.numbers_of(options)
     options.share = 0.0
     with progress_bar(Console(quiet=True)) as bar:
         found = asyncio.run(conduct(backlog.Run, options, bar, options.numbers))
     assert found["problems"] == [], json.dumps(found)
-    assert found["spilled"] > 20_000
+    assert found["spilled"] > 10_000
     assert found["recovered_s"] is not None
     eventually(lambda: asyncio.run(expired(gateway))[0] == len(sent), "all are expired")
     late_s = asyncio.run(expired(gateway))[1]

@@ -155,7 +155,7 @@ def test_limits_given_over_the_api_hold_on_every_worker_together(gateway):
     path, star = f"/v1/tenants/{tenant}", {"if-match": "*"}
     limits = {"classes": {}, "segments_per_day": 60}
     admin(gateway, "PATCH", path, {"limits": limits}, **star)
-    eventually(lambda: of_class(gateway, key, "marketing") == {202: 8}, "no class limit")
+    eventually(lambda: of_class(gateway, key, "marketing", 8) == {202: 8}, "no class limit")
     eventually(lambda: statuses(gateway, key, 8) == {429: 8}, "the day's quota is used up")
     admin(gateway, "PATCH", path, {"limits": {"segments_per_day": None}}, **star)
     assert wait_for(gateway, key, 202) < IN_FORCE_S

@@ -1,4 +1,7 @@
-"""Kill -9 at each named place of the path, once, and a COMMIT whose answer is lost.
+"""Kill -9 at each named place of the path and of a carrier, and a COMMIT whose answer is lost.
+
+Four carriers speak a protocol each: CMPP 3.0, SGIP 1.2, SMGP 3.0 and SMPP 3.4. One that is killed
+breaks its links with submits open, and brings its last reports again when it is back.
 
 Two gateways, one with one worker and one with three, each with half of the places: what they wait
 for, they wait together. Texts flow all the time, and the next fault comes as soon as texts are
@@ -24,8 +27,9 @@ from telemetry.failpoints import POINTS
 pytestmark = pytest.mark.flow
 
 CUTS = ("cut.messages.answer", "cut.messages.request", "cut.events.answer")
-NAMES = (*{faults.fault_of(point): None for point in POINTS}, *CUTS)
-AMONG_THREE = 10  # of those that one worker has as well, so that both take about as long
+CARRIER = "kill.carrier"
+NAMES = (*{faults.fault_of(point): None for point in POINTS}, *CUTS, CARRIER)
+AMONG_THREE = 14  # of those that one worker has as well, so that both take about as long
 LEASE = {"lease_s": "6", "lease_renew_s": "1", "takeover_grace_s": "1"}  # a takeover waits for it
 
 
@@ -79,6 +83,12 @@ def test_a_kill_there_loses_nothing_and_doubles_nothing_unmarked(outcomes, point
     assert verdict.fault.problems == []  # it was reached, and the gateway came back
     assert verdict.fault.kills > 0
     assert verdict.examples == []
+    assert verdict.is_good, verdict.as_json()
+
+
+def test_a_carrier_that_dies_costs_nothing(outcomes):
+    verdict = of(outcomes, CARRIER)
+    assert verdict.fault.problems == []
     assert verdict.is_good, verdict.as_json()
 
 

@@ -61,6 +61,10 @@ def events_of(gateway: GatewayProcess, text: Json) -> list[Json]:
     return gateway.sink.events(str(text["id"]))
 
 
+def kinds(gateway: GatewayProcess, text: Json) -> set[str]:
+    return {str(event["type"]) for event in events_of(gateway, text)}
+
+
 def carrier_of(gateway: GatewayProcess) -> str:
     return next(iter(gateway.carriers))
 
@@ -108,6 +112,21 @@ def test_a_text_comes_by_webhook_and_by_pull(gateway: GatewayProcess) -> None:
         return found
 
     assert eventually(pulled, "its event in the pull", 15) == event
+
+
+def test_what_an_endpoint_does_not_take_comes_again_from_the_store(gateway: GatewayProcess) -> None:
+    """Whoever begins after the kill has no word of it in memory."""
+    gateway.sink.behave(fail_share=1)
+    number = a_number()
+    phone(gateway, number, "退订")
+    text = received(gateway, number)
+    for name in ("worker-0", "worker-1"):
+        gateway.kill(name)
+    gateway.sink.behave(fail_share=0)
+    eventually(lambda: len(kinds(gateway, text)) == 2, "both of its webhooks", 40)
+    events = events_of(gateway, text)
+    assert all(event["data"]["text"] == "退订" for event in events)
+    assert kinds(gateway, text) == {"inbound.received", "recipient.opted_out"}
 
 
 @pytest.mark.parametrize("form", ["udh8", "udh16", "sar", "payload"])
@@ -198,3 +217,34 @@ def test_an_opt_out_stops_what_is_queued_and_what_is_scheduled(gateway: GatewayP
     assert ended["reason"] == "policy.opted_out"
     gateway.wait_for_status(other, "delivered", timeout_s=30)
     gateway.wait_for_status(code, "delivered", timeout_s=30)
+
+
+# What each protocol answers where there is no such number.
+NO_SUCH_NUMBER = {"smpp": 0x0B, "cmpp2": 13, "cmpp3": 13, "sgip": 29, "smgp": 47}
+
+
+def test_a_number_that_does_not_exist_gets_no_more_texts_but_codes(gateway: GatewayProcess) -> None:
+    """RELIABILITY 6: permanent ones to suppression."""
+    number = a_number()
+    preview = {"to": number, "text": "您好"}
+    channel = gateway.request("POST", "/v1/messages:preview", preview).json()["channel"]
+    protocols = {one["name"]: one["protocol"] for one in gateway.sandbox["carriers"]}
+    status = NO_SUCH_NUMBER[protocols[channel]]
+    gateway.carriers[channel].behave(failure_share=1, failure_status=status)
+    told = gateway.wait_for_status(gateway.accept(**preview), "failed")
+    assert (told["reason"], told["channel"]) == ("recipient.invalid", channel)
+    gateway.calm()
+
+    def refused() -> bool:
+        answer = gateway.send(**preview)
+        return answer.status_code == 422 and answer.json()["code"] == "recipient.invalid"
+
+    eventually(refused, "the number is suppressed", 5)
+    code = gateway.accept(to=number, text="您的验证码是 1234", **{"class": "otp"})
+    gateway.wait_for_status(code, "delivered")
+    [entry] = [
+        one
+        for one in gateway.request("GET", "/v1/suppressions?limit=1000").json()["data"]
+        if one["to"] == number
+    ]
+    assert (entry["reason"], entry["classes"]) == ("invalid", ["transactional", "marketing"])

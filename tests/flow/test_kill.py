@@ -1,5 +1,7 @@
 """The proof: kill -9 of the worker and of PostgreSQL while 300 texts a second flow.
 
+They go to four networks, a quarter over each protocol: CMPP 3.0, SGIP 1.2, SMGP 3.0 and SMPP 3.4.
+
 The carriers' own records judge. What got a 202 is never missing; a text is at the carriers twice
 only where the message is marked, and then the dead worker's journal shows that it was sent and
 that no answer was known.
@@ -65,6 +67,11 @@ def kills_hit_a_running_gateway(verdict: Verdict) -> None:
     accepted = [0, *(kill.accepted for kill in verdict.kills), len(verdict.accepted)]
     assert all(before < after for before, after in pairwise(accepted))
     assert sum(kill.in_flight for kill in verdict.kills) > 10 * len(verdict.kills)
+
+
+def every_protocol_was_at_work(verdict: Verdict) -> None:
+    assert len(verdict.taken) == 4
+    assert min(verdict.taken.values()) > sum(verdict.taken.values()) / 10
 
 
 def nothing_accepted_is_missing(verdict: Verdict) -> None:
@@ -140,6 +147,7 @@ def every_end_was_told(verdict: Verdict) -> None:
 def test_the_kills_hit_a_gateway_at_work(verdict):
     kills_hit_a_running_gateway(verdict)
     assert len(verdict.kills) == KILLS
+    every_protocol_was_at_work(verdict)
 
 
 def test_nothing_that_got_a_202_is_missing(verdict):
@@ -174,6 +182,7 @@ def test_a_long_campaign_on_rough_carriers():
     for verdict in run(CAMPAIGN_KILLS).values():
         print(verdict.table())
         kills_hit_a_running_gateway(verdict)
+        every_protocol_was_at_work(verdict)
         nothing_accepted_is_missing(verdict)
         only_policy_holds_and_only_what_was_open(verdict)
         copies_are_marked_and_were_open(verdict)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import yaml
 
 from tests.support.gateway_process import GatewayProcess, eventually
 
@@ -136,6 +137,68 @@ def test_a_class_has_its_own_limit(gateway):
     assert post(gateway, "careful").status_code == 202
 
 
+def test_a_channel_settles_near_what_its_carrier_takes_and_recovers(gateway):
+    """Two processes, configured for 160 segments a second, over a carrier that takes 100."""
+    name = list(gateway.carriers)[-1]
+    carrier = gateway.carriers[name]
+    applied = yaml.safe_load((gateway.data_dir / "sandbox.yaml").read_text("utf-8"))
+    [channel] = [one for one in applied["channels"] if one["name"] == name]
+    route = {"tenant": "fast", "class": "*", "carrier": "*", "channels": [name]}
+    slower = {"channels": [channel | {"segments_per_second": 160}], "routes": [route]}
+    file = gateway.data_dir / "slower.yaml"  # secrets stand beside the first one
+    file.write_text(yaml.safe_dump(slower), "utf-8")
+    done = gateway.command("apply", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    carrier.behave(takes_per_s=100)
+    numbers = [f"+86137{next(_numbers)}" for _ in range(800)]
+
+    def batch(start: int) -> httpx.Response:
+        messages = [{"to": to, "text": "限"} for to in numbers[start : start + 100]]
+        headers = {"Authorization": f"Bearer {key(gateway, 'fast')}"}
+        with httpx.Client(trust_env=False, timeout=15, headers=headers) as client:
+            return client.post(f"{gateway.url}/v1/batches", json={"messages": messages})
+
+    assert {batch(start).status_code for start in range(0, 800, 100)} == {202}
+    eventually(lambda: gateway.metric("channel_pace", channel=name) > 0, "it is throttled", 10)
+    time.sleep(1.0)
+    began, before = time.monotonic(), carrier.counts()
+    time.sleep(3.0)
+    took_s, after = time.monotonic() - began, carrier.counts()
+    taken = (after["accepted"] - before["accepted"]) / took_s
+    throttled = (after["throttled"] - before["throttled"]) / took_s
+    print(f"taken {taken:.0f}/s, throttled {throttled:.0f}/s of 100/s")
+    assert 60 <= taken <= 110
+    assert throttled <= 60  # nothing of what is configured beyond it, and more would be a storm
+    carrier.behave(takes_per_s=0)
+    eventually(
+        lambda: len(carrier.submits()) >= 800 and gateway.metric("channel_pace", channel=name) == 0,
+        "all are taken, and the whole rate is back",
+        30,
+    )
+    taken_numbers = sorted(row["to"] for row in carrier.submits())
+    assert taken_numbers == sorted(number.lstrip("+") for number in numbers)
+    eventually(
+        lambda: gateway.metric("final_total", status="delivered", channel=name) == 800,
+        "each is delivered",
+        15,
+    )
+
+
+def test_a_code_does_not_wait_for_a_carrier_that_throttles_everything(gateway):
+    """RELIABILITY 6: to a backup when it would wait longer than a second."""
+    code = {"to": f"+86137{next(_numbers)}", "text": "您的验证码是 1234", "class": "otp"}
+    primary = gateway.request("POST", "/v1/messages:preview", code).json()["channel"]
+    gateway.carriers[primary].behave(throttle_share=1)
+    try:
+        told = gateway.wait_for_status(gateway.accept(**code), "delivered", timeout_s=10)
+    finally:
+        gateway.calm()
+    assert told["channel"] != primary
+    assert told["duplicate_risk"] is False
+    assert len(gateway.submits_of(code["to"])) == 1
+    assert gateway.metric("failover_total", cause="throttled", **{"from": primary}) == 1
+
+
 def test_without_valkey_sending_goes_on_and_the_limits_come_back_with_it(gateway):
     assert gateway.metric("limits_local") == 0
     failed = gateway.metric("limit_calls_total", outcome="failed")
@@ -145,7 +208,7 @@ def test_without_valkey_sending_goes_on_and_the_limits_come_back_with_it(gateway
 
     def is_missed() -> bool:  # a lease is good for a second: until then nobody asks
         answers.extend(post_many(gateway, "fast", 50))
-        return gateway.metric("limit_calls_total", outcome="failed") > failed
+        return bool(gateway.metric("limit_calls_total", outcome="failed") > failed)
 
     try:
         eventually(is_missed, "a question without an answer")

@@ -45,6 +45,7 @@ def running() -> Iterator[GatewayProcess]:
     gateway = GatewayProcess(workers=2)
     [port] = free_ports(1)
     gateway.env |= {"SMSGW_SMG_PORT": str(port), "SMSGW_FAILPOINT": WATCH}
+    gateway.env["SMSGW_ALLOW_FAILPOINTS"] = "1"  # `apply` and `restart` are told nothing of it
     with gateway:
         gateway.apply(configuration(gateway))
         yield gateway
@@ -68,7 +69,7 @@ def gateway(running: GatewayProcess) -> GatewayProcess:
 
 
 @pytest.fixture(params=sorted(NETWORKS))
-def network(request: pytest.FixtureRequest) -> str:
+def network(request) -> str:
     return str(request.param)
 
 
@@ -206,7 +207,7 @@ def struck(gateway: GatewayProcess, point: str) -> Iterator[None]:
 def test_a_report_that_was_read_and_not_kept_comes_again(gateway, network):
     """Killed before the COMMIT: nobody answered it, so the carrier still has it."""
     carrier = gateway.carriers[network]
-    carrier.behave(receipt_delay_ms=1500)
+    carrier.behave(receipt_delay_ms=4000)
     message_id = gateway.accept(to=a_number(network), text="你好", **{"class": "transactional"})
     gateway.wait_for_status(message_id, "submitted")
     answered = carrier.counts()["reports_answered"]

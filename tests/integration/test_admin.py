@@ -74,6 +74,24 @@ async def test_a_number_that_phones_answer_to_is_one_tenants(world):
     assert code(refused) == (422, "field.value")
 
 
+async def test_a_number_is_one_tenants_though_two_ask_at_once_or_go_back(world):
+    """What is in force in this process is not what stands: the lock of changes decides."""
+    wanted = [{"name": name, "inbound_numbers": ["10692"]} for name in ("one", "two")]
+    answers = await asyncio.gather(*(world.admin("POST", "/v1/tenants", one) for one in wanted))
+    assert sorted(answer.status_code for answer in answers) == [201, 422]
+    [owner] = [answer for answer in answers if answer.status_code == 201]
+    path, star = f"/v1/tenants/{owner.json()['id']}", [("if-match", "*")]
+    version = int(owner.headers["etag"].strip('"'))
+    given = await world.admin("PATCH", path, {"inbound_numbers": []}, headers=star)
+    assert given.status_code == 200
+    await world.tenant("heir", inbound_numbers=["10692"])
+    back = await world.admin("POST", f"{path}:rollback", {"version": version})
+    assert code(back) == (422, "field.value")
+    [error] = back.json()["errors"]
+    assert error["pointer"] == "/version"
+    assert "heir" in error["detail"]
+
+
 async def test_a_change_needs_the_version_it_was_made_for(world):
     tenant = await world.tenant(countries=[86])
     path = f"/v1/tenants/{tenant}"

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def until(is_true):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_true():  # noqa: ASYNC110 – any condition, at the door's outside
             await asyncio.sleep(0.005)
 
@@ -80,7 +80,7 @@ async def start_carrier(tmp_path, *options):
 @contextlib.asynccontextmanager
 async def a_rig(tmp_path, *options):
     process = await start_carrier(tmp_path, *options)
-    told = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+    told = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
     async with aiohttp.ClientSession() as http:
         rig = Rig(process, told, http)
         yield rig
@@ -120,7 +120,7 @@ async def test_a_submit_is_answered_reported_and_shown(rig):
 
 
 async def until_answered(rig, count):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await rig.get("/counts"))[1]["reports_answered"] != count:  # noqa: ASYNC110 – another process
             await asyncio.sleep(0.01)
 
@@ -189,7 +189,7 @@ async def test_it_ends_on_sigterm_without_complaint(rig):
     channel = await rig.channel()
     await until(channel.is_up)
     rig.process.terminate()
-    assert await asyncio.wait_for(rig.process.wait(), 5) == 0
+    assert await asyncio.wait_for(rig.process.wait(), 60) == 0
 
 
 async def test_it_ends_when_its_parent_dies(tmp_path):
@@ -208,7 +208,7 @@ async def test_it_ends_when_its_parent_dies(tmp_path):
         stdout=asyncio.subprocess.PIPE,
     )
     assert parent.stdout is not None
-    told = json.loads(await asyncio.wait_for(parent.stdout.readline(), 20))
+    told = json.loads(await asyncio.wait_for(parent.stdout.readline(), 60))
     parent.send_signal(signal.SIGKILL)
     await parent.wait()
 

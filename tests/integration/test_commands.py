@@ -253,7 +253,7 @@ async def test_a_kill_between_commit_and_answer_is_open_and_true_afterwards(dsn,
             owner.flow.commands._table.answer = answer  # type: ignore[method-assign,assignment]
             start(owner)
             asking = asyncio.create_task(other.flow.commands.cancel(1, message_id))
-            await asyncio.wait_for(is_at_answer.wait(), 5)
+            await asyncio.wait_for(is_at_answer.wait(), 60)
         with pytest.raises(OutcomeUnknown):
             await asking
         assert await status(other, message_id) is State.CANCELED

@@ -33,7 +33,7 @@ async def accepted(world, count=1):
 async def flush(lane, rows, **more):
     done = asyncio.get_running_loop().create_future()
     lane.add(rows, urgent=True, done=lambda: done.set_result(None), **more)
-    await asyncio.wait_for(done, 10)
+    await asyncio.wait_for(done, 60)
 
 
 async def test_rows_come_back_field_by_field(world):
@@ -70,7 +70,7 @@ async def test_rows_are_sorted_and_reported_in_order_before_done(world):
     lane.add(rows, urgent=False, done=lambda: order.append(len(world.heard.events)))
     assert lane.pending_floor() == min(row.event_id for row in rows)
     assert lane.pending_message_floor() == ids[0]
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     assert [(row.message_id, row.sequence) for row in world.heard.events] == [
         (id, sequence) for id in ids for sequence in (2, 3)
     ]
@@ -131,8 +131,8 @@ async def test_two_lanes_writing_the_same_messages_do_not_deadlock(world):
                 [world.event(id, sequence) for id in (ids if lane is lanes[0] else ids[::-1])],
                 urgent=True,
             )
-    assert await lanes[0].drain(20)
-    assert await lanes[1].drain(20)
+    assert await lanes[0].drain(60)
+    assert await lanes[1].drain(60)
     assert len(world.heard.events) == len(world.heard.conflicts) == 240
 
 
@@ -149,7 +149,7 @@ async def test_bad_rows_are_quarantined_alone_and_done_still_runs(world):
     done = []
     for number, rows in enumerate(entries):
         lane.add(rows, urgent=False, done=lambda number=number: done.append(number))
-    assert await lane.drain(10)
+    assert await lane.drain(60)
     assert sorted(done) == [0, 1, 2, 3]
     assert world.heard.quarantined == bad
     assert {row.message_id for row in world.heard.events} == {ids[0], ids[2], ids[4]}
@@ -189,10 +189,10 @@ async def test_claims_alone_go_out_when_kicked(world):
     claimed = asyncio.get_running_loop().create_future()
     block = world.claims.block([first], lambda: claimed.set_result(None))
     lane.kick()
-    await asyncio.wait_for(claimed, 5)
+    await asyncio.wait_for(claimed, 60)
     assert await world.reader.claims(0) == {block: [first]}
     world.claims.settled(block)
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     assert await world.reader.claims(0) == {}
     assert world.claims.floor() is None
 
@@ -203,9 +203,9 @@ async def test_a_drain_takes_the_claims_along_that_its_own_commit_settles(world)
     block = world.claims.block([first], lambda: claimed.set_result(None))
     lane = await world.event_lane()
     lane.kick()
-    await asyncio.wait_for(claimed, 5)
+    await asyncio.wait_for(claimed, 60)
     lane.add([world.event(first)], urgent=True, done=lambda: world.claims.settled(block))
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     assert await world.reader.claims(0) == {}
 
 

@@ -176,7 +176,7 @@ async def test_a_flush_that_runs_again_hands_nothing_over_twice(sides):
         await receiver.write("DELETE FROM claims WHERE process = 1")
         assert done == []
         cutter.is_open = True
-        assert await lane.drain(10)
+        assert await lane.drain(60)
         assert done == [1, 1]
         assert await on_the_way(dsn) == 0
         await giver.give(1, [3])
@@ -192,7 +192,7 @@ async def test_a_handover_whose_flush_was_lost_is_made_all_the_same(sides, cut):
         cutter.cut = cut
         sql = handover_sql(giver.world.ids.next(), 0, 1, 3, OTP, [1, 2], [1, 1])
         lane.add([], urgent=True, sql=sql)
-        assert await lane.drain(20)
+        assert await lane.drain(60)
         assert cutter.cuts == 1
         assert [found.ids for found in await receiver.handovers.to_me(10)] == [[1, 2]]
         await lane.stop()
@@ -209,7 +209,7 @@ async def test_a_take_whose_connection_broke_says_truly_what_was_taken(sides, cu
         handovers = Handovers(pool, 1)
         block = receiver.world.claims.reserve()
         cutter.cut = cut
-        taken = await asyncio.wait_for(handovers.take({id: block}), 20)
+        taken = await asyncio.wait_for(handovers.take({id: block}), 60)
         assert cutter.cuts == 1
         assert taken in ({}, {id: [1, 2, 3]})
         if cut != "sent":  # there it depends on how far the backend came
@@ -235,7 +235,7 @@ async def test_a_backend_still_at_a_take_is_ended_before_asking(sides):
         async with blocker.transaction():
             await blocker.execute("LOCK TABLE claims IN SHARE MODE")
             cutter.cut = "sent"
-            assert await asyncio.wait_for(handovers.take({id: 9}), 10) == {}
+            assert await asyncio.wait_for(handovers.take({id: 9}), 60) == {}
         assert cutter.cuts == 1
         await asyncio.sleep(0.3)
         assert await receiver.world.reader.claims(1) == {}
@@ -254,7 +254,7 @@ async def test_a_take_waits_for_the_truth_as_long_as_postgresql_is_away(sides):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(taking), 1.0)
         cutter.is_open = True
-        assert await asyncio.wait_for(taking, 20) == {id: [5]}
+        assert await asyncio.wait_for(taking, 60) == {id: [5]}
         assert await receiver.world.reader.claims(1) == {9: [5]}
         pool.terminate()
 

@@ -305,7 +305,7 @@ async def test_in_doubt_the_key_stays_held_and_the_retry_finds_the_truth(world):
         holder = acceptor.holder([key(world)])
         assert holder is not None
         cutter.is_open = True
-        await asyncio.wait_for(holder, 10)
+        await asyncio.wait_for(holder, 60)
         with pytest.raises(KeyTaken) as caught:
             await acceptor.accept([text()], keys=[key(world)])
         assert caught.value.first_id == message.id
@@ -447,8 +447,9 @@ async def test_login_codes_behind_one_in_doubt_are_refused_while_the_store_is_aw
         with pytest.raises(OutcomeUnknown):
             await lost
         with pytest.raises(StoreUnavailable):
-            await asyncio.wait_for(behind, 2)
+            await asyncio.wait_for(behind, 60)
         cutter.is_open = True
+        await acceptor.stop(0.1)  # its way to the store ends here
 
 
 async def test_login_codes_take_another_line_while_theirs_connects_anew(world):

@@ -52,7 +52,7 @@ async def write(world: World, rows: list[EventRow], sql: str = "") -> None:
     lane = next((lane for lane in world.lanes if isinstance(lane, EventLane)), None)
     lane = lane or await world.event_lane()
     lane.add(rows, urgent=True, sql=sql)
-    assert await lane.drain(20)
+    assert await lane.drain(60)
 
 
 def life(world: World, message: Message, dice: random.Random) -> list[EventRow]:

@@ -100,7 +100,7 @@ async def test_what_waits_behind_a_lost_flush_is_refused_not_forgotten(world, cu
     second = acceptor.accept([text()])
     for future in (first, second):
         with pytest.raises(GatewayError):
-            await asyncio.wait_for(future, 5)
+            await asyncio.wait_for(future, 60)
     cutter.is_open = True
     for _ in range(100):
         await asyncio.sleep(0.05)
@@ -119,7 +119,7 @@ async def test_event_rows_survive_a_lost_flush_once(world, cutter, cut):
     cutter.cut = cut
     done = []
     lane.add([world.event(m.id) for m in messages], urgent=True, done=lambda: done.append(1))
-    assert await lane.drain(20)
+    assert await lane.drain(60)
     assert cutter.cuts == 1
     assert len(world.heard.events) == 50
     assert world.heard.conflicts == []
@@ -157,7 +157,7 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_is_killed(world, pos
     await asyncio.sleep(0.1)
     postgres_server.servers.restart_dead()
     await asyncio.gather(*senders)
-    assert await lane.drain(30)
+    assert await lane.drain(60)
     for _ in range(100):
         if acceptor.pending_floor() is None:
             break
@@ -182,7 +182,7 @@ async def test_an_idle_accept_lane_commits_claims_alone(world):
     claimed = asyncio.Event()
     number = world.claims.block([7, 8], claimed.set)
     acceptor.kick()
-    await asyncio.wait_for(claimed.wait(), 5)
+    await asyncio.wait_for(claimed.wait(), 60)
     assert await world.reader.claims(0) == {number: [7, 8]}
     world.claims.settled(number, 2)
     acceptor.kick()  # what ended is the event lane's
@@ -190,7 +190,7 @@ async def test_an_idle_accept_lane_commits_claims_alone(world):
     await acceptor.accept([message])
     assert await world.reader.claims(0) == {number: [7, 8]}
     lane = await world.event_lane()
-    assert await lane.drain(5.0)
+    assert await lane.drain(60)
     assert await world.reader.claims(0) == {}
     assert world.heard.committed == [message]
 

@@ -115,7 +115,7 @@ async def test_what_is_open_is_counted_anew(old):
         for n, path in enumerate(paths)
     ]
     lane.add(rows, urgent=True)
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     await conn.execute("DROP TABLE usage_deltas")
     await database.migrate(old)
     assert await world.reader.deltas() == {1: (10, 3, 4)}

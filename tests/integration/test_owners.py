@@ -56,7 +56,7 @@ class Pair:
         self.worker.peers.remote.give(messages, self.other.lease.process, 1)
 
     async def flushed(self) -> None:
-        assert await self.worker.events.drain(5)
+        assert await self.worker.events.drain(60)
 
     async def taken(self) -> None:
         """C takes what waits for it."""
@@ -151,12 +151,12 @@ async def test_a_message_that_is_sent_again_is_claimed_by_nobody(pair):
     theirs = pair.other.claims.strip_all_sql(message.id, 1, lost)
     ours = pair.other.claims.strip_all_sql(message.id, 1, won)
     lane.add([row(1, won)], urgent=True)
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     lane.add([row(1, lost)], urgent=True, sql=theirs)  # another process's row was first
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     assert await pair.claimants(message) == [1]
     lane.add([], urgent=True, sql=ours)
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     assert await pair.claimants(message) == []
     assert await pair.claimants(other) == [1]
     assert await pair.still_mine(0, other) is False
@@ -251,7 +251,7 @@ async def test_takeover_leaves_a_parked_message_to_who_claims_it(pair):
     lane = await pair.other.event_lane()
     row = (message.id, time.time() + 600, Why.QUEUED, message.message_class, message.tenant)
     lane.add([], urgent=True, sql=park_sql(0, [row]))
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     async with pair.pool.acquire() as conn:
         await conn.execute(
             "UPDATE processes SET lease_until = now() - interval '1 minute' WHERE process = 0"

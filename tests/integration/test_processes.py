@@ -161,7 +161,7 @@ async def test_partitions_made_just_before_midnight_hold_the_ids_of_just_after(d
     assert last < partitions.day_range(day)[1] <= first
     ids = [message.id for message in stored]
     lane.add([world.event(id) for id in ids], urgent=True)
-    assert await lane.drain(10)
+    assert await lane.drain(60)
     assert world.heard.quarantined == []
     found = await world.reader.messages(ids)
     assert [(stored.message.id, len(stored.rows)) for stored in found.values()] == [

@@ -76,7 +76,7 @@ async def write(world: World, rows: list[EventRow]) -> None:
     lane = next((lane for lane in world.lanes if isinstance(lane, EventLane)), None)
     lane = lane or await world.event_lane()
     lane.add(rows, urgent=True)
-    assert await lane.drain(20)
+    assert await lane.drain(60)
 
 
 async def fetch(door: Door, after: str | None = None, key: str = "both", **more: Any) -> Any:
@@ -146,7 +146,7 @@ async def test_a_delayed_commit_in_one_process_leaves_no_hole(world, door):
         assert found == []  # committed, and yet not served
         await keeper.execute("ROLLBACK")
         await keeper.close()
-        assert await lane.drain(20)
+        assert await lane.drain(60)
         assert (await fetch_all(door, cursor))[0] == []  # until it says so
         await say(slow)
         await say(world)
@@ -178,7 +178,7 @@ async def test_pulling_while_two_processes_write_misses_nothing(world, door):
         writers = asyncio.gather(writing(world), writing(other))
         seen: list[str] = []
         cursor = None
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while len(seen) < 400 and time.monotonic() < until:
             page = await fetch(door, cursor, limit=20)
             seen += [one["id"] for one in page["data"]]

@@ -55,7 +55,7 @@ async def write(world, rows, sql=""):
     lane = next((lane for lane in world.lanes if hasattr(lane, "add")), None)
     lane = lane or await world.event_lane()
     lane.add(rows, urgent=True, sql=sql)
-    assert await lane.drain(20)
+    assert await lane.drain(60)
 
 
 def test_resting_paths_are_those_that_end_with_a_carrier_or_for_good():
@@ -198,7 +198,7 @@ async def test_what_is_open_is_accounted_for_in_one_snapshot(world):
     await write(world, [], holdings_sql(0, {}))
     lane = await other.event_lane()
     lane.add([], urgent=True, sql=holdings_sql(1, {1: (6, 0), 2: (0, 0)}))
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     assert (await world.reader.conservation())[1] == (9, 0, 3, 6)
     await other.close()
 
@@ -236,13 +236,18 @@ async def test_a_report_finds_its_message_in_today_and_in_older_partitions(world
             world.event(messages[5].id, channel=2, carrier_id="x"),
             world.event(messages[20].id, channel=1, carrier_id="old"),
             world.event(messages[20].id, 3, channel=1, carrier_id="x"),
+            *(
+                world.event(messages[5].id, 3 + segment, channel=1, carrier_id="w", segment=segment)
+                for segment in (2, 0, 1)
+            ),
         ],
     )
-    pairs = [(1, "x"), (2, "x"), (1, "old"), (2, "old"), (9, "none")]
+    pairs = [(1, "x"), (2, "x"), (1, "old"), (2, "old"), (9, "none"), (1, "w")]
     assert await world.reader.by_carrier_ids(pairs, now=now) == {
-        (1, "x"): (messages[0].id, 2, 1),  # used twice: the newer one
-        (2, "x"): (messages[5].id, 0, 0),
-        (1, "old"): (messages[20].id, 0, 0),
+        (1, "x"): (messages[0].id, (2,), 1),  # used twice: the newer one
+        (2, "x"): (messages[5].id, (0,), 0),
+        (1, "old"): (messages[20].id, (0,), 0),
+        (1, "w"): (messages[5].id, (0, 1, 2), 0),  # of a text that left whole
     }
     assert await world.reader.by_carrier_ids([], now=now) == {}
     # what was sealed on other days opens again in a process that never had the keys
@@ -409,11 +414,11 @@ async def test_a_message_on_its_way_from_owner_to_owner_is_never_taken_for_ours(
             away = handover_sql(other.ids.next(), 1, 2, 0, MessageClass.OTP, [message.id], [1])
             lane.add([], urgent=True, sql=away + unpark_sql([message.id]))
             taken = f"DELETE FROM handovers; INSERT INTO claims VALUES (1, 9, '{{{message.id}}}');"
-            assert await lane.drain(10)
+            assert await lane.drain(60)
             lane.add([], urgent=True, sql=taken)
-            assert await lane.drain(10)
+            assert await lane.drain(60)
             lane.add([], urgent=True, sql="DELETE FROM claims;" + park_sql(1, row))
-            assert await lane.drain(10)
+            assert await lane.drain(60)
         is_over.set()
 
     travelling = asyncio.create_task(travel())

@@ -117,7 +117,7 @@ def test_a_text_travels_and_a_second_start_finds_everything(env):
             sent = smsgw(env, "send", to, "你好", "--class", "otp")
             assert sent.returncode == 0, sent.stderr
             message_id = sent.stdout.splitlines()[0]
-            end = time.monotonic() + 5
+            end = time.monotonic() + 60
             while True:
                 shown = smsgw(env, "status", message_id, "--timeline")
                 if "delivered" in shown.stdout.splitlines()[0]:

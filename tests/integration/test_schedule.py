@@ -176,7 +176,7 @@ async def test_many_due_at_once_do_not_keep_otp_waiting(dsn: str, tmp_path: Path
 
     SMSGW_TEST_DUE=1000000 makes it a million.
     """
-    count = int(os.environ.get("SMSGW_TEST_DUE", "50000"))
+    count = int(os.environ.get("SMSGW_TEST_DUE", "20000"))
     async with inside(dsn, tmp_path) as worker:
         worker.run()
         renewing = asyncio.create_task(_renew_forever(worker))

@@ -321,7 +321,7 @@ async def test_a_number_is_free_only_when_its_debts_are_settled(worlds):
     dead, taker, _ = worlds
     lane = await dead.event_lane()
     lane.add([], urgent=True, sql=holdings_sql(0, {1: (5, 5)}))
-    assert await lane.drain(5)
+    assert await lane.drain(60)
     await die(dead)
     await take_over(dead, taker)
     assert (await take(dead.dsn, 0)).process == 3  # the old slot, back too late

@@ -26,7 +26,7 @@ def a_free_port():
 
 
 async def until(is_true):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_true():  # noqa: ASYNC110 – any condition, at the door's outside
             await asyncio.sleep(0.005)
 
@@ -43,7 +43,7 @@ async def peer():
         config.Channel(7, "peer", "smpp", settings, window=32), sink, SessionPolicy()
     )
     channel.start()
-    esme = await asyncio.wait_for(server.next(), 10)
+    esme = await asyncio.wait_for(server.next(), 60)
     await until(channel.is_up)
     yield server, channel, sink, esme
     await channel.stop(1.0)
@@ -51,7 +51,7 @@ async def peer():
 
 
 async def events(server, count):
-    return [await asyncio.wait_for(server.next(), 10) for _ in range(count)]
+    return [await asyncio.wait_for(server.next(), 60) for _ in range(count)]
 
 
 def test_the_peer_is_the_pinned_one():
@@ -129,7 +129,7 @@ async def test_a_receipt_comes_back_and_is_answered_when_told(peer):
     assert report.number == "8613800138000"
     assert not sending.done()
     channel.answer([report.token], accepted=True)
-    await asyncio.wait_for(sending, 10)
+    await asyncio.wait_for(sending, 60)
 
 
 async def test_a_text_from_a_phone_comes_through(peer):
@@ -141,7 +141,7 @@ async def test_a_text_from_a_phone_comes_through(peer):
     await until(lambda: sink.texts)
     assert sink.texts[0].text == "退订"
     channel.answer([sink.texts[0].token], accepted=True)
-    await asyncio.wait_for(sending, 10)
+    await asyncio.wait_for(sending, 60)
 
 
 async def test_its_logout_takes_the_channel_down_and_up_again(peer):

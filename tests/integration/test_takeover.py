@@ -129,7 +129,7 @@ async def owe(world: World, journal_dir: Path) -> dict[str, list[Message]]:
         numbers = [m.id for m in ids]
         sql = handover_sql(world.ids.next(), giver, receiver, 1, OTP, numbers, [1, 1])
         lane.add([], urgent=True, sql=sql)
-    assert await lane.drain(10)
+    assert await lane.drain(60)
     journal.close()
     lock.release()  # as the kernel does when it has ended
     return found

@@ -30,7 +30,7 @@ HOOKS = [
 async def park(world: World, *rows: ParkedWebhook) -> None:
     lane = await world.event_lane()
     lane.add([], urgent=True, sql=park_webhooks_sql(world.lease.process, rows))
-    assert await lane.drain(10)
+    assert await lane.drain(60)
 
 
 async def test_each_event_and_endpoint_is_told_by_cursor_and_parked_row(world: World) -> None:

@@ -113,7 +113,7 @@ async def test_counts_are_exact_before_and_after_folding(world, door):
         for m in messages[:2]
     ]
     lane.add(sent + ended, urgent=True)
-    assert await lane.drain(20)
+    assert await lane.drain(60)
     want = {("accepted", None): 3, ("submitted", "mobile-a"): 4, ("delivered", "mobile-a"): 2}
     for _ in range(3):
         shown = await usage(door)
@@ -199,7 +199,7 @@ async def test_the_migration_counts_what_was_there(world, door):
     rows.append(moved(world, messages[4], Path.SUBMITTED, State.SUBMITTED, channel=MOBILE))
     rows.append(moved(world, messages[5], Path.EXPIRED, State.EXPIRED, channel=0))
     lane.add(rows, urgent=True)
-    assert await lane.drain(20)
+    assert await lane.drain(60)
     counted = await usage(door)
     assert date.fromisoformat(counted[0]["day"])
     await world.pool.execute("TRUNCATE usage_deltas, usage_days")

@@ -103,7 +103,7 @@ async def lives(world: World, lane, count: int) -> list[EventRow]:
 async def flush(lane, rows: list[EventRow] | None = None) -> None:
     done = asyncio.get_running_loop().create_future()
     lane.add(rows or [], urgent=True, done=lambda: done.set_result(None))
-    await asyncio.wait_for(done, 10)
+    await asyncio.wait_for(done, 60)
 
 
 async def parked(world: World) -> list[tuple[Any, ...]]:
@@ -154,7 +154,7 @@ async def test_a_dead_letter_stays_and_is_never_read_again(world: World) -> None
     done = asyncio.Event()
     rows = [ParkedWebhook(5, row.event_id, row.message_id, row.sequence, 10, DEAD)]
     store.park(rows, done.set)
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), 60)
     ((*_, tries, due),) = await parked(world)
     assert tries == 10
     assert due.year == 9999  # how asyncpg shows infinity
@@ -178,7 +178,7 @@ async def test_a_dead_endpoint_with_5000_due_rows_hides_no_row_of_another(world:
         ParkedWebhook(6, event_id, 1, 2, 0, now - 10 + n) for n, event_id in enumerate(ids[:3])
     ]
     store.park(rows, done.set)
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), 60)
     found = await store.due([6, 5, 7], now, 300)
     assert [(row.endpoint, row.event_id) for row in found] == [
         *((6, event_id) for event_id in ids[:3]),

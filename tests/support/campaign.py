@@ -23,6 +23,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from loadtest.campaign.traffic import NETWORKS
 from receipts.state import fold
 from sms.model import FINAL_STATES, State
 from store import database
@@ -40,7 +41,7 @@ ANSWER_S = 8.0
 CLASSES = ("otp", "transactional", "marketing")
 LONG = "。" * 150  # with its number and signature three segments in UCS-2
 LONG_SEGMENTS = 3
-AGAIN_S = 90.0  # from a kill to the next 202: ten deaths in a row make the supervisor wait 10 s
+AGAIN_S = 90.0  # from a kill to the next 202
 DRAIN_S = 180.0  # until all is at its end; the machine may be busy
 
 Json = dict[str, Any]
@@ -60,7 +61,7 @@ class Text:
     @property
     def number(self) -> str:
         """Where it goes, as the carriers write it."""
-        return f"86138{self.n:08d}"
+        return f"86{NETWORKS[self.n % len(NETWORKS)]}{self.n:08d}"
 
     def body(self) -> Json:
         """The fields of the request."""
@@ -228,6 +229,7 @@ class Verdict:
     kills: list[Kill]
     views: dict[str, Json]  # the API's view of every message with a 202
     copies: dict[str, list[int]]  # number to how often the carriers took each of its segments
+    taken: dict[str, int]  # carrier to how many segments it took
     events: dict[str, list[Json]]  # message id to the sink's events about it
     stored: dict[str, State]  # every message in the database, folded
     held: set[str]  # message ids: not at an end
@@ -417,7 +419,8 @@ class Campaign:
             texts=texts,
             kills=self._kills,
             views=views,
-            copies=await asyncio.to_thread(self._copies),
+            copies={},
+            taken={},
             events=events,
             stored={},
             held=set(),
@@ -428,6 +431,7 @@ class Campaign:
             illegal_transitions=gateway.metric("illegal_transition_total"),
             bad_signatures=gateway.sink.counts()["bad_signatures"],
         )
+        await asyncio.to_thread(self._read_carriers, verdict)
         await self._read_store(verdict)
         marked = verdict.marked
         for kill in self._kills:
@@ -454,13 +458,13 @@ class Campaign:
                 found.setdefault(event["data"]["id"], []).append(event)
         return found
 
-    def _copies(self) -> dict[str, list[int]]:
-        sizes = {text.number: text.segments for text in self._load.texts}
-        copies = {number: [0] * size for number, size in sizes.items()}
+    def _read_carriers(self, verdict: Verdict) -> None:
+        verdict.copies = {text.number: [0] * text.segments for text in self._load.texts}
         for carrier in self._gateway.carriers.values():
-            for row in carrier.submits():
-                copies[row["to"]][row["index"] - 1] += 1
-        return copies
+            rows = carrier.submits()
+            verdict.taken[carrier.name] = len(rows)
+            for row in rows:
+                verdict.copies[row["to"]][row["index"] - 1] += 1
 
     def _look_into_journals(self, texts: Sequence[Text], events: dict[str, list[Json]]) -> None:
         """Which worker was new after which kill, and what its predecessor left open."""

@@ -46,6 +46,7 @@ RELIABILITY = {
     "uncertain_wait_transactional_s": "2",
     "reconnect_min_s": "0.2",
     "reconnect_max_s": "1",
+    "restart_max_s": "0.5",
     "drain_before_s": "0.2",
     "drain_idle_s": "0.2",
     "valkey_timeout_s": "5",  # many gateways on one machine: limits are judged, not its load
@@ -441,6 +442,7 @@ class GatewayProcess:
                 receipt_delay_ms=300,
                 failure_share=0,
                 throttle_share=0,
+                takes_per_s=0,
                 undelivered_share=0,
                 failure_status=carrier.failure_status,
                 silent=False,

@@ -124,6 +124,7 @@ def test_every_submit_gets_its_outcome_once_whatever_the_carrier_sends(data):
         first[id(submit)] = outcome.reason if isinstance(outcome, Uncertain) else "answered"
     assert {id(submit) for submit in submits} == set(first)
     assert session.lost("again") == []
+    assert not session.faults
 
 
 @settings(max_examples=200)

@@ -62,6 +62,7 @@ def test_fuzz_a_session_survives_any_bytes(seed):
         def read(data):
             told = session.receive(data, 1.1) + session.lost("channel.link_lost")
             assert not session.faults
+            assert not session.faults
             assert sum(len(event.results) for event in told if isinstance(event, Answered)) == 8
 
         return read
@@ -108,6 +109,7 @@ def test_every_submit_gets_its_outcome_once_whatever_the_carrier_sends(data):
         first[id(submit)] = outcome.reason if isinstance(outcome, Uncertain) else "answered"
     assert {id(submit) for submit in submits} == set(first)
     assert session.lost("again") == []
+    assert not session.faults
 
 
 @settings(max_examples=200)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from gateway.inbound_notices import inbound_view, notices_of_inbound
 from gateway.notices import MAX_EVENT_BYTES, type_of_path
 from receipts.state import Path, PhonePath
@@ -66,3 +68,23 @@ def test_a_text_beyond_the_cap_is_cut_and_says_so():
 def test_the_list_shows_the_same_fields():
     view = inbound_view(a_text(missing=1, segments=3), channel_name=None, full_number=True)
     assert (view["from"], view["incomplete"], view["missing_segments"]) == ("+" + NUMBER, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "masked"),
+    [
+        ('ABCD"EFGHIJ', "ABC****GHIJ"),
+        ("a\\b\ncdefgh", "a\\****efgh"),
+        ("CMCC", "****CMCC"),
+        ('"', '****"'),
+        ("10086", "+****0086"),
+    ],
+)
+def test_a_sender_that_is_no_number_makes_no_body_that_is_no_json(number, masked):
+    text = a_text("hello")
+    text.number = number
+    [notice] = notices_of_inbound(text, rows(), None, {})
+    assert json.loads(notice.body(full_number=False))["data"]["from"] == masked
+    whole = json.loads(notice.body(full_number=True))["data"]["from"]
+    assert whole == (f"+{number}" if number.isdigit() else number)
+    assert inbound_view(text, channel_name=None, full_number=True)["from"] == whole

@@ -3,7 +3,7 @@
 import pytest
 
 from adapters.cmpp import pdu as cmpp
-from adapters.cmpp.report import parse_text as parse_cmpp
+from adapters.mainland import text_of
 from adapters.smpp import pdu
 from adapters.smpp.receipt import parse_text
 from loadtest.cmpp_server import CmppServerSession
@@ -65,7 +65,7 @@ def test_the_gateway_reads_over_cmpp_what_the_phone_sent(form, version):
         mark, body = split_header(content)
         assert (udhi, registered, int.from_bytes(msg_id, "big")) == (1, 0, number)
         assert mark is not None
-        texts[mark.number] = parse_cmpp(body, 0, fmt)
+        texts[mark.number] = text_of(fmt, body)
     assert join(texts, 3) == LONG
 
 

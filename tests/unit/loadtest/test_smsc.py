@@ -17,7 +17,7 @@ from loadtest.server import segment_of
 from loadtest.smpp_server import ServerSession, SmppSide
 from loadtest.smsc import Smsc
 from loadtest.wheel import Wheel
-from sms.outcomes import Cause, Rejected, Submitted, Throttled
+from sms.outcomes import Cause, NotSent, Rejected, Submitted, Throttled
 from tests.support.smpp import SETTINGS, a_message, outcomes, some_submits, submits_of
 
 
@@ -131,12 +131,32 @@ def test_a_pair_gets_answers_on_one_connection_and_reports_on_the_other(world):
     assert world.smsc.waiting() == 0
 
 
-def test_a_submit_over_a_receiver_is_refused(world):
+def test_a_data_sm_is_taken_answered_as_such_and_reported(world):
+    client, _ = world.client(submit_pdu="data_sm")
+    client.submit(some_submits(2), 0.0)
+    events = world.carry()
+    assert [type(outcome) for outcome in outcomes(events)] == [Submitted, Submitted]
+    assert len(reports(events)) == 2
+    assert [(line["to"], line["text"]) for line in world.lines()] == [("8613800138000", "你好")] * 2
+    assert client.strays == 0
+
+
+@pytest.mark.parametrize(("version", "told"), [(0x50, 95), (0x34, 0)])
+def test_its_load_is_told_to_clients_of_5_0_only(tmp_path, version, told):
+    world = World(tmp_path, congestion=95, throttle_share=0.5)
+    client, _ = world.client(interface_version=version)
+    client.submit(some_submits(20), 0.0)
+    assert len(outcomes(world.carry())) == 20
+    assert client.congestion == told
+
+
+def test_a_submit_over_a_receiver_is_refused_as_not_bound(world):
     receiver, _ = world.client(bind=pdu.BIND_RECEIVER)
     receiver.window.capacity = 1  # as no gateway would
     receiver.submit(some_submits(1), 0.0)
     [outcome] = outcomes(world.carry())
-    assert isinstance(outcome, Rejected)
+    assert isinstance(outcome, NotSent)
+    assert world.lines() == []
 
 
 def test_a_submit_is_answered_and_reported_and_recorded(world):
@@ -203,6 +223,22 @@ def test_shares_of_failures_and_throttling_are_kept(tmp_path, monkeypatch):
     assert 320 < len(failed) < 480
     assert {outcome.cause for outcome in failed} == {Cause.CHANNEL}
     assert sum(row["carrier_id"] is None for row in world.lines()) == throttled + len(failed)
+
+
+def test_no_more_is_taken_in_a_second_than_the_carrier_takes(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("loadtest.smsc.time.monotonic", lambda: now)
+    world = World(tmp_path, takes_per_s=50)
+    client, _ = world.client()
+    taken = throttled = 0
+    for _ in range(40):
+        now += 0.1
+        client.submit(some_submits(20), 0.0)
+        results = outcomes(world.carry())
+        taken += sum(isinstance(outcome, Submitted) for outcome in results)
+        throttled += sum(isinstance(outcome, Throttled) for outcome in results)
+    assert taken + throttled == 800
+    assert 190 <= taken <= 210  # four seconds, and what the bucket holds
 
 
 def test_silence_takes_submits_and_answers_none_but_the_link_lives(tmp_path):

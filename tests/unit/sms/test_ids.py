@@ -45,8 +45,9 @@ def test_nobody_is_behind_its_own_ids_also_while_it_is_ahead():
     assert clock.is_behind(own[-1] + 1)
 
 
-@given(st.integers(0, 4096 * 200), st.floats(0, 15))
+@given(st.integers(0, 4096 * 200), st.floats(0, 14.5))
 def test_no_id_passes_the_mark_while_it_is_good(count, later_s):
+    """In its last moment the counter may borrow beyond it: the accept lane refuses that."""
     now = [UNIX]
     clock = IdClock(3, id_at(UNIX + 13), lambda: now[0])
     mark = clock.high_water(15)

@@ -159,9 +159,21 @@ def test_calling_codes_are_free_of_prefixes():
     "wire", ["13800138000", "8613800138000", "+8613800138000", "008613800138000", " 13800138000 "]
 )
 def test_a_carrier_may_spell_a_phone_in_any_of_these_ways(wire):
-    assert phone_of(wire) == "8613800138000"
+    assert phone_of(wire, is_mainland=True) == "8613800138000"
 
 
-@pytest.mark.parametrize("wire", ["10086", "Bank", "", "12025550123", "85291234567"])
-def test_other_senders_stay_as_they_came(wire):
-    assert phone_of(wire) == wire
+@pytest.mark.parametrize("number", ["13475550123", "17185550123", "19175550123", "18005550123"])
+def test_a_phone_abroad_never_becomes_one_of_the_mainland(number):
+    assert phone_of("+" + number, is_mainland=True) == number
+    assert phone_of("00" + number, is_mainland=True) == number
+    assert phone_of(number, is_mainland=False) == number
+
+
+@pytest.mark.parametrize("is_mainland", [True, False])
+@pytest.mark.parametrize("wire", ["10086", "Bank", "", "12025550123", "85291234567", "A+B"])
+def test_other_senders_stay_as_they_came(wire, is_mainland):
+    assert phone_of(wire, is_mainland=is_mainland) == wire
+
+
+def test_what_no_sender_has_in_its_name_is_not_passed_on():
+    assert phone_of('AB"C\\D\n\u00e9', is_mainland=True) == "AB?C?D??"

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sms import gsm
+from sms import gsm, segmentation
 from sms.model import Encoding
-from sms.segmentation import NotGsm7, Segmentation, TooLong, payload, segment
+from sms.segmentation import NotGsm7, Segmentation, TooLong, payload, segment, usable_bits
 
 GSM = Encoding.GSM7
 UCS = Encoding.UCS2
@@ -271,6 +271,7 @@ def test_a_wide_cut_leaves_room_for_a_16_bit_reference(text, encoding):
     cut = segment(text.replace("\0", " "), encoding, max_segments=255, is_wide=True)
     assert isinstance(cut, Segmentation)
     assert "".join(cut.texts) == text.replace("\0", " ")
+    assert usable_bits(cut.texts, cut.encoding, 16) == 16 or len(cut.texts) == 1
     for index in range(len(cut.texts)):
         data, has_udh = payload(cut.texts, index, cut.encoding, 0x1234, 16)
         if not has_udh:
@@ -284,7 +285,28 @@ def test_a_wide_cut_leaves_room_for_a_16_bit_reference(text, encoding):
 def test_a_text_cut_before_its_channel_had_16_bits_keeps_8():
     cut = segment("好" * 134)
     assert isinstance(cut, Segmentation)
-    assert [payload(cut.texts, n, cut.encoding, 0x1234, 16)[0][:6] for n in range(2)] == [
+    bits = usable_bits(cut.texts, cut.encoding, 16)
+    assert [payload(cut.texts, n, cut.encoding, 0x1234, bits)[0][:6] for n in range(2)] == [
         bytes((5, 0, 3, 0x34, 2, 1)),
         bytes((5, 0, 3, 0x34, 2, 2)),
     ]
+
+
+@pytest.mark.parametrize("encoding", ["gsm7", "ucs2"])
+def test_a_text_is_measured_once_not_once_for_each_segment(encoding, monkeypatch):
+    cut = segment("a" * 60 * 200, encoding, max_segments=255, is_wide=True)
+    assert isinstance(cut, Segmentation)
+    measured = 0
+    module, name = (gsm, "septets") if encoding == "gsm7" else (segmentation, "_units")
+    measure = getattr(module, name)
+
+    def counted(text):
+        nonlocal measured
+        measured += 1
+        return measure(text)
+
+    monkeypatch.setattr(module, name, counted)
+    bits = usable_bits(cut.texts, cut.encoding, 16)
+    for index in range(len(cut.texts)):
+        payload(cut.texts, index, cut.encoding, 7, bits)
+    assert measured == len(cut.texts)

@@ -1,6 +1,6 @@
 import pytest
 
-from adapters.cmpp.report import e164, parse_report, parse_text
+from adapters.cmpp.report import parse_report
 
 
 @pytest.mark.parametrize("width", [21, 32])
@@ -22,24 +22,3 @@ def test_a_word_padded_with_blanks_is_the_word():
     parsed = parse_report(bytes(8) + b"KEYWOR " + bytes(45))
     assert parsed is not None
     assert parsed[1] == "KEYWOR"
-
-
-@pytest.mark.parametrize(
-    ("number", "shown"),
-    [
-        ("13800138000", "8613800138000"),
-        ("8613800138000", "8613800138000"),
-        ("+8613800138000", "8613800138000"),
-        ("85291234567", "85291234567"),  # eleven digits, not of the mainland
-        ("10690001", "10690001"),
-        ("", ""),
-    ],
-)
-def test_a_number_is_told_as_e164(number, shown):
-    assert e164(number) == shown
-
-
-@pytest.mark.parametrize("fmt", range(256))
-def test_no_format_and_no_octets_are_an_error(fmt):
-    for content in (b"", b"\xff", b"\xd8\x00", b"\x81", b"TD"):
-        assert isinstance(parse_text(content, fmt & 1, fmt), str)

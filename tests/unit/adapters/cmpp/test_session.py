@@ -1,5 +1,6 @@
 """One session by hand: bytes and a clock of our own."""
 
+from hashlib import md5
 from typing import Any, cast
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from adapters.cmpp import pdu
 from adapters.cmpp.auth import authenticators_ismg
 from adapters.cmpp.pdu import Layout
-from adapters.cmpp.session import Token
+from adapters.cmpp.session import Session, Token
+from adapters.cmpp.settings import parse
+from adapters.mainland import CODING_UCS2
 from adapters.session import (
     Answered,
     Bound,
@@ -22,7 +25,7 @@ from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import Encoding, SegmentMark
 from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
 from tests.support.cmpp import (
-    LOGIN_AT,
+    SETTINGS,
     a_session,
     bound_session,
     connect_answer,
@@ -62,9 +65,15 @@ def test_it_logs_in_with_the_bytes_of_other_implementations():
     assert session.free() == 0
 
 
-def test_the_time_stamp_is_china_s_and_keeps_its_zero_in_the_hash():
-    assert pdu.login_stamp(LOGIN_AT) == "1121202344"
-    assert pdu.login_stamp(1767200400.0) == "0101010000"  # New Year there, the old one in UTC
+def test_the_leading_zero_of_the_time_stamp_counts_in_the_hash():
+    """New Year in China; the number on the wire has none."""
+    parsed = parse("cmpp2", SETTINGS)
+    session = Session(7, parsed, SessionPolicy(), 16, login_at=1767200400.0)
+    session.connected(0.0)
+    [connect] = frames(session.to_send())
+    assert connect.number("timestamp") == 101010000
+    proof = md5(b"900001" + bytes(9) + b"888888" + b"0101010000").digest()
+    assert connect.octets("authenticator_source") == proof
 
 
 @pytest.mark.parametrize("version", [0x20, 0x21])
@@ -277,7 +286,7 @@ def test_segments_carry_their_header_its_flag_and_their_numbers(protocol, layout
     for index, one in enumerate(frames(session.to_send(), layout), 1):
         assert (one.number("pk_total"), one.number("pk_number")) == (3, index)
         assert one.number("tp_udhi") == 1
-        assert one.number("msg_fmt") == pdu.FMT_UCS2
+        assert one.number("msg_fmt") == CODING_UCS2
         assert one.octets("content")[:6] == bytes((5, 0, 3, 7, 3, index))
         assert one.number("registered_delivery") == 1
         assert one.octets("msg_id") == bytes(8)
@@ -377,10 +386,12 @@ def test_more_than_140_characters_go_only_where_the_carrier_says_so(maximum):
     assert len(session.submit([gsm7(b"a" * (maximum + 1))], 1.0)) == 1
 
 
-def test_the_end_of_a_message_is_told_where_the_channel_says_so():
+@pytest.mark.parametrize("ends_at", [1767200400.0, 1767200340.5])
+def test_the_end_of_a_message_is_told_where_the_channel_says_so(ends_at):
+    """Rounded up to minutes: a whole minute's messages share the part of the PDU that holds it."""
     session = bound_session(validity_period="absolute")
     message = a_message()
-    message.valid_until = 1767200400.0
+    message.valid_until = ends_at
     session.submit(submits_of(message), 1.0)
     [one] = frames(session.to_send())
     assert one.text("valid_time") == "260101010000032+"
@@ -480,7 +491,12 @@ def test_the_carrier_s_logout_lets_the_last_answers_come():
 
 @pytest.mark.parametrize(
     ("protocol", "layout", "size"),
-    [("cmpp2", Layout.V2, 60), ("cmpp3", Layout.V3, 71), ("cmpp3", Layout.V3, 60)],
+    [
+        ("cmpp2", Layout.V2, 60),
+        ("cmpp3", Layout.V3, 71),
+        ("cmpp3", Layout.V3, 60),  # gosms and a helper of gocmpp
+        ("cmpp2", Layout.V2, 71),
+    ],
 )
 def test_reports_of_both_sizes_wait_for_their_answer_in_one_event(protocol, layout, size):
     session = bound_session(protocol)
@@ -503,6 +519,17 @@ def test_reports_of_both_sizes_wait_for_their_answer_in_one_event(protocol, layo
         (pdu.DELIVER_RESP, 12, 8),
     ]
     assert [one.octets("msg_id")[-1] for one in answers] == [11, 12]  # theirs, copied
+
+
+def test_a_report_without_an_id_or_number_of_its_own_is_answered_with_what_it_has():
+    """A carrier may leave the Msg_Id of the DELIVER itself 0, and counts its requests from 0."""
+    session = bound_session()
+    frame = deliver(0, report_body(5), registered=1, msg_id=bytes(8))
+    [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Reported)
+    session.answer(tokens(event), accepted=True)
+    [answer] = frames(session.to_send())
+    assert (answer.sequence, answer.octets("msg_id")) == (0, bytes(8))
 
 
 def test_a_report_before_its_answer_in_one_burst_comes_after_it():

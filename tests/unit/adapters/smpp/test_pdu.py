@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.smpp import pdu
+from adapters.smpp.template import DataTemplate, SubmitLook, SubmitTemplate, relative_time
 from sms.errors import RemoteProtocolError
 from sms.model import Encoding, Submit
 from tests.support.smpp import a_message, some_submits
@@ -62,7 +63,7 @@ def test_the_template_and_the_table_build_the_same_submit(
         validity_s,
     )
     out: list[bytes] = []
-    pdu.SubmitTemplate(pdu.SubmitLook()).build_into(out, 9, submit)
+    SubmitTemplate(SubmitLook()).build_into(out, 9, submit)
     assert b"".join(out) == pdu.build_pdu(
         pdu.SUBMIT_SM,
         9,
@@ -73,7 +74,7 @@ def test_the_template_and_the_table_build_the_same_submit(
             "dest_addr_npi": 1,
             "destination_addr": number,
             "esm_class": 0x40 if has_udh else 0,
-            "validity_period": pdu.relative_time(validity_s),
+            "validity_period": relative_time(validity_s),
             "registered_delivery": 1,
             "data_coding": 8 if is_ucs2 else 0,
             "short_message": payload,
@@ -89,7 +90,7 @@ def test_what_no_submit_can_hold_is_refused_and_leaves_nothing_behind(number, se
     out: list[bytes] = []
     submit = Submit(a_message(), 0, 1, number, sender, Encoding.UCS2, b"x" * size, False, 60)
     with pytest.raises(ValueError, match=r"at most|over|codec"):
-        pdu.SubmitTemplate(pdu.SubmitLook()).build_into(out, 1, submit)
+        SubmitTemplate(SubmitLook()).build_into(out, 1, submit)
     assert out == []
 
 
@@ -105,7 +106,7 @@ def test_what_no_submit_can_hold_is_refused_and_leaves_nothing_behind(number, se
     ],
 )
 def test_the_validity_is_relative_time(seconds, text):
-    assert pdu.relative_time(seconds) == text
+    assert relative_time(seconds) == text
 
 
 def test_a_response_may_come_without_its_body_and_a_request_may_not():
@@ -130,7 +131,7 @@ def test_a_segment_may_say_its_place_in_tlvs_instead_of_a_header(header):
     [submit] = some_submits(1)
     submit.payload, submit.has_udh = header + "好".encode("utf-16-be"), True
     out: list[bytes] = []
-    pdu.SubmitTemplate(pdu.SubmitLook(is_sar=True)).build_into(out, 9, submit)
+    SubmitTemplate(SubmitLook(is_sar=True)).build_into(out, 9, submit)
     frame = b"".join(out)
     parsed = pdu.parse_pdu(frame)
     assert parsed.number("esm_class") == 0
@@ -141,3 +142,48 @@ def test_a_segment_may_say_its_place_in_tlvs_instead_of_a_header(header):
         pdu.TLV_SAR_NUMBER: b"\2",
     }
     assert int.from_bytes(frame[:4], "big") == len(frame)
+
+
+@given(
+    sender=WORDS,
+    number=st.text("0123456789", min_size=1, max_size=20),
+    payload=st.binary(max_size=2000),
+    validity_s=st.integers(1, 300_000),
+    is_ucs2=st.booleans(),
+    has_udh=st.booleans(),
+)
+def test_the_template_and_the_table_build_the_same_data_sm(
+    sender, number, payload, validity_s, is_ucs2, has_udh
+):
+    encoding = Encoding.UCS2 if is_ucs2 else Encoding.GSM7
+    submit = Submit(a_message(), 0, 1, number, sender, encoding, payload, has_udh, validity_s)
+    out: list[bytes] = []
+    DataTemplate(SubmitLook(service_type="CMT")).build_into(out, 9, submit)
+    assert b"".join(out) == pdu.build_pdu(
+        pdu.DATA_SM,
+        9,
+        {
+            "service_type": "CMT",
+            "source_addr_ton": 3 if sender.isdigit() else 5,
+            "source_addr": sender,
+            "dest_addr_ton": 1,
+            "dest_addr_npi": 1,
+            "destination_addr": number,
+            "esm_class": 0x40 if has_udh else 0,
+            "registered_delivery": 1,
+            "data_coding": 8 if is_ucs2 else 0,
+        },
+        tlvs=[
+            (pdu.TLV_QOS_TIME_TO_LIVE, validity_s.to_bytes(4, "big")),
+            (pdu.TLV_MESSAGE_PAYLOAD, payload),
+        ],
+    )
+
+
+def test_a_data_sm_that_nothing_can_hold_is_refused_and_leaves_nothing_behind():
+    for number, sender, size in (("1" * 65, "x", 1), ("1", "x" * 21, 1), ("1", "x", 0x10000)):
+        out: list[bytes] = []
+        submit = Submit(a_message(), 0, 1, number, sender, Encoding.UCS2, b"x" * size, False, 60)
+        with pytest.raises(ValueError, match=r"at most|over"):
+            DataTemplate(SubmitLook()).build_into(out, 1, submit)
+        assert out == []

@@ -2,11 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.session import Reported
 from adapters.smpp import pdu
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import IdMatch
 from sms.model import SegmentMark
-from tests.support.smpp import report
+from tests.support.smpp import bound_session, report
 
 SAR = SegmentMark(0x107, 2, 1, 0)
 
@@ -45,6 +46,14 @@ def test_a_report_is_read_by_its_key_names(text, expected):
     assert parsed(deliver(text)) == expected
 
 
+@pytest.mark.parametrize("esm_class", [0x04, 0x07, 0x84])
+def test_a_report_is_known_by_its_four_bits_whatever_stands_beside_them(esm_class):
+    session = bound_session()
+    [event] = session.receive(deliver(b"id:a1 stat:DELIVRD", esm_class=esm_class), 1.0)
+    assert isinstance(event, Reported)
+    assert [found.carrier_id for found in event.reports] == ["a1"]
+
+
 @pytest.mark.parametrize("text", [b"", b"hello", b"id: stat:DELIVRD", b"id:5 err:1", b"\xff\xfe"])
 def test_a_report_without_id_or_state_says_nothing(text):
     assert parsed(deliver(text)) is None
@@ -68,6 +77,16 @@ def test_the_id_of_the_tlv_wins_and_the_word_of_the_text():
     )
     assert parsed(frame) == ("right", "UNDELIV", "001")
     assert parse_usual_receipt(report(3, "abc")) == ("8613800138000", "abc", "DELIVRD", "000")
+
+
+def test_a_usual_report_cut_anywhere_in_its_tlv_keeps_its_id():
+    """Found by the fuzzer: the head of the TLV may be cut, too."""
+    whole = report(3, "abc")
+    for end in range(whole.index(b"text:") + 5, len(whole)):
+        cut = end.to_bytes(4, "big") + whole[4:end]
+        usual = ("8613800138000", "abc", "DELIVRD", "000")
+        assert parse_usual_receipt(cut) in (None, usual)
+        assert parsed(cut) == usual[1:]
 
 
 def test_a_report_may_stand_in_utf_16_or_in_the_payload_tlv():
@@ -178,6 +197,11 @@ def test_ids_are_left_alone_unless_the_channel_says_so():
         (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\1"), (0x020F, b"\1")], None),
         (0, b"T", [(0x020C, b"\1\7")], None),
         (0, b"", [(0x0424, b"T")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\0\2"), (0x020F, b"\0\1")], SAR),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\xff\xff"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\0\0\0\2"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1" * 2000), (0x020E, b"\2"), (0x020F, b"\1")], None),
+        (0, b"T", [(0x020C, b"\1\7"), (0x020E, b"\2"), (0x020F, b"\1" * 2000)], None),
     ],
 )
 def test_a_segment_from_a_phone_says_its_place(esm_class, body, tlvs, mark):

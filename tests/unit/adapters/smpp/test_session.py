@@ -14,6 +14,7 @@ from adapters.session import (
     Reported,
     SessionPolicy,
     SessionState,
+    is_linked,
 )
 from adapters.smpp import pdu
 from adapters.smpp.session import Session, Token
@@ -386,8 +387,36 @@ def test_a_text_from_a_phone_is_handed_on_and_answered_when_told():
     [event] = session.receive(deliver(data_coding=8, short_message=text), 1.0)
     assert isinstance(event, Received)
     [inbound] = event.texts
-    assert (inbound.number, inbound.to, inbound.text) == ("8613800138000", "10690001", "退订")
+    assert (inbound.number, inbound.to, inbound.text) == ("+8613800138000", "10690001", "退订")
     assert session.to_send() == b""
+
+
+def test_a_token_tells_whether_its_session_stands():
+    session = bound_session()
+    [event] = session.receive(deliver(short_message=b"x"), 1.0)
+    assert isinstance(event, Received)
+    [text] = event.texts
+    assert is_linked(text.token)
+    session.unbind(1.0)
+    assert not is_linked(text.token)
+    assert not is_linked(None)
+
+
+@pytest.mark.parametrize(
+    ("ton", "source", "number"),
+    [
+        (1, "13475550123", "+13475550123"),  # New York
+        (1, "+13475550123", "+13475550123"),
+        (2, "13475550123", "13475550123"),  # China Mobile's
+        (1, "Bank", "Bank"),
+    ],
+)
+def test_a_number_that_says_it_is_international_is_handed_on_so(ton, source, number):
+    session = bound_session()
+    frame = deliver(source_addr_ton=ton, source_addr=source, short_message=b"x")
+    [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Received)
+    assert [text.number for text in event.texts] == [number]
 
 
 @pytest.mark.parametrize("esm_class", [0x08, 0x10, 0x20, 0x0C])
@@ -419,12 +448,68 @@ def test_a_report_may_come_as_data_sm():
     assert sent(session) == [(pdu.DATA_SM_RESP, 6, 0)]
 
 
+def test_a_text_from_a_phone_may_come_as_data_sm_however_long():
+    session = bound_session()
+    frame = pdu.build_pdu(
+        pdu.DATA_SM,
+        6,
+        {"source_addr": "+8613800138000", "destination_addr": "10690001", "data_coding": 8},
+        tlvs=[(pdu.TLV_MESSAGE_PAYLOAD, ("退订" * 200).encode("utf-16-be"))],
+    )
+    [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Received)
+    [text] = event.texts
+    assert (text.number, text.to, text.text) == ("8613800138000", "10690001", "退订" * 200)
+    session.answer([cast(Token, text.token)], accepted=True)
+    assert session.to_send().hex() == "0000001180000103000000000000000600"
+
+
+def test_a_channel_may_submit_by_data_sm_and_its_answers_count_the_same():
+    session = bound_session(submit_pdu="data_sm")
+    submits = some_submits(3)
+    session.submit(submits, 1.0)
+    assert [found.command_id for found in frames(session.to_send())] == [pdu.DATA_SM] * 3
+    answers = (
+        pdu.build_pdu(pdu.DATA_SM_RESP, 2, {"message_id": "d1"}),
+        header(pdu.DATA_SM_RESP, 3, pdu.ESME_RTHROTTLED),
+        header(pdu.GENERIC_NACK, 4, 8),
+        header(pdu.DATA_SM_RESP, 9),
+    )
+    [event] = session.receive(b"".join(answers), 1.1)
+    taken, throttled, nacked = outcomes([event])
+    assert taken == Submitted("d1")
+    assert isinstance(throttled, Throttled)
+    assert isinstance(nacked, Rejected)
+    assert (session.free(), session.strays) == (16, 1)
+
+
+@pytest.mark.parametrize(("submit_pdu", "command_id"), [("submit_sm", 4), ("data_sm", 0x103)])
+def test_a_text_that_leaves_whole_is_one_pdu_one_slot_and_one_answer(submit_pdu, command_id):
+    session = bound_session(window=1, long_messages="payload", submit_pdu=submit_pdu)
+    parts = submits_of(a_message(segments=3))
+    text = "长" * 200
+    [whole] = some_submits(1)
+    whole.payload, whole.parts = text.encode("utf-16-be"), tuple(parts)
+    assert session.submit([whole], 1.0) == []
+    [sent_pdu] = frames(session.to_send())
+    assert sent_pdu.command_id == command_id
+    assert sent_pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD) == text.encode("utf-16-be")
+    assert sent_pdu.octets("short_message") == b""
+    assert sent_pdu.number("esm_class") == 0
+    assert session.free() == 0
+    answer = pdu.build_pdu(command_id | pdu.RESPONSE, 2, {"message_id": "w1"})
+    assert session.receive(answer, 1.1) == [Answered([(whole, Submitted("w1"))])]
+    assert session.free() == 1
+
+
 # -- what is wrong -------------------------------------------------------------------------
 
 
 def test_an_unknown_request_is_nacked_and_the_session_goes_on():
     session = bound_session()
-    assert session.receive(header(0x21, 5) + header(0x102, 6) + header(0x80000103, 7), 1.0) == []
+    silent = header(0x102, 6) + header(0x0B, 7) + header(0x80000103, 8) + header(0x80000000, 0, 3)
+    assert session.receive(header(0x21, 5) + silent, 1.0) == []
+    assert session.strays == 2  # an answer and a generic_nack about nothing of ours
     assert sent(session) == [(pdu.GENERIC_NACK, 5, 3)]
     assert session.state is SessionState.BOUND
 
@@ -488,6 +573,17 @@ def test_the_highest_congestion_that_was_told_is_kept_and_the_ids_are_whole():
     assert told_by(with_tlvs(2, b"\x12\x34\x00\x02ab" + STATE + b"\x50")) == 80
     assert told_by(with_tlvs(2, STATE + b"\xff")) == 100
     assert told_by(with_tlvs(2, STATE + b"\x64", status=0x58)) == 100
+
+
+def test_an_error_answer_may_tell_it_without_an_id_and_a_link_test_too():
+    bare = pdu.pack_header(21, 0x80000004, 0x58, 2) + STATE + b"\x63"
+    assert told_by(bare) == 99
+    session = bound_session()
+    session.tick(15.0)
+    assert sent(session) == [(pdu.ENQUIRE_LINK, 2, 0)]
+    session.receive(pdu.pack_header(21, pdu.ENQUIRE_LINK_RESP, 0, 2) + STATE + b"\x5b", 15.1)
+    assert session.congestion == 91
+    assert session.tick(16.0) == []
 
 
 @given(st.binary(max_size=20))
