@@ -459,7 +459,7 @@ def test_a_text_from_a_phone_may_come_as_data_sm_however_long():
     [event] = session.receive(frame, 1.0)
     assert isinstance(event, Received)
     [text] = event.texts
-    assert (text.number, text.to, text.text) == ("8613800138000", "10690001", "退订" * 200)
+    assert (text.number, text.to, text.text) == ("+8613800138000", "10690001", "退订" * 200)
     session.answer([cast(Token, text.token)], accepted=True)
     assert session.to_send().hex() == "0000001180000103000000000000000600"
 
