@@ -27,7 +27,6 @@ from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import Inbound, MessageClass, Report, Submit
 from sms.outcomes import Cause, Outcome, Rejected, Uncertain
 
-
 # A login that does not hold for so long was refused after all, whatever its answer said.
 PROBATION_S = 1.0
 

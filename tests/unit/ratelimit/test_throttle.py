@@ -23,7 +23,6 @@ from ratelimit.throttle import (
     OPTIMUM,
     OTP_AHEAD_S,
     PAUSE_S,
-    STEEPEST,
     STEP,
     Throttle,
 )
