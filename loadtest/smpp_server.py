@@ -35,24 +35,26 @@ _REPORT = (
 REPORT_TEXT_SIZE = 92  # octets of the text around the id, its dates, state and error included
 
 
-def build_report(
-    carrier_id: bytes, to: bytes, sender: bytes, *, submitted: bytes, done: bytes, is_good: bool
-) -> bytes:
-    """The body of a deliver_sm with a report in text and TLV form; dates are YYMMDDhhmm."""
+_MESSAGE_STATES = {b"DELIVRD": 2, b"UNDELIV": 5, b"ACCEPTD": 6}
+
+
+def build_report(report: OwedReport) -> bytes:
+    """The body of a deliver_sm with a report in text and TLV form."""
+    carrier_id, is_good = report.carrier_id, report.is_good
     size = len(carrier_id) + REPORT_TEXT_SIZE
     return _REPORT % (
-        to,
-        sender,
+        report.to,
+        report.sender,
         size,
         carrier_id,
         b"001" if is_good else b"000",
-        submitted,
-        done,
-        b"DELIVRD" if is_good else b"UNDELIV",
+        report.submitted,
+        report.done,
+        report.state,
         b"000" if is_good else b"001",
         len(carrier_id) + 1,
         carrier_id,
-        2 if is_good else 5,
+        _MESSAGE_STATES[report.state],
     )
 
 
@@ -176,8 +178,7 @@ class ServerSession(SharedSession):
         self._respond(pdu.ENQUIRE_LINK, pdu.ESME_ROK, self._next())
 
     def _build_report(self, sequence: int, report: OwedReport) -> bytes:
-        carrier_id, to, sender, submitted, done, is_good = report
-        body = build_report(carrier_id, to, sender, submitted=submitted, done=done, is_good=is_good)
+        body = build_report(report)
         return pack_header(HEADER_SIZE + len(body), pdu.DELIVER_SM, 0, sequence) + body
 
     def _build_text(self, sequence: int, text: OwedText) -> bytes:
