@@ -87,6 +87,6 @@ def text_of(coding: int, content: bytes, default: Alphabet) -> str:
     if kind == CODING_UCS2:
         return utf16(content)
     if kind == _CODING_GBK:
-        return content.decode("gb18030", "replace")
+        return content.decode("gb18030", "surrogateescape")  # a cut character: join reads it
     is_octets = kind in (CODING_ASCII, CODING_LATIN1, *_BINARY) or default is not Alphabet.GSM7
     return content.decode("latin-1") if is_octets else gsm.decode(content)

@@ -6,6 +6,7 @@ from adapters.session import Reported
 from adapters.smpp import pdu
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import IdMatch
+from sms.concatenation import join
 from sms.model import SegmentMark
 from tests.support.smpp import bound_session, report
 
@@ -160,6 +161,15 @@ def test_stray_octets_behind_a_usual_report_do_not_hide_it(tail):
 def test_a_text_from_a_phone_is_decoded(body, esm_class, data_coding, text):
     frame = deliver(body, esm_class=esm_class, data_coding=data_coding)
     assert parse_text(frame, pdu.parse_short(frame))[0] == text
+
+
+def test_a_character_of_gbk_that_a_cut_went_through_is_joined():
+    octets, segments = "退订短信".encode("gbk"), {}
+    for number, part in enumerate((octets[:3], octets[3:]), 1):
+        header = bytes((5, 0, 3, 1, 2, number))
+        frame = deliver(header + part, esm_class=0x40, data_coding=15)
+        segments[number] = parse_text(frame, pdu.parse_short(frame))[0]
+    assert join(segments, 2) == "退订短信"
 
 
 @pytest.mark.parametrize(
