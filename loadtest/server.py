@@ -48,6 +48,12 @@ class OwedReport(NamedTuple):
     submitted: bytes
     done: bytes
     is_good: bool
+    is_waiting: bool = False  # taken, and no end yet
+
+    @property
+    def state(self) -> bytes:
+        """Its word for how the submit stands."""
+        return b"ACCEPTD" if self.is_waiting else b"DELIVRD" if self.is_good else b"UNDELIV"
 
 
 class OwedText(NamedTuple):

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 
 from adapters.smpp import pdu
+from adapters.smpp.alphabet import CODING_UCS2
 from adapters.smpp.pdu import ESM_UDHI, HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
-from adapters.smpp.receipt import DATA_CODING_UCS2
 from adapters.wire import Framer, build_tlvs, parse_tlvs
 from loadtest.server import (
     Ended,
@@ -35,24 +35,26 @@ _REPORT = (
 REPORT_TEXT_SIZE = 92  # octets of the text around the id, its dates, state and error included
 
 
-def build_report(
-    carrier_id: bytes, to: bytes, sender: bytes, *, submitted: bytes, done: bytes, is_good: bool
-) -> bytes:
-    """The body of a deliver_sm with a report in text and TLV form; dates are YYMMDDhhmm."""
+_MESSAGE_STATES = {b"DELIVRD": 2, b"UNDELIV": 5, b"ACCEPTD": 6}
+
+
+def build_report(report: OwedReport) -> bytes:
+    """The body of a deliver_sm with a report in text and TLV form."""
+    carrier_id, is_good = report.carrier_id, report.is_good
     size = len(carrier_id) + REPORT_TEXT_SIZE
     return _REPORT % (
-        to,
-        sender,
+        report.to,
+        report.sender,
         size,
         carrier_id,
         b"001" if is_good else b"000",
-        submitted,
-        done,
-        b"DELIVRD" if is_good else b"UNDELIV",
+        report.submitted,
+        report.done,
+        report.state,
         b"000" if is_good else b"001",
         len(carrier_id) + 1,
         carrier_id,
-        2 if is_good else 5,
+        _MESSAGE_STATES[report.state],
     )
 
 
@@ -188,8 +190,7 @@ class ServerSession(SharedSession):
         self._respond(pdu.ENQUIRE_LINK, pdu.ESME_ROK, self._next())
 
     def _build_report(self, sequence: int, report: OwedReport) -> bytes:
-        carrier_id, to, sender, submitted, done, is_good = report
-        body = build_report(carrier_id, to, sender, submitted=submitted, done=done, is_good=is_good)
+        body = build_report(report)
         return pack_header(HEADER_SIZE + len(body), pdu.DELIVER_SM, 0, sequence) + body
 
     def _build_text(self, sequence: int, text: OwedText) -> bytes:
@@ -203,7 +204,7 @@ class ServerSession(SharedSession):
                 (pdu.TLV_SAR_NUMBER, bytes((text.mark.number,))),
             ]
         esm_class = ESM_UDHI if text.header else 0
-        coding = DATA_CODING_UCS2 if text.is_ucs2 else 0
+        coding = CODING_UCS2 if text.is_ucs2 else 0
         body = b"".join(
             (
                 b"\0\1\1" + text.number + b"\0",
@@ -218,7 +219,7 @@ class ServerSession(SharedSession):
 
 def text_of(data_coding: int, data: bytes) -> str:
     """The text a phone would show."""
-    if data_coding & 0x0F == DATA_CODING_UCS2:
+    if data_coding & 0x0F == CODING_UCS2:
         return data.decode("utf-16-be", "replace")
     return gsm.decode(data)
 

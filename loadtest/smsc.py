@@ -200,6 +200,9 @@ class Smsc:
             session.unanswered -= len(submits)
             self.counts["silent"] += len(submits)
             return
+        if owed and behaviour.receipts and behaviour.report_quirk == "before_answer":
+            self._report(session.system_id, owed, time.time())
+            owed = []
         self._later(behaviour.latency_ms, partial(self._answer, session, answers, owed))
 
     def _stamp(self) -> str:
@@ -266,14 +269,25 @@ class Smsc:
         submitted = time.strftime("%y%m%d%H%M", time.localtime(submitted_at)).encode()
         done = time.strftime("%y%m%d%H%M").encode()
         bad_share = self.behaviour.undelivered_share
-        self._account(system_id).waiting.extend(
-            OwedReport(
+        for carrier_id, to, sender in owed:
+            report = OwedReport(
                 *(carrier_id, to, sender, submitted, done),
                 is_good=not bad_share or random() >= bad_share,
             )
-            for carrier_id, to, sender in owed
-        )
+            self._account(system_id).waiting.extend(self._with_quirk(report))
         self._deliver(system_id)
+
+    def _with_quirk(self, report: OwedReport) -> tuple[OwedReport, ...]:
+        """What is sent for one report."""
+        match self.behaviour.report_quirk:
+            case "twice":
+                return (report, report)
+            case "accepted_first":
+                return (report._replace(is_waiting=True), report)
+            case "decimal_id" if self.side.name == "smpp":
+                return (report._replace(carrier_id=b"%d" % int(report.carrier_id, 16)),)
+            case _:
+                return (report,)
 
     def phone(self, text: PhoneText) -> int:
         """A phone's text, for the carrier's account, kept until it is answered; its segments."""

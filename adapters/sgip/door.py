@@ -195,7 +195,7 @@ class Door:
                 guest.close("stopped")
         # What they brought is being committed: nobody knows when they would bring it again.
         until = time.monotonic() + min(timeout_s, LOGOUT_S)
-        while any(session.owed > 0 for session in self._guests) and time.monotonic() < until:
+        while self._owes() and time.monotonic() < until:  # noqa: ASYNC110 – once in a life
             await asyncio.sleep(LOOK_S)
         guests = list(self._guests.values())
         now = time.monotonic()
@@ -255,6 +255,9 @@ class Door:
             now = time.monotonic()
             quietest = max(own, key=lambda session: (session.owed <= 0, session.quiet_s(now)))
             self._guests[quietest].close("too many connections of its login")
+
+    def _owes(self) -> bool:
+        return any(session.owed > 0 for session in self._guests)
 
     def act(self, guest: _Guest, events: list[Event]) -> None:
         """Carry one burst's events to the flow, as the channel that the login named."""

@@ -19,6 +19,7 @@ from struct import Struct
 from adapters.layout import Fields
 from adapters.mainland import absolute_time, content_of, e164, national, stamp_of, text_of
 from adapters.session import (
+    PROBATION_S,
     Bound,
     Burst,
     Ended,
@@ -43,7 +44,6 @@ COUNTER_BITS = 32 - PROCESS_BITS
 # Two lives of one process number in the same second begin so far apart.
 _LIFE_STEP = 1 << 16
 
-PROBATION_S = 1.0  # a login that was doubtful before must hold so long until it counts
 SMG_IDLE_S = 300.0  # an SMG that says nothing for so long is logged out; the standard lets us at 60
 IDLE_S = 5.0  # so long without a word is idle; peers close after 60 s and the like
 BUSY_AGAIN = pdu.BUSY  # what "send it again later" is on this wire
@@ -233,7 +233,6 @@ class SgipSession(_Talk):
         self._number_of: Callable[[str], str] = e164 if is_plain else national
         self._is_doubtful = is_doubtful
         self._taken_at: float | None = None  # a doubtful login was answered with 0
-        self._bound_at: float | None = None
         self._submitted_at = 0.0
         self._had_open = False  # at the end: a submit had no answer
         self._second = -1  # of the stamp below
@@ -259,10 +258,6 @@ class SgipSession(_Talk):
         if self in own:
             own.remove(self)
         return super().lost(reason)
-
-    def was_refused(self, now: float) -> bool:
-        """Whether it ended like a login that was refused although its answer said 0."""
-        return self._bound_at is None or now - self._bound_at < PROBATION_S
 
     def was_idle(self, now: float) -> bool:
         """Whether nothing was under way when it was closed."""
@@ -354,7 +349,6 @@ class SgipSession(_Talk):
 
     def _bind(self, now: float, bound: list[Bound]) -> None:
         self._move(Move.BOUND, now)
-        self._bound_at = now
         self._common.sessions.setdefault(self.channel, []).append(self)
         bound.append(Bound())
 

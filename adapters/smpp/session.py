@@ -20,11 +20,13 @@ from adapters.session import (
     WireSession,
 )
 from adapters.smpp import pdu
+from adapters.smpp.alphabet import charset_of, recoding
 from adapters.smpp.asking import FINAL_STATES, Book, Open
 from adapters.smpp.codes import StatusTable, login_refused
 from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RESP, parse_header
 from adapters.smpp.receipt import (
     ID_FORMS,
+    TEXT_FIRST,
     is_international,
     parse_receipt,
     parse_text,
@@ -81,9 +83,11 @@ class Session(WireSession):
         self.role = _ROLES[bind]
         self._codes = StatusTable(settings.status_classes)
         self._answer_id, self._receipt_id = ID_FORMS[settings.id_match]
+        self._is_text_first = settings.id_match in TEXT_FIRST
         kind = DataTemplate if settings.look.is_data else SubmitTemplate
-        template = kind(settings.look, _NUMBERS[settings.number_format])
-        self._build_into = template.build_into
+        build_into = kind(settings.look, _NUMBERS[settings.number_format]).build_into
+        charset = charset_of(settings.look.gsm7_data_coding, settings.default_alphabet)
+        self._build_into = recoding(build_into, charset) if charset else build_into
 
     def _login(self) -> None:
         own = self._settings
@@ -153,7 +157,7 @@ class Session(WireSession):
 
     def _read(self, frames: list[bytes], burst: Burst) -> Ended | None:
         take, results, reports = self.window.open.pop, burst.results, burst.reports
-        channel, receipt_id = self.channel, self._receipt_id
+        channel, receipt_id, is_text_first = self.channel, self._receipt_id, self._is_text_first
         for frame in frames:
             _, command_id, status, sequence = parse_header(frame)
             if command_id == SUBMIT_SM_RESP:
@@ -163,7 +167,7 @@ class Session(WireSession):
                 else:
                     results.append((submit, self._outcome(frame, status)))
             elif command_id == DELIVER_SM:
-                usual = parse_usual_receipt(frame)
+                usual = parse_usual_receipt(frame, is_text_first=is_text_first)
                 if usual is None:
                     self._deliver(frame, pdu.parse_short(frame), sequence, burst)
                     continue
@@ -228,7 +232,7 @@ class Session(WireSession):
         kind = short[2] & pdu.ESM_TYPE
         token = (self, sequence, command_id)
         if kind == pdu.ESM_RECEIPT:
-            parsed = parse_receipt(frame, short)
+            parsed = parse_receipt(frame, short, is_text_first=self._is_text_first)
             if parsed is not None:
                 carrier_id, state, error = parsed
                 if self._receipt_id is not None:
@@ -242,7 +246,7 @@ class Session(WireSession):
             if command_id == DELIVER_SM and number.isdigit() and is_international(frame):
                 number = f"+{number}"  # so that nobody takes it for a national one
             to = short[1].decode("latin-1").lstrip("+")
-            text, mark = parse_text(frame, short)
+            text, mark = parse_text(frame, short, self._settings.default_alphabet)
             burst.texts.append(Inbound(self.channel, number, to, text, token, mark=mark))
             return
         # Acknowledgements of other machines, intermediate notices and reports that say nothing:

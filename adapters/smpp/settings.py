@@ -22,6 +22,7 @@ from adapters.checks import (
     seconds,
     string,
 )
+from adapters.smpp.alphabet import Alphabet
 from adapters.smpp.template import SubmitLook
 from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
@@ -89,6 +90,7 @@ class SmppSettings:
     address_range: str = ""
     bind: Bind = Bind.TRX
     look: SubmitLook = field(default_factory=SubmitLook)
+    default_alphabet: Alphabet = Alphabet.GSM7
     number_format: NumberFormat = NumberFormat.E164
     id_match: IdMatch = IdMatch.EXACT
     status_classes: Mapping[int, str] = field(default_factory=dict)
@@ -143,6 +145,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "dest_npi": _OCTET,
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
+    "default_alphabet": choice(Alphabet),
     "submit_pdu": choice(SubmitPdu),
     "long_messages": choice(LongMessages),
     "validity_period": choice(Validity),
@@ -200,6 +203,7 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
         **plain,
         bind=Bind(raw.get("bind", Bind.TRX)),
         look=_look(raw),
+        default_alphabet=Alphabet(raw.get("default_alphabet", Alphabet.GSM7)),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
         id_match=IdMatch(raw.get("id_match", IdMatch.EXACT)),
         status_classes=own_classes(raw.get("status_classes", {})),

@@ -298,6 +298,16 @@ async def test_a_refused_login_is_tried_again_until_it_is_taken(make):
     await until(rig.channel.is_up)
 
 
+async def test_a_login_that_is_taken_and_closed_at_once_counts_as_refused(make):
+    """So that the next one waits longer each time: do not hammer."""
+    rig = await make()
+    for times in (1, 2):
+        await until(rig.channel.is_up)
+        rig.drop()
+        await until(lambda: not rig.channel.is_up())
+        await until(lambda least=times: rig.channel.failures >= least)
+
+
 async def test_the_stop_waits_for_answers_and_logs_out(make):
     rig = await make(sessions=2)
     await until(lambda: rig.channel.window() == 32)
