@@ -7,6 +7,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -298,6 +299,10 @@ async def test_a_refused_login_is_tried_again_until_it_is_taken(make):
     await until(rig.channel.is_up)
 
 
+def _has_failed(rig, least):
+    return rig.channel.failures >= least
+
+
 async def test_a_login_that_is_taken_and_closed_at_once_counts_as_refused(make):
     """So that the next one waits longer each time: do not hammer."""
     rig = await make()
@@ -305,7 +310,7 @@ async def test_a_login_that_is_taken_and_closed_at_once_counts_as_refused(make):
         await until(rig.channel.is_up)
         rig.drop()
         await until(lambda: not rig.channel.is_up())
-        await until(lambda least=times: rig.channel.failures >= least)
+        await until(partial(_has_failed, rig, times))
 
 
 async def test_the_stop_waits_for_answers_and_logs_out(make):

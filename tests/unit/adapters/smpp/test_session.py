@@ -664,7 +664,11 @@ def test_a_header_stays_and_what_does_not_fit_as_ucs2_is_refused():
 
 
 def test_a_text_under_coding_0_is_read_in_the_carrier_s_alphabet():
-    fields = {"source_addr": "86138", "destination_addr": "1069", "short_message": b"a_b@\xe9"}
+    fields: dict[str, str | int | bytes] = {
+        "source_addr": "86138",
+        "destination_addr": "1069",
+        "short_message": b"a_b@\xe9",
+    }
     frame = pdu.build_pdu(pdu.DELIVER_SM, 7, fields)
     [received] = bound_session(default_alphabet="latin1").receive(frame, 1.0)
     assert isinstance(received, Received)
@@ -689,7 +693,11 @@ def test_an_id_in_another_radix_is_found_whatever_the_tlv_holds(form, answer, te
     [submitted] = outcomes(session.receive(submit_answer(2, answer), 1.1))
     name = f"id:{text} " if text else ""
     body = f"{name}sub:001 dlvrd:001 submit date:2611212028 done date:2611212028"
-    fields = {"source_addr": "86138", "destination_addr": "1069", "esm_class": 4}
+    fields: dict[str, str | int | bytes] = {
+        "source_addr": "86138",
+        "destination_addr": "1069",
+        "esm_class": 4,
+    }
     for rest in (" stat:DELIVRD err:000 text:", " err:000 stat:DELIVRD"):  # usual, and not
         tlvs = [(pdu.TLV_RECEIPTED_MESSAGE_ID, tlv.encode() + b"\0")] if tlv else []
         fields["short_message"] = (body + rest).encode()
