@@ -57,6 +57,7 @@ class Channel(Protocol):
     """One account at one carrier."""
 
     id: int
+    sends_whole: bool  # it takes a long text in one submit: the carrier cuts it
 
     def start(self) -> None:
         """Begin connecting; returns at once, keeps trying with backoff and jitter."""

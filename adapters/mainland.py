@@ -96,12 +96,13 @@ def text_of(coding: int, content: bytes) -> str:
     """The text of what a phone sent, without its user data header (`sms.concatenation`).
 
     Never an error, since an odd character must not cost an opt-out: GB18030 reads ASCII too, and
-    is what phones' texts come in when the coding says 0.
+    is what phones' texts come in when the coding says 0. Octets that are no character are escaped:
+    a cut went through one, and `sms.concatenation.join` reads it whole.
     """
     if coding == CODING_UCS2:
         text = utf16(content)
     elif coding == CODING_BINARY:
         text = content.decode("latin-1")
     else:
-        text = content.decode("gb18030", "replace")
+        text = content.decode("gb18030", "surrogateescape")
     return text.rstrip("\0")

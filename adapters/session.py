@@ -27,6 +27,9 @@ from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.model import Inbound, MessageClass, Report, Submit
 from sms.outcomes import Cause, Outcome, Rejected, Uncertain
 
+# A login that does not hold for so long was refused after all, whatever its answer said.
+PROBATION_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
@@ -183,6 +186,7 @@ class WireSession(ABC):
         self._build_into: BuildInto
         self._out: list[bytes] = []
         self._sequence = self.sequence_minimum - 1
+        self.bound_at: float | None = None  # monotonic; None before
         self._since = 0.0  # when the present state began
         self._heard_at = 0.0
         self._asked: tuple[int, float] | None = None  # our open link test
@@ -217,6 +221,10 @@ class WireSession(ABC):
         return Ended(str(error), error)
 
     # -- what the shell asks ---------------------------------------------------------------
+
+    def was_refused(self, now: float) -> bool:
+        """Whether it ended like a login that was refused although its answer said yes."""
+        return self.bound_at is None or now - self.bound_at < PROBATION_S
 
     def free(self) -> int:
         """How many submits it takes now."""
@@ -390,6 +398,8 @@ class WireSession(ABC):
         except KeyError:
             raise LocalProtocolError(f"{move} while {self.state}") from None
         self._since = now
+        if move is Move.BOUND:
+            self.bound_at = now
 
     def _end(self, reason: str) -> Ended:
         if self._farewell:

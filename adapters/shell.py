@@ -225,6 +225,8 @@ def set_options(sock: socket.socket) -> None:
 class WireChannel(ABC):
     """One account at one carrier: `config.sessions` sessions (adapters.base.Channel)."""
 
+    sends_whole = False
+
     def __init__(
         self,
         channel: config.Channel,
@@ -272,8 +274,12 @@ class WireChannel(ABC):
         return self._config.sessions
 
     def closed(self, number: int, session: WireSession, now: float) -> Close:
-        """How the session of place `number`, which was bound, ended just now."""
-        return Close.LOST
+        """How the session of place `number`, which was bound, ended just now.
+
+        Without a look at how long it lasted, a carrier that takes each login and closes it would
+        be asked every second for ever.
+        """
+        return Close.REFUSED if session.was_refused(now) else Close.LOST
 
     # -- adapters.base.Channel -------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class ChannelRuntime:
             return self.bucket.take(n, now, is_otp=is_otp)
         wait_s = throttle.wait_s(now, is_otp=is_otp) or self.bucket.take(n, now, is_otp=is_otp)
         if not wait_s:
-            throttle.spend(n, now)
+            throttle.spend(n, now, is_otp=is_otp)
         return wait_s
 
     def tick(self, now: float) -> None:

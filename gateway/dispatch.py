@@ -21,16 +21,15 @@ from typing import Protocol
 
 from gateway.channel import ChannelRuntime
 from gateway.choosing import ChannelChoice
+from gateway.cutting import cut, joined
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.references import References
-from gateway.routefit import on_air
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
 from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State, Submit
 from sms.outcomes import Submitted, Uncertain
-from sms.segmentation import payload, usable_bits
 from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
@@ -382,7 +381,8 @@ class Dispatcher(ChannelChoice):
         unix = self._unix()
         while runtime.unsent and len(burst) < free:
             submit = runtime.unsent.popleft()
-            is_late = submit.total == 1 and submit.message.valid_until <= unix
+            is_alone = submit.total == 1 or submit.parts  # nothing of it can have left before
+            is_late = is_alone and submit.message.valid_until <= unix
             (late if is_late else burst).append(submit)
         if late and self.not_sent is not None:
             self.not_sent(runtime.config.id, late, "validity.expired")
@@ -427,39 +427,17 @@ class Dispatcher(ChannelChoice):
         self.pump(channel)
 
     def _submits(self, message: Message, runtime: ChannelRuntime, unix: float) -> list[Submit]:
-        """The segments of one attempt, all with one reference."""
-        texts = on_air(message.texts) if runtime.config.adds_signature else message.texts
-        total = len(texts)
-        sender = runtime.config.sender + (message.sender_ext or "")
-        validity_s = max(1, int(message.valid_until - unix))
+        """The submits of one attempt, all with one reference."""
+        total = len(message.texts)
         begin_attempt(message, runtime.config.id)
         message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
-        reference = bits = 0
-        if total > 1:
-            reference = self._references.following(sender, message.number)
-            bits = usable_bits(texts, message.encoding, runtime.config.reference_bits)
-        submits = []
-        for index in range(total):
-            data, has_udh = payload(texts, index, message.encoding, reference, bits)
-            submits.append(
-                Submit(
-                    message,
-                    index,
-                    total,
-                    message.number,
-                    sender,
-                    message.encoding,
-                    data,
-                    has_udh,
-                    validity_s,
-                    message.attempt,
-                    message.copy,
-                )
-            )
+        submits = cut(message, runtime.config, self._references, unix)
         if total > 1:
             message.parts = submits
+            if runtime.adapter.sends_whole:
+                return [joined(submits, runtime.config)]
         return submits
 
     def _wake(self, channel: int, wait_s: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,8 @@ class _Document:
             for pointer, entry in self._entries(top.get(section), f"/{section}"):
                 read(entry, pointer)
         self._check_accounts()
+        if not self.complaints:  # what is compared must be well formed
+            self._check_guests()
         self._check_routes()
         self._check_inbound_numbers()
 
@@ -361,6 +363,26 @@ class _Document:
                     f"{self._channel_pointers[name]}/{login}",
                     f"is the account of channel {other} too (same host, port and {login}); a "
                     f"channel is one account: {remedy}, and use `sessions: N` for more links",
+                )
+
+    def _check_guests(self) -> None:
+        """Refuse two channels that a carrier's login at our port could be either's: what it brings
+        would all be the first one's."""
+        specs = self._all_specs("channel")
+        guests = [
+            (name, spec["protocol"], spec.get("settings", {}), ask)
+            for name, spec in specs.items()
+            if (protocol := self._around.protocols.get(str(spec.get("protocol"))))
+            and (ask := protocol.is_same_guest)
+        ]
+        for one, other in combinations(guests, 2):
+            here = [name for name, *_ in (one, other) if name in self._channel_pointers]
+            if here and one[1] == other[1] and one[3](one[2], other[2]):
+                name = here[-1]
+                self.complain(
+                    f"{self._channel_pointers[name]}/smg_login_name",
+                    f"is the name of channel {one[0] if name == other[0] else other[0]} too, for "
+                    "addresses that both `smg_allow`; let the carrier log in by another name",
                 )
 
     def _check_routes(self) -> None:

@@ -71,7 +71,11 @@ class JournalGate:
         if self.journal is None:
             return False
         is_written = self.journal.write_lines(
-            [(s.message.id, s.segment, s.attempt, s.copy, channel) for s in submits]
+            [
+                (s.message.id, s.segment, s.attempt, s.copy, channel)
+                for submit in submits
+                for s in submit.parts or (submit,)
+            ]
         )
         if not is_written:
             self._metrics.journal_failures_total.inc()

@@ -33,7 +33,8 @@ from sms.errors import LeaseLost, Unavailable
 from sms.ids import IdClock
 from sms.model import EventRow, Inbound, InboundMessage
 from sms.numbers import phone_of
-from store.inbound import InboundReader, InboundStore, Join, Unreadable
+from store.inbound import InboundStore, Join, Unreadable
+from store.inbound_read import InboundReader
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
@@ -123,6 +124,7 @@ class InboundDesk:
         self._held = 0  # deliveries that wait, in all three places
         self._characters = 0  # of their texts
         self._aside: dict[bytes, Delivery] = {}  # what crashed, by key: each tried again alone
+        self._most_due = DUE_AT_ONCE  # of one look, as things are
         self._planned: dict[bytes, Ids] = {}  # of texts to release
         self._join_crashes: dict[bytes, int] = {}  # by key of the long text
         self._waiting = 0  # long texts, as last seen
@@ -144,7 +146,10 @@ class InboundDesk:
             channel.id
             for channel in snapshot.channels.values()
             if channel.protocol == "smpp"
-            and (channel.countries == {86} or channel.settings.get("number_format") == NATIONAL)
+            and (
+                channel.countries == frozenset({86})
+                or channel.settings.get("number_format") == NATIONAL
+            )
         )
 
     # -- from a channel --------------------------------------------------------------------
@@ -394,7 +399,7 @@ class InboundDesk:
 
     async def _release(self) -> None:
         """Texts whose segments did not all come: told as they are. Raises Unavailable."""
-        found = await self._store.due(DUE_AT_ONCE)
+        found = await self._store.due(self._most_due)
         due = {one.key: one for one in found if not isinstance(one, Unreadable)}
         for one in found:
             if isinstance(one, Unreadable):
@@ -404,7 +409,12 @@ class InboundDesk:
                 self._planned[key] = self._new_ids()
         # What crashed is tried alone, behind the others.
         bad = [key for key in due if key in self._join_crashes]
-        await self._release_some([key for key in self._planned if key not in bad], due)
+        try:
+            await self._release_some([key for key in self._planned if key not in bad], due)
+        except Unavailable:
+            self._most_due = max(1, self._most_due // 2)
+            raise
+        self._most_due = min(DUE_AT_ONCE, self._most_due * 2)
         for key in bad:
             await self._release_some([key], due)
 

@@ -1,4 +1,7 @@
-"""From a carrier's id back to the segment it stands for: a bounded cache before the store.
+"""From a carrier's id back to the segments it stands for: a bounded cache before the store.
+
+One id stands for one segment; of a text that left whole, and with carriers that give all segments
+of a text one id, for several: a report with it is about all of them.
 
 Only a cache: what it forgot is looked up in `events` (DESIGN decision 6).
 """
@@ -7,9 +10,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from receipts.state import MAX_SEGMENTS
 from sms.model import Message
 
-Match = tuple[Message, int, int]  # message, segment, copy
+Match = tuple[Message, tuple[int, ...], int]  # message, segments, copy
+
+_ALONE = tuple((segment,) for segment in range(MAX_SEGMENTS))
 
 
 class Matches:
@@ -22,12 +28,17 @@ class Matches:
     def put(self, channel: int, carrier_id: str, message: Message, segment: int, copy: int) -> None:
         """Remember whose id this is; the oldest is forgotten when the cache is full."""
         known = self._known
-        known[channel, carrier_id] = (message, segment, copy)
+        segments: tuple[int, ...] = _ALONE[segment]
+        if len(message.texts) > 1:
+            before = known.get((channel, carrier_id))
+            if before is not None and before[0] is message and before[2] == copy:
+                segments = tuple(sorted({*before[1], segment}))
+        known[channel, carrier_id] = (message, segments, copy)
         if len(known) > self._size:
             known.popitem(last=False)
 
     def get(self, channel: int, carrier_id: str) -> Match | None:
-        """The segment of a carrier's id, if it is still known here."""
+        """The segments of a carrier's id, if it is still known here."""
         return self._known.get((channel, carrier_id))
 
     def forget(self, channel: int, carrier_id: str) -> None:

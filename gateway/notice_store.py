@@ -12,7 +12,7 @@ from typing import Protocol
 from sms.model import EventRow, InboundMessage, Message
 from store.events import EventLane
 from store.fragments import ParkedWebhook, delete_webhooks_sql, park_webhooks_sql
-from store.inbound import InboundReader
+from store.inbound_read import InboundReader
 from store.read import Reader
 
 ROWS_PER_ENTRY = 500  # of one SQL text

@@ -47,6 +47,7 @@ for _path, _states in STATES_OF_PATH.items():
         _TYPES[_path] = f"message.{_states[-1].value}"
         if _path in ATTEMPTS or _path is Path.QUEUE_FAILED:
             _BEFORE[_path] = _states[-2].value
+_PATHS = len(_TYPES)
 _VALUES: dict[State | None, str] = {state: state.value for state in State}
 _VALUES[State.ACCEPTED] = State.QUEUED.value  # what waits live is `queued`, stored `accepted`
 _VALUES[None] = State.SUBMITTED.value  # nobody noted it: rows that end a life follow this
@@ -88,8 +89,11 @@ def batch_body(bodies: Iterable[bytes], at: float) -> bytes:
 
 
 def type_of_path(path: int) -> str | None:
-    """The event type of rows with this path; None when they are no event."""
-    return _TYPES[path]
+    """The event type of rows with this path; None when they are no event.
+
+    Nor of one that only a newer version beside us knows: it tells its own rows.
+    """
+    return _TYPES[path] if path < _PATHS else None
 
 
 def notice_of_row(

@@ -181,7 +181,8 @@ class Owners:
             indexes.add(self._indexes.number_index(tenant, number))
             if not made % _TURN:
                 await asyncio.sleep(0)
-        wanted, ids = sorted(indexes), []
+        wanted = sorted(indexes)
+        ids: list[int] = []
         for start in range(0, len(wanted), MOST_INDEXES):
             some = wanted[start : start + MOST_INDEXES]
             for found in (await self._finder.recent(some, now - ANSWERS_S, LOOKED_AT)).values():

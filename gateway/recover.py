@@ -236,6 +236,10 @@ def _outcome(writes: list[WriteLine], answers: list[AnswerLine]) -> Outcome:
     return from_line(answers[-1])
 
 
+# A newer version's journal may name a cause that we do not know.
+_CAUSES: dict[str, Cause] = {cause.value: cause for cause in Cause}
+
+
 def from_line(line: AnswerLine) -> Outcome:
     """The outcome behind a journal line (kinds as in `store.journal`)."""
     if line.kind == 0:
@@ -243,7 +247,7 @@ def from_line(line: AnswerLine) -> Outcome:
     if line.kind == 1:
         cause, _, rest = line.code.partition("|")
         reason, _, code = rest.partition("|")
-        return Rejected(code, Cause(cause), reason)
+        return Rejected(code, _CAUSES.get(cause, Cause.UNKNOWN), reason)
     if line.kind == 2:
         return Throttled(1.0, line.code)
     return NotSent(LOST) if line.kind == 3 else Uncertain(LOST, line.carrier_id)

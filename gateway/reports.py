@@ -58,7 +58,9 @@ MAX_CRASHES = 1000  # reports whose crashes are counted
 
 _USUAL = ReportCodes()  # for what a channel that was removed still brings
 
-Pending = tuple[object, EventRow | bool]  # a token, and the row its answer waits for
+# The rows that a report's answer waits for, or whether it may be answered without one.
+Settled = list[EventRow] | bool
+Pending = tuple[object, Settled]  # with the report's token
 
 log = get_logger(__name__)
 
@@ -177,9 +179,8 @@ class Reports:
         """A report whose row lost its key is not durable yet: the carrier sends it again."""
         kept: list[object] = []
         later: list[object] = []
-        for token, row in tokens:
-            is_kept = row if isinstance(row, bool) else row.is_stored
-            (kept if is_kept else later).append(token)
+        for token, settled in tokens:
+            (kept if _is_kept(settled) else later).append(token)
         if kept:
             self._answer(channel, kept, accepted=True)
         if later:
@@ -199,8 +200,8 @@ class Reports:
 
     # -- one report ------------------------------------------------------------------------
 
-    def _settle(self, batch: Batch, report: Report, match: Match) -> EventRow | bool:
-        """Judge one report; returns its row, or whether it may be answered without one.
+    def _settle(self, batch: Batch, report: Report, match: Match) -> Settled:
+        """Judge one report; returns its rows, or whether it may be answered without one.
 
         A report that crashes its handler is sent again by the carrier and given up after five
         times (RELIABILITY section 4), so that it cannot take the others with it.
@@ -212,7 +213,7 @@ class Reports:
             log.exception("report crashed its handler", message_id=match[0].id)
             return self._crashed(report)
         batch.ends[end] = batch.ends.get(end, 0) + 1
-        return batch.rows[-1] if len(batch.rows) > before else True
+        return batch.rows[before:] or True
 
     def _crashed(self, report: Report) -> bool:
         key = (report.channel, report.carrier_id)
@@ -226,15 +227,32 @@ class Reports:
         return True
 
     def _judge(self, batch: Batch, report: Report, match: Match) -> str:
-        message, segment, copy = match
+        """One word about all segments that the id stands for: what became of the last."""
+        message, segments, copy = match
         codes = self._codes.get(report.channel, _USUAL)
         verdict, code = codes.read(report.state, report.error)
         name = self._ledger.channel_names.get(report.channel, "")
         if not verdict.is_known:
             self._words.unmapped(name, report.error or report.state)
-        state = verdict.state
-        if state is None:
-            return "intermediate"
+        end = "intermediate"
+        if verdict.state is not None:
+            for segment in segments:
+                about = message, segment, copy
+                end = self._judge_one(batch, report, about, verdict, verdict.state, code)
+        if end == "matched" and verdict.is_bad_number and verdict.state is State.UNDELIVERED:
+            self._words.bad_number(name, message, verdict.reason)
+        return end
+
+    def _judge_one(
+        self,
+        batch: Batch,
+        report: Report,
+        about: tuple[Message, int, int],
+        verdict: Verdict,
+        state: State,
+        code: str,
+    ) -> str:
+        message, segment, copy = about
         path = report_path(message, segment, copy, state, carrier_id=report.carrier_id)
         if path is None:
             return "duplicate"
@@ -255,8 +273,6 @@ class Reports:
         if row is None:
             return "illegal"
         batch.rows.append(row)
-        if verdict.is_bad_number and state is State.UNDELIVERED:
-            self._words.bad_number(name, message, verdict.reason)
         if submitted_at is not None:
             sent = message.carrier, submitted_at
             batch.sent[sent] = batch.sent.get(sent, 0) + 1
@@ -443,9 +459,9 @@ class Reports:
 
         self._ledger.commit([], sql=park_reports_sql(self._keyring, parked), done=done)
 
-    def _forget_parked(self, parked_id: int, row: EventRow | bool) -> None:
-        """Only a stored row makes the parked report needless; until then it is tried again."""
-        if row is True or (isinstance(row, EventRow) and row.is_stored):
+    def _forget_parked(self, parked_id: int, settled: Settled) -> None:
+        """Only stored rows make the parked report needless; until then it is tried again."""
+        if _is_kept(settled):
             self._ledger.commit([], sql=delete_reports_sql([parked_id]))
 
     async def _retry_parked(self) -> None:
@@ -482,6 +498,13 @@ class Reports:
             sql += delete_reports_sql(dropped)
         if sql:
             self._ledger.commit([], sql=sql)
+
+
+def _is_kept(settled: Settled) -> bool:
+    """Whether what a report says is durable, or needs no row."""
+    if isinstance(settled, bool):
+        return settled
+    return all(row.is_stored for row in settled)
 
 
 def retry_after_s(tries: int) -> float:

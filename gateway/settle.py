@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
 from gateway.carrier_words import CarrierWords
+from gateway.cutting import segments_of
 from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
@@ -137,6 +138,8 @@ class Settler:
 
     def outcomes(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
         """Answers, time-outs and losses of one burst."""
+        if any(submit.parts for submit, _ in results):
+            results = [(one, outcome) for whole, outcome in results for one in segments_of(whole)]
         # What never left has no write line, so it gets no answer line: lines are counted in pairs.
         lines = [_line(s, o) for s, o in results if s.sent_at or type(o) is not NotSent]
         if lines:
@@ -465,16 +468,16 @@ class Settler:
             )
             if note is not None:
                 burst.rows.append(note)
-        segment, carrier_id = known[-1] if known else (None, None)
+        named = known[-1] if known else None
         row = self._ledger.row(
             message,
             Path.UNCERTAIN,
             State.UNCERTAIN,
             burst.unix,
-            segment=segment,
+            segment=None if named is None else named[0],
             copy=message.copy,
             channel=burst.channel,
-            carrier_id=carrier_id,
+            carrier_id=None if named is None else named[1],
             reason=reason,
             times=self._times(burst, message),
         )

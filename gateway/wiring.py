@@ -68,7 +68,8 @@ from store.commands import CommandTable
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
-from store.inbound import InboundReader, InboundStore
+from store.inbound import InboundStore
+from store.inbound_read import InboundReader
 from store.intake import Intake
 from store.ported import PortedStore
 from store.processes import ProcessLease

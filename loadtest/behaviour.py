@@ -9,6 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+# What carriers do with reports, besides sending one after the answer:
+QUIRKS = (
+    "none",
+    "before_answer",  # the report first
+    "twice",
+    "accepted_first",  # one that says ACCEPTD, then the report
+    "decimal_id",  # SMPP: the id in decimal, the answer's is hexadecimal
+)
 MAXIMUM = 86_400_000  # of a whole number: a day in milliseconds
 
 
@@ -26,6 +34,7 @@ class Behaviour:
     failure_status: int = 0x08  # what a failing submit is answered with (SMPP: RSYSERR)
     takes_per_s: int = 0  # submits that it takes in a second, of all clients; beyond: "too fast"
     undelivered_share: float = 0.0  # of reports, saying UNDELIV instead of DELIVRD
+    report_quirk: str = "none"  # what is odd about its reports, one of QUIRKS
     congestion: int | None = None  # told with each answer to an SMPP 5.0 client, 0 to 100
 
     def shown(self) -> dict[str, Any]:
@@ -52,6 +61,8 @@ def _wrong(name: str, value: Any) -> str | None:  # noqa: ANN401 – straight fr
             remedy = "a whole number from 0 to 100, or null to say nothing"
         case "silent" | "receipts":
             is_good, remedy = isinstance(value, bool), "true or false"
+        case "report_quirk":
+            is_good, remedy = value in QUIRKS, f"one of {', '.join(QUIRKS)}"
         case "link":
             is_good, remedy = value in ("up", "down"), '"up" or "down"'
         case "failure_status":

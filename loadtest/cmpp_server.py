@@ -150,7 +150,7 @@ class CmppServerSession(ServerSession):
         content = b"".join(
             (
                 bytes.fromhex(report.carrier_id.decode()),
-                b"DELIVRD" if report.is_good else b"UNDELIV",
+                report.state,
                 report.submitted,
                 report.done,
                 report.to.ljust(width, b"\0"),

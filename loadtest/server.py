@@ -10,7 +10,7 @@ its caller, decides no answers, and keeps every report that the client has not a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -48,6 +48,12 @@ class OwedReport(NamedTuple):
     submitted: bytes
     done: bytes
     is_good: bool
+    is_waiting: bool = False  # taken, and no end yet
+
+    @property
+    def state(self) -> bytes:
+        """Its word for how the submit stands."""
+        return b"ACCEPTD" if self.is_waiting else b"DELIVRD" if self.is_good else b"UNDELIV"
 
 
 class OwedText(NamedTuple):
@@ -109,6 +115,7 @@ class ServerSession(ABC):
         self.is_closed = False
         self.heard_at = 0.0
         self.unanswered = 0  # submits taken and not answered
+        self.states: Mapping[bytes, int] = {}  # of submits that get no report, for who asks
         self.congestion: int | None = None  # how busy to say we are, where the protocol can
         self._framer = framer
         self._out: list[bytes] = []

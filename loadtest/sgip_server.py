@@ -143,7 +143,7 @@ class _Side(ServerSession):
         fields: Fields = {
             "submit_sequence": bytes.fromhex(report.carrier_id.decode("ascii")),
             "user_number": report.to.decode("latin-1"),
-            "state": pdu.STATE_DELIVERED if report.is_good else pdu.STATE_FAILED,
+            "state": _STATES[report.state],
             "error_code": 0 if report.is_good else ERROR_UNKNOWN_USER,
         }
         return pdu.build_pdu(pdu.REPORT, _parts(sequence), fields)
@@ -187,6 +187,13 @@ class SgipServer(_Side):
         """Take or refuse a login."""
         super().answer_login(asked, status, server_id)
         self.may_deliver = self.may_submit and self._pushes_here
+
+
+_STATES = {
+    b"DELIVRD": pdu.STATE_DELIVERED,
+    b"ACCEPTD": pdu.STATE_WAITING,
+    b"UNDELIV": pdu.STATE_FAILED,
+}
 
 
 class SgipCaller(_Side):

@@ -140,7 +140,7 @@ class SmgpServer(ServerSession):
             b"001" if report.is_good else b"000",
             report.submitted,
             report.done,
-            b"DELIVRD" if report.is_good else b"UNDELIV",
+            report.state,
             b"000" if report.is_good else b"003",
             bytes(20),
         )

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 
 from adapters.smpp import pdu
+from adapters.smpp.alphabet import CODING_UCS2
 from adapters.smpp.pdu import ESM_UDHI, HEADER_SIZE, PDU_MAXIMUM, pack_header, parse_header
-from adapters.smpp.receipt import DATA_CODING_UCS2
 from adapters.wire import Framer, build_tlvs, parse_tlvs
 from loadtest.server import (
     Ended,
@@ -35,24 +35,26 @@ _REPORT = (
 REPORT_TEXT_SIZE = 92  # octets of the text around the id, its dates, state and error included
 
 
-def build_report(
-    carrier_id: bytes, to: bytes, sender: bytes, *, submitted: bytes, done: bytes, is_good: bool
-) -> bytes:
-    """The body of a deliver_sm with a report in text and TLV form; dates are YYMMDDhhmm."""
+_MESSAGE_STATES = {b"DELIVRD": 2, b"UNDELIV": 5, b"ACCEPTD": 6}
+
+
+def build_report(report: OwedReport) -> bytes:
+    """The body of a deliver_sm with a report in text and TLV form."""
+    carrier_id, is_good = report.carrier_id, report.is_good
     size = len(carrier_id) + REPORT_TEXT_SIZE
     return _REPORT % (
-        to,
-        sender,
+        report.to,
+        report.sender,
         size,
         carrier_id,
         b"001" if is_good else b"000",
-        submitted,
-        done,
-        b"DELIVRD" if is_good else b"UNDELIV",
+        report.submitted,
+        report.done,
+        report.state,
         b"000" if is_good else b"001",
         len(carrier_id) + 1,
         carrier_id,
-        2 if is_good else 5,
+        _MESSAGE_STATES[report.state],
     )
 
 
@@ -124,11 +126,23 @@ class ServerSession(SharedSession):
             self._respond(pdu.UNBIND_RESP, pdu.ESME_ROK, sequence)
             self.is_closed = True
             return Ended("unbound")
+        elif command_id == pdu.QUERY_SM:
+            self._queried(frame)
         elif command_id in (pdu.SUBMIT_SM, pdu.DATA_SM):
             self._respond(command_id | pdu.RESPONSE, pdu.ESME_RINVBNDSTS, sequence)
         elif not command_id & pdu.RESPONSE:
             self._respond(pdu.GENERIC_NACK, pdu.ESME_RINVCMDID, sequence)
         return None
+
+    def _queried(self, frame: bytes) -> None:
+        asked = pdu.parse_pdu(frame)
+        carrier_id = asked.text("message_id")
+        state = self.states.get(carrier_id.encode("latin-1"))
+        if state is None:
+            self._respond(pdu.QUERY_SM_RESP, pdu.ESME_RQUERYFAIL, asked.sequence)
+            return
+        fields: dict[str, str | int | bytes] = {"message_id": carrier_id, "message_state": state}
+        self._out.append(pdu.build_pdu(pdu.QUERY_SM_RESP, asked.sequence, fields))
 
     def _respond(self, command_id: int, status: int, sequence: int) -> None:
         self._out.append(pack_header(HEADER_SIZE, command_id, status, sequence))
@@ -176,8 +190,7 @@ class ServerSession(SharedSession):
         self._respond(pdu.ENQUIRE_LINK, pdu.ESME_ROK, self._next())
 
     def _build_report(self, sequence: int, report: OwedReport) -> bytes:
-        carrier_id, to, sender, submitted, done, is_good = report
-        body = build_report(carrier_id, to, sender, submitted=submitted, done=done, is_good=is_good)
+        body = build_report(report)
         return pack_header(HEADER_SIZE + len(body), pdu.DELIVER_SM, 0, sequence) + body
 
     def _build_text(self, sequence: int, text: OwedText) -> bytes:
@@ -191,7 +204,7 @@ class ServerSession(SharedSession):
                 (pdu.TLV_SAR_NUMBER, bytes((text.mark.number,))),
             ]
         esm_class = ESM_UDHI if text.header else 0
-        coding = DATA_CODING_UCS2 if text.is_ucs2 else 0
+        coding = CODING_UCS2 if text.is_ucs2 else 0
         body = b"".join(
             (
                 b"\0\1\1" + text.number + b"\0",
@@ -206,7 +219,7 @@ class ServerSession(SharedSession):
 
 def text_of(data_coding: int, data: bytes) -> str:
     """The text a phone would show."""
-    if data_coding & 0x0F == DATA_CODING_UCS2:
+    if data_coding & 0x0F == CODING_UCS2:
         return data.decode("utf-16-be", "replace")
     return gsm.decode(data)
 

@@ -42,6 +42,9 @@ REPORT_AGAIN_S = 1.0  # after an error answer
 REPORT_TIMEOUT_S = 30.0  # without an answer
 ENQUIRE_S = 30.0  # of silence from a client
 
+UNTOLD = 100_000  # submits without a report whose end is remembered
+DELIVERED, UNDELIVERABLE = 2, 5  # message_state of SMPP, the one protocol that asks
+
 _TLV_FORMS = ("sar", "payload")  # SMPP's alone
 # (carrier id, to, sender) of a submit that is owed a report
 Owed = tuple[bytes, bytes, bytes]
@@ -94,6 +97,7 @@ class Smsc:
         self._window = window
         self._wheel = wheel
         self._accounts: dict[str, Account] = {}
+        self._untold: dict[bytes, int] = {}  # how submits ended that got no report
         self._number = 0
         self._tokens = 0.0  # of `takes_per_s`
         self._tokens_at = time.monotonic()
@@ -139,6 +143,7 @@ class Smsc:
 
     def joined(self, session: ServerSession) -> None:
         """A connection is logged in: what waits for its account may go over it."""
+        session.states = self._untold
         self._account(session.system_id).sessions.append(session)
         self._deliver(session.system_id)
         self.dirty.add(session)
@@ -199,6 +204,9 @@ class Smsc:
             session.unanswered -= len(submits)
             self.counts["silent"] += len(submits)
             return
+        if owed and behaviour.receipts and behaviour.report_quirk == "before_answer":
+            self._report(session.system_id, owed, time.time())
+            owed = []
         self._later(behaviour.latency_ms, partial(self._answer, session, answers, owed))
 
     def _stamp(self) -> str:
@@ -244,9 +252,20 @@ class Smsc:
             self.dirty.add(session)
         self.counts["accepted"] += sum(1 for answer in answers if not answer[1])
         self.counts["throttled"] += sum(1 for answer in answers if answer[1] == self.side.throttled)
-        if owed and self.behaviour.receipts:
-            report = partial(self._report, session.system_id, owed, time.time())
-            self._later(self.behaviour.receipt_delay_ms, report)
+        if not owed:
+            return
+        report = partial(self._report, session.system_id, owed, time.time())
+        if not self.behaviour.receipts:
+            report = partial(self._end_untold, owed)
+        self._later(self.behaviour.receipt_delay_ms, report)
+
+    def _end_untold(self, owed: list[Owed]) -> None:
+        """Nobody is told of their end: who asks learns it."""
+        for carrier_id, _, _ in owed:
+            is_bad = random() < self.behaviour.undelivered_share
+            self._untold[carrier_id] = UNDELIVERABLE if is_bad else DELIVERED
+        for _ in range(len(self._untold) - UNTOLD):
+            del self._untold[next(iter(self._untold))]
 
     # -- reports ---------------------------------------------------------------------------
 
@@ -254,14 +273,25 @@ class Smsc:
         submitted = time.strftime("%y%m%d%H%M", time.localtime(submitted_at)).encode()
         done = time.strftime("%y%m%d%H%M").encode()
         bad_share = self.behaviour.undelivered_share
-        self._account(system_id).waiting.extend(
-            OwedReport(
+        for carrier_id, to, sender in owed:
+            report = OwedReport(
                 *(carrier_id, to, sender, submitted, done),
                 is_good=not bad_share or random() >= bad_share,
             )
-            for carrier_id, to, sender in owed
-        )
+            self._account(system_id).waiting.extend(self._with_quirk(report))
         self._deliver(system_id)
+
+    def _with_quirk(self, report: OwedReport) -> tuple[OwedReport, ...]:
+        """What is sent for one report."""
+        match self.behaviour.report_quirk:
+            case "twice":
+                return (report, report)
+            case "accepted_first":
+                return (report._replace(is_waiting=True), report)
+            case "decimal_id" if self.side.name == "smpp":
+                return (report._replace(carrier_id=b"%d" % int(report.carrier_id, 16)),)
+            case _:
+                return (report,)
 
     def phone(self, text: PhoneText) -> int:
         """A phone's text, for the carrier's account, kept until it is answered; its segments."""

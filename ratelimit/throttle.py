@@ -28,9 +28,9 @@ CUT: Final = 0.7  # the deepest cut of one epoch (RELIABILITY section 6)
 STEP: Final = 0.05  # of what is configured, up again in a second; all processes together
 NOTHING: Final = 0.1  # taken, or less: no step up, the carrier is as good as closed
 STEEPEST: Final = 0.35  # of the pace: what is configured may be far from the truth
-HEADROOM: Final = 1.25  # over what was sent when the demand, not the pace, was the bound
+HEADROOM: Final = 1.25  # over our part of the rate, which is never exact; and over what was taken
 FLOOR: Final = 1.0  # segments a second, or this part of what is configured:
-FLOOR_SHARE: Final = 0.02
+FLOOR_SHARE: Final = 0.02  # our part of it: else many processes are above the carrier for good
 LONGEST_ANSWER_S: Final = 10.0  # an average may hold answers that never came
 BURST_S: Final = 0.05  # so much of the pace may go at once
 LOOK_S: Final = 0.01  # nobody looks more often; what is due by then goes together
@@ -53,9 +53,10 @@ class Throttle:
     __slots__ = (
         "_answer_s",
         "_congestion",
-        "_floor",
         "_limit",
         "_next_at",
+        "_otp_at",
+        "_paused_until",
         "_since",
         "_taken",
         "_throttled",
@@ -69,12 +70,13 @@ class Throttle:
         self.is_free = True
         self.share = 1.0  # our part of the account's sessions, so that processes step together
         self._limit = limit
-        self._floor = max(FLOOR, limit * FLOOR_SHARE)
         self._since = now  # when the epoch began; ahead of now: what is answered is of the last
         self._taken = 0
         self._throttled = 0
         self._answer_s = 0.0  # how long an answer takes, smoothed
         self._next_at = now  # when the pace lets the next segment go
+        self._otp_at = now  # the same for otp, which waits for no other class
+        self._paused_until = now
         self._congestion = 0  # the highest of the epoch
 
     # -- what the answers say --------------------------------------------------------------
@@ -90,7 +92,7 @@ class Throttle:
         """The carrier told its congestion_state, 0 to 100."""
         self._congestion = max(self._congestion, state)
         if state >= CONGESTED:
-            self._next_at = max(self._next_at, now + PAUSE_S)
+            self._paused_until = max(self._paused_until, now + PAUSE_S)
             self.is_free = False
 
     def tick(self, now: float) -> None:
@@ -111,36 +113,52 @@ class Throttle:
             self._rise(passed_s)
         if self._congestion >= NEARING:
             self._ease(taken)
-        self.is_free = self.pace == math.inf and now >= self._next_at
+        self.is_free = self.pace == math.inf and now >= max(self._next_at, self._paused_until)
         # After a cut, what is answered within an answer's time was sent before it.
         deaf_s = min(self._answer_s, LONGEST_ANSWER_S) if self.pace < before else 0.0
         self._since = now + deaf_s
         self._taken = self._throttled = self._congestion = 0
 
     def _cut(self, taken: float, throttled: float) -> None:
-        """Down to the part that was taken."""
-        sent = taken + throttled
-        base = min(self.pace, HEADROOM * sent, self._limit)
-        self.pace = max(base * max(CUT, taken / sent), self._floor)
+        """Down to the part that was taken: of what was allowed, not of what was sent.
+
+        A channel that has little to send hears of one refusal by chance; measured by what it sent
+        it would stand at the floor when much comes.
+        """
+        part = taken / (taken + throttled)
+        self.pace = max(min(self.pace, self._most()) * max(CUT, part), self._floor())
 
     def _rise(self, passed_s: float) -> None:
         step = STEP * self.share * self._limit * passed_s
         self.pace += min(step, STEEPEST * self.pace)
-        if self.pace >= self._limit:
+        if self.pace >= self._most():
             self.pace = math.inf  # the bucket is the bound again
 
     def _ease(self, taken: float) -> None:
         factor = CUT if self._congestion >= CONGESTED else EASE
-        self.pace = max(min(self.pace, HEADROOM * taken, self._limit) * factor, self._floor)
+        self.pace = max(min(self.pace, HEADROOM * taken, self._limit) * factor, self._floor())
+
+    def _most(self) -> float:
+        """What we may come to: our part with some room, the whole rate at most."""
+        return min(self._limit, HEADROOM * self.share * self._limit)
+
+    def _floor(self) -> float:
+        return max(FLOOR, FLOOR_SHARE * self.share * self._limit)
 
     # -- what may go -----------------------------------------------------------------------
 
     def wait_s(self, now: float, *, is_otp: bool) -> float:
         """Seconds after which the pace may let a segment go; 0.0 = now."""
-        ahead_s = OTP_AHEAD_S if is_otp else 0.0
-        wait_s = self._next_at - ahead_s - now
+        if is_otp:
+            wait_s = max(self._otp_at, self._paused_until) - OTP_AHEAD_S - now
+        else:
+            wait_s = max(self._next_at, self._paused_until) - now
         return max(wait_s, LOOK_S) if wait_s > 0.0 else 0.0
 
-    def spend(self, n: int, now: float) -> None:
-        """n segments go."""
-        self._next_at = max(self._next_at, now - BURST_S) + n / self.pace
+    def spend(self, n: int, now: float, *, is_otp: bool) -> None:
+        """n segments go. All of them count against the other classes, otp's own against otp: one
+        long text at a low pace would keep login codes waiting for seconds."""
+        paid_s = n / self.pace
+        self._next_at = max(self._next_at, now - BURST_S) + paid_s
+        if is_otp:
+            self._otp_at = max(self._otp_at, now - BURST_S) + paid_s

@@ -9,12 +9,18 @@ not cost an opt-out. Joining is pure; where the segments wait is the store's mat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import groupby
 
 from sms.model import SegmentMark
 
 MAX_TOTAL = 255  # one octet
 MAX_REFERENCE = 0xFFFF  # two
+# How a segment ends whose last character is cut, octets written by `surrogateescape`: the first of
+# two or four, the first two of four, or three.
+_CUT = re.compile("[\udc81-\udcfe](?:[0-9][\udc81-\udcfe]?)?\\Z")
 _UDH_8, _UDH_16 = 0x00, 0x08
 GAP = "[…]"  # stands where segments never came
 
@@ -55,15 +61,27 @@ def mark_of(reference: int, total: int, number: int, form: int) -> SegmentMark |
 def join(texts: Mapping[int, str], total: int) -> str:
     """The text of what came, by index from 1; what is missing in a row shows as one `GAP`.
 
-    Halves of a UTF-16 pair that a cut separated are one character again; a lone one is U+FFFD.
+    Halves of a UTF-16 pair, and octets of a GB18030 character, that a cut separated are one
+    character again; a lone one is U+FFFD.
     """
     pieces: list[str] = []
-    for index in range(1, total + 1):
-        if index in texts:
-            pieces.append(texts[index])
-        elif not pieces or pieces[-1] is not GAP:
-            pieces.append(GAP)
+    for is_there, indexes in groupby(range(1, total + 1), texts.__contains__):
+        pieces.append(_adjacent([texts[index] for index in indexes]) if is_there else GAP)
     return whole("".join(pieces))
+
+
+def _adjacent(segments: list[str]) -> str:
+    """Segments without a gap between them.
+
+    One of GB18030 that a cut left in the middle of a character ends with escaped octets, and those
+    behind it are read one octet beside their characters: all of them again, from their octets. A
+    segment of UTF-16 never ends so, with the lower half of a pair alone.
+    """
+    text = "".join(segments)
+    if any(_CUT.search(segment, max(0, len(segment) - 3)) for segment in segments[:-1]):
+        with suppress(UnicodeEncodeError):  # not all of GB18030
+            return text.encode("gb18030", "surrogateescape").decode("gb18030", "replace")
+    return text
 
 
 def utf16(body: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Texts from phones: kept once, joined from their segments, read back.
+"""Texts from phones: kept once, joined from their segments; read back by store.inbound_read.
 
     transaction: take keys ─▶ lock joins ─▶ rows, events, suppressions ─▶ COMMIT ─▶ the answers
 
@@ -9,7 +9,6 @@ that is locked by whoever adds a segment, so processes see one another's.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,17 +25,16 @@ from sms.ids import id_at
 from sms.model import STATE_CODES, EventRow, Inbound, InboundMessage, MessageClass, State
 from store.audit import Author
 from store.database import AnyConnection, Pool, acquire
-from store.seal import COLUMN_BODY, COLUMN_NUMBER, TABLE_INBOUND, Keyring, Sealer, day_of
-from store.suppressions import SuppressionStore, Wanted, bits_of, classes_of
+from store.seal import COLUMN_BODY, COLUMN_NUMBER, TABLE_INBOUND, Keyring, Sealer
+from store.suppressions import SuppressionStore, Wanted, bits_of
 
 PREFIX = "inb"
-_COLUMNS = (
+COLUMNS = (
     "id, tenant, number, body, recipient, channel, segments, missing, parent, suppressed,"
     " received_at"
 )
 _LOCK_TRIES = 5
-_AT_ONCE = 100  # texts opened in one turn of the loop
-_NO_KEY = "the data key of an inbound message's day is gone"
+NO_KEY = "the data key of an inbound message's day is gone"
 # A key with our own id is of a COMMIT whose answer was lost, however long ago: it is held.
 _TAKE = (
     "INSERT INTO inbound_keys (key, id, expires_at)"
@@ -61,7 +59,7 @@ _LOCK_JOINS = (
     "SELECT key, channel, state FROM inbound_joins WHERE key = ANY($1) ORDER BY key FOR UPDATE"
 )
 _ADD = (
-    f"INSERT INTO inbound ({_COLUMNS}) SELECT * FROM unnest($1::bigint[], $2::int[], $3::bytea[],"
+    f"INSERT INTO inbound ({COLUMNS}) SELECT * FROM unnest($1::bigint[], $2::int[], $3::bytea[],"
     " $4::bytea[], $5::text[], $6::int[], $7::smallint[], $8::smallint[], $9::bigint[],"
     " $10::smallint[], $11::timestamptz[])"
 )
@@ -118,13 +116,6 @@ class Wish(NamedTuple):
     message: InboundMessage
     tenant: int
     shown: str  # stands for the number in the audit log
-
-
-class StoredInbound(NamedTuple):
-    """A text and its rows in `events`, by sequence."""
-
-    message: InboundMessage
-    rows: list[EventRow]
 
 
 class Keys:
@@ -253,89 +244,6 @@ class InboundStore:
             )
 
 
-class InboundReader:
-    """Reads what is kept; raises StoreUnavailable when PostgreSQL is away."""
-
-    def __init__(self, pool: Pool, keyring: Keyring) -> None:
-        self._pool = pool
-        self._keyring = keyring
-
-    async def messages(self, ids: Sequence[int]) -> dict[int, StoredInbound]:
-        """Those of the texts that exist, with their event rows."""
-        if not ids:
-            return {}
-        wanted = sorted(set(ids))
-        span = f">= {int(wanted[0])} AND {{0}} <= {int(wanted[-1])} AND {{0}} = ANY($1)"
-        async with acquire(self._pool) as conn:
-            rows = await conn.fetch(
-                f"SELECT {_COLUMNS} FROM inbound WHERE id {span.format('id')}", wanted
-            )
-            events = await conn.fetch(
-                "SELECT message_id, sequence, event_id, tenant, path, channel, at FROM events"
-                f" WHERE message_id {span.format('message_id')} ORDER BY message_id, sequence",
-                [row["id"] for row in rows],
-            )
-            await self._load_days(conn, rows)
-        found = {row["id"]: StoredInbound(self._open(row), []) for row in rows}
-        for event in events:
-            found[event["message_id"]].rows.append(_event(event))
-        return found
-
-    async def page(
-        self, tenant: int | None, limit: int, below: int | None = None
-    ) -> list[InboundMessage]:
-        """Texts of a tenant (None: of all, nobody's included), the newest first.
-
-        They are opened behind the connection, which others wait for, and in turns of the loop.
-        """
-        whose = "true" if tenant is None else f"tenant = {int(tenant)}"
-        under = "" if below is None else f" AND id < {int(below)}"
-        async with acquire(self._pool) as conn:
-            rows = await conn.fetch(
-                f"SELECT {_COLUMNS} FROM inbound WHERE {whose}{under} ORDER BY id DESC LIMIT $1",
-                limit,
-            )
-            await self._load_days(conn, rows)
-        found: list[InboundMessage] = []
-        for row in rows:
-            found.append(self._open(row))
-            if not len(found) % _AT_ONCE:
-                await asyncio.sleep(0)
-        return found
-
-    async def _load_days(self, conn: AnyConnection, rows: Sequence[asyncpg.Record]) -> None:
-        """The keys of days that are not known yet."""
-        days = {
-            day_of(row["id"])
-            for row in rows
-            if self._keyring.sealer_for(row["tenant"], row["id"]) is None
-        }
-        if days:
-            await self._keyring.load_days(conn, sorted(days))
-
-    def _open(self, row: asyncpg.Record) -> InboundMessage:
-        sealer = self._keyring.sealer_for(row["tenant"], row["id"])
-        if sealer is None:
-            raise StoreUnavailable(_NO_KEY)
-        number, body = (
-            sealer.open(row["tenant"], row["id"], column, row[name], TABLE_INBOUND).decode()
-            for column, name in ((COLUMN_NUMBER, "number"), (COLUMN_BODY, "body"))
-        )
-        return InboundMessage(
-            id=row["id"],
-            tenant=row["tenant"],
-            number=number,
-            to=row["recipient"],
-            text=body,
-            channel=row["channel"],
-            received_at=row["received_at"].timestamp(),
-            segments=row["segments"],
-            missing=row["missing"],
-            parent=row["parent"],
-            suppressed=classes_of(row["suppressed"]),
-        )
-
-
 class InboundTransaction:
     """What may be done in one commit, in the order of its methods."""
 
@@ -448,7 +356,7 @@ class InboundTransaction:
     def _number_and_body(self, message: InboundMessage) -> tuple[bytes, bytes]:
         sealer: Sealer | None = self._keyring.sealer_for(message.tenant, message.id)
         if sealer is None:
-            raise StoreUnavailable(_NO_KEY)
+            raise StoreUnavailable(NO_KEY)
         number, body = (
             sealer.seal(message.tenant, message.id, column, text.encode(), TABLE_INBOUND)
             for column, text in ((COLUMN_NUMBER, message.number), (COLUMN_BODY, message.text))
@@ -469,19 +377,6 @@ def _join(keyring: Keyring, row: asyncpg.Record) -> Join:
 
 def _context(key: bytes) -> str:
     return f"inbound_join {key.hex()}"
-
-
-def _event(row: asyncpg.Record) -> EventRow:
-    return EventRow(
-        row["message_id"],
-        row["sequence"],
-        row["event_id"],
-        row["tenant"],
-        row["path"],
-        State.ACCEPTED,  # it says nothing here
-        row["at"].timestamp(),
-        channel=row["channel"],
-    )
 
 
 def _moment(unix_s: float) -> datetime:

@@ -34,6 +34,9 @@ from store.fragments import ASIDE, ParkedReport, ParkedWebhook, Why, open_report
 from store.partitions import day_range, today
 from store.seal import COLUMN_OPTIONS, Keyring, Sealer, day_of
 
+# Whose a carrier's id is: message_id, segments, copy.
+Owner = tuple[int, tuple[int, ...], int]
+
 _MESSAGE_COLUMNS = (
     "id,tenant,number,body,options,class,encoding,segments,flags,valid_until,created_at,send_at"
 )
@@ -210,13 +213,14 @@ class Reader:
 
     async def by_carrier_ids(
         self, pairs: Sequence[tuple[int, str]], *, now: float
-    ) -> dict[tuple[int, str], tuple[int, int, int]]:
-        """Find the messages behind (channel, carrier id): (message_id, segment, copy).
+    ) -> dict[tuple[int, str], Owner]:
+        """Find the messages behind (channel, carrier id): (message_id, segments, copy).
 
         Asked in the two newest partitions, then in the next two, the rest of a week, then in all:
-        a receipt may come three days later. A carrier id used twice means the newer message.
+        a receipt may come three days later. A carrier id used twice means the newer message; one
+        for several segments of a message means all of them.
         """
-        found: dict[tuple[int, str], tuple[int, int, int]] = {}
+        found: dict[tuple[int, str], Owner] = {}
         wanted = {pair for pair in pairs if "\0" not in pair[1]}  # no text column holds a NUL
         lows = [day_range(max(today(now) - days + 1, 0))[0] for days in NEWEST_DAYS]
         steps = zip([*lows, 0], [None, *lows], strict=True)
@@ -229,9 +233,7 @@ class Reader:
                     for row in await conn.fetch(sql, channels, carrier_ids):
                         key = (row["channel"], row["carrier_id"])
                         if key in wanted:  # newest first; two channels may share an id
-                            found.setdefault(
-                                key, (row["message_id"], row["segment"] or 0, row["copy"])
-                            )
+                            found[key] = _owner(found.get(key), row)
                     wanted -= found.keys()
         return found
 
@@ -560,6 +562,17 @@ class Reader:
         if sealer is None:
             raise StoreUnavailable(_NO_KEY)
         return sealer
+
+
+def _owner(known: Owner | None, row: asyncpg.Record) -> Owner:
+    """Whose id it is: the first row says, and others of that message add their segments."""
+    segment = row["segment"] or 0
+    if known is None:
+        return row["message_id"], (segment,), row["copy"]
+    message_id, segments, copy = known
+    if (message_id, copy) != (row["message_id"], row["copy"]) or segment in segments:
+        return known
+    return message_id, tuple(sorted((*segments, segment))), copy
 
 
 def carrier_ids_sql(low: int, high: int | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from store.database import Pool, open_pool
-from store.inbound import InboundReader
+from store.inbound_read import InboundReader
 from store.lists import Lists
 from store.pull import Pull
 from store.read import Reader

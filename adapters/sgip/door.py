@@ -29,8 +29,11 @@ log = get_logger(__name__)
 
 PROTOCOL: Final = "sgip"
 GUESTS_MAXIMUM: Final = 256  # connections at once, over all channels
+GUESTS_OF_ACCOUNT: Final = 32  # that are logged in; for one more the quietest is closed
+STRANGERS_OF_ADDRESS: Final = 8  # that are not logged in
 TICK_S: Final = 1.0
 LOGOUT_S: Final = 2.0  # the answer to UNBIND is awaited so long; nothing depends on it
+LOOK_S: Final = 0.02
 REMIND_S: Final = 60.0  # a refusal for the same reason is logged again this often
 
 
@@ -121,6 +124,7 @@ class Door:
         self._timer: asyncio.TimerHandle | None = None
         self._answered: set[_Guest] = set()  # to be written at the end of this turn of the loop
         self._told: dict[str, float] = {}
+        self._is_stopping = False
 
     def set_channels(self, channels: Iterable[config.Channel]) -> None:
         """Take the logins of these channels; whoever came by one that is gone is sent away."""
@@ -185,12 +189,19 @@ class Door:
 
     async def stop(self, timeout_s: float) -> None:
         """Log out of everybody and close; the listening socket is the caller's to close first."""
+        self._is_stopping = True
+        for session, guest in list(self._guests.items()):
+            if session.account is None:
+                guest.close("stopped")
+        # What they brought is being committed: nobody knows when they would bring it again.
+        until = time.monotonic() + min(timeout_s, LOGOUT_S)
+        while self._owes() and time.monotonic() < until:  # noqa: ASYNC110 – once in a life
+            await asyncio.sleep(LOOK_S)
         guests = list(self._guests.values())
         now = time.monotonic()
-        for guest in guests:
-            if guest.session is not None:
-                guest.session.unbind(now)
-                guest.flush()
+        for session, guest in list(self._guests.items()):
+            session.unbind(now)
+            guest.flush()
         if guests:
             endings = [guest.ended for guest in guests]
             await asyncio.wait(endings, timeout=min(timeout_s, LOGOUT_S))
@@ -204,13 +215,13 @@ class Door:
 
     def welcome(self, guest: _Guest) -> SgipGuest | None:
         """A session for it, or None when nobody expects a connection from its address."""
-        accounts = [account for own, account in self._accounts if _is_listed(guest.address, own)]
-        if not accounts or len(self._guests) >= GUESTS_MAXIMUM:
-            why = "too many connections" if accounts else "its address is on no channel's smg_allow"
-            self._tell(guest.address, why)
+        address = guest.address
+        why = self._why_not(address)
+        if why:
+            self._tell(address, why)
             return None
         session = SgipGuest(
-            accounts,
+            lambda: self._accounts_of(address),
             self._policy,
             common=self._common,
             unix_offset=time.time() - time.monotonic(),
@@ -219,6 +230,34 @@ class Door:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         return session
+
+    def _accounts_of(self, address: str) -> list[Account]:
+        return [account for own, account in self._accounts if _is_listed(address, own)]
+
+    def _why_not(self, address: str) -> str:
+        """Why nobody may connect from this address now; "" when somebody may."""
+        if self._is_stopping:
+            return "this process stops"
+        if not self._accounts_of(address):
+            return "its address is on no channel's smg_allow"
+        strangers = sum(
+            guest.address == address
+            for session, guest in self._guests.items()
+            if session.account is None
+        )
+        is_full = len(self._guests) >= GUESTS_MAXIMUM
+        return "too many connections" if is_full or strangers >= STRANGERS_OF_ADDRESS else ""
+
+    def _make_room(self, account: Account | None) -> None:
+        """Close the quietest connection of an account that has one too many."""
+        own = [session for session in self._guests if session.account == account]
+        if len(own) > GUESTS_OF_ACCOUNT:
+            now = time.monotonic()
+            quietest = max(own, key=lambda session: (session.owed <= 0, session.quiet_s(now)))
+            self._guests[quietest].close("too many connections of its login")
+
+    def _owes(self) -> bool:
+        return any(session.owed > 0 for session in self._guests)
 
     def act(self, guest: _Guest, events: list[Event]) -> None:
         """Carry one burst's events to the flow, as the channel that the login named."""
@@ -234,6 +273,8 @@ class Door:
                     self._sink.inbound(channel, texts)
                 case Bound(peer):
                     log.info("smg logged in", channel=channel, name=peer, address=guest.address)
+                    if guest.session is not None:
+                        self._make_room(guest.session.account)
                 case Ended(reason, error):
                     log_fault(error, f"{PROTOCOL} port")
                     guest.close(reason)

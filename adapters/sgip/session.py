@@ -19,6 +19,7 @@ from struct import Struct
 from adapters.layout import Fields
 from adapters.mainland import absolute_time, content_of, e164, national, stamp_of, text_of
 from adapters.session import (
+    PROBATION_S,
     Bound,
     Burst,
     Ended,
@@ -43,7 +44,7 @@ COUNTER_BITS = 32 - PROCESS_BITS
 # Two lives of one process number in the same second begin so far apart.
 _LIFE_STEP = 1 << 16
 
-PROBATION_S = 1.0  # a login that was doubtful before must hold so long until it counts
+SMG_IDLE_S = 300.0  # an SMG that says nothing for so long is logged out; the standard lets us at 60
 IDLE_S = 5.0  # so long without a word is idle; peers close after 60 s and the like
 BUSY_AGAIN = pdu.BUSY  # what "send it again later" is on this wire
 
@@ -232,7 +233,6 @@ class SgipSession(_Talk):
         self._number_of: Callable[[str], str] = e164 if is_plain else national
         self._is_doubtful = is_doubtful
         self._taken_at: float | None = None  # a doubtful login was answered with 0
-        self._bound_at: float | None = None
         self._submitted_at = 0.0
         self._had_open = False  # at the end: a submit had no answer
         self._second = -1  # of the stamp below
@@ -258,10 +258,6 @@ class SgipSession(_Talk):
         if self in own:
             own.remove(self)
         return super().lost(reason)
-
-    def was_refused(self, now: float) -> bool:
-        """Whether it ended like a login that was refused although its answer said 0."""
-        return self._bound_at is None or now - self._bound_at < PROBATION_S
 
     def was_idle(self, now: float) -> bool:
         """Whether nothing was under way when it was closed."""
@@ -353,7 +349,6 @@ class SgipSession(_Talk):
 
     def _bind(self, now: float, bound: list[Bound]) -> None:
         self._move(Move.BOUND, now)
-        self._bound_at = now
         self._common.sessions.setdefault(self.channel, []).append(self)
         bound.append(Bound())
 
@@ -390,13 +385,13 @@ class SgipGuest(_Talk):
 
     def __init__(
         self,
-        accounts: Sequence[Account],
+        accounts: Callable[[], Sequence[Account]],
         policy: SessionPolicy,
         *,
         common: Common,
         unix_offset: float,
     ) -> None:
-        """`accounts` are those whose allow-list has the peer's address."""
+        """`accounts` are those whose allow-list has the peer's address, asked for at its BIND."""
         super().__init__(0, policy, common, node=0, window=0, unix_offset=unix_offset)
         self.account: Account | None = None  # once it is logged in
         self._accounts = accounts
@@ -407,18 +402,30 @@ class SgipGuest(_Talk):
     def _read(self, frames: list[bytes], burst: Burst) -> Ended | None:
         for frame in frames:
             command_id = parse_header(frame)[1]
-            if command_id == REPORT and self.state is not SessionState.BINDING:
+            if command_id == REPORT and self.account is not None:
                 self._report(frame, burst)
                 continue
             if command_id == pdu.BIND:
                 ended = self._bind_asked(frame, burst)
-            elif self.state is SessionState.BINDING:
+            elif self.account is None:
                 raise RemoteProtocolError("something else than a BIND came first")
             else:
                 ended = self._control(frame, burst)
             if ended is not None:
                 return ended
         return None
+
+    def tick(self, now: float) -> list[Event]:
+        """As `WireSession.tick`; one that brought nothing for long is logged out: it opens another
+        connection when it has something."""
+        is_idle = self.owed <= 0 and self.quiet_s(now) >= SMG_IDLE_S
+        if is_idle and self.state is SessionState.BOUND:
+            self.unbind(now)
+        return super().tick(now)
+
+    def quiet_s(self, now: float) -> float:
+        """Seconds since it said anything."""
+        return now - self._heard_at
 
     def _bind_asked(self, frame: bytes, burst: Burst) -> Ended | None:
         if self.state is not SessionState.BINDING:
@@ -441,7 +448,7 @@ class SgipGuest(_Talk):
 
     def _account(self, name: str, password: str) -> Account | None:
         given = password.encode("latin-1")
-        for account in self._accounts:
+        for account in self._accounts():
             is_same = hmac.compare_digest(account.password.encode("latin-1"), given)
             if is_same and account.login_name == name:
                 return account

@@ -104,6 +104,20 @@ def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     return wrong
 
 
+def is_same_guest(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether an SMG's login at our port could be either channel's, by their settings without
+    secrets: the same name, and an address that both lists have."""
+    names = [one.get("smg_login_name", one.get("login_name")) for one in (first, second)]
+    if names[0] != names[1]:
+        return False
+    lists = [[ip_network(text) for text in one.get("smg_allow", ())] for one in (first, second)]
+    return any(
+        mine.version == other.version and mine.overlaps(other)
+        for mine in lists[0]
+        for other in lists[1]
+    )
+
+
 def parse(raw: Mapping[str, Any]) -> SgipSettings:
     """The settings of one channel; ConfigError naming the first wrong one."""
     wrong = validate(raw)

@@ -134,7 +134,7 @@ class SmgpSession(WireSession):
                     is_first = not submit.message.throttled
                     results.append((submit, self._codes.answered(status, is_first=is_first)))
                 else:
-                    # Some carriers give none: shared by all, it would tie a report to the wrong one.
+                    # Some carriers give none: shared by all, it would tie reports to the wrong one.
                     results.append((submit, Submitted("" if carrier_id == _NO_ID else carrier_id)))
             elif request_id == DELIVER:
                 self._deliver(frame, sequence, burst)

@@ -15,6 +15,7 @@ from adapters.base import ChannelSink
 from adapters.session import SessionPolicy
 from adapters.shell import WireChannel
 from adapters.smpp import pdu, settings
+from adapters.smpp.asking import Book
 from adapters.smpp.session import Session
 from adapters.tls import Tls, TlsSettings, make_context
 from sms import config
@@ -59,6 +60,9 @@ class SmppChannel(WireChannel):
     ) -> None:
         """Raises ConfigError when the settings are wrong (`settings.validate` says all)."""
         self._settings = settings.parse(channel.settings)
+        after_s = self._settings.query_after_s
+        self._book = None if after_s is None else Book(after_s)
+        self.sends_whole = self._settings.look.is_payload
         self._tls = _tls_of(channel.settings)
         self._context = _context_of(self._tls)
         super().__init__(
@@ -89,4 +93,6 @@ class SmppChannel(WireChannel):
         bind = pdu.BIND_TRANSCEIVER
         if self._settings.bind is settings.Bind.TX_RX:
             bind = pdu.BIND_RECEIVER if number % 2 else pdu.BIND_TRANSMITTER
-        return Session(self.id, self._settings, self._policy, self._config.window, bind=bind)
+        return Session(
+            self.id, self._settings, self._policy, self._config.window, bind=bind, book=self._book
+        )

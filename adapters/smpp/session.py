@@ -13,29 +13,34 @@ from adapters.session import (
     Bound,
     Burst,
     Ended,
+    Event,
     Move,
     SessionPolicy,
     SessionState,
     WireSession,
 )
 from adapters.smpp import pdu
+from adapters.smpp.alphabet import charset_of, recoding
+from adapters.smpp.asking import FINAL_STATES, Book, Open
 from adapters.smpp.codes import StatusTable, login_refused
 from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RESP, parse_header
 from adapters.smpp.receipt import (
     ID_FORMS,
+    TEXT_FIRST,
     is_international,
     parse_receipt,
     parse_text,
     parse_usual_receipt,
 )
 from adapters.smpp.settings import NumberFormat, SmppSettings
-from adapters.smpp.template import DataTemplate, SubmitTemplate
+from adapters.smpp.template import DataTemplate, SubmitTemplate, source_ton
 from adapters.wire import Framer, build_tlvs
 from sms.errors import RemoteProtocolError
 from sms.model import Inbound, Report
 from sms.outcomes import NotSent, Outcome, Submitted
 
 _MESSAGE_ID_END = HEADER_SIZE + 64
+QUERIES = 10  # unanswered at a time; so many a second at most
 
 
 # What an answer to the peer needs: (session, sequence number, command_id of the request). A
@@ -57,8 +62,9 @@ class Session(WireSession):
         window: int,
         *,
         bind: int = pdu.BIND_TRANSCEIVER,
+        book: Book | None = None,
     ) -> None:
-        """`bind` is the command_id of the login."""
+        """`bind` is the command_id of the login; `book` is the channel's, where it asks."""
         super().__init__(
             channel,
             policy,
@@ -69,12 +75,19 @@ class Session(WireSession):
         )
         self._settings = settings
         self._bind = bind
+        self._book = book
+        # Ours without an answer, by sequence number: about which id, and since when.
+        self._queries: dict[int, tuple[str, float]] = {}
+        self._told: list[Report] = []  # of this burst, because we had asked
+        self._spelled: dict[str, str] = {}  # ids of this burst as the carrier spelled them
         self.role = _ROLES[bind]
         self._codes = StatusTable(settings.status_classes)
         self._answer_id, self._receipt_id = ID_FORMS[settings.id_match]
+        self._is_text_first = settings.id_match in TEXT_FIRST
         kind = DataTemplate if settings.look.is_data else SubmitTemplate
-        template = kind(settings.look, _NUMBERS[settings.number_format])
-        self._build_into = template.build_into
+        build_into = kind(settings.look, _NUMBERS[settings.number_format]).build_into
+        charset = charset_of(settings.look.gsm7_data_coding, settings.default_alphabet)
+        self._build_into = recoding(build_into, charset) if charset else build_into
 
     def _login(self) -> None:
         own = self._settings
@@ -92,21 +105,59 @@ class Session(WireSession):
     def _test_link(self, sequence: int) -> None:
         self._out.append(pdu.pack_header(HEADER_SIZE, pdu.ENQUIRE_LINK, 0, sequence))
 
+    def tick(self, now: float) -> list[Event]:
+        """As `WireSession.tick`; receipts that stay away are asked for."""
+        events = super().tick(now)
+        book = self._book
+        if book is not None and self.state is SessionState.BOUND and self.window.capacity:
+            for sequence, (_, at) in list(self._queries.items()):
+                if now - at >= self._response_s:
+                    del self._queries[sequence]  # its turn comes again
+            for carrier_id, one in book.due(now, QUERIES - len(self._queries)):
+                self._query(carrier_id, one, now)
+        return events
+
+    def _query(self, carrier_id: str, one: Open, now: float) -> None:
+        look = self._settings.look
+        fields: dict[str, str | int | bytes] = {
+            "message_id": one.asked_as,
+            "source_addr_ton": source_ton(look, one.sender),
+            "source_addr_npi": look.source_addr_npi,
+            "source_addr": one.sender,
+        }
+        sequence = self._next()
+        self._queries[sequence] = carrier_id, now
+        self._out.append(pdu.build_pdu(pdu.QUERY_SM, sequence, fields))
+
     def _logout(self) -> None:
         self._out.append(pdu.pack_header(HEADER_SIZE, pdu.UNBIND, 0, self._next()))
 
     def _answer(self, tokens: Sequence[tuple[object, ...]], *, accepted: bool) -> None:
         """Queue the responses to reports and texts: 0, or 0x64 for "send it again later"."""
+        if self._book is not None:
+            tokens = self._own_answers(tokens, accepted=accepted)
         status = pdu.ESME_ROK if accepted else pdu.ESME_RX_T_APPN
         pack, out = pdu.pack_header, self._out
         for _, sequence, command_id in cast("Sequence[Token]", tokens):
             out.append(pack(HEADER_SIZE + 1, command_id | pdu.RESPONSE, status, sequence) + b"\0")
 
+    def _own_answers(
+        self, tokens: Sequence[tuple[object, ...]], *, accepted: bool
+    ) -> list[tuple[object, ...]]:
+        """What we had asked for needs no response; kept, it is not asked for again."""
+        others: list[tuple[object, ...]] = []
+        for token in tokens:
+            if token[2] != pdu.QUERY_SM_RESP:
+                others.append(token)
+            elif accepted and self._book is not None:
+                self._book.settle(str(token[1]))
+        return others
+
     # -- the peer's moves ------------------------------------------------------------------
 
     def _read(self, frames: list[bytes], burst: Burst) -> Ended | None:
         take, results, reports = self.window.open.pop, burst.results, burst.reports
-        channel, receipt_id = self.channel, self._receipt_id
+        channel, receipt_id, is_text_first = self.channel, self._receipt_id, self._is_text_first
         for frame in frames:
             _, command_id, status, sequence = parse_header(frame)
             if command_id == SUBMIT_SM_RESP:
@@ -116,7 +167,7 @@ class Session(WireSession):
                 else:
                     results.append((submit, self._outcome(frame, status)))
             elif command_id == DELIVER_SM:
-                usual = parse_usual_receipt(frame)
+                usual = parse_usual_receipt(frame, is_text_first=is_text_first)
                 if usual is None:
                     self._deliver(frame, pdu.parse_short(frame), sequence, burst)
                     continue
@@ -129,6 +180,12 @@ class Session(WireSession):
                 ended = _CONTROLS.get(command_id, Session._other)(self, frame, burst)
                 if ended is not None:
                     return ended
+        if self._book is not None:
+            self._book.taken(results, self._spelled, self._heard_at)
+            self._spelled.clear()
+            self._book.heard(reports)
+            reports += self._told
+            self._told.clear()
         return None
 
     def _outcome(self, frame: bytes, status: int) -> Outcome:
@@ -144,7 +201,9 @@ class Session(WireSession):
         # A longer id than the standard's 64 is cut, as it is in its report: the submit was taken.
         carrier_id = frame[HEADER_SIZE : end if end >= 0 else _MESSAGE_ID_END].decode("latin-1")
         if self._answer_id is not None:
-            carrier_id = self._answer_id(carrier_id)
+            spelled, carrier_id = carrier_id, self._answer_id(carrier_id)
+            if self._book is not None:
+                self._spelled[carrier_id] = spelled
         return Submitted(carrier_id)
 
     def _hear_load(self, frame: bytes, position: int) -> None:
@@ -173,7 +232,7 @@ class Session(WireSession):
         kind = short[2] & pdu.ESM_TYPE
         token = (self, sequence, command_id)
         if kind == pdu.ESM_RECEIPT:
-            parsed = parse_receipt(frame, short)
+            parsed = parse_receipt(frame, short, is_text_first=self._is_text_first)
             if parsed is not None:
                 carrier_id, state, error = parsed
                 if self._receipt_id is not None:
@@ -187,7 +246,7 @@ class Session(WireSession):
             if command_id == DELIVER_SM and number.isdigit() and is_international(frame):
                 number = f"+{number}"  # so that nobody takes it for a national one
             to = short[1].decode("latin-1").lstrip("+")
-            text, mark = parse_text(frame, short)
+            text, mark = parse_text(frame, short, self._settings.default_alphabet)
             burst.texts.append(Inbound(self.channel, number, to, text, token, mark=mark))
             return
         # Acknowledgements of other machines, intermediate notices and reports that say nothing:
@@ -215,11 +274,29 @@ class Session(WireSession):
         else:
             burst.results.append((submit, self._outcome(frame, status)))
 
+    def _queried(self, frame: bytes, _burst: Burst) -> None:
+        """What became of a submit without a receipt: an end is as good as its report."""
+        answer = pdu.parse_pdu(frame)
+        asked = self._queries.pop(answer.sequence, None)
+        if asked is None:
+            self.strays += 1
+            return
+        carrier_id = asked[0]
+        state, error = answer.number("message_state"), answer.number("error_code")
+        if answer.status or state not in FINAL_STATES:
+            return  # it does not know, or does not know yet
+        token = (self, carrier_id, pdu.QUERY_SM_RESP)
+        word = str(error) if error else ""
+        self._told.append(Report(self.channel, carrier_id, str(state), word, "", token))
+
     def _nack(self, frame: bytes, burst: Burst) -> Ended | None:
         _, _, status, sequence = parse_header(frame)
         submit = self.window.open.pop(sequence, None) or self.window.take_late(sequence)
         if submit is not None:
             burst.results.append((submit, self._codes.nack(status)))
+        elif self._queries.pop(sequence, None) is not None:
+            if self._book is not None:
+                self._book.refuse()  # it knows no query_sm
         elif self._link_answered(sequence):
             pass  # it knows no enquire_link, but it is there
         elif self.state is SessionState.BINDING:
@@ -286,6 +363,7 @@ _CONTROLS: dict[int, Callable[[Session, bytes, Burst], Ended | None]] = {
     pdu.DATA_SM: Session._data,
     pdu.DATA_SM_RESP: Session._data_answered,
     pdu.GENERIC_NACK: Session._nack,
+    pdu.QUERY_SM_RESP: Session._queried,
     pdu.ENQUIRE_LINK: Session._enquired,
     pdu.ENQUIRE_LINK_RESP: Session._enquiry_answered,
     pdu.BIND_TRANSCEIVER_RESP: Session._bind_answered,

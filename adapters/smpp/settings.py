@@ -22,6 +22,7 @@ from adapters.checks import (
     seconds,
     string,
 )
+from adapters.smpp.alphabet import Alphabet
 from adapters.smpp.template import SubmitLook
 from sms.codes import ANSWER_CLASSES, code_of, own_classes
 from sms.errors import ConfigError
@@ -40,6 +41,14 @@ class Bind(StrEnum):
 
     TRX = "trx"  # one connection for both directions
     TX_RX = "tx+rx"  # a transmitter and a receiver: two connections
+
+
+class LongMessages(StrEnum):
+    """How a text of several segments leaves."""
+
+    UDH = "udh"  # a header in the user data of each segment
+    SAR = "sar"  # the same as three TLVs
+    PAYLOAD = "payload"  # whole, in message_payload: the carrier cuts it and sends one receipt
 
 
 class SubmitPdu(StrEnum):
@@ -81,11 +90,13 @@ class SmppSettings:
     address_range: str = ""
     bind: Bind = Bind.TRX
     look: SubmitLook = field(default_factory=SubmitLook)
+    default_alphabet: Alphabet = Alphabet.GSM7
     number_format: NumberFormat = NumberFormat.E164
     id_match: IdMatch = IdMatch.EXACT
     status_classes: Mapping[int, str] = field(default_factory=dict)
     enquire_link_s: float | None = None  # None = the policy's
     response_timeout_s: float | None = None  # None = the policy's
+    query_after_s: float | None = None  # None = receipts that stay away are not asked for
     has_tls: bool = False
 
 
@@ -104,10 +115,6 @@ def _bind(value: object) -> str | None:
 
 def _version(value: object) -> str | None:
     return None if value in (0x34, 0x50) and is_whole(value) else "give 0x34 (3.4) or 0x50 (5.0)"
-
-
-def _long(value: object) -> str | None:
-    return None if value in ("udh", "sar") else "give udh (a header in the text) or sar (TLVs)"
 
 
 def _pem(value: object) -> str | None:
@@ -138,14 +145,16 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "dest_npi": _OCTET,
     "gsm7_data_coding": _OCTET,
     "ucs2_data_coding": _OCTET,
+    "default_alphabet": choice(Alphabet),
     "submit_pdu": choice(SubmitPdu),
-    "long_messages": _long,
+    "long_messages": choice(LongMessages),
     "validity_period": choice(Validity),
     "number_format": choice(NumberFormat),
     "id_match": choice(IdMatch),
     "status_classes": code_classes(code_of, '"0x0401"', ANSWER_CLASSES),
     "enquire_link_s": seconds(1, 3600),
     "response_timeout_s": seconds(1, 300),
+    "query_after_s": seconds(1, 259_200),
     "tls": flag,
     "tls_server_name": _string(1, 253),
     "tls_ca": _pem,
@@ -186,6 +195,7 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
             "address_range",
             "enquire_link_s",
             "response_timeout_s",
+            "query_after_s",
         )
         if name in raw
     }
@@ -193,6 +203,7 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
         **plain,
         bind=Bind(raw.get("bind", Bind.TRX)),
         look=_look(raw),
+        default_alphabet=Alphabet(raw.get("default_alphabet", Alphabet.GSM7)),
         number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
         id_match=IdMatch(raw.get("id_match", IdMatch.EXACT)),
         status_classes=own_classes(raw.get("status_classes", {})),
@@ -211,6 +222,7 @@ def _look(raw: Mapping[str, Any]) -> SubmitLook:
         gsm7_data_coding=raw.get("gsm7_data_coding", default.gsm7_data_coding),
         ucs2_data_coding=raw.get("ucs2_data_coding", default.ucs2_data_coding),
         has_validity=raw.get("validity_period", Validity.RELATIVE) == Validity.RELATIVE,
-        is_sar=raw.get("long_messages") == "sar",
+        is_sar=raw.get("long_messages") == LongMessages.SAR,
+        is_payload=raw.get("long_messages") == LongMessages.PAYLOAD,
         is_data=raw.get("submit_pdu") == SubmitPdu.DATA_SM,
     )

@@ -44,7 +44,15 @@ class SubmitLook:
     registered_delivery: int = 1
     has_validity: bool = True
     is_sar: bool = False  # long texts by SAR TLVs instead of a header in the user data
+    is_payload: bool = False  # long texts whole, in message_payload
     is_data: bool = False  # data_sm instead of submit_sm
+
+
+def source_ton(look: SubmitLook, sender: str) -> int:
+    """The type of number of a sender."""
+    if look.source_addr_ton is not None:
+        return look.source_addr_ton
+    return TON_SHORT_CODE if sender.isdigit() else TON_ALPHANUMERIC
 
 
 class SubmitTemplate:
@@ -68,7 +76,8 @@ class SubmitTemplate:
     def build_into(self, out: list[bytes], sequence: int, submit: Submit) -> None:
         """Append one submit_sm to `out`, in pieces, so that a burst is joined once.
 
-        Raises ValueError, with `out` as it was, when sender, number or payload does not fit.
+        A text that leaves whole goes as message_payload. Raises ValueError, with `out` as it was,
+        when sender, number or payload does not fit.
         """
         head = self._heads.get(submit.sender) or self._head(submit.sender)
         key = submit.validity_s * 4 + submit.has_udh
@@ -79,7 +88,9 @@ class SubmitTemplate:
         if self._number_of is not None:
             number = self._number_of(number)
         digits, payload, tlvs = number.encode("ascii"), submit.payload, b""
-        if submit.has_udh and self._look.is_sar:
+        if submit.parts:
+            payload, tlvs = b"", build_tlvs([(TLV_MESSAGE_PAYLOAD, payload)])
+        elif submit.has_udh and self._look.is_sar:
             payload, tlvs = _as_sar(payload)
         count = len(payload)
         if len(digits) > 20 or count > 254:
@@ -90,9 +101,7 @@ class SubmitTemplate:
 
     def _head(self, sender: str) -> bytes:
         look = self._look
-        ton = look.source_addr_ton
-        if ton is None:
-            ton = TON_SHORT_CODE if sender.isdigit() else TON_ALPHANUMERIC
+        ton = source_ton(look, sender)
         head = b"".join(
             (
                 build_cstring(look.service_type.encode("ascii"), 6),

@@ -176,8 +176,8 @@ _USAGE_PARAMETERS: Json = {
 _COST: Json = {
     **NULLABLE_TEXT,
     "description": "An estimate: what the channel takes for these segments at the "
-    "`price_per_segment` now in force, as a decimal; null when the channel has no price, 0 for what "
-    "it never took. Second copies are not in it; `smsgw_submitted_cost_total` counts exactly.",
+    "`price_per_segment` now in force, as a decimal; null when the channel has no price, 0 for "
+    "what it never took. Second copies are not in it; `smsgw_submitted_cost_total` counts exactly.",
 }
 
 

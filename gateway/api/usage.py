@@ -116,9 +116,9 @@ class UsageReport:
 def cost_of(row: UsageRow, price: Decimal | None) -> str | None:
     """What a cell's segments cost at that price for one; None where no price is known.
 
-    An estimate from where messages stand: a channel is paid for what it took, whatever became of it;
-    where nobody knows (`uncertain`, `unknown`, `expired` after a try) it is counted, and what other
-    channels took of the same message before is not. The metric of costs is exact.
+    An estimate from where messages stand: a channel is paid for what it took, whatever became of
+    it; where nobody knows (`uncertain`, `unknown`, `expired` after a try) it is counted, and what
+    other channels took of the same message before is not. The metric of costs is exact.
     """
     if not row.channel or row.status not in _TAKEN:
         return "0"

@@ -213,7 +213,7 @@ async def test_reports_are_answered_only_when_told(make):
 async def test_a_report_may_be_faster_than_its_answer_and_come_twice_over_another_session(make):
     """The id it names is the one that the answer says: what matches them has nothing else."""
     rig = await make(sessions=2)
-    await until(lambda: rig.channel.window() == 32)
+    await until(lambda: rig.channel.window() == 32 and len(rig.receivers()) == 2)
     rig.holds = True
     submits = some_submits(3)
     assert rig.channel.submit(submits) == []
@@ -236,15 +236,19 @@ async def test_a_dead_peer_is_noticed_by_the_kernel(make):
     """RELIABILITY section 4, whatever the protocol's own link test does."""
     rig = await make()
     await until(rig.channel.is_up)
-    link = rig.channel._links[0]
-    sock = link._transport.get_extra_info("socket")
     tcp = socket.IPPROTO_TCP
-    assert sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 10_000
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-    assert sock.getsockopt(tcp, socket.TCP_KEEPIDLE) == 5
-    assert sock.getsockopt(tcp, socket.TCP_KEEPINTVL) == 2
-    assert sock.getsockopt(tcp, socket.TCP_KEEPCNT) == 3
-    assert sock.getsockopt(tcp, socket.TCP_NODELAY) == 1
+    wanted = {
+        (tcp, socket.TCP_USER_TIMEOUT): 10_000,
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+        (tcp, socket.TCP_KEEPIDLE): 5,
+        (tcp, socket.TCP_KEEPINTVL): 2,
+        (tcp, socket.TCP_KEEPCNT): 3,
+        (tcp, socket.TCP_NODELAY): 1,
+    }
+    assert rig.channel._links
+    for link in rig.channel._links:
+        sock = link._transport.get_extra_info("socket")
+        assert {option: sock.getsockopt(*option) for option in wanted} == wanted
 
 
 async def test_the_carrier_s_link_test_is_answered_and_ours_ends_a_deaf_session(make, monkeypatch):
@@ -292,6 +296,16 @@ async def test_a_refused_login_is_tried_again_until_it_is_taken(make):
     assert rig.sink.links == []
     rig.refuses_login = False
     await until(rig.channel.is_up)
+
+
+async def test_a_login_that_is_taken_and_closed_at_once_counts_as_refused(make):
+    """So that the next one waits longer each time: do not hammer."""
+    rig = await make()
+    for times in (1, 2):
+        await until(rig.channel.is_up)
+        rig.drop()
+        await until(lambda: not rig.channel.is_up())
+        await until(lambda least=times: rig.channel.failures >= least)
 
 
 async def test_the_stop_waits_for_answers_and_logs_out(make):

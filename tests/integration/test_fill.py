@@ -41,7 +41,7 @@ async def test_loaded_messages_read_back_as_delivered(dsn, tmp_path):
         assert f"订单{number:08d}" in message.texts[0]
         pair = channel_of(number), carrier_id_of(day, number)
         found = await reader.by_carrier_ids([pair], now=now)
-        assert found == {pair: (message.id, 0, 0)}
+        assert found == {pair: (message.id, (0,), 0)}
     assert await conn.fetchval("SELECT count(*) FROM events") == 1000
     await pool.close()
     await database.close(conn)

@@ -236,13 +236,18 @@ async def test_a_report_finds_its_message_in_today_and_in_older_partitions(world
             world.event(messages[5].id, channel=2, carrier_id="x"),
             world.event(messages[20].id, channel=1, carrier_id="old"),
             world.event(messages[20].id, 3, channel=1, carrier_id="x"),
+            *(
+                world.event(messages[5].id, 3 + segment, channel=1, carrier_id="w", segment=segment)
+                for segment in (2, 0, 1)
+            ),
         ],
     )
-    pairs = [(1, "x"), (2, "x"), (1, "old"), (2, "old"), (9, "none")]
+    pairs = [(1, "x"), (2, "x"), (1, "old"), (2, "old"), (9, "none"), (1, "w")]
     assert await world.reader.by_carrier_ids(pairs, now=now) == {
-        (1, "x"): (messages[0].id, 2, 1),  # used twice: the newer one
-        (2, "x"): (messages[5].id, 0, 0),
-        (1, "old"): (messages[20].id, 0, 0),
+        (1, "x"): (messages[0].id, (2,), 1),  # used twice: the newer one
+        (2, "x"): (messages[5].id, (0,), 0),
+        (1, "old"): (messages[20].id, (0,), 0),
+        (1, "w"): (messages[5].id, (0, 1, 2), 0),  # of a text that left whole
     }
     assert await world.reader.by_carrier_ids([], now=now) == {}
     # what was sealed on other days opens again in a process that never had the keys

@@ -305,3 +305,51 @@ async def test_the_stop_logs_out(rig):
     caller.writer.write(pdu.pack_header(20, pdu.UNBIND_RESP, *header[2:]))
     await asyncio.wait_for(stopping, 5)
     assert rig.door.connections() == 0
+
+
+async def test_one_connection_more_than_a_login_may_have_closes_the_quietest(rig, monkeypatch):
+    """An SMG that forgets its connections must not shut the port for everybody."""
+    monkeypatch.setattr(door, "GUESTS_OF_ACCOUNT", 2)
+    forgotten = await rig.caller()
+    await rig.caller()
+    await rig.caller()
+    assert await forgotten.read() == b""
+    await until(lambda: rig.door.connections() == 2)
+    assert rig.door.sessions() == {7: 2}
+
+
+async def test_few_of_one_address_may_wait_for_their_login(rig, monkeypatch):
+    monkeypatch.setattr(door, "STRANGERS_OF_ADDRESS", 1)
+    await rig.caller()
+    await rig.connect()
+    await until(lambda: rig.door.connections() == 2)
+    reader, _ = await rig.connect()
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+    assert rig.door.connections() == 2
+
+
+async def test_who_is_connected_must_know_the_password_of_now(rig):
+    reader, writer = await rig.connect()
+    await until(lambda: rig.door.connections() == 1)
+    rig.door.set_channels([a_channel(smg_password="another")])
+    writer.write(bind_asked())
+    answer = await asyncio.wait_for(reader.read(29), 5)
+    assert answer[20] == 1
+
+
+async def test_the_stop_waits_for_what_is_being_kept_and_sends_strangers_away(rig):
+    caller = await rig.caller()
+    reader, _ = await rig.connect()
+    await until(lambda: rig.door.connections() == 2)
+    caller.report(ID)
+    await until(lambda: rig.sink.received)
+    stopping = asyncio.create_task(rig.door.stop(2.0))
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    rig.door.answer([rig.sink.received[0].token], accepted=True)
+    await caller.read()
+    assert caller.taken == 1
+    caller.writer.close()
+    await asyncio.wait_for(stopping, 5)

@@ -58,6 +58,7 @@ class Smg:
 
 async def test_an_idle_connection_that_is_closed_is_no_fault(monkeypatch):
     monkeypatch.setattr(session, "PROBATION_S", 0.02)
+    monkeypatch.setattr("adapters.session.PROBATION_S", 0.02)
     monkeypatch.setattr(session, "IDLE_S", 0.05)
     async with Smg(close_s=0.1) as smg:
         await until(lambda: smg.logins >= 4)

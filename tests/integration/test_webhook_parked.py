@@ -19,7 +19,7 @@ from sms.ids import to_text
 from sms.model import EventRow, State
 from store import database
 from store.fragments import ParkedWebhook
-from store.inbound import InboundReader
+from store.inbound_read import InboundReader
 from telemetry.metrics import Metrics
 from tests.support.postgres import World, text
 from webhooks.address import AllowList

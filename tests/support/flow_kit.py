@@ -48,6 +48,7 @@ class FakeChannel:
         self.seen: list[Submit] = []
         self.answered: list[tuple[object, bool]] = []
         self.busy = 0  # what it tells of its load, once
+        self.sends_whole = False
 
     def start(self) -> None:
         return None

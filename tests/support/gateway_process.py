@@ -444,6 +444,7 @@ class GatewayProcess:
                 throttle_share=0,
                 takes_per_s=0,
                 undelivered_share=0,
+                report_quirk="none",
                 failure_status=carrier.failure_status,
                 silent=False,
                 receipts=True,

@@ -43,6 +43,7 @@ class MoreCarrier(CarrierControl):
             failure_share=0,
             throttle_share=0,
             undelivered_share=0,
+            report_quirk="none",
             failure_status=failure_status,
             silent=False,
             receipts=True,

@@ -16,7 +16,7 @@ from sms.config import Snapshot, WebhookEndpoint
 from sms.ids import IdClock
 from sms.model import Carrier, Encoding, EventRow, Message, MessageClass, State
 from store.fragments import ParkedWebhook
-from store.inbound import StoredInbound
+from store.inbound_read import StoredInbound
 from telemetry.metrics import Metrics
 from webhooks.address import AllowList
 from webhooks.deliver import Delivered, Delivery, Target

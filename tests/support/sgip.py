@@ -56,7 +56,9 @@ def bound_session(
 def a_guest(common: Common | None = None, *accounts: Account) -> SgipGuest:
     """A connection of the SMG to us that has said nothing yet."""
     own = accounts or (Account(7, 3010012345, "fakename", "1234"),)
-    guest = SgipGuest(own, SessionPolicy(), common=common or Common(), unix_offset=UNIX_OFFSET)
+    guest = SgipGuest(
+        lambda: own, SessionPolicy(), common=common or Common(), unix_offset=UNIX_OFFSET
+    )
     guest.connected(0.0)
     return guest
 

@@ -166,18 +166,22 @@ class WireRig:
         for peer in list(self.peers):
             peer.transport.abort()
 
+    def receivers(self) -> list[_Peer]:
+        """The connections that take reports."""
+        return [peer for peer in self.peers if peer.session.may_deliver]
+
     def report(self, *numbers: int) -> None:
         """Send reports about submits with these numbers over the first session that takes them."""
-        peer = next(peer for peer in self.peers if peer.session.may_deliver)
-        self._report(peer, [self.side.carrier_id(number, number) for number in numbers])
+        self._report(
+            self.receivers()[0], [self.side.carrier_id(number, number) for number in numbers]
+        )
 
     def report_held(self) -> list[str]:
         """Send a report about each submit that is held, over the session that it did not come
         over; the ids, newest first."""
         ids = [carrier_id.decode() for _, _, carrier_id in reversed(self._held)]
-        others = (peer for peer in self.peers if peer is not self._held[0][0])
-        other = next(peer for peer in others if peer.session.may_deliver)
-        self._report(other, ids)
+        others = [peer for peer in self.receivers() if peer is not self._held[0][0]]
+        self._report(others[-1], ids)
         return ids
 
     def _report(self, peer: _Peer, ids: list[str]) -> None:

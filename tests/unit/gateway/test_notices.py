@@ -292,3 +292,8 @@ def test_events_that_share_their_look_do_not_share_their_fields() -> None:
         bodies.append(data_of(notice))
     assert [body["client_ref"] for body in bodies] == ["order-1", "order-2"]
     assert bodies[0]["id"] != bodies[1]["id"]
+
+
+def test_a_path_of_a_newer_version_is_no_event_of_ours() -> None:
+    assert type_of_path(66) is None
+    assert type_of_path(200) is None

@@ -149,3 +149,25 @@ def test_what_is_cut_for_a_mainland_channel_fits_its_segments(protocol, text):
     assert isinstance(cut, Segmentation)
     for index in range(len(cut.texts)):
         assert len(payload(cut.texts, index, cut.encoding, 7)[0]) <= CONTENT_MAXIMUM
+
+
+@pytest.mark.parametrize(
+    ("name", "allow", "is_same"),
+    [
+        ("smg", "[203.0.113.7, 198.51.100.0/24]", True),
+        ("smg", "[198.51.100.9]", True),
+        ("smg", "['2001:db8::/32', 192.0.2.1]", False),
+        ("other", "[203.0.113.7]", False),
+    ],
+)
+def test_an_smg_s_login_names_one_channel(tmp_path, name, allow, is_same):
+    """Else the reports of the second would all be told as the first one's."""
+    one = SGIP.replace("shop", "shop1") + ", smg_login_name: smg"
+    other = SGIP.replace("shop", "shop2") + f", smg_login_name: {name}, smg_allow: {allow}"
+    wrong = complaints_of(
+        tmp_path,
+        f"{{name: a, protocol: sgip, {one}, smg_allow: [203.0.113.7, 198.51.100.0/24]}}",
+        f"{{name: b, protocol: sgip, {other}}}",
+    )
+    assert list(wrong) == (["/channels/1/smg_login_name"] if is_same else [])
+    assert "channel a" in wrong.get("/channels/1/smg_login_name", "channel a")

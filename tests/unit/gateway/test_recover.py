@@ -136,3 +136,8 @@ def test_a_long_message_of_which_nothing_was_taken_is_not_uncertain() -> None:
     slow = Throttled(1.0, "0x58")
     found = replay(text, [write(0), write(1)], [answer(slow, 0), answer(REFUSED, 1)])
     assert [type(outcome) for outcome in outcomes(text, found)] == [Throttled, Rejected]
+
+
+def test_a_cause_of_a_newer_version_is_read_as_an_unknown_code() -> None:
+    line = AnswerLine(0, 1, 0, 1, "", "of_tomorrow|carrier.rejected|0x00000099")
+    assert from_line(line) == Rejected("0x00000099", Cause.UNKNOWN, "carrier.rejected")

@@ -13,7 +13,7 @@ from receipts.state import Path
 from sms.model import EventRow, Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
 from store.fragments import ParkedReport
-from store.read import Stored
+from store.read import Owner, Stored
 from store.seal import Keyring
 from tests.support.flow_kit import Kit
 
@@ -22,13 +22,13 @@ class FakeReader:
     """What the store knows, by hand."""
 
     def __init__(self) -> None:
-        self.owners: dict[tuple[int, str], tuple[int, int, int]] = {}
+        self.owners: dict[tuple[int, str], Owner] = {}
         self.stored: dict[int, Stored] = {}
         self.due: list[ParkedReport] = []
 
     async def by_carrier_ids(
         self, pairs: Sequence[tuple[int, str]], *, now: float
-    ) -> dict[tuple[int, str], tuple[int, int, int]]:
+    ) -> dict[tuple[int, str], Owner]:
         return {pair: self.owners[pair] for pair in pairs if pair in self.owners}
 
     async def messages(self, ids: Sequence[int]) -> dict[int, Stored]:
@@ -164,7 +164,7 @@ def elsewhere(desk: Desk) -> tuple[int, Message, list[EventRow]]:
 async def test_a_report_for_a_message_of_an_earlier_life_is_read_back_and_settled() -> None:
     desk = Desk()
     message_id, fresh, rows = elsewhere(desk)
-    desk.reader.owners[1, "abc"] = (message_id, 0, 0)
+    desk.reader.owners[1, "abc"] = (message_id, (0,), 0)
     desk.reader.stored[message_id] = Stored(fresh, rows)
     desk.report("abc")
     await desk.reports._round()
@@ -180,7 +180,7 @@ async def test_a_report_that_is_quicker_than_its_submitters_commit_is_not_parked
     desk.report("abc")
     await desk.reports._round()
     assert desk.reports._wait_s() == pytest.approx(SECOND_LOOK_S)
-    desk.reader.owners[1, "abc"] = (message_id, 0, 0)  # now the other process has committed it
+    desk.reader.owners[1, "abc"] = (message_id, (0,), 0)  # now the other process has committed it
     desk.reader.stored[message_id] = Stored(fresh, rows)
     desk.kit.clock.now += SECOND_LOOK_S
     await desk.reports._round()
@@ -262,7 +262,7 @@ def test_a_report_that_names_an_id_known_without_its_answer_ends_the_wait() -> N
     desk.kit.accept(message)
     for name in ("id0", "id1"):
         desk.kit.answer(1, Uncertain("channel.link_lost", name))
-    assert message.state is State.UNCERTAIN
+    assert message.id in desk.kit.evidence.waiting
     for name in ("id1", "id0"):
         desk.report(name)
         desk.kit.events.flush()

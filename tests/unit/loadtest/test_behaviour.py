@@ -23,6 +23,7 @@ def test_what_is_left_out_keeps_its_value():
         ({"failure_status": 0}, "/failure_status"),
         ({"takes_per_s": 0.5}, "/takes_per_s"),
         ({"undelivered_share": True}, "/undelivered_share"),
+        ({"report_quirk": "odd"}, "/report_quirk"),
         ({"congestion": 101}, "/congestion"),
         ({"congestion": True}, "/congestion"),
         ({"latencyms": 5}, "/latencyms"),

@@ -160,6 +160,13 @@ def test_a_report_may_say_no(tmp_path, make):
     assert (report.state, report.error.lstrip("0")) in [("UNDELIV", "29"), ("UNDELIV", "3")]
 
 
+@pytest.mark.parametrize("make", [sgip_world, smgp_world])
+def test_a_report_may_say_first_that_it_waits(tmp_path, make):
+    world, session, *_ = make(tmp_path, report_quirk="accepted_first")
+    session.submit(some_submits(1), 0.0)
+    assert [report.state for report in reports(world.carry())] == ["ACCEPTD", "DELIVRD"]
+
+
 def texts(events):
     return [text for event in events if isinstance(event, Received) for text in event.texts]
 

@@ -131,6 +131,20 @@ def test_a_pair_gets_answers_on_one_connection_and_reports_on_the_other(world):
     assert world.smsc.waiting() == 0
 
 
+def test_who_gets_no_receipt_may_ask_and_nobody_else(tmp_path):
+    world = World(tmp_path, receipts=False)
+    client, _ = world.client()
+    client.submit(some_submits(1), 0.0)
+    [taken] = outcomes(world.carry())
+    assert isinstance(taken, Submitted)
+    server = world.links[0][1]
+    for carrier_id, status, state in ((taken.carrier_id, 0, 2), ("nobody", 0x67, 0)):
+        asked = pdu.build_pdu(pdu.QUERY_SM, 77, {"message_id": carrier_id})
+        world.smsc.receive(server, asked, 0.0)
+        answer = pdu.parse_pdu(server.to_send())
+        assert (answer.status, answer.number("message_state")) == (status, state)
+
+
 def test_a_data_sm_is_taken_answered_as_such_and_reported(world):
     client, _ = world.client(submit_pdu="data_sm")
     client.submit(some_submits(2), 0.0)
@@ -355,3 +369,30 @@ def test_submits_before_the_login_are_refused():
     frame = pdu.build_pdu(pdu.SUBMIT_SM, 5, {"destination_addr": "1"})
     assert server.receive(frame, 0.0) == []
     assert server.to_send() == pdu.pack_header(16, pdu.SUBMIT_SM_RESP, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("quirk", "states"),
+    [
+        ("none", ["DELIVRD"]),
+        ("twice", ["DELIVRD"] * 2),
+        ("accepted_first", ["ACCEPTD", "DELIVRD"]),
+        ("decimal_id", ["DELIVRD"]),
+        ("before_answer", ["DELIVRD"]),
+    ],
+)
+def test_its_reports_may_be_odd(tmp_path, quirk, states):
+    world = World(tmp_path, report_quirk=quirk, latency_ms=100)
+    client, _ = world.client()
+    client.submit(some_submits(1), 0.0)
+    early = reports(world.carry())
+    world.clock.run(1.0)
+    events = world.carry()
+    [submitted] = outcomes(events)
+    assert isinstance(submitted, Submitted)
+    late = reports(events)
+    assert bool(early) is (quirk == "before_answer")
+    assert [report.state for report in early + late] == states
+    is_decimal = quirk == "decimal_id"
+    expected = str(int(submitted.carrier_id, 16)) if is_decimal else submitted.carrier_id
+    assert {report.carrier_id for report in early + late} == {expected}

@@ -23,7 +23,6 @@ from ratelimit.throttle import (
     OPTIMUM,
     OTP_AHEAD_S,
     PAUSE_S,
-    STEEPEST,
     STEP,
     Throttle,
 )
@@ -122,7 +121,7 @@ class World:
             if not throttle.is_free:
                 if throttle.wait_s(self.now, is_otp=False) > 0.0:
                     return
-                throttle.spend(1, self.now)
+                throttle.spend(1, self.now, is_otp=False)
             self.level[process] -= 1
             self.open[process] += 1
             is_taken = self.carrier.takes(self.now)
@@ -248,12 +247,11 @@ def test_without_a_throttling_answer_there_is_no_pace():
 
 
 def test_a_second_cuts_once_down_to_what_was_taken_and_not_below_seven_tenths():
-    # With room over what was sent: the demand was the bound, not a pace.
-    assert learnt(97, 3, 200.0).pace == pytest.approx(125 * 0.97 + STEP * 200.0)
-    assert learnt(97, 3, 4000.0).pace == pytest.approx(125 * 0.97 * (1 + STEEPEST))
-    assert learnt(40, 60).pace == pytest.approx(125 * CUT * (1 + STEEPEST))
+    assert learnt(97, 3).pace == math.inf  # the step makes up for it
+    assert learnt(80, 20).pace == pytest.approx(1000 * 0.8 + STEP * 1000)
+    assert learnt(40, 60).pace == pytest.approx(1000 * CUT + STEP * 1000)
     deep = learnt(9, 91)
-    assert deep.pace == pytest.approx(125 * CUT)  # and no step up
+    assert deep.pace == pytest.approx(1000 * CUT)  # and no step up
     assert not deep.is_free
     now = 1.0
     for _ in range(3):  # a tick within the second changes nothing
@@ -288,8 +286,7 @@ def test_few_answers_make_a_longer_epoch():
     throttle.tick(1.0)
     assert throttle.pace == math.inf
     throttle.tick(4.0)
-    assert throttle.pace < 5.0
-    assert throttle.pace >= 2.0  # the floor: a fiftieth of what is configured
+    assert throttle.pace == pytest.approx(100 * CUT + 4 * STEP * 100)
 
 
 def test_what_came_before_the_first_look_is_not_spread_over_the_time_before_it():
@@ -339,7 +336,7 @@ def test_what_goes_is_the_pace_and_a_small_burst(pace, sizes):
         while (wait_s := throttle.wait_s(now, is_otp=False)) > 0.0:
             now += wait_s
         assert spent <= pace * (now + 0.05) + 10.0
-        throttle.spend(size, now)
+        throttle.spend(size, now, is_otp=False)
         spent += size
     assert spent >= pace * (now - 0.05)
 
@@ -347,12 +344,52 @@ def test_what_goes_is_the_pace_and_a_small_burst(pace, sizes):
 def test_otp_may_go_an_eighth_of_a_second_ahead():
     throttle = Throttle(1e6, 0.0)
     throttle.pace, throttle.is_free = 100.0, False
-    throttle.spend(10, 1.0)
+    throttle.spend(10, 1.0, is_otp=True)
     assert throttle.wait_s(1.0, is_otp=False) > 0.0
     assert throttle.wait_s(1.0, is_otp=True) == 0.0
-    throttle.spend(20, 1.0)
+    throttle.spend(20, 1.0, is_otp=True)
     assert 0.0 < throttle.wait_s(1.0, is_otp=True) <= 0.25
     assert OTP_AHEAD_S == 1 / 8
+
+
+def test_a_login_code_does_not_wait_for_a_long_text_and_goes_at_the_pace_itself():
+    throttle = Throttle(50.0, 0.0)
+    throttle.pace, throttle.is_free = 1.0, False
+    throttle.spend(10, 100.0, is_otp=False)
+    assert throttle.wait_s(100.0, is_otp=False) > 9.0
+    assert throttle.wait_s(100.0, is_otp=True) == 0.0
+    throttle.spend(1, 100.0, is_otp=True)
+    assert 0.7 < throttle.wait_s(100.0, is_otp=True) <= 1.0
+    assert throttle.wait_s(100.0, is_otp=False) > 10.0  # the others give way
+
+
+@pytest.mark.parametrize("demand", [1, 2, 20, 100])
+@pytest.mark.parametrize("processes", [1, 4])
+def test_one_refusal_on_a_quiet_channel_leaves_it_most_of_its_rate(demand, processes):
+    """A blast or a rush of login codes may begin the next second."""
+    throttle = Throttle(1000.0, 0.0)
+    throttle.share = 1 / processes
+    now = 0.0
+    for second in range(12):
+        now = epoch(throttle, now, demand - (second == 8), int(second == 8))
+        assert throttle.pace >= CUT * 1000.0 / processes
+
+
+@pytest.mark.parametrize(("processes", "refused"), [(1, 0.35), (8, 0.35), (24, 0.35)])
+def test_the_floors_of_many_processes_stay_below_the_carrier(processes, refused):
+    """1,000 configured, 100 taken: what is sent beyond is refused again and again."""
+    throttles = [Throttle(1000.0, 0.0) for _ in range(processes)]
+    for throttle in throttles:
+        throttle.share = 1 / processes
+    now = 0.0
+    for _ in range(120):
+        wanted = [min(throttle.pace, 1000.0 / processes) for throttle in throttles]
+        part = min(1.0, 100.0 / sum(wanted))
+        for throttle, sent in zip(throttles, wanted, strict=True):
+            throttle.answered(round(sent * part), round(sent * (1 - part)), 0.05, now + 0.5)
+            throttle.tick(now + 1.0)
+        now += 1.0
+    assert 1 - part <= refused
 
 
 # -- congestion_state of SMPP 5.0 ---------------------------------------------------------------

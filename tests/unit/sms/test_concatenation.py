@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sms.concatenation import GAP, join, mark_of, split_header, whole
+from adapters.mainland import CODING_GBK, text_of
+from sms.concatenation import GAP, join, mark_of, split_header, utf16, whole
 from sms.model import Encoding, SegmentMark
 from sms.segmentation import Segmentation, payload, segment
 
@@ -91,3 +92,35 @@ def test_numbers_that_make_no_long_text_are_ignored():
     assert mark_of(7, 1, 1, 8) is None
     assert mark_of(7, 2, 0, 8) is None
     assert mark_of(0, 255, 255, 8) == SegmentMark(0, 255, 255, 8)
+
+
+@given(
+    st.text(st.characters(codec="gb18030", exclude_characters="\0"), min_size=1, max_size=200),
+    st.integers(1, 9),
+    st.sets(st.integers(1, 30), max_size=2),
+)
+def test_a_gb18030_text_that_was_cut_by_octets_is_whole_again(text, size, lost):
+    """Wherever the cuts fall, and as far as segments stand side by side."""
+    octets = text.encode("gb18030")
+    cuts = [octets[start : start + size] for start in range(0, len(octets), size)]
+    found = {n: text_of(CODING_GBK, cut) for n, cut in enumerate(cuts, 1)}
+    assert join(found, len(cuts)) == text
+    for n in lost:
+        found.pop(n, None)
+    assert GAP in join(found, len(cuts)) or len(found) == len(cuts)
+
+
+def test_an_opt_out_that_was_cut_inside_a_character_is_one():
+    octets = "退订".encode("gb18030")
+    found = {1: text_of(CODING_GBK, octets[:3]), 2: text_of(CODING_GBK, octets[3:])}
+    assert join(found, 2) == "退订"
+    assert join({1: found[1]}, 2) == f"退\ufffd{GAP}"
+
+
+@pytest.mark.parametrize("character", ["💰", "😀"])  # the first one's lower half could be an octet
+def test_half_a_pair_is_never_taken_for_an_octet(character):
+    octets = f"ab{character}cd退订".encode("utf-16-be")
+    found = {1: utf16(octets[:6]), 2: utf16(octets[6:10]), 3: utf16(octets[10:])}
+    assert join(found, 3) == f"ab{character}cd退订"
+    del found[1]
+    assert join(found, 3) == f"{GAP}\ufffdcd退订"

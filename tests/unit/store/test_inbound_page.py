@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from sms.ids import id_at
-from store.inbound import InboundReader
+from store.inbound_read import InboundReader
 from store.seal import COLUMN_BODY, COLUMN_NUMBER, SHARDS, TABLE_INBOUND, Keyring, Sealer, day_of
 
 

@@ -490,7 +490,7 @@ def test_a_wrong_login_is_answered_and_closed(wrong, result):
 def test_nobody_may_log_in_from_an_address_that_no_channel_lists():
     common = Common()
     guest = a_guest(common)
-    guest._accounts = ()
+    guest._accounts = tuple
     [ended] = guest.receive(bind_asked(), 0.1)
     assert isinstance(ended, Ended)
 
@@ -574,3 +574,25 @@ def test_a_logout_is_answered_in_time_although_nothing_can_be_kept():
     assert guest.tick(10.9) == []
     assert guest.tick(11.0) == [Ended("unbound by the carrier")]
     assert [one.command_id for one in sent(guest)] == [pdu.UNBIND_RESP]
+
+
+def test_an_smg_that_says_nothing_for_long_is_logged_out():
+    guest = bound_guest()
+    guest.receive(report((NODE, STAMP, 5)), 30.0)
+    assert guest.tick(329.0) == []
+    assert guest.tick(331.0) == []  # what it brought is not answered yet
+    assert sent(guest) == []
+    guest.answer([(guest, pdu.pack_header(29, pdu.REPORT, *SMG))], accepted=True)
+    assert guest.tick(331.0) == []
+    assert [one.command_id for one in sent(guest)] == [pdu.REPORT_RESP, pdu.UNBIND]
+    [reported] = guest.receive(report((NODE, STAMP, 6)), 331.5)  # on its way meanwhile
+    assert isinstance(reported, Reported)
+    assert guest.tick(341.0) == [Ended("the logout was not answered")]
+
+
+def test_who_is_logged_out_before_its_login_brings_nothing():
+    guest = a_guest()
+    guest.unbind(0.1)
+    guest.to_send()
+    [ended] = guest.receive(report((NODE, STAMP, 5)) + deliver(b"TD"), 0.2)
+    assert isinstance(ended, Ended)

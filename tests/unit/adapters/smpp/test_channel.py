@@ -89,6 +89,11 @@ def test_wrong_settings_make_no_channel():
         a_channel(port=0)
 
 
+@pytest.mark.parametrize(("how", "is_whole"), [("udh", 0), ("sar", 0), ("payload", 1)])
+def test_only_by_payload_long_texts_leave_whole(how, is_whole):
+    assert a_channel(long_messages=how)[0].sends_whole == is_whole
+
+
 async def test_a_carrier_that_does_not_read_gets_no_more_until_it_reads():
     channel, sink = a_channel()
     link, transport = bound(channel)

@@ -6,6 +6,7 @@ from adapters.session import Reported
 from adapters.smpp import pdu
 from adapters.smpp.receipt import ID_FORMS, parse_receipt, parse_text, parse_usual_receipt
 from adapters.smpp.settings import IdMatch
+from sms.concatenation import join
 from sms.model import SegmentMark
 from tests.support.smpp import bound_session, report
 
@@ -145,6 +146,12 @@ def test_stray_octets_behind_a_usual_report_do_not_hide_it(tail):
         (b"T", 0, 0, "T"),
         ("退订".encode("utf-16-be"), 0, 8, "退订"),
         (b"\x1be", 0, 0, "€"),
+        (b"a_b@c{d}$", 0, 1, "a_b@c{d}$"),
+        ("退订".encode("gbk"), 0, 15, "退订"),
+        (b"\xe9@", 0, 4, "é@"),
+        (b"\x00\x02", 0, 0xF1, "@$"),
+        (b"\xe9", 0, 0xF5, "é"),
+        ("退订".encode("utf-16-be"), 0, 0x18, "退订"),
         (b"caf\xe9", 0, 3, "café"),
         (b"\x05\x00\x03\x01\x02\x01" + "好".encode("utf-16-be"), 0x40, 8, "好"),
         (b"", 0, 0, ""),
@@ -154,6 +161,15 @@ def test_stray_octets_behind_a_usual_report_do_not_hide_it(tail):
 def test_a_text_from_a_phone_is_decoded(body, esm_class, data_coding, text):
     frame = deliver(body, esm_class=esm_class, data_coding=data_coding)
     assert parse_text(frame, pdu.parse_short(frame))[0] == text
+
+
+def test_a_character_of_gbk_that_a_cut_went_through_is_joined():
+    octets, segments = "退订短信".encode("gbk"), {}
+    for number, part in enumerate((octets[:3], octets[3:]), 1):
+        header = bytes((5, 0, 3, 1, 2, number))
+        frame = deliver(header + part, esm_class=0x40, data_coding=15)
+        segments[number] = parse_text(frame, pdu.parse_short(frame))[0]
+    assert join(segments, 2) == "退订短信"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from adapters.smpp import pdu
 from adapters.smpp.session import Session, Token
 from adapters.smpp.settings import parse
 from sms.errors import LocalProtocolError, RemoteProtocolError
-from sms.model import MessageClass
+from sms.gsm import encode as encode_gsm7
+from sms.model import Encoding, MessageClass
 from sms.outcomes import Cause, NotSent, Rejected, Submitted, Throttled, Uncertain
 from tests.support.smpp import (
     SETTINGS,
@@ -393,6 +394,7 @@ def test_a_text_from_a_phone_is_handed_on_and_answered_when_told():
 def test_a_token_tells_whether_its_session_stands():
     session = bound_session()
     [event] = session.receive(deliver(short_message=b"x"), 1.0)
+    assert isinstance(event, Received)
     [text] = event.texts
     assert is_linked(text.token)
     session.unbind(1.0)
@@ -413,6 +415,7 @@ def test_a_number_that_says_it_is_international_is_handed_on_so(ton, source, num
     session = bound_session()
     frame = deliver(source_addr_ton=ton, source_addr=source, short_message=b"x")
     [event] = session.receive(frame, 1.0)
+    assert isinstance(event, Received)
     assert [text.number for text in event.texts] == [number]
 
 
@@ -456,7 +459,7 @@ def test_a_text_from_a_phone_may_come_as_data_sm_however_long():
     [event] = session.receive(frame, 1.0)
     assert isinstance(event, Received)
     [text] = event.texts
-    assert (text.number, text.to, text.text) == ("8613800138000", "10690001", "退订" * 200)
+    assert (text.number, text.to, text.text) == ("+8613800138000", "10690001", "退订" * 200)
     session.answer([cast(Token, text.token)], accepted=True)
     assert session.to_send().hex() == "0000001180000103000000000000000600"
 
@@ -478,6 +481,25 @@ def test_a_channel_may_submit_by_data_sm_and_its_answers_count_the_same():
     assert isinstance(throttled, Throttled)
     assert isinstance(nacked, Rejected)
     assert (session.free(), session.strays) == (16, 1)
+
+
+@pytest.mark.parametrize(("submit_pdu", "command_id"), [("submit_sm", 4), ("data_sm", 0x103)])
+def test_a_text_that_leaves_whole_is_one_pdu_one_slot_and_one_answer(submit_pdu, command_id):
+    session = bound_session(window=1, long_messages="payload", submit_pdu=submit_pdu)
+    parts = submits_of(a_message(segments=3))
+    text = "长" * 200
+    [whole] = some_submits(1)
+    whole.payload, whole.parts = text.encode("utf-16-be"), tuple(parts)
+    assert session.submit([whole], 1.0) == []
+    [sent_pdu] = frames(session.to_send())
+    assert sent_pdu.command_id == command_id
+    assert sent_pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD) == text.encode("utf-16-be")
+    assert sent_pdu.octets("short_message") == b""
+    assert sent_pdu.number("esm_class") == 0
+    assert session.free() == 0
+    answer = pdu.build_pdu(command_id | pdu.RESPONSE, 2, {"message_id": "w1"})
+    assert session.receive(answer, 1.1) == [Answered([(whole, Submitted("w1"))])]
+    assert session.free() == 1
 
 
 # -- what is wrong -------------------------------------------------------------------------
@@ -570,7 +592,7 @@ def test_what_is_no_tlv_is_no_congestion_and_the_answer_counts(octets):
 
 
 def test_an_error_of_ours_costs_one_session_and_nothing_that_the_burst_told(monkeypatch):
-    def crash(*_):
+    def crash(*_, **__):
         raise IndexError("ours")
 
     monkeypatch.setattr("adapters.smpp.session.parse_usual_receipt", crash)
@@ -603,3 +625,74 @@ def test_a_bind_answer_in_any_form_is_a_login(body):
     frame = pdu.pack_header(16 + len(body), pdu.BIND_TRANSCEIVER_RESP, 0, 1) + body
     assert session.receive(frame, 0.1) == [Bound(body[:16].decode())]
     assert session.free() == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "coding", "octets"),
+    [
+        ({}, 0, b"a\x00b\x11\x02 \x05"),
+        ({"gsm7_data_coding": 1}, 8, "a@b_$ é".encode("utf-16-be")),
+        ({"gsm7_data_coding": 3}, 3, "a@b_$ é".encode("latin-1")),
+        ({"default_alphabet": "latin1"}, 0, "a@b_$ é".encode("latin-1")),
+        ({"default_alphabet": "latin1", "gsm7_data_coding": 0xF0}, 0xF0, b"a@b_$ \xe9"),
+        ({"default_alphabet": "ascii"}, 8, "a@b_$ é".encode("utf-16-be")),
+    ],
+)
+def test_gsm7_goes_out_in_the_characters_of_its_data_coding(settings, coding, octets):
+    session = bound_session(**settings)
+    [submit] = some_submits(1)
+    submit.encoding, submit.payload = Encoding.GSM7, encode_gsm7("a@b_$ é")
+    assert session.submit([submit], 1.0) == []
+    [found] = frames(session.to_send())
+    assert (found.number("data_coding"), found.octets("short_message")) == (coding, octets)
+    # What waits for its answer is the flow's own, not the copy.
+    [answered] = session.receive(submit_answer(found.sequence, "x"), 1.1)
+    assert isinstance(answered, Answered)
+    assert answered.results[0][0] is submit
+
+
+def test_a_header_stays_and_what_does_not_fit_as_ucs2_is_refused():
+    session = bound_session(default_alphabet="ascii")
+    first, second = submits_of(a_message(segments=2))
+    for submit, text in ((first, "@"), (second, "é" * 68)):
+        submit.encoding = Encoding.GSM7
+        submit.payload = submit.payload[:6] + encode_gsm7(text)
+    [(refused, _)] = session.submit([first, second], 1.0)
+    assert refused is second
+    [found] = frames(session.to_send())
+    assert found.octets("short_message") == first.payload[:6] + b"@"
+
+
+def test_a_text_under_coding_0_is_read_in_the_carrier_s_alphabet():
+    fields = {"source_addr": "86138", "destination_addr": "1069", "short_message": b"a_b@\xe9"}
+    frame = pdu.build_pdu(pdu.DELIVER_SM, 7, fields)
+    [received] = bound_session(default_alphabet="latin1").receive(frame, 1.0)
+    assert isinstance(received, Received)
+    assert received.texts[0].text == "a_b@é"
+
+
+@pytest.mark.parametrize(
+    ("form", "answer", "text", "tlv"),
+    [
+        ("hex_decimal", "1a2b3c00", "439041024", "1a2b3c00"),  # the TLV is the answer's own
+        ("hex_decimal", "1a2b3c00", "439041024", "439041024"),
+        ("hex_decimal", "1a2b3c00", "439041024", ""),
+        ("hex_decimal", "12345678", "305419896", "12345678"),  # no letter says its radix
+        ("hex_decimal", "1A2B3C00", "", "1a2b3c00"),
+        ("decimal_hex", "439041024", "1A2B3C00", "439041024"),
+        ("decimal_hex", "0439041024", "1a2b3c00", ""),
+    ],
+)
+def test_an_id_in_another_radix_is_found_whatever_the_tlv_holds(form, answer, text, tlv):
+    session = bound_session(id_match=form)
+    session.submit(some_submits(1), 1.0)
+    [submitted] = outcomes(session.receive(submit_answer(2, answer), 1.1))
+    name = f"id:{text} " if text else ""
+    body = f"{name}sub:001 dlvrd:001 submit date:2611212028 done date:2611212028"
+    fields = {"source_addr": "86138", "destination_addr": "1069", "esm_class": 4}
+    for rest in (" stat:DELIVRD err:000 text:", " err:000 stat:DELIVRD"):  # usual, and not
+        tlvs = [(pdu.TLV_RECEIPTED_MESSAGE_ID, tlv.encode() + b"\0")] if tlv else []
+        fields["short_message"] = (body + rest).encode()
+        [event] = session.receive(pdu.build_pdu(pdu.DELIVER_SM, 5, fields, tlvs=tlvs), 1.2)
+        assert isinstance(event, Reported)
+        assert Submitted(event.reports[0].carrier_id) == submitted

@@ -34,6 +34,8 @@ def test_what_is_missing_is_named(name):
         ("bind", "tx"),
         ("bind", "rx"),
         ("bind", "both"),
+        ("long_messages", "whole"),
+        ("submit_pdu", "data"),
         ("interface_version", 0x33),
         ("source_ton", 256),
         ("dest_npi", -1),
