@@ -251,6 +251,7 @@ class Carrier:
         )
         counts: dict[str, Any] = {name: self.smsc.counts[name] for name in names}
         counts["sessions"] = self.smsc.sessions()
+        counts["calls"] = self.smsc.sessions(calls=True)
         counts["reports_waiting"] = self.smsc.waiting()
         counts["cpu_s"] = time.process_time()
         return web.json_response(counts)

@@ -106,6 +106,7 @@ class ServerSession(ABC):
     """One client's connection."""
 
     sequence_maximum = 0xFFFFFFFF
+    is_call = False  # we opened the connection, not the client
 
     def __init__(self, framer: Framer) -> None:
         self.system_id = ""  # once bound

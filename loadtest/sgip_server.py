@@ -199,6 +199,8 @@ _STATES = {
 class SgipCaller(_Side):
     """One connection that the SMG opened to the SP: it logs in and brings reports."""
 
+    is_call = True
+
     def __init__(self, login_name: str, password: str) -> None:
         super().__init__()
         self._login = login_name, password

@@ -161,9 +161,13 @@ class Smsc:
         account.waiting.extendleft(reversed(session.lost()))
         self._deliver(session.system_id)
 
-    def sessions(self) -> int:
-        """Bound sessions of all accounts."""
-        return sum(len(account.sessions) for account in self._accounts.values())
+    def sessions(self, *, calls: bool = False) -> int:
+        """Bound sessions of all accounts; or, of SGIP, our own logins at the clients."""
+        return sum(
+            session.is_call is calls
+            for account in self._accounts.values()
+            for session in account.sessions
+        )
 
     def waiting(self) -> int:
         """Reports that wait for a session or for room."""

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.flow
 
 _numbers = itertools.count(30_000_000)
 CARRIERS = ("mobile-a", "unicom-a", "telecom-a", "vendor-a")
-SESSIONS = {**dict.fromkeys(CARRIERS, 1), "unicom-a": 2}  # the SMG has one with us besides
+SESSIONS = dict.fromkeys(CARRIERS, 1)
 WINDOW = 8
 
 

@@ -117,6 +117,7 @@ def test_an_smgs_reports_come_over_its_own_connection(tmp_path):
         (2, 2, "你好"),
     ]
     assert [row["carrier_id"] for row in world.lines()] == taken
+    assert (world.smsc.sessions(), world.smsc.sessions(calls=True)) == (1, 1)
     guest.answer([report.token for report in reports(events)], accepted=True)
     world.carry()
     assert world.smsc.counts["reports_answered"] == 2
