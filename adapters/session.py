@@ -337,8 +337,6 @@ class WireSession(ABC):
         if ended is None and self._framer.error is not None:
             ended = self._broken(self._framer.error)
         self.owed += len(burst.reports) + len(burst.texts)
-        if self._farewell:
-            self._part()
         if ended is None and self.state is SessionState.DRAINING and not self._is_awaited():
             ended = self._end("unbound by the carrier")
         return burst.events(ended)
@@ -351,8 +349,8 @@ class WireSession(ABC):
         self._asks = 0
         return True
 
-    def _peer_unbound(self, farewell: bytes) -> Ended | None:
-        """The peer logged out; `farewell` is our answer.
+    def _peer_unbound(self, farewell: bytes, burst: Burst) -> Ended | None:
+        """The peer logged out; `farewell` is our answer, `burst` what came before.
 
         It may close when it has that, so what we owe goes first; and its open submits may still
         be answered.
@@ -361,7 +359,10 @@ class WireSession(ABC):
             self._out.append(farewell)
             return self._end("unbound by the carrier")
         self._move(Move.PEER_UNBOUND, self._heard_at)
-        self._farewell = farewell
+        if self.owed > 0 or burst.reports or burst.texts:
+            self._farewell = farewell
+        else:
+            self._out.append(farewell)
         return None
 
     # -- the inside ------------------------------------------------------------------------
