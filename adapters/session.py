@@ -351,17 +351,21 @@ class WireSession(ABC):
         self._asks = 0
         return True
 
-    def _peer_unbound(self, farewell: bytes) -> Ended | None:
+    def _peer_unbound(self, farewell: bytes, burst: Burst) -> Ended | None:
         """The peer logged out; `farewell` is our answer.
 
-        It may close when it has that, so what we owe goes first; and its open submits may still
-        be answered.
+        It may close when it has that, so what we owe goes first, of this burst too; and its open
+        submits may still be answered.
         """
         if self.state is not SessionState.BOUND:
-            self._out.append(farewell)
+            self._out += [self._farewell, farewell]  # it could not wait
+            self._farewell = b""
             return self._end("unbound by the carrier")
         self._move(Move.PEER_UNBOUND, self._heard_at)
-        self._farewell = farewell
+        if self.owed > 0 or burst.reports or burst.texts:
+            self._farewell = farewell
+        else:
+            self._out.append(farewell)
         return None
 
     # -- the inside ------------------------------------------------------------------------

@@ -197,9 +197,9 @@ class Session(WireSession):
     def _test_answered(self, frame: bytes, _burst: Burst) -> None:
         self._link_answered(parse_header(frame)[2])
 
-    def _terminated(self, frame: bytes, _burst: Burst) -> Ended | None:
+    def _terminated(self, frame: bytes, burst: Burst) -> Ended | None:
         sequence = parse_header(frame)[2]
-        return self._peer_unbound(pack_header(HEADER_SIZE, pdu.TERMINATE_RESP, sequence))
+        return self._peer_unbound(pack_header(HEADER_SIZE, pdu.TERMINATE_RESP, sequence), burst)
 
     def _terminate_answered(self, _frame: bytes, _burst: Burst) -> Ended | None:
         return self._end("unbound") if self.state is SessionState.UNBINDING else None

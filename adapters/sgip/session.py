@@ -167,7 +167,7 @@ class _Talk(WireSession):
         elif command_id == pdu.DELIVER:
             self._text(frame, burst)
         elif command_id == pdu.UNBIND:
-            return self._peer_unbound(pdu.build_answer(frame, pdu.OK))
+            return self._peer_unbound(pdu.build_answer(frame, pdu.OK), burst)
         elif command_id == pdu.UNBIND_RESP:
             # Whatever stands in its sequence: SMGs put a time of their own there.
             if self.state is SessionState.UNBINDING:

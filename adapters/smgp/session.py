@@ -174,7 +174,7 @@ class SmgpSession(WireSession):
         elif request_id == pdu.LOGIN_RESP:
             return self._login_answered(frame, burst)
         elif request_id == pdu.EXIT:
-            return self._peer_unbound(pdu.pack_header(HEADER_SIZE, pdu.EXIT_RESP, sequence))
+            return self._peer_unbound(pdu.pack_header(HEADER_SIZE, pdu.EXIT_RESP, sequence), burst)
         elif request_id == pdu.EXIT_RESP:
             if self.state is SessionState.UNBINDING:
                 return self._end("unbound")
