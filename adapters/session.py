@@ -337,6 +337,8 @@ class WireSession(ABC):
         if ended is None and self._framer.error is not None:
             ended = self._broken(self._framer.error)
         self.owed += len(burst.reports) + len(burst.texts)
+        if self._farewell:
+            self._part()
         if ended is None and self.state is SessionState.DRAINING and not self._is_awaited():
             ended = self._end("unbound by the carrier")
         return burst.events(ended)
@@ -350,13 +352,14 @@ class WireSession(ABC):
         return True
 
     def _peer_unbound(self, farewell: bytes, burst: Burst) -> Ended | None:
-        """The peer logged out; `farewell` is our answer, `burst` what came before.
+        """The peer logged out; `farewell` is our answer.
 
-        It may close when it has that, so what we owe goes first; and its open submits may still
-        be answered.
+        It may close when it has that, so what we owe goes first, of this burst too; and its open
+        submits may still be answered.
         """
         if self.state is not SessionState.BOUND:
-            self._out.append(farewell)
+            self._out += [self._farewell, farewell]  # it could not wait
+            self._farewell = b""
             return self._end("unbound by the carrier")
         self._move(Move.PEER_UNBOUND, self._heard_at)
         if self.owed > 0 or burst.reports or burst.texts:

@@ -238,10 +238,12 @@ def _problems(protocols: Mapping[str, Mapping[str, Mapping[str, float]]]) -> lis
 
 def show(found: Found, console: Console) -> None:
     """A line for each protocol; costs in µs of CPU, × = of SMPP's."""
-    table = Table("one session")
+    table = Table(
+        "one session", caption="per second; CPU µs per submit and its answer; times SMPP's"
+    )
     for window in WINDOWS:
-        for name in (f"submits/s, {window} open", "CPU µs each", "× SMPP"):
-            table.add_column(name, justify="right", no_wrap=True)
+        for name in (f"window {window}", "µs", "× SMPP"):
+            table.add_column(name, justify="right")
     for protocol, windows in found["protocols"].items():
         cells: list[str] = []
         for told in windows.values():

@@ -314,9 +314,8 @@ class Session(WireSession):
 
     def _unbound(self, frame: bytes, burst: Burst) -> Ended | None:
         sequence = parse_header(frame)[3]
-        return self._peer_unbound(
-            pdu.pack_header(HEADER_SIZE, pdu.UNBIND_RESP, pdu.ESME_ROK, sequence), burst
-        )
+        farewell = pdu.pack_header(HEADER_SIZE, pdu.UNBIND_RESP, pdu.ESME_ROK, sequence)
+        return self._peer_unbound(farewell, burst)
 
     def _unbind_answered(self, _frame: bytes, _burst: Burst) -> Ended | None:
         return self._end("unbound") if self.state is SessionState.UNBINDING else None
