@@ -25,6 +25,7 @@ from typing import Final
 
 import psutil
 
+from gateway.backlog import BATCH as BATCH_BACK
 from gateway.backlog import HELD_PART
 from gateway.settings import Reliability
 from gateway.spill import BYTES_PER_ID
@@ -306,7 +307,7 @@ class Run(Experiment):
         for name, numbers in self._gateway.orders_since(places).items():
             indexes = (index_of(str(number)) for number in numbers)
             order = [p.tenant for index in indexes for p in parts if p.first <= index < p.end]
-            found = turns(order[held:])
+            found = turns(order[held:], BATCH_BACK // len(parts))
             if found is not None:
                 report.turns[name] = {**found.submits, "fairness": found.fairness}
         report.fairness = min((each["fairness"] for each in report.turns.values()), default=0.0)

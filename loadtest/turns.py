@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 STRAY_PART: Final = 20  # of a tenant's submits at most the last 1/20 came by itself, tried again
-LEAST: Final = 100  # turns of the most served tenant, below which a channel shows nothing
+LEAST: Final = 100  # turns of the most served tenant, below which a channel shows nothing;
+LEAST_BATCHES: Final = 2  # and so many times what comes in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,13 @@ class Turns:
     fairness: float
 
 
-def turns(order: Sequence[str]) -> Turns | None:
+def turns(order: Sequence[str], at_once: int = 0) -> Turns | None:
     """Judge a channel by the tenants of its submits, in order; None when they show nothing.
 
     Until the first of the tenants has nothing left here all should get the same, from then on the
     others, until one is alone. `fairness`: what the least served got of what the most served got,
-    stretch by stretch, summed up, so that a short stretch weighs little.
+    stretch by stretch, summed up, so that a short stretch weighs little. `at_once`: so many of a
+    tenant may come in one go, its part of what is read back together; so far one may be behind.
     """
     ends = _ends(order)
     least = most = start = 0
@@ -45,7 +47,9 @@ def turns(order: Sequence[str]) -> Turns | None:
         submits += counts
         start = end
         ends = {tenant: place for tenant, place in ends.items() if place > end}
-    return Turns(dict(submits), round(least / most, 2)) if most >= LEAST else None
+    if most < max(LEAST, LEAST_BATCHES * at_once):
+        return None
+    return Turns(dict(submits), round(min(most, least + at_once) / most, 2))
 
 
 def _ends(order: Sequence[str]) -> dict[str, int]:

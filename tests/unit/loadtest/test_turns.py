@@ -47,6 +47,21 @@ def test_a_straggler_does_not_stretch_the_comparison() -> None:
     assert found.fairness >= 0.95
 
 
+def test_what_comes_in_one_go_is_no_unfairness_but_twice_as_much_for_one_is() -> None:
+    in_goes = (["a"] * 100 + ["b"] * 100) * 4
+    plain, found = turns(in_goes), turns(in_goes, at_once=100)
+    assert plain is not None
+    assert found is not None
+    assert plain.fairness < 0.8 < found.fairness
+    twice = turns((["a"] * 200 + ["b"] * 100) * 4, at_once=100)
+    assert twice is not None
+    assert twice.fairness < 0.8
+
+
+def test_where_little_more_than_one_go_was_compared_nothing_is_shown() -> None:
+    assert turns(by_turns(a=150, b=150), at_once=100) is None
+
+
 @pytest.mark.parametrize("order", [[], ["a"] * 5000, by_turns(a=3000, b=LEAST - 1)])
 def test_where_nobody_else_waited_nothing_is_shown(order: list[str]) -> None:
     assert turns(order) is None
