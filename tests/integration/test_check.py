@@ -98,16 +98,16 @@ def test_a_missing_master_key_beside_a_database_is_wrong(data_dir):
     assert "put back" in told["master key"]["text"]
 
 
-async def test_a_database_of_another_master_key_is_wrong(dsn, data_dir):
-    await (await World.make(dsn)).close()
+async def test_a_database_of_another_master_key_is_wrong(durable, data_dir):
+    await (await World.make(durable)).close()
     data_dir.mkdir()
-    settings = Settings.load({}, data_dir=data_dir, database_url=dsn)
+    settings = Settings.load({}, data_dir=data_dir, database_url=durable)
     _, missing = await asyncio.to_thread(look, settings)
     assert "another master key" in missing["database"]["text"]
     load_or_create_master_key(settings.master_key_file)
     _, other = await asyncio.to_thread(look, settings)
     assert (other["database"]["ok"], other["master key"]["ok"]) == (False, True)
-    conn = await connect(dsn)
+    conn = await connect(durable)
     await conn.execute("DELETE FROM data_keys")
     await conn.close()
     _, fits = await asyncio.to_thread(look, settings)

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-async def sealed(dsn):
+async def sealed(durable):
     """A database with keys under some master key."""
-    world = await World.make(dsn)
+    world = await World.make(durable)
     await world.close()
-    return dsn
+    return durable
 
 
 async def test_a_refused_worker_takes_no_number(sealed, tmp_path):

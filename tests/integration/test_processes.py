@@ -228,12 +228,12 @@ async def test_migrations_run_once_also_when_two_start_together(postgres_server)
     await postgres_server.admin("DROP DATABASE two_start WITH (FORCE)")
 
 
-async def test_a_database_that_could_lose_messages_is_refused(dsn, postgres_server):
-    assert await database.check_durability(dsn) == []
-    name = dsn.split("/")[3].split("?")[0]
+async def test_a_database_that_could_lose_messages_is_refused(durable, postgres_server):
+    assert await database.check_durability(durable) == []
+    name = durable.split("/")[3].split("?")[0]
     await postgres_server.admin(f"ALTER DATABASE {name} SET synchronous_commit = off")
     with pytest.raises(ConfigError, match="synchronous_commit=on"):
-        await database.check_durability(dsn)
+        await database.check_durability(durable)
 
 
 async def test_a_server_that_is_not_there_is_unavailable(tmp_path):

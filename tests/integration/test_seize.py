@@ -35,6 +35,9 @@ WRITES = [
     "INSERT INTO events SELECT * FROM events WHERE false",
     "INSERT INTO intake_keys SELECT * FROM intake_keys WHERE false",
     "UPDATE intake_keys SET first_id = first_id",
+    "INSERT INTO inbound SELECT * FROM inbound WHERE false",
+    "INSERT INTO inbound_keys SELECT * FROM inbound_keys WHERE false",
+    "UPDATE inbound_keys SET id = id",
     *(
         sql
         for table, column in (

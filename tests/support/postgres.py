@@ -79,6 +79,20 @@ async def dsn(postgres_server: Server) -> AsyncIterator[str]:
     await postgres_server.admin(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture
+async def durable(dsn: str, postgres_server: Server) -> AsyncIterator[str]:
+    """The same, on a server that fsyncs: for who is asked whether it does."""
+    await postgres_server.admin("ALTER SYSTEM RESET fsync")
+    await postgres_server.admin("SELECT pg_reload_conf()")
+    conn = await database.connect(dsn)
+    while await conn.fetchval("SELECT current_setting('fsync') FROM pg_sleep(0.02)") != "on":
+        pass
+    await conn.close()
+    yield dsn
+    await postgres_server.admin("ALTER SYSTEM SET fsync = off")
+    await postgres_server.admin("SELECT pg_reload_conf()")
+
+
 @dataclass
 class Heard:
     """What the lanes told the flow, in order."""
