@@ -16,6 +16,7 @@ Everything works in slices, so that the loop is not held.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -107,6 +108,7 @@ class Backlog:
         self._unix = unix
         self._monotonic = monotonic
         self._turn = 0
+        self._picks: Counter[int] = Counter()  # by channel, those that gave something
         self._quiet_until = 0.0  # monotonic
         self._snapshot: Snapshot | None = None
         self._routes: dict[MessageClass, frozenset[Route]] = {}
@@ -262,7 +264,11 @@ class Backlog:
         found: list[Taken] = []
         stop_at = self._monotonic() + PICK_S
         for channel, routes in order[first:] + order[:first]:
-            found += self._pick_for(message_class, channel, routes, depth, limit - len(found))
+            ahead = self._picks[channel] % len(routes)  # or a tenant's second route would starve
+            routes[:] = routes[ahead:] + routes[:ahead]
+            some = self._pick_for(message_class, channel, routes, depth, limit - len(found))
+            self._picks[channel] += bool(some)
+            found += some
             if len(found) >= limit or self._monotonic() > stop_at:
                 break
         return found
@@ -286,7 +292,7 @@ class Backlog:
                 return few - there if there <= few // 2 else 0
 
             return self._take(message_class, routes, limit, of_few)
-        share = depth // max(1, sum(self.spill.waiting(message_class, r) for r in routes))
+        share = depth // max(1, self.spill.tenants(message_class, routes))
         while True:
             share = max(1, share)
             found = self._take(
@@ -306,10 +312,20 @@ class Backlog:
         limit: int,
         wanted: Callable[[int], int],
     ) -> list[Taken]:
+        """Route after route; what one of them gave a tenant counts for the next ones."""
+        if len(routes) == 1:
+            return self.spill.take(message_class, routes[0], limit, wanted)
         found: list[Taken] = []
+        given: Counter[int] = Counter()
+
+        def still(tenant: int) -> int:
+            return wanted(tenant) - given[tenant]
+
         for route in routes:
             if len(found) < limit:
-                found += self.spill.take(message_class, route, limit - len(found), wanted)
+                some = self.spill.take(message_class, route, limit - len(found), still)
+                given.update(one.queue.tenant for one in some)
+                found += some
         return found
 
     async def _bring(

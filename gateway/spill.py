@@ -354,9 +354,16 @@ class Spill:
         """The routes that something of the class waits for."""
         return list(self._rings[message_class])
 
-    def waiting(self, message_class: MessageClass, route: Route) -> int:
-        """How many tenants wait for a route."""
-        return len(self._rings[message_class].get(route, ()))
+    def tenants(self, message_class: MessageClass, routes: Sequence[Route]) -> int:
+        """How many tenants wait for these routes.
+
+        With more than TAKE_LOOKS one that waits for several may count for each.
+        """
+        rings = [self._rings[message_class].get(route, ()) for route in routes]
+        most = sum(len(ring) for ring in rings)
+        if len(rings) == 1 or most > TAKE_LOOKS:
+            return most
+        return len({queue.tenant for ring in rings for queue in ring})
 
     def take(
         self,

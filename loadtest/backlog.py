@@ -25,6 +25,8 @@ from typing import Final
 
 import psutil
 
+from gateway.backlog import BATCH as BATCH_BACK
+from gateway.backlog import HELD_PART
 from gateway.settings import Reliability
 from gateway.spill import BYTES_PER_ID
 from loadtest.bench import Load
@@ -34,6 +36,8 @@ from loadtest.measure import cpu_between, group_of, usage
 from loadtest.progress import Bar
 from loadtest.sender import Plan, index_of, sent_times
 from loadtest.stock_gateway import FINAL_TYPES, NotStock, StockGateway
+from loadtest.turns import turns
+from sms.model import MessageClass
 
 BATCH: Final = 100
 CONNECTIONS: Final = 8
@@ -86,8 +90,8 @@ class Report:
     recovered_s: float | None = None  # after kill -9, as the new worker says
     recovered_mb: float | None = None  # the new worker's memory with the whole backlog
     otp_last_place: int = 0  # of the last otp among all submits
-    turns: dict[str, float] = field(default_factory=dict)  # submits by tenant while all waited
-    fairness: float = 0.0  # the slowest tenant's part of the fastest one's
+    turns: dict[str, dict[str, float]] = field(default_factory=dict)  # by channel, see turns.py
+    fairness: float = 0.0  # of the least even channel: the slowest tenant's part of the fastest's
     loop_lag_max_s: float = 0.0
     submitted: int = 0
     twice: int = 0
@@ -118,6 +122,7 @@ class Run(Experiment):
         await self._gateway.behave_all(link="up")
         await self._drain(self.report.messages + len(otp))
         self._judge_submits(parts, otp, sorted(self._moments(places)))
+        self._judge_turns(parts, places)
         await self._judge_metrics()
         return self.report
 
@@ -293,26 +298,21 @@ class Run(Experiment):
         report.drain_share = round(report.drain_rate / report.empty_rate, 2)
         if report.drain_share < self._options.share:
             problems.append(f"drained at {report.drain_share} of the empty-queue rate")
-        self._judge_turns(parts, [index for index in indexes if index not in otp])
 
-    def _judge_turns(self, parts: Sequence[Part], indexes: Sequence[int]) -> None:
-        """Until the first tenant has nothing left, all get the same; the start is left out."""
+    def _judge_turns(self, parts: Sequence[Part], places: Mapping[Path, int]) -> None:
+        """Each channel by itself; left out is what was held and went to whoever came first."""
         report = self.report
-        left = {part.tenant: len(part.accepted) for part in parts}
-        turns = dict.fromkeys(left, 0)
-        start = min(left.values()) // 10
-        for index in indexes:
-            tenant = next(part.tenant for part in parts if part.first <= index < part.end)
-            left[tenant] -= 1
-            start -= 1
-            if start < 0:
-                turns[tenant] += 1
-            if not left[tenant]:
-                break
-        report.turns = dict(turns)
-        report.fairness = round(min(turns.values()) / max(1, *turns.values()), 2)
+        limits = Reliability.model_validate(dict(self._options.numbers))
+        held = limits.lane_transactional // HELD_PART[MessageClass.TRANSACTIONAL]
+        for name, numbers in self._gateway.orders_since(places).items():
+            indexes = (index_of(str(number)) for number in numbers)
+            order = [p.tenant for index in indexes for p in parts if p.first <= index < p.end]
+            found = turns(order[held:], BATCH_BACK // len(parts))
+            if found is not None:
+                report.turns[name] = {**found.submits, "fairness": found.fairness}
+        report.fairness = min((each["fairness"] for each in report.turns.values()), default=0.0)
         if report.fairness < self._options.fairness:
-            report.problems.append(f"tenants did not take turns: {turns}")
+            report.problems.append(f"tenants did not take turns: {report.turns}")
 
     async def _judge_metrics(self) -> None:
         metrics = await self._metrics()

@@ -263,17 +263,18 @@ class StockGateway:
         """(number's digits, Unix time) of every submit recorded behind these places."""
         moments: dict[bytes, float] = {}
         for file in self._records():
-            with file.open("rb") as lines:
-                lines.seek(places.get(file, 0))
-                for line in lines:
-                    found = _LINE.match(line)
-                    if found is None:
-                        raise NotStock(f"{file.name} has a line that is no submit: {line[:80]!r}")
-                    stamp, number = found.groups()
-                    if stamp not in moments:
-                        at = datetime.fromisoformat(stamp.decode() + "+00:00")
-                        moments = {stamp: at.timestamp()}  # bursts share one
-                    yield int(number), moments[stamp]
+            for stamp, number in _submits(file, places.get(file, 0)):
+                if stamp not in moments:
+                    at = datetime.fromisoformat(stamp.decode() + "+00:00")
+                    moments = {stamp: at.timestamp()}  # bursts share one
+                yield number, moments[stamp]
+
+    def orders_since(self, places: Mapping[Path, int]) -> dict[str, list[int]]:
+        """By carrier, the numbers' digits of its own submits behind these places, in order."""
+        return {
+            file.stem: [number for _, number in _submits(file, places.get(file, 0))]
+            for file in self._records()
+        }
 
     def samples(self) -> list[str]:
         """What the worker's sampler has written so far; nothing when it was not asked to."""
@@ -353,6 +354,18 @@ class StockGateway:
             "webhook_events": sorted({kind for spec in endpoints for kind in spec["events"]}),
             "webhook_batch": True,
         }
+
+
+def _submits(file: Path, place: int) -> Iterator[tuple[bytes, int]]:
+    """(time as it is written, number's digits) of each submit in a carrier's record."""
+    with file.open("rb") as lines:
+        lines.seek(place)
+        for line in lines:
+            found = _LINE.match(line)
+            if found is None:
+                raise NotStock(f"{file.name} has a line that is no submit: {line[:80]!r}")
+            stamp, number = found.groups()
+            yield stamp, int(number)
 
 
 _PLAIN: Final = tuple(

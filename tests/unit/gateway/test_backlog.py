@@ -196,6 +196,28 @@ async def test_tenants_drain_in_turns_out_of_the_spill() -> None:
         assert max(counts.values()) - min(counts.values()) <= 60, counts
 
 
+@pytest.mark.parametrize("window", [4, 64, 400])
+async def test_who_has_two_routes_over_one_channel_gets_no_second_turn(window: int) -> None:
+    """While another channel is down; the window takes more at once than the lane has."""
+    kit = BacklogKit(memory=160, channels=2, window=window)
+    routes = (
+        config.Route(1, 0, None, Carrier.CM, 0, (1, 2)),
+        config.Route(2, 0, None, Carrier.CU, 0, (2, 1)),
+    )
+    kit.dispatcher.reconfigure(replace(kit.dispatcher.snapshot, version=2, routes=routes))
+    send_to(kit, Carrier.CM, 600)
+    send_to(kit, Carrier.CU, 600)
+    send_to(kit, Carrier.CU, 600, tenant=2)
+    kit.dispatcher.link_changed(1, is_up=True)
+    kit.turn_timers()
+    seen = await drain(kit)
+    assert len(seen) == 1800
+    for start in range(0, 1000, 200):
+        assert sum(one.tenant == 2 for one in seen[start : start + 200]) >= 85
+    carriers = Counter(one.carrier for one in seen[:600] if one.tenant == 1)
+    assert min(carriers[Carrier.CM], carriers[Carrier.CU]) >= 90  # neither of its own waits
+
+
 async def test_a_lane_is_filled_only_so_far_and_never_runs_dry() -> None:
     kit = BacklogKit(memory=400, window=20)
     kit.send(2000)

@@ -260,7 +260,7 @@ def test_queues_that_emptied_leave_the_rings_although_nothing_is_taken(
     for number in range(100):
         add(spill, id_of(0, number), tenant=number, valid_s=1.0)
         spill.landed(spill.expire(spill.all_queues(), NOW + 5, 10))
-    assert spill.waiting(TRANSACTIONAL, ROUTE) <= 10
+    assert spill.tenants(TRANSACTIONAL, [ROUTE]) <= 10
     in_hand = add(spill, id_of(1), tenant=500)
     taken = take(spill)
     assert ids(taken) == [in_hand]
