@@ -34,7 +34,7 @@ from sms.errors import RemoteProtocolError
 STATUS_VERSION = 4
 STATUS_ACCOUNT = 2
 STATUS_PASSWORD = 3
-RESULT_FAILURE = 7  # the service code: of the account, so that the next channel may take it
+RESULT_FAILURE = 3  # a duplicate sequence: once more, then the next channel may take it
 
 
 # Src_Id, first Dest_terminal_Id, TP_udhi, Msg_Fmt, Registered_Delivery, Msg_Content of a SUBMIT

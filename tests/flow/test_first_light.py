@@ -17,7 +17,7 @@ pytestmark = pytest.mark.flow
 
 SIGNED = "【沙箱】"
 THROTTLED = (8, 11, 1, 0x58)  # of CMPP, SGIP, SMGP and SMPP
-FAILED_WITHIN_S = 20.0  # four channels one after another, 1, 2 and 4 s in between
+SERVICE_CODE = 7  # of CMPP: a fault of the channel, told at once
 
 _numbers = itertools.count(10_000_000)
 
@@ -331,14 +331,13 @@ def test_throttled_messages_come_through_later_and_once(gateway):
 
 
 def test_a_failing_channel_is_left_for_the_next_one(gateway):
-    primary = gateway.carriers["mobile-a"]
-    primary.behave(failure_share=1.0)  # a fault of the channel
+    gateway.carriers["mobile-a"].behave(failure_share=1.0, failure_status=SERVICE_CODE)
     to = a_number()
     message = gateway.wait_for_status(gateway.accept(to=to, text="另一条路"), "delivered")
     assert message["channel"] == "unicom-a"
     rows = gateway.submits_of(to, taken=False)
     assert [(row["carrier"], row["status"]) for row in rows] == [
-        ("mobile-a", primary.failure_status),
+        ("mobile-a", SERVICE_CODE),
         ("unicom-a", 0),
     ]
 
@@ -346,6 +345,7 @@ def test_a_failing_channel_is_left_for_the_next_one(gateway):
 def test_when_every_channel_fails_the_message_ends_with_a_reason(gateway):
     for carrier in gateway.carriers.values():
         carrier.behave(failure_share=1.0)
+    gateway.carriers["mobile-a"].behave(failure_status=SERVICE_CODE)  # its usual one is asked twice
     to = a_number()
     message = gateway.wait_for_status(gateway.accept(to=to, text="都不行"), "failed")
     assert message["reason"]
