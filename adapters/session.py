@@ -29,6 +29,7 @@ from sms.outcomes import Cause, Outcome, Rejected, Uncertain
 
 # A login that does not hold for so long was refused after all, whatever its answer said.
 PROBATION_S = 1.0
+LOGIN_UNANSWERED = "the login was not answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +226,10 @@ class WireSession(ABC):
     def was_refused(self, now: float) -> bool:
         """Whether it ended like a login that was refused although its answer said yes."""
         return self.bound_at is None or now - self.bound_at < PROBATION_S
+
+    def was_taken(self) -> bool:
+        """Whether the peer ever said yes to a login, so speaks our protocol."""
+        return self.bound_at is not None
 
     def free(self) -> int:
         """How many submits it takes now."""
@@ -439,7 +444,7 @@ class WireSession(ABC):
         waited = now - self._since >= self._response_s
         match self.state:
             case SessionState.BINDING if waited:
-                return "the login was not answered"
+                return LOGIN_UNANSWERED
             case SessionState.UNBINDING if waited:
                 return "the logout was not answered"
             case SessionState.DRAINING if waited or not self._is_awaited():

@@ -24,6 +24,7 @@ from typing import assert_never, cast
 
 from adapters.base import ChannelSink
 from adapters.session import (
+    LOGIN_UNANSWERED,
     Answered,
     Bound,
     Ended,
@@ -57,6 +58,9 @@ REMIND_S = 60.0  # a failure that lasts is logged again this often
 
 
 _UNREACHED = "check host and port, and that the carrier lets our address in"
+# Whoever answers in another language, or not at all, may be somebody else.
+_NOT_OURS = "check `host`, `port` and `protocol`"
+_NO_ANSWER = f"before it answered our login: ask whether it lets our address in, {_NOT_OURS}"
 _BEFORE_LOGIN = (SessionState.UNBOUND, SessionState.BINDING)
 _NOT_TLS = "check that port is the TLS one, and tls_cert_file where the carrier wants one"
 
@@ -149,7 +153,7 @@ class Link(asyncio.Protocol):
                 failpoints.hit("session.received")
             self._channel.act(self, events)
         if tls is not None and tls.is_over:
-            self.close("link lost: closed by the carrier")
+            self.close(self._why_lost(None))
 
     def _unseal(self, tls: Tls, data: bytes) -> bytes:
         """What the carrier said within TLS; its handshake goes on, and then we log in."""
@@ -194,10 +198,14 @@ class Link(asyncio.Protocol):
             if self._tls is not None and self.session.state in _BEFORE_LOGIN:
                 # Of TLS 1.3 we may have no word: it looks at our certificate after our handshake.
                 self.reason = f"TLS: closed before the carrier answered our login, {_NOT_TLS}"
-            self.reason = self.reason or f"link lost: {exc or 'closed by the carrier'}"
+            self.reason = self.reason or self._why_lost(exc)
             self._channel.link_ended(self)
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def _why_lost(self, exc: Exception | None) -> str:
+        reason = f"link lost: {exc or 'closed by the carrier'}"
+        return reason if self.session.was_taken() else f"{reason} {_NO_ANSWER}"
 
 
 def log_fault(error: RemoteProtocolError | None, channel: str) -> None:
@@ -429,6 +437,9 @@ class WireChannel(ABC):
                     has_room = True
                 case Ended(reason, error):
                     log_fault(error, self._config.name)
+                    is_strange = error is not None or reason == LOGIN_UNANSWERED
+                    if is_strange and not link.session.was_taken():
+                        reason = f"{reason}, {_NOT_OURS}"
                     link.close(reason)
                 case _:
                     assert_never(event)

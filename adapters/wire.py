@@ -46,7 +46,8 @@ class Framer:
         while end - start >= 4:
             length = _LENGTH(data, start)[0]
             if not minimum <= length <= maximum:
-                self.error = RemoteProtocolError(f"frame length {length} is impossible")
+                shown = _shown(data[start : start + 4], length)
+                self.error = RemoteProtocolError(f"frame length {shown} is impossible")
                 self._rest = b""
                 return frames
             stop = start + length
@@ -56,6 +57,14 @@ class Framer:
             start = stop
         self._rest = data[start:]
         return frames
+
+
+def _shown(octets: bytes, length: int) -> str:
+    """A length as a reason names it: long ones in hexadecimal groups, which no log takes for a
+    phone number, and with its name the one that is the first word of an HTTP server."""
+    if length <= 0xFFFF:
+        return str(length)
+    return f"{length:#_x}" + (' ("HTTP")' if octets == b"HTTP" else "")
 
 
 def parse_cstring(frame: bytes, position: int, limit: int) -> tuple[bytes, int]:

@@ -355,6 +355,8 @@ class _Document:
         specs |= {one.name: one.spec for one in self.wanted if one.kind == "channel"}
         first: dict[tuple[object, ...], str] = {}
         for name in sorted(specs, key=lambda name: name in self._channel_pointers):
+            if self._is_wrong(name):
+                continue
             spec = specs[name]
             settings = spec.get("settings", {})
             protocol = self._around.protocols.get(str(spec.get("protocol")))
@@ -370,6 +372,13 @@ class _Document:
                     f"channel is one account: {remedy}, and use `sessions: N` for more links",
                 )
 
+    def _is_wrong(self, channel: str) -> bool:
+        """Whether this file's channel has complaints of its own: it can be compared with none."""
+        pointer = self._channel_pointers.get(channel)
+        return pointer is not None and any(
+            one.pointer.startswith(f"{pointer}/") for one in self.complaints
+        )
+
     def _check_guests(self) -> None:
         """Refuse two channels that a carrier's login at our port could be either's: what it brings
         would all be the first one's."""
@@ -377,7 +386,8 @@ class _Document:
         guests = [
             (name, spec["protocol"], spec.get("settings", {}), ask)
             for name, spec in specs.items()
-            if (protocol := self._around.protocols.get(str(spec.get("protocol"))))
+            if not self._is_wrong(name)
+            and (protocol := self._around.protocols.get(str(spec.get("protocol"))))
             and (ask := protocol.is_same_guest)
         ]
         for one, other in combinations(guests, 2):

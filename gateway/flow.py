@@ -416,7 +416,7 @@ class Flow:
                 is_now = (state == "up") == runtime.is_up
                 metrics.channel_state.set((runtime.config.name, state), float(is_now))
         metrics.smg_sessions.clear()
-        for channel, count in self.smg_port.sessions().items():
+        for channel, count in self.smg_port.sessions(self.snapshot.channels.values()).items():
             metrics.smg_sessions.set((self.channel_name(channel) or str(channel),), count)
         self.backlog.set_gauges()
         metrics.loop_lag_seconds.set((), self.loop_lag_s)

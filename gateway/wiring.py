@@ -269,7 +269,12 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     )
     ledger.told = notifier
     peers = _peers(settings, flow, pool, ids, claims, notifier)
-    flow.smg_port = SmgPort(settings.smg_fds, flow, _session_policy(numbers, lease))
+    flow.smg_port = SmgPort(
+        settings.smg_fds,
+        flow,
+        _session_policy(numbers, lease),
+        warns=settings.role != "api" and settings.worker_slot == 0,
+    )
     worker = Worker(
         flow,
         ids,

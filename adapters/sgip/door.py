@@ -15,7 +15,16 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final, assert_never, cast
 
 from adapters.base import ChannelSink
-from adapters.session import Answered, Bound, Ended, Event, Received, Reported, SessionPolicy
+from adapters.session import (
+    Answered,
+    Bound,
+    Ended,
+    Event,
+    Received,
+    Reported,
+    SessionPolicy,
+    SessionState,
+)
 from adapters.sgip.channel import common_of
 from adapters.sgip.session import Account, SgipGuest
 from adapters.sgip.settings import SgipSettings, parse
@@ -35,6 +44,7 @@ TICK_S: Final = 1.0
 LOGOUT_S: Final = 2.0  # the answer to UNBIND is awaited so long; nothing depends on it
 LOOK_S: Final = 0.02
 REMIND_S: Final = 60.0  # a refusal for the same reason is logged again this often
+UNLISTED: Final = "its address is on no channel's smg_allow"
 
 
 class _Guest(asyncio.Protocol):
@@ -127,7 +137,8 @@ class Door:
         self._is_stopping = False
 
     def set_channels(self, channels: Iterable[config.Channel]) -> None:
-        """Take the logins of these channels; whoever came by one that is gone is sent away."""
+        """Take the logins of these channels; whoever came by one that is gone is sent away, and
+        whoever came from an address that is on its list no more is logged out."""
         self._accounts = []
         for channel in channels:
             if channel.protocol != PROTOCOL:
@@ -142,8 +153,14 @@ class Door:
                 self._accounts.append((own, account))
         known = {account for _, account in self._accounts}
         for session, guest in list(self._guests.items()):
-            if session.account is not None and session.account not in known:
+            allowed = self._accounts_of(guest.address)
+            if session.account is None:
+                if not allowed:
+                    guest.close(UNLISTED)
+            elif session.account not in known:
                 guest.close("its channel was changed")
+            elif session.account not in allowed and session.state is SessionState.BOUND:
+                self._log_out(session, guest)
 
     def make_protocol(self) -> asyncio.Protocol:
         """What a connection that was just taken speaks to."""
@@ -211,6 +228,13 @@ class Door:
             self._timer.cancel()
             self._timer = None
 
+    def _log_out(self, session: SgipGuest, guest: _Guest) -> None:
+        """Ask it to go; one that does not answer is closed by its clock (`SgipGuest.tick`)."""
+        reason = "its address is no longer on smg_allow"
+        log.info("smg logged out", channel=session.channel, address=guest.address, reason=reason)
+        session.unbind(time.monotonic())
+        guest.flush()
+
     # -- called by guests ------------------------------------------------------------------
 
     def welcome(self, guest: _Guest) -> SgipGuest | None:
@@ -239,7 +263,7 @@ class Door:
         if self._is_stopping:
             return "this process stops"
         if not self._accounts_of(address):
-            return "its address is on no channel's smg_allow"
+            return UNLISTED
         strangers = sum(
             guest.address == address
             for session, guest in self._guests.items()

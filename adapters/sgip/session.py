@@ -259,6 +259,10 @@ class SgipSession(_Talk):
             own.remove(self)
         return super().lost(reason)
 
+    def was_taken(self) -> bool:
+        """As `WireSession.was_taken`; a doubtful login was answered too."""
+        return self._taken_at is not None or super().was_taken()
+
     def was_idle(self, now: float) -> bool:
         """Whether nothing was under way when it was closed."""
         active_at = max(self._heard_at, self._submitted_at)

@@ -70,8 +70,8 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "port": checks.integer(1, 65535),
     "login_name": checks.string(1, 16, SOURCE),
     "password": checks.string(0, 16, SOURCE),
-    "node_id": checks.integer(1, 0xFFFFFFFF),
-    "corp_id": checks.digits(0, 5),
+    "node_id": checks.integer(3_000_000_000, 3_999_999_999),  # 3AAAAQQQQQ: an SP's
+    "corp_id": checks.digits(5, 5),
     "service_type": checks.string(0, 10, SOURCE),
     "charge_number": checks.digits(0, 21),
     "fee_type": _OCTET,

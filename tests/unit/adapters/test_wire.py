@@ -1,11 +1,12 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapters.wire import Framer, build_cstring, build_tlvs, parse_cstring, parse_tlvs
 from sms.errors import RemoteProtocolError
+from telemetry.logs import mask
 
 
 def frame(body: bytes) -> bytes:
@@ -28,6 +29,21 @@ def test_an_impossible_length_keeps_what_came_before_and_ends_the_stream(length)
     assert framer.feed(good + length.to_bytes(4, "big") + b"y" * 80) == [good]
     assert isinstance(framer.error, RemoteProtocolError)
     assert framer.feed(good) == []
+
+
+@given(st.integers(65, 0xFFFFFFFF))
+@example(int.from_bytes(b"HTTP", "big"))
+@example(0x10000000)
+def test_no_log_takes_an_impossible_length_for_a_phone_number(length):
+    framer = Framer(16, 64)
+    framer.feed(length.to_bytes(4, "big"))
+    assert mask(str(framer.error)) == str(framer.error)
+
+
+def test_the_first_word_of_an_http_server_is_named():
+    framer = Framer(16, 64)
+    framer.feed(b"HTTP/1.1 400 Bad Request")
+    assert str(framer.error) == 'frame length 0x4854_5450 ("HTTP") is impossible'
 
 
 def test_a_string_without_its_end_is_refused():

@@ -196,3 +196,25 @@ def test_an_smg_s_login_names_one_channel(tmp_path, name, allow, is_same):
     )
     assert list(wrong) == (["/channels/1/smg_login_name"] if is_same else [])
     assert "channel a" in wrong.get("/channels/1/smg_login_name", "channel a")
+
+
+@pytest.mark.parametrize("value", ["[1]", "{a: 1}", "[[203.0.113.7]]", "null", "1.5"])
+@pytest.mark.parametrize(
+    ("protocol", "settings"),
+    [
+        ("cmpp3", CMPP),
+        ("sgip", f"{SGIP}, smg_allow: [203.0.113.7]"),
+        ("smgp", SMGP),
+        ("smpp", SMPP),
+    ],
+)
+def test_a_setting_of_any_shape_is_named_and_never_ends_the_check(
+    tmp_path, protocol, settings, value
+):
+    parts = dict(part.split(": ", 1) for part in settings.split(", "))
+    for name in parts:
+        wrong = ", ".join(f"{key}: {value if key == name else parts[key]}" for key in parts)
+        found = complaints_of(
+            tmp_path, f"{{name: a, protocol: {protocol}, {wrong}}}", f"{{name: b, {settings}}}"
+        )
+        assert [pointer for pointer in found if pointer.startswith(f"/channels/0/{name}")], name

@@ -1,11 +1,13 @@
 """What of the shell needs no socket: backoff, and a carrier that does not read."""
 
 import asyncio
+import time
 
 import pytest
 from structlog.testing import capture_logs
 
 from adapters.session import SessionPolicy
+from adapters.sgip.pdu import BIND_RESP
 from adapters.shell import Link, backoff_s
 from adapters.smpp import pdu
 from adapters.smpp.channel import SmppChannel
@@ -15,6 +17,7 @@ from adapters.smpp.settings import parse
 from sms import config
 from sms.errors import ConfigError
 from sms.outcomes import Rejected, Uncertain
+from tests.support import sgip
 from tests.support.smpp import SETTINGS, FakeSink, some_submits
 
 
@@ -195,6 +198,69 @@ async def test_why_down_is_the_newest_reason_and_nothing_while_a_session_stands(
     assert "the password is wrong" in channel.why_down()
     bound(channel)
     assert channel.why_down() == ""
+
+
+REMEDY = "check `host`, `port` and `protocol`"
+
+
+def dialled(channel, session=None):
+    """A link over a fake transport whose login is not answered yet."""
+    link = Link(channel, session or Session(7, parse(SETTINGS), SessionPolicy(), 4))
+    link.connection_made(FakeTransport())
+    return link
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"HTTP/1.1 400 Bad Request", 'frame length 0x4854_5450 ("HTTP") is impossible'),
+        (b"\0\0\0\x0c" + bytes(8), "frame length 12 is impossible"),  # CMPP, SMGP
+    ],
+)
+async def test_a_peer_of_another_protocol_is_told_with_a_remedy(said, why):
+    channel, _ = a_channel()
+    dialled(channel).data_received(said)
+    assert channel.why_down() == f"{why}, {REMEDY}"
+
+
+async def test_a_login_without_an_answer_is_told_with_a_remedy():
+    channel, _ = a_channel()
+    link = dialled(channel)
+    link.tick(time.monotonic() + 11.0, 10.0)
+    assert channel.why_down() == f"the login was not answered, {REMEDY}"
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError("reset by peer")])
+async def test_a_link_closed_before_an_answer_is_told_with_a_remedy(error):
+    channel, _ = a_channel()
+    dialled(channel).connection_lost(error)
+    assert channel.why_down().startswith(f"link lost: {error or 'closed by the carrier'} before")
+    assert "lets our address in" in channel.why_down()
+    assert channel.why_down().endswith(REMEDY)
+
+
+async def test_who_took_or_refused_our_login_is_no_stranger():
+    channel, _ = a_channel()
+    link, _ = bound(channel)
+    link.data_received(b"\xff" * 40)
+    assert channel.why_down() == "frame length 0xffff_ffff is impossible"
+    link, _ = bound(channel)
+    link.connection_lost(None)
+    assert channel.why_down() == "link lost: closed by the carrier"
+    dialled(channel).data_received(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, status=0x0E))
+    assert REMEDY not in channel.why_down()
+    dialled(channel).close("stopped")
+    assert channel.why_down() == "stopped"
+
+
+async def test_a_login_over_sgip_that_was_taken_and_closed_at_once_was_answered():
+    channel, _ = a_channel()
+    session = sgip.a_session(is_doubtful=True)
+    link = dialled(channel, session)
+    [bind] = sgip.frames(link._transport.written)
+    link.data_received(sgip.response(BIND_RESP, bind.sequence))
+    link.connection_lost(None)
+    assert channel.why_down() == "link lost: closed by the carrier"
 
 
 def test_a_reason_is_logged_when_it_is_new_and_then_once_a_minute(monkeypatch):
