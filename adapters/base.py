@@ -15,6 +15,9 @@ from sms.outcomes import Outcome
 
 # How a protocol's check of settings begins what it says about a name that it does not know.
 NOT_A_SETTING = "is not a setting"
+# difflib's ratio from which an unknown name may be a slip of the pen: `wimdow` is one of `window`,
+# `bind` (0.6) and `source_ton` for `source_addr` (0.67) are other words.
+CLOSE_SPELLING = 0.8
 
 
 class ChannelSink(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from ipaddress import ip_network
 
-from adapters.base import NOT_A_SETTING
+from adapters.base import CLOSE_SPELLING, NOT_A_SETTING
 
 Check = Callable[[object], str | None]  # what is wrong with a value, or None
 
@@ -168,6 +168,6 @@ def find_wrong(
 
 
 def _unknown(name: str, checks: Mapping[str, Check], protocol: str) -> str:
-    near = difflib.get_close_matches(name, checks, n=1)
+    near = difflib.get_close_matches(name, checks, n=1, cutoff=CLOSE_SPELLING)
     hint = f"did you mean `{near[0]}`?" if near else f"its own are {', '.join(checks)}"
     return f"{NOT_A_SETTING} of {protocol}; {hint}"

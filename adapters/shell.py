@@ -474,7 +474,13 @@ class WireChannel(ABC):
     # -- inside ----------------------------------------------------------------------------
 
     def _bound(self, link: Link, peer: str) -> None:
-        log.info("session bound", channel=self._config.name, peer=peer, role=link.session.role)
+        log.info(
+            "session bound",
+            channel=self._config.name,
+            protocol=self._config.protocol,
+            peer=peer,
+            role=link.session.role,
+        )
         self._dialling.discard(link)
         link.was_bound = True
         self._told = ("", -REMIND_S)
@@ -543,6 +549,7 @@ class WireChannel(ABC):
         log.warning(
             "channel cannot hold a session",
             channel=self._config.name,
+            protocol=self._config.protocol,
             reason=self.last_reason,
             failures=self.failures,
             sessions=len(self._links),

@@ -31,11 +31,12 @@ log = get_logger(__name__)
 # store does not know the open attempt, so there only what the rows add is taken over.
 _LIVE = (
     *("state", "sequence", "attempt", "tried", "channel", "copy", "duplicate_risk"),
-    *("carrier_ids", "segment_states", "first_states", "reason", "carrier_code"),
+    *("carrier_ids", "segment_states", "segment_codes", "first_states"),
+    *("reason", "carrier_code"),
     *("submitted_at", "final_at", "counted"),
 )
 _COMES_BACK = frozenset({Path.QUEUED, Path.REQUEUED})
-_LIVE_SUBMITTING = ("sequence", "first_states", "counted")
+_LIVE_SUBMITTING = ("sequence", "first_states", "segment_codes", "counted")
 
 
 class Conflicts:

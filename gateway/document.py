@@ -13,7 +13,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
-from adapters.base import NOT_A_SETTING
+from adapters.base import CLOSE_SPELLING, NOT_A_SETTING
 from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
@@ -41,6 +41,9 @@ _CHANNEL_SECRETS = frozenset(
         *("tls_ca", "tls_cert", "tls_key"),  # kept with the channel: every node has them
     }
 )
+_PEM_REMEDIES = dict.fromkeys(
+    ("tls_ca", "tls_cert"), "put the certificate there as PEM, or correct the path"
+) | {"tls_key": "put the key there as PEM, or correct the path"}
 # Fields of a channel that say nothing when they are left out.
 _IF_GIVEN = (
     *("price_per_segment", "opt_out_line", "encodings", "signature_by"),
@@ -178,7 +181,7 @@ class _Document:
         name: str, value: object, known: Field | None, table: Mapping[str, Field]
     ) -> str | None:
         if known is None:
-            near = difflib.get_close_matches(name, table, n=1)
+            near = difflib.get_close_matches(name, table, n=1, cutoff=CLOSE_SPELLING)
             hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(table)}"
             return f"is not a field here; {hint}"
         if known.is_later:
@@ -315,7 +318,9 @@ class _Document:
         protocol = self._protocol(good, pointer)
         if protocol is not None:
             for inner, detail in protocol.validate({**settings, **secrets}):
-                self.complain(pointer + inner, _setting_detail(inner, detail))
+                name = inner.removeprefix("/")
+                if secrets.get(name) or f"{name}_file" not in own:  # else its file was named
+                    self.complain(pointer + inner, _setting_detail(inner, detail))
             if "gsm7" in good.get("encodings", ()) and Encoding.GSM7 not in encodings_of(
                 str(good["protocol"])
             ):
@@ -436,7 +441,8 @@ class _Document:
             found = self._secrets.read(own, pointer, name)
             if isinstance(found, Path):
                 self._secrets.forget(found)
-                detail = "names a file that does not exist; write the secret into it"
+                remedy = _PEM_REMEDIES.get(name, "write the secret into it")
+                detail = f"names a file that does not exist; {remedy}"
                 self.complain(f"{pointer}/{name}_file", detail)
                 found = ""
             # As it was written, so that the protocol's check sees a number that lacks quotes.
@@ -528,7 +534,8 @@ def _setting_detail(pointer: str, detail: str) -> str:
     """What a protocol said about a setting, with every channel's fields where it is unknown."""
     if not detail.startswith(NOT_A_SETTING):
         return detail
-    near = difflib.get_close_matches(pointer.removeprefix("/"), fields.CHANNEL, n=1)
+    name = pointer.removeprefix("/")
+    near = difflib.get_close_matches(name, fields.CHANNEL, n=1, cutoff=CLOSE_SPELLING)
     if near:
         return f"is not a field of a channel; did you mean `{near[0]}`?"
     if "did you mean" in detail:

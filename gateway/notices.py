@@ -132,6 +132,7 @@ def _event(message: Message, row: EventRow, before: str, channel_name: str | Non
         channel_name,
         message.encoding,
         _segment_states(message),
+        message.segment_codes,
     )
     return (
         f'{{"id":"evt_{row.event_id:016x}","type":"message.{status}"'
@@ -168,14 +169,16 @@ def _about(  # noqa: PLR0913, PLR0917 - the key is everything that it shows
     channel_name: str | None,
     encoding: Encoding,
     states: tuple[State, ...],
+    codes: tuple[str | None, ...],
 ) -> str:
     """The fields of `data` that many messages share, `class` to `encoding`."""
     code = "null" if carrier_code is None else quote(carrier_code)
     size = len(states)
-    own_code = code if size == 1 else "null"
+    words = (carrier_code,) if size == 1 else codes or (None,) * size
     segments = ",".join(
-        f'{{"index":{index},"status":"{state.value}","carrier_code":{own_code}}}'
-        for index, state in enumerate(states)
+        f'{{"index":{index},"status":"{state.value}"'
+        f',"carrier_code":{"null" if word is None else quote(word)}}}'
+        for index, (state, word) in enumerate(zip(states, words, strict=True))
     )
     return (
         f'"class":"{message_class.value}","status":"{status}"'

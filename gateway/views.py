@@ -51,8 +51,7 @@ def message_view(
 ) -> dict[str, Any]:
     """The message object of API section 3, from a message that is folded or live.
 
-    A carrier's raw code per segment is known here only when there is one segment; `add_codes`
-    fills the rest in from the rows.
+    `add_codes` fills in what stored rows say of segments and a live message does not know.
     """
     status = message.state.value
     reason = message.reason
@@ -64,11 +63,12 @@ def message_view(
         segment_states = [{"index": 0, "status": own, "carrier_code": code}]
     else:
         known = len(states)
+        codes = message.segment_codes or (None,) * size
         segment_states = [
             {
                 "index": index,
                 "status": states[index].value if index < known else status,
-                "carrier_code": None,
+                "carrier_code": codes[index],
             }
             for index in range(size)
         ]

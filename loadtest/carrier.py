@@ -218,7 +218,9 @@ class Carrier:
         return web.json_response(self.smsc.behaviour.shown())
 
     async def post_behaviour(self, request: web.Request) -> web.Response:
-        """Change what is named; 422 names every wrong field and changes nothing."""
+        """Change what is named. 422 names every wrong field, 409 says that the port cannot be
+        opened again; both change nothing.
+        """
         try:
             raw = json.loads(await request.read())
         except ValueError:
@@ -226,8 +228,16 @@ class Carrier:
         changed = change(self.smsc.behaviour, raw)
         if isinstance(changed, list):
             return _problem(changed)
-        self.smsc.behaviour = changed
-        await self.set_link(changed.link)
+        before, self.smsc.behaviour = self.smsc.behaviour, changed
+        try:
+            await self.set_link(changed.link)
+        except OSError:
+            self.smsc.behaviour = before
+            detail = (
+                f"stays down: port {self._port} cannot be opened, somebody else may have it; free "
+                "it, then send this again"
+            )
+            return _problem([("/link", detail)], status=409, code="behaviour.port_taken")
         return web.json_response(changed.shown())
 
     async def post_inbound(self, request: web.Request) -> web.Response:

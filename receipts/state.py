@@ -407,6 +407,8 @@ def apply_row(message: Message, row: EventRow) -> bool:
         _come_back(message, row, before)
     else:
         _arrive(message, row, end)
+    if row.code and row.segment is not None:
+        _note_code(message, row.segment, row.code)
     return True
 
 
@@ -435,6 +437,15 @@ def _explain(message: Message, row: EventRow, *, is_cleared: bool) -> None:
         message.carrier_code = row.code
 
 
+def _note_code(message: Message, segment: int, code: str) -> None:
+    """Keep the carrier's newest word on one of several segments, whatever attempt it is about."""
+    size = len(message.texts)
+    if size == 1 or segment >= size:
+        return
+    codes = message.segment_codes or (None,) * size
+    message.segment_codes = (*codes[:segment], code, *codes[segment + 1 :])
+
+
 def _is_row_fitting(message: Message, row: EventRow) -> bool:
     """What the table cannot say: which copy a row may belong to, and which segment."""
     if row.segment is not None and not 0 <= row.segment < MAX_SEGMENTS:
@@ -458,6 +469,8 @@ def _apply_note(message: Message, row: EventRow) -> bool:
         return True
     _set_segment(message, row, _open_state(message.state))
     _explain(message, row, is_cleared=False)
+    if row.code:
+        _note_code(message, segment, row.code)
     if not message.channel:
         message.channel = row.channel
     return True

@@ -144,6 +144,7 @@ class Message:
     carrier_ids: list[str | None] = field(default_factory=list)  # per segment
     segment_states: list[State] = field(default_factory=list)  # per segment, once submitted
     first_states: list[State] = field(default_factory=list)  # those of copy 0 once copy is 1
+    segment_codes: tuple[str | None, ...] = ()  # of several segments: the newest raw word on each
     open_segments: int = 0  # segments of this attempt still unanswered
     answers: list[object] = field(default_factory=list)  # per segment, outcomes of this attempt
     parts: list[Submit] = field(default_factory=list)  # a long message's segments of this attempt

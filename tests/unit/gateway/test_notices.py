@@ -151,6 +151,33 @@ def test_only_the_wanted_sequences_are_rebuilt_each_as_it_stood_then():
     assert notices_of_stored(new_message(MESSAGE_ID), rows, set(), {}) == []
 
 
+def test_events_of_a_long_message_name_each_segments_code_as_known_then() -> None:
+    rows = [
+        row(2, Path.SUBMITTED, State.SUBMITTED, channel=1),
+        row(3, Path.NOTE, State.DELIVERED, segment=1, code="DELIVRD 000"),
+        row(
+            4, Path.PARTIALLY_DELIVERED, State.UNDELIVERED,
+            segment=0, code="UNDELIV 034", reason="recipient.absent",
+        ),
+    ]  # fmt: skip
+
+    def long_message() -> Message:
+        return replace(new_message(MESSAGE_ID), texts=("a", "b"))
+
+    def codes(notice: Notice) -> list[str | None]:
+        return [one["carrier_code"] for one in data_of(notice)["segment_states"]]
+
+    live, message = [], long_message()
+    for one in rows:
+        assert apply_row(message, one)
+        notice = notice_of_row(message, one, None, channel_name=None)
+        if notice is not None:
+            live.append(codes(notice))
+    stored = notices_of_stored(long_message(), rows, {2, 3, 4}, {})
+    assert live == [codes(notice) for notice in stored]
+    assert live == [[None, None], ["UNDELIV 034", "DELIVRD 000"]]
+
+
 def test_a_body_is_what_the_contract_says_and_is_encoded_once():
     message = new_message(MESSAGE_ID)
     one = row(2, Path.SUBMITTED, State.SUBMITTED, channel=1, carrier_id="a")
@@ -236,6 +263,11 @@ def lives(draw: st.DrawFn) -> tuple[Message, EventRow, State | None]:
         segment_states=draw(st.lists(st.sampled_from(State), max_size=size)),
         reason=draw(st.none() | st.sampled_from(sorted(BY_CODE)) | AWKWARD),
         carrier_code=draw(st.none() | AWKWARD),
+        segment_codes=draw(
+            st.just(())
+            if size == 1
+            else st.just(()) | st.tuples(*[st.none() | AWKWARD for _ in range(size)])
+        ),
         submitted_at=draw(st.none() | MOMENTS),
         final_at=draw(st.none() | MOMENTS),
     )

@@ -62,6 +62,31 @@ def test_a_wrong_cmpp_setting_is_named_with_its_remedy(tmp_path):
     assert "did you mean `service_id`?" in wrong["/channels/0/servce_id"]
 
 
+def test_a_name_of_another_protocol_is_not_taken_for_a_slip_of_the_pen(tmp_path):
+    wrong = complaints_of(
+        tmp_path,
+        f"{{name: a, protocol: sgip, {SGIP}, bind: trx}}",
+        '{name: b, protocol: smpp, host: h, port: 1, system_id: s, password: "1", source_addr: x}',
+    )
+    for detail in wrong["/channels/0/bind"], wrong["/channels/1/source_addr"]:
+        assert detail.startswith("is not a setting of")
+        assert "did you mean" not in detail
+
+
+@pytest.mark.parametrize("setting", ["tls_ca", "password"])
+def test_a_file_that_is_missing_is_told_once(tmp_path, setting):
+    password = "" if setting == "password" else ' password: "1",'
+    wrong = complaints_of(
+        tmp_path,
+        f"{{name: a, protocol: smpp, host: h, port: 1, system_id: s,{password} tls: true,"
+        f" {setting}_file: missing.pem}}",
+    )
+    assert list(wrong) == [f"/channels/0/{setting}_file"]
+    (detail,) = wrong.values()
+    assert ("secret" in detail) == (setting == "password")
+    assert ("PEM" in detail) == (setting == "tls_ca")
+
+
 def test_one_account_is_one_channel_whatever_its_version(tmp_path):
     wrong = complaints_of(
         tmp_path, f"{{name: a, protocol: cmpp2, {CMPP}}}", f"{{name: b, protocol: cmpp3, {CMPP}}}"

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from structlog.testing import capture_logs
 
 from adapters.session import SessionPolicy
 from adapters.sgip.pdu import BIND_RESP
@@ -85,6 +86,16 @@ def test_the_backoff_doubles_to_a_minute_with_a_fifth_of_jitter(failures, least,
     policy = SessionPolicy()
     assert backoff_s(failures, policy, 0.0) == pytest.approx(least)
     assert backoff_s(failures, policy, 1.0) == pytest.approx(most)
+
+
+async def test_the_log_says_by_which_protocol_a_channel_has_a_session_or_none():
+    with capture_logs() as lines:
+        channel, _ = a_channel()
+        bound(channel)
+        channel.last_reason = "the link broke"
+        channel._tell(0.0)
+    told = [(line["event"], line["channel"], line["protocol"]) for line in lines]
+    assert told == [("session bound", "x", "smpp"), ("channel cannot hold a session", "x", "smpp")]
 
 
 def test_wrong_settings_make_no_channel():
