@@ -261,10 +261,12 @@ async def test_a_kill_between_commit_and_answer_is_open_and_true_afterwards(dsn,
             owner.link(is_up=True)
             assert await other.flow.commands.cancel(1, message_id) is Verdict.ENDED
             assert await owner.drained() == []
-            [(open_ones,)] = await other.ask(
-                "SELECT count(*) FROM commands WHERE answered_at IS NULL"
-            )
-            assert open_ones == 0  # its next life answered
+            # Its next life answers the older one too; commands are carried out side by side.
+            async with asyncio.timeout(60):
+                while await other.ask(
+                    "SELECT pg_sleep(0.05) FROM commands WHERE answered_at IS NULL"
+                ):
+                    pass
 
 
 @pytest.mark.parametrize("is_paused", [False, True])
