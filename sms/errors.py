@@ -5,7 +5,8 @@ What is expected is a value (`sms.outcomes`); what is not is one of these:
     GatewayError
     ├── LocalProtocolError   we broke the protocol: our bug. Log, alarm, close the session
     ├── RemoteProtocolError  the peer broke it. Close the session, health down, no alarm
-    ├── ChannelError         ConnectFailed, LoginRefused, ChannelClosed
+    ├── ChannelError         ConnectFailed, LoginRefused, ChannelClosed, CannotSend
+    ├── CallRefused          a vendor's callback that is not the vendor's, or cannot be read
     ├── Unavailable          StoreUnavailable, ClusterUnavailable → 503 with Retry-After
     ├── OutcomeUnknown       connection lost in COMMIT: the message may exist
     ├── NotFirst             KeyTaken, RefsTaken, KeyBusy: another request came first
@@ -40,6 +41,32 @@ class LoginRefused(ChannelError):
 
 class ChannelClosed(ChannelError):
     """The session ended."""
+
+
+class CannotSend(ChannelError):
+    """A submit that cannot be put into a request of its vendor; nothing left us.
+
+    `code` is shown as the carrier's word, `reason` is of `sms.reasons`. With `is_channel` another
+    channel may take it; without, the text is at fault.
+    """
+
+    def __init__(self, code: str, reason: str, *, is_channel: bool = False) -> None:
+        super().__init__(code)
+        self.code = code
+        self.reason = reason
+        self.is_channel = is_channel
+
+
+class CallRefused(GatewayError):
+    """A call of a vendor's callback that is refused; `status` is 400, 401 or 403.
+
+    `detail` is shown to the caller and in the log: it names what is wrong and echoes nothing.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
 
 
 class Unavailable(GatewayError):

@@ -166,6 +166,17 @@ class Message:
         return len(self.texts)
 
 
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A text as a vendor's own template says it: the vendor's code, and the variables' values.
+
+    `values` are (name, value) in the order in which this vendor wants them.
+    """
+
+    code: str
+    values: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(slots=True)  # not frozen: made per segment on the hot path (1.1 against 0.23 µs)
 class Submit:
     """One segment handed to one channel, or a long text that the carrier cuts itself.
@@ -188,6 +199,7 @@ class Submit:
     sent_at: float = 0.0  # monotonic, set by the session when its bytes are handed out
     # Of a long text that leaves whole: its segments, of which each ends as this one submit does.
     parts: tuple[Submit, ...] = ()
+    filled: Filled | None = None  # for a channel whose vendor sends registered templates only
 
 
 @dataclass(slots=True)  # not frozen: see Submit
@@ -204,6 +216,7 @@ class Report:
     error: str  # the carrier's own error code, "" when absent
     number: str  # digits the report names, "" when absent
     token: object = None
+    reference: str = ""  # our own word for the attempt, where the vendor echoes it
 
 
 class SegmentMark(NamedTuple):
