@@ -61,6 +61,7 @@ class Channel(Protocol):
 
     id: int
     sends_whole: bool  # it takes a long text in one submit: the carrier cuts it
+    can_ask: bool  # it can find out what became of a submit whose answer was lost
 
     def start(self) -> None:
         """Begin connecting; returns at once, keeps trying with backoff and jitter."""
@@ -103,6 +104,16 @@ class Channel(Protocol):
 
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> None:
         """Answer reports or inbound texts: accepted = durable; otherwise "try again later"."""
+        ...
+
+    def ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
+        """Find out what became of submits whose answers were lost: (submit, Unix seconds it left).
+
+        Answers come by the sink as late outcomes: `Submitted` when the vendor has it (13),
+        `NotSent` when it says that it never accepted it (14a). It asks again by itself until it
+        knows, for as long as evidence is awaited; asking twice about one submit changes nothing.
+        Their text may be forgotten. Without `can_ask` nothing happens.
+        """
         ...
 
     def cut_unwritten(self) -> None:

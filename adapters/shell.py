@@ -234,6 +234,7 @@ class WireChannel(ABC):
     """One account at one carrier: `config.sessions` sessions (adapters.base.Channel)."""
 
     sends_whole = False
+    can_ask = False
 
     def __init__(
         self,
@@ -370,6 +371,10 @@ class WireChannel(ABC):
         if by_session and not self._is_answering:
             self._is_answering = True
             asyncio.get_running_loop().call_soon(self._write_answers)
+
+    def ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
+        """A lost answer of a wire protocol cannot be asked for: the id stood in it."""
+        return
 
     def cut_unwritten(self) -> None:
         """Drop the connections that still hold submits; those are Uncertain then.

@@ -159,7 +159,7 @@ class Vendor(Protocol):
         ...
 
     def pushed(self, call: Call) -> Pushed:
-        """What a push brought; CallRefused (sms.errors) when it is not the vendor's or unreadable."""
+        """What a push brought; raises CallRefused when it is not the vendor's or unreadable."""
         ...
 
 

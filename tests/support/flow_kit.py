@@ -49,6 +49,7 @@ class FakeChannel:
         self.answered: list[tuple[object, bool]] = []
         self.busy = 0  # what it tells of its load, once
         self.sends_whole = False
+        self.can_ask = False
 
     def start(self) -> None:
         return None
@@ -83,6 +84,9 @@ class FakeChannel:
 
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> None:
         self.answered += [(token, accepted) for token in tokens]
+
+    def ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
+        pass
 
     def cut_unwritten(self) -> None:
         return None
