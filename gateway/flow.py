@@ -323,6 +323,8 @@ class Flow:
         name = self.channel_name(channel) or ""
         log.info("link changed", channel=name, is_up=is_up, reason=reason)
         self.dispatcher.link_changed(channel, is_up=is_up)
+        if is_up:
+            self.evidence.channel_up(channel)
         self.link_news()
 
     def answer(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:

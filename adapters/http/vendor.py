@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from sms import gsm, ids
+from sms import gsm
+from sms.attempts import reference
 from sms.concatenation import utf16
 from sms.model import Encoding, Inbound, Report, Submit
 from sms.outcomes import Outcome
@@ -126,6 +127,7 @@ class Vendor(Protocol):
     """One vendor account. Made by `make(channel, templates)` of its module; see vendors.py."""
 
     traits: Traits
+    endpoint: str  # where submits go, at least scheme and host: probed while nothing is sent
 
     def together(self, submit: Submit) -> Hashable:
         """Submits with equal keys may share a request, where `traits.batch` allows it.
@@ -169,7 +171,7 @@ def reference_of(submit: Submit) -> str:
     A receipt that carries it (`Report.reference`) finds its message also when the answer to the
     submit was lost (RELIABILITY section 5). A second copy is another attempt, so another word.
     """
-    return f"{ids.to_text('msg', submit.message.id)}-{submit.attempt}"
+    return reference(submit.message.id, submit.attempt)
 
 
 def text_of(submit: Submit) -> str:
