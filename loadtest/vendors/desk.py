@@ -25,7 +25,7 @@ from loadtest.vendors.pusher import Pusher
 from loadtest.vendors.shape import Brought, End, Kept, Sending, Shape, Text
 from loadtest.wheel import Wheel
 
-SAID_PER_NUMBER = 200  # `failure_status`: a text fails alone, in the vendor's own words
+SAID_PER_NUMBER = 200  # `failure_status` below 400: a text fails alone, in the vendor's own words
 TOO_FAST = 429
 NO_BODY = b"<html><body><h1>Bad Gateway</h1></body></html>"  # of somebody in front of the vendor
 
@@ -109,7 +109,7 @@ class VendorDesk:
             return self._shape.throttled()
         status = behaviour.failure_status
         is_failing = dice < behaviour.throttle_share + behaviour.failure_share
-        if not is_failing or status == SAID_PER_NUMBER:
+        if not is_failing or status < 400:
             return None
         if status < 500:
             return self._shape.refused(status)
@@ -132,7 +132,7 @@ class VendorDesk:
         first, self._number = self._number + 1, self._number + len(texts)
         ids = self._shape.ids(texts, first, at)
         share = self.behaviour.failure_share
-        if not share or self.behaviour.failure_status != SAID_PER_NUMBER:
+        if not share or self.behaviour.failure_status >= 400:
             return ids
         if self._shape.has_one_verdict:
             return ids if random() >= share else [""] * len(ids)

@@ -122,7 +122,7 @@ class Infobip(Shape):
         return _error(404, "NOT_FOUND", "Requested URL not found")
 
     def _looked(self, asked: Asked, ledger: Ledger) -> Answer:
-        query = {name: values[-1] for name, values in parse_qs(asked.query).items()}
+        query = {name: ",".join(values) for name, values in parse_qs(asked.query).items()}
         if asked.path in _LOGS:
             return _results([_log(kept) for kept in _wanted(ledger, query)])
         if asked.path in _REPORTS:

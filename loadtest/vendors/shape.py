@@ -93,8 +93,9 @@ class Ledger:
 
     by_id: dict[str, Kept] = field(default_factory=dict)
     by_number: dict[str, list[Kept]] = field(default_factory=dict)
-    receipts: deque[Kept] = field(default_factory=deque)  # nobody was told; for pulls
-    texts: deque[Brought] = field(default_factory=deque)  # the same
+    # What nobody was told, for pulls; the oldest are lost when there are too many.
+    receipts: deque[Kept] = field(default_factory=lambda: deque(maxlen=KEPT))
+    texts: deque[Brought] = field(default_factory=lambda: deque(maxlen=KEPT))
     _order: deque[Kept] = field(default_factory=deque)
 
     def keep(self, kept: Kept) -> None:
