@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
+from gateway.vendors import Vendors
 from receipts.state import NOT_ACCEPTED, Path, report_path
 from sms.attempts import reference
 from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State, Submit
@@ -59,6 +60,7 @@ class Evidence:
         metrics: Metrics,
         policy: EvidencePolicy,
         unix: Callable[[], float],
+        vendors: Vendors | None = None,
     ) -> None:
         self._ledger = ledger
         self._dispatcher = dispatcher
@@ -68,9 +70,10 @@ class Evidence:
         self.waiting: dict[int, Message] = {}  # live objects; a restart reads them back
         self._unasked: list[Message] = []  # uncertain just now
         self._asked: dict[int, float] = {}  # since when, Unix seconds, in this life
-        # By the configuration, also where another process runs the channel; set by wiring.
-        self.is_vendor: Callable[[int], bool] = lambda channel: False
-        self.asks: Callable[[int], bool] = lambda channel: False
+        # By the configuration, also where another process runs the channel.
+        self.vendors = Vendors() if vendors is None else vendors
+        self.is_vendor: Callable[[int], bool] = self.vendors.is_vendor
+        self.asks: Callable[[int], bool] = self.vendors.asks
 
     def park(self, message: Message, unix: float) -> str:
         """SQL that parks an uncertain message; to ride with its `uncertain` row."""

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from receipts.state import MAX_SEGMENTS
 from sms.model import Message
 
-# Message, segments, copy, attempt; attempt 0 = found by the carrier's id, which says it well enough.
+# Message, segments, copy, attempt; attempt 0 = found by the id, which says it well enough.
 Match = tuple[Message, tuple[int, ...], int, int]
 
 _ALONE = tuple((segment,) for segment in range(MAX_SEGMENTS))

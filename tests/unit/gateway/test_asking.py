@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.evidence import ASK_WAIT_S, LOOK_MAX_S, LOOK_MIN_S, submit_of
+from gateway.reports import fold_stored
 from receipts.state import NOT_ACCEPTED, Path
 from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State, Submit
 from sms.outcomes import NotSent, Outcome, Submitted, Uncertain
@@ -150,8 +151,6 @@ def test_a_message_of_an_earlier_life_is_asked_about_before_it_is_sent_again() -
 
 def read_back(life: Asking, world: Asking, message: Message) -> Message:
     """The message as another process folds it."""
-    from gateway.reports import fold_stored  # noqa: PLC0415 (used here alone)
-
     again = life.kit.message(message.message_class, valid_s=3000.0)
     again.id = message.id
     again.created_at = message.created_at
