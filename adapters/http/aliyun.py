@@ -173,6 +173,7 @@ class Aliyun:
             biz_id = word(answer.get("BizId"))
             if not biz_id or reply.status >= 300:
                 return uncertain(len(submits))
+            self._forget(submits)
             return [Submitted(_carrier_id(biz_id, submit.number)) for submit in submits]
         outcomes: list[Outcome] = [self._codes.outcome(code, reply) for _ in submits]
         if len(submits) > 1 and _may_be_ones_own(outcomes[0], submits, self._brand):
