@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from adapters.http.callbacks import CALLBACKS
-
 from gateway import apply
 from gateway.children import Child
 from gateway.client import command_line

@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from adapters.http.vendors import VENDORS
 from gateway.document import ObjectKey
 from store.objects import StoredObject
 
 LIMIT: Final = 1_000_000
 LOGIN_FILE: Final = "sandbox/carrier.pw"
 CALLBACK_FILE: Final = "sandbox/callback.secret"
-VENDORS: Final = frozenset({"infobip"})  # protocols of HTTP: a url instead of host and port
 ACCESS_NUMBER: Final = "10690001"  # what phones see and answer to
 
 
