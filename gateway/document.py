@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.base import CLOSE_SPELLING, NOT_A_SETTING
+from adapters.http.settings import SECRETS as HTTP_SECRETS
 from adapters.http.vendor import Traits
 from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
@@ -39,9 +40,8 @@ LATER_PROTOCOLS = tuple(name for name in _VENDORS if name not in PROTOCOLS)
 _CHANNEL_SECRETS = frozenset(
     {
         *("password", "smg_password", "secret", "shared_secret"),
-        *("access_key_secret", "secret_key", "app_secret", "auth_token", "api_key"),
-        *("callback_secret", "proxy_password"),
-        *("tls_ca", "tls_cert", "tls_key", "ca"),  # kept with the channel: every node has them
+        *HTTP_SECRETS,
+        *("tls_ca", "tls_cert", "tls_key"),  # kept with the channel: every node has them
     }
 )
 _PEM_REMEDIES = dict.fromkeys(
