@@ -76,8 +76,8 @@ CLIENT = Client(
 def said_by_sdk(method: str, asked: Any) -> Any:
     with (
         mock.patch.object(DaraCore, "do_action", _take),
-        mock.patch.object(Utils, "get_timestamp", lambda: STAMP),
-        mock.patch.object(Utils, "get_nonce", lambda: NONCE),
+        mock.patch.object(Utils, "get_timestamp", return_value=STAMP),
+        mock.patch.object(Utils, "get_nonce", return_value=NONCE),
         pytest.raises(_Taken) as taken,
     ):
         getattr(CLIENT, method)(asked, RuntimeOptions())
@@ -430,11 +430,12 @@ PUSH = [
 
 
 def test_a_report_finds_what_was_submitted():
-    first, second = vendor().read([ONE, TWO], reply(200, OK))
+    outcomes = vendor().read([ONE, TWO], reply(200, OK))
+    first, second = (one.carrier_id for one in outcomes if isinstance(one, Submitted))
     pushed = vendor().pushed(call(json.dumps(PUSH)))
     assert pushed.reports == (
-        Report(7, first.carrier_id, "DELIVRD", "", "8613800138000", reference=OURS),
-        Report(7, second.carrier_id, "UNDELIV", "MOBILE_NOT_ON_SERVICE", "8613900139000"),
+        Report(7, first, "DELIVRD", "", "8613800138000", reference=OURS),
+        Report(7, second, "UNDELIV", "MOBILE_NOT_ON_SERVICE", "8613900139000"),
     )
     assert json.loads(pushed.answer.body) == {"code": 0, "msg": "成功"}
 
