@@ -24,6 +24,7 @@ from adapters.http.clouds import (
     brand_of,
     codes_of,
     endpoint_of,
+    extension_of,
     filled_of,
     is_mainland,
     pushed_objects,
@@ -60,7 +61,7 @@ SOURCE: Final = "Tencent Cloud"
 TRAITS: Final = Traits(
     batch=MAX_BATCH, demands_template=True, asks=True, inherent={"adds_signature": True}
 )
-REPORT_CLASSES: Final = codes_of("tencent").reports
+REPORTS: Final = codes_of("tencent").reports
 
 _OK: Final = "Ok"
 _OURS: Final = "msg_"  # how reference_of begins
@@ -104,11 +105,6 @@ def make(channel: config.Channel) -> Tencent:
     if wrong:
         pointer, detail = wrong[0]
         raise ConfigError(f"Tencent Cloud setting {pointer}: {detail}")
-    if channel.sender and not (channel.sender.isascii() and channel.sender.isdecimal()):
-        raise ConfigError(
-            "sender: Tencent Cloud takes an extension code there, digits only; "
-            "what phones abroad show is `sender_id`"
-        )
     names = [name for name in _CHECKS if name != "max_batch"]
     own = {name: channel.settings[name] for name in names if name in channel.settings}
     return Tencent(channel.id, TencentSettings(**own), settings.parse(channel.settings))
@@ -153,7 +149,7 @@ class Tencent:
             raise CannotSend("no-signature", "content.signature", is_channel=True)
         body["TemplateParamSet"] = [value for _, value in filled.values]
         if at_home and first.sender:
-            body["ExtendCode"] = first.sender
+            body["ExtendCode"] = extension_of(first)
         context = ",".join(reference_of(submit) for submit in submits)
         if len(context) <= _MAX_CONTEXT:
             body["SessionContext"] = context
@@ -266,7 +262,7 @@ class Tencent:
         return report
 
     def _report(self, is_good: bool, serial: object, code: object, number: str) -> Report:
-        """The vendor's word beside SMPP's: what its words mean says REPORT_CLASSES."""
+        """The vendor's word beside SMPP's: what its words mean says REPORTS."""
         state, error = ("DELIVRD", "") if is_good else ("UNDELIV", word(code))
         return Report(self._channel, word(serial), state, error, number)
 

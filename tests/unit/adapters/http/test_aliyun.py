@@ -213,6 +213,7 @@ def test_the_brand_of_the_channel_goes_before_the_texts_own():
         (notice(filled=None), "content.template"),
         (notice(text="no brand"), "content.signature"),
         (notice(text="【open"), "content.signature"),
+        (notice(sender="Acme"), "channel.misconfigured"),
     ],
 )
 def test_what_cannot_be_said_goes_to_another_channel(one, reason):
@@ -516,7 +517,7 @@ def test_nothing_is_pulled():
     ],
 )
 def test_a_receipts_code_means(code, state, reason):
-    verdict = ReportCodes("aliyun", aliyun.REPORT_CLASSES).judge("UNDELIV", code)
+    verdict = ReportCodes("aliyun", aliyun.REPORTS).judge("UNDELIV", code)
     assert (verdict.state, verdict.reason) == (state, reason)
 
 
@@ -540,13 +541,6 @@ def test_everything_wrong_is_named_at_once():
     assert "did you mean `access_key_secret`" in dict(wrong)["/acces_key_secret"]
     with pytest.raises(ConfigError, match="access_key_secret"):
         aliyun.make(channel("aliyun", {"access_key_id": "x"}))
-
-
-def test_a_sender_is_an_extension_code():
-    wrong = channel("aliyun", SETTINGS)
-    object.__setattr__(wrong, "sender", "Acme")
-    with pytest.raises(ConfigError, match="digits"):
-        aliyun.make(wrong)
 
 
 def test_traits():

@@ -197,6 +197,7 @@ def test_another_address_is_signed_with_its_host_and_path():
     [
         (submit(), "content.template"),
         (submit(text="no brand", filled=CODE), "content.signature"),
+        (submit(sender="Acme", filled=CODE), "channel.misconfigured"),
     ],
 )
 def test_what_cannot_be_said_goes_to_another_channel(one, reason):
@@ -493,7 +494,7 @@ def test_every_code_of_the_api_has_a_row():
     ],
 )
 def test_a_receipts_code_means(code, state, reason):
-    found = ReportCodes("tencent", tencent.REPORT_CLASSES).judge("UNDELIV", code)
+    found = ReportCodes("tencent", tencent.REPORTS).judge("UNDELIV", code)
     assert (found.state, found.reason) == (state, reason)
 
 
@@ -518,13 +519,6 @@ def test_everything_wrong_is_named_at_once():
     assert "in quotes" in dict(wrong)["/sdk_app_id"]
     with pytest.raises(ConfigError, match="secret_key"):
         tencent.make(channel("tencent", {"secret_id": "x", "sdk_app_id": APP}))
-
-
-def test_a_sender_is_an_extension_code():
-    wrong = channel("tencent", SETTINGS)
-    object.__setattr__(wrong, "sender", "Acme")
-    with pytest.raises(ConfigError, match="sender_id"):
-        tencent.make(wrong)
 
 
 def test_traits():
