@@ -217,6 +217,9 @@ class Report:
     number: str  # digits the report names, "" when absent
     token: object = None
     reference: str = ""  # our own word for the attempt, where the vendor echoes it
+    # Of a long text under one id of which the carrier reports each segment: (place from 1, of how
+    # many); None = it is about all that the id stands for.
+    part: tuple[int, int] | None = None
 
 
 class SegmentMark(NamedTuple):

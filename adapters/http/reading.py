@@ -70,9 +70,10 @@ def _load(vendor: str) -> dict[str, Any]:
 def json_of(body: bytes) -> object:
     """The body as JSON; None when it is none (which JSON's null is as well)."""
     try:
-        return json.loads(body)  # type: ignore[no-any-return]  # whatever it is, it is an object
+        found: object = json.loads(body)
     except (ValueError, RecursionError):
         return None
+    return found
 
 
 def fields(value: object) -> Json:

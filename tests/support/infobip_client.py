@@ -46,6 +46,9 @@ from infobip_api_client.models.sms_response import SmsResponse  # noqa: E402
 from infobip_api_client.models.sms_text_content import SmsTextContent  # noqa: E402
 from infobip_api_client.models.sms_webhooks import SmsWebhooks  # noqa: E402
 from infobip_api_client.models.validity_period import ValidityPeriod  # noqa: E402
+from infobip_api_client.models.validity_period_time_unit import (  # noqa: E402
+    ValidityPeriodTimeUnit,
+)
 
 __all__ = [
     "SmsDeliveryResult",
@@ -61,6 +64,7 @@ __all__ = [
     "SmsTextContent",
     "SmsWebhooks",
     "ValidityPeriod",
+    "ValidityPeriodTimeUnit",
     "client_of",
     "said_by",
 ]
@@ -86,7 +90,7 @@ class _Rest:
 def client_of(base: str, key: str) -> SmsApi:
     """The client of one account; it reaches nobody."""
     client = ApiClient(Configuration(host=base, api_key=key))
-    client.rest_client = _Rest()
+    client.rest_client = _Rest()  # type: ignore[assignment]  # it stands in for the real one
     return SmsApi(client)
 
 

@@ -29,6 +29,7 @@ from tests.support.infobip_client import (
     SmsTextContent,
     SmsWebhooks,
     ValidityPeriod,
+    ValidityPeriodTimeUnit,
     client_of,
     said_by,
 )
@@ -60,14 +61,16 @@ def judge():
 def _as_infobip_has_it(one: Any) -> SmsMessage:
     return SmsMessage(
         sender=one.sender or None,
-        destinations=[SmsDestination(to=one.number, message_id=reference_of(one))],
+        destinations=[SmsDestination(to=one.number, messageId=reference_of(one))],
         content=SmsMessageContent(SmsTextContent(text=text_of(one))),
         options=SmsMessageOptions(
-            validity_period=ValidityPeriod(amount=min(one.validity_s, 172_800), time_unit="SECONDS")
+            validityPeriod=ValidityPeriod(
+                amount=min(one.validity_s, 172_800), timeUnit=ValidityPeriodTimeUnit.SECONDS
+            )
         ),
         webhooks=SmsWebhooks(
-            delivery=SmsMessageDeliveryReporting(url=HOOK, intermediate_report=False, notify=True),
-            content_type="application/json",
+            delivery=SmsMessageDeliveryReporting(url=HOOK, intermediateReport=False, notify=True),
+            contentType="application/json",
         ),
     )
 
