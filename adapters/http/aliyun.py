@@ -54,6 +54,7 @@ from adapters.http.vendor import (
     reference_of,
 )
 from sms import config
+from sms.attempts import parse_reference
 from sms.codes import THROTTLE_PAUSE_S
 from sms.errors import CannotSend, ConfigError, RemoteProtocolError
 from sms.model import Inbound, MessageClass, Report, Submit
@@ -88,7 +89,6 @@ REPORTS: Final = codes_of("aliyun").reports
 _CLASSES = REPORTS
 
 _OK: Final = "OK"
-_OURS: Final = "msg_"  # how reference_of begins
 _ANSWER: Final = said({"code": 0, "msg": "成功"})
 _PAGE: Final = 50  # records of one answer to QuerySendDetails, the most
 _EARLY_S, _LATE_S = 60.0, 120.0  # how far SendDate may lie from the moment our request left
@@ -311,7 +311,7 @@ class Aliyun:
         """The vendor's word beside SMPP's: what its words mean says REPORTS."""
         state, error = ("DELIVRD", "") if is_delivered else ("UNDELIV", word(code))
         found = word(reference)
-        is_ours = found.startswith(_OURS)  # an account may be used by others, too
+        is_ours = parse_reference(found) is not None  # an account may be used by others, too
         return Report(self._channel, "", state, error, "", reference=found if is_ours else "")
 
     def _text(self, one: Json) -> Inbound:

@@ -50,6 +50,7 @@ from adapters.http.vendor import (
     reference_of,
 )
 from sms import config
+from sms.attempts import parse_reference
 from sms.errors import CannotSend, ConfigError, RemoteProtocolError
 from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome, Submitted, Uncertain
@@ -64,7 +65,6 @@ TRAITS: Final = Traits(
 REPORTS: Final = codes_of("tencent").reports
 
 _OK: Final = "Ok"
-_OURS: Final = "msg_"  # how reference_of begins
 _ANSWER: Final = said({"result": 0, "errmsg": "OK"})
 _LIMIT: Final = 100  # statuses or texts of one pull, the most
 _MAX_CONTEXT: Final = 511  # octets of a SessionContext: fewer than 512
@@ -257,7 +257,7 @@ class Tencent:
         number = digits_of(row.get("PhoneNumber"))
         report = self._report(is_good, row.get("SerialNo"), row.get("Description"), number)
         context = word(row.get("SessionContext"), _MAX_CONTEXT)
-        if context.startswith(_OURS) and "," not in context:
+        if parse_reference(context) is not None:  # of one number; several do not say which
             report.reference = context
         return report
 
