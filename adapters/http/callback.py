@@ -1,6 +1,7 @@
 """Our callbacks as vendors are told them, and how a call shows that it is the vendor's.
 
-    https://sms.example.com/callbacks/<channel>/receipts?secret=…     public_url, channel, kind
+    https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?secret=…
+    public_url ───────────┘                      the channel's id             └ or inbound
 
 The secret stands in the query of the address that the vendor was given. A vendor whose console
 takes a login instead may send it as the password of HTTP Basic.
@@ -17,17 +18,21 @@ from urllib.parse import quote, urlsplit
 from adapters.http.reading import form_of
 from adapters.http.settings import HttpSettings
 from adapters.http.vendor import Call, CallKind
+from sms import config
 from sms.errors import CallRefused
+from sms.ids import to_text
 
-PATH: Final = "/callbacks"
+PATH: Final = "/v1/carrier-callbacks"
+CHANNEL_PREFIX: Final = "chn"
 SECRET: Final = "secret"  # the name in the query  # noqa: S105 – a name, not a secret
 
 
-def address_of(own: HttpSettings, channel: str, kind: CallKind) -> str:
+def address_of(own: HttpSettings, channel: config.Channel, kind: CallKind) -> str:
     """Where a vendor reaches us for this kind; "" without `public_url` or with `callbacks` off."""
     if not own.public_url or not own.callbacks:
         return ""
-    plain = f"{own.public_url.rstrip('/')}{PATH}/{quote(channel, safe='')}/{kind.value}"
+    known = to_text(CHANNEL_PREFIX, channel.id)
+    plain = f"{own.public_url.rstrip('/')}{PATH}/{known}/{kind.value}"
     secret = quote(own.callback_secret, safe="")
     return f"{plain}?{SECRET}={secret}" if secret else plain
 
