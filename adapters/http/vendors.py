@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from adapters.http import aliyun, infobip, tencent, twilio
 from adapters.http.vendor import Vendor
 from sms import config
 
@@ -22,4 +23,9 @@ class VendorKind:
     login: str  # the setting that names the account: two channels with one value are one account
 
 
-VENDORS: Final[Mapping[str, VendorKind]] = {}
+VENDORS: Final[Mapping[str, VendorKind]] = {
+    "aliyun": VendorKind(aliyun.validate, aliyun.make, "access_key_id"),
+    "infobip": VendorKind(infobip.validate, infobip.make, "api_key"),
+    "tencent": VendorKind(tencent.validate, tencent.make, "secret_id"),
+    "twilio": VendorKind(twilio.validate, twilio.make, "account_sid"),
+}
