@@ -58,7 +58,7 @@ test-second: $(TESTS)
 	$(PYTEST) $(SECOND) -m '$(TESTED)'
 
 fuzz: $(TESTS) ## a million inputs into each parser of the wire (make test: 20,000)
-	SMSGW_FUZZ_INPUTS=1000000 $(PYTEST) tests/wire -k test_fuzz
+	SMSGW_HYPOTHESIS=random SMSGW_FUZZ_INPUTS=1000000 $(PYTEST) tests/wire -k test_fuzz
 
 bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
 	@$(BIN)/python -m loadtest.bench
