@@ -117,18 +117,17 @@ def test_nothing_settled_is_asked_about_and_nothing_open_is_forgotten(moves):
     lost, silent = set(), set()
     for move, index in moves:
         submit = submits[index]
-        match move:
-            case "l":
-                ours.lost(submit, 0.0, 0.0)
-                lost.add(index)
-            case "t":
-                ours.taken(submit, "id", 0.0, 0.0)
-                lost.discard(index)
-                silent.add(index)
-            case "s":
-                ours.settle(key_of(submit))
-                lost.discard(index)
-                silent.discard(index)
+        if move == "l":
+            ours.lost(submit, 0.0, 0.0)
+            lost.add(index)
+        elif move == "t":
+            ours.taken(submit, "id", 0.0, 0.0)
+            lost.discard(index)
+            silent.add(index)
+        else:
+            ours.settle(key_of(submit))
+            lost.discard(index)
+            silent.discard(index)
     found = set()
     while (question := ours.due(5.0, 5.0)) is not None:
         found.add((question.key, question.is_lost))

@@ -1,6 +1,7 @@
 """Up and down, and what the log says."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -34,7 +35,7 @@ def lines(monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(link.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
