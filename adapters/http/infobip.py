@@ -60,7 +60,7 @@ _LOGS_S: Final = 47 * 3600.0
 
 _OWN: Final[Mapping[str, Check]] = {"api_key": string(1, 512, "Infobip's API key")}
 _CODES: Final = Codes("infobip")
-REPORTS: Final = _CODES.reports
+REPORT_CLASSES: Final = _CODES.reports
 
 _TAKEN: Final = frozenset({"PENDING", "ACCEPTED", "DELIVERED"})
 _ENDED: Final = frozenset({"DELIVERED", "UNDELIVERABLE", "EXPIRED", "REJECTED"})
@@ -98,7 +98,7 @@ class Infobip:
             ("Content-Type", "application/json"),
             ("Accept", "application/json"),
         )
-        self._webhooks = _webhooks(address_of(self._own, channel.name, CallKind.RECEIPTS))
+        self._webhooks = _webhooks(address_of(self._own, channel.id, CallKind.RECEIPTS))
         self._asked_unix = 0.0  # of the newest question
 
     def together(self, submit: Submit) -> Hashable:

@@ -67,7 +67,7 @@ _CLOCKS_S: Final = 60.0
 _SHORT_CODE: Final = 6  # digits; a longer number is written with `+`
 
 _CODES: Final = Codes("twilio")
-REPORTS: Final = _CODES.reports
+REPORT_CLASSES: Final = _CODES.reports
 _UNREADABLE: Final = "carrier.unknown_outcome"
 _TWIML: Final = CallAnswer(
     200, "text/xml", b'<?xml version="1.0" encoding="UTF-8"?><Response></Response>'
@@ -137,7 +137,7 @@ class Twilio:
         password = raw.get("api_key_secret", raw["auth_token"])
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._headers = (("Authorization", f"Basic {login}"), ("Accept", "application/json"))
-        self._callback = address_of(self._own, channel.name, CallKind.RECEIPTS)
+        self._callback = address_of(self._own, channel.id, CallKind.RECEIPTS)
 
     def together(self, submit: Submit) -> Hashable:
         """Of no use: a request holds one message."""

@@ -60,9 +60,10 @@ class Call:
 
     kind: CallKind
     method: str
-    url: str  # as the vendor was given it: public address, path and query (some sign it)
-    headers: Mapping[str, str]  # names in lower case
-    body: bytes
+    # As the vendor was given it: public address, path and query (some sign it).
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)  # names in lower case
+    body: bytes = field(repr=False)
     unix: float  # when it came
 
 

@@ -11,8 +11,8 @@ from sms.model import Carrier, Encoding, Filled, Message, MessageClass, Submit
 SECRET = "a-long-enough-secret"
 
 
-def channel(protocol: str, settings: Mapping[str, object], name: str = "backup") -> config.Channel:
-    return config.Channel(id=7, name=name, protocol=protocol, settings=settings)
+def channel(protocol: str, settings: Mapping[str, object], sender: str = "") -> config.Channel:
+    return config.Channel(id=7, name="backup", protocol=protocol, settings=settings, sender=sender)
 
 
 def submit(
@@ -64,7 +64,7 @@ def call(
     body: bytes | str,
     *,
     kind: CallKind = CallKind.RECEIPTS,
-    url: str = f"https://sms.example.com/callbacks/backup/receipts?secret={SECRET}",
+    url: str = f"https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?secret={SECRET}",
     method: str = "POST",
     headers: Mapping[str, str] | None = None,
 ) -> Call:

@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "public_url": "https://sms.example.com",
     "callback_secret": SECRET,
 }
-HOOK = f"https://sms.example.com/callbacks/backup/receipts?secret={SECRET}"
+HOOK = f"https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?secret={SECRET}"
 UNIX = 1_800_000_000.0
 ONE = submit()
 TWO = submit("447700900123", id=2)
@@ -411,7 +411,7 @@ def test_a_push_of_receipts_is_what_infobips_model_reads_in_it():
 
 
 def test_every_word_of_a_receipt_has_a_class_that_is_known():
-    codes = ReportCodes("infobip", infobip.REPORTS)
+    codes = ReportCodes("infobip", infobip.REPORT_CLASSES)
     delivered = codes.judge("DELIVERED_TO_HANDSET", "")
     assert (delivered.state, delivered.is_known) == (State.DELIVERED, True)
     unknown = codes.judge("UNDELIVERABLE_NOT_DELIVERED", "EC_UNKNOWN_SUBSCRIBER")
@@ -419,7 +419,7 @@ def test_every_word_of_a_receipt_has_a_class_that_is_known():
     assert unknown.is_bad_number
     assert codes.judge("EXPIRED_DLR_UNKNOWN", "").state is State.UNKNOWN
     assert codes.judge("DELIVERED_TO_OPERATOR", "").state is None
-    for name in infobip.REPORTS:
+    for name in infobip.REPORT_CLASSES:
         assert codes.judge(name, "").is_known, name
         assert codes.judge("UNDELIVERABLE_NOT_DELIVERED", name).is_known, name
 
@@ -465,10 +465,10 @@ def test_half_a_surrogate_pair_in_a_text_is_replaced():
 @pytest.mark.parametrize(
     "url",
     [
-        "https://sms.example.com/callbacks/backup/receipts",
-        "https://sms.example.com/callbacks/backup/receipts?secret=",
-        f"https://sms.example.com/callbacks/backup/receipts?secret={SECRET}x",
-        f"https://sms.example.com/callbacks/backup/receipts?secret=x&secret={SECRET}",
+        "https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts",
+        "https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?secret=",
+        f"https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?secret={SECRET}x",
+        f"https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?secret=x&secret={SECRET}",
         "https://[",
     ],
 )
@@ -481,7 +481,7 @@ def test_a_call_without_the_secret_is_refused(url):
 
 def test_the_secret_may_come_as_the_password_of_a_login():
     login = base64.b64encode(f"infobip:{SECRET}".encode()).decode()
-    url = "https://sms.example.com/callbacks/backup/receipts"
+    url = "https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts"
     headers = {"authorization": f"Basic {login}"}
     assert vendor().pushed(call(json.dumps(RECEIPTS), url=url, headers=headers)).reports
     for wrong in (f"Basic {login[:-4]}", "Basic é", f"Bearer {SECRET}", "Basic"):

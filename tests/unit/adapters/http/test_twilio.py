@@ -32,8 +32,8 @@ SETTINGS: dict[str, Any] = {
 }
 UNIX = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 UTC
 ONE = submit()
-HOOK = f"https://sms.example.com/callbacks/backup/receipts?ref={reference_of(ONE)}"
-INBOX = "https://sms.example.com/callbacks/backup/inbound"
+HOOK = f"https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?ref={reference_of(ONE)}"
+INBOX = "https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/inbound"
 
 
 def vendor(**more: Any) -> twilio.Twilio:
@@ -96,7 +96,7 @@ def test_twilios_own_client_makes_the_same_request(some: list[Submit], has_servi
         lambda: JUDGE.messages.create(
             to=f"+{one.number}",
             body=text_of(one),
-            status_callback=f"https://sms.example.com/callbacks/backup/receipts?ref={reference_of(one)}",
+            status_callback=f"https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?ref={reference_of(one)}",
             validity_period=min(one.validity_s, 36_000),
             **extra,
         )
@@ -418,7 +418,7 @@ def test_a_signed_form_without_its_fields_is_refused_by_name():
 
 
 def test_every_word_of_a_receipt_has_a_class_that_is_known():
-    codes = ReportCodes("twilio", twilio.REPORTS)
+    codes = ReportCodes("twilio", twilio.REPORT_CLASSES)
     assert codes.judge("delivered", "").state is State.DELIVERED
     assert codes.judge("sent", "").state is None
     gone = codes.judge("undelivered", "30005")
@@ -430,7 +430,7 @@ def test_every_word_of_a_receipt_has_a_class_that_is_known():
     assert codes.judge("undelivered", "21610").reason == "recipient.blocked"
     assert not codes.judge("undelivered", "30006").is_bad_number
     assert codes.judge("undelivered", "30410").state is State.UNKNOWN
-    for code in twilio.REPORTS:
+    for code in twilio.REPORT_CLASSES:
         assert codes.judge("undelivered", code if code.isdigit() else "").is_known, code
 
 
