@@ -415,10 +415,10 @@ def _auth(section: Section, known: Known) -> Auth:
     if raw is None or raw == AuthType.NONE:
         return Auth()
     kind = raw.get("type") if isinstance(raw, Mapping) else None
-    is_known = isinstance(kind, str) and kind in tuple(AuthType)
-    names = _AUTH_NAMES[AuthType(kind)] if is_known else ("type",)
+    auth_type = next((one for one in AuthType if one.value == kind), None)
+    names = _AUTH_NAMES[auth_type] if auth_type is not None else ("type",)
     inner = section.inner("auth", names)
-    if inner is None or not is_known:
+    if inner is None or auth_type is None:
         section.wrong.append(
             (
                 section.at("auth") + "/type",
@@ -427,12 +427,12 @@ def _auth(section: Section, known: Known) -> Auth:
             )
         )
         return Auth()
-    auth_type = AuthType(kind)
     if auth_type is AuthType.BASIC:
         inner.need("username", "password")
-        login = [inner.template(name, known.account) for name in ("username", "password")]
-        signs.needs_secret(inner, "password", *login)
-        return Auth(auth_type, *login)
+        username = inner.template("username", known.account)
+        password = inner.template("password", known.account)
+        signs.needs_secret(inner, "password", username, password)
+        return Auth(auth_type, username, password)
     if auth_type is AuthType.BEARER:
         inner.need("token")
         token = inner.template("token", known.account)

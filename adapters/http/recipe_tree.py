@@ -26,7 +26,7 @@ from sms.errors import ConfigError, RemoteProtocolError
 
 MAX_STEPS: Final = 20
 MAX_FIELDS: Final = 10_000  # of a form or a query
-MAX_TEXT: Final = 4096  # characters of a scalar that is looked at as id, code or word
+MAX_TEXT: Final = 16_384  # characters of a scalar that is looked at
 
 _STEP = re.compile(r"\.([^.\[\]\"'\s]+)|\[([0-9]{1,5})\]|\[(\*)\]|\[\"([^\"]{1,200})\"\]")
 
