@@ -36,6 +36,7 @@ class Encoding(StrEnum):
     HEX = "hex"
     HEX_UPPER = "hex_upper"
     BASE64 = "base64"
+    BASE64_URL = "base64url"  # with - and _ for + and /
 
 
 class Where(StrEnum):
@@ -77,6 +78,8 @@ class Signing:
     def _written(self, made: bytes) -> str:
         if self.encoding is Encoding.BASE64:
             return base64.b64encode(made).decode("ascii")
+        if self.encoding is Encoding.BASE64_URL:
+            return base64.urlsafe_b64encode(made).decode("ascii")
         return made.hex().upper() if self.encoding is Encoding.HEX_UPPER else made.hex()
 
     @property
