@@ -45,6 +45,7 @@ TRAITS: Final = Traits()  # what every recipe can; a channel's own stand in `Htt
 LOGIN: Final = "account"
 _PATH: Final = "/callbacks"
 _REHEARSED_AT: Final = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+_REHEARSED_ID: Final = "ID-OF-THE-PROVIDER"
 _REHEARSED_NONCE: Final = "0123456789abcdef0123456789abcdef"
 
 
@@ -63,6 +64,7 @@ class HttpRecipe:
         first = sending.plan.url.parts[0] if sending.plan.url.parts else ""
         self.endpoint = first if isinstance(first, str) else ""
         self._recipe = recipe
+        self.shares_id = recipe.answers.shares_id  # its id has a mark of the number behind it
         self._channel = channel
         self._fixed = {**recipe.account.values, **_addresses(own, name)}
         self._shared = sorted(sending.plan.names & MESSAGE)  # equal in all of one request
@@ -99,9 +101,10 @@ class HttpRecipe:
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
         """Ask about one; CannotSend when the provider's id is needed and not known."""
-        plan, one = self._recipe.question, asked[0]
-        if plan is None or ("carrier_id" in plan.names and not one.carrier_id):
+        plan, tellings, one = self._recipe.question, self._recipe.tellings, asked[0]
+        if plan is None or tellings is None or ("carrier_id" in plan.names and not one.carrier_id):
             raise CannotSend("query", "channel.misconfigured", is_channel=True)
+        one = replace(one, carrier_id=tellings.provider_id(one))
         values = {**self._fixed, **of_request(unix, nonce), **of_asked(one, plan.names)}
         return plan.build(values, is_shown=self._is_shown)
 
@@ -190,7 +193,7 @@ def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
         return list(dict.fromkeys(wrong))
     vendor = HttpRecipe(recipe, settings.parse(raw), 0, "channel")
     try:
-        for count in {1, vendor.traits.batch}:
+        for count in (1, min(vendor.traits.batch, 3)):
             vendor.send(sample(count), _REHEARSED_AT, _REHEARSED_NONCE)
     except CannotSend:
         wrong.append(("/send", "cannot be built for a sample message; look at its headers"))
@@ -219,7 +222,8 @@ def rehearse(raw: Mapping[str, object], name: str = "channel") -> list[str]:
     submits = sample(min(vendor.traits.batch, 2))
     lines = ["# send", *_shown(vendor.send(submits, _REHEARSED_AT, _REHEARSED_NONCE))]
     if vendor.traits.asks:
-        asked = Asked(replace(submits[0]), _REHEARSED_AT, "ID-OF-THE-PROVIDER")
+        shown_id = f"{_REHEARSED_ID}.00000000" if vendor.shares_id else _REHEARSED_ID
+        asked = Asked(submits[0], _REHEARSED_AT, shown_id)
         lines += ["# query", *_shown(vendor.question([asked], _REHEARSED_AT, _REHEARSED_NONCE))]
     for kind in CallKind:
         request = vendor.pull(kind, _REHEARSED_AT, _REHEARSED_NONCE)

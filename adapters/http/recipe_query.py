@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from adapters.http.recipe_answer import TOO_MANY, carrier_id_of, readable
+from adapters.http.recipe_answer import TOO_MANY, carrier_id_of, readable, shared_id
 from adapters.http.recipe_callback import (
     MAX_WORD,
     ON_THE_WAY,
@@ -40,6 +40,13 @@ class Tellings:
     paths: ReportPaths
     channel: int
     has_ids: bool  # a send's answer gives ids; else a message is known by our reference
+    shares_id: bool = False  # one id stands for a batch: ours has the number's mark behind it
+
+    def provider_id(self, asked: Asked) -> str:
+        """The provider's own id of it, "" when the answer was lost."""
+        if not self.shares_id:
+            return asked.carrier_id
+        return asked.carrier_id.rpartition(".")[0]
 
     def read(self, asked: Asked, reply: Reply) -> Told:
         """What it says of one message; never raises."""
@@ -62,12 +69,12 @@ class Tellings:
 
     def _is_mine(self, item: object, asked: Asked) -> bool:
         """Nothing that it names is another's."""
-        paths = self.paths
-        named = paths.id.text(item) if paths.id and asked.carrier_id else asked.carrier_id
+        paths, known = self.paths, self.provider_id(asked)
+        named = paths.id.text(item) if paths.id and known else known
         word = paths.reference.text(item) if paths.reference else ""
         number = paths.digits(item)
         return (
-            named == asked.carrier_id
+            named == known
             and word in ("", reference_of(asked.submit))
             and number in ("", asked.submit.number)
         )
@@ -75,6 +82,8 @@ class Tellings:
     def _of_item(self, item: object, asked: Asked) -> Told:
         word = self.paths.word(item)
         said = carrier_id_of(self.paths.id.text(item) if self.paths.id else "")
+        if said and self.shares_id:
+            said = shared_id(said, asked.submit.number)
         carrier_id = asked.carrier_id or said
         if not carrier_id and not self.has_ids:
             carrier_id = reference_of(asked.submit)
@@ -92,7 +101,9 @@ class Tellings:
 TELLING_NAMES: Final = ("format", "separator", "absent", "items", *REPORT_NAMES)
 
 
-def parse_tellings(section: Section, channel: int, *, national_cn: bool, has_ids: bool) -> Tellings:
+def parse_tellings(
+    section: Section, channel: int, *, national_cn: bool, has_ids: bool, shares_id: bool
+) -> Tellings:
     """Read `query.answer`; adds to what is wrong."""
     if "states" not in section:
         section.complain("states", "is missing; a state that it does not have is asked about again")
@@ -104,4 +115,5 @@ def parse_tellings(section: Section, channel: int, *, national_cn: bool, has_ids
         parse_reports(section, national_cn=national_cn, shares_id=False, needs_whose=False),
         channel,
         has_ids,
+        shares_id,
     )

@@ -139,7 +139,8 @@ def read_recipe(raw: Mapping[str, Any], channel: int, wrong: Wrong) -> Recipe:
     _need_public_url(top, sending)
     reader = _Pushes(top, known, shares_id=shares_id)
     reports, texts = reader.receipts(), reader.inbound()
-    plan, tellings = _query(top, known, channel, has_ids="id" in answer or "items" in answer)
+    has_ids = "id" in answer or "items" in answer
+    plan, tellings = _query(top, known, channel, has_ids=has_ids, shares_id=shares_id)
     return Recipe(
         sending,
         answers,
@@ -247,7 +248,7 @@ class _Pushes:
 
 
 def _query(
-    top: Section, known: Known, channel: int, *, has_ids: bool
+    top: Section, known: Known, channel: int, *, has_ids: bool, shares_id: bool
 ) -> tuple[Plan | None, Tellings | None]:
     if not isinstance(top.raw.get("query"), Mapping):
         return None, None
@@ -262,4 +263,7 @@ def _query(
     if answer is None:
         return plan, None
     national_cn = top.raw.get("national_cn") is True
-    return plan, parse_tellings(answer, channel, national_cn=national_cn, has_ids=has_ids)
+    tellings = parse_tellings(
+        answer, channel, national_cn=national_cn, has_ids=has_ids, shares_id=shares_id
+    )
+    return plan, tellings

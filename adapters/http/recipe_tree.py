@@ -169,7 +169,8 @@ def _plain(text: str, separator: str | None) -> dict[str, Any]:
 
 # -- tests ----------------------------------------------------------------------------------------
 
-Found = Sequence[str]  # the scalars that stand where a condition looks
+# What stands where a condition looks: scalars, and None for a mapping or a list, equal to nothing.
+Found = Sequence[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +199,11 @@ class Test:
 def _all(conditions: tuple[Condition, ...], status: int, tree: object) -> bool:
     for row in conditions:
         if row.path is None:
-            found = [str(status), f"{status // 100}xx"]
+            found: Found = [str(status), f"{status // 100}xx"]
         elif tree is None:
             return False
         else:
-            # A mapping or a list is there, too, but equal to nothing.
-            found = [scalar(value) or "" for value in row.path.every(tree)]
+            found = [scalar(value) for value in row.path.every(tree)]
         if not row.holds(found):
             return False
     return True
@@ -213,16 +213,16 @@ _OPERATORS: Final = ("equals", "in", "not", "exists", "prefix", "contains")
 
 
 def _compare(operator: str, words: frozenset[str]) -> Callable[[Found], bool]:
-    if operator in ("equals", "in"):
-        return lambda found: any(text in words for text in found)
-    if operator == "not":
-        return lambda found: bool(found) and not any(text in words for text in found)
     if operator == "exists":
         return lambda found: bool(found) is ("true" in words)
+    if operator == "not":
+        return lambda found: bool(found) and not any(one is None or one in words for one in found)
     if operator == "prefix":
         starts = tuple(words)
-        return lambda found: any(text.startswith(starts) for text in found)
-    return lambda found: any(word in text for text in found for word in words)
+        return lambda found: any(one is not None and one.startswith(starts) for one in found)
+    if operator == "contains":
+        return lambda found: any(one is not None and word in one for one in found for word in words)
+    return lambda found: any(one in words for one in found)
 
 
 def parse_test(value: object, pointer: str, wrong: list[tuple[str, str]]) -> Test:

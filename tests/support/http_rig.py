@@ -155,9 +155,7 @@ class HttpRig:
         self._method, self._settings, self._tls = method, settings or {}, tls
         self._submit_timeout_s = submit_timeout_s
         self._sizes = sessions, window
-        self._policy = SessionPolicy(
-            **{"reconnect_min_s": 0.01, "reconnect_max_s": 0.02, **policy}
-        )
+        self._policy = SessionPolicy(**{"reconnect_min_s": 0.01, "reconnect_max_s": 0.02, **policy})
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
