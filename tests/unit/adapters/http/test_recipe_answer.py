@@ -179,7 +179,7 @@ def batch(by: str) -> Any:
     ],
 )
 def test_each_number_of_a_batch_has_its_own_verdict(by, keys):
-    rows = [{"code": 5}, {"code": 0, "id": "a1"}]
+    rows: list[dict[str, Any]] = [{"code": 5}, {"code": 0, "id": "a1"}]
     if keys is None:
         rows.reverse()
     else:

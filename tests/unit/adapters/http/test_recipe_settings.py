@@ -123,7 +123,7 @@ def test_a_raw_text_body_escapes_what_comes_from_outside():
 
 
 def test_what_is_different_in_every_message_stands_in_each():
-    send = {
+    send: dict[str, Any] = {
         "url": URL,
         "json": {"to": "{each}", "ref": "{reference}", "text": "{text}"},
         "batch": {"max": 5, "each": "{number}", "shares_id": True},

@@ -319,6 +319,18 @@ def test_a_question_needs_the_id_that_a_lost_answer_did_not_bring():
     assert told.verdict is Verdict.SILENT
 
 
+def test_bulksms_is_asked_by_our_reference_when_the_answer_was_lost():
+    made = vendor(shipped("bulksms"))
+    asked = Asked(submits()[0], UNIX)
+    url = "https://api.bulksms.com/v1/messages?filter=userSuppliedId%3D" + REFERENCE
+    assert made.question([asked], UNIX, NONCE).url == url
+    assert made.told([asked], reply("[]"))[0].verdict is Verdict.ABSENT
+    row = {"id": "4234", "to": "8613800138000", "userSuppliedId": REFERENCE}
+    body = json.dumps([row | {"status": {"type": "SENT"}}])
+    [told] = made.told([asked], reply(body))
+    assert (told.verdict, told.carrier_id) == (Verdict.TAKEN, "4234")
+
+
 def test_yunpian_pulls_what_it_did_not_push():
     made = vendor(shipped("yunpian"))
     request = made.pull(CallKind.RECEIPTS, UNIX, NONCE)
