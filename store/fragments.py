@@ -44,6 +44,8 @@ class ParkedReport:
     number: str
     tries: int
     due: float
+    reference: str = ""
+    part: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -123,14 +125,27 @@ def park_reports_sql(keyring: Keyring, reports: Iterable[ParkedReport]) -> str:
     """Put reports into `parked_reports`, or move them by id; their content is sealed."""
     values = ",".join(
         f"({int(report.id)},{int(report.channel)},{_text(report.carrier_id)},"
-        f"{_bytes(seal_report(keyring, report))},{int(report.tries)},{moment_sql(report.due)})"
+        f"{_bytes(seal_report(keyring, report))},{int(report.tries)},{moment_sql(report.due)},"
+        f"{_text(report.reference)},{_smallint(report.part, 0)},{_smallint(report.part, 1)})"
         for report in reports
     )
     if not values:
         return ""
     return (
-        f"INSERT INTO parked_reports (id,channel,carrier_id,raw,tries,due) VALUES {values}"
+        "INSERT INTO parked_reports (id,channel,carrier_id,raw,tries,due,reference,part,parts)"
+        f" VALUES {values}"
         " ON CONFLICT (id) DO UPDATE SET tries=excluded.tries, due=excluded.due;"
+    )
+
+
+def hasten_reports_sql(reference: str) -> str:
+    """Look again at once at parked reports with this word of ours for an attempt.
+
+    For the commit that makes the attempt one that a report can be about.
+    """
+    return (
+        "UPDATE parked_reports SET due = now()"
+        f" WHERE reference = {_text(reference)} AND reference <> '' AND due > now();"
     )
 
 
@@ -255,6 +270,10 @@ def moment_sql(unix_s: float) -> str:
 
 def _bytes(data: bytes) -> str:
     return f"'\\x{data.hex()}'::bytea"
+
+
+def _smallint(part: tuple[int, int] | None, place: int) -> int:
+    return 0 if part is None else max(0, min(int(part[place]), 0x7FFF))
 
 
 def _text(text: str) -> str:

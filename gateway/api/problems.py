@@ -91,6 +91,16 @@ KINDS: dict[str, Kind] = {
     "auth.scope": Kind(403, "Not allowed with this key", "Use a key that has the scope."),
     "tenant.suspended": Kind(403, "Tenant suspended", "Ask the operator of this gateway."),
     "resource.not_found": Kind(404, "Not found", "Check the address and the id."),
+    "callback.unreadable": Kind(
+        400, "Call not readable", "Send what the vendor's documentation says, to the right address."
+    ),
+    "callback.unproven": Kind(
+        401, "Call not proven", "Give the channel's secret, or sign as the vendor does."
+    ),
+    "callback.not_allowed": Kind(
+        403, "Call not allowed", "Add the vendor's networks to the channel's callback_sources."
+    ),
+    "callback.later": Kind(503, "Call again", "Wait for the seconds in Retry-After; call again."),
     "name.taken": Kind(409, "Name taken", "Choose another name."),
     "message.final": Kind(409, "At its end", "Nothing is to be done; read the message."),
     "message.submitting": Kind(

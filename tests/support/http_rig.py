@@ -256,34 +256,38 @@ class HttpRig:
 
     async def _act(self, plan: str, refs: list[str], writer: asyncio.StreamWriter) -> bool:
         good = json.dumps({"ids": [f"id-{ref}" for ref in refs]}).encode()
-        match plan:
-            case "good":
-                return _answer(writer, good)
-            case "slow":
-                await asyncio.sleep(0.01)
-                return _answer(writer, good)
-            case "held":
-                await self.release.wait()
-                return _answer(writer, good)
-            case "good and close":
-                _answer(writer, good, b"Connection: close\r\n")
-            case "good then closed":
-                _answer(writer, good)
-            case "500":
-                return _answer(writer, b"oops", status=b"500 Internal Server Error")
-            case "not json":
-                return _answer(writer, good[:-5])
-            case "too long":
-                return _answer(writer, b" " * (MAX_ANSWER + 1))
-            case "garbage":
-                writer.write(b"\x00\x01 what?\r\n\r\n")
-            case "cut in head":
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-")
-            case "cut in body":
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + good)
-            case "reset":
-                writer.transport.abort()
+        if plan in ("slow", "held"):
+            await (asyncio.sleep(0.01) if plan == "slow" else self.release.wait())
+        elif plan == "reset":
+            writer.transport.abort()
+        elif plan in _CUTS:
+            writer.write(_CUTS[plan] + good[:20])
+        if plan in _ANSWERS:
+            status, cut, more, is_kept = _ANSWERS[plan]
+            _answer(writer, _TOO_LONG if plan == "too long" else good[:cut], more, status)
+            return is_kept
         return False
+
+
+_TOO_LONG = b" " * (MAX_ANSWER + 1)
+_OK, _CLOSE = b"200 OK", b"Connection: close\r\n"
+# plan to status, where the body ends, more headers, and whether the connection is kept
+_ANSWERS = {
+    "good": (_OK, None, b"", True),
+    "slow": (_OK, None, b"", True),
+    "held": (_OK, None, b"", True),
+    "good and close": (_OK, None, _CLOSE, False),
+    "good then closed": (_OK, None, b"", False),
+    "500": (b"500 Internal Server Error", 3, b"", True),
+    "not json": (_OK, -5, b"", True),
+    "too long": (_OK, None, b"", True),
+}
+# plan to what stands before a few octets, and then the connection is closed
+_CUTS = {
+    "garbage": b"\x00\x01 what?\r\n\r\n",
+    "cut in head": b"HTTP/1.1 200 OK\r\nContent-",
+    "cut in body": b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n",
+}
 
 
 def _answer(
@@ -296,5 +300,5 @@ def _answer(
 async def until(condition: Callable[[], object]) -> None:
     """Turns of the loop until it holds; a test that waits in vain says where."""
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 – any condition
             await asyncio.sleep(0.001)
