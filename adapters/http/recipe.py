@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote
 
 from adapters.http import settings
+from adapters.http.callback import SECRET, address_of, require_secret
 from adapters.http.recipe_examples import find_wrong_examples, sample
 from adapters.http.recipe_request import EACH, joined
 from adapters.http.recipe_section import Wrong
@@ -43,7 +43,6 @@ from sms.outcomes import Outcome
 
 TRAITS: Final = Traits()  # what every recipe can; a channel's own stand in `HttpRecipe.traits`
 LOGIN: Final = "account"
-_PATH: Final = "/callbacks"
 _REHEARSED_AT: Final = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 _REHEARSED_ID: Final = "ID-OF-THE-PROVIDER"
 _REHEARSED_NONCE: Final = "0123456789abcdef0123456789abcdef"
@@ -52,7 +51,7 @@ _REHEARSED_NONCE: Final = "0123456789abcdef0123456789abcdef"
 class HttpRecipe:
     """One account at one provider (`adapters.http.vendor.Vendor`)."""
 
-    def __init__(self, recipe: Recipe, own: settings.HttpSettings, channel: int, name: str) -> None:
+    def __init__(self, recipe: Recipe, own: settings.HttpSettings, channel: int) -> None:
         sending = recipe.sending
         self.traits = Traits(
             batch=min(sending.batch, own.max_batch),
@@ -66,7 +65,12 @@ class HttpRecipe:
         self._recipe = recipe
         self.shares_id = recipe.answers.shares_id  # its id has a mark of the number behind it
         self._channel = channel
-        self._fixed = {**recipe.account.values, **_addresses(own, name)}
+        self._own = own
+        self._fixed = {
+            **recipe.account.values,
+            "callback_url": address_of(own, channel, CallKind.RECEIPTS),
+            "inbound_url": address_of(own, channel, CallKind.INBOUND),
+        }
         self._shared = sorted(sending.plan.names & MESSAGE)  # equal in all of one request
         self._is_shown = True
 
@@ -139,6 +143,8 @@ class HttpRecipe:
                 if len(kinds) == 1:
                     raise CallRefused(403, f"this channel takes no {kind.value} by callback")
                 continue
+            if envelope.proof is None:
+                require_secret(self._own, call)
             items = envelope.open(call, self._recipe.account.values)
             brought = self._brought(kind, items, envelope.answer)
             if items and not (brought.reports or brought.texts):
@@ -166,23 +172,12 @@ class HttpRecipe:
         other.__dict__.update(self.__dict__)
         other._fixed = {**self._fixed, **self._recipe.account.hidden()}
         other._fixed |= {
-            name: self._fixed[name].partition("?")[0] + f"?secret={HIDDEN}"
+            name: self._fixed[name].partition("?")[0] + f"?{SECRET}={HIDDEN}"
             for name in ("callback_url", "inbound_url")
             if "?" in self._fixed[name]
         }
         other._is_shown = False
         return other
-
-
-def _addresses(own: settings.HttpSettings, channel: str) -> dict[str, str]:
-    """Where the provider reaches us, with the secret that stands in the query."""
-    base = f"{own.public_url.rstrip('/')}{_PATH}/{quote(channel, safe='')}"
-    secret = f"?secret={quote(own.callback_secret, safe='')}" if own.callback_secret else ""
-    is_there = own.public_url and own.callbacks
-    return {
-        "callback_url": f"{base}/{CallKind.RECEIPTS.value}{secret}" if is_there else "",
-        "inbound_url": f"{base}/{CallKind.INBOUND.value}{secret}" if is_there else "",
-    }
 
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -191,7 +186,7 @@ def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     recipe = read_recipe(raw, 0, wrong)
     if wrong:
         return list(dict.fromkeys(wrong))
-    vendor = HttpRecipe(recipe, settings.parse(raw), 0, "channel")
+    vendor = HttpRecipe(recipe, settings.parse(raw), 0)
     try:
         for count in (1, min(vendor.traits.batch, 3)):
             vendor.send(sample(count), _REHEARSED_AT, _REHEARSED_NONCE)
@@ -208,16 +203,16 @@ def make(channel: config.Channel) -> HttpRecipe:
     if wrong:
         pointer, detail = wrong[0]
         raise ConfigError(f"http setting {pointer}: {detail}")
-    return HttpRecipe(recipe, settings.parse(raw), channel.id, channel.name)
+    return HttpRecipe(recipe, settings.parse(raw), channel.id)
 
 
-def rehearse(raw: Mapping[str, object], name: str = "channel") -> list[str]:
+def rehearse(raw: Mapping[str, object]) -> list[str]:
     """The requests of a recipe for sample messages, line by line; secrets are asterisks.
 
     The settings must be without fault (`validate`); a place for a header that cannot hold its value
     is said instead of the request.
     """
-    channel = config.Channel(0, name, "http", raw)
+    channel = config.Channel(0, "channel", "http", raw)
     vendor = make(channel).hidden()
     submits = sample(min(vendor.traits.batch, 2))
     lines = ["# send", *_shown(vendor.send(submits, _REHEARSED_AT, _REHEARSED_NONCE))]

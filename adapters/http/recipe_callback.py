@@ -65,6 +65,13 @@ class Proof:
     stamp: str = ""  # the header that holds the moment of the call, "" = none
     fresh_s: float = 300.0
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The places it needs values for."""
+        if self.value is not None:
+            return self.value.names
+        return self.signing.names if self.signing is not None else frozenset()
+
     def check(self, call: Call, tree: object, account: Mapping[str, str]) -> None:
         """CallRefused (401) unless the call is proven."""
         given = self._given(call, tree)
@@ -138,7 +145,7 @@ class Envelope:
     items: Path
     only: Test
     answer: CallAnswer
-    proof: Proof | None
+    proof: Proof | None  # None = the channel's callback_secret, where it has one
 
     def open(self, call: Call, account: Mapping[str, str]) -> list[object]:
         """The items of a push; CallRefused when it is not the provider's or cannot be read."""
@@ -257,7 +264,6 @@ ENVELOPE_NAMES: Final = ("format", "json_field", "items", "only", "answer", "ver
 REPORT_NAMES: Final = ("id", "reference", "number", "state", "error", "states")
 TEXT_NAMES: Final = ("id", "number", "to", "text", "text_form")
 _VERIFY: Final = ("timestamp", "fresh_s", *signs.SIGNING)
-_SECRET_PLACE: Final = Place(Where.QUERY, "secret")
 
 
 def parse_envelope(section: Section, account: Collection[str]) -> Envelope:
@@ -285,12 +291,8 @@ def parse_envelope(section: Section, account: Collection[str]) -> Envelope:
 
 def _proof(section: Section, account: Collection[str]) -> Proof | None:
     inner = section.inner("verify", _VERIFY)
-    default = Template(()) if "callback_secret" not in account else None
     if inner is None:
-        if default is not None:
-            return None
-        known = Section({"value": "{callback_secret}"}, "", [], ("value",))
-        return Proof(_SECRET_PLACE, known.template("value", account), None)
+        return None
     inner.need("type", "in")
     kind = inner.raw.get("type")
     if kind == "secret":
@@ -298,8 +300,6 @@ def _proof(section: Section, account: Collection[str]) -> Proof | None:
             if name in inner:
                 inner.complain(name, "is of a signature; remove it, or say `type: hmac`")
         value = inner.template("value", account, default="{callback_secret}")
-        if "callback_secret" not in account and "value" not in inner:
-            inner.complain("value", "is missing, and the channel has no callback_secret")
         signs.needs_secret(inner, "value", value)
         return Proof(signs.parse_place(inner), value, None)
     if kind not in ("hmac", "digest"):

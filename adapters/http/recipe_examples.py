@@ -133,7 +133,7 @@ def _try_push(section: Section, kind: CallKind, envelope: Envelope, recipe: Reci
         section.complain("means", f"give one of {', '.join(REPORT_WORDS)}, or `nothing`")
         return
     method = section.text("method", "GET" if query else "POST")
-    url = f"https://sms.example.com/callbacks/channel/{kind.value}?{query}"
+    url = f"https://sms.example.com/?{query}"
     body = _body(section.raw.get("body", ""))
     call = Call(kind, method, url, _headers(section), body, 0.0)
     try:

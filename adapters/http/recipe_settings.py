@@ -37,6 +37,7 @@ from adapters.http.recipe_section import Section, Wrong
 from adapters.http.recipe_tree import Format, Path, Test
 from adapters.http.recipe_values import (
     ACCOUNT,
+    ACCOUNT_PLACES,
     MESSAGE,
     QUESTION,
     REQUEST,
@@ -128,19 +129,28 @@ def read_recipe(raw: Mapping[str, Any], channel: int, wrong: Wrong) -> Recipe:
     top.wrong = wrong
     account = Account(raw)
     known = Known(
-        MESSAGE | REQUEST | account.names,
-        account.names,
-        REQUEST | account.names,
+        MESSAGE | REQUEST | ACCOUNT_PLACES,
+        ACCOUNT_PLACES,
+        REQUEST | ACCOUNT_PLACES,
         top.raw["url"] if isinstance(top.raw.get("url"), str) else "",
     )
     sending, shares_id = _sending(_inner(top, "send", _SEND), known)
     answer = _inner(top, "answer", ANSWER_NAMES)
     answers = parse_answers(answer, top, batch=sending.batch, shares_id=shares_id)
-    _need_public_url(top, sending)
     reader = _Pushes(top, known, shares_id=shares_id)
     reports, texts = reader.receipts(), reader.inbound()
     has_ids = "id" in answer or "items" in answer
     plan, tellings = _query(top, known, channel, has_ids=has_ids, shares_id=shares_id)
+    plans = [
+        sending.plan,
+        *(pull.plan for pull in reader.pulls.values()),
+        *([plan] if plan else []),
+    ]
+    used = sending.each_names.union(
+        *(one.names for one in plans),
+        *(one.proof.names for one in reader.envelopes.values() if one.proof is not None),
+    )
+    _need_what_is_used(top, used - account.given)
     return Recipe(
         sending,
         answers,
@@ -161,10 +171,14 @@ def _inner(top: Section, name: str, known: tuple[str, ...]) -> Section:
     return Section(value if isinstance(value, Mapping) else {}, f"/{name}", top.wrong, known)
 
 
-def _need_public_url(top: Section, sending: Sending) -> None:
-    used = sorted({"callback_url", "inbound_url"} & sending.names)
-    if used and "public_url" not in top:
-        top.complain("public_url", f"is missing; {{{used[0]}}} is made from it")
+def _need_what_is_used(top: Section, used: frozenset[str]) -> None:
+    """Settings that a template wants and that are not given."""
+    for name in sorted(used & ACCOUNT_PLACES):
+        hint = f" (or {name}_file)" if name not in ACCOUNT else ""
+        top.complain(name, f"is missing{hint}; a template uses {{{name}}}")
+    addresses = sorted(used & {"callback_url", "inbound_url"})
+    if addresses and "public_url" not in top:
+        top.complain("public_url", f"is missing; {{{addresses[0]}}} is made from it")
 
 
 def _sending(section: Section, known: Known) -> tuple[Sending, bool]:

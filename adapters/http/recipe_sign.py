@@ -16,7 +16,7 @@ from typing import Final
 
 from adapters.http.recipe_section import Section, header_name
 from adapters.http.recipe_template import Template, octets
-from adapters.http.recipe_values import SECRETS
+from adapters.http.recipe_values import ALL_SECRETS, SECRETS
 
 SIGNATURE: Final = "signature"
 
@@ -123,7 +123,7 @@ def parse_signing(
 def needs_secret(section: Section, name: str, *templates: Template) -> None:
     """Complain where no secret is used: it was written out, or forgotten."""
     used = frozenset().union(*(template.names for template in templates))
-    if name in section and not used & {*SECRETS, "callback_secret"}:
+    if name in section and not used.intersection(ALL_SECRETS):
         section.complain(
             name,
             "uses no secret; give it as one of "

@@ -21,6 +21,8 @@ from sms.model import Submit
 HIDDEN: Final = "***"  # a secret as a rehearsal shows it
 ACCOUNT: Final = ("account", "username")
 SECRETS: Final = ("password", "api_key", "api_secret", "auth_token")
+ALL_SECRETS: Final = (*SECRETS, "callback_secret")  # the last is every HTTP channel's
+ACCOUNT_PLACES: Final = frozenset((*ACCOUNT, *ALL_SECRETS))
 REQUEST: Final = frozenset({"unix", "unix_ms", "utc", "nonce", "callback_url", "inbound_url"})
 
 
@@ -67,22 +69,16 @@ QUESTION: Final = frozenset(
 
 
 class Account:
-    """The values that are the same in every request: login, secrets, our own address."""
+    """The values that are the same in every request: login and secrets."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.secrets = tuple(name for name in (*SECRETS, "callback_secret") if name in raw)
-        names = [name for name in (*ACCOUNT, *self.secrets) if name in raw]
-        self.values = {name: str(raw[name]) for name in names}
-        self.values.setdefault("account", "")
+        self.values = {name: str(raw.get(name, "")) for name in ACCOUNT_PLACES}
+        self.given = frozenset(name for name in ACCOUNT_PLACES if name in raw)
 
     def hidden(self) -> Mapping[str, str]:
         """The same with secrets as asterisks."""
-        return self.values | dict.fromkeys(self.secrets, HIDDEN)
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The places there are."""
-        return frozenset(self.values)
+        secrets = self.given.intersection(ALL_SECRETS)
+        return self.values | dict.fromkeys(secrets, HIDDEN)
 
 
 def utc(unix: float) -> datetime:

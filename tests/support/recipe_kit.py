@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from adapters.http import recipe
+from adapters.http import callbacks, recipe
 from adapters.http.recipe_examples import sample
 from adapters.http.vendor import Call, CallKind, Reply
 from gateway import configfields
@@ -60,11 +60,11 @@ def small(**parts: Any) -> dict[str, Any]:
     }
 
 
-def vendor(settings: dict[str, Any], name: str = "channel") -> recipe.HttpRecipe:
+def vendor(settings: dict[str, Any]) -> recipe.HttpRecipe:
     """The vendor of settings that must be without fault."""
     wrong = recipe.validate(settings)
     assert wrong == []
-    return recipe.make(Channel(7, name, "http", settings))
+    return recipe.make(Channel(7, "channel", "http", settings))
 
 
 def submits(count: int = 1, text: str | None = None) -> list[Submit]:
@@ -91,6 +91,7 @@ def call(
     unix: float = 1_767_225_600.0,
 ) -> Call:
     """A push."""
-    url = f"https://sms.example.com/callbacks/channel/{kind.value}" + (f"?{query}" if query else "")
+    path = callbacks.path_of(7, kind)
+    url = f"https://sms.example.com{path}" + (f"?{query}" if query else "")
     data = body.encode() if isinstance(body, str) else body
     return Call(kind, method, url, headers or {}, data, unix)

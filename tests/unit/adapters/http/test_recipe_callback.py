@@ -158,7 +158,11 @@ def test_a_signature_over_address_and_raw_body():
     }
     one = made(receipts={**RECEIPTS, "verify": verify})
     body = b'{"list": [{"id": "5", "state": "OK", "note": "\xe4\xb8\xad"}]}'
-    signed = b"https://sms.example.com/callbacks/channel/receipts" + body + b"1767225600000"
+    signed = (
+        b"https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts"
+        + body
+        + b"1767225600000"
+    )
     proof = base64.b64encode(hmac.new(SECRET.encode(), signed, hashlib.sha1).digest()).decode()
     headers = {"x-signature": f"sha1={proof}", "x-time": "1767225600000"}
     assert one.pushed(call(body=body, headers=headers)).reports

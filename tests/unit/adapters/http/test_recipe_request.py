@@ -75,20 +75,27 @@ def test_members_may_be_numbers_missing_or_whole_objects():
     body = {
         "ttl": "{validity_s|int}",
         "name": "{sender|optional}",
-        "gone": "{account|optional}",
+        "maybe": "{template_code|optional}",
         "variables": "{variables}",
         "list": "{variables_list}",
         "code": "{template_code}",
     }
     settings = small(send={"url": "https://api.example.com/send", "json": body | {"t": "{text}"}})
-    assert json.loads(of(vendor(settings)).body) == {
+    one = vendor(settings)
+    assert json.loads(of(one).body) == {
         "ttl": 600,
         "name": "10690001",
+        "maybe": "TEMPLATE-1",
         "variables": {"code": "123456"},
         "list": ["123456"],
         "code": "TEMPLATE-1",
         "t": "【Example】Your code is 123456",
     }
+    [plain] = submits()
+    plain.filled, plain.sender = None, ""
+    body = json.loads(one.send([plain], UNIX, "n").body)
+    assert not {"maybe", "name"} & body.keys()
+    assert (body["variables"], body["list"], body["code"]) == ({}, [], "")
 
 
 def test_a_header_with_a_control_character_is_not_sent():

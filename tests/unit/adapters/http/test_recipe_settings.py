@@ -86,8 +86,8 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
         (
             "receipts",
             {"id": "$.i", "state": "$.s", "verify": {"type": "secret", "in": {"query": "t"}}},
-            "/receipts/verify/value",
-            "no callback_secret",
+            "/callback_secret",
+            "(or callback_secret_file)",
         ),
         ("receipts", PUSH | {"json_field": "x"}, "/receipts/json_field", "format: form"),
         ("receipts", PUSH | {"answer": {"status": 404}}, "/receipts/answer/status", "200 to 299"),
@@ -104,6 +104,8 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
             "another id is found",
         ),
         ("api_secret", 5, "/api_secret", "in quotes"),
+        ("send/json/key", "{api_secret}", "/api_secret", "(or api_secret_file)"),
+        ("send/json/user", "{username}", "/username", "is missing; a template uses"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_a_remedy(at, value, pointer, hint):
