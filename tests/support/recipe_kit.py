@@ -24,14 +24,16 @@ SECRET = "s3cret-of-sixteen-or-more"
 
 def shipped(name: str) -> dict[str, Any]:
     """The settings of a shipped example; each of its secrets is SECRET."""
-    channel = _channel(name)
+    return settings_of(copy.deepcopy(_channel(name)))
+
+
+def settings_of(channel: dict[str, Any]) -> dict[str, Any]:
+    """What of a channel's entry in a configuration file is its protocol's."""
     own = {key: value for key, value in channel.items() if key not in configfields.CHANNEL}
-    return copy.deepcopy(
-        {
-            key.removesuffix("_file"): SECRET if key.endswith("_file") else value
-            for key, value in own.items()
-        }
-    )
+    return {
+        key.removesuffix("_file"): SECRET if key.endswith("_file") else value
+        for key, value in own.items()
+    }
 
 
 @cache

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.http.recipe_tree import Format, PathError, Unreadable, parse_path, read_body
@@ -225,6 +225,7 @@ BODIES = st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encod
 
 
 @given(st.sampled_from(MADE), BODIES, st.integers(100, 599), st.integers(1, 3))
+@settings(max_examples=40)
 def test_reading_never_raises_and_gives_one_outcome_each(made, body, status, count):
     sent = submits(min(count, made.traits.batch))
     outcomes = made.read(sent, reply(body, status))

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.http.vendor import Asked, CallAnswer, CallKind, Pushed, Verdict
@@ -287,6 +287,7 @@ BODIES = (
     st.sampled_from(["GET", "POST"]),
     st.text(st.characters(codec="ascii"), max_size=20),
 )
+@settings(max_examples=40)
 def test_any_push_is_read_or_refused(one, body, kind, method, query):
     given_call = call(kind, body=body, method=method, query=f"secret={SECRET}&{query}")
     refused: CallRefused | None = None
@@ -305,6 +306,7 @@ def test_any_push_is_read_or_refused(one, body, kind, method, query):
 
 
 @given(st.sampled_from(MADE), BODIES, st.integers(200, 599))
+@settings(max_examples=40)
 def test_any_answer_to_a_question_is_one_verdict(one, body, status):
     if one.traits.asks:
         assert len(one.told([Asked(submits()[0], 0.0, "id")], reply(body, status))) == 1

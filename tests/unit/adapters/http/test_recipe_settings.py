@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.http import recipe
@@ -218,6 +218,7 @@ PLACES = st.sampled_from(
 
 
 @given(st.lists(st.tuples(PLACES, VALUES), min_size=1, max_size=4))
+@settings(max_examples=40)
 def test_any_configuration_is_judged_without_raising_and_then_works(changes):
     settings = small(callback_secret=SECRET, receipts={"id": "$.id", "state": "$.s"})
     settings |= {"inbound": {"number": "$.n", "text": "$.t"}}

@@ -11,17 +11,31 @@ import copy
 import hashlib
 import hmac
 import json
+import re
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+import yaml
 
 from adapters.http import recipe
 from adapters.http.recipe_answer import shared_id
+from adapters.http.recipe_template import FILTERS
+from adapters.http.recipe_values import ACCOUNT_PLACES, MESSAGE, QUESTION, REQUEST
 from adapters.http.vendor import Asked, CallKind, Request, Verdict
 from sms.errors import CallRefused, CannotSend
 from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
-from tests.support.recipe_kit import NAMES, SECRET, call, reply, shipped, submits, vendor
+from tests.support.recipe_kit import (
+    EXAMPLES,
+    NAMES,
+    SECRET,
+    call,
+    reply,
+    settings_of,
+    shipped,
+    submits,
+    vendor,
+)
 
 UNIX = 1_767_225_600.5
 NONCE = "0123456789abcdef"
@@ -170,6 +184,16 @@ def test_ten_providers_are_shipped():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_is_without_fault_and_its_examples_are_read_as_they_say(name):
     assert recipe.validate(shipped(name)) == []
+
+
+def test_the_guides_own_recipe_is_without_fault_and_it_names_all_that_there_is():
+    guide = (EXAMPLES.parents[1] / "vendors-http.md").read_text("utf-8")
+    block = guide.partition("```yaml\n")[2].partition("```")[0]
+    assert recipe.validate(settings_of(yaml.safe_load(block)["channels"][0])) == []
+    words = set(re.findall(r"[a-z_0-9]+", guide))
+    assert words >= MESSAGE | REQUEST | QUESTION | ACCOUNT_PLACES | FILTERS
+    for name in NAMES:
+        assert f"(examples/vendors/{name}.yaml)" in guide
 
 
 @pytest.mark.parametrize("name", NAMES)
