@@ -1,10 +1,9 @@
-"""Our callbacks as vendors are told them, and how a call shows that it is the vendor's.
+"""What proves that a call is the vendor's: the channel's secret, in its address or as a login.
 
-    https://sms.example.com/v1/carrier-callbacks/chn_0000000000000007/receipts?secret=…
-    public_url ───────────┘                      the channel's id             └ or inbound
+    https://sms.example.com/v1/carrier-callbacks/chn_…/receipts?secret=…
 
-The secret stands in the query of the address that the vendor was given. A vendor whose console
-takes a login instead may send it as the password of HTTP Basic.
+Where the address itself comes from: `adapters.http.callbacks`. A vendor whose console takes a login
+beside an address may send the secret as the password of HTTP Basic instead.
 """
 
 from __future__ import annotations
@@ -15,26 +14,21 @@ import hmac
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from adapters.http import callbacks
 from adapters.http.reading import form_of
 from adapters.http.settings import HttpSettings
 from adapters.http.vendor import Call, CallKind
-from sms import config
 from sms.errors import CallRefused
-from sms.ids import to_text
 
-PATH: Final = "/v1/carrier-callbacks"
-CHANNEL_PREFIX: Final = "chn"
 SECRET: Final = "secret"  # the name in the query  # noqa: S105 – a name, not a secret
 
 
-def address_of(own: HttpSettings, channel: config.Channel, kind: CallKind) -> str:
-    """Where a vendor reaches us for this kind; "" without `public_url` or with `callbacks` off."""
-    if not own.public_url or not own.callbacks:
-        return ""
-    known = to_text(CHANNEL_PREFIX, channel.id)
-    plain = f"{own.public_url.rstrip('/')}{PATH}/{known}/{kind.value}"
-    secret = quote(own.callback_secret, safe="")
-    return f"{plain}?{SECRET}={secret}" if secret else plain
+def address_of(own: HttpSettings, channel: int, kind: CallKind) -> str:
+    """What a vendor is told, with the secret; "" without `public_url` or with callbacks off."""
+    plain = callbacks.address_of(own, channel, kind)
+    if not plain or not own.callback_secret:
+        return plain
+    return f"{plain}?{SECRET}={quote(own.callback_secret, safe='')}"
 
 
 def require_secret(own: HttpSettings, call: Call) -> None:

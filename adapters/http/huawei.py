@@ -140,7 +140,7 @@ class Huawei:
         self._own = own
         self._common = settings.parse(channel.settings)
         self.endpoint = (self._common.url or REGIONS[own.region]).rstrip("/")
-        self._callback = address_of(self._common, channel, CallKind.RECEIPTS)
+        self._callback = address_of(self._common, channel.id, CallKind.RECEIPTS)
 
     def together(self, submit: Submit) -> Hashable:
         """Any: a request for several holds a template and values for each."""

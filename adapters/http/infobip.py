@@ -98,7 +98,7 @@ class Infobip:
             ("Content-Type", "application/json"),
             ("Accept", "application/json"),
         )
-        self._webhooks = _webhooks(address_of(self._own, channel, CallKind.RECEIPTS))
+        self._webhooks = _webhooks(address_of(self._own, channel.id, CallKind.RECEIPTS))
         self._asked_unix = 0.0  # of the newest question
 
     def together(self, submit: Submit) -> Hashable:

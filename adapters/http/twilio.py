@@ -137,7 +137,7 @@ class Twilio:
         password = raw.get("api_key_secret", raw["auth_token"])
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._headers = (("Authorization", f"Basic {login}"), ("Accept", "application/json"))
-        self._callback = address_of(self._own, channel, CallKind.RECEIPTS)
+        self._callback = address_of(self._own, channel.id, CallKind.RECEIPTS)
 
     def together(self, submit: Submit) -> Hashable:
         """Of no use: a request holds one message."""

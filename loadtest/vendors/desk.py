@@ -33,11 +33,14 @@ Reply = Callable[[Answer], None]
 
 
 def _line(stamp: str, text: Text, status: int, carrier_id: str) -> str:
-    """One line of the record. `hex`: the text as phones' networks carry it, without a header:
-    ASCII in one octet a character, anything else in UTF-16BE.
+    """One line of the record. `status`: 0 for what was taken, else the answer's.
+
+    `hex`: the text as phones' networks carry it, without a header: ASCII in one octet a
+    character, anything else in UTF-16BE.
     """
     data = text.text.encode("ascii" if text.text.isascii() else "utf-16-be", "surrogatepass")
     shown_id = encode_basestring(carrier_id) if carrier_id else "null"
+    status = 0 if carrier_id else status
     return (
         f'{{"at":"{stamp}","to":{encode_basestring(text.to)},"segment_ref":null'
         f',"index":1,"total":1,"carrier_id":{shown_id},"status":{status}'
@@ -80,7 +83,7 @@ class VendorDesk:
         texts = sending.texts
         whole = self._whole(len(texts))
         ids = [""] * len(texts) if whole else self._decided(texts, at)
-        status = whole.status if whole else SAID_PER_NUMBER
+        status = whole.status if whole else SAID_PER_NUMBER  # of who is refused
         stamp = _stamp(at)
         self.record.write(
             [_line(stamp, text, status, one) for text, one in zip(texts, ids, strict=True)]

@@ -17,6 +17,7 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from adapters.http import aliyun
+from adapters.http.clouds import codes_of
 from adapters.http.vendor import Asked, CallKind, Request, Verdict, reference_of
 from receipts.normalise import ReportCodes
 from sms.errors import CallRefused, CannotSend, ConfigError, RemoteProtocolError
@@ -503,6 +504,37 @@ def test_nothing_is_pulled():
 
 
 # -- codes -----------------------------------------------------------------------------------
+
+# help.aliyun.com/document_detail/101346.html and 101347.html, without the codes of APIs that file
+# signatures and templates or make short links.
+ANSWERS = """
+    isv.SMS_SIGNATURE_SCENE_ILLEGAL isv.EXTEND_CODE_ERROR isv.SIGN_STATE_ILLEGAL
+    isv.DOMESTIC_NUMBER_NOT_SUPPORTED isv.DENY_IP_RANGE isv.DAY_LIMIT_CONTROL
+    isv.MONTH_LIMIT_CONTROL isv.SMS_CONTENT_ILLEGAL isv.SMS_SIGN_ILLEGAL isp.RAM_PERMISSION_DENY
+    isv.OUT_OF_SERVICE isv.PRODUCT_UN_SUBSCRIPT isv.PRODUCT_UNSUBSCRIBE isv.ACCOUNT_NOT_EXISTS
+    isv.ACCOUNT_ABNORMAL isv.SMS_TEMPLATE_ILLEGAL isv.SMS_SIGNATURE_ILLEGAL isv.INVALID_PARAMETERS
+    isp.SYSTEM_ERROR isv.MOBILE_NUMBER_ILLEGAL isv.MOBILE_COUNT_OVER_LIMIT
+    isv.TEMPLATE_MISSING_PARAMETERS isv.BUSINESS_LIMIT_CONTROL isv.INVALID_JSON_PARAM
+    isv.BLACK_KEY_CONTROL_LIMIT isv.PARAM_LENGTH_LIMIT isv.PARAM_NOT_SUPPORT_URL
+    isv.AMOUNT_NOT_ENOUGH isv.TEMPLATE_PARAMS_ILLEGAL SignatureDoesNotMatch InvalidTimeStamp.Expired
+    SignatureNonceUsed InvalidVersion InvalidAction.NotFound SIGNATURE_BLACKLIST isp.GATEWAY_ERROR
+    isv.CUSTOMER_REFUSED isv.SMS_TEST_SIGN_TEMPLATE_LIMIT template_parameter_count_illegal
+    isv.SMS_TEST_TEMPLATE_PARAMS_ILLEGAL isv.SMS_TEST_NUMBER_LIMIT isv.SMS_SIGN_EMOJI_ILLEGAL
+    isv.SECURITY_FROZEN_ACCOUNT isv.UNSUPPORTED_CONTENT isv.SMS_CONTENT_MISMATCH_TEMPLATE_TYPE
+    isv.ONE_CODE_MULTIPLE_SIGN isv.CODE_EXCEED_LIMIT isv.CODE_ERROR
+"""
+RECEIPTS = """
+    DELIVERED IS_CLOSE PARAMS_ILLEGAL MOBILE_NOT_ON_SERVICE MOBILE_SEND_LIMIT
+    MOBILE_ACCOUNT_ABNORMAL MOBILE_IN_BLACK MOBLLE_TERMINAL_ERROR CONTENT_KEYWORD INVALID_NUMBER
+    CONTENT_ERROR REQUEST_SUCCESS SP_NOT_BY_INTER_SMS SP_UNKNOWN_ERROR USER_REJECT NO_ROUTE
+    SIGNATURE_BLACKLIST PORT_NOT_REGISTERED
+"""
+
+
+def test_every_documented_code_has_a_row():
+    codes = codes_of("aliyun")
+    assert [code for code in ANSWERS.split() if codes.row(code) is None] == []
+    assert [code for code in RECEIPTS.split() if code not in codes.reports] == []
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 import adapters.http
+from adapters.http import aliyun, tencent
 from adapters.http.clouds import (
     FamilyCodes,
     brand_of,
@@ -22,8 +24,9 @@ from receipts.normalise import REACTIONS
 from sms.codes import THROTTLED
 from sms.outcomes import Cause
 from sms.reasons import BY_CODE
-from tests.support.http_vendors import submit
+from tests.support.http_vendors import SECRET, submit
 
+DOCS = Path(__file__).parents[4] / "docs"
 DATA = Path(adapters.http.__file__).parent / "data"
 
 
@@ -38,6 +41,20 @@ def test_every_row_is_of_our_words(vendor):
             assert BY_CODE[reason].cause is Cause.NUMBER
     loaded = json.loads((DATA / f"{vendor}.json").read_text("utf-8"))
     assert all(source.startswith("https://") for source in loaded["sources"])
+
+
+@pytest.mark.parametrize("vendor", [aliyun, tencent])
+def test_what_the_documents_configure_is_right(vendor):
+    name = vendor.__name__.rpartition(".")[2]
+    page = (DOCS / f"vendors-{name}.md").read_text("utf-8")
+    written = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    own = dict(next(one for one in written["channels"] if one["protocol"] == name))
+    for common in ("name", "protocol", "window", "segments_per_second"):
+        del own[common]
+    settings = {key.removesuffix("_file"): value for key, value in own.items()}
+    settings["callback_secret"] = SECRET
+    assert vendor.validate(settings) == []
+    assert all(f"`{setting}`" in page for setting in vendor._CHECKS)
 
 
 def test_a_code_without_a_row_is_of_its_nearest_family():

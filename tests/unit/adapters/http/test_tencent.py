@@ -66,9 +66,9 @@ CLIENT = SmsClient(Credential(SECRET_ID, SECRET_KEY), "ap-guangzhou")
 CLIENT.request.send_request = _take
 
 
-def compare(ours: Request, action: str, asked: Any) -> None:
+def compare(ours: Request, action: str, asked: Any, unix: float = UNIX) -> None:
     """Method, address, headers and body, and the signature over them: the very same."""
-    frozen = SimpleNamespace(time=lambda: UNIX)
+    frozen = SimpleNamespace(time=lambda: unix)
     with mock.patch.object(abstract_client, "time", frozen), pytest.raises(_Taken) as taken:
         getattr(CLIENT, action)(asked)
     theirs = taken.value.request
@@ -177,9 +177,12 @@ def test_the_sdk_pulls_as_we_do(kind, action):
 
 
 def test_the_key_changes_with_the_day():
-    ours = vendor()
-    first, second, again = (ours.send([ONE], at, NONCE) for at in (UNIX, UNIX + 86_400, UNIX))
-    assert first == again != second
+    ours = vendor(callbacks=False)
+    asked = model(models.PullSmsSendStatusRequest, Limit=100, SmsSdkAppId=APP)
+    for at in (UNIX, UNIX + 86_400, UNIX):
+        request = ours.pull(CallKind.RECEIPTS, at, NONCE)
+        assert request is not None
+        compare(request, "PullSmsSendStatus", asked, at)
 
 
 def test_another_address_is_signed_with_its_host_and_path():
