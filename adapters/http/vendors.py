@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from adapters.http import aliyun, huawei, infobip, tencent, twilio
+from adapters.http import aliyun, huawei, infobip, recipe, tencent, twilio
 from adapters.http.vendor import Vendor
 from sms import config
 
@@ -27,6 +27,7 @@ class VendorKind:
 
 VENDORS: Final[Mapping[str, VendorKind]] = {
     "aliyun": VendorKind(aliyun.validate, aliyun.make, "access_key_id", aliyun.REPORTS),
+    "http": VendorKind(recipe.validate, recipe.make, recipe.LOGIN),
     "huawei": VendorKind(huawei.validate, huawei.make, "app_key", huawei.REPORT_CLASSES),
     "infobip": VendorKind(infobip.validate, infobip.make, "api_key", infobip.REPORT_CLASSES),
     "tencent": VendorKind(tencent.validate, tencent.make, "secret_id", tencent.REPORTS),
