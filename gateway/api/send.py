@@ -295,7 +295,8 @@ class SendDoor:
     async def _batch(
         self, request: _Request, tenant: Tenant, batch: Batch, now: float, key: IntakeKey | None
     ) -> bytes:
-        wrong = merge(batch.default_errors, Refused(check_defaults(batch.defaults, tenant)))
+        found = check_defaults(batch.defaults, tenant, self._rules)
+        wrong = merge(batch.default_errors, Refused(found))
         if wrong:
             raise ProblemError(of_fields(_below("/defaults", wrong)))
         verdicts = await self._admit_batch(batch, tenant, now)

@@ -72,6 +72,21 @@ async def test_every_example_runs_and_every_answer_is_as_described(world, valida
         validator("Key").validate((await world.admin("GET", key)).json())
         validator("KeyList").validate((await world.admin("GET", path)).json())
         assert (await world.admin("DELETE", key)).status_code == 204
+    for value in examples("TemplateNew"):
+        made = await world.admin("POST", "/v1/templates", {**value, "tenant": ids[0]})
+        assert made.status_code == 201, made.text
+        validator("Created").validate(made.json())
+    template = f"/v1/templates/{made.json()['id']}"
+    for value in examples("TemplateChange"):
+        changed = await world.admin("PATCH", template, value, headers=STAR)
+        assert changed.status_code == 200, changed.text
+        validator("Template").validate(changed.json())
+    version = {"version": changed.json()["version"] - 1}
+    rolled = await world.admin("POST", f"{template}:rollback", version)
+    assert rolled.status_code == 200, rolled.text
+    validator("Template").validate((await world.admin("GET", template)).json())
+    validator("TemplateList").validate((await world.admin("GET", "/v1/templates")).json())
+    assert (await world.admin("DELETE", template)).status_code == 204
     validator("TenantList").validate((await world.admin("GET", "/v1/tenants")).json())
     validator("AuditList").validate((await world.admin("GET", "/v1/audit-events?limit=99")).json())
     for answer in (

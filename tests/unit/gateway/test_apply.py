@@ -685,3 +685,72 @@ async def test_a_number_in_quotes(folder, store):
         "/channels/0/port": True,
         "/channels/0/window": True,
     }
+
+
+TEMPLATES = """
+tenants: [{name: shop, signatures: [某商城]}]
+channels:
+  - {name: a, protocol: smpp, host: a.example, port: 2775, system_id: x, password: "1"}
+  - {name: b, protocol: smpp, host: b.example, port: 2775, system_id: x, password: "1"}
+routes: [{tenant: "*", class: "*", carrier: "*", channels: [a, b]}]
+templates:
+  - name: code
+    tenant: shop
+    class: otp
+    text: 验证码{code}，{minutes}分钟
+    twins:
+      b: {code: SMS_1, order: [minutes, code]}
+"""
+
+
+async def test_templates_are_applied_with_a_diff_and_twice_the_same(folder, store):
+    applied = await put(TEMPLATES, folder, store)
+    assert ("template", "shop/code") in applied.made
+    assert store.objects["template", "shop/code"].spec == {
+        "tenant": "shop",
+        "name": "code",
+        "class": "otp",
+        "text": "验证码{code}，{minutes}分钟",
+        "twins": {"b": {"code": "SMS_1", "order": ["minutes", "code"]}},
+    }
+    assert ("template", "shop/code") in (await put(TEMPLATES, folder, store)).unchanged
+    other = TEMPLATES.replace("SMS_1", "SMS_2")
+    assert (await put(other, folder, store)).changed == [("template", "shop/code")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "pointer"),
+    [
+        ("{minutes}分钟", "{minutes}{x}", "/templates/0/text"),
+        ("tenant: shop", "tenant: nobody", "/templates/0/tenant"),
+        ("class: otp", "class: urgent", "/templates/0/class"),
+        ("      b:", "      c:", "/templates/0/twins/c"),
+        ("[minutes, code]", "[minutes]", "/templates/0/twins/b/order"),
+        ("code: SMS_1, ", "", "/templates/0/twins/b"),
+        ("name: code", "nmae: code", "/templates/0/nmae"),
+    ],
+)
+async def test_a_wrong_template_is_named_with_its_place(folder, store, before, after, pointer):
+    complaints = await put(TEMPLATES.replace(before, after, 1), folder, store)
+    assert pointer in {complaint.pointer for complaint in complaints}
+
+
+@pytest.mark.parametrize(
+    ("known", "file", "pointer"),
+    [
+        ((), TEMPLATES, "/templates/0/twins"),  # the template is of this file
+        (("template",), "routes: [{channels: [a, b]}]", "/routes/0/channels"),
+        (("template",), "tenants: [{name: other}]", None),  # nothing of it is this file's
+    ],
+)
+async def test_a_backup_without_a_twin_is_refused(folder, store, monkeypatch, known, file, pointer):
+    if known:
+        await put(TEMPLATES, folder, store)
+    monkeypatch.setattr("gateway.templatefit.demands_template", lambda protocol, settings: True)
+    found = await put(file, folder, store)
+    if pointer is None:
+        assert isinstance(found, Applied)
+        return
+    [complaint] = found
+    assert complaint.pointer == pointer
+    assert "template shop/code has no twin for channel a" in complaint.detail
