@@ -52,7 +52,7 @@ async def test_a_template_is_in_force_on_another_worker_and_leaves_it(world):
     await world.two.poll()
     refused = await world.two.call("POST", "/v1/messages", key, body)
     assert code(refused) == (422, "template.unknown")
-    entries = [entry["action"] for entry in await audit(world, object=name)]
+    entries = [entry["action"] for entry in await audit(world) if entry["object"]["id"] == name]
     assert entries == ["template.removed", "template.created"]
 
 

@@ -212,7 +212,7 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
         ("- a", 1, "", "must be an object"),
         ("tenants: {}", 1, "/tenants", "must be a list"),
         ("tennants: []", 1, "/tennants", "did you mean `tenants`"),
-        ("templates: []", 1, "/templates", "later version"),
+        ("canaries: []", 1, "/canaries", "later version"),
         ("tenants:\n  - {}", 2, "/tenants/0", "has no `name`"),
         ("tenants:\n  - name: 5", 2, "/tenants/0/name", "quotes"),
         ("tenants:\n  - name: a\n    name: b", 3, "/tenants/0/name", "twice"),

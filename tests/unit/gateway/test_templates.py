@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -20,8 +21,10 @@ from gateway.references import References
 from gateway.routes import Routes
 from gateway.settle import forget_text
 from sms.config import Channel, Route, Snapshot, Tenant
-from sms.model import Carrier, Filled, Message, MessageClass
+from sms.model import Carrier, Encoding, Filled, Message, MessageClass, State
+from sms.outcomes import Cause, Rejected, Uncertain
 from sms.templates import Template, Twin
+from tests.support.flow_kit import Kit
 
 NOW = 1_800_000_000.0
 OTP, MARKETING = MessageClass.OTP, MessageClass.MARKETING
@@ -32,6 +35,7 @@ CODE = Template(
     {ALI: Twin("SMS_1", ("code", "minutes")), TEN: Twin("22", ("minutes", "code"))},
 )  # fmt: skip
 SALE = Template(2, "sale", 1, MARKETING, "全场{off}折", {ALI: Twin("SMS_2", ("off",))})
+SYSTEM = Rejected("8", Cause.CHANNEL, "channel.unavailable")
 TEXT = "验证码1234，5分钟"
 
 
@@ -269,6 +273,119 @@ def test_a_long_text_that_leaves_whole_carries_it_too():
     assert whole.filled == parts[0].filled == parts[1].filled
     assert whole.filled is not None
     assert dict(whole.filled.values) == values
+
+
+# ---- on its way ----
+
+
+def kit(*demanding, window=16):
+    """Channels 1 and 2, those named send the template only."""
+    made = Kit(channels=2, window=window)
+    for number in demanding:
+        runtime = made.dispatcher.channels[number]
+        runtime.config = replace(runtime.config, demands_template=True)
+    configure(made, {number: Twin(f"SMS_{number}", ("code", "minutes")) for number in demanding})
+    return made
+
+
+def configure(made, twins):
+    known = made.dispatcher.snapshot
+    made.dispatcher.reconfigure(
+        replace(
+            known,
+            version=known.version + 1,
+            channels={
+                number: runtime.config for number, runtime in made.dispatcher.channels.items()
+            },
+            templates={1: replace(CODE, twins=twins)},
+        )
+    )
+
+
+def on_its_way(made, text):
+    message = made.message(OTP, texts=(f"【某商城】{text}",))
+    message.encoding = Encoding.UCS2
+    return message
+
+
+def goes_on(made):
+    made.events.flush()
+    made.clock.now += 2.0
+    made.dispatcher.tick()
+    made.events.flush()
+
+
+def test_a_free_text_skips_a_channel_that_sends_templates_only():
+    made = kit(1)
+    message = on_its_way(made, "您好")
+    made.accept(message)
+    assert [len(made.channels[number].seen) for number in (1, 2)] == [0, 1]
+    assert not made.dispatcher.has_other(message, 2)
+    made.answer(2, SYSTEM)
+    goes_on(made)
+    assert message.state is State.FAILED
+    assert not made.channels[1].seen
+
+
+def test_a_template_fails_over_between_vendors_and_free_channels():
+    made = kit(1)
+    message = on_its_way(made, TEXT)
+    made.accept(message)
+    assert made.channels[1].seen[0].filled == Filled("SMS_1", (("code", "1234"), ("minutes", "5")))
+    made.answer(1, SYSTEM)
+    goes_on(made)
+    assert [submit.filled for submit in made.channels[2].seen] == [None]
+    assert made.channels[2].seen[0].payload.decode("utf-16-be") == f"【某商城】{TEXT}"
+
+
+def test_a_free_text_without_a_channel_up_waits_and_is_not_failed():
+    made = kit(1)
+    made.dispatcher.link_changed(2, is_up=False)
+    message = on_its_way(made, "您好")
+    made.accept(message)
+    assert made.lanes.lane(0).size() == 1
+    made.dispatcher.link_changed(2, is_up=True)
+    made.events.flush()
+    assert [submit.message for submit in made.channels[2].seen] == [message]
+
+
+def test_the_second_copy_goes_only_where_its_text_can():
+    for text, copies in (("您好", [1, 1]), (TEXT, [1, 2])):
+        made = kit(2)
+        message = on_its_way(made, text)
+        made.accept(message)
+        made.answer(1, Uncertain("channel.timeout"))
+        made.events.flush()
+        made.clock.now += 9.0
+        made.evidence.due(message)
+        made.events.flush()
+        seen = [
+            number
+            for number in (1, 2)
+            for submit in made.channels[number].seen
+            if submit.message is message
+        ]
+        assert seen == copies
+
+
+def test_what_waits_for_a_vendor_moves_when_its_template_goes():
+    made = kit(1, window=8)
+    messages = [on_its_way(made, TEXT) for _ in range(20)]
+    made.accept(*messages)
+    waiting = made.lanes.lane(1).size()
+    assert waiting
+    configure(made, {})
+    made.events.flush()
+    assert not made.lanes.lane(1).size()
+    assert len(made.channels[2].seen) + made.lanes.lane(2).size() == waiting
+
+
+def test_a_message_that_is_read_back_is_known_by_its_text_alone():
+    made = kit(1)
+    message = on_its_way(made, TEXT)
+    made.accept(message)
+    again = on_its_way(made, TEXT)  # nothing but what is stored
+    assert made.dispatcher.routes.of(again) == made.dispatcher.routes.of(message) == (1, 2)
 
 
 names = st.text("ab商城", min_size=1, max_size=6)
