@@ -64,11 +64,8 @@ def find(
     entry: SendRequest, tenant: int, snapshot: Snapshot, errors: list[FieldError]
 ) -> Template | None:
     """The template that is named, with what is wrong with naming it here added."""
-    if entry.text is not UNSET:
-        errors.append(_BOTH)
-    if entry.template_id is UNSET:
-        if entry.text is UNSET:
-            errors.append(_NO_TEMPLATE)
+    if entry.text is not UNSET or entry.template_id is UNSET:
+        errors.append(_NO_TEMPLATE if entry.text is UNSET else _BOTH)
         return None
     number = from_text(PREFIXES["template"], entry.template_id)
     template = None if number is None else snapshot.templates.get(number)

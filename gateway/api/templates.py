@@ -96,7 +96,8 @@ class TemplateRoutes:
         found = await self._desk.store.find(_KIND, id_in(request, "id", PREFIXES[_KIND]))
         if found is None:
             raise not_found()
-        return object_response(*await self._views(found))
+        [view] = await self._views(found)
+        return object_response(view)
 
     async def patch(self, request: Request) -> Response:
         """PATCH: another text, other twins."""
@@ -161,7 +162,8 @@ class TemplateRoutes:
         async with desk.store.change(desk.author(request, key)) as change:
             changed = await decide(change, await _standing(change, request))
         await desk.done()
-        return object_response(*await self._views(changed))
+        [view] = await self._views(changed)
+        return object_response(view)
 
     async def _views(self, *found: StoredObject) -> _Views:
         owners = {one.spec["tenant"] for one in found} - {ANY}
