@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.base import CLOSE_SPELLING, NOT_A_SETTING
+from adapters.http.settings import SECRETS as HTTP_SECRETS
+from adapters.http.vendor import Traits
 from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
@@ -35,16 +37,15 @@ from webhooks.sign import parse_secret
 
 ObjectKey = tuple[str, str]  # kind, name
 
-LATER_PROTOCOLS = ("aliyun", "tencent", "huawei", "twilio", "infobip", "http")
 _CHANNEL_SECRETS = frozenset(
     {
         *("password", "smg_password", "secret", "shared_secret"),
-        *("access_key_secret", "auth_token", "api_key"),
+        *HTTP_SECRETS,
         *("tls_ca", "tls_cert", "tls_key"),  # kept with the channel: every node has them
     }
 )
 _PEM_REMEDIES = dict.fromkeys(
-    ("tls_ca", "tls_cert"), "put the certificate there as PEM, or correct the path"
+    ("tls_ca", "tls_cert", "ca"), "put the certificate there as PEM, or correct the path"
 ) | {"tls_key": "put the key there as PEM, or correct the path"}
 # Fields of a channel that say nothing when they are left out.
 _IF_GIVEN = (
@@ -322,17 +323,20 @@ class _Document:
         }
         protocol = self._protocol(good, pointer)
         if protocol is not None:
-            for inner, detail in protocol.validate({**settings, **secrets}):
+            wrong = protocol.validate({**settings, **secrets})
+            for inner, detail in wrong:
                 name = inner.removeprefix("/")
                 if secrets.get(name) or f"{name}_file" not in own:  # else its file was named
                     self.complain(pointer + inner, _setting_detail(inner, detail))
+            if not wrong and protocol.traits is not None:
+                self._settle_traits(protocol.traits({**settings, **secrets}), good, pointer)
             if "gsm7" in good.get("encodings", ()) and Encoding.GSM7 not in encodings_of(
                 str(good["protocol"])
             ):
                 self.complain(
                     f"{pointer}/encodings",
-                    f"gsm7 does not fit {good['protocol']}, whose segments hold 140 octets and no "
-                    "packed septets; remove `encodings`, and every text goes as UCS-2",
+                    f"gsm7 does not fit {good['protocol']}, which counts every text as UCS-2; "
+                    "remove `encodings`, and every text goes as UCS-2",
                 )
         if "name" not in good:
             return
@@ -351,6 +355,17 @@ class _Document:
         spec |= {name: good[name] for name in _IF_GIVEN if name in good}
         self._take(Wanted("channel", good["name"], spec, secrets), pointer)
 
+    def _settle_traits(self, traits: Traits, good: dict[str, Any], pointer: str) -> None:
+        """What a vendor does by its nature a file need not say, and cannot deny."""
+        if not traits.inherent.get("adds_signature"):
+            return
+        if good.get("signature_by") == "gateway":
+            self.complain(
+                f"{pointer}/signature_by",
+                f"{good['protocol']} puts the signature in front itself; remove this",
+            )
+        good["signature_by"] = "carrier"
+
     def _check_accounts(self) -> None:
         """Refuse two channels on one account: a receipt may come on either, and only the one
         that sent the text knows its id."""
@@ -365,15 +380,19 @@ class _Document:
             spec = specs[name]
             settings = spec.get("settings", {})
             protocol = self._around.protocols.get(str(spec.get("protocol")))
-            login = protocol.login if protocol else ""
-            account = (settings.get("host"), settings.get("port"), settings.get(login))
+            if protocol is None:
+                continue
+            account = protocol.account(str(spec["protocol"]), settings)
+            if account is None:
+                continue
             other = first.setdefault(account, name)
-            if other != name and name in self._channel_pointers and None not in account:
+            if other != name and name in self._channel_pointers:
                 is_here = other in self._channel_pointers
                 remedy = "remove one of the two" if is_here else f"name this one {other}"
+                same = "url" if protocol.traits else "host, port"
                 self.complain(
-                    f"{self._channel_pointers[name]}/{login}",
-                    f"is the account of channel {other} too (same host, port and {login}); a "
+                    f"{self._channel_pointers[name]}/{protocol.login}",
+                    f"is the account of channel {other} too (same {same} and {protocol.login}); a "
                     f"channel is one account: {remedy}, and use `sessions: N` for more links",
                 )
 
@@ -475,8 +494,7 @@ class _Document:
         protocol = self._around.protocols.get(name) if isinstance(name, str) else None
         if protocol is None:
             known = ", ".join(self._around.protocols)
-            detail = LATER if name in LATER_PROTOCOLS else f"must be one of {known}"
-            self.complain(f"{pointer}/protocol", detail)
+            self.complain(f"{pointer}/protocol", f"must be one of {known}")
         return protocol
 
     def _route(self, value: object, pointer: str) -> None:
