@@ -51,6 +51,7 @@ _PEM_REMEDIES = dict.fromkeys(
 _IF_GIVEN = (
     *("price_per_segment", "opt_out_line", "encodings", "signature_by"),
     *("carriers", "countries", "report_classes", "reference_bits"),
+    "demands_template",  # by the vendor's nature: _settle_traits
 )
 
 
@@ -357,6 +358,8 @@ class _Document:
 
     def _settle_traits(self, traits: Traits, good: dict[str, Any], pointer: str) -> None:
         """What a vendor does by its nature a file need not say, and cannot deny."""
+        if traits.demands_template:
+            good["demands_template"] = True
         if not traits.inherent.get("adds_signature"):
             return
         if good.get("signature_by") == "gateway":

@@ -12,7 +12,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from compliance.signature import MAINLAND
-from sms.config import demands_template
 from sms.model import Carrier
 
 _ANY = "*"
@@ -78,11 +77,7 @@ class _Fit:
             (spec["tenant"], spec["class"], spec["carrier"], spec["country"]): name
             for name, spec in routes.items()
         }
-        self.demanding = {
-            name
-            for name, spec in channels.items()
-            if demands_template(str(spec.get("protocol")), spec.get("settings", {}))
-        }
+        self.demanding = {name for name, spec in channels.items() if spec.get("demands_template")}
         self._of: dict[str, list[tuple[str, Spec]]] = {}  # tenant → its routes that matter
         for name, spec in routes.items():
             if not self.demanding.isdisjoint(spec["channels"]):

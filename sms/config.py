@@ -135,17 +135,6 @@ def encodings_of(protocol: str) -> frozenset[Encoding]:
     return frozenset({Encoding.UCS2}) if is_mainland else frozenset(Encoding)
 
 
-# Vendors that send no text of ours, only templates registered with them.
-_TEMPLATES_ONLY = frozenset({"aliyun", "tencent", "huawei"})
-
-
-def demands_template(protocol: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a channel's vendor sends registered templates only: by its protocol, or as said."""
-    return protocol in _TEMPLATES_ONLY or (
-        protocol == "http" and settings.get("demands_template") is True
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Channel:
     """One account at one carrier over one protocol.

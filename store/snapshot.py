@@ -27,7 +27,6 @@ from sms.config import (
     Snapshot,
     Tenant,
     WebhookEndpoint,
-    demands_template,
     encodings_of,
 )
 from sms.errors import ConfigError
@@ -178,7 +177,6 @@ def _channel(stored: StoredObject, _: Objects) -> Channel:
     if "price_per_segment" in spec:
         spec["price_per_segment"] = Decimal(spec["price_per_segment"])
     spec["adds_signature"] = stored.spec.get("signature_by") == "carrier"
-    spec["demands_template"] = demands_template(spec["protocol"], spec["settings"])
     return Channel(id=stored.id, name=stored.name, **spec)
 
 

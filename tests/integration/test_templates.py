@@ -11,7 +11,8 @@ TEXT = "验证码{code}，{minutes}分钟"
 NEW = {"name": "code", "class": "otp", "text": TEXT}
 SEND = {"to": "+8613800138000", "variables": {"code": "1", "minutes": "5"}}
 STAR = [("if-match", "*")]
-ALI = Upsert("channel", "ali", {"protocol": "aliyun", "settings": {}, "classes": ["otp"]}, {})
+_VENDOR = {"protocol": "aliyun", "settings": {}, "classes": ["otp"], "demands_template": True}
+ALI = Upsert("channel", "ali", _VENDOR, {})
 
 
 def route(*channels):

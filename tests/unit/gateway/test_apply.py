@@ -732,24 +732,3 @@ async def test_templates_are_applied_with_a_diff_and_twice_the_same(folder, stor
 async def test_a_wrong_template_is_named_with_its_place(folder, store, before, after, pointer):
     complaints = await put(TEMPLATES.replace(before, after, 1), folder, store)
     assert pointer in {complaint.pointer for complaint in complaints}
-
-
-@pytest.mark.parametrize(
-    ("known", "file", "pointer"),
-    [
-        ((), TEMPLATES, "/templates/0/twins"),  # the template is of this file
-        (("template",), "routes: [{channels: [a, b]}]", "/routes/0/channels"),
-        (("template",), "tenants: [{name: other}]", None),  # nothing of it is this file's
-    ],
-)
-async def test_a_backup_without_a_twin_is_refused(folder, store, monkeypatch, known, file, pointer):
-    if known:
-        await put(TEMPLATES, folder, store)
-    monkeypatch.setattr("gateway.templatefit.demands_template", lambda protocol, settings: True)
-    found = await put(file, folder, store)
-    if pointer is None:
-        assert isinstance(found, Applied)
-        return
-    [complaint] = found
-    assert complaint.pointer == pointer
-    assert "template shop/code has no twin for channel a" in complaint.detail

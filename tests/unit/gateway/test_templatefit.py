@@ -1,11 +1,13 @@
 """A twin wherever a template's messages may go, found when it is configured."""
 
+from typing import Any
+
 import pytest
 
 from gateway.templatefit import lacks, needed_by
 
-ALI = {"protocol": "aliyun"}
-PLAIN = {"protocol": "smpp"}
+ALI: dict[str, Any] = {"demands_template": True}
+PLAIN: dict[str, Any] = {}
 
 
 def route(*channels, tenant="*", of="*", carrier="*", country=0):
@@ -23,7 +25,7 @@ def missing(channels, routes, **templates):
     return [(one.template, one.route, one.channel) for one in lacks(channels, routes, templates)]
 
 
-CHANNELS = {"ali": ALI, "ten": {"protocol": "tencent"}, "smpp": PLAIN}
+CHANNELS = {"ali": ALI, "ten": ALI, "smpp": PLAIN}
 
 
 def test_a_backup_without_a_twin_is_named_with_template_route_and_remedy():
@@ -33,21 +35,6 @@ def test_a_backup_without_a_twin_is_named_with_template_route_and_remedy():
     assert "`twins`" in lack.detail
     assert not missing(CHANNELS, routes, t=template("ali", "ten"))
     assert not missing(CHANNELS, {"r": route("smpp")}, t=template())
-
-
-@pytest.mark.parametrize(
-    ("channel", "demands"),
-    [
-        ({"protocol": "http"}, False),
-        ({"protocol": "http", "settings": {"demands_template": True}}, True),
-        ({"protocol": "http", "settings": {"demands_template": False}}, False),
-        ({"protocol": "smpp", "settings": {"demands_template": True}}, False),
-        ({"protocol": "huawei"}, True),
-        ({"protocol": "twilio"}, False),
-    ],
-)
-def test_which_channels_send_templates_only(channel, demands):
-    assert bool(missing({"c": channel}, {"r": route("c")}, t=template())) is demands
 
 
 @pytest.mark.parametrize(
