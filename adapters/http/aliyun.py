@@ -28,6 +28,7 @@ from adapters.http.clouds import (
     codes_of,
     day_of,
     endpoint_of,
+    extension_of,
     filled_of,
     local_of,
     pushed_objects,
@@ -53,6 +54,7 @@ from adapters.http.vendor import (
     reference_of,
 )
 from sms import config
+from sms.attempts import parse_reference
 from sms.codes import THROTTLE_PAUSE_S
 from sms.errors import CannotSend, ConfigError, RemoteProtocolError
 from sms.model import Inbound, MessageClass, Report, Submit
@@ -83,11 +85,10 @@ ENDPOINTS: Final[Mapping[str, str]] = {
 TRAITS: Final = Traits(
     batch=MAX_BATCH, demands_template=True, asks=True, inherent={"adds_signature": True}
 )
-REPORT_CLASSES: Final = codes_of("aliyun").reports
-_CLASSES = REPORT_CLASSES
+REPORTS: Final = codes_of("aliyun").reports
+_CLASSES = REPORTS
 
 _OK: Final = "OK"
-_OURS: Final = "msg_"  # how reference_of begins
 _ANSWER: Final = said({"code": 0, "msg": "成功"})
 _PAGE: Final = 50  # records of one answer to QuerySendDetails, the most
 _EARLY_S, _LATE_S = 60.0, 120.0  # how far SendDate may lie from the moment our request left
@@ -124,8 +125,6 @@ def make(channel: config.Channel) -> Aliyun:
     if wrong:
         pointer, detail = wrong[0]
         raise ConfigError(f"Aliyun setting {pointer}: {detail}")
-    if channel.sender and not (channel.sender.isascii() and channel.sender.isdecimal()):
-        raise ConfigError("sender: Aliyun takes an extension code there, digits only")
     names = ("access_key_id", "access_key_secret", "region", "sign_name")
     own = {name: channel.settings[name] for name in names if name in channel.settings}
     return Aliyun(channel.id, AliyunSettings(**own), settings.parse(channel.settings))
@@ -190,7 +189,7 @@ class Aliyun:
             "TemplateCode": filled.code,
         }
         if submit.sender:
-            query["SmsUpExtendCode"] = submit.sender
+            query["SmsUpExtendCode"] = extension_of(submit)
         if filled.values:
             query["TemplateParam"] = _json(dict(filled.values))
         return query
@@ -202,7 +201,7 @@ class Aliyun:
             "SignNameJson": _json([self._brand(submit) for submit in submits]),
         }
         if any(submit.sender for submit in submits):
-            body["SmsUpExtendCodeJson"] = _json([submit.sender for submit in submits])
+            body["SmsUpExtendCodeJson"] = _json([extension_of(submit) for submit in submits])
         if any(values):
             body["TemplateParamJson"] = _json(values)
         return body
@@ -300,7 +299,7 @@ class Aliyun:
     def _receipt(self, one: Json) -> Report:
         code = word(one.get("err_code"))
         success = one.get("success")
-        is_good = success is True or (success is None and REPORT_CLASSES.get(code) == "delivered")
+        is_good = success is True or (success is None and REPORTS.get(code) == "delivered")
         report = self._report(is_good, code, one.get("out_id"))
         phone = word(one.get("phone_number"))
         biz_id = word(one.get("biz_id"))
@@ -309,10 +308,10 @@ class Aliyun:
         return report
 
     def _report(self, is_delivered: bool, code: object, reference: object) -> Report:
-        """The vendor's word beside SMPP's: what its words mean says REPORT_CLASSES."""
+        """The vendor's word beside SMPP's: what its words mean says REPORTS."""
         state, error = ("DELIVRD", "") if is_delivered else ("UNDELIV", word(code))
         found = word(reference)
-        is_ours = found.startswith(_OURS)  # an account may be used by others, too
+        is_ours = parse_reference(found) is not None  # an account may be used by others, too
         return Report(self._channel, "", state, error, "", reference=found if is_ours else "")
 
     def _text(self, one: Json) -> Inbound:

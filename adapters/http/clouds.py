@@ -112,6 +112,14 @@ def filled_of(submit: Submit) -> Filled:
     return submit.filled
 
 
+def extension_of(submit: Submit) -> str:
+    """The sender as these vendors take one: an extension code, digits alone; CannotSend else."""
+    sender = submit.sender
+    if sender and not (sender.isascii() and sender.isdecimal()):
+        raise CannotSend("sender-not-digits", "channel.misconfigured", is_channel=True)
+    return sender
+
+
 def brand_of(submit: Submit) -> str:
     """The brand between 【】 in front of the whole text; "" when it has none."""
     texts = submit.message.texts

@@ -24,6 +24,7 @@ from adapters.http.clouds import (
     brand_of,
     codes_of,
     endpoint_of,
+    extension_of,
     filled_of,
     is_mainland,
     pushed_objects,
@@ -49,6 +50,7 @@ from adapters.http.vendor import (
     reference_of,
 )
 from sms import config
+from sms.attempts import parse_reference
 from sms.errors import CannotSend, ConfigError, RemoteProtocolError
 from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome, Submitted, Uncertain
@@ -60,10 +62,9 @@ SOURCE: Final = "Tencent Cloud"
 TRAITS: Final = Traits(
     batch=MAX_BATCH, demands_template=True, asks=True, inherent={"adds_signature": True}
 )
-REPORT_CLASSES: Final = codes_of("tencent").reports
+REPORTS: Final = codes_of("tencent").reports
 
 _OK: Final = "Ok"
-_OURS: Final = "msg_"  # how reference_of begins
 _ANSWER: Final = said({"result": 0, "errmsg": "OK"})
 _LIMIT: Final = 100  # statuses or texts of one pull, the most
 _MAX_CONTEXT: Final = 511  # octets of a SessionContext: fewer than 512
@@ -104,11 +105,6 @@ def make(channel: config.Channel) -> Tencent:
     if wrong:
         pointer, detail = wrong[0]
         raise ConfigError(f"Tencent Cloud setting {pointer}: {detail}")
-    if channel.sender and not (channel.sender.isascii() and channel.sender.isdecimal()):
-        raise ConfigError(
-            "sender: Tencent Cloud takes an extension code there, digits only; "
-            "what phones abroad show is `sender_id`"
-        )
     names = [name for name in _CHECKS if name != "max_batch"]
     own = {name: channel.settings[name] for name in names if name in channel.settings}
     return Tencent(channel.id, TencentSettings(**own), settings.parse(channel.settings))
@@ -153,7 +149,7 @@ class Tencent:
             raise CannotSend("no-signature", "content.signature", is_channel=True)
         body["TemplateParamSet"] = [value for _, value in filled.values]
         if at_home and first.sender:
-            body["ExtendCode"] = first.sender
+            body["ExtendCode"] = extension_of(first)
         context = ",".join(reference_of(submit) for submit in submits)
         if len(context) <= _MAX_CONTEXT:
             body["SessionContext"] = context
@@ -261,12 +257,12 @@ class Tencent:
         number = digits_of(row.get("PhoneNumber"))
         report = self._report(is_good, row.get("SerialNo"), row.get("Description"), number)
         context = word(row.get("SessionContext"), _MAX_CONTEXT)
-        if context.startswith(_OURS) and "," not in context:
+        if parse_reference(context) is not None:  # of one number; several do not say which
             report.reference = context
         return report
 
     def _report(self, is_good: bool, serial: object, code: object, number: str) -> Report:
-        """The vendor's word beside SMPP's: what its words mean says REPORT_CLASSES."""
+        """The vendor's word beside SMPP's: what its words mean says REPORTS."""
         state, error = ("DELIVRD", "") if is_good else ("UNDELIV", word(code))
         return Report(self._channel, word(serial), state, error, number)
 
