@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from adapters.base import CLOSE_SPELLING, NOT_A_SETTING
+from adapters.http.settings import SECRETS as HTTP_SECRETS
 from adapters.http.vendor import Traits
 from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
 from gateway.configfields import LATER, Field
 from gateway.owners import taken_detail, taken_numbers
-from gateway.protocols import PROTOCOLS, CarrierProtocol
+from gateway.protocols import CarrierProtocol
 from gateway.routefit import clashes, misfits
 from gateway.secretfiles import SecretFiles
 from gateway.specs import suspended, tenant_spec
@@ -34,14 +35,11 @@ from webhooks.sign import parse_secret
 
 ObjectKey = tuple[str, str]  # kind, name
 
-_VENDORS = ("aliyun", "tencent", "huawei", "twilio", "infobip", "http")
-LATER_PROTOCOLS = tuple(name for name in _VENDORS if name not in PROTOCOLS)
 _CHANNEL_SECRETS = frozenset(
     {
         *("password", "smg_password", "secret", "shared_secret"),
-        *("access_key_secret", "secret_key", "app_secret", "auth_token", "api_key"),
-        *("callback_secret", "proxy_password"),
-        *("tls_ca", "tls_cert", "tls_key", "ca"),  # kept with the channel: every node has them
+        *HTTP_SECRETS,
+        *("tls_ca", "tls_cert", "tls_key"),  # kept with the channel: every node has them
     }
 )
 _PEM_REMEDIES = dict.fromkeys(
@@ -377,8 +375,10 @@ class _Document:
             spec = specs[name]
             settings = spec.get("settings", {})
             protocol = self._around.protocols.get(str(spec.get("protocol")))
-            account = protocol and protocol.account(str(spec.get("protocol")), settings)
-            if protocol is None or account is None:
+            if protocol is None:
+                continue
+            account = protocol.account(str(spec["protocol"]), settings)
+            if account is None:
                 continue
             other = first.setdefault(account, name)
             if other != name and name in self._channel_pointers:
@@ -475,8 +475,7 @@ class _Document:
         protocol = self._around.protocols.get(name) if isinstance(name, str) else None
         if protocol is None:
             known = ", ".join(self._around.protocols)
-            detail = LATER if name in LATER_PROTOCOLS else f"must be one of {known}"
-            self.complain(f"{pointer}/protocol", detail)
+            self.complain(f"{pointer}/protocol", f"must be one of {known}")
         return protocol
 
     def _route(self, value: object, pointer: str) -> None:

@@ -54,7 +54,9 @@ class CarrierProtocol:
         return None if None in account else account
 
 
-def _over_http(name: str, kind: VendorKind) -> CarrierProtocol:
+def over_http(name: str, kind: VendorKind) -> CarrierProtocol:
+    """A vendor as a protocol of channels."""
+
     def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
         wrong = kind.validate(raw)
         if not wrong:
@@ -74,11 +76,14 @@ def _over_http(name: str, kind: VendorKind) -> CarrierProtocol:
     return CarrierProtocol(validate, build, kind.login, traits=traits)
 
 
-PROTOCOLS: Final[Mapping[str, CarrierProtocol]] = {
+WIRE: Final[Mapping[str, CarrierProtocol]] = {
     "cmpp2": CarrierProtocol(validate_2, CmppChannel, "source_addr"),
     "cmpp3": CarrierProtocol(validate_3, CmppChannel, "source_addr"),
     "sgip": CarrierProtocol(validate_sgip, SgipChannel, "login_name", is_same_guest),
     "smgp": CarrierProtocol(validate_smgp, SmgpChannel, "client_id"),
     "smpp": CarrierProtocol(validate_smpp, SmppChannel, "system_id"),
-    **{name: _over_http(name, kind) for name, kind in VENDORS.items()},
+}
+PROTOCOLS: Final[Mapping[str, CarrierProtocol]] = {
+    **WIRE,
+    **{name: over_http(name, kind) for name, kind in VENDORS.items()},
 }

@@ -20,7 +20,7 @@ from typing import assert_never
 
 from adapters.base import ChannelSink
 from adapters.http import settings
-from adapters.http.asking import ASKS, Asker
+from adapters.http.asking import ASKS, NEVER_ACCEPTED, Asker
 from adapters.http.book import Book, Key, key_of
 from adapters.http.client import Client, Fail, Failed, Flight
 from adapters.http.link import Link
@@ -31,7 +31,7 @@ from adapters.tls import TlsSettings, make_context
 from sms import config
 from sms.errors import CannotSend, ConfigError
 from sms.model import MessageClass, Report, Submit
-from sms.outcomes import Cause, NotSent, Outcome, Rejected, Uncertain
+from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Uncertain
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 
@@ -332,8 +332,10 @@ class HttpChannel:
                 self._tell(submit, outcome)
             elif (key := key_of(submit)) in self._late:
                 self._late.discard(key)
-                if not isinstance(outcome, Uncertain):
+                if isinstance(outcome, Submitted):
                     self._tell(submit, outcome)
+                elif not isinstance(outcome, Uncertain):  # a late no: it was never accepted (14a)
+                    self._tell(submit, NEVER_ACCEPTED)
         if outcomes and not self._results:
             self._opened()
         self._look_quiet()

@@ -108,10 +108,10 @@ class Client:
     def __init__(self, settings: HttpSettings, tls: ssl.SSLContext, connections: int) -> None:
         """`connections` is how many requests the caller has under way at most: none waits here."""
         self._proxy = settings.proxy or None
-        self._proxy_headers = None
+        self._proxy_login: tuple[tuple[str, str], ...] = ()
         if settings.proxy_user:
             word = aiohttp.encode_basic_auth(settings.proxy_user, settings.proxy_password)
-            self._proxy_headers = {"Proxy-Authorization": word}
+            self._proxy_login = (("Proxy-Authorization", word),)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=connections,
@@ -135,21 +135,24 @@ class Client:
         Other exceptions than of network and peer are bugs and go through.
         """
         _FLIGHT.set(flight)
+        headers = request.headers
+        if self._proxy_login and request.url.startswith("http://"):
+            headers += self._proxy_login  # the proxy reads the request itself: there is no CONNECT
         try:
             async with self._session.request(
                 request.method,
                 URL(request.url, encoded=True),
-                headers=request.headers,
+                headers=headers,
                 data=request.body or None,
                 allow_redirects=False,
                 proxy=self._proxy,
-                proxy_headers=self._proxy_headers,
+                proxy_headers=self._proxy_login or None,
             ) as answer:
                 body = await _read(answer)
                 if body is None:
                     return Failed(Fail.UNREADABLE, f"an answer of more than {MAX_ANSWER} octets")
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                return Reply(answer.status, headers, body)
+                named = {name.lower(): value for name, value in answer.headers.items()}
+                return Reply(answer.status, named, body)
         except _HeldBack:
             # of a request that was written once, this was aiohttp's second try
             return Failed(Fail.CUT if flight.left_at else Fail.HELD, "closed by the vendor")

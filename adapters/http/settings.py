@@ -64,8 +64,11 @@ COMMON: Final[Mapping[str, Check]] = {
     "absent_after_s": seconds(1, 3 * _DAY_S),
     "pull_every_s": seconds(1, 3600),
 }
-# Of these, and of every vendor's own secrets, `x_file` names a file that holds x.
-SECRETS: Final = frozenset(("ca", "callback_secret", "proxy_password"))
+# What is kept sealed and never shown, of every vendor; `x_file` names a file that holds x.
+SECRETS: Final = (
+    *("access_key_secret", "api_key", "api_secret", "app_secret", "auth_token", "secret_key"),
+    *("ca", "callback_secret", "proxy_password"),
+)
 
 
 @dataclass(frozen=True, slots=True)

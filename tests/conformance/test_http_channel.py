@@ -39,6 +39,11 @@ async def rigs():
         await rig.stop()
 
 
+async def answered(rig, *submits):
+    """Wait until each has an outcome."""
+    await until(lambda: all(rig.outcomes_of(submit) for submit in submits))
+
+
 def kinds(rig, submit):
     return [type(outcome).__name__ for outcome in rig.outcomes_of(submit)]
 
@@ -75,7 +80,7 @@ async def test_connections_are_kept(rigs):
     for _ in range(3):
         submit = a_submit()
         http.submit([submit])
-        await until(lambda submit=submit: rig.outcomes_of(submit))
+        await answered(rig, submit)
     assert rig.connections == 2  # the probe's, and one for all
     assert b"Accept" not in rig.heads[0]
     assert b"User-Agent: smsgw\r\n" in rig.heads[0]
@@ -208,7 +213,7 @@ async def test_a_bug_of_ours_costs_its_request_only(rigs):
     for submit, place in ((before, "send"), (after, "read"), (well, "")):
         rig.vendor.is_broken_in = place
         http.submit([submit])
-        await until(lambda submit=submit: rig.outcomes_of(submit))
+        await answered(rig, submit)
     assert rig.outcomes_of(before) == [Rejected("", Cause.CHANNEL, "internal.error")]
     assert rig.outcomes_of(after) == [Uncertain("internal.error")]
     assert kinds(rig, well) == ["Submitted"]
@@ -254,8 +259,8 @@ async def test_without_a_lease_what_a_socket_did_not_take_is_dropped_and_uncerta
 
 async def test_stopping_waits_for_answers_and_what_stays_open_is_uncertain(rigs):
     rig = rigs()
-    rig.plan = lambda ref: "slow" if ref == reference_of(slow) else "held"
     slow, held = a_submit(), a_submit()
+    rig.plan = {reference_of(slow): "slow", reference_of(held): "held"}.__getitem__
     http = await rig.start()
     http.submit([slow, held])
     await until(lambda: len(rig.seen) == 2)
@@ -380,25 +385,87 @@ async def test_tls_is_verified(rigs, tmp_path):
     assert kinds(known, submit) == ["Submitted"]
 
 
-async def test_a_proxy_that_refuses_proves_that_nothing_was_written(rigs):
-    rig = rigs(tls=None)
+async def test_plain_http_goes_through_the_proxy_with_its_login(rigs):
+    rig = rigs(settings={"proxy_user": "u", "proxy_password": "p"})
     await rig.listen()
+    rig._settings["proxy"] = f"http://localhost:{rig.port}"
     http = rig.make()
-    await http.stop(0.0)
-    proxied = rigs(settings={"proxy": f"http://localhost:{rig.port}", "callbacks": False})
-    proxied.make()
-    proxied.vendor.endpoint = "https://sms.example.invalid"
-    rig.plan = lambda _: "500"
-    rig._one = _no_way
-    proxied.channel.start()
-    await until(lambda: "proxy" in proxied.channel.why_down())
-    assert not proxied.channel.is_up()
+    rig.vendor.endpoint = "http://sms.example.invalid"
+    http.start()
+    await until(http.is_up)
+    submit = a_submit()
+    http.submit([submit])
+    await until(lambda: rig.outcomes_of(submit))
+    assert kinds(rig, submit) == ["Submitted"]
+    assert rig.heads[0].startswith(b"POST http://sms.example.invalid/send HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic dTpw\r\n" in rig.heads[0]
 
 
-async def _no_way(reader, writer):
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-    return False
+class Proxy:
+    """A proxy for CONNECT that answers with one status, and on 200 carries to a port."""
+
+    def __init__(self, status, port):
+        self.status, self.target = status, port
+        self.heads = []
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+
+    async def _serve(self, reader, writer):
+        try:
+            self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 %d So\r\n\r\n" % self.status)
+            if self.status == 200:
+                inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.target)
+                await asyncio.gather(_carry(reader, inner_writer), _carry(inner_reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+async def _carry(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+
+
+async def test_tls_goes_through_the_proxy_whose_connect_is_no_request_of_ours(rigs, tmp_path):
+    authority = Authority()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(authority.issue("localhost").file(tmp_path / "vendor.pem"))
+    rig = rigs(tls=context, settings={"ca": authority.cert})
+    await rig.listen()
+    async with Proxy(200, rig.port) as proxy:
+        rig._settings["proxy"] = f"http://localhost:{proxy.port}"
+        http = rig.make()
+        http.start()
+        await until(http.is_up)
+        for _ in range(2):
+            submit = a_submit()
+            http.submit([submit])
+            await answered(rig, submit)
+            assert kinds(rig, submit) == ["Submitted"]
+        assert {head.split()[0] for head in proxy.heads} == {b"CONNECT"}
+        assert len(proxy.heads) == 2  # the probe's, and one connection for both
+        await http.stop(0.05)
+
+
+async def test_a_proxy_that_refuses_proves_that_nothing_was_written(rigs):
+    async with Proxy(200, 0) as proxy:
+        rig = rigs(settings={"proxy": f"http://localhost:{proxy.port}"})
+        proxy.status = 407
+        http = rig.make()
+        rig.vendor.endpoint = "https://sms.example.invalid"
+        http.start()
+        await until(lambda: "the proxy refused" in http.why_down())
+        assert "proxy_user" in http.why_down()
+        assert not http.is_up()
 
 
 @given(

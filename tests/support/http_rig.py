@@ -242,6 +242,8 @@ class HttpRig:
                 length = int(line.partition(b":")[2])
         body = await reader.readexactly(length)
         path = head.split()[1].decode()
+        if path.startswith("http://"):  # we are the proxy
+            path = path[path.index("/", len("http://")) :]
         if path.startswith("/ask"):
             self.asked.append(path.partition("?")[2])
             return _answer(writer, json.dumps(self.told).encode())
