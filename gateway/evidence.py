@@ -22,7 +22,6 @@ from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
 from gateway.vendors import Vendors
 from receipts.state import NOT_ACCEPTED, Path, report_path
-from sms.attempts import reference
 from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State, Submit
 from sms.outcomes import Uncertain
 from store.fragments import Why, hasten_reports_sql, park_sql, unpark_sql
@@ -84,7 +83,7 @@ class Evidence:
             self._unasked.append(message)
         sql = self._park(message, unix + self._wait_s(message), Why.UNCERTAIN)
         if self.is_vendor(message.channel):  # its receipt may have been quicker than its answer
-            sql += hasten_reports_sql(reference(message.id, message.attempt))
+            sql += hasten_reports_sql(message.id, message.attempt)
         return sql
 
     def found(self, message: Message) -> None:

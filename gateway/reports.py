@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from adapters.http.vendors import VENDORS
 from gateway.carrier_words import CarrierWords
 from gateway.dispatch import Dispatcher
 from gateway.echoed import match_stored, match_waiting, message_of, segments_of
@@ -88,6 +89,12 @@ class Batch:
     sent: dict[tuple[Carrier, float], int] = field(default_factory=dict)
 
 
+def _vendor_words(protocol: str) -> Mapping[str, str]:
+    """What an HTTP vendor's words mean; a wire protocol's stand in receipts."""
+    kind = VENDORS.get(protocol)
+    return kind.reports if kind else {}
+
+
 class Reports:
     """Settles reports; `receive` is synchronous, look-ups run in one long-lived loop."""
 
@@ -132,7 +139,9 @@ class Reports:
     def use(self, channels: Iterable[Channel]) -> None:
         """Judge the channels' reports by what is configured now."""
         self._codes = {
-            channel.id: ReportCodes(channel.protocol, channel.report_classes)
+            channel.id: ReportCodes(
+                channel.protocol, {**_vendor_words(channel.protocol), **channel.report_classes}
+            )
             for channel in channels
         }
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from sms.attempts import reference
 from sms.model import CLASS_CODES, MessageClass
 from store.seal import Keyring
 
@@ -138,14 +139,15 @@ def park_reports_sql(keyring: Keyring, reports: Iterable[ParkedReport]) -> str:
     )
 
 
-def hasten_reports_sql(reference: str) -> str:
-    """Look again at once at parked reports with this word of ours for an attempt.
+def hasten_reports_sql(message_id: int, attempt: int) -> str:
+    """Look again at once at parked reports with our word for this attempt.
 
-    For the commit that makes the attempt one that a report can be about.
+    For the commit that makes the attempt one that a report can be about. The word is a literal of
+    its own (letters, digits, - and _): the planner does not look an expression up in the index.
     """
     return (
         "UPDATE parked_reports SET due = now()"
-        f" WHERE reference = {_text(reference)} AND reference <> '' AND due > now();"
+        f" WHERE reference = '{reference(int(message_id), int(attempt))}' AND due > now();"
     )
 
 

@@ -1,6 +1,8 @@
 """Whether a vendor can be reached: told from connections that stood or failed, and probed for.
 
     down ──a connection stood──▶ up ──FAILURES in a row failed──▶ down: probed with backoff
+                                └──no request for LOOK_S: probed too, so that nobody is told "up"
+                                   of a vendor that has been away since the last message
 
 What a vendor answers is no matter of the link: an account that it refuses is said once a minute.
 """
@@ -23,6 +25,7 @@ from telemetry.logs import get_logger
 log = get_logger(__name__)
 
 FAILURES = 5  # in a row, and the link is down (RELIABILITY section 7)
+LOOK_S = 10.0  # without a connection made or used; at most the longest pause between probes
 
 
 class Link:
@@ -43,6 +46,7 @@ class Link:
         self._policy = policy
         self._dice = dice
         self._row = 0  # failures since the last success
+        self._was_used = False  # a connection stood since the last look
         self._told = ("", -REMIND_S)  # the reason logged last, and when (monotonic)
         self._refusal_told_at = -REMIND_S
         self._went_down = asyncio.Event()
@@ -68,6 +72,7 @@ class Link:
     def reached(self) -> None:
         """A connection stands."""
         self._row = 0
+        self._was_used = True
         if self.is_up or self._stopping.is_set():
             return
         self.is_up = True
@@ -114,7 +119,9 @@ class Link:
         failures = 0
         while not self._stopping.is_set():
             if self.is_up:
-                await self._went_down.wait()
+                await self._look(client, url)
+                if self.is_up:
+                    continue
                 failures = 1
             elif not self._sink.may_submit():  # a process that owns nothing need not be up
                 self.last_reason = "the lease of this process is over"
@@ -130,6 +137,20 @@ class Link:
                 self.unreached(failed.reason)
                 self._tell_down()
             await _pause(self._stopping, backoff_s(failures, self._policy, self._dice()))
+
+    async def _look(self, client: Client, url: str) -> None:
+        """Wait for its fall, and probe once when nothing was sent meanwhile."""
+        longest = min(LOOK_S, self._policy.reconnect_max_s)
+        if await _pause(self._went_down, self._policy.reconnect_min_s if self._row else longest):
+            return
+        is_idle, self._was_used = not self._was_used, False
+        if not is_idle or not self._sink.may_submit():
+            return
+        failed = await self._probe(client, url)
+        if failed is None:
+            self._row = 0
+        else:
+            self.unreached(failed.reason)
 
     async def _probe(self, client: Client, url: str) -> Failed | None:
         return await client.reach(url)
@@ -151,10 +172,10 @@ class Link:
         )
 
 
-async def _pause(stopping: asyncio.Event, timeout_s: float) -> None:
-    """Wait so long, or until the channel stops."""
+async def _pause(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait so long, or until that happened; whether it did."""
     try:
         async with asyncio.timeout(timeout_s):
-            await stopping.wait()
+            return await event.wait()
     except TimeoutError:
-        pass
+        return False

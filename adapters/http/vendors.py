@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from adapters.http import aliyun, huawei, infobip, recipe, tencent, twilio
 from adapters.http.vendor import Vendor
 from sms import config
 
@@ -20,6 +21,15 @@ class VendorKind:
     # Raises ConfigError when the settings are wrong.
     make: Callable[[config.Channel], Vendor]
     login: str  # the setting that names the account: two channels with one value are one account
+    # What the words in its reports mean: code → class of receipts.normalise.
+    reports: Mapping[str, str] = field(default_factory=dict)
 
 
-VENDORS: Final[Mapping[str, VendorKind]] = {}
+VENDORS: Final[Mapping[str, VendorKind]] = {
+    "aliyun": VendorKind(aliyun.validate, aliyun.make, "access_key_id", aliyun.REPORTS),
+    "http": VendorKind(recipe.validate, recipe.make, recipe.LOGIN),
+    "huawei": VendorKind(huawei.validate, huawei.make, "app_key", huawei.REPORT_CLASSES),
+    "infobip": VendorKind(infobip.validate, infobip.make, "api_key", infobip.REPORT_CLASSES),
+    "tencent": VendorKind(tencent.validate, tencent.make, "secret_id", tencent.REPORTS),
+    "twilio": VendorKind(twilio.validate, twilio.make, "account_sid", twilio.REPORT_CLASSES),
+}

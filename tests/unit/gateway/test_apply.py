@@ -10,11 +10,14 @@ from decimal import Decimal
 
 import pytest
 
+from adapters.http.vendors import VendorKind
+from gateway import apply
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.apply import _report, apply_document
 from gateway.plan import Applied
 from gateway.terminal import Terminal
 from sms.model import Carrier, Encoding
+from store.objects import StoredObject
 from store.seal import Keyring
 from store.snapshot import _channel
 from tests.support.config_store import Store
@@ -684,3 +687,24 @@ async def test_a_number_in_quotes(folder, store):
         "/channels/0/port": True,
         "/channels/0/window": True,
     }
+
+
+def test_the_addresses_that_vendors_are_told_are_shown_without_their_secret(monkeypatch):
+    kind = VendorKind(lambda raw: [], lambda channel: None, "login")
+    monkeypatch.setattr(apply, "VENDORS", {"fake": kind})
+    spec = {"protocol": "fake", "settings": {"public_url": "https://sms.example.com/"}}
+    silent = {"protocol": "fake", "settings": {"callbacks": False}}
+    objects = [
+        StoredObject(7, 1, spec, {"callback_secret": "s" * 16}, "channel", "cloud-d"),
+        StoredObject(8, 1, {"protocol": "fake"}, {}, "channel", "bare"),
+        StoredObject(9, 1, silent, {}, "channel", "silent"),
+        StoredObject(10, 1, {"protocol": "smpp"}, {}, "channel", "wire"),
+        StoredObject(11, 1, {}, {}, "tenant", "shop"),
+    ]
+    path = "/v1/carrier-callbacks/chn_000000000000000"
+    assert apply.callbacks_of(objects) == [
+        ("cloud-d", "receipts", f"https://sms.example.com{path}7/receipts"),
+        ("cloud-d", "inbound", f"https://sms.example.com{path}7/inbound"),
+        ("bare", "receipts", f"{path}8/receipts"),
+        ("bare", "inbound", f"{path}8/inbound"),
+    ]

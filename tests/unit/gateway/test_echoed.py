@@ -132,7 +132,7 @@ async def test_a_receipt_before_the_end_of_its_answer_waits_and_is_hastened_by_i
     desk.kit.evidence.is_vendor = lambda channel: channel == 1
     desk.kit.answer(1, Uncertain("http.timeout"))
     [sql] = [sql for sql in desk.kit.events.sql if "UPDATE parked_reports" in sql]
-    assert hasten_reports_sql(reference(message.id, 1)) in sql
+    assert hasten_reports_sql(message.id, 1) in sql
 
 
 async def test_an_unfinished_word_of_ours_says_that_the_vendor_has_it() -> None:

@@ -1,10 +1,12 @@
 """Up and down, and what the log says."""
 
+import asyncio
 import time
 
 import pytest
 
 from adapters.http import link
+from adapters.http.client import Fail, Failed
 from adapters.http.link import FAILURES, Link
 from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
@@ -92,3 +94,33 @@ async def test_a_reason_is_logged_when_it_is_new_and_then_once_a_minute(lines, c
         ours._tell_down()
     assert [fields["reason"] for _, fields in lines.found] == ["a", "b", "b"]
     assert {event for event, _ in lines.found} == {"channel cannot hold a session"}
+
+
+class Door:
+    """A vendor that is there or not; how often it was looked for."""
+
+    def __init__(self):
+        self.failed = None
+        self.looks = 0
+
+    async def reach(self, url):
+        self.looks += 1
+        return self.failed
+
+
+async def test_a_vendor_that_went_away_while_nothing_was_sent_is_found_down(lines):
+    ours, door = await a_link(), Door()
+    ours._policy = SessionPolicy(reconnect_min_s=0.001, reconnect_max_s=0.002)
+    ours.start(door, "http://vendor.example")
+    async with asyncio.timeout(10):
+        while door.looks < 3:  # noqa: ASYNC110 – what another task does
+            await asyncio.sleep(0)
+        assert ours.is_up
+        door.failed = Failed(Fail.UNREACHED, "a reason")
+        while ours.is_up:  # noqa: ASYNC110 – the same
+            await asyncio.sleep(0)
+        assert ours._sink.links == [(True, "connected"), (False, "a reason")]
+        door.failed = None
+        while not ours.is_up:  # noqa: ASYNC110 – the same
+            await asyncio.sleep(0)
+    await ours.stop()
