@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adapters.base import ChannelSink
-from adapters.http.client import Client, Failed
+from adapters.http.client import Client, names_host
 from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
 from adapters.shell import LEASE_LOOK_S, REMIND_S, backoff_s
@@ -128,7 +128,8 @@ class Link:
                 await _pause(self._stopping, LEASE_LOOK_S)
                 continue
             else:
-                failed = await self._probe(client, url)
+                # an address that holds parts of a message is known when there is one
+                failed = await client.reach(url) if names_host(url) else None
                 if failed is None:
                     failures = 0
                     self.reached()
@@ -151,9 +152,6 @@ class Link:
             self._row = 0
         else:
             self.unreached(failed.reason)
-
-    async def _probe(self, client: Client, url: str) -> Failed | None:
-        return await client.reach(url)
 
     def _tell_down(self) -> None:
         """Log why: each reason when it is new, then once a minute."""
