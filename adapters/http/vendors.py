@@ -25,11 +25,13 @@ class VendorKind:
     login: str
     # What the words in its reports mean: code → class of receipts.normalise.
     reports: Mapping[str, str] = field(default_factory=dict)
+    # The requests that faultless settings make for sample messages, line by line, secrets hidden.
+    rehearse: Callable[[Mapping[str, object]], list[str]] | None = None
 
 
 VENDORS: Final[Mapping[str, VendorKind]] = {
     "aliyun": VendorKind(aliyun.validate, aliyun.make, "access_key_id", aliyun.REPORTS),
-    "http": VendorKind(recipe.validate, recipe.make, recipe.LOGIN),
+    "http": VendorKind(recipe.validate, recipe.make, recipe.LOGIN, rehearse=recipe.rehearse),
     "huawei": VendorKind(huawei.validate, huawei.make, "app_key", huawei.REPORT_CLASSES),
     "infobip": VendorKind(infobip.validate, infobip.make, "", infobip.REPORT_CLASSES),
     "tencent": VendorKind(tencent.validate, tencent.make, "sdk_app_id", tencent.REPORTS),
