@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from gateway.owners import taken_detail, taken_numbers
 from gateway.protocols import CarrierProtocol
 from gateway.routefit import clashes, misfits
 from gateway.secretfiles import SecretFiles
-from gateway.specs import suspended, tenant_spec
+from gateway.specs import suspended, template_spec, tenant_spec
+from gateway.templatefit import lacks
 from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
 from sms.config import Channel, encodings_of
@@ -49,6 +51,7 @@ _PEM_REMEDIES = dict.fromkeys(
 _IF_GIVEN = (
     *("price_per_segment", "opt_out_line", "encodings", "signature_by"),
     *("carriers", "countries", "report_classes", "reference_bits"),
+    "demands_template",  # by the vendor's nature: _settle_traits
 )
 
 
@@ -109,6 +112,7 @@ class _Document:
         self._channel_pointers: dict[str, str] = {}
         self._route_pointers: dict[str, str] = {}
         self._tenant_pointers: dict[str, str] = {}
+        self._template_pointers: dict[str, str] = {}
         self._key_ids: dict[int, str] = {
             spec["key_id"]: name
             for (kind, name), spec in around.known.items()
@@ -128,6 +132,7 @@ class _Document:
             (self._channel, "channels"),
             (self._route, "routes"),
             (self._endpoint, "webhook_endpoints"),
+            (self._template, "templates"),
         ):
             for pointer, entry in self._entries(top.get(section), f"/{section}"):
                 read(entry, pointer)
@@ -135,6 +140,7 @@ class _Document:
         if not self.complaints:  # what is compared must be well formed
             self._check_guests()
         self._check_routes()
+        self._check_templates()
         self._check_inbound_numbers()
 
     # -- forms ---------------------------------------------------------------------------------
@@ -352,6 +358,8 @@ class _Document:
 
     def _settle_traits(self, traits: Traits, good: dict[str, Any], pointer: str) -> None:
         """What a vendor does by its nature a file need not say, and cannot deny."""
+        if traits.demands_template:
+            good["demands_template"] = True
         if not traits.inherent.get("adds_signature"):
             return
         if good.get("signature_by") == "gateway":
@@ -434,6 +442,20 @@ class _Document:
                 continue  # neither is this file's
             self.complain(pointer, f"route {wrong.route}: {wrong.detail}")
 
+    def _check_templates(self) -> None:
+        """Refuse a channel that sends templates only in a route of a template without a twin."""
+        channels, routes = self._all_specs("channel"), self._all_specs("route")
+        for lack in lacks(channels, routes, self._all_specs("template")):
+            if lack.template in self._template_pointers:
+                pointer = f"{self._template_pointers[lack.template]}/twins"
+            elif lack.route in self._route_pointers:
+                pointer = f"{self._route_pointers[lack.route]}/channels"
+            elif lack.channel in self._channel_pointers:
+                pointer = f"{self._channel_pointers[lack.channel]}/protocol"
+            else:
+                continue  # nothing of it is this file's
+            self.complain(pointer, lack.detail)
+
     def _check_inbound_numbers(self) -> None:
         """Refuse a number of this file that is another tenant's too."""
         specs = self._all_specs("tenant")
@@ -515,6 +537,25 @@ class _Document:
                 detail = "names no channel of this file or gateway; add it or correct the name"
                 self.complain(member(pointer, index), detail)
         return value
+
+    def _template(self, value: object, pointer: str) -> None:
+        good = self._fields(value, pointer, fields.TEMPLATE)
+        tenant = good.get("tenant", "*")
+        if tenant != "*" and not self._exists("tenant", tenant):
+            detail = 'names no tenant of this file or gateway; add it, or write "*"'
+            self.complain(f"{pointer}/tenant", detail)
+        wrong = fields.twins_refusals(good.get("twins", {}), good.get("text"))
+        for path, detail in wrong:
+            self.complain(reduce(member, path, f"{pointer}/twins"), detail)
+        if wrong or not {"name", "class", "text"} <= good.keys():
+            return
+        for channel in good.get("twins", {}):
+            if not self._exists("channel", channel):
+                detail = "names no channel of this file or gateway; add it or correct the name"
+                self.complain(member(f"{pointer}/twins", channel), detail)
+        name = f"{tenant}/{good['name']}"
+        self._template_pointers[name] = pointer
+        self._take(Wanted("template", name, template_spec(good, tenant)), pointer)
 
     def _endpoint(self, value: object, pointer: str) -> None:
         good = self._fields(value, pointer, fields.WEBHOOK_ENDPOINT)

@@ -34,6 +34,7 @@ _WORDS = {
     "channel": "channel",
     "route": "route",
     "webhook_endpoint": "webhook endpoint",
+    "template": "template",
 }
 
 

@@ -148,6 +148,9 @@ class Message:
     open_segments: int = 0  # segments of this attempt still unanswered
     answers: list[object] = field(default_factory=list)  # per segment, outcomes of this attempt
     parts: list[Submit] = field(default_factory=list)  # a long message's segments of this attempt
+    # On a route whose channels do not take every text: the version of the configuration by which
+    # it was found, and the channels that take this one. None = not looked for yet.
+    takers: tuple[int, tuple[int, ...]] | None = None
     is_parked: bool = False  # a row in `parked` waits for it
     is_adopted: bool = False  # taken over from another process: its claim is what we find it by
     is_handed: bool = False  # handed over: this object is nobody's, wherever it still stands

@@ -177,7 +177,8 @@ class Aliyun:
         outcomes: list[Outcome] = [self._codes.outcome(code, reply) for _ in submits]
         if len(submits) > 1 and _may_be_ones_own(outcomes[0], submits, self._brand):
             return self._put_back(submits, code)
-        self._forget(submits)
+        if isinstance(outcomes[0], Rejected):  # throttled ones come again, and alone again
+            self._forget(submits)
         return outcomes
 
     def _single(self, submit: Submit) -> dict[str, str]:

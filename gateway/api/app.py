@@ -49,6 +49,7 @@ from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
 from gateway.api.send import SendDoor
 from gateway.api.suppressions import SuppressionRoutes
+from gateway.api.templates import TemplateRoutes
 from gateway.api.usage import UsageReport
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.logs import get_logger
@@ -92,6 +93,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     UsageReport(flow).register(app)
     Previews(flow).register(app)
     Admin(flow).register(app)
+    TemplateRoutes(flow).register(app)
     SuppressionRoutes(flow).register(app)
     PortedNumbers(flow).register(app)
     Callbacks(flow).register(app)

@@ -173,6 +173,25 @@ KINDS: dict[str, Kind] = {
         "Signature inside the text",
         "Remove 【】 from the text; name the brand in `signature`.",
     ),
+    "content.no_template": Kind(
+        422,
+        "No template for this text",
+        "Send a `template_id` with its `variables`, or a text that is a registered template.",
+    ),
+    "template.unknown": Kind(422, "Template not known", "Ask the operator for the template's id."),
+    "template.beside_text": Kind(422, "Text and template", "Send one of the two."),
+    "template.class": Kind(
+        422, "Class is not the template's", "Leave `class` out: the template has one."
+    ),
+    "template.variable_missing": Kind(422, "Variable missing", _FIX),
+    "template.variable_unknown": Kind(422, "Variable not of the template", _FIX),
+    "template.variable_value": Kind(422, "Value of a variable not allowed", _FIX),
+    "template.in_use": Kind(
+        409, "A route needs it", "Change the route first, as `detail` says; then try again."
+    ),
+    "template.twin_missing": Kind(
+        422, "A route would lack a twin", "Give the channels that `errors` name a twin."
+    ),
     "signature.required": Kind(
         422, "Signature required", "Ask the operator to file a signature for the tenant."
     ),

@@ -91,6 +91,40 @@ def test_a_signature_that_the_vendor_adds_need_not_be_said(tmp_path):
     assert "signature_by" not in other.spec
 
 
+TEMPLATE = {
+    "name": "code",
+    "class": "otp",
+    "text": "{code} is your code",
+    "twins": {"cloud-a": {"code": "T1"}},
+}
+BARE = {**TEMPLATE, "twins": {}}
+
+
+@pytest.mark.parametrize(
+    ("known", "file", "pointer"),
+    [
+        ((), {"channels": True, "routes": True, "templates": [BARE]}, "/templates/0/twins"),
+        ((), {"channels": True, "routes": True, "templates": [TEMPLATE]}, None),
+        (("template", "channel"), {"routes": True}, "/routes/0/channels"),
+        (("template", "route"), {"channels": True}, "/channels/0/protocol"),
+        (("template", "route", "channel"), {"tenants": [{"name": "other"}]}, None),  # not its own
+    ],
+)
+def test_a_vendor_of_templates_needs_a_twin_of_each_in_its_routes(tmp_path, known, file, pointer):
+    """Whichever of the three is configured last: the others are in force."""
+    protocols = {**PROTOCOLS, "cloud": over_http("cloud", kind_of(Traits(demands_template=True)))}
+    whole = {"channels": [CHANNEL], "routes": [{"channels": ["cloud-a"]}], "templates": [BARE]}
+    around = Surroundings(tmp_path, {}, protocols, AllowList())
+    wanted, _ = check_document(json.dumps(whole), around)
+    assert [one.spec.get("demands_template") for one in wanted if one.kind == "channel"] == [True]
+    standing = {(one.kind, one.name): one.spec for one in wanted if one.kind in known}
+    said = {name: whole[name] if value is True else value for name, value in file.items()}
+    around = Surroundings(tmp_path, standing, protocols, AllowList())
+    _, wrong = check_document(json.dumps(said), around)
+    assert [one.pointer for one in wrong] == ([pointer] if pointer else [])
+    assert all("template */code has no twin for channel cloud-a" in one.detail for one in wrong)
+
+
 def test_two_channels_on_one_account_are_refused_where_the_vendor_cannot_tell_them(tmp_path):
     _, wrong = checked(tmp_path, {}, {"name": "cloud-b"})
     assert "same url and account" in wrong["/channels/1/account"]
