@@ -144,7 +144,10 @@ def _account(name: str, url: str, form: str, batch: int) -> config.Channel:
     settings = {**BENCHES[name].settings, "url": url, "callbacks": False}
     if form == "single":
         settings["max_batch"] = batch = 1
-    return config.Channel(1, name, name, settings, sessions=1, window=REQUESTS * batch)
+    sender = ring(1)[0].sender
+    return config.Channel(
+        1, name, name, settings, sender=sender, sessions=1, window=REQUESTS * batch
+    )
 
 
 async def _timed(child: _Child) -> Round:
@@ -241,7 +244,7 @@ async def run(names: Sequence[str], bar: Bar) -> Found:
 
 def _told(ours: Sequence[Round], floor: Sequence[Round], batch: int) -> dict[str, float]:
     def middle(rounds: Sequence[Round], name: str) -> float:
-        return statistics.median(getattr(one, name) for one in rounds)
+        return float(statistics.median(getattr(one, name) for one in rounds))
 
     rate = middle(ours, "messages_per_s")
     cost, least = middle(ours, "cpu_us"), middle(floor, "cpu_us")
