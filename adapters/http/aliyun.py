@@ -25,7 +25,6 @@ from adapters.http.callback import require_secret
 from adapters.http.clouds import (
     TOO_MANY,
     brand_of,
-    codes_of,
     day_of,
     endpoint_of,
     extension_of,
@@ -35,11 +34,10 @@ from adapters.http.clouds import (
     region,
     said,
     sign_name,
-    too_fast,
     uncertain,
     unix_of,
 )
-from adapters.http.reading import Json, fields, json_of, listed, text_in, word
+from adapters.http.reading import Codes, Json, fields, json_of, listed, text_in, too_fast, word
 from adapters.http.settings import HttpSettings
 from adapters.http.vendor import (
     Asked,
@@ -85,7 +83,8 @@ ENDPOINTS: Final[Mapping[str, str]] = {
 TRAITS: Final = Traits(
     batch=MAX_BATCH, demands_template=True, asks=True, inherent={"adds_signature": True}
 )
-REPORTS: Final = codes_of("aliyun").reports
+_CODES: Final = Codes("aliyun")
+REPORTS: Final = _CODES.reports
 _CLASSES = REPORTS
 
 _OK: Final = "OK"
@@ -143,7 +142,6 @@ class Aliyun:
         if path == "/":
             self.endpoint = self.endpoint.rstrip("/") + path
         self._signer = Acs3(own.access_key_id, own.access_key_secret, VERSION, host, path)
-        self._codes = codes_of("aliyun")
         self._alone: dict[int, None] = {}  # ids of messages whose batch was refused, oldest first
 
     # -- sending -----------------------------------------------------------------------------
@@ -165,7 +163,7 @@ class Aliyun:
     def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
         """One answer for all of them."""
         if reply.status == TOO_MANY:
-            return [too_fast(reply) for _ in submits]
+            return [too_fast(reply, str(TOO_MANY)) for _ in submits]
         answer = fields(json_of(reply.body))
         code = word(answer.get("Code"))
         if code == _OK:
@@ -174,7 +172,7 @@ class Aliyun:
                 return uncertain(len(submits))
             self._forget(submits)
             return [Submitted(_carrier_id(biz_id, submit.number)) for submit in submits]
-        outcomes: list[Outcome] = [self._codes.outcome(code, reply) for _ in submits]
+        outcomes: list[Outcome] = [_CODES.outcome(code, reply) for _ in submits]
         if len(submits) > 1 and _may_be_ones_own(outcomes[0], submits, self._brand):
             return self._put_back(submits, code)
         if isinstance(outcomes[0], Rejected):  # throttled ones come again, and alone again

@@ -28,6 +28,7 @@ from adapters.http import settings
 from adapters.http.callback import address_of, require_secret
 from adapters.http.clouds import brand_of, endpoint_of, filled_of, region, sign_name
 from adapters.http.reading import (
+    UNREADABLE,
     Codes,
     Json,
     digits_of,
@@ -35,7 +36,6 @@ from adapters.http.reading import (
     form_of,
     json_of,
     listed,
-    pause_of,
     text_in,
     word,
 )
@@ -78,7 +78,6 @@ _TAKEN: Final = "000000"
 _FORM: Final = "application/x-www-form-urlencoded"
 _JSON: Final = "application/json"
 _ANSWER: Final = CallAnswer(200, "text/plain", b"")
-_UNREADABLE: Final = "carrier.unknown_outcome"
 _ALGORITHM: Final = "SDK-HMAC-SHA256"
 
 _CODES: Final = Codes("huawei")
@@ -197,7 +196,7 @@ class Huawei:
     def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
         """A verdict per number where the answer has them, else one for all."""
         if reply.status == 429:
-            outcome = _CODES.outcome("HTTP 429", pause_of(reply))
+            outcome = _CODES.outcome("HTTP 429", reply)
             return [outcome for _ in submits]
         found = fields(json_of(reply.body))
         code = word(found.get("code"))
@@ -205,13 +204,13 @@ class Huawei:
         if reply.status >= 500 or reply.status == 408:  # "System error": it may have been taken
             return [Uncertain("carrier.system_error") for _ in submits]
         if results and code:
-            return _verdicts(submits, results)
+            return _verdicts(submits, results, reply)
         if code == _TAKEN or (not code and reply.status < 400):
-            return [Uncertain(_UNREADABLE) for _ in submits]
+            return [Uncertain(UNREADABLE) for _ in submits]
         # Not the platform's own words but those of the gateway before it: APIGW.0301 and the like.
         if not code:
             code = f"HTTP {reply.status}"
-        return [_CODES.outcome(code) for _ in submits]
+        return [_CODES.outcome(code, reply) for _ in submits]
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
         """Huawei's API has none: `traits.asks` is false."""
@@ -312,7 +311,7 @@ def authorization(key: str, secret: str, path: str, headers: Mapping[str, str], 
     return f"{_ALGORITHM} Access={key}, SignedHeaders={names}, Signature={signature}"
 
 
-def _verdicts(submits: Sequence[Submit], results: Sequence[Json]) -> list[Outcome]:
+def _verdicts(submits: Sequence[Submit], results: Sequence[Json], reply: Reply) -> list[Outcome]:
     """Results by number, which come in any order; a number that is missing is uncertain."""
     left: dict[str, list[Json]] = {}
     for result in results:
@@ -321,15 +320,15 @@ def _verdicts(submits: Sequence[Submit], results: Sequence[Json]) -> list[Outcom
     outcomes: list[Outcome] = []
     for submit in submits:
         found = left.get(submit.number) or left.get(submit.number.removeprefix("86"))
-        outcomes.append(_verdict(found.pop(0)) if found else Uncertain(_UNREADABLE))
+        outcomes.append(_verdict(found.pop(0), reply) if found else Uncertain(UNREADABLE))
     return outcomes
 
 
-def _verdict(result: Json) -> Outcome:
+def _verdict(result: Json, reply: Reply) -> Outcome:
     status, known = word(result.get("status")), word(result.get("smsMsgId"))
     if status == _TAKEN:
-        return Submitted(known) if known else Uncertain(_UNREADABLE)
-    return _CODES.outcome(status) if status else Uncertain(_UNREADABLE)
+        return Submitted(known) if known else Uncertain(UNREADABLE)
+    return _CODES.outcome(status, reply) if status else Uncertain(UNREADABLE)
 
 
 def _form_with(call: Call, *names: str) -> dict[str, str]:

@@ -20,9 +20,7 @@ from adapters.http import settings
 from adapters.http.callback import require_secret
 from adapters.http.clouds import (
     TOO_MANY,
-    UNREADABLE,
     brand_of,
-    codes_of,
     endpoint_of,
     extension_of,
     filled_of,
@@ -31,10 +29,20 @@ from adapters.http.clouds import (
     region,
     said,
     sign_name,
-    too_fast,
     uncertain,
 )
-from adapters.http.reading import Json, digits_of, fields, json_of, listed, text_in, word
+from adapters.http.reading import (
+    UNREADABLE,
+    Codes,
+    Json,
+    digits_of,
+    fields,
+    json_of,
+    listed,
+    text_in,
+    too_fast,
+    word,
+)
 from adapters.http.settings import HttpSettings
 from adapters.http.tc3 import Tc3
 from adapters.http.vendor import (
@@ -62,7 +70,8 @@ SOURCE: Final = "Tencent Cloud"
 TRAITS: Final = Traits(
     batch=MAX_BATCH, demands_template=True, asks=True, inherent={"adds_signature": True}
 )
-REPORTS: Final = codes_of("tencent").reports
+_CODES: Final = Codes("tencent")
+REPORTS: Final = _CODES.reports
 
 _OK: Final = "Ok"
 _ANSWER: Final = said({"result": 0, "errmsg": "OK"})
@@ -124,7 +133,6 @@ class Tencent:
             self.endpoint = self.endpoint.rstrip("/") + "/"
         login = own.secret_id, own.secret_key
         self._signer = Tc3(login, own.region, VERSION, address)
-        self._codes = codes_of("tencent")
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -160,10 +168,10 @@ class Tencent:
     def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
         """One verdict per number; a refused request refuses all of them."""
         if reply.status == TOO_MANY:
-            return [too_fast(reply) for _ in submits]
+            return [too_fast(reply, str(TOO_MANY)) for _ in submits]
         answer, refusal = _answer_of(reply)
         if refusal:
-            return [self._codes.outcome(refusal, reply) for _ in submits]
+            return [_CODES.outcome(refusal, reply) for _ in submits]
         if reply.status >= 300:
             return uncertain(len(submits))
         verdicts = {
@@ -176,7 +184,7 @@ class Tencent:
             return Uncertain(UNREADABLE)
         code = word(verdict.get("Code"))
         if code != _OK:
-            return self._codes.outcome(code, reply)
+            return _CODES.outcome(code, reply)
         serial = word(verdict.get("SerialNo"))
         return Submitted(serial) if serial else Uncertain(UNREADABLE)
 

@@ -17,7 +17,7 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from adapters.http import aliyun
-from adapters.http.clouds import codes_of
+from adapters.http.reading import Codes
 from adapters.http.vendor import Asked, CallKind, Request, Verdict, reference_of
 from receipts.normalise import ReportCodes
 from sms.errors import CallRefused, CannotSend, ConfigError, RemoteProtocolError
@@ -534,7 +534,7 @@ RECEIPTS = """
 
 
 def test_every_documented_code_has_a_row():
-    codes = codes_of("aliyun")
+    codes = Codes("aliyun")
     assert [code for code in ANSWERS.split() if codes.row(code) is None] == []
     assert [code for code in RECEIPTS.split() if code not in codes.reports] == []
 

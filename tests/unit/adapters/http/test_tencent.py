@@ -16,7 +16,7 @@ from tencentcloud.sms.v20210111 import errorcodes, models
 from tencentcloud.sms.v20210111.sms_client import SmsClient
 
 from adapters.http import tencent
-from adapters.http.clouds import codes_of
+from adapters.http.reading import Codes
 from adapters.http.vendor import Asked, CallKind, Request, Verdict, reference_of
 from receipts.normalise import ReportCodes
 from sms.errors import CallRefused, CannotSend, ConfigError, RemoteProtocolError
@@ -485,7 +485,7 @@ def test_reading_never_raises(http, body):
 def test_every_code_of_the_api_has_a_row():
     known = {value for name, value in vars(errorcodes).items() if name.isupper()}
     assert len(known) > 80
-    assert known - set(codes_of("tencent").rows) == set()
+    assert known - set(Codes("tencent").answers) == set()
 
 
 @pytest.mark.parametrize(
