@@ -295,7 +295,6 @@ def test_a_number_twice_in_one_request_goes_again():
         (400, '{"code":"E000104","description":"…"}', "E000104", "config", "channel.account"),
         (400, '{"code":"E000027","description":"…"}', "E000027", "config", "channel.misconfigured"),
         (400, '{"code":"E000112","description":"…"}', "E000112", "config", "channel.account"),
-        (200, '{"code":"E000000","description":"…"}', "E000000", "unknown", "carrier.system_error"),
         (400, '{"code":"E999999"}', "E999999", "unknown", "carrier.unknown_code"),
         (401, '{"error_code":"APIGW.0301"}', "HTTP 401", "config", "channel.account"),
         (404, "<html>", "HTTP 404", "config", "channel.misconfigured"),
@@ -304,6 +303,19 @@ def test_a_number_twice_in_one_request_goes_again():
 def test_a_refused_request_is_a_no_to_all_of_it(status, body, code, cause, reason):
     outcomes = vendor().read([ONE, TWO], reply(status, body))
     assert outcomes == [Rejected(code, Cause(cause), reason)] * 2
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('{"code":"E000000","description":"System error."}', "carrier.system_error"),
+        ('{"code":"E000510","description":"…"}', "carrier.unknown_outcome"),
+        ('{"code":"E000510","description":"…","result":[]}', "carrier.unknown_outcome"),
+    ],
+)
+def test_an_error_that_does_not_say_that_nothing_was_taken_is_uncertain(status, body, reason):
+    assert vendor().read([ONE, TWO], reply(status, body)) == [Uncertain(reason)] * 2
 
 
 def test_too_fast_and_too_many_are_throttling():
