@@ -36,6 +36,7 @@ from adapters.http.reading import (
     form_of,
     json_of,
     listed,
+    refused,
     text_in,
     word,
 )
@@ -61,7 +62,7 @@ from sms.errors import (
     RemoteProtocolError,
 )
 from sms.model import Inbound, MessageClass, Report, Submit
-from sms.outcomes import Outcome, Submitted, Uncertain
+from sms.outcomes import Cause, Outcome, Rejected, Submitted, Uncertain
 
 # Of one text Huawei takes 500 numbers; of different texts no limit is written, so we stay low.
 BATCH: Final = 100
@@ -75,6 +76,7 @@ REGIONS: Final[Mapping[str, str]] = {
 ONE: Final = "/sms/batchSendSms/v1"
 MANY: Final = "/sms/batchSendDiffSms/v1"
 _TAKEN: Final = "000000"
+_SYSTEM_ERROR: Final = "E000000"
 _FORM: Final = "application/x-www-form-urlencoded"
 _JSON: Final = "application/json"
 _ANSWER: Final = CallAnswer(200, "text/plain", b"")
@@ -193,11 +195,10 @@ class Huawei:
             headers = _aksk(self._own, url, kind, body, moment)
         return Request("POST", url, tuple(headers.items()), body)
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
-        """A verdict per number where the answer has them, else one for all."""
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
+        """A verdict per number where the answer has them, else what it says of the request."""
         if reply.status == 429:
-            outcome = _CODES.outcome("HTTP 429", reply)
-            return [outcome for _ in submits]
+            return refused(submits, _CODES.outcome("HTTP 429", reply))
         found = fields(json_of(reply.body))
         code = word(found.get("code"))
         results = listed(found.get("result"))
@@ -210,7 +211,10 @@ class Huawei:
         # Not the platform's own words but those of the gateway before it: APIGW.0301 and the like.
         if not code:
             code = f"HTTP {reply.status}"
-        return [_CODES.outcome(code, reply) for _ in submits]
+        outcome: Outcome = _CODES.outcome(code, reply)
+        if code == _SYSTEM_ERROR and reply.status == 400:  # "check templateParas": a form's fault
+            outcome = Rejected(code, Cause.UNKNOWN, "channel.rejected")
+        return refused(submits, outcome)
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
         """Huawei's API has none: `traits.asks` is false."""

@@ -28,6 +28,7 @@ from adapters.http.reading import (
     fields,
     json_of,
     listed,
+    refused,
     text_in,
     word,
 )
@@ -45,10 +46,9 @@ from adapters.http.vendor import (
     text_of,
 )
 from sms import config
-from sms.codes import THROTTLE_PAUSE_S
 from sms.errors import CallRefused, ConfigError, RemoteProtocolError
 from sms.model import Inbound, Report, Submit
-from sms.outcomes import Cause, Outcome, Rejected, Submitted, Throttled, Uncertain
+from sms.outcomes import Cause, Outcome, Rejected, Submitted, Uncertain
 
 # Fifty ids of 22 characters stay under the 2048 that one query for logs may name.
 BATCH: Final = 50
@@ -121,12 +121,12 @@ class Infobip:
             said["webhooks"] = self._webhooks
         return said
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
-        """A verdict per message by its id; a refused request is a verdict on all of them."""
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
+        """A verdict per message by its id; a refused request names whose fault it was, or not."""
         if 200 <= reply.status < 300:
             return _answered(submits, reply)
         if 400 <= reply.status < 500 and reply.status != 408:
-            return _refused(len(submits), reply)
+            return _refused(submits, reply)
         # Infobip says of no 5xx that nothing was sent, and of a redirect nothing at all.
         reason = "carrier.system_error" if reply.status >= 500 else UNREADABLE
         return [Uncertain(reason, reference_of(submit)) for submit in submits]
@@ -254,7 +254,7 @@ def _outcome(reference: str, answer: Json | None, reply: Reply) -> Outcome:
     return _CODES.outcome(name, reply)
 
 
-def _refused(number: int, reply: Reply) -> list[Outcome]:
+def _refused(submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
     """A 4xx: none was taken. What is wrong with one message must not fail its neighbours."""
     found = fields(json_of(reply.body))
     exception = fields(fields(found.get("requestError")).get("serviceException"))
@@ -263,22 +263,21 @@ def _refused(number: int, reply: Reply) -> list[Outcome]:
     # A 429 is flow control whatever it is called; of the rest the vendor's own word says most.
     if not code or reply.status == 429 or (reply.status != 400 and not _CODES.knows(code)):
         code = by_status
-    blamed = _blamed(found, exception)
+    blamed = _blamed(found, exception, len(submits))
     if reply.status != 400 or not blamed:
-        return [_CODES.outcome(code, reply) for _ in range(number)]
+        return refused(submits, _CODES.outcome(code, reply))
     return [
-        _blame(code, blamed[place]) if place in blamed else Throttled(THROTTLE_PAUSE_S, code)
-        for place in range(number)
+        _blame(code, blamed[place]) if place in blamed else None for place in range(len(submits))
     ]
 
 
-def _blamed(found: Json, exception: Json) -> dict[int, str]:
-    """Which messages of a request are wrong, by place, and by which property."""
+def _blamed(found: Json, exception: Json, count: int) -> dict[int, str]:
+    """Which messages of a request of so many are wrong, by place, and by which property."""
     named = [word(one.get("property"), 200) for one in listed(found.get("violations"))]
     named += [word(key, 200) for key in fields(exception.get("validationErrors"))]
     blamed: dict[int, str] = {}
     for name in named:
-        if place := _PLACE.match(name):
+        if (place := _PLACE.match(name)) and int(place[1]) < count:
             blamed.setdefault(int(place[1]), name[place.end() :])
     return blamed
 

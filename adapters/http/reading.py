@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,8 @@ from urllib.parse import parse_qsl
 
 from adapters.http.vendor import Reply
 from sms.codes import THROTTLE_PAUSE_S, THROTTLED
-from sms.outcomes import Cause, Rejected, Throttled, Uncertain
+from sms.model import Submit
+from sms.outcomes import Cause, Outcome, Rejected, Throttled, Uncertain
 
 UNREADABLE: Final = "carrier.unknown_outcome"  # why a submit is uncertain after an odd answer
 UNCERTAIN: Final = "uncertain"  # stands where a cause would, as `throttled` does
@@ -81,6 +82,25 @@ def too_fast(reply: Reply, code: str, usual_s: float = THROTTLE_PAUSE_S) -> Thro
     """What a vendor's flow control says: for as long as Retry-After asks, else `usual_s`."""
     pause_s = pause_of(reply)
     return Throttled(usual_s if pause_s is None else pause_s, code)
+
+
+def refused(
+    submits: Sequence[Submit], outcome: Outcome, *, is_shared: bool = False
+) -> list[Outcome | None]:
+    """What the refusal of a whole request means for its submits; None: it goes again (`read`).
+
+    One number, one value or one country may have been the reason, and nobody says whose. It is the
+    verdict on all of them where the account is at fault, the vendor itself, or what all of them
+    have in common (`is_shared`).
+    """
+    is_of_all = (
+        is_shared
+        or len(submits) == 1
+        or not isinstance(outcome, Rejected)
+        or outcome.cause is Cause.CHANNEL
+        or outcome.reason == "channel.account"
+    )
+    return [outcome if is_of_all else None for _ in submits]
 
 
 @cache

@@ -39,6 +39,7 @@ from adapters.http.reading import (
     fields,
     json_of,
     listed,
+    refused,
     text_in,
     too_fast,
     word,
@@ -61,7 +62,7 @@ from sms import config
 from sms.attempts import parse_reference
 from sms.errors import CannotSend, ConfigError, RemoteProtocolError
 from sms.model import Inbound, Report, Submit
-from sms.outcomes import Outcome, Submitted, Uncertain
+from sms.outcomes import Cause, Outcome, Rejected, Submitted, Uncertain
 
 VERSION: Final = "2021-01-11"
 ENDPOINT: Final = "https://sms.tencentcloudapi.com"
@@ -165,13 +166,15 @@ class Tencent:
             body["SenderId"] = self._own.sender_id
         return self._signer.request("SendSms", self.endpoint, body, unix)
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
-        """One verdict per number; a refused request refuses all of them."""
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
+        """One verdict per number; a request is refused as a whole for the text, which is one."""
         if reply.status == TOO_MANY:
             return [too_fast(reply, str(TOO_MANY)) for _ in submits]
         answer, refusal = _answer_of(reply)
         if refusal:
-            return [_CODES.outcome(refusal, reply) for _ in submits]
+            outcome = _CODES.outcome(refusal, reply)
+            is_text = isinstance(outcome, Rejected) and outcome.cause is Cause.CONTENT
+            return refused(submits, outcome, is_shared=is_text)
         if reply.status >= 300:
             return uncertain(len(submits))
         verdicts = {

@@ -215,6 +215,72 @@ async def test_who_cannot_be_said_is_refused_alone(rigs):
     assert http.free() == 16
 
 
+BAD = Rejected("bad", Cause.NUMBER, "recipient.invalid")
+
+
+@pytest.mark.parametrize(("blames", "most"), [(False, 9), (True, 2)])
+async def test_one_bad_member_of_a_batch_is_found_and_the_others_are_taken(rigs, blames, most):
+    rig = rigs(traits=Traits(batch=16))
+    http = await rig.start()
+    submits = [a_submit() for _ in range(16)]
+    rig.vendor.faulty, rig.vendor.blames = {submits[5].number}, blames
+    http.submit(submits)
+    await until(lambda: len(rig.sink.results) == 16)
+    assert rig.outcomes_of(submits.pop(5)) == [BAD]
+    assert {tuple(kinds(rig, submit)) for submit in submits} == {("Submitted",)}
+    assert len(rig.requests) == most
+    assert http.free() == 16
+    assert len(rig.sink.written) == 16  # one line each: none was taken before
+
+
+async def test_when_all_of_a_batch_are_bad_each_gets_its_verdict(rigs):
+    rig = rigs(traits=Traits(batch=4))
+    http = await rig.start()
+    submits = [a_submit() for _ in range(4)]
+    rig.vendor.faulty = {submit.number for submit in submits}
+    http.submit(submits)
+    await until(lambda: len(rig.sink.results) == 4)
+    assert [rig.outcomes_of(submit) for submit in submits] == [[BAD]] * 4
+    assert len(rig.requests) == 7
+
+
+async def test_a_batch_that_was_given_up_and_refused_later_goes_nowhere_again(rigs):
+    rig = rigs(traits=Traits(batch=4), submit_timeout_s=0.02)
+    rig.plan = lambda _: "held"
+    http = await rig.start()
+    submits = [a_submit() for _ in range(4)]
+    rig.vendor.faulty = {submits[0].number}
+    http.submit(submits)
+    await until(lambda: len(rig.sink.results) == 4)
+    rig.release.set()
+    await until(lambda: len(rig.sink.results) == 8)
+    for submit in submits:
+        assert rig.outcomes_of(submit)[1:] == [NotSent("evidence.not_accepted")]
+    assert len(rig.requests) == 1
+    assert http.free() == 16
+
+
+@pytest.mark.parametrize("why", ["validity", "stop"])
+async def test_a_refused_batch_without_time_left_is_put_back(rigs, why):
+    rig = rigs(traits=Traits(batch=4))
+    rig.plan = lambda _: "held"
+    http = await rig.start()
+    submits = [a_submit() for _ in range(4)]
+    rig.vendor.faulty = {submits[0].number}
+    http.submit(submits)
+    await until(lambda: rig.seen)
+    if why == "validity":
+        submits[3].message.valid_until = time.time()
+    stopping = asyncio.create_task(http.stop(1.0)) if why == "stop" else None
+    await asyncio.sleep(0)
+    rig.release.set()
+    await until(lambda: len(rig.sink.results) == 4)
+    assert {tuple(kinds(rig, submit)) for submit in submits} == {("NotSent",)}
+    assert len(rig.requests) == 1
+    if stopping is not None:
+        await stopping
+
+
 async def test_a_bug_of_ours_costs_its_request_only(rigs):
     rig = rigs()
     http = await rig.start()

@@ -282,7 +282,11 @@ def test_a_number_without_a_verdict_is_uncertain():
 )
 def test_a_refusal_is_read_by_its_code(code, cause, reason):
     rejected = Rejected(code, cause, reason)
-    assert vendor().read([ONE, TWO], reply(200, refusal(code))) == [rejected, rejected]
+    assert vendor().read([ONE], reply(200, refusal(code))) == [rejected]
+    # All have the account and the text in common, but neither number nor country.
+    is_of_all = reason == "channel.account" or cause is Cause.CONTENT
+    both = vendor().read([ONE, TWO], reply(200, refusal(code)))
+    assert both == [rejected if is_of_all else None] * 2
     body = answer(verdict("+8618511122233", code, ""))
     assert vendor().read([ONE], reply(200, body)) == [rejected]
 
