@@ -250,7 +250,7 @@ def test_a_batch_is_taken_with_an_id_for_each_number():
     [
         ("isv.MOBILE_NUMBER_ILLEGAL", (Cause.NUMBER, "recipient.invalid")),
         ("isv.BUSINESS_LIMIT_CONTROL", (Cause.NUMBER, "carrier.frequency_cap")),
-        ("isv.BLACK_KEY_CONTROL_LIMIT", (Cause.NUMBER, "recipient.blocked")),
+        ("isv.BLACK_KEY_CONTROL_LIMIT", (Cause.CONTENT, "content.blocked")),
         ("isv.AMOUNT_NOT_ENOUGH", (Cause.CONFIG, "channel.account")),
         ("isv.SMS_TEMPLATE_ILLEGAL", (Cause.CONTENT, "content.template")),
         ("isv.SMS_SIGNATURE_ILLEGAL", (Cause.CONTENT, "content.signature")),
@@ -548,6 +548,7 @@ def test_every_documented_code_has_a_row():
         ("MOBILE_IN_BLACK", State.UNDELIVERED, "recipient.blocked"),
         ("MOBILE_SEND_LIMIT", State.UNDELIVERED, "carrier.frequency_cap"),
         ("CONTENT_KEYWORD", State.UNDELIVERED, "content.blocked"),
+        ("isv.BLACK_KEY_CONTROL_LIMIT", State.UNDELIVERED, "content.blocked"),
         ("REQUEST_SUCCESS", State.UNKNOWN, "carrier.unknown_outcome"),
         ("MK:0001", State.UNDELIVERED, "recipient.invalid"),
     ],
