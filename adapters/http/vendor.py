@@ -150,7 +150,10 @@ class Vendor(Protocol):
         ...
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
-        """Ask what became of these (one per request unless the vendor takes several)."""
+        """Ask what became of these (one per request unless the vendor takes several).
+
+        CannotSend when it cannot be asked about one of them, as without its id.
+        """
         ...
 
     def told(self, asked: Sequence[Asked], reply: Reply) -> list[Told]:

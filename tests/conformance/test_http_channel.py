@@ -384,6 +384,19 @@ async def test_a_lost_answer_is_found_by_asking(rigs):
     assert rig.sink.received == [report]
 
 
+async def test_what_cannot_be_asked_about_is_tried_once(rigs, capsys):
+    rig = rigs(traits=Traits(asks=True))
+    http = await rig.start()
+    submit = a_submit()
+    rig.vendor.cannot_ask = True
+    http.ask([(submit, time.time() - 100)])
+    await until(lambda: rig.vendor.questions)
+    await until(lambda: not len(http._asker.book))
+    await asyncio.sleep(0.05)
+    assert rig.vendor.questions == 1
+    assert "a question to the vendor failed" not in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(("absent_after_s", "count"), [(None, 0), (1e9, 0), (1.0, 1)])
 async def test_that_it_never_accepted_it_is_proof_only_where_the_vendor_s_word_is(
     rigs, absent_after_s, count

@@ -73,6 +73,8 @@ class FakeVendor:
         self.cannot: set[str] = set()  # numbers that no request can hold
         self.faulty: set[str] = set()  # numbers for which a whole request is refused
         self.blames = False  # it says whose fault it was
+        self.cannot_ask = False
+        self.questions = 0
         self.is_broken_in = ""  # "send" or "read": its own code fails there
 
     def together(self, submit: Submit) -> Hashable:
@@ -106,6 +108,9 @@ class FakeVendor:
         return [Submitted(one) for one in ids]
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
+        self.questions += 1
+        if self.cannot_ask:
+            raise CannotSend("query", "channel.misconfigured")
         return Request("GET", f"{self.endpoint}/ask?{reference_of(asked[0].submit)}")
 
     def told(self, asked: Sequence[Asked], reply: Reply) -> list[Told]:
