@@ -89,7 +89,8 @@ class HttpChannel:
         self._batch = min(vendor.traits.batch, common.max_batch)
         self._taken = 0  # slots: submits whose request is not over
         self._sendings: set[Sending] = set()
-        self._late: set[Key] = set()  # given up, and the request is not over
+        # given up, and the request is not over; with the id that was found by asking meanwhile
+        self._late: dict[Key, str] = {}
         self._results: list[tuple[Submit, Outcome]] = []  # told at the end of this turn of the loop
         self._client: Client | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -347,10 +348,11 @@ class HttpChannel:
             if not sending.is_given_up:
                 self._tell(submit, outcome)
             elif (key := key_of(submit)) in self._late:
-                self._late.discard(key)
+                found = self._late.pop(key)
                 if isinstance(outcome, Submitted):
-                    self._tell(submit, outcome)
-                elif not isinstance(outcome, Uncertain):  # a late no: it was never accepted (14a)
+                    if outcome.carrier_id != found:  # its receipt may name either
+                        self._tell(submit, outcome)
+                elif not found and not isinstance(outcome, Uncertain):  # never accepted (14a)
                     self._tell(submit, NEVER_ACCEPTED)
         if not self._results:
             self._opened()
@@ -378,7 +380,8 @@ class HttpChannel:
 
     def _found(self, submit: Submit, outcome: Outcome) -> None:
         """The vendor, asked, told what became of a submit whose answer was lost."""
-        self._late.discard(key_of(submit))
+        if isinstance(outcome, Submitted) and key_of(submit) in self._late:
+            self._late[key_of(submit)] = outcome.carrier_id
         self._tell(submit, outcome)
 
     def _report(self, report: Report) -> None:
@@ -415,7 +418,7 @@ class HttpChannel:
         """No answer in time: its submits are Uncertain, its slots stay taken."""
         sending.is_given_up = True
         for submit in sending.submits:
-            self._late.add(key_of(submit))
+            self._late[key_of(submit)] = ""
             self._tell(submit, _TIMEOUT)
 
 

@@ -429,6 +429,27 @@ async def test_a_request_that_is_still_open_is_not_absent(rigs):
     assert kinds(rig, submit) == ["Uncertain", "Submitted"]
 
 
+@pytest.mark.parametrize(("found", "later"), [("x1", 1), (None, 0)])
+async def test_a_late_answer_tells_another_id_than_was_found_by_asking(rigs, found, later):
+    rig = rigs(traits=Traits(asks=True), submit_timeout_s=0.01)
+    rig.plan = lambda _: "held"
+    http = await rig.start()
+    submit = a_submit()
+    http.submit([submit])
+    await until(lambda: rig.outcomes_of(submit))
+    theirs = f"id-{reference_of(submit)}"
+    rig.told = {"verdict": "taken", "id": found or theirs}
+    http.ask([(submit, time.time() - 100)])
+    await until(lambda: len(rig.outcomes_of(submit)) == 2)
+    rig.release.set()
+    await until(lambda: http.free() == 16)
+    await asyncio.sleep(0.01)
+    assert rig.outcomes_of(submit)[1:] == [
+        Submitted(found or theirs),
+        *[Submitted(theirs)] * later,
+    ]
+
+
 async def test_a_receipt_that_stays_away_is_asked_for(rigs):
     rig = rigs(traits=Traits(asks=True), settings={"ask_after_s": 1})
     http = await rig.start()
