@@ -477,6 +477,17 @@ async def test_what_is_not_pushed_is_pulled_and_kept_until_it_is_durable(rigs):
     assert [one.carrier_id for one in rig.sink.received] == ["a", "a", "b"]
 
 
+async def test_what_a_replaced_channel_pulled_and_nobody_kept_is_handed_over_by_the_next(rigs):
+    before, after = rigs(traits=Traits(pulls=True), settings={"pull_every_s": 1}), rigs()
+    before.pulls = {"receipts": [["a"]], "inbound": []}
+    await before.start()
+    await until(lambda: before.sink.received)
+    http = await after.start()
+    http.answer([before.sink.received[0].token], accepted=False)
+    await until(lambda: after.sink.received)
+    assert [one.carrier_id for one in after.sink.received] == ["a"]
+
+
 async def test_tls_is_verified(rigs, tmp_path):
     authority = Authority()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
