@@ -13,8 +13,12 @@ LOADS := .venv-load/.done
 PYTEST := $(BIN)/python -m pytest
 OTHER_TIERS := integration or flow or campaign or load
 TESTED := not (campaign or load)
-# Half of what comes after `make check`.
-SECOND := $(wildcard tests/flow/test_[k-z]*.py tests/integration/test_[p-z]*.py)
+# What comes after `make check`, in three parts of about the same length: what kills and restarts,
+# and the rest by name.
+KILLING := $(wildcard $(addprefix tests/flow/test_,failpoints.py kill.py nodes.py restart.py) \
+	$(addprefix tests/integration/test_,limiter_valkey.py supervisor.py takeover.py))
+SECOND := $(filter-out $(KILLING),\
+	$(wildcard tests/flow/test_[k-z]*.py tests/integration/test_[p-z]*.py))
 
 # A moved folder or a removed interpreter makes an environment useless whatever the stamps say.
 stale = $(shell test "$$(cat $(1)/place 2>/dev/null)" = "$$(pwd -P)" \
@@ -30,17 +34,16 @@ setup: $(RUNS) ## make .venv with all that the gateway needs (from requirements.
 run: $(RUNS) ## start the gateway with simulated carriers, and print how to send
 	@$(BIN)/smsgw up --sandbox
 
-# What runs side by side: two at a time, for one core each on a small machine. Each one's lines
-# come together, where make can do that.
-TOGETHER := -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+# What runs side by side: two at a time, for one core each on a small machine; three where most of
+# the time is waiting for processes. Each one's lines come together, where make can do that.
+TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 check: $(TESTS) ## format, lint, types, imports, unit and wire tests: before every commit
-	+@$(MAKE) $(TOGETHER) check-unit check-forms
+	+@$(MAKE) -j2 $(TOGETHER) check-unit check-forms
 
-# Two halves of about the same length: most of them wait for processes.
 test: check ## check, then every other test but load and campaigns: what CI runs
-	+@$(MAKE) $(TOGETHER) test-first test-second
+	+@$(MAKE) -j3 $(TOGETHER) test-killing test-first test-second
 
-.PHONY: check-forms check-unit test-first test-second
+.PHONY: check-forms check-unit test-first test-killing test-second
 check-forms: $(TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -52,13 +55,17 @@ check-unit: $(TESTS)
 	$(PYTEST) tests/unit -m 'not ($(OTHER_TIERS))'
 
 test-first: $(TESTS)
-	$(PYTEST) tests --ignore=tests/unit --ignore=tests/wire $(SECOND:%=--ignore=%) -m '$(TESTED)'
+	$(PYTEST) tests --ignore=tests/unit --ignore=tests/wire $(SECOND:%=--ignore=%) \
+		$(KILLING:%=--ignore=%) -m '$(TESTED)'
+
+test-killing: $(TESTS)
+	$(PYTEST) $(KILLING) -m '$(TESTED)'
 
 test-second: $(TESTS)
 	$(PYTEST) $(SECOND) -m '$(TESTED)'
 
 fuzz: $(TESTS) ## a million inputs into each parser of the wire (make test: 20,000)
-	SMSGW_FUZZ_INPUTS=1000000 $(PYTEST) tests/wire -k test_fuzz
+	SMSGW_HYPOTHESIS=random SMSGW_FUZZ_INPUTS=1000000 $(PYTEST) tests/wire -k test_fuzz
 
 bench: $(RUNS) ## measure: messages/s, latency, CPU per message and process
 	@$(BIN)/python -m loadtest.bench

@@ -22,6 +22,7 @@ import re
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TextIO
@@ -32,6 +33,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from sms.errors import GatewayError
 
 HIDDEN = "[hidden]"
+# Lines of warnings and worse by (level, logger) in this process, for `smsgw_log_lines_total`: a
+# fault that is caught and logged is in a metric without a line of its own.
+written: Counter[tuple[str, str]] = Counter()
 MAX_TEXT = 4000  # characters of one value
 MAX_TRACEBACK = 16000
 MAX_DEPTH = 6
@@ -212,10 +216,15 @@ def _render_line(_: WrappedLogger, __: str, event: EventDict) -> str:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """A stream handler that says nothing of a line it could not write.
+    """A stream handler that counts warnings, and says nothing of a line it could not write.
 
     The standard one prints the message and its arguments, unmasked.
     """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            written[record.levelname.lower(), record.name] += 1
+        super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         kind = sys.exc_info()[0]

@@ -30,6 +30,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from telemetry.logs import written
+
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4  # of what `render` returns
 PREFIX = "smsgw_"
 OTHER = "other"
@@ -503,6 +505,9 @@ class Metrics:
         self.config_version = Gauge(
             "config_version", "Configuration in force; the oldest of all processes.", rule="min"
         )
+        self.log_lines_total = Counter(
+            "log_lines_total", "Log lines of warnings and worse, by logger.", ("level", "logger")
+        )
 
     def series(self) -> Iterator[Series]:
         """Every series, in the order of definition."""
@@ -512,6 +517,8 @@ class Metrics:
         """Everything as it stands now, fit for JSON. Calls `before_scrape` first."""
         for refresh in self.before_scrape:
             refresh()
+        for level_and_logger, lines in written.items():
+            self.log_lines_total.set_total(level_and_logger, lines)
         traffic = self.accepted_total.news()
         for tenant, count in self.throttled_total.news().items():
             traffic[tenant] = traffic.get(tenant, 0.0) + count

@@ -102,6 +102,7 @@ class Verdict:
     uncertain: int = 0  # an answer of it was lost
     held: int = 0  # uncertain, and by policy it stays so
     marked: int = 0  # a second copy may be out
+    fresh: int = 0  # of these the ones first submitted after the fault, not open before it
     twice: int = 0  # of these the ones that carriers have twice
     open_ms: int = 0  # how long before the fault the oldest of those had been submitted
     illegal: int = 0
@@ -156,6 +157,7 @@ class Verdict:
                         "replayed",
                         "scheduled",
                         "canceled",
+                        "fresh",
                         "twice",
                         "open_ms",
                         "uncertain",
@@ -312,9 +314,10 @@ def _copied(about: _Round, life: Life, copies: Mapping[int, Sequence[float]], wh
         text_verdict.add(Kind.NO_LOST_ANSWER, who)
         return
     verdict.marked += 1
+    first = min((min(times) for times in copies.values()), default=0.0)
+    verdict.fresh += first >= verdict.fault.at
     if most == 2:
         verdict.twice += 1
-        first = min(min(times) for times in copies.values())
         verdict.open_ms = max(verdict.open_ms, round((verdict.fault.at - first) * 1000))
 
 

@@ -26,6 +26,8 @@ from telemetry.failpoints import POINTS
 
 pytestmark = pytest.mark.flow
 
+FIXED_SEED = 1  # one order in CI; `make campaign` rolls the dice
+
 CUTS = ("cut.messages.answer", "cut.messages.request", "cut.events.answer")
 CARRIER = "kill.carrier"
 NAMES = (*{faults.fault_of(point): None for point in POINTS}, *CUTS, CARRIER)
@@ -35,7 +37,7 @@ LEASE = {"lease_s": "6", "lease_renew_s": "1", "takeover_grace_s": "1"}  # a tak
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> list[Outcome]:
-    seed = int(os.environ.get("SMSGW_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    seed = int(os.environ.get("SMSGW_TEST_SEED", FIXED_SEED))
     chosen = planning.choose(",".join(NAMES), (3,))
     kinds = planning.schedule(chosen, sum(kind.kills for kind in chosen), random.Random(seed))
     # Webhooks that were refused come again after 5 s: that wait passes while the others are killed.
@@ -97,8 +99,9 @@ def test_a_connection_lost_in_commit_is_adopted_or_forgotten(outcomes, name):
     verdict = of(outcomes, name)
     assert verdict.is_good, verdict.as_json()
     assert verdict.fault.kills == 0
-    # Nothing was killed and no session was lost: no answer of a carrier can be missing for it.
-    assert verdict.marked == 0
+    # Nothing was killed and no session was lost: no answer of a carrier can be missing for it. What
+    # was open before may be given up only now: a carrier that was killed is noticed by time-outs.
+    assert verdict.fresh == 0, verdict.as_json()
 
 
 def test_there_was_traffic_at_every_fault(outcomes):

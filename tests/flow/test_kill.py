@@ -11,7 +11,6 @@ SMSGW_TEST_SEED=N replays the moments of a run, SMSGW_TEST_KILLS=N sets how many
 
 import asyncio
 import os
-import random
 from itertools import pairwise
 
 import pytest
@@ -21,6 +20,8 @@ from tests.support.campaign import Json, Plan, Verdict, run_both
 from tests.support.gateway_process import GatewayProcess
 
 pytestmark = pytest.mark.flow
+
+FIXED_SEED = 1  # one order in CI; `make campaign` rolls the dice
 
 KINDS = ("worker", "postgres")
 KILLS = int(os.environ.get("SMSGW_TEST_KILLS", "10"))
@@ -34,7 +35,7 @@ BEHAVIOUR: dict[str, Json] = {"worker": ROUGH, "postgres": ROUGH}
 
 
 def run(kills: int) -> dict[str, Verdict]:
-    seed = int(os.environ.get("SMSGW_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    seed = int(os.environ.get("SMSGW_TEST_SEED", FIXED_SEED))
     print(f"seed {seed}")
     with GatewayProcess() as first, GatewayProcess() as second:
         plans = [

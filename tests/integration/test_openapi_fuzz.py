@@ -8,8 +8,7 @@ the gateway call anybody: the only webhooks are those to the sandbox's own sink.
 What RELIABILITY section 11 names is tried on every route by itself: bodies that no right request
 has, and queries of that kind. A route that is added to the document is tried without a word here.
 
-The seed is new in each run and part of what a failure says; `FUZZ_SEED=n` gives the same
-requests again.
+The requests are the same in every run; `FUZZ_SEED=n` makes others up.
 """
 
 import contextlib
@@ -45,7 +44,7 @@ Operation: TypeAlias = schemathesis.APIOperation[Any, Any, Any, Any]
 Case: TypeAlias = schemathesis.Case[Any]
 pytestmark = pytest.mark.integration
 
-SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(1 << 32))
+SEED = int(os.environ.get("FUZZ_SEED") or 1)
 EXAMPLES = 20  # of each operation in each mode; to make one up takes longer than to answer it
 BUDGET_S = 30.0  # for all of them; a slow machine tries fewer, but not fewer than
 LEAST = 3

@@ -13,7 +13,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ratelimit.throttle import (
@@ -143,6 +143,7 @@ class World:
 
 
 @settings(max_examples=12)
+@example(rate=10.0, over=5.0, processes=3, answer_s=1.5, seed=0)  # the slowest to learn
 @given(
     rate=st.sampled_from([10.0, 25.0, 60.0, 150.0]),
     over=st.floats(1.05, 12.0),
@@ -155,7 +156,8 @@ def test_a_carrier_that_takes_less_than_configured_is_used_and_not_flooded(
 ):
     window = max(16, int(rate * answer_s * 2))
     world = World(Carrier(rate, seed=seed), rate * over, processes, answer_s, window)
-    world.run(25.0)  # it learns
+    # It learns: where answers are late an epoch is long, and each cuts to 0.7 at most.
+    world.run(25.0 if answer_s < 1.0 else 45.0)
     world.run(30.0)
     assert world.rate >= 0.8 * rate
     assert world.refused_share <= (0.15 if over <= 2.0 and rate >= 25.0 else 0.5)

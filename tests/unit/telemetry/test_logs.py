@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sms.errors import ConfigError
 from telemetry import logs
+from telemetry.metrics import Metrics
 
 PHONE = "13800138000"
 TEXT = "【某商城】验证码 482913"
@@ -267,3 +268,16 @@ def test_warnings_become_lines(stream: io.StringIO) -> None:
         logging.captureWarnings(capture=True)
         warnings.warn(f"careful with {PHONE}", stacklevel=1)
     assert "careful with 138****8000" in str(last(stream)["event"])
+
+
+def test_warnings_and_worse_are_counted_by_logger(stream: io.StringIO) -> None:
+    before = Metrics().snapshot()["log_lines_total"]
+    logs.get_logger("gateway.counted").info("all is well")
+    logs.get_logger("gateway.counted").warning("less so")
+    for _ in range(2):
+        logging.getLogger("gateway.counted").error("caught")
+    new = [sample for sample in Metrics().snapshot()["log_lines_total"] if sample not in before]
+    assert sorted(new) == [
+        (["error", "gateway.counted"], [2]),
+        (["warning", "gateway.counted"], [1]),
+    ]
