@@ -75,7 +75,8 @@ class Watch:
         self._dice = dice
         self._whole = _Way(policy, now, dice)
         self._ways: dict[Carrier, _Way] = {}
-        self._link_errors = 0  # in a row
+        self._link_errors = 0.0  # in a row
+        self.slow_answer_s = policy.slow_answer_s
         self.is_closed = True  # every breaker is: the path asks nothing else
         self.alarms: list[Alarm] = []  # new since the last tick
 
@@ -104,7 +105,7 @@ class Watch:
         self._way(carrier, now).health.receipted(delivered, undelivered, lag_s, now)
         self._whole.health.receipted(delivered, undelivered, lag_s, now)
 
-    def link_failed(self, times: int = 1) -> None:
+    def link_failed(self, times: float = 1.0) -> None:
         """A connect or a login failed, or the last link was lost."""
         self._link_errors += times
 
@@ -134,21 +135,25 @@ class Watch:
         way = self._ways.get(carrier)
         return self._whole.breaker.cause or (None if way is None else way.breaker.cause)
 
-    def room(self, window: int, waiting: int, now: float) -> int:
+    def room(self, window: int, waiting: Sequence[float], now: float) -> int:
         """How many submits more may wait for their answer, of `window` in all (`Breaker.room`).
 
-        One lane holds all carriers' messages: while one of them is well, its pace is not lowered.
+        `waiting` says when each of them left. One lane holds all carriers' messages: while one of
+        them is well, its pace is not lowered.
         """
-        whole = self._whole.breaker
-        if whole.state is not _CLOSED:
-            return whole.room(window, waiting)
         lately = now - self._policy.failure_long_s
-        rooms = [
-            way.breaker.room(window, waiting)
+        limits = [
+            way
             for way in self._ways.values()
             if way.breaker.state is not _CLOSED or way.health.touched_at > lately
         ]
-        return max(rooms, default=max(0, window - waiting))
+        if self._whole.breaker.state is not _CLOSED:
+            limits = [self._whole]
+        rooms = [
+            way.breaker.room(window, sum(at >= way.health.since for at in waiting))
+            for way in limits
+        ]
+        return max(rooms, default=window)
 
     def state(self) -> BreakerState:
         """The worst of its breakers, for gauges."""
@@ -200,7 +205,7 @@ class Watch:
         if not whole.is_judged():
             return None
         if self._link_errors >= policy.link_errors:
-            return Fault(Signal.LINK, f"{self._link_errors} link errors in a row")
+            return Fault(Signal.LINK, f"{self._link_errors:.0f} link errors in a row")
         if glance.is_up and glance.head_age_s > policy.head_age_s:
             words = f"the oldest message waits for {glance.head_age_s:.0f} s for a free slot"
             return Fault(Signal.HEAD_AGE, words)

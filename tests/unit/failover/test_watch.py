@@ -353,8 +353,8 @@ def test_one_carrier_is_left_and_the_others_are_kept():
     assert watch.cause(Carrier.CT) is Signal.FAILURES
     assert watch.cause(Carrier.CM) is None
     assert watch.rank(Carrier.CM) < watch.rank(Carrier.CT)
-    assert watch.room(16, 0, now) == 16  # the others' pace stays
-    assert watch.room(16, 0, now + 100) == 1  # nobody else is there
+    assert watch.room(16, (), now) == 16  # the others' pace stays
+    assert watch.room(16, (), now + 100) == 1  # nobody else is there
 
 
 def test_a_channel_that_says_nothing_is_left_for_all_carriers():
