@@ -82,13 +82,13 @@ class Watch:
 
     # -- what happens ----------------------------------------------------------------------
 
-    def since(self, carrier: Carrier, now: float) -> float:
+    def since(self, carrier: Carrier) -> float:
         """Submits that left before this moment say nothing any more."""
-        return max(self._whole.health.since, self._way(carrier, now).health.since)
+        return max(self._whole.health.since, self._way(carrier).health.since)
 
     def answered(self, carrier: Carrier, answers: Answers, now: float) -> None:
         """A burst of answers of one carrier's submits, of those made since `since`."""
-        way, whole = self._way(carrier, now), self._whole
+        way, whole = self._way(carrier), self._whole
         way.health.answered(answers, now)
         whole.health.answered(answers, now)
         if answers.is_heard:
@@ -102,7 +102,7 @@ class Watch:
         self, carrier: Carrier, delivered: int, undelivered: int, lag_s: float, now: float
     ) -> None:
         """Final receipts came for submits that were taken `lag_s` ago."""
-        self._way(carrier, now).health.receipted(delivered, undelivered, lag_s, now)
+        self._way(carrier).health.receipted(delivered, undelivered, lag_s, now)
         self._whole.health.receipted(delivered, undelivered, lag_s, now)
 
     def link_failed(self, times: float = 1.0) -> None:
@@ -170,7 +170,7 @@ class Watch:
         if change is not None:
             moves.append(Move(None, change))
         for carrier in glance.waiting:
-            self._way(carrier, now)
+            self._way(carrier)
         if self._whole.is_judged():
             for carrier, way in self._ways.items():
                 change = self._tick_way(way, glance, glance.waiting.get(carrier, ()), now)
@@ -238,10 +238,11 @@ class Watch:
             way.health.forget(now)
         return change
 
-    def _way(self, carrier: Carrier, now: float) -> _Way:
+    def _way(self, carrier: Carrier) -> _Way:
         way = self._ways.get(carrier)
-        if way is None:
-            way = self._ways[carrier] = _Way(self._policy, now, self._dice)
+        if way is None:  # what was sent before its first answer came is judged too
+            since = self._whole.health.since
+            way = self._ways[carrier] = _Way(self._policy, since, self._dice)
         return way
 
     def _look(self, carrier: Carrier, way: _Way) -> None:

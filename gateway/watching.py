@@ -75,7 +75,7 @@ def feed(watch: Watch, results: Sequence[tuple[Submit, Outcome]], now: float) ->
             continue
         if submit.message.carrier is not carrier:
             carrier = submit.message.carrier
-            answers, since = _part(parts, carrier, watch, now)
+            answers, since = _part(parts, carrier, watch)
         kind = type(outcome)
         if kind is Submitted:
             answers.is_heard = True
@@ -91,12 +91,12 @@ def feed(watch: Watch, results: Sequence[tuple[Submit, Outcome]], now: float) ->
 
 
 def _part(
-    parts: list[tuple[Carrier, Answers, float]], carrier: Carrier, watch: Watch, now: float
+    parts: list[tuple[Carrier, Answers, float]], carrier: Carrier, watch: Watch
 ) -> tuple[Answers, float]:
     for known, answers, since in parts:
         if known is carrier:
             return answers, since
-    made = carrier, Answers(), watch.since(carrier, now)
+    made = carrier, Answers(), watch.since(carrier)
     parts.append(made)
     return made[1], made[2]
 

@@ -97,7 +97,7 @@ class World:
             self.waiting.append([at, None, "", False])
 
     def answer(self, does):
-        since = self.watch.since(Carrier.CM, self.now)
+        since = self.watch.since(Carrier.CM)
         keep = []
         for one in self.waiting:
             at, _, _, is_given_up = one
@@ -355,6 +355,14 @@ def test_one_carrier_is_left_and_the_others_are_kept():
     assert watch.rank(Carrier.CM) < watch.rank(Carrier.CT)
     assert watch.room(16, (), now) == 16  # the others' pace stays
     assert watch.room(16, (), now + 100) == 1  # nobody else is there
+
+
+def test_the_first_submits_of_a_carrier_are_judged_too():
+    watch = Watch(POLICY, 0.0, lambda: 0.5)
+    for now in range(3600, 3611):
+        moves = watch.tick(Glance(True, True, {Carrier.CB: [3600.0] * 8}), float(now))
+    assert [move.change.signal for move in moves] == [Signal.NO_ANSWER]
+    assert watch.since(Carrier.CT) == 3610.0
 
 
 def test_a_channel_that_says_nothing_is_left_for_all_carriers():
