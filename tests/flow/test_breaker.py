@@ -90,7 +90,9 @@ def test_a_carrier_that_hangs_is_left_and_come_back_to_on_a_ramp(gateway: Gatewa
     whole = send(gateway, "transactional", 20)
     for message_id in (back | climbing | whole).values():
         gateway.wait_for_status(message_id, "delivered")
-    assert any("it takes 50%" in line for line in gateway.log_lines("worker-0", "comes back"))
+    assert any(
+        "it takes 50%" in line for line in gateway.log_lines("worker-0", "channel comes back")
+    )
     assert PRIMARY in {gateway.status(one)["channel"] for one in climbing.values()}
     assert {gateway.status(one)["channel"] for one in whole.values()} == {PRIMARY}
     again = Counter(row["to"] for row in gateway.submits_of(*back, *climbing, *whole, taken=False))
