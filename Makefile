@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fuzz backlog bench bench-growth bench-wire load campaign lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-wire bench-vendors load campaign lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -78,6 +78,9 @@ bench-growth: $(RUNS) ## the same against an empty store and a full one, few ten
 
 bench-wire: $(RUNS) ## one session per protocol: submits/s, CPU per submit and answer
 	@$(BIN)/python -m loadtest.wirebench
+
+bench-vendors: $(RUNS) ## one channel per HTTP vendor: messages/s, CPU per message, alone and batched
+	@$(BIN)/python -m loadtest.vendorbench
 
 load: $(RUNS) $(LOADS) ## 100,000 messages/min for 5 min, a carrier switched off; passes or fails
 	@$(BIN)/python -m loadtest.load

@@ -62,7 +62,12 @@ class Channel(Protocol):
     id: int
     sends_whole: bool  # it takes a long text in one submit: the carrier cuts it
     can_ask: bool  # it can find out what became of a submit whose answer was lost
-    failures: int  # connects and logins that failed, in all; 0 where there are none
+    has_sessions: bool  # many submits share a link, so that its loss says nothing of each of them
+
+    @property
+    def failures(self) -> int:
+        """Connects and logins that failed, in all."""
+        ...
 
     def start(self) -> None:
         """Begin connecting; returns at once, keeps trying with backoff and jitter."""

@@ -235,6 +235,7 @@ class WireChannel(ABC):
 
     sends_whole = False
     can_ask = False
+    has_sessions = True
 
     def __init__(
         self,

@@ -36,6 +36,14 @@ def with_line(text: str, line: str) -> str:
     return f"{text}{gap}{line}"
 
 
+def without_line(text: str, line: str) -> str:
+    """The text that `with_line` may have put the line behind; itself where it does not end so."""
+    if not line or not text.endswith(line):
+        return text
+    gap = " " if line[0].isascii() and not line[0].isspace() else ""
+    return text.removesuffix(line).removesuffix(gap)
+
+
 def is_line(text: str) -> bool:
     """Whether `text` can be a line: short, printable, without signature brackets; or empty."""
     is_printable = text.isprintable() or not text

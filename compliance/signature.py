@@ -52,3 +52,14 @@ def sign(text: str, brand: str, country: int) -> str:
     if not brand:
         return text
     return f"【{brand}】{text}" if country == MAINLAND else f"[{brand}] {text}"
+
+
+def unsigned(text: str, country: int) -> str:
+    """What `sign` may have put a brand in front of; the text itself where no brand stands there.
+
+    Abroad a text may begin with brackets of its own: there this is a guess.
+    """
+    opening, closing = ("【", "】") if country == MAINLAND else ("[", "] ")
+    brand, found, body = text.partition(closing)
+    is_signed = found and brand.startswith(opening) and is_brand(brand[1:])
+    return body if is_signed else text

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -36,6 +37,8 @@ from gateway.api.models import (
     metadata_size,
 )
 from gateway.api.problems import FieldError, Problem, of_fields, retry_after
+from gateway.api.templated import find, moved, resolve
+from gateway.twins import takers
 from sms.config import Snapshot, Tenant
 from sms.model import Carrier, Encoding, Message, MessageClass, State
 from sms.numbers import BadNumber, Number, parse_number
@@ -91,6 +94,15 @@ _NO_GSM7 = FieldError(
     "`encoding` gsm7 cannot go to this number: a channel on the way carries UCS-2 only; leave "
     "`encoding` out.",
 )
+NO_TEXT = FieldError(
+    "/text", "field.missing", "`text` is missing; give the body, or a `template_id`."
+)
+_NO_TEMPLATE = FieldError(
+    "/text",
+    "content.no_template",
+    "Every channel on the way sends registered templates only, and the text is none of the "
+    "tenant's templates of this class; send a `template_id`, or ask the operator to register it.",
+)
 _LIMITS = {
     "tenant": "The tenant's limit",
     "day": "The tenant's quota of segments per day",
@@ -116,10 +128,18 @@ class Cut(NamedTuple):
 _USUAL_CUT = Cut()
 
 
+class Way(IntEnum):
+    """What the channels of a route take, all together."""
+
+    NONE = 0
+    ANY_TEXT = 1
+    TEMPLATES = 2  # each sends registered templates only
+
+
 class Rules:
     """What `admit` asks of one configuration snapshot, with its look-ups remembered."""
 
-    __slots__ = ("_cuts", "_has_route", "_lines", "parse", "policy", "snapshot")
+    __slots__ = ("_cuts", "_lines", "_ways", "parse", "policy", "snapshot")
 
     def __init__(
         self,
@@ -130,19 +150,27 @@ class Rules:
         self.snapshot = snapshot
         self.policy = SendingPolicy() if policy is None else policy
         self.parse = parse_number if ported is None else ported.parse
-        self._has_route: dict[tuple[int, MessageClass, Carrier, int], bool] = {}
+        self._ways: dict[tuple[int, MessageClass, Carrier, int], Way] = {}
         self._lines: dict[tuple[int, MessageClass, Carrier, int], str] = {}
         self._cuts: dict[tuple[int, MessageClass, Carrier, int], Cut] = {}
 
-    def has_route(
-        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
-    ) -> bool:
-        """Whether some channel can take such messages; remembered by classes and networks."""
-        key = (tenant, message_class, carrier, country)
-        known = self._has_route.get(key)
-        if known is None:
-            known = self._has_route[key] = bool(self.snapshot.channels_for(*key))
-        return known
+    def no_way(
+        self, tenant: int, message_class: MessageClass, number: Number, texts: tuple[str, ...]
+    ) -> FieldError | None:
+        """Why no channel can take such a message; remembered by classes and networks."""
+        key = (tenant, message_class, number.carrier, number.country)
+        way = self._ways.get(key)
+        if way is None:
+            way = self._ways[key] = self._way(*key)
+        if way is Way.ANY_TEXT or (way is Way.TEMPLATES and self.takers(*key, "".join(texts))):
+            return None
+        return _no_route(message_class, number) if way is Way.NONE else _NO_TEMPLATE
+
+    def _way(self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int) -> Way:
+        channels = self.snapshot.channels_for(tenant, message_class, carrier, country)
+        if not channels:
+            return Way.NONE
+        return Way.TEMPLATES if self.snapshot.demanding.issuperset(channels) else Way.ANY_TEXT
 
     def cut(self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int) -> Cut:
         """How such a text is cut, whichever channel of its route takes it."""
@@ -156,6 +184,21 @@ class Rules:
                 any(channel.reference_bits == 16 for channel in able),
             )
         return known
+
+    def takers(
+        self,
+        tenant: int,
+        message_class: MessageClass,
+        carrier: Carrier,
+        country: int,
+        text: str,
+    ) -> tuple[int, ...]:
+        """The channels of such a message's route that take the final text, in order."""
+        snapshot = self.snapshot
+        channels = snapshot.channels_for(tenant, message_class, carrier, country)
+        if snapshot.demanding.isdisjoint(channels):
+            return channels
+        return takers(snapshot, channels, tenant, message_class, country, text)
 
     def opt_out_line(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
@@ -184,6 +227,8 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
 
     The message has no id yet and no tokens were taken for it.
     """
+    if entry.template_id is not UNSET or entry.variables is not UNSET:
+        return _admit_templated(entry, tenant, rules, now)
     errors: list[FieldError] = []
     message_class = entry.message_class
     if message_class is UNSET:
@@ -206,8 +251,9 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
     parts = _content(entry, tenant, country, errors, line, cut)
     if number is None or parts is None or errors:
         return Refused(errors)
-    if not rules.has_route(tenant.id, message_class, number.carrier, number.country):
-        return Refused([_no_route(message_class, number)])
+    refusal = rules.no_way(tenant.id, message_class, number, parts.texts)
+    if refusal is not None:
+        return Refused([refusal])
     valid_for_s = entry.valid_for_s
     if valid_for_s is UNSET:
         valid_for_s = DEFAULT_VALIDITY_S[message_class]
@@ -232,6 +278,18 @@ def admit(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Messa
     return message
 
 
+def _admit_templated(
+    entry: SendRequest, tenant: Tenant, rules: Rules, now: float
+) -> Message | Refused:
+    """As the text that its template makes; what is wrong with that is said of `variables`."""
+    errors: list[FieldError] = []
+    verdict = admit(resolve(entry, tenant.id, rules.snapshot, errors), tenant, rules, now)
+    if isinstance(verdict, Refused):
+        others = [error for error in verdict.errors if not errors or error is not NO_TEXT]
+        return Refused(errors + moved(others))
+    return Refused(errors) if errors else verdict
+
+
 def _schedule(message: Message, asked_for: float, now: float, policy: SendingPolicy) -> None:
     """Let it begin `scheduled` when its moment, or its class's hours, are still to come."""
     soonest = max(asked_for, now)
@@ -246,9 +304,11 @@ def _schedule(message: Message, asked_for: float, now: float, policy: SendingPol
         message.reason = QUIET_HOURS
 
 
-def check_defaults(entry: SendRequest, tenant: Tenant) -> list[FieldError]:
+def check_defaults(entry: SendRequest, tenant: Tenant, rules: Rules) -> list[FieldError]:
     """What is wrong with a batch's defaults whatever the messages say; pointers as in `admit`."""
     errors: list[FieldError] = []
+    if entry.template_id is not UNSET:
+        find(entry, tenant.id, rules.snapshot, errors)
     if entry.to is not UNSET:
         _recipient(entry, tenant, parse_number, errors)
     if entry.text is not UNSET and not entry.text.strip():
@@ -450,7 +510,7 @@ def _content(
     """
     text = entry.text
     if text is UNSET:
-        errors.append(FieldError("/text", "field.missing", "`text` is missing; give the body."))
+        errors.append(NO_TEXT)
         return None
     given = None if entry.signature is UNSET else entry.signature
     brand, code = choose_brand(given, tenant.signatures, country)

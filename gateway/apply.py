@@ -14,12 +14,15 @@ import os
 import pwd
 import secrets
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
+from adapters.http.callbacks import path_of
+from adapters.http.vendor import CallKind
+from adapters.http.vendors import VENDORS
 from gateway import diff, inforce
 from gateway.document import ObjectKey, Surroundings
 from gateway.plan import Applied, Plan, StorePort, carry_out, make_plan
@@ -53,6 +56,7 @@ def run(settings: Settings, path: Path, terminal: Terminal, *, is_dry: bool = Fa
         plan = asyncio.run(_plan(settings, text, base_dir))
         if isinstance(plan, Plan):
             _show(plan, terminal)
+            _rehearse(plan, terminal)
             terminal.say("dry run: nothing was changed", "planned", changes=len(plan.changes))
             return 0
         return _complain(path, plan, terminal)
@@ -134,9 +138,14 @@ async def _apply(
     settings: Settings, text: str, base_dir: Path, terminal: Terminal | None
 ) -> Applied | list[Complaint]:
     async with _store(settings) as (store, keyring):
-        return await apply_document(
+        result = await apply_document(
             text, base_dir, store, keyring, allow_list(settings), terminal=terminal
         )
+        if isinstance(result, Applied):
+            named = {*result.made, *result.changed, *result.unchanged}
+            standing = await store.current()
+            result.callbacks = callbacks_of(standing[key] for key in standing if key in named)
+        return result
 
 
 @contextlib.asynccontextmanager
@@ -181,6 +190,36 @@ def _sandbox_ports(path: Path) -> set[int]:
         return set()
 
 
+def callbacks_of(objects: Iterable[StoredObject]) -> list[tuple[str, str, str]]:
+    """Where vendors call us for their channels: (channel, kind, address); secrets are not in it."""
+    found: list[tuple[str, str, str]] = []
+    for one in objects:
+        own: Mapping[str, Any] = one.spec.get("settings", {})
+        is_vendor = one.kind == "channel" and one.spec["protocol"] in VENDORS
+        if not is_vendor or not own.get("callbacks", True):
+            continue
+        base = str(own.get("public_url", "")).rstrip("/")
+        found += [(one.name, kind.value, base + path_of(one.id, kind)) for kind in CallKind]
+    return found
+
+
+def _rehearse(plan: Plan, terminal: Terminal) -> None:
+    """The requests that channels described by configuration alone would send, secrets hidden."""
+    for one in plan.changes:
+        wanted = one.wanted
+        kind = VENDORS.get(wanted.spec.get("protocol", "")) if wanted.kind == "channel" else None
+        if kind is None or kind.rehearse is None:
+            continue
+        settings = {**wanted.spec.get("settings", {}), **wanted.secrets}
+        lines = kind.rehearse(settings)
+        if terminal.is_json:
+            terminal.raw({"event": "rehearsal", "channel": wanted.name, "lines": lines})
+            continue
+        terminal.styled(Text(f"{wanted.name} would send:", style="bold"))
+        for line in lines:
+            terminal.styled(Text(f"    {line}"))
+
+
 def _show(plan: Plan, terminal: Terminal) -> None:
     """What the file changes, before it does."""
     if terminal.is_json:
@@ -202,6 +241,9 @@ def _report(applied: Applied, terminal: Terminal) -> None:
         terminal.say(f"wrote {shown} (0600)", "wrote", path=shown)
     for whose, secret in applied.shown:
         terminal.say(f"{whose}: {secret}", "secret", whose=whose, secret=secret)
+    for channel, kind, address in applied.callbacks:
+        told = {"channel": channel, "kind": kind, "address": address}
+        terminal.say(f"channel {channel}: {kind} come to {address}", "callback", **told)
     if applied.shown and not terminal.is_json:
         terminal.say("Secrets are shown once; keep them now.", "note")
 

@@ -8,7 +8,7 @@ ignoring it would promise what nobody keeps.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Network, ip_network
@@ -17,6 +17,7 @@ from compliance.opt_out import MAX_LINE, is_line
 from compliance.signature import is_brand
 from receipts.normalise import own_classes_refusal
 from sms.model import Carrier, Encoding, MessageClass, State
+from sms.templates import MAX_VARIABLES, names_in, text_refusal
 
 Check = Callable[[object], str | None]
 
@@ -26,6 +27,7 @@ MAX_BACKUPS = 3
 MAX_NETWORKS = 256
 MAX_QUOTA = 10**12
 MAX_BURSTS = 20
+MAX_TWINS = 64
 MAX_OVERLAP_S = 30 * 86_400
 
 _CLASSES = [str(word) for word in MessageClass]
@@ -202,6 +204,43 @@ def _country(value: object) -> str | None:
     return None if value == "*" else whole(1, 999)(value)
 
 
+def _template_text(value: object) -> str | None:
+    return text_refusal(value) if isinstance(value, str) else _QUOTES
+
+
+def twins_refusals(twins: object, body: str | None) -> list[tuple[tuple[str, ...], str]]:
+    """What is wrong with a template's twins: the path below them, and what to do.
+
+    `body`: the template's text, None where it is wrong itself.
+    """
+    if not isinstance(twins, dict) or len(twins) > MAX_TWINS:
+        return [((), f"must be an object of at most {MAX_TWINS} channels by name")]
+    found: list[tuple[tuple[str, ...], str]] = []
+    for channel, twin in twins.items():
+        if name(channel) is not None:
+            found.append(((), "has a channel that is not named as one; correct the name"))
+        elif not isinstance(twin, dict) or not {"code"} <= twin.keys() <= {"code", "order"}:
+            what = "must be an object with `code`, and `order` where that is not the text's"
+            found.append(((channel,), what))
+        else:
+            found += [((channel, word), wrong) for word, wrong in _twin_refusals(twin, body)]
+    return found
+
+
+def _twin_refusals(twin: Mapping[str, object], body: str | None) -> Iterator[tuple[str, str]]:
+    wrong = text(100)(twin["code"])
+    if wrong is not None:
+        yield "code", wrong
+    if "order" not in twin or body is None:
+        return
+    order, names = twin["order"], names_in(body)
+    wrong = list_of(text(64), most=MAX_VARIABLES)(order)
+    if wrong is not None or not isinstance(order, list):
+        yield "order", wrong or "must be a list"
+    elif sorted(order) != sorted(names):
+        yield "order", f"must name each variable of the text once: {', '.join(names) or 'none'}"
+
+
 _later_events = ("channel.degraded", "channel.recovered")
 _SILENT = (State.ACCEPTED, State.QUEUED, State.SUBMITTING)
 EVENTS = (
@@ -254,10 +293,9 @@ TOP: Mapping[str, Field] = {
     "admin_keys": Field(anything),
     "channels": Field(anything),
     "routes": Field(anything),
+    "templates": Field(anything),
     "webhook_endpoints": Field(anything),
-    **dict.fromkeys(
-        ("canaries", "signatures", "templates", "suppressions", "consents", "word_lists"), _later
-    ),
+    **dict.fromkeys(("canaries", "signatures", "suppressions", "consents", "word_lists"), _later),
 }
 # A token bucket beside the tenant's own; its depth is two seconds' worth unless given.
 BUCKET: Mapping[str, Field] = {
@@ -343,6 +381,17 @@ ROUTE: Mapping[str, Field] = {
     "carrier": Field(one_of(["*", *(str(word) for word in Carrier)])),
     "country": Field(_country),
     "channels": Field(anything, is_required=True),
+}
+# What both the API and a file may say of a template; the file names the tenant, the API its id.
+TEMPLATE_CHANGE: Mapping[str, Field] = {
+    "text": Field(_template_text, is_required=True, json=str),
+    "twins": Field(anything, json=dict),  # by channel: `twins_refusals`
+}
+TEMPLATE: Mapping[str, Field] = {
+    "tenant": Field(text(64), json=str),
+    "name": Field(name, is_required=True, json=str),
+    "class": Field(one_of(_CLASSES), is_required=True, json=str),
+    **TEMPLATE_CHANGE,
 }
 WEBHOOK_ENDPOINT: Mapping[str, Field] = {
     "tenant": Field(name, is_required=True),

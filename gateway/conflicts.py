@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.ledger import Ledger
-from receipts.state import Path, apply_row, fold, report_path
+from receipts.state import NOT_ACCEPTED, Path, apply_row, fold, report_path
 from sms.errors import Unavailable
 from sms.ids import IdClock
 from sms.model import FINAL_STATES, EventRow, Message, State
@@ -130,7 +130,13 @@ class Conflicts:
 
     @staticmethod
     def _path(row: EventRow, fresh: Message) -> int | None:
-        """What the row does to the message as it stands now; None = nothing any more."""
+        """What the row does to the message as it stands now; None = nothing any more.
+
+        That a vendor never accepted an attempt (14a) says nothing of a newer one.
+        """
+        live = row.message
+        if row.reason == NOT_ACCEPTED and row.segment is None:
+            return row.path if live is not None and live.attempt == fresh.attempt else None
         if row.segment is None or row.status not in FINAL_STATES:
             return row.path
         return report_path(fresh, row.segment, row.copy, row.status)

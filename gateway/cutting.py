@@ -10,15 +10,17 @@ from collections.abc import Sequence
 
 from gateway.references import References
 from gateway.routefit import on_air
+from gateway.twins import filled_for
 from sms import config
 from sms.model import Message, Submit
 from sms.segmentation import payload, usable_bits
+from sms.templates import Book
 
 
 def cut(
-    message: Message, channel: config.Channel, references: References, unix: float
+    message: Message, channel: config.Channel, references: References, unix: float, book: Book
 ) -> list[Submit]:
-    """A submit for each segment, all with one reference."""
+    """A submit for each segment, all with one reference; `book` has the registered texts."""
     texts = on_air(message.texts) if channel.adds_signature else message.texts
     total = len(texts)
     sender = channel.sender + (message.sender_ext or "")
@@ -45,6 +47,10 @@ def cut(
                 message.copy,
             )
         )
+    if channel.demands_template:
+        filled = filled_for(message, channel, book)
+        for submit in submits:
+            submit.filled = filled
     return submits
 
 
@@ -67,6 +73,7 @@ def joined(parts: Sequence[Submit], channel: config.Channel) -> Submit:
         attempt=first.attempt,
         copy=first.copy,
         parts=tuple(parts),
+        filled=first.filled,
     )
 
 

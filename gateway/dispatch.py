@@ -102,13 +102,15 @@ class Dispatcher(ChannelChoice):
 
     def reconfigure(self, snapshot: config.Snapshot) -> None:
         """Use the new routes; channels are added and removed by wiring before this."""
+        has_other_texts = snapshot.templates != self.snapshot.templates
         self.snapshot = snapshot
         self.routes.use(snapshot)
         if self.remote is not None:
             self.remote.configure(snapshot)
         for channel, _ in list(self._lanes.items()):
             runtime = self.channels.get(channel)  # HELD has none; a changed channel starts down
-            if runtime is None or not runtime.is_up:
+            is_up = runtime is not None and runtime.is_up
+            if not is_up or (has_other_texts and channel in snapshot.demanding):
                 self._rechoose(channel)
 
     def add_channel(self, runtime: ChannelRuntime) -> None:
@@ -447,7 +449,7 @@ class Dispatcher(ChannelChoice):
         message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
-        submits = cut(message, runtime.config, self._references, unix)
+        submits = cut(message, runtime.config, self._references, unix, self.snapshot.book)
         if total > 1:
             message.parts = submits
             if runtime.adapter.sends_whole:
@@ -559,7 +561,8 @@ class Dispatcher(ChannelChoice):
         """What carriers answered, and what they did not: the channel's health."""
         runtime = self.channels.get(channel)
         if runtime is not None:
-            feed(runtime.watch, results, self._monotonic())
+            has_sessions = runtime.adapter.has_sessions
+            feed(runtime.watch, results, self._monotonic(), has_sessions=has_sessions)
 
     def receipted(
         self, channel: int, carrier: Carrier, delivered: int, undelivered: int, lag_s: float

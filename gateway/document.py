@@ -9,11 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 from adapters.base import CLOSE_SPELLING, NOT_A_SETTING
+from adapters.http.settings import SECRETS as HTTP_SECRETS
+from adapters.http.vendor import Traits
 from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
@@ -22,7 +25,8 @@ from gateway.owners import taken_detail, taken_numbers
 from gateway.protocols import CarrierProtocol
 from gateway.routefit import clashes, misfits
 from gateway.secretfiles import SecretFiles
-from gateway.specs import suspended, tenant_spec
+from gateway.specs import suspended, template_spec, tenant_spec
+from gateway.templatefit import lacks
 from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
 from sms.config import Channel, encodings_of
@@ -33,21 +37,21 @@ from webhooks.sign import parse_secret
 
 ObjectKey = tuple[str, str]  # kind, name
 
-LATER_PROTOCOLS = ("aliyun", "tencent", "huawei", "twilio", "infobip", "http")
 _CHANNEL_SECRETS = frozenset(
     {
         *("password", "smg_password", "secret", "shared_secret"),
-        *("access_key_secret", "auth_token", "api_key"),
+        *HTTP_SECRETS,
         *("tls_ca", "tls_cert", "tls_key"),  # kept with the channel: every node has them
     }
 )
 _PEM_REMEDIES = dict.fromkeys(
-    ("tls_ca", "tls_cert"), "put the certificate there as PEM, or correct the path"
+    ("tls_ca", "tls_cert", "ca"), "put the certificate there as PEM, or correct the path"
 ) | {"tls_key": "put the key there as PEM, or correct the path"}
 # Fields of a channel that say nothing when they are left out.
 _IF_GIVEN = (
     *("price_per_segment", "opt_out_line", "encodings", "signature_by"),
     *("carriers", "countries", "report_classes", "reference_bits"),
+    "demands_template",  # by the vendor's nature: _settle_traits
 )
 
 
@@ -108,6 +112,7 @@ class _Document:
         self._channel_pointers: dict[str, str] = {}
         self._route_pointers: dict[str, str] = {}
         self._tenant_pointers: dict[str, str] = {}
+        self._template_pointers: dict[str, str] = {}
         self._key_ids: dict[int, str] = {
             spec["key_id"]: name
             for (kind, name), spec in around.known.items()
@@ -127,6 +132,7 @@ class _Document:
             (self._channel, "channels"),
             (self._route, "routes"),
             (self._endpoint, "webhook_endpoints"),
+            (self._template, "templates"),
         ):
             for pointer, entry in self._entries(top.get(section), f"/{section}"):
                 read(entry, pointer)
@@ -134,6 +140,7 @@ class _Document:
         if not self.complaints:  # what is compared must be well formed
             self._check_guests()
         self._check_routes()
+        self._check_templates()
         self._check_inbound_numbers()
 
     # -- forms ---------------------------------------------------------------------------------
@@ -317,17 +324,20 @@ class _Document:
         }
         protocol = self._protocol(good, pointer)
         if protocol is not None:
-            for inner, detail in protocol.validate({**settings, **secrets}):
+            wrong = protocol.validate({**settings, **secrets})
+            for inner, detail in wrong:
                 name = inner.removeprefix("/")
                 if secrets.get(name) or f"{name}_file" not in own:  # else its file was named
                     self.complain(pointer + inner, _setting_detail(inner, detail))
+            if not wrong and protocol.traits is not None:
+                self._settle_traits(protocol.traits({**settings, **secrets}), good, pointer)
             if "gsm7" in good.get("encodings", ()) and Encoding.GSM7 not in encodings_of(
                 str(good["protocol"])
             ):
                 self.complain(
                     f"{pointer}/encodings",
-                    f"gsm7 does not fit {good['protocol']}, whose segments hold 140 octets and no "
-                    "packed septets; remove `encodings`, and every text goes as UCS-2",
+                    f"gsm7 does not fit {good['protocol']}, which counts every text as UCS-2; "
+                    "remove `encodings`, and every text goes as UCS-2",
                 )
         if "name" not in good:
             return
@@ -346,6 +356,19 @@ class _Document:
         spec |= {name: good[name] for name in _IF_GIVEN if name in good}
         self._take(Wanted("channel", good["name"], spec, secrets), pointer)
 
+    def _settle_traits(self, traits: Traits, good: dict[str, Any], pointer: str) -> None:
+        """What a vendor does by its nature a file need not say, and cannot deny."""
+        if traits.demands_template:
+            good["demands_template"] = True
+        if not traits.inherent.get("adds_signature"):
+            return
+        if good.get("signature_by") == "gateway":
+            self.complain(
+                f"{pointer}/signature_by",
+                f"{good['protocol']} puts the signature in front itself; remove this",
+            )
+        good["signature_by"] = "carrier"
+
     def _check_accounts(self) -> None:
         """Refuse two channels on one account: a receipt may come on either, and only the one
         that sent the text knows its id."""
@@ -360,15 +383,19 @@ class _Document:
             spec = specs[name]
             settings = spec.get("settings", {})
             protocol = self._around.protocols.get(str(spec.get("protocol")))
-            login = protocol.login if protocol else ""
-            account = (settings.get("host"), settings.get("port"), settings.get(login))
+            if protocol is None:
+                continue
+            account = protocol.account(str(spec["protocol"]), settings)
+            if account is None:
+                continue
             other = first.setdefault(account, name)
-            if other != name and name in self._channel_pointers and None not in account:
+            if other != name and name in self._channel_pointers:
                 is_here = other in self._channel_pointers
                 remedy = "remove one of the two" if is_here else f"name this one {other}"
+                same = "url" if protocol.traits else "host, port"
                 self.complain(
-                    f"{self._channel_pointers[name]}/{login}",
-                    f"is the account of channel {other} too (same host, port and {login}); a "
+                    f"{self._channel_pointers[name]}/{protocol.login}",
+                    f"is the account of channel {other} too (same {same} and {protocol.login}); a "
                     f"channel is one account: {remedy}, and use `sessions: N` for more links",
                 )
 
@@ -415,6 +442,20 @@ class _Document:
                 continue  # neither is this file's
             self.complain(pointer, f"route {wrong.route}: {wrong.detail}")
 
+    def _check_templates(self) -> None:
+        """Refuse a channel that sends templates only in a route of a template without a twin."""
+        channels, routes = self._all_specs("channel"), self._all_specs("route")
+        for lack in lacks(channels, routes, self._all_specs("template")):
+            if lack.template in self._template_pointers:
+                pointer = f"{self._template_pointers[lack.template]}/twins"
+            elif lack.route in self._route_pointers:
+                pointer = f"{self._route_pointers[lack.route]}/channels"
+            elif lack.channel in self._channel_pointers:
+                pointer = f"{self._channel_pointers[lack.channel]}/protocol"
+            else:
+                continue  # nothing of it is this file's
+            self.complain(pointer, lack.detail)
+
     def _check_inbound_numbers(self) -> None:
         """Refuse a number of this file that is another tenant's too."""
         specs = self._all_specs("tenant")
@@ -456,8 +497,7 @@ class _Document:
         protocol = self._around.protocols.get(name) if isinstance(name, str) else None
         if protocol is None:
             known = ", ".join(self._around.protocols)
-            detail = LATER if name in LATER_PROTOCOLS else f"must be one of {known}"
-            self.complain(f"{pointer}/protocol", detail)
+            self.complain(f"{pointer}/protocol", f"must be one of {known}")
         return protocol
 
     def _route(self, value: object, pointer: str) -> None:
@@ -497,6 +537,25 @@ class _Document:
                 detail = "names no channel of this file or gateway; add it or correct the name"
                 self.complain(member(pointer, index), detail)
         return value
+
+    def _template(self, value: object, pointer: str) -> None:
+        good = self._fields(value, pointer, fields.TEMPLATE)
+        tenant = good.get("tenant", "*")
+        if tenant != "*" and not self._exists("tenant", tenant):
+            detail = 'names no tenant of this file or gateway; add it, or write "*"'
+            self.complain(f"{pointer}/tenant", detail)
+        wrong = fields.twins_refusals(good.get("twins", {}), good.get("text"))
+        for path, detail in wrong:
+            self.complain(reduce(member, path, f"{pointer}/twins"), detail)
+        if wrong or not {"name", "class", "text"} <= good.keys():
+            return
+        for channel in good.get("twins", {}):
+            if not self._exists("channel", channel):
+                detail = "names no channel of this file or gateway; add it or correct the name"
+                self.complain(member(f"{pointer}/twins", channel), detail)
+        name = f"{tenant}/{good['name']}"
+        self._template_pointers[name] = pointer
+        self._take(Wanted("template", name, template_spec(good, tenant)), pointer)
 
     def _endpoint(self, value: object, pointer: str) -> None:
         good = self._fields(value, pointer, fields.WEBHOOK_ENDPOINT)

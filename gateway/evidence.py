@@ -3,22 +3,38 @@
 RELIABILITY section 5. A message whose answer was lost stands in `parked` with a due time; when
 it is due, its policy decides: one marked second copy, committed before it is sent, or waiting on
 to the receipt deadline and then `unknown`.
+
+    uncertain ─▶ its channel can ask? ─▶ asked at once, and again by whoever takes it up later
+                     ├─ "I have it" ─▶ 13 (settle.py)        ├─ a receipt ─▶ 13, 15 (reports.py)
+                     └─ "I never accepted it" ─▶ 14a: another channel, unmarked, or failed
+        due ─▶ asked for 5 s in this life? ─▶ 14, or on
+
+All of these may come in any order and in several processes. Each is one row after the one that it
+was decided upon, so the store lets one of them through; who lost reads again (conflicts.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
-from receipts.state import Path
-from sms.model import Message, MessageClass, OnUncertain, State
-from store.fragments import Why, park_sql, unpark_sql
+from gateway.vendors import Vendors
+from receipts.state import NOT_ACCEPTED, Path, report_path
+from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State, Submit
+from sms.outcomes import Uncertain
+from store.fragments import Why, hasten_reports_sql, park_sql, unpark_sql
 from telemetry.metrics import Metrics
 
 MAX_WAITING = 20_000  # live objects of uncertain messages
 REPARK_S = 600.0  # what came back keeps its parked row, pushed out this far, until it has left
+ASK_WAIT_S = 5.0  # a decision waits so long for a vendor that was not asked yet in this life
+MAX_ASKED = 100_000  # messages that were asked about; beyond, decisions do not wait
+# Between two looks at what only its vendor can clear up: as old as it is, within these.
+LOOK_MIN_S, LOOK_MAX_S = 60.0, 3600.0
+_DAY_S = 86_400.0
+_ZONES_S = (0.0, 28_800.0)  # days by which vendors file what they sent: UTC, UTC+8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,7 @@ class EvidencePolicy:
     wait_transactional_s: float = 120.0
     otp_min_validity_s: float = 60.0  # a second copy of an otp needs this much left
     receipt_deadline_s: float = 259_200.0
+    max_attempts: int = 4
 
 
 class Evidence:
@@ -42,6 +59,7 @@ class Evidence:
         metrics: Metrics,
         policy: EvidencePolicy,
         unix: Callable[[], float],
+        vendors: Vendors | None = None,
     ) -> None:
         self._ledger = ledger
         self._dispatcher = dispatcher
@@ -49,24 +67,40 @@ class Evidence:
         self._policy = policy
         self._unix = unix
         self.waiting: dict[int, Message] = {}  # live objects; a restart reads them back
+        self._unasked: list[Message] = []  # uncertain just now
+        self._asked: dict[int, float] = {}  # since when, Unix seconds, in this life
+        # By the configuration, also where another process runs the channel.
+        self.vendors = Vendors() if vendors is None else vendors
+        self.is_vendor: Callable[[int], bool] = self.vendors.is_vendor
+        self.asks: Callable[[int], bool] = self.vendors.asks
 
     def park(self, message: Message, unix: float) -> str:
         """SQL that parks an uncertain message; to ride with its `uncertain` row."""
         message.is_parked = True
         message.uncertain_at = unix
-        self.waiting[message.id] = message
-        if len(self.waiting) > MAX_WAITING:  # its parked row suffices: it is read back when due
-            del self.waiting[next(iter(self.waiting))]
-        return self._park(message, unix + self._wait_s(message), Why.UNCERTAIN)
+        self._keep(message)
+        if self._asks(message.channel):
+            self._unasked.append(message)
+        sql = self._park(message, unix + self._wait_s(message), Why.UNCERTAIN)
+        if self.is_vendor(message.channel):  # its receipt may have been quicker than its answer
+            sql += hasten_reports_sql(message.id, message.attempt)
+        return sql
 
     def found(self, message: Message) -> None:
         """Evidence came: the caller unparks it with the row that says so."""
         self.waiting.pop(message.id, None)
+        self._asked.pop(message.id, None)
+
+    def _keep(self, message: Message) -> None:
+        self.waiting[message.id] = message
+        if len(self.waiting) > MAX_WAITING:  # its parked row suffices: it is read back when due
+            del self.waiting[next(iter(self.waiting))]
 
     def _wait_s(self, message: Message) -> float:
         policy = effective_policy(message)
         if message.copy or policy is OnUncertain.HOLD:
-            return self._policy.receipt_deadline_s
+            deadline_s = self._policy.receipt_deadline_s
+            return min(LOOK_MIN_S, deadline_s) if self._asks(message.channel) else deadline_s
         if message.message_class is MessageClass.OTP:
             return self._policy.wait_otp_s
         return self._policy.wait_transactional_s
@@ -79,7 +113,7 @@ class Evidence:
         """Its time in `parked` is over and no evidence came."""
         unix = self._unix()
         if message.state is not State.UNCERTAIN:
-            self.waiting.pop(message.id, None)
+            self.found(message)
             if message.id not in self._ledger.live:
                 message.is_parked = False
                 self._ledger.commit([], sql=unpark_sql([message.id]))
@@ -87,10 +121,129 @@ class Evidence:
         deadline = message.uncertain_at + self._policy.receipt_deadline_s
         if unix >= deadline:
             self._give_up(message, unix)
+        elif wait_s := self._ask_first(message, unix):
+            self._ledger.commit([], sql=self._park(message, unix + wait_s, Why.UNCERTAIN))
         elif self._may_resend(message, unix):
             self._resend(message, unix)
         else:
-            self._ledger.commit([], sql=self._park(message, deadline, Why.UNCERTAIN))
+            look = min(deadline, unix + self._look_s(message, unix))
+            self._ledger.commit([], sql=self._park(message, look, Why.UNCERTAIN))
+            if look < deadline:
+                self._ask([message])
+
+    # -- asking ----------------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """Ask about what became uncertain; for who has handed those rows on just now."""
+        unasked, self._unasked = self._unasked, []
+        self._ask(unasked)
+
+    def channel_up(self, channel: int) -> None:
+        """Its channel can be used (again): what waits for its word is asked about."""
+        runtime = self._dispatcher.channels.get(channel)
+        if runtime is not None and runtime.adapter.can_ask:
+            self._ask(one for one in list(self.waiting.values()) if one.channel == channel)
+
+    def _asks(self, channel: int) -> bool:
+        """Whether its vendor can be asked, from here or from where the channel runs."""
+        runtime = self._dispatcher.channels.get(channel)
+        return self.asks(channel) if runtime is None else runtime.adapter.can_ask
+
+    def _ask(self, messages: Iterable[Message]) -> None:
+        lost: dict[int, list[tuple[Submit, float]]] = {}
+        unix = self._unix()
+        for message in messages:
+            if message.state is State.UNCERTAIN:
+                left_at = message.left_at or message.uncertain_at
+                lost.setdefault(message.channel, []).append((submit_of(message), left_at))
+        for channel, submits in lost.items():
+            runtime = self._dispatcher.channels.get(channel)
+            if runtime is None or not runtime.adapter.can_ask:
+                continue  # `channel_up` and `due` come back to it
+            for submit, _ in submits:
+                self._note_asked(submit.message.id, unix)
+            runtime.adapter.ask(submits)
+
+    def _note_asked(self, message_id: int, unix: float) -> float:
+        if len(self._asked) < MAX_ASKED:
+            return self._asked.setdefault(message_id, unix)
+        return self._asked.get(message_id, 0.0)
+
+    def _ask_first(self, message: Message, unix: float) -> float:
+        """Ask before deciding; how long that waits for the answer, 0.0 = it has waited enough."""
+        if not self._asks(message.channel):
+            return 0.0
+        is_new = message.id not in self._asked
+        wait_s = self._note_asked(message.id, unix) + ASK_WAIT_S - unix
+        if wait_s <= 0.0:
+            return 0.0
+        self._keep(message)
+        if is_new:
+            self._ask([message])
+        return wait_s
+
+    def _look_s(self, message: Message, unix: float) -> float:
+        if not self._asks(message.channel):
+            return self._policy.receipt_deadline_s
+        return min(max(unix - message.uncertain_at, LOOK_MIN_S), LOOK_MAX_S)
+
+    def denied(self, message: Message) -> None:
+        """Transition 14a: asked, the vendor says that it never accepted the newest attempt.
+
+        It goes on as one that was not sent: to another channel, unmarked, and no second copy. A
+        copy that has no channel left waits on: the first one may yet turn out delivered.
+        """
+        unix = self._unix()
+        if not _is_dated(message):
+            return
+        goes_on = (
+            message.valid_until > unix
+            and message.attempt < self._policy.max_attempts
+            and self._dispatcher.has_other(message, message.channel)
+        )
+        if message.copy and not goes_on:
+            return
+        row = self._ledger.row(
+            message,
+            Path.QUEUED if goes_on else Path.FAILED,
+            State.QUEUED if goes_on else State.FAILED,
+            unix,
+            copy=message.copy,
+            channel=message.channel,
+            reason=NOT_ACCEPTED,
+        )
+        if row is None:
+            return
+        self.found(message)
+        if not goes_on:
+            message.is_parked = False
+            self._ledger.commit([row], sql=unpark_sql([message.id]))
+            return
+        self._ledger.commit(
+            [row],
+            sql=self._park(message, unix + REPARK_S, Why.QUEUED),
+            done=lambda: self._dispatcher.resend(message) if row.is_stored else None,
+        )
+
+    def first_denied(self, message: Message, segment: int) -> None:
+        """The same of the first copy, while the second is out: only that one decides now."""
+        path = report_path(message, segment, 0, State.UNDELIVERED)
+        if path is None or not _is_dated(message):
+            return
+        row = self._ledger.row(
+            message, path, State.UNDELIVERED, self._unix(), segment=segment, reason=NOT_ACCEPTED
+        )
+        if row is None:
+            return
+        sql = ""
+        if message.state in FINAL_STATES:
+            self.found(message)
+            if message.is_parked:
+                message.is_parked = False
+                sql = unpark_sql([message.id])
+        self._ledger.commit([row], sql=sql)
+
+    # -- deciding --------------------------------------------------------------------------
 
     def _may_resend(self, message: Message, unix: float) -> bool:
         if message.copy or effective_policy(message) is OnUncertain.HOLD:
@@ -112,7 +265,7 @@ class Evidence:
         )
         if row is None:
             return
-        self.waiting.pop(message.id, None)
+        self.found(message)
         self._metrics.duplicate_copies_total.inc()
         self._ledger.commit(
             [row],
@@ -131,7 +284,7 @@ class Evidence:
             channel=message.channel,
             reason="evidence.none",
         )
-        self.waiting.pop(message.id, None)
+        self.found(message)
         message.is_parked = False
         self._ledger.commit([row] if row else [], sql=unpark_sql([message.id]))
 
@@ -145,3 +298,39 @@ def effective_policy(message: Message) -> OnUncertain:
     if message.message_class is MessageClass.TRANSACTIONAL:
         return OnUncertain.PROBE_THEN_RESEND
     return OnUncertain.HOLD
+
+
+def submit_of(message: Message) -> Submit:
+    """The newest attempt of an uncertain message, to be asked about: whole, without its text."""
+    total = message.segments
+    if len(message.answers) != total:  # read back: its answers were all given up
+        message.answers = [Uncertain("process.lost")] * total
+    parts = tuple(
+        Submit(
+            message,
+            segment,
+            total,
+            message.number,
+            "",
+            message.encoding,
+            b"",
+            has_udh=False,
+            validity_s=1,
+            attempt=message.attempt,
+            copy=message.copy,
+        )
+        for segment in range(total)
+    )
+    return parts[0] if total == 1 else replace(parts[0], parts=parts)
+
+
+def _is_dated(message: Message) -> bool:
+    """Whether it is known on which day the attempt left: vendors are asked about one day.
+
+    After a kill only that it left between accept and recovery is known; a question about the
+    wrong day would be answered "never accepted", and the text would go out twice.
+    """
+    if message.left_at:
+        return True
+    first, last = message.created_at, message.uncertain_at
+    return all((first + zone) // _DAY_S == (last + zone) // _DAY_S for zone in _ZONES_S)

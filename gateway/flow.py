@@ -17,6 +17,7 @@ from compliance.policy import SendingPolicy
 from failover.breaker import BreakerState
 from gateway.api.access import Access
 from gateway.backlog import Backlog
+from gateway.calls import Calls
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.dispatch import Dispatcher
@@ -140,7 +141,7 @@ class Flow:
         self.backlog = parts.backlog
         self.ledger = parts.ledger
         self.dispatcher = parts.dispatcher
-        self.evidence = parts.evidence
+        self.evidence, self.vendors = parts.evidence, parts.evidence.vendors
         self.schedule = parts.schedule
         self.policy, self.porting = parts.policy, parts.porting
         self.settler = parts.settler
@@ -151,7 +152,7 @@ class Flow:
         self.public_metrics = parts.public_metrics
         self._data_dir = parts.data_dir
         self._monotonic = parts.monotonic
-        self.snapshot = Snapshot()
+        self.snapshot, self.calls = Snapshot(), Calls(self)
         self.access = Access()  # filled by wiring
         self.reading: Reading  # as well, before the first request
         self.suppressions: Suppressing | None = None  # joined by wiring
@@ -325,11 +326,14 @@ class Flow:
         name = self.channel_name(channel) or ""
         log.info("link changed", channel=name, is_up=is_up, reason=reason)
         self.dispatcher.link_changed(channel, is_up=is_up)
+        if is_up:
+            self.evidence.channel_up(channel)
         self.link_news()
 
     def answer(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
         """Answer reports through the connection that brought them, if it is still there."""
-        others = self.smg_port.answer(tokens, accepted=accepted)
+        others = self.calls.answer(tokens, accepted=accepted)
+        others = self.smg_port.answer(others, accepted=accepted)
         runtime = self.dispatcher.channels.get(channel)
         if runtime is not None and others:
             runtime.adapter.answer(others, accepted=accepted)
@@ -383,6 +387,7 @@ class Flow:
         self._queue_bound = rate * self.reliability.shed_queue_s
         self.limiter.configure(snapshot)
         self.reports_desk.use(snapshot.channels.values())
+        self.vendors.use(snapshot.channels.values())
         self.settler.prices = {
             channel.id: float(channel.price_per_segment)
             for channel in snapshot.channels.values()

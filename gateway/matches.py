@@ -13,7 +13,8 @@ from collections import OrderedDict
 from receipts.state import MAX_SEGMENTS
 from sms.model import Message
 
-Match = tuple[Message, tuple[int, ...], int]  # message, segments, copy
+# Message, segments, copy, attempt; attempt 0 = found by the id, which says it well enough.
+Match = tuple[Message, tuple[int, ...], int, int]
 
 _ALONE = tuple((segment,) for segment in range(MAX_SEGMENTS))
 
@@ -33,7 +34,7 @@ class Matches:
             before = known.get((channel, carrier_id))
             if before is not None and before[0] is message and before[2] == copy:
                 segments = tuple(sorted({*before[1], segment}))
-        known[channel, carrier_id] = (message, segments, copy)
+        known[channel, carrier_id] = (message, segments, copy, 0)
         if len(known) > self._size:
             known.popitem(last=False)
 

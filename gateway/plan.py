@@ -34,6 +34,7 @@ _WORDS = {
     "channel": "channel",
     "route": "route",
     "webhook_endpoint": "webhook endpoint",
+    "template": "template",
 }
 
 
@@ -109,6 +110,7 @@ class Applied:
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shown: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    callbacks: list[tuple[str, str, str]] = field(default_factory=list)  # channel, kind, address
 
 
 async def make_plan(

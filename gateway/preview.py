@@ -15,6 +15,7 @@ from compliance.signature import choose_brand, sign
 from gateway.admit import MAX_CHARS, Cut, Refused, Rules, admit
 from gateway.api.models import MAX_SEGMENTS, UNSET, SendRequest
 from gateway.api.problems import FieldError
+from gateway.api.templated import is_templated, resolve
 from gateway.views import rfc3339
 from sms import gsm
 from sms.config import Tenant
@@ -40,6 +41,9 @@ class Preview:
 
 def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Preview:
     """Look at one message as `admit` does; `now` is Unix seconds."""
+    asked = entry
+    if is_templated(entry):
+        entry = resolve(asked, tenant.id, rules.snapshot, [])
     found = Preview()
     if entry.message_class is not UNSET:
         found.message_class = entry.message_class
@@ -51,7 +55,7 @@ def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Pre
         found.channels = rules.snapshot.channels_for(*where)
         line = rules.opt_out_line(*where)
         cut = rules.cut(*where)
-    verdict = admit(entry, tenant, rules, now)
+    verdict = admit(asked, tenant, rules, now)
     if isinstance(verdict, Refused):
         found.refusals = verdict.errors
         country = 0 if place is None else place.country
@@ -63,6 +67,8 @@ def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Pre
         found.notes += _notes_of(verdict)
     if found.final_text is not None and found.encoding is Encoding.UCS2:
         found.forcing = gsm.outside(found.final_text)
+    if place is not None and found.final_text is not None:
+        found.channels = rules.takers(*where, found.final_text)
     if line and found.final_text is not None:
         detail = "The opt-out line of the channel stands behind the text and is counted."
         found.notes.append(FieldError("/text", "content.opt_out_line", detail))

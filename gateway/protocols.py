@@ -1,4 +1,7 @@
-"""The carriers' protocols by the name a channel gives: one line each."""
+"""The carriers' protocols by the name a channel gives: one line each.
+
+Vendors over HTTP have their lines in adapters.http.vendors.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from typing import Any, Final
 from adapters.base import Channel, ChannelSink
 from adapters.cmpp.channel import CmppChannel
 from adapters.cmpp.settings import validate_2, validate_3
+from adapters.http.channel import HttpChannel, tls_of
+from adapters.http.settings import parse as parse_http
+from adapters.http.vendor import Traits
+from adapters.http.vendors import VENDORS, VendorKind
 from adapters.session import SessionPolicy
 from adapters.sgip.channel import SgipChannel
 from adapters.sgip.settings import is_same_guest
@@ -18,6 +25,7 @@ from adapters.smgp.settings import validate as validate_smgp
 from adapters.smpp.channel import SmppChannel
 from adapters.smpp.channel import validate as validate_smpp
 from sms import config
+from sms.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +36,54 @@ class CarrierProtocol:
     validate: Callable[[Mapping[str, object]], list[tuple[str, str]]]
     # Raises ConfigError when the settings are wrong.
     build: Callable[[config.Channel, ChannelSink, SessionPolicy], Channel]
-    login: str  # the setting that names the account; with host and port it is one account
+    # The setting that names the account; with host and port, or with a vendor's url, it is one
+    # account. "" = accounts may have several channels.
+    login: str
     # Where the carrier connects to us: whether its login could be either channel's.
     is_same_guest: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None = None
+    # Of a vendor over HTTP, from settings that are right: what it can do and what it demands.
+    traits: Callable[[Mapping[str, Any]], Traits] | None = None
+
+    def account(self, name: str, settings: Mapping[str, Any]) -> tuple[object, ...] | None:
+        """What two channels of this protocol `name` may not both have; None = anything goes."""
+        if self.traits is None:
+            place = (settings.get("host"), settings.get("port"))
+        else:
+            place = (name, settings.get("url", ""))
+        account = (*place, settings.get(self.login))
+        return None if None in account else account
 
 
-PROTOCOLS: Final[Mapping[str, CarrierProtocol]] = {
+def over_http(name: str, kind: VendorKind) -> CarrierProtocol:
+    """A vendor as a protocol of channels."""
+
+    def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
+        wrong = kind.validate(raw)
+        if not wrong:
+            try:
+                tls_of(parse_http(raw))
+            except ConfigError as error:
+                setting, _, detail = str(error).partition(": ")
+                wrong = [(f"/{setting}", detail)]
+        return wrong
+
+    def build(channel: config.Channel, sink: ChannelSink, policy: SessionPolicy) -> HttpChannel:
+        return HttpChannel(channel, sink, policy, kind.make(channel))
+
+    def traits(settings: Mapping[str, Any]) -> Traits:
+        return kind.make(config.Channel(0, name, name, settings)).traits
+
+    return CarrierProtocol(validate, build, kind.login, traits=traits)
+
+
+WIRE: Final[Mapping[str, CarrierProtocol]] = {
     "cmpp2": CarrierProtocol(validate_2, CmppChannel, "source_addr"),
     "cmpp3": CarrierProtocol(validate_3, CmppChannel, "source_addr"),
     "sgip": CarrierProtocol(validate_sgip, SgipChannel, "login_name", is_same_guest),
     "smgp": CarrierProtocol(validate_smgp, SmgpChannel, "client_id"),
     "smpp": CarrierProtocol(validate_smpp, SmppChannel, "system_id"),
+}
+PROTOCOLS: Final[Mapping[str, CarrierProtocol]] = {
+    **WIRE,
+    **{name: over_http(name, kind) for name, kind in VENDORS.items()},
 }

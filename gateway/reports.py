@@ -1,6 +1,6 @@
 """Whose report is it, and what does it change? Answered to the carrier only when durable.
 
-report ─▶ id in memory? ──yes──▶ row ═COMMIT═▶ answer
+report ─▶ id, or our own word for the attempt, in memory? ──yes──▶ row ═COMMIT═▶ answer
              │ no
              ▼
           look-up in the store, in batches ──found──▶ fold, row ═COMMIT═▶ answer
@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from adapters.http.vendors import VENDORS
 from gateway.carrier_words import CarrierWords
 from gateway.dispatch import Dispatcher
+from gateway.echoed import match_stored, match_waiting, message_of, segments_of
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Match, Matches
@@ -88,6 +90,12 @@ class Batch:
     undelivered: dict[Carrier, int] = field(default_factory=dict)  # of those in `sent`
 
 
+def _vendor_words(protocol: str) -> Mapping[str, str]:
+    """What an HTTP vendor's words mean; a wire protocol's stand in receipts."""
+    kind = VENDORS.get(protocol)
+    return kind.reports if kind else {}
+
+
 class Reports:
     """Settles reports; `receive` is synchronous, look-ups run in one long-lived loop."""
 
@@ -132,7 +140,9 @@ class Reports:
     def use(self, channels: Iterable[Channel]) -> None:
         """Judge the channels' reports by what is configured now."""
         self._codes = {
-            channel.id: ReportCodes(channel.protocol, channel.report_classes)
+            channel.id: ReportCodes(
+                channel.protocol, {**_vendor_words(channel.protocol), **channel.report_classes}
+            )
             for channel in channels
         }
 
@@ -144,6 +154,8 @@ class Reports:
         tokens: list[Pending] = []
         for report in reports:
             match = self._matches.get(channel, report.carrier_id)
+            if match is None and report.reference:
+                match = match_waiting(report, self._evidence.waiting.get(message_of(report) or 0))
             if match is None:
                 self._pending.append(report)
                 continue
@@ -221,7 +233,7 @@ class Reports:
         return batch.rows[before:] or True
 
     def _crashed(self, report: Report) -> bool:
-        key = (report.channel, report.carrier_id)
+        key = (report.channel, report.carrier_id or report.reference)
         times = self._crashes.get(key, 0) + 1
         if len(self._crashes) > MAX_CRASHES:
             self._crashes.clear()
@@ -232,18 +244,24 @@ class Reports:
         return True
 
     def _judge(self, batch: Batch, report: Report, match: Match) -> str:
-        """One word about all segments that the id stands for: what became of the last."""
-        message, segments, copy = match
+        """One word about all segments that it is about: what became of the last."""
+        message, _, copy, attempt = match
         codes = self._codes.get(report.channel, _USUAL)
         verdict, code = codes.read(report.state, report.error)
         name = self._ledger.channel_names.get(report.channel, "")
         if not verdict.is_known:
             self._words.unmapped(name, report.error or report.state)
         end = "intermediate"
-        if verdict.state is not None:
-            for segment in segments:
-                about = message, segment, copy
-                end = self._judge_one(batch, report, about, verdict, verdict.state, code)
+        if verdict.state is None:
+            if attempt and verdict.is_known:
+                self._adopt(batch, report, match)
+            return end
+        is_delivered = verdict.state is State.DELIVERED
+        if attempt and attempt < message.attempt and copy == message.copy and not is_delivered:
+            return "duplicate"  # the vendor says no more of an attempt that a newer one replaced
+        for segment in segments_of(report, match, is_delivered=is_delivered):
+            about = message, segment, copy, attempt
+            end = self._judge_one(batch, report, about, verdict, verdict.state, code)
         if end == "matched" and verdict.is_bad_number and verdict.state is State.UNDELIVERED:
             self._words.bad_number(name, message, verdict.reason)
         return end
@@ -252,13 +270,15 @@ class Reports:
         self,
         batch: Batch,
         report: Report,
-        about: tuple[Message, int, int],
+        about: tuple[Message, int, int, int],
         verdict: Verdict,
         state: State,
         code: str,
     ) -> str:
-        message, segment, copy = about
-        path = report_path(message, segment, copy, state, carrier_id=report.carrier_id)
+        message, segment, copy, attempt = about
+        # Found by our own word: that says which attempt it is about, whatever id it has beside.
+        carrier_id = None if attempt else report.carrier_id
+        path = report_path(message, segment, copy, state, carrier_id=carrier_id)
         if path is None:
             return "duplicate"
         if verdict.is_temporary and self._may_resend(message, path, report.channel):
@@ -287,11 +307,38 @@ class Reports:
             self._ended(batch, report, message)
         return "matched"
 
-    def _ended(self, batch: Batch, report: Report, message: Message) -> None:
+    def _adopt(self, batch: Batch, report: Report, match: Match) -> None:
+        """Transition 13: not an end yet, but whoever reports about a text has it."""
+        message, segments, copy, attempt = match
+        if message.state is not State.UNCERTAIN or (attempt, copy) != (
+            message.attempt,
+            message.copy,
+        ):
+            return
+        for segment in segments:
+            row = self._ledger.row(
+                message,
+                Path.SUBMITTED_LATE if segment == segments[-1] else Path.NOTE,
+                State.SUBMITTED,
+                batch.unix,
+                segment=segment,
+                copy=copy,
+                channel=report.channel,
+                carrier_id=report.carrier_id or None,
+            )
+            if row is not None:
+                batch.rows.append(row)
+        self._found(batch, message)
+
+    def _found(self, batch: Batch, message: Message) -> None:
+        """Nothing is awaited in `parked` any more."""
         if message.is_parked:
             message.is_parked = False
             self._evidence.found(message)
             batch.sql.append(unpark_sql([message.id]))
+
+    def _ended(self, batch: Batch, report: Report, message: Message) -> None:
+        self._found(batch, message)
         if len(message.texts) == 1:
             self._matches.forget(report.channel, report.carrier_id)
         elif message.state is State.DELIVERED:  # no segment's receipt is outstanding
@@ -404,7 +451,10 @@ class Reports:
     async def _owners(
         self, reports: Sequence[Report]
     ) -> tuple[list[tuple[Report, Match]], list[Report]]:
-        """Which of the reports are whose: memory once more, then the store."""
+        """Which of the reports are whose: memory once more, then the store.
+
+        By the carrier's id first; our own word is asked where that says nothing.
+        """
         found: list[tuple[Report, Match]] = []
         asked: list[Report] = []
         for report in reports:
@@ -415,22 +465,26 @@ class Reports:
                 found.append((report, match))
         if not asked:
             return found, []
-        pairs = list({(report.channel, report.carrier_id) for report in asked})
-        ids = await self._reader.by_carrier_ids(pairs, now=self._unix())
-        stored = await self._reader.messages(
-            [message_id for message_id, _, _ in ids.values() if self._at_hand(message_id) is None]
-        )
+        pairs = list({(one.channel, one.carrier_id) for one in asked if one.carrier_id})
+        ids = await self._reader.by_carrier_ids(pairs, now=self._unix()) if pairs else {}
+        named = {message_of(one) for one in asked if (one.channel, one.carrier_id) not in ids}
+        wanted = {owner[0] for owner in ids.values() if self._at_hand(owner[0]) is None}
+        stored = await self._reader.messages(list(wanted | {one for one in named if one}))
         folded = {message_id: fold_stored(record) for message_id, record in stored.items()}
         missing: list[Report] = []
         for report in asked:
+            match = None
             hit = ids.get((report.channel, report.carrier_id))
-            message = None
-            if hit is not None:
-                message = self._at_hand(hit[0]) or folded.get(hit[0])
-            if hit is None or message is None:
+            message_id = message_of(report) if hit is None else hit[0]
+            message = self._at_hand(message_id or 0) or folded.get(message_id or 0)
+            if message is not None and hit is not None:
+                match = message, hit[1], hit[2], 0
+            elif message is not None and message.id in stored:
+                match = match_stored(report, message, stored[message.id].rows)
+            if match is None:
                 missing.append(report)
             else:
-                found.append((report, (message, hit[1], hit[2])))
+                found.append((report, match))
         return found, missing
 
     def _at_hand(self, message_id: int) -> Message | None:
@@ -451,6 +505,8 @@ class Reports:
                 report.number,
                 0,
                 unix + RETRY_AFTER_S[0],
+                report.reference,
+                report.part,
             )
             for report in reports
         ]
@@ -526,6 +582,7 @@ def fold_stored(stored: Stored) -> Message:
     for row in reversed(stored.rows):
         if row.path == Path.UNCERTAIN:
             message.uncertain_at = row.at
+            message.left_at = row.at - row.times[1] / 1000 if len(row.times) > 1 else 0.0
             break
     return message
 
@@ -539,5 +596,12 @@ def fold_owned(stored: Stored) -> Message:
 
 def _unpark(parked: ParkedReport) -> Report:
     return Report(
-        parked.channel, parked.carrier_id, parked.state, parked.error, parked.number, None
+        parked.channel,
+        parked.carrier_id,
+        parked.state,
+        parked.error,
+        parked.number,
+        None,
+        parked.reference,
+        parked.part,
     )

@@ -1,4 +1,4 @@
-"""`smsgw up --sandbox`: four simulated carriers, a webhook sink, a tenant and its key.
+"""`smsgw up --sandbox`: five simulated carriers, a webhook sink, a tenant and its key.
 
 What they are and what leads to them stands in `gateway/sandbox_config.py`.
 
@@ -7,7 +7,8 @@ What they are and what leads to them stands in `gateway/sandbox_config.py`.
     data_dir/sandbox/       secrets and the ports chosen the first time
     data_dir/carriers/      what each simulated carrier got
 
-The carriers and the sink are real processes on real sockets. Everything is made once and found
+The carriers and the sink are real processes on real sockets; one is a vendor over HTTP, which is
+told where to call us in a file of its own. Everything is made once and found
 again, so a second start has the same keys and ports. It applies only what the store lacks and the
 port of a carrier that had to move: what an operator applied since is never taken back.
 """
@@ -27,9 +28,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapters.http.callbacks import CALLBACKS
 from gateway import apply
 from gateway.children import Child
 from gateway.client import command_line
+from gateway.document import ObjectKey
 from gateway.plan import Applied
 from gateway.sandbox_config import (
     ACCESS_NUMBER,
@@ -45,6 +48,7 @@ from gateway.terminal import Terminal
 from sms.errors import ConfigError
 from store.durable import write_once
 from store.embedded import make_private
+from store.objects import StoredObject
 
 FIRST_CONTROL_PORT = 2785
 SINK_PORT = 9900
@@ -127,9 +131,10 @@ def prepare(
     make_private(settings.carriers_dir)
     ports = choose_ports(private / "ports.json", {settings.port, settings.admin_port})
     _keep_secret(private / "carrier.pw", secrets.token_hex(4))  # SMPP 3.4: at most 8 characters
+    _keep_secret(private / "callback.secret", secrets.token_hex(16))
     webhook_key = base64.b64encode(secrets.token_bytes(32)).decode()
     _keep_secret(private / "webhook.secret", f"whsec_{webhook_key}")
-    terminal.step("starting four simulated carriers and a webhook sink …")
+    terminal.step("starting five simulated carriers and a webhook sink …")
     children = _children(settings, ports, private, smg_port)
     for child in children:
         child.start(time.monotonic())
@@ -146,21 +151,26 @@ def prepare(
     )
     file = settings.data_dir / "sandbox.yaml"
     _write_private(file, configuration(ports))
-    _apply_missing(settings, ports, private)
+    _tell_vendors(settings, private, _apply_missing(settings, ports, private))
     _write_private(settings.sandbox_file, json.dumps(_description(settings, ports), indent=2))
     return settings, children
 
 
-def _apply_missing(settings: Settings, ports: Ports, private: Path) -> None:
+def _apply_missing(
+    settings: Settings, ports: Ports, private: Path
+) -> Mapping[ObjectKey, StoredObject]:
+    """Apply what the store lacks of the sandbox; what it holds then."""
     password = (private / "carrier.pw").read_text("utf-8").strip()
     has_keys = all((private / name).exists() for name in ("api.key", "admin.key"))
-    text = what_is_missing(ports, apply.current(settings), password, has_keys=has_keys)
+    known = apply.current(settings)
+    text = what_is_missing(ports, known, password, has_keys=has_keys)
     if not text:
-        return
+        return known
     result = apply.apply_text(settings, text, settings.data_dir)
     if not isinstance(result, Applied):
         words = "; ".join(f"{found.pointer} {found.detail}" for found in result)
         raise ConfigError(f"the sandbox's configuration was refused: {words}")
+    return apply.current(settings)
 
 
 def _children(settings: Settings, ports: Ports, private: Path, smg_port: int | None) -> list[Child]:
@@ -172,6 +182,8 @@ def _children(settings: Settings, ports: Ports, private: Path, smg_port: int | N
         args += ["--port", str(port), "--control-port", str(control)]
         args += ["--record", str(settings.carriers_dir / f"{name}.jsonl")]
         args += ["--system-id", carrier.login, "--password-file", str(private / "carrier.pw")]
+        if carrier.is_vendor():
+            args += ["--callback-file", str(_callback_file(private, carrier.name))]
         if carrier.protocol == "sgip" and smg_port is not None:
             args += ["--call-back", f"127.0.0.1:{smg_port}"]
         children.append(_child(name, "loadtest.carrier", args, env, settings))
@@ -180,6 +192,24 @@ def _children(settings: Settings, ports: Ports, private: Path, smg_port: int | N
     args += ["--record", str(settings.carriers_dir / "sink.jsonl")]
     children.append(_child("sink", "loadtest.sink", args, env, settings))
     return children
+
+
+def _callback_file(private: Path, name: str) -> Path:
+    """What a vendor's console would hold: the URL of our callbacks, with the channel's secret."""
+    return private / f"{name}.callback"
+
+
+def _tell_vendors(
+    settings: Settings, private: Path, known: Mapping[ObjectKey, StoredObject]
+) -> None:
+    """Write where each vendor is to bring receipts and texts; it looks there at every push."""
+    scheme = "https" if settings.tls_cert_file else "http"
+    secret = (private / "callback.secret").read_text("utf-8").strip()
+    for carrier in CARRIERS:
+        channel = known.get(("channel", carrier.name))
+        if carrier.is_vendor() and channel is not None:
+            url = f"{scheme}://127.0.0.1:{settings.port}{CALLBACKS}/{channel.public_id}/{{kind}}"
+            _write_private(_callback_file(private, carrier.name), f"{url}?secret={secret}\n")
 
 
 def _child(
@@ -238,14 +268,16 @@ def _description(settings: Settings, ports: Ports) -> dict[str, object]:
 
 def _channels(told: Mapping[str, Any]) -> str:
     """A line per channel: protocol, whose numbers it is the primary of, who stands behind it."""
+    width = max(len(carrier.protocol) for carrier in CARRIERS)
     behind = {names[0]: names[1:] for names in ROUTES.values()}
     lines = []
     for carrier, shown in zip(CARRIERS, told["carriers"], strict=True):
-        backups = ", ".join(behind.get(carrier.name, ("none",)))
-        lines.append(
-            f"{carrier.name:<10} {shown['protocol']:<6} {carrier.network} ({carrier.example}), "
-            f"backups {backups}"
-        )
+        named = f"{carrier.name:<10} {shown['protocol']:<{width}}"
+        if carrier.name in behind:
+            numbers = f"{carrier.network} ({carrier.example})"
+            lines.append(f"{named} {numbers}, backups {', '.join(behind[carrier.name])}")
+        else:
+            lines.append(f"{named} the third backup of them all, over HTTP")
     return "\n         ".join(lines)
 
 

@@ -2,10 +2,12 @@
 
     network          primary     backups, in order
     China Mobile     mobile-a    unicom-a   telecom-a  vendor-a      and whoever has no other route
-    China Unicom     unicom-a    vendor-a   mobile-a   telecom-a
-    China Telecom    telecom-a   vendor-a   mobile-a   unicom-a
-    China Broadnet   vendor-a    mobile-a   unicom-a   telecom-a
-    abroad           vendor-a    none: the others deliver to +86 only
+    China Unicom     unicom-a    mobile-a   telecom-a  vendor-a
+    China Telecom    telecom-a   mobile-a   unicom-a   vendor-a
+    China Broadnet   global-a    mobile-a   unicom-a   vendor-a
+    unknown, abroad  global-a    mobile-a   unicom-a   vendor-a      abroad: global-a and vendor-a
+
+Four of them are carriers on wires; the third backup of all is a vendor over HTTP (Infobip).
 
 Text only; `gateway/sandbox.py` starts the processes and applies it.
 """
@@ -17,11 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from adapters.http.vendors import VENDORS
 from gateway.document import ObjectKey
 from store.objects import StoredObject
 
 LIMIT: Final = 1_000_000
 LOGIN_FILE: Final = "sandbox/carrier.pw"
+CALLBACK_FILE: Final = "sandbox/callback.secret"
 ACCESS_NUMBER: Final = "10690001"  # what phones see and answer to
 
 
@@ -35,8 +39,20 @@ class Carrier:
     login: str
     secret: str  # the channel's field that holds the password
     settings: str  # lines of the channel that are the protocol's own, with the login
-    network: str  # whose numbers it is the primary of, as the greeting says it
+    network: str  # whose numbers it is the primary of, as the greeting says it; "" = nobody's
     example: str  # one of them
+    sessions: int = 2
+    window: int = 512  # a vendor's: requests under way, each with a connection
+
+    def is_vendor(self) -> bool:
+        """Whether it speaks HTTP and calls us back."""
+        return self.protocol in VENDORS
+
+    def address(self, port: int) -> Mapping[str, Any]:
+        """The settings of its channel that say where it is."""
+        if self.is_vendor():
+            return {"url": f"http://127.0.0.1:{port}"}
+        return {"host": "127.0.0.1", "port": port}
 
 
 # The records of the carriers name numbers as the API does, with their 86.
@@ -90,12 +106,27 @@ CARRIERS: Final = (
     ),
     Carrier(
         "vendor-a",
+        "infobip",
+        8090,
+        "vendor",
+        "api_key",
+        f"""\
+    callback_secret_file: {CALLBACK_FILE}
+    sender: "{ACCESS_NUMBER}"
+""",
+        "",
+        "",
+        sessions=1,
+        window=128,
+    ),
+    Carrier(
+        "global-a",
         "smpp",
         2775,
-        "vendor",
+        "global",
         "password",
         """\
-    system_id: vendor
+    system_id: global
     bind: trx
 """,
         "China Broadnet, abroad",
@@ -105,9 +136,10 @@ CARRIERS: Final = (
 # What stands for all takes China Mobile's numbers too: a route of your own for all then does.
 ROUTES: Final[Mapping[str, Sequence[str]]] = {
     "*": ("mobile-a", "unicom-a", "telecom-a", "vendor-a"),
-    "CU": ("unicom-a", "vendor-a", "mobile-a", "telecom-a"),
-    "CT": ("telecom-a", "vendor-a", "mobile-a", "unicom-a"),
-    "CB": ("vendor-a", "mobile-a", "unicom-a", "telecom-a"),  # of these, abroad: vendor-a only
+    "CU": ("unicom-a", "mobile-a", "telecom-a", "vendor-a"),
+    "CT": ("telecom-a", "mobile-a", "unicom-a", "vendor-a"),
+    "CB": ("global-a", "mobile-a", "unicom-a", "vendor-a"),
+    "other": ("global-a", "mobile-a", "unicom-a", "vendor-a"),  # abroad: the first and the last
 }
 # The sandbox of versions before had four of SMPP; their route for all leads nowhere now.
 _CHANNELS_BEFORE: Final = ["carrier-a", "carrier-b", "carrier-c", "carrier-d"]
@@ -140,11 +172,9 @@ webhook_endpoints:
 _CHANNEL = """\
   - name: {name}
     protocol: {protocol}
-    host: 127.0.0.1
-    port: {port}
-{settings}    {secret}_file: {login_file}
-    sessions: 2
-    window: 512
+{address}{settings}    {secret}_file: {login_file}
+    sessions: {sessions}
+    window: {window}
     segments_per_second: {limit}
     classes: [otp, transactional, marketing]
 """
@@ -223,10 +253,12 @@ def _channel(carrier: Carrier, port: int) -> str:
     return _CHANNEL.format(
         name=carrier.name,
         protocol=carrier.protocol,
-        port=port,
+        address="".join(f"    {name}: {value}\n" for name, value in carrier.address(port).items()),
         settings=carrier.settings,
         secret=carrier.secret,
         login_file=LOGIN_FILE,
+        sessions=carrier.sessions,
+        window=carrier.window,
         limit=LIMIT,
     )
 
@@ -238,7 +270,7 @@ def _missing_channel(
     standing = known.get(("channel", carrier.name))
     if standing is None or standing.spec["protocol"] != carrier.protocol:
         return _channel(carrier, port)
-    leads_here = standing.spec["settings"].get("port") == port
+    leads_here = carrier.address(port).items() <= standing.spec["settings"].items()
     if leads_here and standing.secrets.get(carrier.secret) == password:
         return ""
     return _moved(carrier, standing.spec, port)
@@ -247,7 +279,9 @@ def _missing_channel(
 def _moved(carrier: Carrier, spec: Mapping[str, Any], port: int) -> str:
     """A stored channel as an entry of a file, with another port. JSON is YAML too."""
     own = {key: value for key, value in spec.items() if key != "settings" and value is not None}
-    settings = {**spec["settings"], "port": port, f"{carrier.secret}_file": LOGIN_FILE}
+    settings = {**spec["settings"], **carrier.address(port), f"{carrier.secret}_file": LOGIN_FILE}
+    if carrier.is_vendor():
+        settings["callback_secret_file"] = CALLBACK_FILE
     entry = {"name": carrier.name, **own, **settings}
     return f"  - {json.dumps(entry, ensure_ascii=False)}\n"
 

@@ -203,6 +203,7 @@ class Settler:
             self._dispatcher.put(burst.again, first=True)
         for message, channel in burst.spilled:
             self._dispatcher.spill(message, channel)
+        self._evidence.ask()
 
     def _settle(self, burst: Burst, submit: Submit, outcome: Outcome) -> None:
         message = submit.message
@@ -211,6 +212,7 @@ class Settler:
         if (
             message.state is not _SUBMITTING
             or submit.copy != message.copy
+            or submit.attempt != message.attempt
             or answers[segment] is not None
         ):
             self._late(burst, submit, outcome)
@@ -487,6 +489,8 @@ class Settler:
         burst.is_urgent = True
         if message.copy and self._resettle(burst, message):
             return
+        # After a restart nobody knows when it left.
+        message.left_at = burst.unix - (burst.now - message.sent_at) if message.sent_at else 0.0
         burst.sql.append(self._evidence.park(message, burst.unix))
         name = self._ledger.channel_names.get(burst.channel, "")
         self._metrics.uncertain_total.inc((name, reason))
@@ -494,13 +498,16 @@ class Settler:
     # -- late ------------------------------------------------------------------------------
 
     def _late(self, burst: Burst, submit: Submit, outcome: Outcome) -> None:
-        """An answer after its submit was given up: transition 13, or one more id to match."""
+        """An answer after its submit was given up: transition 13, 14a, or one more id to match."""
+        if isinstance(outcome, NotSent):
+            self._denied(submit, outcome)
         if not isinstance(outcome, Submitted):
             return
         message, segment, copy = submit.message, submit.segment, submit.copy
         if outcome.carrier_id:
             self._matches.put(burst.channel, outcome.carrier_id, message, segment, copy)
-        is_newest = copy == message.copy
+        is_newest = copy == message.copy and submit.attempt == message.attempt
+        is_replaced = copy == message.copy and not is_newest
         if is_newest and segment < len(message.answers):
             message.answers[segment] = outcome
         is_whole = is_newest and all(type(answer) is Submitted for answer in message.answers)
@@ -510,7 +517,8 @@ class Settler:
             Path.SUBMITTED_LATE if is_end else Path.NOTE,
             State.SUBMITTED,
             burst.unix,
-            segment=segment,
+            # Of an attempt that 14a replaced the id is kept to be found by; nothing else is moved.
+            segment=None if is_replaced else segment,
             copy=copy,
             channel=burst.channel,
             carrier_id=outcome.carrier_id or None,
@@ -521,6 +529,17 @@ class Settler:
         if is_end:
             self._evidence.found(message)
             self._left(burst, message)
+
+    def _denied(self, submit: Submit, outcome: NotSent) -> None:
+        """A vendor that was asked never accepted it: 14a once that is known of all segments."""
+        message, segment = submit.message, submit.segment
+        if submit.copy == message.copy and submit.attempt == message.attempt:
+            if message.state is State.UNCERTAIN and segment < len(message.answers):
+                message.answers[segment] = outcome
+                if all(type(answer) is NotSent for answer in message.answers):
+                    self._evidence.denied(message)
+        elif submit.copy < message.copy and submit.attempt == message.attempt - 1:
+            self._evidence.first_denied(message, segment)
 
     # -- segments that did not leave -------------------------------------------------------
 

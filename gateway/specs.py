@@ -1,4 +1,4 @@
-"""From checked fields to what is stored of a tenant or a key, and back to what is shown.
+"""From checked fields to what is stored of a tenant, key or template, and back to what is shown.
 
 One place for `smsgw apply` and the admin API, so that both mean the same by the same field. What
 stands at its default is left out of `spec` where code of before would not know it.
@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.views import rfc3339
 from sms.config import OtpCaps, Tenant, default_burst
+from sms.templates import names_in
 from store.objects import StoredObject
 
 Json = dict[str, Any]
@@ -126,6 +127,39 @@ def key_view(stored: StoredObject, now: float) -> Json:
         "signing": "signing_secret" in stored.secrets,
         "status": status,
         "valid_until": None if end is None else rfc3339(end),
+        "created_at": _moment(stored),
+        "version": stored.version,
+    }
+
+
+def template_spec(good: Mapping[str, Any], tenant: str) -> Json:
+    """A template from nothing; `tenant` by name, "*" = every one's."""
+    spec = {"tenant": tenant, "name": good["name"], "class": good["class"]}
+    return changed_template({**spec, "twins": {}}, good)
+
+
+def changed_template(spec: Mapping[str, Any], good: Mapping[str, Any]) -> Json:
+    """A template with the given fields replaced and everything else as it was."""
+    changed = {**spec, **{name: good[name] for name in ("text", "twins") if name in good}}
+    names = names_in(changed["text"])
+    changed["twins"] = {
+        channel: {"code": twin["code"], "order": twin.get("order", names)}
+        for channel, twin in changed["twins"].items()
+    }
+    return changed
+
+
+def template_view(stored: StoredObject, tenants: Mapping[str, str]) -> Json:
+    """A template as the API shows it; `tenants` are ids by name."""
+    spec = stored.spec
+    return {
+        "id": stored.public_id,
+        "tenant": tenants.get(spec["tenant"]),
+        "name": spec["name"],
+        "class": spec["class"],
+        "text": spec["text"],
+        "variables": names_in(spec["text"]),
+        "twins": spec["twins"],
         "created_at": _moment(stored),
         "version": stored.version,
     }

@@ -27,9 +27,9 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-# A submit whose link broke, or that we gave up ourselves, says nothing but that: it counts as one
-# link error for all that were under way.
-_NOT_ITS_FAULT = frozenset({"channel.link_lost", "channel.removed", "process.lost"})
+# What we gave up ourselves says nothing of the channel.
+_OURS = frozenset({"channel.removed", "process.lost", "internal.error"})
+_LINK_LOST = "channel.link_lost"
 
 
 def health_policy(numbers: Reliability) -> HealthPolicy:
@@ -64,8 +64,18 @@ class Watches:
         self._known.pop(channel, None)
 
 
-def feed(watch: Watch, results: Sequence[tuple[Submit, Outcome]], now: float) -> None:
-    """Count one burst of outcomes, carrier by carrier; 0.2 µs for each of them."""
+def feed(
+    watch: Watch,
+    results: Sequence[tuple[Submit, Outcome]],
+    now: float,
+    *,
+    has_sessions: bool = True,
+) -> None:
+    """Count one burst of outcomes, carrier by carrier; 0.12 µs for each of them.
+
+    `has_sessions`: a lost link is one link error for all that were under way. A cut request, of a
+    channel without sessions, is a failure of its own.
+    """
     slow_at = now - watch.slow_answer_s
     parts: list[tuple[Carrier, Answers, float]] = []
     carrier: Carrier | None = None
@@ -84,8 +94,10 @@ def feed(watch: Watch, results: Sequence[tuple[Submit, Outcome]], now: float) ->
                 answers.taken += 1
                 if submit.sent_at < slow_at:
                     answers.slow += 1
-        else:
-            _count(answers, submit, outcome, since=since, slow_at=slow_at)
+        elif submit.sent_at >= since:
+            _count(answers, outcome, is_slow=submit.sent_at < slow_at, has_sessions=has_sessions)
+        elif kind is Rejected or kind is Throttled:
+            answers.is_heard = True
     for known, counted, _ in parts:
         watch.answered(known, counted, now)
 
@@ -101,26 +113,22 @@ def _part(
     return made[1], made[2]
 
 
-def _count(
-    answers: Answers, submit: Submit, outcome: Outcome, *, since: float, slow_at: float
-) -> None:
+def _count(answers: Answers, outcome: Outcome, *, is_slow: bool, has_sessions: bool) -> None:
     """What was not taken: whose fault is it?"""
-    is_judged = submit.sent_at >= since
     match outcome:
         case Rejected(cause=cause):
             answers.is_heard = True
-            if is_judged:
-                answers.total += 1
-                answers.slow += submit.sent_at < slow_at
-                answers.failed += _HALVES.get(cause, 0)
-                answers.config += cause is Cause.CONFIG
+            answers.total += 1
+            answers.slow += is_slow
+            answers.failed += _HALVES.get(cause, 0)
+            answers.config += cause is Cause.CONFIG
         case Throttled():
             answers.is_heard = True
         case Uncertain(reason=reason):
-            if is_judged and reason not in _NOT_ITS_FAULT:
+            if reason not in _OURS and not (has_sessions and reason == _LINK_LOST):
                 answers.total += 1
                 answers.failed += 2
-                answers.slow += submit.sent_at < slow_at
+                answers.slow += is_slow
         case _:
             pass  # taken: counted by the caller; not sent: nothing left
 

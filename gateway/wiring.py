@@ -167,6 +167,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             numbers.uncertain_wait_transactional_s,
             numbers.otp_min_validity_s,
             numbers.receipt_deadline_s,
+            numbers.max_attempts,
         ),
         unix=time.time,
     )

@@ -31,7 +31,10 @@ class Behaviour:
     silent: bool = False  # takes submits, answers none of them, makes no reports
     receipts: bool = True
     link: str = "up"  # "down": drops its connections and refuses new ones
-    failure_status: int = 0x08  # what a failing submit is answered with (SMPP: RSYSERR)
+    # What a failing submit is answered with (SMPP: RSYSERR). Vendors: 200 = a verdict of its own
+    # in the vendor's words, another HTTP status = the whole request's answer.
+    failure_status: int = 0x08
+    says_not_accepted: bool = True  # vendors: a 5xx says in its body that nothing was accepted
     takes_per_s: int = 0  # submits that it takes in a second, of all clients; beyond: "too fast"
     undelivered_share: float = 0.0  # of reports, saying UNDELIV instead of DELIVRD
     report_quirk: str = "none"  # what is odd about its reports, one of QUIRKS
@@ -59,7 +62,7 @@ def _wrong(name: str, value: Any) -> str | None:  # noqa: ANN401 – straight fr
         case "congestion":
             is_good = value is None or _is_whole(value, 0, 100)
             remedy = "a whole number from 0 to 100, or null to say nothing"
-        case "silent" | "receipts":
+        case "silent" | "receipts" | "says_not_accepted":
             is_good, remedy = isinstance(value, bool), "true or false"
         case "report_quirk":
             is_good, remedy = value in QUIRKS, f"one of {', '.join(QUIRKS)}"

@@ -3,9 +3,8 @@
     python -m loadtest.carrier --name mobile-a --port 2775 --control-port 9775 \\
         --record carriers/mobile-a.jsonl --system-id shop --password secret08
 
-Control port (HTTP, JSON): GET /submits[?after=N], GET and POST /behaviour, GET /counts, and
-POST /inbound with what a phone sends (`loadtest.phone`). It ends on SIGTERM and when its parent
-dies.
+Vendors (`--protocol infobip` …) are carriers too: `loadtest.vendors`. The control port is
+`loadtest.control`'s. It ends on SIGTERM and when its parent dies.
 """
 
 from __future__ import annotations
@@ -20,26 +19,28 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import uvloop
 from aiohttp import web
 
-from loadtest.behaviour import Behaviour, change
+from loadtest.behaviour import Behaviour
 from loadtest.cmpp_server import CmppSide
-from loadtest.phone import parse_phone_text
+from loadtest.control import Controlled
+from loadtest.phone import PhoneText
 from loadtest.record import Record
 from loadtest.server import ServerSession, Side
 from loadtest.sgip_server import SgipCaller, SgipSide
 from loadtest.smgp_server import SmgpSide
 from loadtest.smpp_server import SmppSide
 from loadtest.smsc import Smsc
+from loadtest.vendors.carrier import SHAPES, VendorCarrier
+from loadtest.vendors.desk import SAID_PER_NUMBER
 from loadtest.wheel import Wheel
 
 PR_SET_PDEATHSIG = 1
-BODY_MAXIMUM = 64 * 1024
 REPEAT_LINES = 50_000  # of the record are looked at after a restart
 CALL_AGAIN_S = 0.2  # between two tries of an SMG to reach the SP
 REPEAT = "LOADTEST_REPEAT_S"  # the default of --repeat-s, for carriers that a sandbox starts
@@ -105,16 +106,16 @@ class _Caller(_Connection):
         self.ended.set()
 
 
-class Carrier:
+class Carrier(Controlled):
     """The sockets round one Smsc."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         loop = asyncio.get_running_loop()
         self.connections: dict[ServerSession, _Connection] = {}
         self._host: str = options.host
-        self._port: int = options.port
+        self._options = options
         self._server: asyncio.Server | None = None
-        self._tls = _tls_of(options)
+        self._tls = tls_of(options)
         side = SIDES[options.protocol](options)
         self.smsc = Smsc(
             name=options.name,
@@ -124,14 +125,35 @@ class Carrier:
             window=options.window,
             record=Record(options.record),
             wheel=Wheel(loop, self.flush),
-            behaviour=Behaviour(
-                latency_ms=options.latency_ms,
-                receipt_delay_ms=options.receipt_delay_ms,
-                failure_share=options.failure_share,
-                throttle_share=options.throttle_share,
-                failure_status=side.failure,
-            ),
+            behaviour=behaviour_of(options, side.failure),
         )
+        super().__init__(self.smsc, options.port)
+
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """The clock; and the connection of our own, where the protocol has one."""
+        options = self._options
+        if options.call_back is None:
+            return [self.tick()]
+        login = options.system_id, options.password
+        return [self.tick(), self.call_back(*options.call_back, login=login)]
+
+    def phone(self, text: PhoneText) -> int:
+        """A text from a phone, in line for the account's sessions; its segments."""
+        segments = self.smsc.phone(text)
+        self.flush()
+        return segments
+
+    def counts(self) -> Mapping[str, int]:
+        """Counters since the start."""
+        names = (
+            *("binds", "binds_refused", "submits", "accepted", "throttled", "silent"),
+            *("reports_sent", "reports_answered", "reports_again", "inbound"),
+        )
+        counts = {name: self.smsc.counts[name] for name in names}
+        counts["sessions"] = self.smsc.sessions()
+        counts["calls"] = self.smsc.sessions(calls=True)
+        counts["reports_waiting"] = self.smsc.waiting()
+        return counts
 
     async def call_back(self, host: str, port: int, *, login: tuple[str, str]) -> None:
         """Keep a connection to the SP for reports, as an SMG does, until cancelled."""
@@ -160,10 +182,10 @@ class Carrier:
         """Open the port; returns it."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self), self._host, self._port, backlog=128, ssl=self._tls
+            lambda: _Connection(self), self._host, self.port, backlog=128, ssl=self._tls
         )
-        self._port = self._server.sockets[0].getsockname()[1]
-        return self._port
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self.port
 
     def remember(self, repeat_s: float) -> None:
         """Owe the reports of the last so many seconds before this start once more."""
@@ -191,110 +213,6 @@ class Carrier:
             self.smsc.tick(time.monotonic())
             self.flush()
 
-    # -- the control port ------------------------------------------------------------------
-
-    async def get_submits(self, request: web.Request) -> web.StreamResponse:
-        """The record as JSON, from line `after` on; `next_after` is where to go on."""
-        try:
-            after = int(request.query.get("after", "0"))
-        except ValueError:
-            after = -1
-        if after < 0 or set(request.query) - {"after"}:
-            return _problem([("/after", "give a whole number, 0 or more; nothing else is known")])
-        record = self.smsc.record
-        count = record.count
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        await response.write(b'{"next_after":%d,"data":[' % count)
-        separator = b""
-        for chunk in record.read(after):
-            await response.write(separator + chunk[:-1].replace(b"\n", b","))
-            separator = b","
-        await response.write(b"]}")
-        return response
-
-    async def get_behaviour(self, _request: web.Request) -> web.Response:
-        """How it behaves now."""
-        return web.json_response(self.smsc.behaviour.shown())
-
-    async def post_behaviour(self, request: web.Request) -> web.Response:
-        """Change what is named. 422 names every wrong field, 409 says that the port cannot be
-        opened again; both change nothing.
-        """
-        try:
-            raw = json.loads(await request.read())
-        except ValueError:
-            return _problem([("", "give a JSON object")], status=400)
-        changed = change(self.smsc.behaviour, raw)
-        if isinstance(changed, list):
-            return _problem(changed)
-        before, self.smsc.behaviour = self.smsc.behaviour, changed
-        try:
-            await self.set_link(changed.link)
-        except OSError:
-            self.smsc.behaviour = before
-            detail = (
-                f"stays down: port {self._port} cannot be opened, somebody else may have it; free "
-                "it, then send this again"
-            )
-            return _problem([("/link", detail)], status=409, code="behaviour.port_taken")
-        return web.json_response(changed.shown())
-
-    async def post_inbound(self, request: web.Request) -> web.Response:
-        """A text from a phone; 202 when it stands in line for the gateway's sessions."""
-        try:
-            raw = json.loads(await request.read())
-        except ValueError:
-            return _problem([("", "give a JSON object")], status=400, code="inbound.invalid")
-        text = parse_phone_text(raw)
-        if isinstance(text, list):
-            return _problem(text, code="inbound.invalid")
-        segments = self.smsc.phone(text)
-        self.flush()
-        return web.json_response({"segments": segments}, status=202)
-
-    async def get_counts(self, _request: web.Request) -> web.Response:
-        """Counters since the start."""
-        names = (
-            *("binds", "binds_refused", "submits", "accepted", "throttled", "silent"),
-            *("reports_sent", "reports_answered", "reports_again", "inbound"),
-        )
-        counts: dict[str, Any] = {name: self.smsc.counts[name] for name in names}
-        counts["sessions"] = self.smsc.sessions()
-        counts["calls"] = self.smsc.sessions(calls=True)
-        counts["reports_waiting"] = self.smsc.waiting()
-        counts["cpu_s"] = time.process_time()
-        return web.json_response(counts)
-
-    def routes(self) -> web.Application:
-        """The control port's application."""
-        application = web.Application(client_max_size=BODY_MAXIMUM)
-        application.add_routes(
-            [
-                web.get("/submits", self.get_submits),
-                web.get("/behaviour", self.get_behaviour),
-                web.post("/behaviour", self.post_behaviour),
-                web.post("/inbound", self.post_inbound),
-                web.get("/counts", self.get_counts),
-            ]
-        )
-        return application
-
-
-def _problem(
-    wrong: list[tuple[str, str]], status: int = 422, code: str = "behaviour.invalid"
-) -> web.Response:
-    pointer, detail = wrong[0]
-    body = {
-        "type": "about:blank",
-        "title": "This cannot be done",
-        "status": status,
-        "detail": f"{pointer or 'the body'}: {detail}",
-        "code": code,
-        "errors": [{"pointer": pointer, "detail": detail} for pointer, detail in wrong],
-    }
-    return web.json_response(body, status=status, content_type="application/problem+json")
-
 
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies (Linux; prctl(2))."""
@@ -311,7 +229,7 @@ async def run(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    carrier = Carrier(options)
+    carrier = open_carrier(options)
     port = await carrier.listen()
     runner = web.AppRunner(carrier.routes(), access_log=None)
     await runner.setup()
@@ -321,19 +239,36 @@ async def run(options: argparse.Namespace) -> None:
     carrier.remember(options.repeat_s)
     _say(options, port, control_port)
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(carrier.tick())]
-        if options.call_back is not None:
-            login = options.system_id, options.password
-            running.append(group.create_task(carrier.call_back(*options.call_back, login=login)))
+        running = [group.create_task(one) for one in carrier.work()]
         await stop.wait()
         for task in running:
             task.cancel()
     await carrier.set_link("down")
     await runner.cleanup()
-    carrier.smsc.record.close()
+    carrier.close()
 
 
-def _tls_of(options: argparse.Namespace) -> ssl.SSLContext | None:
+def open_carrier(options: argparse.Namespace) -> Controlled:
+    """The carrier or vendor that the command line asks for; not listening yet."""
+    if options.protocol in SHAPES:
+        return VendorCarrier(
+            options, behaviour_of(options, SAID_PER_NUMBER), Record(options.record), tls_of(options)
+        )
+    return Carrier(options)
+
+
+def behaviour_of(options: argparse.Namespace, failure_status: int) -> Behaviour:
+    """How it behaves at the start."""
+    return Behaviour(
+        latency_ms=options.latency_ms,
+        receipt_delay_ms=options.receipt_delay_ms,
+        failure_share=options.failure_share,
+        throttle_share=options.throttle_share,
+        failure_status=failure_status,
+    )
+
+
+def tls_of(options: argparse.Namespace) -> ssl.SSLContext | None:
     """TLS with a certificate of its own; with `--tls-client-ca` it asks clients for one."""
     if options.tls_cert is None:
         return None
@@ -384,12 +319,18 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="loadtest.carrier", description="A simulated carrier.")
     parser.add_argument("--name", required=True)
-    parser.add_argument("--protocol", choices=sorted(SIDES), default="smpp")
+    parser.add_argument("--protocol", choices=sorted([*SIDES, *SHAPES]), default="smpp")
     parser.add_argument(
         "--call-back",
         type=_address,
         metavar="HOST:PORT",
         help="sgip: where the SP listens for reports",
+    )
+    parser.add_argument(
+        "--callback-file",
+        type=Path,
+        help="vendors: holds the URL of our callbacks, with {kind} for receipts or inbound; read"
+        " at every push",
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="0 takes any free one")

@@ -1,6 +1,6 @@
 """`make load`: 100,000 messages a minute from locust, a carrier switched off in the middle.
 
-    locust (.venv-load) ─202─▶ gateway ─▶ four simulated carriers ─receipts─▶ gateway ─▶ sink
+    locust (.venv-load) ─202─▶ gateway ─▶ five simulated carriers ─receipts─▶ gateway ─▶ sink
                                            └─ one is switched off and on again
 
 Starts the whole gateway in a fresh directory with tenants and routes of its own (`smsgw apply`),

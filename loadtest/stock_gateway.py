@@ -1,7 +1,7 @@
 """The whole stock gateway in a fresh data directory, for a measurement: start, ask, stop.
 
     python -m gateway up --sandbox ─┬─ postgres, valkey, worker
-                                    └─ four simulated carriers, webhook sink ─▶ /counts
+                                    └─ five simulated carriers, webhook sink ─▶ /counts
 
 Every `SMSGW_` variable of the caller is left out, so what runs is what a newcomer gets. The data
 directory must lie on a real disk: in memory an fsync costs nothing and the figures would lie.

@@ -102,7 +102,7 @@ BENCHES: Mapping[str, Bench] = {
 }
 
 
-class _Sink:
+class Ring:
     """The door's other side: journals nothing, submits again what was answered."""
 
     def __init__(self, submits: Sequence[Submit]) -> None:
@@ -112,19 +112,22 @@ class _Sink:
         self._next = 0
 
     def may_submit(self) -> bool:
+        """Always."""
         return True
 
     def journal_writes(self, channel: int, submits: Sequence[Submit]) -> bool:
+        """Nothing is written."""
         return True
 
     def outcomes(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
+        """Count them."""
         self.answered += len(results)
 
     def reports(self, channel: int, reports: Sequence[Report]) -> None:
-        pass
+        """Nobody looks at it."""
 
     def inbound(self, channel: int, texts: Sequence[Inbound]) -> None:
-        pass
+        """Nobody looks at it."""
 
     def window_open(self, channel: int) -> None:
         """Fill the window from a ring far longer than any window."""
@@ -135,13 +138,14 @@ class _Sink:
         self._next += free
 
     def link_changed(self, channel: int, is_up: bool, reason: str) -> None:
-        pass
+        """Nobody looks at it."""
 
 
-def _ring() -> list[Submit]:
+def ring(count: int = 4096) -> list[Submit]:
+    """Submits of one short text to as many numbers."""
     submits = []
     text = "【测试】您的验证码是123456"
-    for number in range(4096):
+    for number in range(count):
         message = Message(
             *(number, 1, MessageClass.TRANSACTIONAL, f"86138{number:08}", Carrier.CM, 86),
             *(Encoding.UCS2, (text,)),
@@ -155,13 +159,13 @@ def _ring() -> list[Submit]:
     return submits
 
 
-_RING = _ring()
+_RING = ring()
 
 
 async def _measure(name: str, port: int, window: int) -> tuple[float, float]:
     """One round: (submits per second, CPU µs of each)."""
     bench = BENCHES[name]
-    sink = _Sink(_RING)
+    sink = Ring(_RING)
     settings = {"host": "127.0.0.1", "port": port, **bench.settings}
     account = config.Channel(1, name, name, settings, window=window)
     channel = sink.channel = bench.channel(account, sink, SessionPolicy())

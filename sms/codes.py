@@ -121,12 +121,15 @@ class AnswerCodes:
 
         `prefix` stands before the code as tenants and operators see it.
         """
-        shown = f"{prefix}{self._write(code)}"
-        name = self._classes.get(code, UNKNOWN)
-        if name == THROTTLED:
-            return Throttled(THROTTLE_PAUSE_S, shown)
-        cause, reason = _CAUSES[name]
-        return Rejected(shown, cause, reason)
+        return outcome_of(self._classes.get(code, UNKNOWN), f"{prefix}{self._write(code)}")
+
+
+def outcome_of(name: str, shown: str) -> Rejected | Throttled:
+    """What a refusal of a class (`ANSWER_CLASSES`) is; `shown` is the carrier's own word for it."""
+    if name == THROTTLED:
+        return Throttled(THROTTLE_PAUSE_S, shown)
+    cause, reason = _CAUSES[name]
+    return Rejected(shown, cause, reason)
 
 
 def own_classes(raw: Mapping[object, str]) -> dict[int, str]:

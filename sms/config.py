@@ -1,4 +1,4 @@
-"""What a gateway is configured with: tenants, keys, channels, routes, webhook endpoints.
+"""What a gateway is configured with: tenants, keys, channels, routes, templates, endpoints.
 
 These are the parsed, validated objects that run; `gateway/apply.py` makes them from YAML and
 `store/config.py` keeps them. A `Snapshot` is immutable: a change makes a new one.
@@ -7,16 +7,17 @@ These are the parsed, validated objects that run; `gateway/apply.py` makes them 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
-from itertools import product
+from itertools import compress, product
 from typing import Any, TypeAlias
 
 from sms.codes import family_of
 from sms.model import Carrier, Encoding, MessageClass
+from sms.templates import Book, Template
 
 MAX_BURST_SEGMENTS = 1_000_000
 
@@ -124,10 +125,13 @@ class ApiKey:
     signing_secret: bytes | None = field(default=None, repr=False)  # of a key that may sign
 
 
+_UCS2_ONLY = frozenset(("cmpp", "sgip", "smgp", "aliyun", "tencent", "huawei"))
+
+
 def encodings_of(protocol: str) -> frozenset[Encoding]:
     """What a protocol carries whole: those of the mainland's networks pack no septets, and 160 of
-    them do not fit the 140 octets of a segment."""
-    is_mainland = family_of(protocol) in ("cmpp", "sgip", "smgp")
+    them do not fit the 140 octets of a segment. Its vendors count 70 and 67 for every text."""
+    is_mainland = family_of(protocol) in _UCS2_ONLY
     return frozenset({Encoding.UCS2}) if is_mainland else frozenset(Encoding)
 
 
@@ -154,6 +158,7 @@ class Channel:
     opt_out_line: str | None = None  # behind marketing; None = the usual one (compliance.opt_out)
     encodings: frozenset[Encoding] = frozenset(Encoding)
     adds_signature: bool = False  # the carrier puts 【…】 in front itself: we count it, it sends it
+    demands_template: bool = False  # it sends registered templates only: texts with a twin there
     # What follows is in force without a new session, so it makes no other channel.
     carriers: frozenset[Carrier] | None = field(default=None, compare=False)  # None = all
     countries: frozenset[int] | None = field(default=None, compare=False)  # None = all
@@ -214,7 +219,10 @@ class Snapshot:
     channels: Mapping[int, Channel] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     endpoints: Mapping[int, WebhookEndpoint] = field(default_factory=dict)
+    templates: Mapping[int, Template] = field(default_factory=dict)
 
+    book: Book = field(init=False, repr=False, compare=False)  # the templates, to find a text's
+    demanding: frozenset[int] = field(init=False, repr=False, compare=False)  # templates only
     # One route for each different list of channels: what can be asked of routes is asked of these.
     ways: Mapping[tuple[int, ...], Route] = field(init=False, repr=False, compare=False)
     _by_key: dict[_RouteKey, Route] = field(init=False, repr=False, compare=False)
@@ -227,6 +235,9 @@ class Snapshot:
             key = (route.tenant, route.message_class, route.carrier, route.country)
             by_key.setdefault(key, route)
             ways.setdefault(route.channels, route)
+        demanding = frozenset(one.id for one in self.channels.values() if one.demands_template)
+        object.__setattr__(self, "book", Book(self.templates.values()))
+        object.__setattr__(self, "demanding", demanding)
         object.__setattr__(self, "_by_key", by_key)  # the object is frozen for everybody else
         object.__setattr__(self, "ways", ways)
 
@@ -255,15 +266,22 @@ class Snapshot:
     def choices(self, message_class: MessageClass) -> frozenset[tuple[int, ...]]:
         """Whatever `channels_for` can give for a class, at least, but never ().
 
-        A channel that does not take every message makes several choices of one route.
+        A channel that does not take every message, or text, makes several choices of one route.
         """
-        found = set()
+        found: set[tuple[int, ...]] = set()
         for channels in self.ways:
             known = [self.channels[number] for number in channels if number in self.channels]
             countries = {code for channel in known for code in channel.countries or ()}
             for carrier, country in product(Carrier, (0, *countries)):  # 0: one that nobody names
-                found.add(self._serving(channels, message_class, carrier, country))
+                serving = self._serving(channels, message_class, carrier, country)
+                found.update(self._narrowed(serving))
         return frozenset(found - {()})
+
+    def _narrowed(self, channels: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """A choice, and what texts without a twin on some of its channels leave of it."""
+        keeps = [(True, False) if number in self.demanding else (True,) for number in channels]
+        for kept in product(*keeps):
+            yield tuple(compress(channels, kept))
 
     def _serving(
         self,

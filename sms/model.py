@@ -148,10 +148,14 @@ class Message:
     open_segments: int = 0  # segments of this attempt still unanswered
     answers: list[object] = field(default_factory=list)  # per segment, outcomes of this attempt
     parts: list[Submit] = field(default_factory=list)  # a long message's segments of this attempt
+    # On a route whose channels do not take every text: the version of the configuration by which
+    # it was found, and the channels that take this one. None = not looked for yet.
+    takers: tuple[int, tuple[int, ...]] | None = None
     is_parked: bool = False  # a row in `parked` waits for it
     is_adopted: bool = False  # taken over from another process: its claim is what we find it by
     is_handed: bool = False  # handed over: this object is nobody's, wherever it still stands
     uncertain_at: float = 0.0  # Unix seconds, when the newest attempt's answer was given up
+    left_at: float = 0.0  # Unix seconds, when that attempt left; 0 = nobody knows any more
     reason: str | None = None  # a dotted code of sms.reasons
     carrier_code: str | None = None  # the carrier's raw word beside it
     # Status and channel of its newest row: where usage counts it. Who makes a message that begins
@@ -217,6 +221,9 @@ class Report:
     number: str  # digits the report names, "" when absent
     token: object = None
     reference: str = ""  # our own word for the attempt, where the vendor echoes it
+    # Of a long text under one id of which the carrier reports each segment: (place from 1, of how
+    # many); None = it is about all that the id stands for.
+    part: tuple[int, int] | None = None
 
 
 class SegmentMark(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 import asyncpg
 
@@ -122,6 +122,17 @@ class ConfigStore:
                 limit,
             )
         return [open_row(row, self._keyring) for row in rows]
+
+    async def ids(self, kind: str, names: Collection[str]) -> dict[str, int]:
+        """The ids of objects in force by their names; of those that there are."""
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(
+                "SELECT name, id FROM objects"
+                " WHERE kind = $1 AND name = ANY ($2) AND deleted_at IS NULL",
+                kind,
+                list(names),
+            )
+        return {row["name"]: row["id"] for row in rows}
 
     async def find(self, kind: str, number: int) -> StoredObject | None:
         """One object in force by its id; a key by the one inside its text."""

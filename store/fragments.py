@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from sms.attempts import reference
 from sms.model import CLASS_CODES, MessageClass
 from store.seal import Keyring
 
@@ -44,6 +45,8 @@ class ParkedReport:
     number: str
     tries: int
     due: float
+    reference: str = ""
+    part: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -123,14 +126,28 @@ def park_reports_sql(keyring: Keyring, reports: Iterable[ParkedReport]) -> str:
     """Put reports into `parked_reports`, or move them by id; their content is sealed."""
     values = ",".join(
         f"({int(report.id)},{int(report.channel)},{_text(report.carrier_id)},"
-        f"{_bytes(seal_report(keyring, report))},{int(report.tries)},{moment_sql(report.due)})"
+        f"{_bytes(seal_report(keyring, report))},{int(report.tries)},{moment_sql(report.due)},"
+        f"{_text(report.reference)},{_smallint(report.part, 0)},{_smallint(report.part, 1)})"
         for report in reports
     )
     if not values:
         return ""
     return (
-        f"INSERT INTO parked_reports (id,channel,carrier_id,raw,tries,due) VALUES {values}"
+        "INSERT INTO parked_reports (id,channel,carrier_id,raw,tries,due,reference,part,parts)"
+        f" VALUES {values}"
         " ON CONFLICT (id) DO UPDATE SET tries=excluded.tries, due=excluded.due;"
+    )
+
+
+def hasten_reports_sql(message_id: int, attempt: int) -> str:
+    """Look again at once at parked reports with our word for this attempt.
+
+    For the commit that makes the attempt one that a report can be about. The word is a literal of
+    its own (letters, digits, - and _): the planner does not look an expression up in the index.
+    """
+    return (
+        "UPDATE parked_reports SET due = now()"
+        f" WHERE reference = '{reference(int(message_id), int(attempt))}' AND due > now();"
     )
 
 
@@ -255,6 +272,10 @@ def moment_sql(unix_s: float) -> str:
 
 def _bytes(data: bytes) -> str:
     return f"'\\x{data.hex()}'::bytea"
+
+
+def _smallint(part: tuple[int, int] | None, place: int) -> int:
+    return 0 if part is None else max(0, min(int(part[place]), 0x7FFF))
 
 
 def _text(text: str) -> str:

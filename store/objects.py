@@ -3,7 +3,7 @@
 References between objects are names inside `spec`, because ids are given here, counted per kind
 from 1. Names are unique per kind: a tenant's, channel's own; "tenant/key", "/key" for an admin
 key, with "/key_…" behind it once it was rotated out; "tenant url" for a webhook endpoint;
-"tenant/class/carrier/country" for a route.
+"tenant/class/carrier/country" for a route; "tenant/name" for a template, "*/name" for one of all.
 
 Every change runs under the lock of `config_version`, gives its objects the next version, keeps
 them in `object_history`, and writes its audit rows, all in one COMMIT.
@@ -25,13 +25,14 @@ from store.audit import Author, Entry, append
 from store.database import AnyConnection
 from store.seal import Keyring
 
-KINDS = ("tenant", "api_key", "channel", "route", "webhook_endpoint")
+KINDS = ("tenant", "api_key", "channel", "route", "webhook_endpoint", "template")
 PREFIXES = {
     "tenant": "ten",
     "api_key": "key",
     "channel": "chn",
     "route": "rte",
     "webhook_endpoint": "whe",
+    "template": "tpl",
 }
 _COLUMNS = "kind, id, name, version, spec, secrets, created_at"
 
@@ -129,6 +130,14 @@ class Change:
             list(numbers),
         )
         return {row["name"]: json.loads(row["spec"]) for row in rows}
+
+    async def specs(self, *kinds: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """Specs of every object in force of some kinds, by kind and name; their secrets unread."""
+        rows = await self._conn.fetch(
+            "SELECT kind, name, spec FROM objects WHERE kind = ANY ($1) AND deleted_at IS NULL",
+            kinds,
+        )
+        return {(row["kind"], row["name"]): json.loads(row["spec"]) for row in rows}
 
     async def read_all(self) -> None:
         """Read everything at once: for a change of many objects."""

@@ -74,7 +74,7 @@ PARKED_HEADS_SQL = (
 UNFINISHED_SQL = "SELECT id FROM messages WHERE id > $1 ORDER BY id LIMIT $2"
 # Both halves of an id, so that each share gets its part of slow days and of bursts.
 DUE_REPORTS_SQL = (
-    "SELECT id, channel, carrier_id, raw, tries, due FROM ("
+    "SELECT id, channel, carrier_id, raw, tries, due, reference, part, parts FROM ("
     " SELECT * FROM parked_reports WHERE due <= $1 AND ($3::int IS NULL OR channel = $3)"
     " ORDER BY due LIMIT $2::bigint * $5) page"
     " WHERE ((id >> 22) + (id & 4095)) % $5 = $4 ORDER BY due LIMIT $2"
@@ -429,6 +429,8 @@ class Reader:
                 *open_report(self._keyring, row["id"], row["raw"]),
                 tries=row["tries"],
                 due=row["due"].timestamp(),
+                reference=row["reference"],
+                part=(row["part"], row["parts"]) if row["part"] else None,
             )
             for row in rows
         ]

@@ -31,11 +31,12 @@ from sms.config import (
 )
 from sms.errors import ConfigError
 from sms.model import Carrier, Encoding, MessageClass
+from sms.templates import Template, Twin
 from store.objects import KINDS, StoredObject
 
 ANY = "*"
 Objects = Mapping[tuple[str, str], StoredObject]
-_Running = Tenant | ApiKey | Channel | Route | WebhookEndpoint
+_Running = Tenant | ApiKey | Channel | Route | WebhookEndpoint | Template
 _SLICE = 200  # objects read before the event loop is let go, some 3 ms
 _NAMED = frozenset({"tenant", "channel"})  # whose ids stand in other objects
 _TENANT_FIELDS = frozenset(one.name for one in fields(Tenant)) - {"id", "name"}
@@ -103,7 +104,7 @@ class Loaded:
 
     def snapshot(self) -> Snapshot:
         """The objects that run; what did not change is the same object as in the last one."""
-        tenants, keys, channels, routes, endpoints = (
+        tenants, keys, channels, routes, endpoints, templates = (
             self._running[kind].values() for kind in KINDS
         )
         return Snapshot(
@@ -113,6 +114,7 @@ class Loaded:
             channels={one.id: one for one in channels if isinstance(one, Channel)},
             routes=tuple(one for one in routes if isinstance(one, Route)),
             endpoints={one.id: one for one in endpoints if isinstance(one, WebhookEndpoint)},
+            templates={one.id: one for one in templates if isinstance(one, Template)},
         )
 
 
@@ -205,10 +207,28 @@ def _endpoint(stored: StoredObject, objects: Objects) -> WebhookEndpoint:
     )
 
 
+def _template(stored: StoredObject, objects: Objects) -> Template:
+    spec = stored.spec
+    user = f"template {stored.name}"
+    owner = spec["tenant"]
+    return Template(
+        id=stored.id,
+        name=spec["name"],
+        tenant=0 if owner == ANY else _id_of("tenant", owner, objects, user),
+        message_class=MessageClass(spec["class"]),
+        text=spec["text"],
+        twins={
+            _id_of("channel", word, objects, user): Twin(twin["code"], tuple(twin["order"]))
+            for word, twin in spec.get("twins", {}).items()
+        },
+    )
+
+
 _MAKE: Mapping[str, Callable[[StoredObject, Objects], _Running]] = {
     "tenant": _tenant,
     "api_key": _api_key,
     "channel": _channel,
     "route": _route,
     "webhook_endpoint": _endpoint,
+    "template": _template,
 }

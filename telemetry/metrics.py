@@ -330,6 +330,11 @@ class Metrics:
         self.reports_total = Counter(
             "reports_total", "Carrier reports, by what became of them.", ("channel", "end")
         )
+        self.carrier_calls_total = Counter(
+            "carrier_calls_total",
+            "Calls of vendors to our callbacks, by what became of them.",
+            ("channel", "kind", "result"),
+        )
         self.parked_reports = Gauge(
             "parked_reports", "Reports that wait for their message.", rule="max"
         )

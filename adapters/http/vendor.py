@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from sms import gsm, ids
+from sms import gsm
+from sms.attempts import reference
 from sms.concatenation import utf16
 from sms.model import Encoding, Inbound, Report, Submit
 from sms.outcomes import Outcome
@@ -59,9 +60,10 @@ class Call:
 
     kind: CallKind
     method: str
-    url: str  # as the vendor was given it: public address, path and query (some sign it)
-    headers: Mapping[str, str]  # names in lower case
-    body: bytes
+    # As the vendor was given it: public address, path and query (some sign it).
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)  # names in lower case
+    body: bytes = field(repr=False)
     unix: float  # when it came
 
 
@@ -126,6 +128,7 @@ class Vendor(Protocol):
     """One vendor account. Made by `make(channel, templates)` of its module; see vendors.py."""
 
     traits: Traits
+    endpoint: str  # where submits go; one that names a host is probed while nothing is sent
 
     def together(self, submit: Submit) -> Hashable:
         """Submits with equal keys may share a request, where `traits.batch` allows it.
@@ -169,7 +172,7 @@ def reference_of(submit: Submit) -> str:
     A receipt that carries it (`Report.reference`) finds its message also when the answer to the
     submit was lost (RELIABILITY section 5). A second copy is another attempt, so another word.
     """
-    return f"{ids.to_text('msg', submit.message.id)}-{submit.attempt}"
+    return reference(submit.message.id, submit.attempt)
 
 
 def text_of(submit: Submit) -> str:

@@ -16,9 +16,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from adapters.http.callbacks import CALLBACKS
 from gateway.api.access import Caller, Gate
 from gateway.api.admin import Admin
 from gateway.api.batches import Batches
+from gateway.api.callbacks import Callbacks
 from gateway.api.events import Events
 from gateway.api.frame import (
     METHODS,
@@ -47,6 +49,7 @@ from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
 from gateway.api.send import SendDoor
 from gateway.api.suppressions import SuppressionRoutes
+from gateway.api.templates import TemplateRoutes
 from gateway.api.usage import UsageReport
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.logs import get_logger
@@ -90,8 +93,10 @@ def _behind(flow: FlowPort) -> FastAPI:
     UsageReport(flow).register(app)
     Previews(flow).register(app)
     Admin(flow).register(app)
+    TemplateRoutes(flow).register(app)
     SuppressionRoutes(flow).register(app)
     PortedNumbers(flow).register(app)
+    Callbacks(flow).register(app)
     Health(flow).register(app)
     document = build_document(app)
 
@@ -160,7 +165,9 @@ def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
             status = 499  # only the metric sees it: there is nobody to answer
         else:
             # HEAD is GET without the body, which the server leaves out (RFC 9110 section 9.3.2).
-            asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            # Not where a GET brings something.
+            is_head = scope["method"] == "HEAD" and not _is_callback(scope)
+            asked = {**scope, "method": "GET"} if is_head else scope
             await app(asked, receive, with_id)
         finally:
             route = asked.get("route")
@@ -175,9 +182,11 @@ def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
 def _enter(gate: Gate, scope: Scope) -> Caller | None:
     """What holds for every route: no secret in the URL, and a key before anything under /v1.
 
-    None where no key is asked for.
+    None where no key is asked for. Vendors' calls have none; what proves them may stand in the URL.
     """
     check_host(scope)
+    if _is_callback(scope):
+        return None
     query: bytes = scope.get("query_string", b"")
     if query:
         refuse_secret_in_query(query)
@@ -185,6 +194,11 @@ def _enter(gate: Gate, scope: Scope) -> Caller | None:
     if scope["path"] in _OPEN_PATHS:
         return None
     return gate.identify(headers)
+
+
+def _is_callback(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path.startswith(f"{CALLBACKS}/")
 
 
 def _check_spelling(scope: Scope) -> None:

@@ -48,7 +48,16 @@ _MEDIA_TYPE = re.compile(
 class Batch:
     """A batch whose outer form is right; its entries are decoded one by one."""
 
-    __slots__ = ("_budget", "_defaults", "default_errors", "defaults", "entries", "raw_defaults")
+    __slots__ = (
+        "_beside_template",
+        "_beside_text",
+        "_budget",
+        "_defaults",
+        "default_errors",
+        "defaults",
+        "entries",
+        "raw_defaults",
+    )
 
     def __init__(
         self,
@@ -61,7 +70,10 @@ class Batch:
         self.raw_defaults = raw_defaults
         self.defaults = defaults
         self.default_errors = default_errors
-        self._defaults = list(defaults.given())
+        given = self._defaults = list(defaults.given())
+        # An entry's own text takes the place of a template, and the other way round.
+        self._beside_text = [one for one in given if one[0] not in ("template_id", "variables")]
+        self._beside_template = [one for one in given if one[0] != "text"]
         self._budget = Budget()
 
     async def entry_beside(self, index: int) -> tuple[SendRequest, list[FieldError]]:
@@ -73,7 +85,12 @@ class Batch:
         request, errors = _parse(
             self.entries[index], _ENTRY_DEPTH, f"/messages/{index}", self._budget
         )
-        for name, value in self._defaults:
+        defaults = self._defaults
+        if request.text is not UNSET:
+            defaults = self._beside_text
+        elif request.template_id is not UNSET or request.variables is not UNSET:
+            defaults = self._beside_template
+        for name, value in defaults:
             if getattr(request, name) is UNSET:
                 setattr(request, name, value)
         return request, errors

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Any
 
-from gateway.api.models import FIELD_NAMES, UNAVAILABLE, SendRequest
+from gateway.api.models import FIELD_NAMES, SendRequest
 from gateway.api.problems import NAME_LIKE, FieldError
 from sms.model import MessageClass, OnUncertain
 
@@ -68,12 +68,6 @@ def unknown_names(
 
 
 def _unknown(at: str, name: str) -> FieldError:
-    if name in UNAVAILABLE:
-        return FieldError(
-            f"{at}/{name}",
-            "field.unavailable",
-            f"`{name}` is not available in this version; leave it out.",
-        )
     shown = f"`{name}`" if NAME_LIKE.fullmatch(name) else "A field here"
     return FieldError(
         child(at, name), "field.unknown", f"{shown} is not a field of this object; remove it."
@@ -131,6 +125,8 @@ def _string_map(value: object) -> dict[str, str]:
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "to": _text,
     "text": _text,
+    "template_id": _text,
+    "variables": _string_map,
     "class": _one_of(MessageClass),
     "signature": _text,
     "sender_ext": _text,

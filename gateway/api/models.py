@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from sms.model import MessageClass, OnUncertain
+from sms.templates import MAX_VALUE
 
 __all__ = [
     "UNSET",
@@ -32,9 +33,6 @@ MIN_VALIDITY_S = 5
 MAX_VALIDITY_S = 259_200
 MAX_SEGMENTS = 255
 DEFAULT_SEGMENTS = 10
-
-# Named in API section 2, built by a later version: refused by name, never ignored.
-UNAVAILABLE = frozenset({"template_id", "variables"})
 
 
 def _doc(description: str, **schema: Any) -> Meta:  # noqa: ANN401 - JSON Schema keywords
@@ -55,7 +53,30 @@ class SendRequest(Struct, forbid_unknown_fields=True, rename={"message_class": "
         | UnsetType
     ) = UNSET
     text: (
-        Annotated[str, _doc("The body, without signature and opt-out line.", minLength=1)]
+        Annotated[
+            str,
+            _doc(
+                "The body, without signature and opt-out line; this or `template_id`.", minLength=1
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    template_id: (
+        Annotated[
+            str,
+            _doc(
+                "A registered template, which gives the body and, unless `class` says the same, "
+                "the class.",
+                examples=["tpl_0000000000000001"],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    variables: (
+        Annotated[
+            dict[str, str],
+            _doc(f"A value of 1 to {MAX_VALUE} characters for each variable of the template."),
+        ]
         | UnsetType
     ) = UNSET
     message_class: (

@@ -116,6 +116,10 @@ _ABOUT = (
 )
 
 
+# What holds for a message once the defaults are under it.
+_OF_A_WHOLE = ("required", "oneOf", "dependentRequired")
+
+
 def build_document(app: FastAPI) -> bytes:
     """The document as JSON; `app` names the routes that FastAPI answers."""
     paths: Json = {
@@ -151,10 +155,14 @@ def _schemas() -> Json:
         [SendRequest], ref_template="#/components/schemas/{name}"
     )
     schemas: Json = dict(found)
-    schemas["SendRequest"] |= {"required": ["to", "text"]}
+    schemas["SendRequest"] |= {
+        "required": ["to"],
+        "oneOf": [{"required": ["text"]}, {"required": ["template_id"]}],
+        "dependentRequired": {"variables": ["template_id"]},
+    }
     told = schemas["SendRequest"]["properties"]["on_uncertain"]["description"]
     schemas["OnUncertain"]["description"] = told
-    partial = {k: v for k, v in schemas["SendRequest"].items() if k != "required"}
+    partial = {k: v for k, v in schemas["SendRequest"].items() if k not in _OF_A_WHOLE}
     schemas["Defaults"] = {
         **partial,
         "title": "Defaults",

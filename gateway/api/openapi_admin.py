@@ -15,6 +15,7 @@ from gateway.api.openapi_parts import (
     problems,
     ref,
 )
+from gateway.api.openapi_templates import TEMPLATE_EXAMPLES, template_schemas
 from gateway.configfields import (
     MAX_BURSTS,
     MAX_CAPS,
@@ -85,6 +86,7 @@ EXAMPLES: dict[str, dict[str, Json]] = {
     },
     "AdminKeyNew": {"second": {"summary": "Another operator", "value": {"name": "night-shift"}}},
     "Rotation": {"day": {"summary": "Both keys work for a day", "value": {"overlap_s": 86_400}}},
+    **TEMPLATE_EXAMPLES,
 }
 
 _NAME: Json = {
@@ -328,6 +330,7 @@ def admin_schemas() -> Json:
             }
         ),
         "AuditList": _list_of("AuditEvent"),
+        **template_schemas(),
     }
 
 
@@ -346,6 +349,7 @@ class _Operation(NamedTuple):
 
 
 _T, _K, _A = "/v1/tenants", "/v1/tenants/{id}/api-keys", "/v1/admin-keys"
+_L = "/v1/templates"
 _CHANGE = (412,)
 _OPERATIONS: tuple[_Operation, ...] = (
     _Operation(_T, "post", "createTenant", "Make a tenant", "TenantNew", 201, "Created", (409,)),
@@ -402,6 +406,26 @@ _OPERATIONS: tuple[_Operation, ...] = (
                 "Rotation", 201, "ShownKey", (404, 409, 412), True,
             ),
         )
+    ),
+    _Operation(
+        _L, "post", "createTemplate", "Register a text with variables", "TemplateNew", 201,
+        "Created", (409,),
+    ),
+    _Operation(_L, "get", "listTemplates", "List the templates", "", 200, "TemplateList"),
+    _Operation(
+        _L + "/{id}", "get", "readTemplate", "Read a template", "", 200, "Template", (404,),
+    ),
+    _Operation(
+        _L + "/{id}", "patch", "changeTemplate", "Replace its text, or all its twins",
+        "TemplateChange", 200, "Template", (404, 412, 428), True,
+    ),
+    _Operation(
+        _L + "/{id}", "delete", "removeTemplate", "Remove it; refused while a route needs it", "",
+        204, "", (404, 409, 412), True,
+    ),
+    _Operation(
+        _L + "/{id}:rollback", "post", "rollbackTemplate", "Put text and twins back as they were",
+        "Rollback", 200, "Template", (404, 412), True,
     ),
     _Operation(
         "/v1/audit-events", "get", "listAuditEvents", "Read what was changed, and by whom", "", 200,

@@ -14,8 +14,10 @@ from telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from compliance.policy import SendingPolicy
     from gateway.api.access import Access
+    from gateway.calls import Calls
     from gateway.commands import BatchLook
     from gateway.pumping import Pumping
+    from gateway.vendors import Vendors
     from gateway.withdraw import Verdict
     from sms.portability import Portability
     from store.commands import BatchState
@@ -328,6 +330,16 @@ class FlowPort(Protocol):
     @property
     def access(self) -> Access:
         """Proxies, nonces, and the configuration store for administration."""
+        ...
+
+    @property
+    def vendors(self) -> Vendors:
+        """The HTTP vendors of the configured channels."""
+        ...
+
+    @property
+    def calls(self) -> Calls:
+        """Keeps what vendors' calls bring."""
         ...
 
     @property

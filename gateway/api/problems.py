@@ -91,6 +91,16 @@ KINDS: dict[str, Kind] = {
     "auth.scope": Kind(403, "Not allowed with this key", "Use a key that has the scope."),
     "tenant.suspended": Kind(403, "Tenant suspended", "Ask the operator of this gateway."),
     "resource.not_found": Kind(404, "Not found", "Check the address and the id."),
+    "callback.unreadable": Kind(
+        400, "Call not readable", "Send what the vendor's documentation says, to the right address."
+    ),
+    "callback.unproven": Kind(
+        401, "Call not proven", "Give the channel's secret, or sign as the vendor does."
+    ),
+    "callback.not_allowed": Kind(
+        403, "Call not allowed", "Add the vendor's networks to the channel's callback_sources."
+    ),
+    "callback.later": Kind(503, "Call again", "Wait for the seconds in Retry-After; call again."),
     "name.taken": Kind(409, "Name taken", "Choose another name."),
     "message.final": Kind(409, "At its end", "Nothing is to be done; read the message."),
     "message.submitting": Kind(
@@ -162,6 +172,25 @@ KINDS: dict[str, Kind] = {
         422,
         "Signature inside the text",
         "Remove 【】 from the text; name the brand in `signature`.",
+    ),
+    "content.no_template": Kind(
+        422,
+        "No template for this text",
+        "Send a `template_id` with its `variables`, or a text that is a registered template.",
+    ),
+    "template.unknown": Kind(422, "Template not known", "Ask the operator for the template's id."),
+    "template.beside_text": Kind(422, "Text and template", "Send one of the two."),
+    "template.class": Kind(
+        422, "Class is not the template's", "Leave `class` out: the template has one."
+    ),
+    "template.variable_missing": Kind(422, "Variable missing", _FIX),
+    "template.variable_unknown": Kind(422, "Variable not of the template", _FIX),
+    "template.variable_value": Kind(422, "Value of a variable not allowed", _FIX),
+    "template.in_use": Kind(
+        409, "A route needs it", "Change the route first, as `detail` says; then try again."
+    ),
+    "template.twin_missing": Kind(
+        422, "A route would lack a twin", "Give the channels that `errors` name a twin."
     ),
     "signature.required": Kind(
         422, "Signature required", "Ask the operator to file a signature for the tenant."

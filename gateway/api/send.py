@@ -86,6 +86,7 @@ MAX_BODY = {MESSAGES: MAX_MESSAGE, BATCHES: 8 << 20}
 STORE_RETRY_S = 2
 TAKEN = "smsgw.taken"  # in a scope: the KeyTaken that the short way has met
 _BATCH_SLICE_S = 0.003  # of the loop, then others have a turn (DESIGN 8: never above 5 ms)
+_OF_A_ROUTE = ("route.missing", "content.no_template")
 _LOOK_BYTES = 4096  # of messages between two looks at the clock
 
 
@@ -295,7 +296,8 @@ class SendDoor:
     async def _batch(
         self, request: _Request, tenant: Tenant, batch: Batch, now: float, key: IntakeKey | None
     ) -> bytes:
-        wrong = merge(batch.default_errors, Refused(check_defaults(batch.defaults, tenant)))
+        found = check_defaults(batch.defaults, tenant, self._rules)
+        wrong = merge(batch.default_errors, Refused(found))
         if wrong:
             raise ProblemError(of_fields(_below("/defaults", wrong)))
         verdicts = await self._admit_batch(batch, tenant, now)
@@ -508,7 +510,7 @@ def merge(errors: list[FieldError], verdict: object) -> list[FieldError]:
     """What the decoder found and what `admit` found beside it, each field once.
 
     After a wrong type `admit` saw the field as absent: what it says about that field, or about a
-    route it could not know, is left out.
+    route it could not know and what that takes, is left out.
     """
     found = verdict.errors if isinstance(verdict, Refused) else []
     if not errors:
@@ -516,7 +518,7 @@ def merge(errors: list[FieldError], verdict: object) -> list[FieldError]:
     seen = {error.pointer for error in errors}
     if "" in seen:
         return errors
-    return errors + [e for e in found if e.pointer not in seen and e.code != "route.missing"]
+    return errors + [e for e in found if e.pointer not in seen and e.code not in _OF_A_ROUTE]
 
 
 def _take_over_caps(verdicts: Verdicts, tally: Tally) -> None:

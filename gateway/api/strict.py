@@ -49,6 +49,8 @@ def is_clean(raw: bytes, entry: SendRequest) -> bool:
     names = _FIELDS - msgspec.structs.astuple(entry).count(UNSET)
     if entry.metadata is not UNSET:
         names += len(entry.metadata)
+    if entry.variables is not UNSET:
+        names += len(entry.variables)
     if raw.count(b":") != names and (
         len(raw) > SURE_BYTES or _STRING_AND_COLON.findall(raw).count(b":") != names
     ):

@@ -36,7 +36,7 @@ from telemetry.failpoints import WATCH, armed_file, fired_file
 READY_S: Final = 60.0
 STOP_S: Final = 45.0
 LOOK_S: Final = 0.1
-SANDBOX_PORTS: Final = 10  # four carriers and the sink, each with a control port
+SANDBOX_PORTS: Final = 12  # five carriers and the sink, each with a control port
 SERVERS: Final = ("postgres", "valkey")
 REPEAT_S: Final = "120"  # carriers that come back owe the reports of so long once more
 RELIABILITY: Final[Mapping[str, str]] = {

@@ -18,21 +18,20 @@ from tests.support.gateway_process import GatewayProcess, eventually
 pytestmark = pytest.mark.flow
 
 PRIMARY = "mobile-a"
-NUMBERS = {
-    "submit_timeout_s": "3",
-    "submit_timeout_otp_s": "3",
-    "uncertain_slot_s": "1",
-    "health_no_answer_s": "2",
-    "health_open_s": "1",
-    "health_ramp": "0.5,1",
-    "health_ramp_step_s": "2",
-}
 _numbers = itertools.count(30_000_000)
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[GatewayProcess]:
-    with GatewayProcess(**NUMBERS) as gateway:
+    with GatewayProcess(
+        submit_timeout_s="3",
+        submit_timeout_otp_s="3",
+        uncertain_slot_s="1",
+        health_no_answer_s="2",
+        health_open_s="1",
+        health_ramp="0.5,1",
+        health_ramp_step_s="2",
+    ) as gateway:
         yield gateway
 
 

@@ -22,7 +22,7 @@ from tests.support.second_node import narrow
 pytestmark = pytest.mark.flow
 
 _numbers = itertools.count(40_000_000)
-CARRIERS = ("mobile-a", "unicom-a", "telecom-a", "vendor-a")
+CARRIERS = ("mobile-a", "unicom-a", "telecom-a", "global-a")
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def carrier_of(gateway: GatewayProcess) -> str:
 
 def phone(gateway: GatewayProcess, number: str, text: str, **more: object) -> int:
     # SMPP alone has fields for these forms
-    name = "vendor-a" if more.get("long") in ("sar", "payload") else carrier_of(gateway)
+    name = "global-a" if more.get("long") in ("sar", "payload") else carrier_of(gateway)
     return gateway.carriers[name].phone(sender=number, to=TO, text=text, **more)
 
 

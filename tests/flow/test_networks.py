@@ -141,7 +141,7 @@ def test_a_system_that_fails_is_left_for_the_next_channel(gateway, network):
     gateway.carriers[network].behave(failure_share=1)
     message_id = gateway.accept(to=a_number(network), text="你好", **{"class": "otp"})
     message = gateway.wait_for_status(message_id, "delivered", timeout_s=20)
-    assert message["channel"] == "vendor-a"
+    assert message["channel"] == "mobile-a"
 
 
 def test_what_is_throttled_goes_when_there_is_room(gateway, network):

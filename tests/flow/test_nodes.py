@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from gateway.remote import OPEN_BLOCKS, SMALL_BLOCK
+from gateway.sandbox_config import ROUTES
 from store.database import connect
 from tests.support.gateway_process import PATIENCE_S, GatewayProcess, Json, eventually
 from tests.support.second_node import LEASE_S, RENEW_S, SecondNode, narrow, route
@@ -189,7 +190,7 @@ def narrowed(first: GatewayProcess) -> Iterator[GatewayProcess]:
     eventually(first.all_links_up, "the narrow channels are up")
     first.carriers["mobile-a"].behave(latency_ms=1200, receipt_delay_ms=100)
     yield first
-    first.apply(route(*first.carriers))
+    first.apply(route(*ROUTES["*"]))
 
 
 CLAIMED_BY_SECOND = (

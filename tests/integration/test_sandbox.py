@@ -21,7 +21,7 @@ NETWORKS = [
     ("+8613800138000", "mobile-a"),
     ("+8618600138000", "unicom-a"),
     ("+8618900138000", "telecom-a"),
-    ("+12025550100", "vendor-a"),
+    ("+12025550100", "global-a"),
 ]
 
 
@@ -53,7 +53,7 @@ def smsgw(env, *words):
 
 def bind_status(port, password):
     """command_status of the answer to a bind_transceiver, in bytes by hand (SMPP 3.4, 4.1.5)."""
-    body = b"vendor\0" + password.encode() + b"\0\0" + b"\x34\0\0\0"
+    body = b"global\0" + password.encode() + b"\0\0" + b"\x34\0\0\0"
     with socket.create_connection(("127.0.0.1", port), 5) as peer:
         peer.sendall(struct.pack(">IIII", 16 + len(body), 9, 0, 1) + body)
         answer = peer.recv(16, socket.MSG_WAITALL)
@@ -107,7 +107,8 @@ def test_a_text_travels_and_a_second_start_finds_everything(env):
             ("mobile-a", "cmpp3"),
             ("unicom-a", "sgip"),
             ("telecom-a", "smgp"),
-            ("vendor-a", "smpp"),
+            ("vendor-a", "infobip"),
+            ("global-a", "smpp"),
         ]
         assert described["api_key"] in sandbox.told["sandbox"]["curl"]
         port = described["carriers"][-1]["port"]

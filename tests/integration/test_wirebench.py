@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from gateway.protocols import PROTOCOLS
+from gateway.protocols import WIRE
 from loadtest import wirebench
 from loadtest.progress import progress_bar
 from tests.support.gateway_process import ROOT
@@ -22,8 +22,8 @@ async def test_every_protocol_answers_at_every_window(monkeypatch):
     monkeypatch.setattr(wirebench, "ROUNDS", 1)
     nobody = Console(file=io.StringIO())
     with progress_bar(nobody) as bar:
-        found = await wirebench.run(sorted(PROTOCOLS), bar)
-    assert set(found["protocols"]) == set(PROTOCOLS)
+        found = await wirebench.run(sorted(WIRE), bar)
+    assert set(found["protocols"]) == set(WIRE)
     for windows in found["protocols"].values():
         assert set(windows) == set(wirebench.FLOORS_US)
         for told in windows.values():

@@ -12,13 +12,15 @@ from compliance.policy import SendingPolicy
 from gateway.api.access import Access
 from gateway.api.auth import new_key
 from gateway.api.port import PolicyPort, SuppressionsPort
+from gateway.calls import Calls
 from gateway.commands import BatchLook
 from gateway.pumping import Pumping
+from gateway.vendors import Vendors
 from gateway.withdraw import Verdict
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
 from sms.ids import IdClock
-from sms.model import EventRow, Message, MessageClass, State
+from sms.model import EventRow, Inbound, Message, MessageClass, Report, State
 from sms.portability import Portability
 from store.commands import BatchState
 from store.intake import Hasher, IntakeKey, Kind, Slot
@@ -252,6 +254,9 @@ class FakeFlow:
         self.suppressions: SuppressionsPort | None = None
         self.pumping: Pumping | None = None  # otp messages are not counted
         self.porting = FakePorting()
+        self.vendors, self.calls = Vendors(), Calls(self)
+        self.reported: list[Report] = []
+        self.brought: list[Inbound] = []
         self.access = Access()
         self.reading: Reading  # a test that reads lists gives it
         self.supervisor_socket: Path | None = None
@@ -264,6 +269,12 @@ class FakeFlow:
         self.verdicts: list[bytes | None] = []
         self.live_messages: dict[int, Message] = {}
         self._ids = IdClock(1, 0, lambda: NOW)
+
+    def reports(self, channel: int, reports: Sequence[Report]) -> None:
+        self.reported += reports
+
+    def inbound(self, channel: int, texts: Sequence[Inbound]) -> None:
+        self.brought += texts
 
     def room(self, message_class: MessageClass, n: int) -> bool:
         if self.free[message_class] < n:

@@ -51,6 +51,7 @@ class FakeChannel:
         self.sends_whole = False
         self.can_ask = False
         self.failures = 0
+        self.has_sessions = True
 
     def start(self) -> None:
         return None

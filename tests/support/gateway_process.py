@@ -38,7 +38,7 @@ PATIENCE_S = 90.0
 DRAIN_S = 30.0  # RELIABILITY section 9: what SIGTERM may take
 SERVERS = ("postgres", "valkey")
 LOG_LINES = 15
-SANDBOX_PORTS = 10  # four carriers and the sink, each with a control port
+SANDBOX_PORTS = 12  # five carriers and the sink, each with a control port
 
 # Short times where a test would wait for them; what is judged is not changed.
 RELIABILITY = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import yaml
 
-from gateway.sandbox_config import CARRIERS
+from gateway.sandbox_config import CARRIERS, Carrier
 from store.embedded import endpoints_of, run_directory
 from tests.support.gateway_process import PATIENCE_S, GatewayProcess, Json, eventually
 
@@ -64,9 +64,8 @@ def narrow(gateway: GatewayProcess, *, sessions: int, window: int, names: Iterab
         {
             "name": name,
             "protocol": known[name].protocol,
-            "host": "127.0.0.1",
-            "port": ports[name],
-            **yaml.safe_load(known[name].settings),
+            **known[name].address(ports[name]),
+            **_settings(known[name], gateway),
             f"{known[name].secret}_file": password,
             "sessions": sessions,
             "window": window,
@@ -76,6 +75,15 @@ def narrow(gateway: GatewayProcess, *, sessions: int, window: int, names: Iterab
         for name in names
     ]
     return json.dumps({"channels": channels})  # JSON is YAML too
+
+
+def _settings(carrier: Carrier, gateway: GatewayProcess) -> Json:
+    """A carrier's own settings; files by their whole path."""
+    settings: Json = yaml.safe_load(carrier.settings)
+    return {
+        name: str(gateway.data_dir / value) if name.endswith("_file") else value
+        for name, value in settings.items()
+    }
 
 
 def route(*names: str) -> str:

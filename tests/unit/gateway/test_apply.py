@@ -10,11 +10,14 @@ from decimal import Decimal
 
 import pytest
 
+from adapters.http.vendors import VendorKind
+from gateway import apply
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.apply import _report, apply_document
 from gateway.plan import Applied
 from gateway.terminal import Terminal
 from sms.model import Carrier, Encoding
+from store.objects import StoredObject
 from store.seal import Keyring
 from store.snapshot import _channel
 from tests.support.config_store import Store
@@ -212,7 +215,7 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
         ("- a", 1, "", "must be an object"),
         ("tenants: {}", 1, "/tenants", "must be a list"),
         ("tennants: []", 1, "/tennants", "did you mean `tenants`"),
-        ("templates: []", 1, "/templates", "later version"),
+        ("canaries: []", 1, "/canaries", "later version"),
         ("tenants:\n  - {}", 2, "/tenants/0", "has no `name`"),
         ("tenants:\n  - name: 5", 2, "/tenants/0/name", "quotes"),
         ("tenants:\n  - name: a\n    name: b", 3, "/tenants/0/name", "twice"),
@@ -315,7 +318,6 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
             "tenants:\n  - name: a\n    api_keys: [{name: k, secret_file: no/such/k}]",
             3, "/tenants/0/api_keys/0/secret_file", "make the folder",
         ),
-        ("channels: [{name: c, protocol: aliyun}]", 1, "/channels/0/protocol", "later"),
         ("channels: [{name: c, protocol: x25}]", 1, "/channels/0/protocol", "must be one of"),
         (
             "channels:\n  - {name: c, protocol: smpp, host: h, port: 1, password: '1'}",
@@ -685,3 +687,72 @@ async def test_a_number_in_quotes(folder, store):
         "/channels/0/port": True,
         "/channels/0/window": True,
     }
+
+
+def test_the_addresses_that_vendors_are_told_are_shown_without_their_secret(monkeypatch):
+    kind = VendorKind(lambda raw: [], lambda channel: None, "login")
+    monkeypatch.setattr(apply, "VENDORS", {"fake": kind})
+    spec = {"protocol": "fake", "settings": {"public_url": "https://sms.example.com/"}}
+    silent = {"protocol": "fake", "settings": {"callbacks": False}}
+    objects = [
+        StoredObject(7, 1, spec, {"callback_secret": "s" * 16}, "channel", "cloud-d"),
+        StoredObject(8, 1, {"protocol": "fake"}, {}, "channel", "bare"),
+        StoredObject(9, 1, silent, {}, "channel", "silent"),
+        StoredObject(10, 1, {"protocol": "smpp"}, {}, "channel", "wire"),
+        StoredObject(11, 1, {}, {}, "tenant", "shop"),
+    ]
+    path = "/v1/carrier-callbacks/chn_000000000000000"
+    assert apply.callbacks_of(objects) == [
+        ("cloud-d", "receipts", f"https://sms.example.com{path}7/receipts"),
+        ("cloud-d", "inbound", f"https://sms.example.com{path}7/inbound"),
+        ("bare", "receipts", f"{path}8/receipts"),
+        ("bare", "inbound", f"{path}8/inbound"),
+    ]
+
+
+TEMPLATES = """
+tenants: [{name: shop, signatures: [某商城]}]
+channels:
+  - {name: a, protocol: smpp, host: a.example, port: 2775, system_id: x, password: "1"}
+  - {name: b, protocol: smpp, host: b.example, port: 2775, system_id: x, password: "1"}
+routes: [{tenant: "*", class: "*", carrier: "*", channels: [a, b]}]
+templates:
+  - name: code
+    tenant: shop
+    class: otp
+    text: 验证码{code}，{minutes}分钟
+    twins:
+      b: {code: SMS_1, order: [minutes, code]}
+"""
+
+
+async def test_templates_are_applied_with_a_diff_and_twice_the_same(folder, store):
+    applied = await put(TEMPLATES, folder, store)
+    assert ("template", "shop/code") in applied.made
+    assert store.objects["template", "shop/code"].spec == {
+        "tenant": "shop",
+        "name": "code",
+        "class": "otp",
+        "text": "验证码{code}，{minutes}分钟",
+        "twins": {"b": {"code": "SMS_1", "order": ["minutes", "code"]}},
+    }
+    assert ("template", "shop/code") in (await put(TEMPLATES, folder, store)).unchanged
+    other = TEMPLATES.replace("SMS_1", "SMS_2")
+    assert (await put(other, folder, store)).changed == [("template", "shop/code")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "pointer"),
+    [
+        ("{minutes}分钟", "{minutes}{x}", "/templates/0/text"),
+        ("tenant: shop", "tenant: nobody", "/templates/0/tenant"),
+        ("class: otp", "class: urgent", "/templates/0/class"),
+        ("      b:", "      c:", "/templates/0/twins/c"),
+        ("[minutes, code]", "[minutes]", "/templates/0/twins/b/order"),
+        ("code: SMS_1, ", "", "/templates/0/twins/b"),
+        ("name: code", "nmae: code", "/templates/0/nmae"),
+    ],
+)
+async def test_a_wrong_template_is_named_with_its_place(folder, store, before, after, pointer):
+    complaints = await put(TEMPLATES.replace(before, after, 1), folder, store)
+    assert pointer in {complaint.pointer for complaint in complaints}

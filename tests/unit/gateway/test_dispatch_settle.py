@@ -367,7 +367,7 @@ def test_otp_without_answer_gets_one_marked_copy_on_another_channel_first() -> N
     kit.answer(2, Submitted("copy"))
     assert state_of(message) is State.SUBMITTED
     kit.answer(1, Submitted("late"), lost)  # the first answer comes after all
-    assert kit.matches.get(1, "late") == (message, (0,), 0)
+    assert kit.matches.get(1, "late") == (message, (0,), 0, 0)
     assert kit.metrics.illegal_transition_total.samples()[0][1] == [0.0]
 
 
@@ -391,7 +391,7 @@ def test_an_id_known_without_its_answer_goes_into_the_rows_of_each_segment() -> 
     }
     assert long.state is State.UNCERTAIN
     assert long.segment_states == [State.UNCERTAIN, State.UNCERTAIN, State.SUBMITTED]
-    assert kit.matches.get(1, "id1") == (long, (0,), 0)
+    assert kit.matches.get(1, "id1") == (long, (0,), 0, 0)
 
 
 def test_a_late_answer_in_time_ends_the_wait_without_a_copy() -> None:

@@ -42,7 +42,7 @@ CASES: dict[str, tuple[object, str, dict[str, str]]] = {
     "two wrong fields": ({"to": "x", "text": "", "class": "loud"}, "both", {}),
     "unknown field": ({**GOOD, "txt": "x"}, "both", {}),
     "null": ({**GOOD, "signature": None}, "both", {}),
-    "later field": ({**GOOD, "template_id": "a"}, "both", {}),
+    "text and template": ({**GOOD, "template_id": "a"}, "both", {}),
     "not json": (b"{", "both", {}),
     "duplicate key": (b'{"to":"+8613800138000","text":"a","text":"b"}', "both", {}),
     "no key": (GOOD, "nobody", {}),

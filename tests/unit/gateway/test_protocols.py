@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.mainland import CONTENT_MAXIMUM
-from gateway.document import LATER_PROTOCOLS, Surroundings, check_document
-from gateway.protocols import PROTOCOLS
+from gateway.document import Surroundings, check_document
+from gateway.protocols import PROTOCOLS, WIRE
 from loadtest.carrier import SIDES
 from loadtest.wirebench import BENCHES
 from sms.model import Encoding
@@ -21,16 +21,12 @@ from tests.support.wire_rig import SPOKEN
 from webhooks.address import AllowList
 
 
-def test_every_protocol_has_a_simulated_carrier_a_bench_and_a_rig():
-    assert set(SIDES) == set(BENCHES) == set(SPOKEN) == set(PROTOCOLS)
-
-
-def test_what_is_there_is_not_told_to_come_later():
-    assert not set(PROTOCOLS) & set(LATER_PROTOCOLS)
+def test_every_wire_protocol_has_a_simulated_carrier_a_bench_and_a_rig():
+    assert set(SIDES) == set(BENCHES) == set(SPOKEN) == set(WIRE)
 
 
 def test_each_checks_its_settings_and_names_the_login():
-    for name, protocol in PROTOCOLS.items():
+    for name, protocol in WIRE.items():
         pointers = {pointer for pointer, _ in protocol.validate({})}
         assert {"/host", "/port", f"/{protocol.login}"} <= pointers, name
 

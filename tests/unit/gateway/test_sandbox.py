@@ -16,7 +16,7 @@ from store.objects import StoredObject
 from webhooks.address import AllowList
 
 NAMES = [carrier.name for carrier in CARRIERS]
-PORTS = Ports((7890, 8801, 8890, 2775), (2785, 2786, 2787, 2788), 9900, 9901)
+PORTS = Ports((7890, 8801, 8890, 8090, 2775), (2785, 2786, 2787, 2788, 2789), 9900, 9901)
 ALLOW = AllowList.of(["http://127.0.0.1:9900"])
 
 
@@ -29,20 +29,22 @@ def test_the_configuration_passes_the_ordinary_door(folder):
     for one in wanted:
         by_kind.setdefault(one.kind, []).append(one)
     assert [one.name for one in by_kind["channel"]] == NAMES
-    assert [one.spec["protocol"] for one in by_kind["channel"]] == ["cmpp3", "sgip", "smgp", "smpp"]
+    protocols = [one.spec["protocol"] for one in by_kind["channel"]]
+    assert protocols == ["cmpp3", "sgip", "smgp", "infobip", "smpp"]
     [tenant] = by_kind["tenant"]
     assert tenant.spec["countries"] == [86, 1]
     assert LIMIT in tenant.spec.get("limits", tenant.spec).values()
     routes = {one.spec["carrier"]: one.spec["channels"] for one in by_kind["route"]}
     assert routes == {carrier: list(names) for carrier, names in ROUTES.items()}
-    assert {names[0] for names in routes.values()} == set(NAMES)
-    assert all(sorted(names) == sorted(NAMES) for names in routes.values())
+    assert {names[0] for names in routes.values()} == set(NAMES) - {"vendor-a"}
+    assert all(len(set(names)) == 4 for names in routes.values())
+    assert {names[3] for names in routes.values()} == {"vendor-a"}  # the third backup
     [endpoint] = by_kind["webhook_endpoint"]
     assert endpoint.spec["batch"] is True
 
 
 def test_all_ports_are_told():
-    assert len(set(PORTS.all())) == 10
+    assert len(set(PORTS.all())) == 12
 
 
 def stored(text, folder):
@@ -59,6 +61,7 @@ def stored(text, folder):
 def folder(tmp_path):
     (tmp_path / "sandbox").mkdir()
     (tmp_path / "sandbox" / "carrier.pw").write_text("0123abcd\n")
+    (tmp_path / "sandbox" / "callback.secret").write_text("c" * 32 + "\n")
     (tmp_path / "sandbox" / "webhook.secret").write_text("whsec_" + "A" * 43 + "=\n")
     return tmp_path
 
@@ -90,15 +93,16 @@ def test_a_carrier_that_moved_keeps_the_rest_of_its_settings(folder, name):
     [wanted], complaints = check_document(text, around)
     assert complaints == []
     assert (wanted.kind, wanted.name) == ("channel", name)
-    assert wanted.spec == {**was.spec, "settings": {**was.spec["settings"], "port": 3775}}
+    moved_to = CARRIERS[place].address(3775)
+    assert wanted.spec == {**was.spec, "settings": {**was.spec["settings"], **moved_to}}
     assert wanted.secrets == was.secrets
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_carrier_with_another_password_is_applied_again(folder, name):
     known = stored(configuration(PORTS), folder)
-    for secret in known["channel", name].secrets:
-        known["channel", name].secrets[secret] = "other"
+    [carrier] = [carrier for carrier in CARRIERS if carrier.name == name]
+    known["channel", name].secrets[carrier.secret] = "other"
     text = what_is_missing(PORTS, known, "0123abcd", has_keys=True)
     assert [carrier for carrier in NAMES if carrier in text] == [name]
 
@@ -109,7 +113,7 @@ def test_a_sandbox_of_a_version_before_gets_the_new_carriers_and_routes(folder):
     channels = "".join(
         f"  - {{name: {name}, protocol: smpp, host: 127.0.0.1, port: {port},"
         " system_id: sandbox, password_file: sandbox/carrier.pw, bind: trx}\n"
-        for name, port in zip(before, PORTS.carrier, strict=True)
+        for name, port in zip(before, PORTS.carrier[:4], strict=True)
     )
     route = f'routes: [{{tenant: "*", class: "*", carrier: "*", channels: {before}}}]\n'
     known = stored("channels:\n" + channels + route, folder)

@@ -10,7 +10,7 @@ import pytest
 
 from failover.breaker import BreakerState
 from failover.health import HealthPolicy, Signal
-from failover.watch import Watch
+from failover.watch import Glance, Watch
 from gateway.channel import ChannelRuntime
 from gateway.settings import Reliability
 from gateway.watching import Watches, feed, health_policy
@@ -190,6 +190,16 @@ def test_each_carrier_is_judged_by_its_own_answers() -> None:
     kit.dispatcher.tick()
     assert [carrier for carrier in Carrier if watch.cause(carrier)] == [Carrier.CT]
     assert watch.cause(Carrier.CT) is Signal.FAILURES
+
+
+def test_a_cut_is_one_link_error_or_a_failure_of_each_request() -> None:
+    kit = Kit()
+    for has_sessions, is_left in ((True, False), (False, True)):
+        watch = Watch(POLICY, 0.0, lambda: 0.5)
+        cut = [(submit(kit, Carrier.CM, 1.0), Uncertain("channel.link_lost")) for _ in range(20)]
+        feed(watch, cut, 2.0, has_sessions=has_sessions)
+        watch.tick(Glance(is_up=True, has_room=True), 2.5)
+        assert (watch.cause(Carrier.CM) is Signal.FAILURES) is is_left
 
 
 def test_a_channels_watch_outlives_its_sessions_and_not_its_configuration() -> None:

@@ -44,7 +44,7 @@ def test_its_answer_is_the_answer_of_every_segment_and_all_are_journalled() -> N
     assert message.carrier_ids == ["id1"] * 3
     assert kit.paths(message) == [Path.NOTE, Path.NOTE, Path.SUBMITTED]
     assert [line[:3] for line in kit.journal.lines] == [(message.id, n, 1) for n in range(3)]
-    assert kit.matches.get(1, "id1") == (message, (0, 1, 2), 0)
+    assert kit.matches.get(1, "id1") == (message, (0, 1, 2), 0, 0)
     assert kit.metrics.submits_total.values == {("c1", "answered_ok"): 3.0}  # priced by segments
 
 

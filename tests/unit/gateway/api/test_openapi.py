@@ -89,7 +89,8 @@ async def test_the_schema_names_exactly_the_fields_that_are_decoded(flow):
     schema = (await document(flow))["components"]["schemas"]["SendRequest"]
     assert set(schema["properties"]) == set(FIELD_NAMES)
     assert schema["additionalProperties"] is False
-    assert schema["required"] == ["to", "text"]
+    assert schema["required"] == ["to"]
+    assert schema["oneOf"] == [{"required": ["text"]}, {"required": ["template_id"]}]
 
 
 @pytest.mark.parametrize("name", SEND_EXAMPLES)
@@ -153,6 +154,8 @@ GOOD = {"to": "+8613800138000", "text": "x"}
         {"on_uncertain": "ask"},
         {"signature": 3},
         {"client_ref": "x"},
+        {"template_id": "tpl_0000000000000001"},
+        {"variables": {}},
         {"oops": 1},
     ],
 )

@@ -1,0 +1,164 @@
+"""The examples of a recipe, tried when it is applied: a mistake is seen then and not at night.
+
+    examples:            {status: 200, body: …, means: accepted, id: "…"}     an answer to a send
+    receipts.examples:   {body: …, means: DELIVRD, id: "…"}                   a push
+    inbound.examples:    {query: …, number: "…", text: "…"}
+
+What stands beside `means` is compared as well. A body may be text, or JSON written as YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from adapters.http.recipe_callback import REPORT_WORDS, Envelope
+from adapters.http.recipe_section import Section, Wrong, member
+from adapters.http.recipe_settings import Recipe
+from adapters.http.recipe_template import json_text
+from adapters.http.vendor import Call, CallKind, Reply
+from sms.errors import CallRefused
+from sms.model import Carrier, Encoding, Filled, Inbound, Message, MessageClass, Report, Submit
+from sms.outcomes import NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
+
+_TEXT: Final = "【Example】Your code is 123456"
+_NUMBER: Final = 8613800138000
+_MEANINGS: Final = ("accepted", "refused", "throttled", "uncertain")
+_ANSWER_NAMES: Final = ("status", "headers", "body", "means", "id", "code", "numbers")
+_PUSH_NAMES: Final = (
+    *("method", "headers", "query", "body", "means"),
+    *("id", "reference", "number", "error", "text", "to"),
+)
+_Read = Callable[[Sequence[Submit], Reply], list[Outcome]]
+
+
+def sample(count: int, numbers: Sequence[str] = ()) -> list[Submit]:
+    """Messages to try a recipe with: `msg_0000000000000001-1` to +8613800138000, and so on."""
+    found = []
+    for index in range(count):
+        number = numbers[index] if index < len(numbers) else str(_NUMBER + index)
+        message = Message(
+            id=index + 1,
+            tenant=1,
+            message_class=MessageClass.TRANSACTIONAL,
+            number=number,
+            carrier=Carrier.CM,
+            country=86,
+            encoding=Encoding.UCS2,
+            texts=(_TEXT,),
+            valid_until=0.0,
+            created_at=0.0,
+        )
+        filled = Filled("TEMPLATE-1", (("code", "123456"),))
+        found.append(
+            Submit(
+                *(message, 0, 1, number, "10690001", Encoding.UCS2),
+                *(_TEXT.encode("utf-16-be"), False, 600),
+                filled=filled,
+            )
+        )
+    return found
+
+
+def find_wrong_examples(raw: Mapping[str, Any], recipe: Recipe, read: _Read) -> Wrong:
+    """Which examples are read as something else than they say."""
+    wrong: Wrong = []
+    for index, one in enumerate(raw.get("examples", [])):
+        _try_answer(Section(one, f"/examples/{index}", wrong, _ANSWER_NAMES), read)
+    for kind, envelope in recipe.envelopes.items():
+        for index, one in enumerate(raw[kind.value].get("examples", [])):
+            at = member(f"/{kind.value}/examples", index)
+            _try_push(Section(one, at, wrong, _PUSH_NAMES), kind, envelope, recipe)
+    return wrong
+
+
+def _try_answer(section: Section, read: _Read) -> None:
+    before = len(section.wrong)
+    means = section.raw.get("means")
+    words = means if isinstance(means, list) else [means]
+    if not words or any(word not in _MEANINGS for word in words):
+        section.complain("means", f"give one of {', '.join(_MEANINGS)}, or one for each message")
+    status = section.raw.get("status", 200)
+    if not isinstance(status, int):
+        section.complain("status", "give a number, such as 200")
+    if len(section.wrong) > before:
+        return
+    numbers = [str(number) for number in _listed(section.raw.get("numbers", []))]
+    reply = Reply(status, _headers(section), _body(section.raw.get("body", "")))
+    for word, outcome in zip(words, read(sample(len(words), numbers), reply), strict=True):
+        found, shown = _meaning(outcome)
+        if found != word:
+            section.complain("", f"is read as {found}, not as {word}; correct `answer` or it")
+        name = "id" if found == "accepted" else "code"
+        wanted = [str(one) for one in _listed(section.raw.get(name, shown))]
+        if shown not in wanted:
+            section.complain(name, f"another {name} is found; correct the path in `answer`, or it")
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _meaning(outcome: Outcome) -> tuple[str, str]:
+    """What an outcome is called in an example, and the id or code in it."""
+    match outcome:
+        case Submitted(carrier_id=carrier_id):
+            return "accepted", carrier_id
+        case Rejected(code=code):
+            return "refused", code
+        case Throttled(code=code):
+            return "throttled", code
+        case Uncertain() | NotSent():
+            return "uncertain", ""
+
+
+def _headers(section: Section) -> dict[str, str]:
+    value = section.raw.get("headers", {})
+    if not isinstance(value, Mapping):
+        section.complain("headers", "give a mapping of names to texts")
+        return {}
+    return {str(name).lower(): str(text) for name, text in value.items()}
+
+
+def _body(value: object) -> bytes:
+    text = value if isinstance(value, str) else json_text(value)
+    return text.encode("utf-8", "replace")
+
+
+def _try_push(section: Section, kind: CallKind, envelope: Envelope, recipe: Recipe) -> None:
+    query = section.text("query")
+    means = section.raw.get("means")
+    if kind is CallKind.RECEIPTS and means is not None and not isinstance(means, str):
+        section.complain("means", f"give one of {', '.join(REPORT_WORDS)}, or `nothing`")
+        return
+    method = section.text("method", "GET" if query else "POST")
+    url = f"https://sms.example.com/?{query}"
+    body = _body(section.raw.get("body", ""))
+    call = Call(kind, method, url, _headers(section), body, 0.0)
+    try:
+        items = replace(envelope, proof=None).open(call, {})
+    except CallRefused as refusal:
+        section.complain("", f"is refused: {refusal.detail}")
+        return
+    found: list[Report | Inbound] = []
+    for item in items:
+        paths = recipe.reports if kind is CallKind.RECEIPTS else recipe.texts
+        one = paths.read(item, 0) if paths is not None else None
+        found.extend((one,) if one is not None else ())
+    if means == "nothing":
+        if found:
+            section.complain("means", "something is found in it; correct `only`, or it")
+    elif not found:
+        section.complain("", "nothing is found in it; correct the paths, or it")
+    else:
+        _compare(section, found[0])
+
+
+def _compare(section: Section, found: Report | Inbound) -> None:
+    names = {"id": "carrier_id", "number": "number", "text": "text", "to": "to"}
+    names |= {"means": "state", "reference": "reference", "error": "error"}
+    for name, attribute in names.items():
+        wanted = section.raw.get(name)
+        if wanted is not None and str(wanted) != getattr(found, attribute, None):
+            section.complain(name, "something else is found there; correct the paths, or it")

@@ -1,0 +1,156 @@
+"""/v1/carrier-callbacks/{channel_id}/{receipts|inbound}: HTTP vendors bring receipts and texts.
+
+    channel ─▶ source ─▶ method ─▶ body ─▶ Vendor.pushed ─▶ flow ═COMMIT═▶ the vendor's own answer
+      404       403        405      413      401, 400, 403     503: call again
+
+No key: the channel's source list, its secret or the vendor's signature says whose call it is. Any
+worker takes it, whoever runs the channel. The answer is written when everything is durable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from adapters.http.callbacks import CALLBACKS, CHANNEL_PREFIX
+from adapters.http.vendor import Call, CallKind, Pushed
+from gateway.api.access import Gate
+from gateway.api.address import is_in
+from gateway.api.bodies import THREAD_BYTES, run_beside
+from gateway.api.frame import BodyReader, DisconnectedError, Receive, Scope, Send, answer
+from gateway.api.problems import Problem, ProblemError, retry_after
+from gateway.vendors import Account
+from sms.errors import CallRefused
+from sms.ids import from_text
+
+if TYPE_CHECKING:
+    from gateway.api.port import FlowPort
+
+MAX_BODY: Final = 1 << 20
+MAX_OPEN: Final = 64  # calls of one worker at once, from their first octet to their answer
+MAX_OPEN_OF_ONE: Final = 32  # of one channel: a vendor that floods us must not shut others out
+AGAIN_S: Final = 5
+_REFUSALS: Final[Mapping[int, str]] = {
+    400: "callback.unreadable",
+    401: "callback.unproven",
+    403: "callback.not_allowed",
+}
+
+
+class Callbacks:
+    """The route, as an ASGI application: it answers every method itself."""
+
+    path_format = f"{CALLBACKS}/{{channel_id}}/{{kind}}"
+
+    def __init__(self, flow: FlowPort, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._flow = flow
+        self._gate = Gate(flow)
+        self._bodies = BodyReader(monotonic)
+        self._open: Counter[int] = Counter()  # by channel
+
+    def register(self, app: FastAPI) -> None:
+        """Add the route."""
+        app.router.routes.append(Route(f"{CALLBACKS}/{{channel_id:oid}}/{{kind:oid}}", self))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One call; raises `ProblemError`."""
+        scope["route"] = self
+        name, kind = scope["path_params"]["channel_id"], scope["path_params"]["kind"]
+        account = self._account(name)
+        if account is None or kind not in tuple(CallKind):
+            self._count("", "", "unknown")
+            raise ProblemError(Problem("resource.not_found", "There is no such callback."))
+        self._check_source(account, kind, scope)
+        if scope["method"] not in ("GET", "POST"):
+            allowed = [(b"allow", b"GET, POST")]
+            detail = "Only GET and POST are answered here."
+            raise ProblemError(Problem("method.not_allowed", detail, headers=allowed))
+        if any(header == b"content-encoding" for header, _ in scope["headers"]):
+            self._count(account.channel.name, kind, "refused")
+            detail = "The Content-Encoding header is not supported; send the body as it is."
+            raise ProblemError(Problem("body.encoding", detail))
+        channel = account.channel.id
+        if self._open.total() >= MAX_OPEN or self._open[channel] >= MAX_OPEN_OF_ONE:
+            self._later(account, kind, "busy", "Too many calls are under way just now.")
+        self._open[channel] += 1
+        try:
+            pushed = await self._take(account, CallKind(kind), scope, receive)
+        finally:
+            self._open[channel] -= 1
+        self._count(account.channel.name, kind, "kept")
+        told = pushed.answer
+        headers = [(b"content-type", told.content_type.encode("latin-1"))]
+        await answer(send, told.status, told.body, headers)
+
+    def _account(self, name: str) -> Account | None:
+        channel = from_text(CHANNEL_PREFIX, name)
+        account = None if channel is None else self._flow.vendors.account(channel)
+        return account if account is not None and account.settings.callbacks else None
+
+    def _check_source(self, account: Account, kind: str, scope: Scope) -> None:
+        if account.sources and not is_in(self._gate.address_of(scope), account.sources):
+            self._count(account.channel.name, kind, "source")
+            detail = "The channel's `callback_sources` do not list the address this call is from."
+            raise ProblemError(Problem("callback.not_allowed", detail))
+
+    async def _take(
+        self, account: Account, kind: CallKind, scope: Scope, receive: Receive
+    ) -> Pushed:
+        """Read the call and keep what it brought; raises `ProblemError` when that was not done."""
+        name = account.channel.name
+        try:
+            body = await self._bodies.read(receive, MAX_BODY)
+        except (ProblemError, DisconnectedError):
+            self._count(name, kind, "cut_off")
+            raise
+        call = Call(kind, scope["method"], _url(account, scope), _headers(scope), body, time.time())
+        try:
+            if len(body) > THREAD_BYTES:
+                pushed = await run_beside(account.vendor.pushed, call)
+            else:
+                pushed = account.vendor.pushed(call)
+        except CallRefused as refused:
+            self._count(name, kind, "refused")
+            code = _REFUSALS.get(refused.status, "callback.unreadable")
+            raise ProblemError(Problem(code, refused.detail)) from None
+        except RecursionError:
+            self._count(name, kind, "refused")
+            detail = "The body is nested too deeply."
+            raise ProblemError(Problem("callback.unreadable", detail)) from None
+        except Exception:  # a defect of ours: logged by the last resort, the vendor calls again
+            self._count(name, kind, "crashed")
+            raise
+        if not await self._flow.calls.bring(account.channel.id, pushed):
+            self._later(account, kind, "not_kept", "It could not be kept in time; call again.")
+        return pushed
+
+    def _later(self, account: Account, kind: str, result: str, detail: str) -> NoReturn:
+        self._count(account.channel.name, kind, result)
+        raise ProblemError(retry_after("callback.later", detail, AGAIN_S))
+
+    def _count(self, channel: str, kind: str, result: str) -> None:
+        self._flow.metrics.carrier_calls_total.inc((channel, kind, result))
+
+
+def _url(account: Account, scope: Scope) -> str:
+    """The address as the vendor was given it: some sign it."""
+    base = account.settings.public_url.rstrip("/")
+    if not base:
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        base = f"{scope.get('scheme', 'http')}://{host.decode('latin-1')}"
+    query = scope.get("query_string", b"").decode("latin-1")
+    return f"{base}{scope['path']}{'?' if query else ''}{query}"
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """By lower-case name; what stands there twice is joined (RFC 9110 section 5.3)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers

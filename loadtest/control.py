@@ -1,0 +1,159 @@
+"""The control port of every simulated carrier, whatever it speaks: HTTP and JSON.
+
+GET /submits[?after=N], GET and POST /behaviour, GET /counts, and POST /inbound with what a phone
+sends (`loadtest.phone`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from loadtest.behaviour import Behaviour, change
+from loadtest.phone import PhoneText, parse_phone_text
+from loadtest.record import Record
+
+BODY_MAXIMUM = 64 * 1024
+
+
+class Desk(Protocol):
+    """Who decides what becomes of submits."""
+
+    behaviour: Behaviour
+    record: Record
+
+
+class Controlled(ABC):
+    """A simulated carrier as its control port and its process see it."""
+
+    def __init__(self, desk: Desk, port: int) -> None:
+        self.port = port  # 0 until it listens, where any free one was asked for
+        self._desk = desk
+
+    @abstractmethod
+    async def listen(self) -> int:
+        """Open the port; returns it. Raises OSError."""
+
+    @abstractmethod
+    async def set_link(self, link: str) -> None:
+        """Go up or down; down refuses connections and drops those there are. Raises OSError."""
+
+    @abstractmethod
+    def phone(self, text: PhoneText) -> int:
+        """A text from a phone stands in line for the gateway from now on; its segments."""
+
+    @abstractmethod
+    def counts(self) -> Mapping[str, int]:
+        """Counters since the start."""
+
+    @abstractmethod
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """What has to run beside the port until cancelled."""
+
+    def close(self) -> None:
+        """After the link went down: nothing comes any more."""
+        self._desk.record.close()
+
+    @abstractmethod
+    def remember(self, repeat_s: float) -> None:
+        """Owe the reports of the last so many seconds before this start once more."""
+
+    # -- the control port ------------------------------------------------------------------
+
+    async def get_submits(self, request: web.Request) -> web.StreamResponse:
+        """The record as JSON, from line `after` on; `next_after` is where to go on."""
+        try:
+            after = int(request.query.get("after", "0"))
+        except ValueError:
+            after = -1
+        if after < 0 or set(request.query) - {"after"}:
+            return _problem([("/after", "give a whole number, 0 or more; nothing else is known")])
+        record = self._desk.record
+        count = record.count
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(b'{"next_after":%d,"data":[' % count)
+        separator = b""
+        for chunk in record.read(after):
+            await response.write(separator + chunk[:-1].replace(b"\n", b","))
+            separator = b","
+        await response.write(b"]}")
+        return response
+
+    async def get_behaviour(self, _request: web.Request) -> web.Response:
+        """How it behaves now."""
+        return web.json_response(self._desk.behaviour.shown())
+
+    async def post_behaviour(self, request: web.Request) -> web.Response:
+        """Change what is named. 422 names every wrong field, 409 says that the port cannot be
+        opened again; both change nothing.
+        """
+        try:
+            raw = json.loads(await request.read())
+        except ValueError:
+            return _problem([("", "give a JSON object")], status=400)
+        changed = change(self._desk.behaviour, raw)
+        if isinstance(changed, list):
+            return _problem(changed)
+        before, self._desk.behaviour = self._desk.behaviour, changed
+        try:
+            await self.set_link(changed.link)
+        except OSError:
+            self._desk.behaviour = before
+            detail = (
+                f"stays down: port {self.port} cannot be opened, somebody else may have it; free "
+                "it, then send this again"
+            )
+            return _problem([("/link", detail)], status=409, code="behaviour.port_taken")
+        return web.json_response(changed.shown())
+
+    async def post_inbound(self, request: web.Request) -> web.Response:
+        """A text from a phone; 202 when it stands in line for the gateway's sessions."""
+        try:
+            raw = json.loads(await request.read())
+        except ValueError:
+            return _problem([("", "give a JSON object")], status=400, code="inbound.invalid")
+        text = parse_phone_text(raw)
+        if isinstance(text, list):
+            return _problem(text, code="inbound.invalid")
+        segments = self.phone(text)
+        return web.json_response({"segments": segments}, status=202)
+
+    async def get_counts(self, _request: web.Request) -> web.Response:
+        """Counters since the start."""
+        counts: dict[str, Any] = {**self.counts(), "cpu_s": time.process_time()}
+        return web.json_response(counts)
+
+    def routes(self) -> web.Application:
+        """The control port's application."""
+        application = web.Application(client_max_size=BODY_MAXIMUM)
+        application.add_routes(
+            [
+                web.get("/submits", self.get_submits),
+                web.get("/behaviour", self.get_behaviour),
+                web.post("/behaviour", self.post_behaviour),
+                web.post("/inbound", self.post_inbound),
+                web.get("/counts", self.get_counts),
+            ]
+        )
+        return application
+
+
+def _problem(
+    wrong: list[tuple[str, str]], status: int = 422, code: str = "behaviour.invalid"
+) -> web.Response:
+    pointer, detail = wrong[0]
+    body = {
+        "type": "about:blank",
+        "title": "This cannot be done",
+        "status": status,
+        "detail": f"{pointer or 'the body'}: {detail}",
+        "code": code,
+        "errors": [{"pointer": pointer, "detail": detail} for pointer, detail in wrong],
+    }
+    return web.json_response(body, status=status, content_type="application/problem+json")
