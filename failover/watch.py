@@ -90,7 +90,7 @@ class Watch:
         """A burst of answers of one carrier's submits, of those made since `since`."""
         way, whole = self._way(carrier), self._whole
         way.health.answered(answers, now)
-        whole.health.answered(answers, now)
+        whole.health.heard(answers, now)
         if answers.is_heard:
             self._link_errors = 0
         if not self.is_closed:
@@ -103,7 +103,6 @@ class Watch:
     ) -> None:
         """Final receipts came for submits that were taken `lag_s` ago."""
         self._way(carrier).health.receipted(delivered, undelivered, lag_s, now)
-        self._whole.health.receipted(delivered, undelivered, lag_s, now)
 
     def link_failed(self, times: float = 1.0) -> None:
         """A connect or a login failed, or the last link was lost."""
@@ -189,8 +188,6 @@ class Watch:
                 way.health.forget(now)
             self._link_errors = 0
             return self._trip(whole, fault, now)
-        if whole.is_judged():
-            whole.health.turn(now)
         elsewhere = max((way.breaker.recent(now) for way in self._ways.values()), default=0)
         change = self._advance(whole, glance, waiting, elsewhere, now)
         if change is not None and change.state is _HALF_OPEN:
@@ -215,7 +212,8 @@ class Watch:
         self, way: _Way, glance: Glance, waiting: Sequence[float], now: float
     ) -> Change | None:
         if way.is_judged():
-            fault = way.health.judge(waiting, self._whole.health, now)
+            everything = [one.health for one in self._ways.values()]
+            fault = way.health.judge(waiting, everything, now)
             if fault is not None:
                 return self._trip(way, fault, now)
         return self._advance(way, glance, waiting, self._whole.breaker.recent(now), now)

@@ -575,7 +575,7 @@ class Dispatcher(ChannelChoice):
 
     def _watch(self, now: float) -> None:
         """Once a second: breakers open, try, climb and close, and messages follow."""
-        if now < self._watch_at:
+        if now < self._watch_at or self.is_stopped:
             return
         self._watch_at = now + WATCH_S
         moved: list[ChannelRuntime] = []
