@@ -121,7 +121,7 @@ class HttpChannel:
         self._client = client = Client(self._settings, self._tls, connections)
         self._asker.start(client)
         self._puller.start(client)
-        self._link.start(client, self._settings.url or self._vendor.endpoint)
+        self._link.start(client, self._vendor.endpoint)
         self._timer = loop.call_later(TICK_S, self._tick)
 
     def is_up(self) -> bool:

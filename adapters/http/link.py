@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adapters.base import ChannelSink
-from adapters.http.client import Client, Failed
+from adapters.http.client import Client, Failed, names_host
 from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
 from adapters.shell import LEASE_LOOK_S, REMIND_S, backoff_s
@@ -153,7 +153,9 @@ class Link:
         return not self.is_up
 
     async def _probe(self, client: Client, url: str) -> Failed | None:
-        return await client.reach(url)
+        """An address that parts of a message complete is known when there is one: no doubt of it
+        before."""
+        return await client.reach(url) if names_host(url) else None
 
     def _tell_down(self) -> None:
         """Log why: each reason when it is new, then once a minute."""

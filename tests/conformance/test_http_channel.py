@@ -103,6 +103,15 @@ async def test_a_vendor_that_cannot_be_reached_is_down_with_a_remedy_and_up_when
     assert http.why_down() == ""
 
 
+@pytest.mark.parametrize("endpoint", ["", "https://", "no address"])
+async def test_an_address_that_is_known_with_the_message_only_is_not_tried_before(rigs, endpoint):
+    rig = rigs()
+    http = rig.make()
+    rig.vendor.endpoint = endpoint
+    http.start()
+    await until(http.is_up)
+
+
 async def test_what_was_certainly_not_written_is_not_sent_and_five_failures_take_it_down(rigs):
     rig = rigs()
     http = await rig.start()
