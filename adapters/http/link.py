@@ -119,7 +119,7 @@ class Link:
         failures = 0
         while not self._stopping.is_set():
             if self.is_up:
-                if not await self._look(client, url):
+                if not await self._has_fallen(client, url):
                     continue
                 failures = 1
             elif not self._sink.may_submit():  # a process that owns nothing need not be up
@@ -137,11 +137,11 @@ class Link:
                 self._tell_down()
             await _pause(self._stopping, backoff_s(failures, self._policy, self._dice()))
 
-    async def _look(self, client: Client, url: str) -> bool:
+    async def _has_fallen(self, client: Client, url: str) -> bool:
         """Wait for its fall, and probe once when nothing was sent meanwhile; whether it fell."""
         longest = min(LOOK_S, self._policy.reconnect_max_s)
         if await _pause(self._went_down, self._policy.reconnect_min_s if self._row else longest):
-            return not self.is_up
+            return True
         is_idle, self._was_used = not self._was_used, False
         if not is_idle or not self._sink.may_submit():
             return False
