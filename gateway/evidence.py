@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from adapters.base import Lost
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
 from gateway.vendors import Vendors
@@ -150,18 +151,17 @@ class Evidence:
         return self.asks(channel) if runtime is None else runtime.adapter.can_ask
 
     def _ask(self, messages: Iterable[Message]) -> None:
-        lost: dict[int, list[tuple[Submit, float]]] = {}
+        lost: dict[int, list[Lost]] = {}
         unix = self._unix()
         for message in messages:
             if message.state is State.UNCERTAIN:
-                left_at = message.left_at or message.uncertain_at
-                lost.setdefault(message.channel, []).append((submit_of(message), left_at))
+                lost.setdefault(message.channel, []).append(_lost(message))
         for channel, submits in lost.items():
             runtime = self._dispatcher.channels.get(channel)
             if runtime is None or not runtime.adapter.can_ask:
                 continue  # `channel_up` and `due` come back to it
-            for submit, _ in submits:
-                self._note_asked(submit.message.id, unix)
+            for one in submits:
+                self._note_asked(one.submit.message.id, unix)
             runtime.adapter.ask(submits)
 
     def _note_asked(self, message_id: int, unix: float) -> float:
@@ -322,6 +322,18 @@ def submit_of(message: Message) -> Submit:
         for segment in range(total)
     )
     return parts[0] if total == 1 else replace(parts[0], parts=parts)
+
+
+def _lost(message: Message) -> Lost:
+    """What its vendor is asked, with the moments between which the newest attempt left.
+
+    After a kill only that it left between accept and recovery is known.
+    """
+    submit = submit_of(message)
+    if message.left_at:
+        return Lost(submit, message.left_at, 0.0)
+    latest = message.uncertain_at
+    return Lost(submit, latest, max(0.0, latest - message.created_at))
 
 
 def _is_dated(message: Message) -> bool:
