@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def gateway(running: GatewayProcess) -> GatewayProcess:
     return running
 
 
-def send(gateway: GatewayProcess, count: int = 1, **fields: object) -> dict[str, str]:
+def send(gateway: GatewayProcess, count: int = 1, **fields: Any) -> dict[str, str]:
     """Accept texts to numbers of their own; message id by number."""
     numbers = [f"+86192{next(_numbers)}" for _ in range(count)]
     return {
@@ -120,7 +121,7 @@ def test_a_5xx_that_says_nothing_is_asked_about_and_goes_on_unmarked(
 ) -> None:
     """The vendor took nothing and says so when asked: the next channel has it, as the first."""
     gateway.carriers[VENDOR].behave(failure_share=1, failure_status=500, says_not_accepted=False)
-    [(number, message_id)] = send(gateway, **{"class": "transactional"}).items()
+    [(number, message_id)] = send(gateway, 1, **{"class": "transactional"}).items()
     told = gateway.wait_for_status(message_id, "delivered")
     assert not told["duplicate_risk"]
     assert (at(gateway, VENDOR, number), at(gateway, BACKUP, number)) == (0, 1)
