@@ -129,6 +129,15 @@ class ChannelChoice:
         )
         return HELD if could else None
 
+    def is_text_unknown(self, message: Message) -> bool:
+        """Whether its route has channels, and only none of them has its text as a template."""
+        if self.routes.of(message):
+            return False
+        of_route = self.routes.channels_for(
+            message.tenant, message.message_class, message.carrier, message.country
+        )
+        return any(self._is_configured(one, message.message_class) for one in of_route)
+
     def has_other(self, message: Message, channel: int) -> bool:
         """Whether the route has a channel that was not tried yet, besides this one."""
         return any(
