@@ -126,6 +126,8 @@ class Traits:
     demands_template: bool = False  # it sends registered templates only (Submit.filled)
     asks: bool = False  # `question` works
     pulls: bool = False  # `pull` works
+    # Its calls show `callback_secret`, where there is one, as `callback.require_secret` reads it.
+    shows_secret: bool = True
     absent_after_s: float | None = None  # ABSENT this long after sending proves "never accepted"
     inherent: Mapping[str, object] = field(default_factory=dict)  # e.g. adds_signature: True
 
