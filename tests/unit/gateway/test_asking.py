@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import Lost
+from gateway import evidence
 from gateway.conflicts import Conflicts
 from gateway.evidence import ASK_WAIT_S, LOOK_MAX_S, LOOK_MIN_S, submit_of
 from gateway.reports import fold_stored
@@ -277,6 +278,42 @@ def test_a_denied_copy_goes_on_as_the_same_copy_and_without_a_way_left_waits() -
     world.tell(DENIED, 3)
     assert (message.state, message.copy) == (State.UNCERTAIN, 1)
     assert len(world.kit.channels[1].seen) == 1
+
+
+@pytest.mark.parametrize("texts", [("hello",), ("a" * 153, "b")])
+@pytest.mark.parametrize("is_first_first", [False, True])
+def test_when_both_copies_were_never_accepted_it_is_over(
+    texts: tuple[str, ...], is_first_first: bool
+) -> None:
+    world = Asking(1)
+    message = world.lost(texts=texts)
+    world.kit.clock.now += 8.0
+    world.due(message)
+    for submit in list(world.kit.channels[1].open):
+        world.kit.answer(1, Uncertain("http.timeout"), submit)
+    assert (message.copy, message.state) == (1, State.UNCERTAIN)
+    places = (0, -1) if is_first_first else (-1, 0)
+    world.tell(DENIED, place=places[0])
+    assert message.state is State.UNCERTAIN
+    world.tell(DENIED, place=places[1])
+    assert (message.state, message.reason) == (State.UNDELIVERED, NOT_ACCEPTED)
+    assert message.id not in world.kit.evidence.waiting
+    assert any("DELETE FROM parked" in sql for sql in world.kit.events.sql)
+
+
+def test_what_was_asked_about_last_is_remembered_beyond_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evidence, "MAX_ASKED", 2)
+    world = Asking()
+    life = Asking()
+    life.kit.evidence._asked.update({1: 0.0, 2: 0.0})  # others cleared these up, and told nobody
+    again = read_back(life, world, world.lost())
+    life.due(again)
+    assert life.kit.channels[2].seen == []  # it waits for the answer to its own question
+    life.kit.clock.now += ASK_WAIT_S
+    life.due(again)
+    assert [submit.copy for submit in life.kit.channels[2].seen] == [1]
 
 
 def test_a_vendor_that_takes_back_its_denial_is_still_found_by_its_id() -> None:
