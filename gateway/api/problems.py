@@ -192,6 +192,9 @@ KINDS: dict[str, Kind] = {
     "template.twin_missing": Kind(
         422, "A route would lack a twin", "Give the channels that `errors` name a twin."
     ),
+    "template.too_many": Kind(
+        422, "Too many templates", "Delete templates that nobody sends any more."
+    ),
     "signature.required": Kind(
         422, "Signature required", "Ask the operator to file a signature for the tenant."
     ),
