@@ -275,13 +275,19 @@ class Flow:
         if self.acceptor is None or not self.acceptor.is_up():
             missing.append("store: PostgreSQL is not writable")
         is_reachable = self.dispatcher.is_reachable
+        paused = self.snapshot.paused
         for route in self.snapshot.ways.values():
-            if not any(is_reachable(channel) for channel in route.channels):
+            # Where all of them are paused nothing is missing: an operator wants it so.
+            is_wanted = not paused.issuperset(route.channels)
+            if is_wanted and not any(is_reachable(channel) for channel in route.channels):
                 names = "; ".join(self._why_down(cid) for cid in route.channels)
                 missing.append(f"route {route.id}: none of its channels has a session ({names})")
         return missing
 
     def _why_down(self, channel: int) -> str:
+        if channel in self.snapshot.paused:
+            state = self.snapshot.channels[channel].admin_state
+            return f"{self.channel_name(channel) or channel}: {state} by an operator"
         runtime = self.dispatcher.channels.get(channel)
         why = NO_SESSION if runtime is None else runtime.adapter.why_down()
         return f"{self.channel_name(channel) or channel}: {why or 'has just connected'}"
@@ -420,6 +426,9 @@ class Flow:
             for state in ("up", "down"):
                 is_now = (state == "up") == runtime.is_up
                 metrics.channel_state.set((runtime.config.name, state), float(is_now))
+        for known in self.snapshot.channels.values():
+            is_paused = float(known.id in self.snapshot.paused)
+            metrics.channel_state.set((known.name, "paused"), is_paused)
         metrics.smg_sessions.clear()
         for channel, count in self.smg_port.sessions(self.snapshot.channels.values()).items():
             metrics.smg_sessions.set((self.channel_name(channel) or str(channel),), count)

@@ -343,7 +343,8 @@ class Metrics:
         )
         self.channel_state = Gauge(
             "channel_state",
-            "Whether any process of the node (up), or none (down), has a session of the channel.",
+            "Whether any process of the node (up), or none (down), has a session of the channel; "
+            "whether an operator has paused it or drains it (paused).",
             ("channel", "state"),
             "max",
         )
