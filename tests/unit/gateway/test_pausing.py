@@ -69,6 +69,9 @@ def test_with_no_other_channel_it_is_held_until_it_is_resumed():
 def test_two_that_are_paused_at_once_hand_nothing_to_each_other():
     kit = Kit(channels=3, window=1)
     messages = [kit.message() for _ in range(3)]
+    block = kit.claims.block([one.id for one in messages], None)
+    for message in messages:
+        message.claim = block  # it could leave at once
     kit.accept(*messages)
     use(kit, c1=PAUSED, c2=PAUSED)
     assert (len(sent(kit, 1)), sent(kit, 2), len(sent(kit, 3))) == (1, [], 1)
@@ -113,7 +116,7 @@ def test_it_drains_once_nothing_was_open_for_a_while():
         kit.dispatcher.tick()
         return gone
 
-    assert wait(100) == []  # a submit is open
+    assert [wait(1), wait(100)] == [[], []]  # a submit is open
     kit.answer(1, Submitted("a1"))
     assert wait(59) == []
     assert wait(2) == [1]
