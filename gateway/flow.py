@@ -27,7 +27,7 @@ from gateway.ledger import Ledger
 from gateway.matches import Matches
 from gateway.porting import Porting
 from gateway.pumping import Pumping
-from gateway.readiness import NO_SESSION
+from gateway.readiness import NO_SESSION, lacking
 from gateway.reports import Reports
 from gateway.schedule import Schedule
 from gateway.settings import Reliability
@@ -274,23 +274,11 @@ class Flow:
             missing.append("lease: the process could not renew its lease in PostgreSQL")
         if self.acceptor is None or not self.acceptor.is_up():
             missing.append("store: PostgreSQL is not writable")
-        is_reachable = self.dispatcher.is_reachable
-        paused = self.snapshot.paused
-        for route in self.snapshot.ways.values():
-            # Where all of them are paused nothing is missing: an operator wants it so.
-            is_wanted = not paused.issuperset(route.channels)
-            if is_wanted and not any(is_reachable(channel) for channel in route.channels):
-                names = "; ".join(self._why_down(cid) for cid in route.channels)
-                missing.append(f"route {route.id}: none of its channels has a session ({names})")
-        return missing
+        return missing + lacking(self.snapshot, self.dispatcher.is_reachable, self._why_down)
 
     def _why_down(self, channel: int) -> str:
-        if channel in self.snapshot.paused:
-            state = self.snapshot.channels[channel].admin_state
-            return f"{self.channel_name(channel) or channel}: {state} by an operator"
         runtime = self.dispatcher.channels.get(channel)
-        why = NO_SESSION if runtime is None else runtime.adapter.why_down()
-        return f"{self.channel_name(channel) or channel}: {why or 'has just connected'}"
+        return NO_SESSION if runtime is None else runtime.adapter.why_down()
 
     # -- adapters.base.ChannelSink ---------------------------------------------------------
 

@@ -1,11 +1,16 @@
 """/v1/channels and /v1/routes over a real store: made, changed, paused, in force elsewhere."""
 
+import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
+from gateway import check
+from gateway.settings import Settings
 from sms.config import AdminState
 from tests.support.admin_world import NOBODY, audit, code, open_world
+from tests.support.postgres import MASTER
 
 pytestmark = pytest.mark.integration
 
@@ -185,7 +190,7 @@ async def test_a_wrong_field_of_a_route_is_named(world, fields, expected):
     assert expected in pointers(refused)
 
 
-async def test_pausing_stands_until_it_is_undone(world):
+async def test_pausing_stands_until_it_is_undone(world, dsn, monkeypatch):
     path = f"/v1/channels/{await make(world)}"
     for action, state in (
         ("pause", AdminState.PAUSED),
@@ -198,6 +203,11 @@ async def test_pausing_stands_until_it_is_undone(world):
         [running] = [one for one in world.two.flow.snapshot.channels.values() if one.id == 2]
         assert running.admin_state is state
         assert world.two.flow.snapshot.paused == (set() if state is AdminState.ACTIVE else {2})
+    await world.admin("POST", f"{path}:pause")
+    monkeypatch.setattr(check, "read_master_key", lambda path: MASTER)
+    settings = Settings.load({}, data_dir=Path("none"), database_url=dsn)
+    told = {name: text for name, _, text in await asyncio.to_thread(list, check.results(settings))}
+    assert told["channels"] == "2 configured; unicom-b is paused, by an operator"
     tag = [("if-match", '"1"')]
     stale = await world.admin("POST", f"{path}:pause", headers=tag)
     assert code(stale) == (412, "if_match.mismatch")
