@@ -7,7 +7,7 @@ lists, one call per burst.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from sms.model import Inbound, Report, Submit
@@ -62,6 +62,12 @@ class Channel(Protocol):
     id: int
     sends_whole: bool  # it takes a long text in one submit: the carrier cuts it
     can_ask: bool  # it can find out what became of a submit whose answer was lost
+    has_sessions: bool  # many submits share a link, so that its loss says nothing of each of them
+
+    @property
+    def failures(self) -> int:
+        """Connects and logins that failed, in all."""
+        ...
 
     def start(self) -> None:
         """Begin connecting; returns at once, keeps trying with backoff and jitter."""
@@ -85,6 +91,10 @@ class Channel(Protocol):
 
     def window(self) -> int:
         """The sum of the bound sessions' windows."""
+        ...
+
+    def waiting(self) -> Iterable[Submit]:
+        """The submits whose answer did not come, also those given up that hold their slot."""
         ...
 
     def congestion(self) -> int:

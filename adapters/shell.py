@@ -18,7 +18,7 @@ import random
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import Enum
 from typing import assert_never, cast
 
@@ -235,6 +235,7 @@ class WireChannel(ABC):
 
     sends_whole = False
     can_ask = False
+    has_sessions = True
 
     def __init__(
         self,
@@ -322,6 +323,11 @@ class WireChannel(ABC):
     def window(self) -> int:
         """The sum of the bound sessions' windows."""
         return sum(link.session.window.capacity for link in self._links)
+
+    def waiting(self) -> Iterator[Submit]:
+        """The submits without an answer, of all sessions."""
+        for link in self._links:
+            yield from link.session.window.unanswered()
 
     def congestion(self) -> int:
         """The highest that any session heard since this was last asked, 0 for nothing."""

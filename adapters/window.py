@@ -11,7 +11,7 @@ most once: by `expire` or by `clear`, never by both. Pure: the caller brings `no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from sms.model import Submit
 
@@ -40,6 +40,12 @@ class Window:
     def taken(self) -> int:
         """How many slots are taken."""
         return len(self.open) + len(self._late)
+
+    def unanswered(self) -> Iterator[Submit]:
+        """Those that take a slot, timed out or not."""
+        yield from self.open.values()
+        for submit, _ in self._late.values():
+            yield submit
 
     def take_late(self, sequence: int) -> Submit | None:
         """The timed-out submit this answer belongs to, or None when nobody waits for it."""

@@ -1,1 +1,1 @@
-"""The choice of the channel that takes a message next. Pure: no I/O, no clock."""
+"""How well channels do, and which one takes a message next. Pure: no I/O, no clock."""

@@ -1,12 +1,15 @@
 """Pick the channel for one attempt.
 
 A route is a primary channel and at most three backups, tried in that order. This file only
-decides: the caller says which channels are fit – known, up, right class – and does the sending.
+decides: the caller says which channels are fit – known, up, right class, and its breaker takes
+the message – and does the sending.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+
+Badness = tuple[int, int]  # `Breaker.rank`, the lowest best
 
 
 def choose(
@@ -14,11 +17,29 @@ def choose(
 ) -> int | None:
     """Return the first channel of the route that is fit and not tried, or None.
 
-    None does not say why: all may be tried, or the rest is down for now (then the message
-    waits). A message whose last outcome is uncertain must not come here until its second copy is
+    None does not say why: all may be tried, left, or down for now (then the message waits). A
+    message whose last outcome is uncertain must not come here until its second copy is
     committed: a second carrier could put the same text on the phone twice.
     """
     for channel in channels:
         if channel not in tried and is_fit(channel):
             return channel
     return None
+
+
+def least_bad(
+    channels: Sequence[int],
+    badness: Callable[[int], Badness | None],
+    tried: Collection[int],
+) -> int | None:
+    """Return the channel to wait for when none is fit: the least bad, the route's order decides.
+
+    `badness` is None for a channel that cannot be used at all: down, or of another class. What
+    waits for it leaves as slowly as its breaker says (`Breaker.room`).
+    """
+    best, found = None, None
+    for channel in channels:
+        bad = None if channel in tried else badness(channel)
+        if bad is not None and (best is None or bad < best):
+            best, found = bad, channel
+    return found

@@ -56,6 +56,7 @@ def run(settings: Settings, path: Path, terminal: Terminal, *, is_dry: bool = Fa
         plan = asyncio.run(_plan(settings, text, base_dir))
         if isinstance(plan, Plan):
             _show(plan, terminal)
+            _rehearse(plan, terminal)
             terminal.say("dry run: nothing was changed", "planned", changes=len(plan.changes))
             return 0
         return _complain(path, plan, terminal)
@@ -200,6 +201,23 @@ def callbacks_of(objects: Iterable[StoredObject]) -> list[tuple[str, str, str]]:
         base = str(own.get("public_url", "")).rstrip("/")
         found += [(one.name, kind.value, base + path_of(one.id, kind)) for kind in CallKind]
     return found
+
+
+def _rehearse(plan: Plan, terminal: Terminal) -> None:
+    """The requests that channels described by configuration alone would send, secrets hidden."""
+    for one in plan.changes:
+        wanted = one.wanted
+        kind = VENDORS.get(wanted.spec.get("protocol", "")) if wanted.kind == "channel" else None
+        if kind is None or kind.rehearse is None:
+            continue
+        settings = {**wanted.spec.get("settings", {}), **wanted.secrets}
+        lines = kind.rehearse(settings)
+        if terminal.is_json:
+            terminal.raw({"event": "rehearsal", "channel": wanted.name, "lines": lines})
+            continue
+        terminal.styled(Text(f"{wanted.name} would send:", style="bold"))
+        for line in lines:
+            terminal.styled(Text(f"    {line}"))
 
 
 def _show(plan: Plan, terminal: Terminal) -> None:

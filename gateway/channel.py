@@ -6,11 +6,15 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from adapters.base import Channel
+from failover.health import HealthPolicy
+from failover.watch import Watch
 from ratelimit.bucket import Tokens
 from ratelimit.throttle import Throttle
 from sms import config
 from sms.config import AdminState
 from sms.model import MessageClass, Submit
+
+OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 
 
 @dataclass(slots=True)
@@ -28,6 +32,10 @@ class ChannelRuntime:
     down_at: float = 0.0  # monotonic
     is_lent: bool = False  # down for long: others send what would be held here
     is_pumping: bool = False
+    # Its health and its breakers; wiring gives the one that outlives a change of sessions.
+    watch: Watch = field(default_factory=lambda: Watch(HealthPolicy(), 0.0, lambda: 0.5))
+    up_at: float = 0.0  # monotonic
+    link_failures: int = 0  # the adapter's, as last seen
 
     # What an operator lets it take: its classes, or nothing. Read for each message.
     takes: frozenset[MessageClass] = field(init=False)
@@ -69,6 +77,11 @@ class ChannelRuntime:
         if not wait_s:
             throttle.spend(n, now, is_otp=is_otp)
         return wait_s
+
+    def room(self, now: float) -> int:
+        """How many segments may leave while its breakers are not all closed."""
+        sent_ats = [submit.sent_at for submit in self.adapter.waiting()]
+        return self.watch.room(self.adapter.window(), sent_ats, now)
 
     def tick(self, now: float) -> None:
         """A few times a second: what the carrier said of its load, and the pace from it."""

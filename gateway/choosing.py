@@ -1,9 +1,10 @@
 """Which channel may take a message now: ours, another process's, or none for the moment.
 
-    route ─▶ not tried, not paused and up, here or in another process ─▶ its first one
-                 │ none
+    route ─▶ not tried, not paused and up, here or in another process, and its breaker takes it
+                 │ none                                                          ─▶ the first
                  ▼
-             lent to another process ─▶ HELD while any left is only down or paused ─▶ None
+             lent to another process ─▶ up, but left: the least bad, slowly
+                                            ─▶ HELD while any is only down or paused ─▶ None
 
 It only looks; `gateway.dispatch`, which is one of these, changes what it looks at.
 """
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Final
+from zlib import crc32
 
-from failover.choose import choose
+from failover.breaker import BreakerState
+from failover.choose import Badness, choose, least_bad
 from gateway.channel import ChannelRuntime
 from gateway.lanes import HELD
 from gateway.remote import RemoteChannels
@@ -35,14 +38,42 @@ class ChannelChoice:
         self.snapshot = config.Snapshot()
 
     def first_fit(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
-        """The channel that a message never tried would take now, None while all are down."""
-        return self._first_fit(channels, message_class, ())
+        """The channel that a message never tried would take now, None while all are down.
 
-    def _is_fit(self, channel: int, message_class: MessageClass) -> bool:
+        Whose message it is, is not known: one that is on its ramp counts as left.
+        """
+        fit = self._first_fit(channels, message_class, ())
+        if fit is not None:
+            return fit
+        return next((one for one in channels if self._is_up(one, message_class)), None)
+
+    def _is_up(self, channel: int, message_class: MessageClass) -> bool:
+        """Whether a session of ours takes the class, whatever its breakers say."""
+        runtime = self.channels.get(channel)
+        return runtime is not None and runtime.is_up and message_class in runtime.takes
+
+    def _is_fit(
+        self, channel: int, message_class: MessageClass, message: Message | None = None
+    ) -> bool:
         runtime = self.channels.get(channel)
         if runtime is None or not runtime.is_up:
             return self.is_remote(channel) and self._is_open(channel, message_class)
-        return message_class in runtime.takes
+        if message_class not in runtime.takes:
+            return False
+        return runtime.watch.is_closed or self._is_taken(runtime, message)
+
+    def _is_taken(self, runtime: ChannelRuntime, message: Message | None) -> bool:
+        """Whether its breakers, not all closed, take the message."""
+        if message is None:
+            return False
+        key = crc32(message.number.encode())  # who is on it stays on it while it climbs
+        is_otp = message.message_class is MessageClass.OTP
+        return runtime.watch.takes(message.carrier, key, is_otp=is_otp)
+
+    def _badness(self, channel: int, message: Message) -> Badness | None:
+        if not self._is_up(channel, message.message_class):
+            return None
+        return self.channels[channel].watch.rank(message.carrier)
 
     def is_remote(self, channel: int) -> bool:
         """Whether messages for the channel go to another process: it has a session, we hold none.
@@ -69,10 +100,14 @@ class ChannelChoice:
         return self.is_remote(channel) or self.is_lent(channel)
 
     def _first_fit(
-        self, channels: Sequence[int], message_class: MessageClass, tried: Collection[int]
+        self,
+        channels: Sequence[int],
+        message_class: MessageClass,
+        tried: Collection[int],
+        message: Message | None = None,
     ) -> int | None:
         """What is up comes first, whatever its place in the route, then what is lent."""
-        fit = choose(channels, lambda channel: self._is_fit(channel, message_class), tried)
+        fit = choose(channels, lambda channel: self._is_fit(channel, message_class, message), tried)
         if fit is None and self.remote is not None:
             fit = choose(
                 channels,
@@ -120,12 +155,24 @@ class ChannelChoice:
 
     def choose(self, message: Message) -> int | None:
         """The channel to try next, `HELD` when all left are down, None when none is left."""
+        return self.pick(message)[0]
+
+    def pick(self, message: Message) -> tuple[int | None, int]:
+        """The same, and the primary channel where it is not that one, else 0."""
         channels = self.routes.of(message)
-        if channels and not message.tried and self._is_fit(channels[0], message.message_class):
-            return channels[0]
+        if (
+            channels
+            and not message.tried
+            and self._is_fit(channels[0], message.message_class, message)
+        ):
+            return channels[0], 0
+        found = self._choose_other(message, channels)
+        return found, channels[0] if channels and found != channels[0] else 0
+
+    def _choose_other(self, message: Message, channels: Sequence[int]) -> int | None:
         if message.copy and message.tried:
             return self._choose_copy(message, channels)
-        fit = self._first_fit(channels, message.message_class, message.tried)
+        fit = self._fit_or_least_bad(message, channels, message.tried)
         if fit is not None:
             return fit
         could = any(
@@ -133,6 +180,37 @@ class ChannelChoice:
             for channel in channels
         )
         return HELD if could else None
+
+    def _fit_or_least_bad(
+        self, message: Message, channels: Sequence[int], tried: Collection[int]
+    ) -> int | None:
+        fit = self._first_fit(channels, message.message_class, tried, message)
+        if fit is not None:
+            return fit
+        return least_bad(channels, lambda channel: self._badness(channel, message), tried)
+
+    def why_not(self, message: Message, primary: int) -> str:
+        """Why a message goes to another channel than its route's first one, in one word."""
+        if message.copy:
+            return "uncertain"
+        if primary in message.tried:
+            return "refused"
+        if primary in self.snapshot.paused:
+            return "paused"
+        runtime = self.channels.get(primary)
+        if runtime is None or not runtime.is_up:
+            return "link"
+        cause = runtime.watch.cause(message.carrier)
+        return "link" if cause is None else cause.value
+
+    def is_left(self, channel: int) -> bool:
+        """Whether a breaker of a channel of ours is open: nothing that waits for it may stay."""
+        runtime = self.channels.get(channel)
+        return (
+            runtime is not None
+            and not runtime.watch.is_closed
+            and runtime.watch.state() is BreakerState.OPEN
+        )
 
     def has_other(self, message: Message, channel: int) -> bool:
         """Whether the route has a channel that was not tried yet, besides this one."""
@@ -149,7 +227,7 @@ class ChannelChoice:
         Not one that is throttled as well: messages would go to and fro between the two.
         """
         others = [other for other in self.routes.of(message) if other != channel]
-        fit = self._first_fit(others, message.message_class, message.tried)
+        fit = self._first_fit(others, message.message_class, message.tried, message)
         runtime = self.channels.get(fit or 0)
         return 0 if fit is None or (runtime and not runtime.throttle.is_free) else fit
 
@@ -157,7 +235,7 @@ class ChannelChoice:
         """The marked copy goes to another channel first, else to the same one."""
         ordered = [channel for channel in channels if channel not in message.tried]
         ordered += [channel for channel in channels if channel in message.tried]
-        fit = self._first_fit(ordered, message.message_class, ())
+        fit = self._fit_or_least_bad(message, ordered, ())
         if fit is not None:
             return fit
         could = any(self._is_configured(channel, message.message_class) for channel in ordered)

@@ -20,24 +20,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Protocol
 
-from gateway.channel import ChannelRuntime
+from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
 from gateway.lanes import HELD, Lane, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.references import References
+from gateway.watching import feed, glance, tell
 from receipts.state import Path, begin_attempt, path_to, settled
 from sms import config
-from sms.model import FINAL_STATES, EventRow, Message, MessageClass, State, Submit
-from sms.outcomes import Submitted, Uncertain
+from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
+from sms.outcomes import Outcome, Submitted, Uncertain
 from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
 CLAIM_BLOCK = 256  # per accept lane beyond the free windows; what a power cut may make uncertain
-OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
+WATCH_S = 1.0  # between two looks at the channels' health
 SWEEP_S = 1.0  # between two looks at the validity of what waits
 END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
 MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
@@ -86,6 +87,7 @@ class Dispatcher(ChannelChoice):
         self._claiming: dict[int, list[Message]] = {}  # by first id: claims not committed yet
         now = monotonic()  # one class at a time: a look at 60,000 messages takes 4 ms
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
+        self._watch_at = now
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         # Of what enters a lane, what goes on: set while a batch is halted (gateway.withdraw).
         self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
@@ -238,12 +240,23 @@ class Dispatcher(ChannelChoice):
 
     def _bind(self, message: Message) -> int | None:
         """The channel in whose lane it is to wait; without any left it has ended, None."""
-        channel = self.choose(message)
+        channel, primary = self.pick(message)
         if channel is None:
             self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
             return None
-        message.channel = channel
+        if channel != message.channel:
+            if primary and channel and not message.is_adopted:
+                self._count_failover(message, primary, channel)
+            runtime = self.channels.get(channel)
+            if runtime is not None and not runtime.watch.is_closed:
+                runtime.watch.bound(message.carrier)
+            message.channel = channel
         return channel
+
+    def _count_failover(self, message: Message, primary: int, channel: int) -> None:
+        names = self._ledger.channel_names
+        labels = names.get(primary, ""), names.get(channel, ""), self.why_not(message, primary)
+        self._metrics.failover_total.inc(labels)
 
     def _enter(self, message: Message, *, first: bool) -> int:
         channel = self._bind(message)
@@ -345,15 +358,16 @@ class Dispatcher(ChannelChoice):
                 submit.message.sent_at = now
 
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
-        free = runtime.adapter.free()
+        now, unix = self._monotonic(), self._unix()
+        free, reserve = runtime.adapter.free(), runtime.adapter.window() // OTP_SHARE
+        if not runtime.watch.is_closed:
+            free, reserve = min(free, runtime.room(now)), 0
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent or runtime.is_paused:
             return burst
         free -= len(burst)
         lane = self._lanes.lane(runtime.config.id)
-        reserve = runtime.adapter.window() // OTP_SHARE
         free -= runtime.claiming
-        now, unix = self._monotonic(), self._unix()
         to_claim: list[Message] = []
         look = self.last_look
         while free > 0 and len(look.stopped) < SLICE:
@@ -432,7 +446,8 @@ class Dispatcher(ChannelChoice):
 
     def _send_claimed(self, channel: int, messages: list[Message]) -> None:
         runtime = self.channels.get(channel)
-        if runtime is None or not self.can_send(channel) or self.is_stopped:
+        may_send = not self.is_stopped and self.can_send(channel) and not self.is_left(channel)
+        if runtime is None or not may_send:
             self.put(messages, first=True)
             return
         unix = self._unix()
@@ -546,11 +561,12 @@ class Dispatcher(ChannelChoice):
             return
         runtime.is_up, runtime.is_lent = is_up, False
         if is_up:
-            runtime.was_up = True
+            runtime.was_up, runtime.up_at = True, self._monotonic()
             self._rechoose_waiting()
             self.pump(channel)
             return
         runtime.down_at = self._monotonic()
+        runtime.watch.link_failed()
         self._leave(runtime, "channel.link_lost")
 
     def _leave(self, runtime: ChannelRuntime, reason: str) -> None:
@@ -560,6 +576,42 @@ class Dispatcher(ChannelChoice):
         if unsent and self.not_sent is not None:
             self.not_sent(runtime.config.id, unsent, reason)
         self._rechoose(runtime.config.id)
+
+    def heard(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
+        """What carriers answered, and what they did not: the channel's health."""
+        runtime = self.channels.get(channel)
+        if runtime is not None:
+            has_sessions = runtime.adapter.has_sessions
+            feed(runtime.watch, results, self._monotonic(), has_sessions=has_sessions)
+
+    def receipted(
+        self, channel: int, carrier: Carrier, delivered: int, undelivered: int, lag_s: float
+    ) -> None:
+        """Final receipts came for segments that were submitted `lag_s` ago."""
+        runtime = self.channels.get(channel)
+        if runtime is not None:
+            now = self._monotonic()
+            runtime.watch.receipted(carrier, delivered, undelivered, lag_s, now)
+
+    def _watch(self, now: float) -> None:
+        """Once a second: breakers open, try, climb and close, and messages follow."""
+        if now < self._watch_at or self.is_stopped:
+            return
+        self._watch_at = now + WATCH_S
+        moved: list[ChannelRuntime] = []
+        for channel, runtime in self.channels.items():
+            moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
+            tell(runtime, moves)
+            if moves:
+                moved.append(runtime)
+        for runtime in moved:
+            if self.is_left(runtime.config.id):
+                self._leave(runtime, "channel.unavailable")
+        if moved:
+            self._rechoose_waiting()
+            for channel, runtime in self.channels.items():
+                if runtime not in moved and not runtime.watch.is_closed:
+                    self._rechoose(channel)
 
     def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
         """Other processes have got or lost their last session of these channels."""
@@ -591,17 +643,11 @@ class Dispatcher(ChannelChoice):
     def _rechoose(self, channel: int) -> None:
         """Bind what waits in a lane to the channels of its routes anew, otp first."""
         lane = self._lanes.detach(channel)
-        count = lane.size()
-        if not count:
+        if not lane.size():
             return
-        first = next(message for _, queue in lane.queues() for message in queue)
         self._moving.append(lane)
         if len(self._moving) == 1:
             self._move_some()
-        name = self._ledger.channel_names.get(channel)
-        if channel not in (HELD, first.channel) and name is not None:
-            to = self._ledger.channel_names.get(first.channel, "none")
-            self._metrics.failover_total.inc((name, to, "link"), count)
 
     def _move_some(self) -> None:
         """A long lane moves in slices and in its own order, so that nobody waits for all of it."""
@@ -633,6 +679,7 @@ class Dispatcher(ChannelChoice):
     def tick(self) -> None:
         """Ten times a second: delayed messages, repairs, the channels' pace, validity."""
         now = self._monotonic()
+        self._watch(now)
         due: list[Message] = []
         while self._delayed and self._delayed[0][0] <= now:
             due.append(heapq.heappop(self._delayed)[2])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 from compliance.policy import SendingPolicy
+from failover.breaker import BreakerState
 from gateway.api.access import Access
 from gateway.backlog import Backlog
 from gateway.calls import Calls
@@ -293,6 +294,7 @@ class Flow:
     def outcomes(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
         """Answers, time-outs and losses of one burst."""
         if results:
+            self.dispatcher.heard(channel, results)
             self.settler.outcomes(channel, results)
 
     def reports(self, channel: int, reports: Sequence[Report]) -> None:
@@ -414,6 +416,10 @@ class Flow:
             for state in ("up", "down"):
                 is_now = (state == "up") == runtime.is_up
                 metrics.channel_state.set((runtime.config.name, state), float(is_now))
+            worst = runtime.watch.state()
+            for breaker in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.RAMP):
+                labels = (runtime.config.name, breaker.value)
+                metrics.channel_state.set(labels, float(worst is breaker))
         for known in self.snapshot.channels.values():
             is_paused = float(known.id in self.snapshot.paused)
             metrics.channel_state.set((known.name, "paused"), is_paused)

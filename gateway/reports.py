@@ -87,6 +87,7 @@ class Batch:
     ends: dict[str, int] = field(default_factory=dict)
     # what was submitted in one burst, Unix seconds, waited equally long for its reports
     sent: dict[tuple[Carrier, float], int] = field(default_factory=dict)
+    undelivered: dict[Carrier, int] = field(default_factory=dict)  # of those in `sent`
 
 
 def _vendor_words(protocol: str) -> Mapping[str, str]:
@@ -209,6 +210,10 @@ class Reports:
         for (carrier, submitted_at), number in batch.sent.items():
             lag_s = max(0.0, batch.unix - submitted_at)
             self._metrics.receipt_lag_seconds.observe((name, carrier.value), lag_s, number)
+            bad = min(number, batch.undelivered.get(carrier, 0))
+            if bad:
+                batch.undelivered[carrier] -= bad
+            self._dispatcher.receipted(channel, carrier, number - bad, bad, lag_s)
 
     # -- one report ------------------------------------------------------------------------
 
@@ -296,6 +301,8 @@ class Reports:
         if submitted_at is not None:
             sent = message.carrier, submitted_at
             batch.sent[sent] = batch.sent.get(sent, 0) + 1
+            if state is not State.DELIVERED:
+                batch.undelivered[sent[0]] = batch.undelivered.get(sent[0], 0) + 1
         if message.state in FINAL_STATES:
             self._ended(batch, report, message)
         return "matched"

@@ -120,6 +120,45 @@ class Reliability(BaseModel):
     shed_storage_share: Share = 0.95  # disk fuller than this: 503
     shed_queue_s: Seconds = 600  # queue longer than this at the channel's rate: 503
     valkey_timeout_s: Seconds = 0.05  # of a question about limits; then each process by itself
+    # When a channel is left and come back to (RELIABILITY 7); `failover.health.HealthPolicy`.
+    health_link_errors: Count = 5  # connects, logins or links lost, in a row
+    health_config_errors: Count = 3  # answers that refuse the account, none taken in between
+    health_no_answer_s: Seconds = 10  # nothing heard for so long …
+    health_no_answer_waiting: Count = 8  # … while so many submits wait
+    health_failure_share: Share = 0.5  # failed of the answers …
+    health_failure_s: Seconds = 10  # … of so many seconds …
+    health_failure_least: Count = 20  # … of which there are so many
+    health_failure_long_share: Share = 0.2  # the same over a longer time
+    health_failure_long_s: Seconds = 60
+    health_failure_long_least: Count = 100
+    health_slow_answer_s: Seconds = 10  # p95 of the answers above this …
+    health_slow_s: Seconds = 30  # … for so long
+    health_head_age_s: Seconds = 300  # the oldest message waits so long for a slot, unthrottled
+    health_receipts_from_s: Seconds = 300  # of the submits made so long ago …
+    health_receipts_until_s: Seconds = 360  # … up to so long …
+    health_receipts_least: Count = 100  # … if they are so many …
+    health_receipts_part: Share = 0.5  # … less than this part of what is usual has its receipt
+    health_receipts_baseline_s: Seconds = 86_400  # what is usual, over so long
+    health_alarm_failure_share: Share = 0.05  # above it, of `health_failure_long_s`: an alarm
+    health_alarm_failure_least: Count = 200
+    health_alarm_delivery_share: Share = 0.95  # delivered of the receipts, below it: an alarm
+    health_alarm_delivery_s: Seconds = 300
+    health_alarm_delivery_least: Count = 200
+    health_open_s: Seconds = 30  # nothing goes over it for so long, doubled each time in a row …
+    health_open_cap_s: Seconds = 600  # … up to this
+    health_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.2  # either way
+    health_probes: Count = 10  # then so many ordinary messages try it …
+    health_probes_good: Count = 9  # … of which so many must be answered well
+    health_half_open_s: Seconds = 60  # fewer came in so long: those that came decide
+    health_ramp: tuple[Share, ...] = (0.01, 0.1, 0.5, 1.0)  # then these shares of the messages …
+    health_ramp_step_s: Seconds = 60  # … for so long each
+    health_switches: Annotated[int, Field(ge=2, le=1000)] = 4  # at most, away and back, …
+    health_switches_s: Seconds = 600  # … in so long; beyond it stays on the backup
+
+    @field_validator("health_ramp", mode="before")
+    @classmethod
+    def _split_shares(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -131,6 +170,12 @@ class Reliability(BaseModel):
             raise ValueError("marketing_opens_h must be below marketing_closes_h")
         if self.reconnect_min_s > self.reconnect_max_s:
             raise ValueError("reconnect_min_s must not be above reconnect_max_s")
+        if self.health_receipts_from_s >= self.health_receipts_until_s:
+            raise ValueError("health_receipts_from_s must be below health_receipts_until_s")
+        if self.health_probes_good > self.health_probes:
+            raise ValueError("health_probes_good must not be above health_probes")
+        if not self.health_ramp or self.health_ramp[-1] != 1.0:
+            raise ValueError("health_ramp must end with 1, as 0.01,0.1,0.5,1")
         return self
 
 

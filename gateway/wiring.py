@@ -21,11 +21,11 @@ from compliance.suppressions import Suppressions
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.carrier_words import CarrierWords
-from gateway.channel import ChannelRuntime
+from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
-from gateway.dispatch import MIN_DEPTH_SEGMENTS, OTP_SHARE, Dispatcher
+from gateway.dispatch import MIN_DEPTH_SEGMENTS, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
@@ -53,6 +53,7 @@ from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
 from gateway.takeover import Aside, Takeover, Taker
 from gateway.usage import usage_moves
+from gateway.watching import Watches, health_policy
 from gateway.withdraw import Withdrawals
 from ratelimit.leases import ChannelBucket, Leases
 from ratelimit.limiter import Valkey
@@ -110,6 +111,7 @@ class Worker:
     quotas: Quotas
     suppressing: Suppressing
     inbound: InboundDesk
+    watches: Watches
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -294,6 +296,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         quotas,
         _suppressing(flow, pool),
         _inbound(flow, pool, ids, notifier),
+        Watches(health_policy(numbers), time.monotonic),
     )
     _join_sessions(worker, numbers)
     return worker
@@ -545,6 +548,7 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
                 _let_go(worker, removed)
             if channel_id not in snapshot.channels:
                 worker.leases.forget(_bucket_name(channel_id))
+                worker.watches.forget(channel_id)
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
     flow.smg_port.set_channels(snapshot.channels.values())
@@ -556,7 +560,12 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
         adapter = protocol.build(channel, flow, _session_policy(numbers, flow.lease))
-        runtime = ChannelRuntime(channel, adapter, _bucket(worker, snapshot, channel.id))
+        runtime = ChannelRuntime(
+            channel,
+            adapter,
+            _bucket(worker, snapshot, channel.id),
+            watch=worker.watches.of(snapshot.channels[channel.id]),
+        )
         runtime.throttle.share = worker.peers.sessions.rate_share(channel)
         flow.dispatcher.add_channel(runtime)
         adapter.start()

@@ -375,6 +375,7 @@ def arguments() -> argparse.ArgumentParser:
 def numbers_of(options: argparse.Namespace) -> dict[str, object]:
     """Settings that are not stock: links come back soon; lanes when asked for."""
     numbers: dict[str, object] = {"reconnect_min_s": 0.5, "reconnect_max_s": 1}
+    numbers["health_link_errors"] = 1_000_000  # the whole rate at once: no ramp is measured
     if options.lanes:
         for name in ("lane_otp", "lane_transactional", "lane_marketing"):
             numbers[name] = options.lanes

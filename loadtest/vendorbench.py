@@ -52,6 +52,7 @@ WARM_S = 0.3
 ROUND_S = 1.0
 ROUNDS = 5
 START_S: Final = 10.0
+WIDTH: Final = 100  # of the table; cut off figures say nothing
 TWILIO: Final = "AC" + "0" * 32
 _FILLED: Final = Filled("SMS_1", (("code", "123456"),))
 
@@ -144,7 +145,10 @@ def _account(name: str, url: str, form: str, batch: int) -> config.Channel:
     settings = {**BENCHES[name].settings, "url": url, "callbacks": False}
     if form == "single":
         settings["max_batch"] = batch = 1
-    return config.Channel(1, name, name, settings, sessions=1, window=REQUESTS * batch)
+    sender = ring(1)[0].sender
+    return config.Channel(
+        1, name, name, settings, sender=sender, sessions=1, window=REQUESTS * batch
+    )
 
 
 async def _timed(child: _Child) -> Round:
@@ -241,7 +245,7 @@ async def run(names: Sequence[str], bar: Bar) -> Found:
 
 def _told(ours: Sequence[Round], floor: Sequence[Round], batch: int) -> dict[str, float]:
     def middle(rounds: Sequence[Round], name: str) -> float:
-        return statistics.median(getattr(one, name) for one in rounds)
+        return float(statistics.median(getattr(one, name) for one in rounds))
 
     rate = middle(ours, "messages_per_s")
     cost, least = middle(ours, "cpu_us"), middle(floor, "cpu_us")
@@ -307,7 +311,7 @@ def main() -> int:
     found = measured("bench-vendors", lambda bar: uvloop.run(run(names, bar)), console)
     then = json.loads(RECORD.read_text("utf-8")) if RECORD.is_file() else {}
     compare(found, then)
-    print_found(found, options, lambda found: show(found, Console()))
+    print_found(found, options, lambda found: show(found, Console(width=WIDTH)))
     if options.record:
         RECORD.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     return 0

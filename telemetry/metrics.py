@@ -344,12 +344,15 @@ class Metrics:
         self.channel_state = Gauge(
             "channel_state",
             "Whether any process of the node (up), or none (down), has a session of the channel; "
-            "whether an operator has paused it or drains it (paused).",
+            "whether one has left it (open), tries it (half_open) or comes back (ramp); whether an "
+            "operator has paused it or drains it (paused).",
             ("channel", "state"),
             "max",
         )
         self.failover_total = Counter(
-            "failover_total", "Messages handed to a backup channel.", ("from", "to", "cause")
+            "failover_total",
+            "Messages that went to another channel than their primary.",
+            ("from", "to", "cause"),
         )
         self.handovers_total = Counter(
             "handovers_total",

@@ -15,7 +15,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import assert_never
 
 from adapters.base import ChannelSink
@@ -66,6 +66,7 @@ class HttpChannel:
     """One vendor account (adapters.base.Channel)."""
 
     sends_whole = True
+    has_sessions = False
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class HttpChannel:
         self._client = client = Client(self._settings, self._tls, connections)
         self._asker.start(client)
         self._puller.start(client)
-        self._link.start(client, self._settings.url or self._vendor.endpoint)
+        self._link.start(client, self._vendor.endpoint)
         self._timer = loop.call_later(TICK_S, self._tick)
 
     def is_up(self) -> bool:
@@ -145,6 +146,16 @@ class HttpChannel:
     def window(self) -> int:
         """How many submits may be under way; 0 while the vendor cannot be reached."""
         return self._capacity if self._link.is_up else 0
+
+    def waiting(self) -> Iterator[Submit]:
+        """The submits whose request is not over."""
+        for sending in self._sendings:
+            yield from sending.submits
+
+    @property
+    def failures(self) -> int:
+        """Connections that failed, in all."""
+        return self._link.failures
 
     def congestion(self) -> int:
         """No vendor says how busy it is."""

@@ -197,13 +197,21 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes | None:
     return b"".join(chunks)
 
 
-def _place(url: str) -> str:
-    """Host and port of an address: of a query nothing may be told."""
+def names_host(url: str) -> bool:
+    """Whether an address says where to connect."""
     try:
         found = URL(url, encoded=True)
-        return f"{found.host}:{found.port}"
     except ValueError:
+        return False
+    return found.scheme in ("http", "https") and bool(found.host)
+
+
+def _place(url: str) -> str:
+    """Host and port of an address: of a query nothing may be told."""
+    if not names_host(url):
         return "the vendor"
+    found = URL(url, encoded=True)
+    return f"{found.host}:{found.port}"
 
 
 def _explain(error: Exception, place: str) -> str:

@@ -2,7 +2,7 @@
 
 One number goes as a form with our reference as `extend`, which its receipts echo. Several go as
 one JSON request, each with its own template and values; that has a single `extend` for all of
-them, so it has none, and a lost answer is found by number only (`max_batch: 1` avoids that).
+them, so it has none, and a lost answer is found by number only. Login codes always go alone.
 Huawei's own SDK judges requests and signatures in tests (docs/vendors-huawei.md).
 
     POST /sms/batchSendSms/v1      a form ┐
@@ -60,7 +60,7 @@ from sms.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
-from sms.model import Inbound, Report, Submit
+from sms.model import Inbound, MessageClass, Report, Submit
 from sms.outcomes import Outcome, Submitted, Uncertain
 
 # Of one text Huawei takes 500 numbers; of different texts no limit is written, so we stay low.
@@ -143,8 +143,9 @@ class Huawei:
         self._callback = address_of(self._common, channel.id, CallKind.RECEIPTS)
 
     def together(self, submit: Submit) -> Hashable:
-        """Any: a request for several holds a template and values for each."""
-        return None
+        """Any but login codes, which go alone: theirs are the answers that must not be lost."""
+        is_alone = submit.message.message_class is MessageClass.OTP
+        return submit.message.id if is_alone else None
 
     def send(self, submits: Sequence[Submit], unix: float, nonce: str) -> Request:
         """A form for one, JSON for several; CannotSend without template or signature."""

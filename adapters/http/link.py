@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adapters.base import ChannelSink
-from adapters.http.client import Client, Failed
+from adapters.http.client import Client, Failed, names_host
 from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
 from adapters.shell import LEASE_LOOK_S, REMIND_S, backoff_s
@@ -119,8 +119,7 @@ class Link:
         failures = 0
         while not self._stopping.is_set():
             if self.is_up:
-                await self._look(client, url)
-                if self.is_up:
+                if not await self._has_fallen(client, url):
                     continue
                 failures = 1
             elif not self._sink.may_submit():  # a process that owns nothing need not be up
@@ -138,22 +137,25 @@ class Link:
                 self._tell_down()
             await _pause(self._stopping, backoff_s(failures, self._policy, self._dice()))
 
-    async def _look(self, client: Client, url: str) -> None:
-        """Wait for its fall, and probe once when nothing was sent meanwhile."""
+    async def _has_fallen(self, client: Client, url: str) -> bool:
+        """Wait for its fall, and probe once when nothing was sent meanwhile; whether it fell."""
         longest = min(LOOK_S, self._policy.reconnect_max_s)
         if await _pause(self._went_down, self._policy.reconnect_min_s if self._row else longest):
-            return
+            return True
         is_idle, self._was_used = not self._was_used, False
         if not is_idle or not self._sink.may_submit():
-            return
+            return False
         failed = await self._probe(client, url)
         if failed is None:
             self._row = 0
         else:
             self.unreached(failed.reason)
+        return not self.is_up
 
     async def _probe(self, client: Client, url: str) -> Failed | None:
-        return await client.reach(url)
+        """An address that parts of a message complete is known when there is one: no doubt of it
+        before."""
+        return await client.reach(url) if names_host(url) else None
 
     def _tell_down(self) -> None:
         """Log why: each reason when it is new, then once a minute."""

@@ -13,6 +13,7 @@ own verdict in a list, found by its place, by our reference or by its number.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -127,8 +128,9 @@ class Answers:
             key = items.key.text(item) if items.key else ""
             by_key.setdefault(self._key(key, items.by), []).append(item)
         wanted = [_key_of(submit, items.by) for submit in submits]
+        asked = Counter(wanted)
         return [
-            by_key[key][0] if len(by_key.get(key, ())) == 1 and wanted.count(key) == 1 else None
+            by_key[key][0] if len(by_key.get(key, ())) == 1 and asked[key] == 1 else None
             for key in wanted
         ]
 

@@ -132,8 +132,6 @@ class Section:
             if not isinstance(word, str) or word not in allowed:
                 known = ", ".join(sorted(allowed))
                 self.wrong.append((member(self.at(name), key), f"give one of {known}"))
-            elif not isinstance(key, str | int) or isinstance(key, bool):
-                self.wrong.append((member(self.at(name), key), "put the code in quotes"))
             else:
                 found[str(key)] = word
         return found

@@ -33,7 +33,7 @@ from adapters.http.recipe_request import (
     item_maker,
     parse_plan,
 )
-from adapters.http.recipe_section import Section, Wrong
+from adapters.http.recipe_section import Section, Wrong, member
 from adapters.http.recipe_tree import Format, Path, Test
 from adapters.http.recipe_values import (
     ACCOUNT,
@@ -120,7 +120,25 @@ def outer_wrong(raw: Mapping[str, object]) -> Wrong:
     """What is wrong with the settings' names and forms, the parts' insides excepted."""
     pushes = [raw[kind.value] for kind in CallKind if isinstance(raw.get(kind.value), Mapping)]
     is_signed = all(isinstance(one, Mapping) and "verify" in one for one in pushes)
-    return settings.find_wrong(raw, _CHECKS, ("send", "answer"), PROTOCOL, is_signed=is_signed)
+    wrong = settings.find_wrong(raw, _CHECKS, ("send", "answer"), PROTOCOL, is_signed=is_signed)
+    return wrong + [found for name in _CHECKS for found in _unquoted(raw.get(name), f"/{name}")]
+
+
+def _unquoted(value: object, pointer: str) -> Wrong:
+    """Names that are no text: stored as JSON they would come back as another name."""
+    if isinstance(value, list):
+        inner = [_unquoted(one, f"{pointer}/{index}") for index, one in enumerate(value)]
+        return [found for one in inner for found in one]
+    if not isinstance(value, Mapping):
+        return []
+    wrong = [
+        (member(pointer, name), "put this name in quotes")
+        for name in value
+        if not isinstance(name, str)
+    ]
+    for name, inner_value in value.items():
+        wrong += _unquoted(inner_value, member(pointer, name))
+    return wrong
 
 
 def read_recipe(raw: Mapping[str, Any], channel: int, wrong: Wrong) -> Recipe:

@@ -97,7 +97,7 @@ _OWN: Final[Mapping[str, Check]] = {
     "account_sid": _sid("AC", "account's SID"),
     "auth_token": _secret,
     "api_key_sid": _sid("SK", "API key's SID"),
-    "api_key_secret": _secret,
+    "api_secret": _secret,
     "messaging_service_sid": _sid("MG", "messaging service's SID"),
 }
 
@@ -106,7 +106,7 @@ def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a Twilio channel's settings: (JSON pointer, what to do)."""
     required = ("account_sid", "auth_token")
     wrong = settings.find_wrong(raw, _OWN, required, "a Twilio channel", is_signed=True)
-    for name, other in (("api_key_sid", "api_key_secret"), ("api_key_secret", "api_key_sid")):
+    for name, other in (("api_key_sid", "api_secret"), ("api_secret", "api_key_sid")):
         if name in raw and other not in raw:
             wrong.append((f"/{name}", f"means nothing without {other}; add that, or remove this"))
     return wrong
@@ -134,7 +134,7 @@ class Twilio:
         self._token = str(raw["auth_token"]).encode()
         # An API key can be taken back by itself; callbacks are signed with the token all the same.
         user = raw.get("api_key_sid", raw["account_sid"])
-        password = raw.get("api_key_secret", raw["auth_token"])
+        password = raw.get("api_secret", raw["auth_token"])
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._headers = (("Authorization", f"Basic {login}"), ("Accept", "application/json"))
         self._callback = address_of(self._own, channel.id, CallKind.RECEIPTS)

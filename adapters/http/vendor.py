@@ -128,7 +128,7 @@ class Vendor(Protocol):
     """One vendor account. Made by `make(channel, templates)` of its module; see vendors.py."""
 
     traits: Traits
-    endpoint: str  # where submits go, at least scheme and host: probed while nothing is sent
+    endpoint: str  # where submits go; one that names a host is probed while nothing is sent
 
     def together(self, submit: Submit) -> Hashable:
         """Submits with equal keys may share a request, where `traits.batch` allows it.

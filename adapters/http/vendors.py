@@ -20,16 +20,20 @@ class VendorKind:
     validate: Callable[[Mapping[str, object]], list[tuple[str, str]]]
     # Raises ConfigError when the settings are wrong.
     make: Callable[[config.Channel], Vendor]
-    login: str  # the setting that names the account: two channels with one value are one account
+    # The setting that names the account, of which there may be one channel: its pushes go to one
+    # address. "" where a vendor is told one with each request, or the name is a secret.
+    login: str
     # What the words in its reports mean: code → class of receipts.normalise.
     reports: Mapping[str, str] = field(default_factory=dict)
+    # The requests that faultless settings make for sample messages, line by line, secrets hidden.
+    rehearse: Callable[[Mapping[str, object]], list[str]] | None = None
 
 
 VENDORS: Final[Mapping[str, VendorKind]] = {
     "aliyun": VendorKind(aliyun.validate, aliyun.make, "access_key_id", aliyun.REPORTS),
-    "http": VendorKind(recipe.validate, recipe.make, recipe.LOGIN),
+    "http": VendorKind(recipe.validate, recipe.make, recipe.LOGIN, rehearse=recipe.rehearse),
     "huawei": VendorKind(huawei.validate, huawei.make, "app_key", huawei.REPORT_CLASSES),
-    "infobip": VendorKind(infobip.validate, infobip.make, "api_key", infobip.REPORT_CLASSES),
-    "tencent": VendorKind(tencent.validate, tencent.make, "secret_id", tencent.REPORTS),
-    "twilio": VendorKind(twilio.validate, twilio.make, "account_sid", twilio.REPORT_CLASSES),
+    "infobip": VendorKind(infobip.validate, infobip.make, "", infobip.REPORT_CLASSES),
+    "tencent": VendorKind(tencent.validate, tencent.make, "sdk_app_id", tencent.REPORTS),
+    "twilio": VendorKind(twilio.validate, twilio.make, "", twilio.REPORT_CLASSES),
 }

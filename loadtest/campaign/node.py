@@ -44,6 +44,7 @@ RELIABILITY: Final[Mapping[str, str]] = {
     "uncertain_wait_transactional_s": "2",
     "reconnect_min_s": "0.2",
     "reconnect_max_s": "1",
+    "health_link_errors": "1000",  # tried so often, five in a row are a matter of seconds
     "drain_before_s": "0.2",
     "marketing_opens_h": "0",  # campaigns run at night too
     "marketing_closes_h": "24",

@@ -190,12 +190,14 @@ async def test_a_time_out_is_uncertain_and_the_late_answer_is_told_with_the_same
     await until(lambda: rig.sink.results)
     assert isinstance(rig.sink.results[0][1], Uncertain)
     assert rig.channel.free() == 0
+    assert [*rig.channel.waiting()] == submits  # it still does, as its slot
     rig.answer_held()
     await until(lambda: len(rig.sink.results) == 2)
     submit, outcome = rig.sink.results[1]
     assert submit is submits[0]
     assert isinstance(outcome, Submitted)
     assert rig.channel.free() == 1
+    assert [*rig.channel.waiting()] == []
 
 
 async def test_reports_are_answered_only_when_told(make):

@@ -95,12 +95,22 @@ async def test_a_vendor_that_cannot_be_reached_is_down_with_a_remedy_and_up_when
     await until(lambda: "check the address" in http.why_down())
     assert not http.is_up()
     assert http.free() == http.window() == 0
+    assert http.failures > 0
     submits = [a_submit()]
     assert http.submit(submits) == submits
     await rig.listen()
     await until(http.is_up)
     assert rig.sink.links == [(True, "connected")]
     assert http.why_down() == ""
+
+
+@pytest.mark.parametrize("endpoint", ["", "https://", "no address"])
+async def test_an_address_that_is_known_with_the_message_only_is_not_tried_before(rigs, endpoint):
+    rig = rigs()
+    http = rig.make()
+    rig.vendor.endpoint = endpoint
+    http.start()
+    await until(http.is_up)
 
 
 async def test_what_was_certainly_not_written_is_not_sent_and_five_failures_take_it_down(rigs):
@@ -130,12 +140,14 @@ async def test_no_answer_in_time_is_uncertain_once_and_the_late_answer_comes_beh
     await until(lambda: rig.outcomes_of(submit))
     assert rig.outcomes_of(submit) == [Uncertain("channel.timeout")]
     assert http.free() == 15  # its slot stays taken
+    assert [*http.waiting()] == [submit]
     await asyncio.sleep(0.03)
     assert len(rig.outcomes_of(submit)) == 1
     rig.release.set()
     await until(lambda: len(rig.outcomes_of(submit)) == 2)
     assert isinstance(rig.outcomes_of(submit)[1], Submitted)
     assert http.free() == 16
+    assert [*http.waiting()] == []
     assert rig.seen[reference_of(submit)] == 1
 
 

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.flow
 FIXED_SEED = 1  # one order in CI; `make campaign` rolls the dice
 
 KINDS = ("worker", "postgres")
+PRIMARIES = ("mobile-a", "unicom-a", "telecom-a", "global-a")
 KILLS = int(os.environ.get("SMSGW_TEST_KILLS", "10"))
 CAMPAIGN_KILLS = 40
 # A long way to the carrier and back, so that something is open at every moment, and submits that
@@ -71,8 +72,8 @@ def kills_hit_a_running_gateway(verdict: Verdict) -> None:
 
 
 def every_protocol_was_at_work(verdict: Verdict) -> None:
-    assert len(verdict.taken) == 4
-    assert min(verdict.taken.values()) > sum(verdict.taken.values()) / 10
+    taken = [verdict.taken[name] for name in PRIMARIES]
+    assert min(taken) > sum(verdict.taken.values()) / 10
 
 
 def nothing_accepted_is_missing(verdict: Verdict) -> None:

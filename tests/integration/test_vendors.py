@@ -2,19 +2,30 @@
 
 import asyncio
 import json
+import secrets
+import time
 import warnings
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
+import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
+from adapters.http.vendor import Asked, Call, CallKind, Reply, Request, Verdict
+from adapters.http.vendors import VENDORS
 from loadtest.carrier import arguments, open_carrier
 from loadtest.control import Controlled
 from loadtest.phone import PhoneText
+from loadtest.wirebench import ring
+from receipts.normalise import ReportCodes
+from sms import config
+from sms.model import Filled, State
+from sms.outcomes import Submitted
 from tests.support.vendor_sdks import ACCOUNT, SECRET, SENDS, TEXT, Refused
 
 pytestmark = [pytest.mark.integration, pytest.mark.parametrize("protocol", sorted(SENDS))]
@@ -130,6 +141,60 @@ async def test_the_sdk_is_understood_and_understands(protocol: str, vendor: Vend
     assert is_delivered, body
 
 
+OURS: dict[str, dict[str, Any]] = {
+    "aliyun": {"access_key_id": ACCOUNT, "access_key_secret": SECRET},
+    "huawei": {"app_key": ACCOUNT, "app_secret": SECRET},
+    "infobip": {"api_key": SECRET},
+    "tencent": {"secret_id": ACCOUNT, "secret_key": SECRET, "sdk_app_id": "1400006666"},
+    "twilio": {"account_sid": ACCOUNT, "auth_token": SECRET},
+}
+
+
+async def test_our_own_channel_is_understood_and_understands(protocol: str, vendor: Vendor) -> None:
+    """The gateway's requests, receipts and queries against checks that know nothing of it."""
+    if protocol not in OURS:
+        pytest.skip("the generic channel's requests are its configuration's")
+    settings = {**OURS[protocol], "url": f"http://127.0.0.1:{vendor.carrier.port}"}
+    settings["callback_sources"] = ["127.0.0.1/32"]
+    sender = "+15017122661" if protocol == "twilio" else "10690001"
+    ours = VENDORS[protocol].make(config.Channel(7, "c", protocol, settings, sender=sender))
+    filled = Filled("SMS_1", (("code", "482915"),))
+    submit = replace(ring(1)[0], filled=filled, sender=sender, number=NUMBER[1:])
+    sent = await exchange(ours.send([submit], time.time(), secrets.token_hex(16)))
+    [outcome] = ours.read([submit], sent)
+    assert isinstance(outcome, Submitted), sent
+    _, body, headers = await vendor.callbacks.first()
+    url = vendor.callbacks.url.replace("{kind}", "receipts")
+    call = Call(CallKind.RECEIPTS, "POST", url, headers, body, time.time())
+    [report] = ours.pushed(call).reports
+    assert report.carrier_id == outcome.carrier_id
+    assert (
+        ReportCodes(protocol, VENDORS[protocol].reports).read(report.state, report.error)[0].state
+        is State.DELIVERED
+    )
+    if ours.traits.asks:
+        asked = [Asked(submit, time.time(), outcome.carrier_id)]
+        question = ours.question(asked, time.time(), secrets.token_hex(16))
+        [told] = ours.told(asked, await exchange(question))
+        assert told.verdict is Verdict.ENDED
+        assert told.carrier_id == outcome.carrier_id
+
+
+async def exchange(request: Request) -> Reply:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(
+            request.method,
+            URL(request.url, encoded=True),
+            headers=dict(request.headers),
+            data=request.body or None,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type"),
+        ) as answer,
+    ):
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return Reply(answer.status, headers, await answer.read())
+
+
 def read_receipt(protocol: str, vendor: Vendor, body: bytes, headers: dict[str, str]) -> str:
     """The id of a receipt of a delivery, as the vendor documents the push."""
     match protocol:
@@ -146,13 +211,13 @@ def read_receipt(protocol: str, vendor: Vendor, body: bytes, headers: dict[str, 
             )
             return str(told["sid"])
         case "huawei":
-            form = parse_qs(body.decode())
-            assert (form["status"], form["extend"]) == (["DELIVRD"], ["msg_1-1"])
-            return form["smsMsgId"][0]
+            form = dict(parse_qsl(body.decode()))
+            assert (form["status"], form["extend"]) == ("DELIVRD", "msg_1-1")
+            return form["smsMsgId"]
         case "twilio":
             from twilio.request_validator import RequestValidator
 
-            form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+            form = dict(parse_qsl(body.decode()))
             url = vendor.callbacks.url.replace("{kind}", "receipts")
             good = RequestValidator(SECRET).validate(url, form, headers["x-twilio-signature"])
             assert good
@@ -194,6 +259,6 @@ async def test_a_phones_text_is_pushed_until_it_is_heard(
     assert vendor.carrier.phone(PhoneText(NUMBER[1:], "10690001", "退订")) == 1
     path, body, _ = await vendor.callbacks.first()
     assert path == "/v1/inbound"
-    told = parse_qs(body.decode()) if protocol in ("huawei", "twilio") else json.loads(body)
+    told = dict(parse_qsl(body.decode())) if protocol in ("huawei", "twilio") else json.loads(body)
     assert "退订" in json.dumps(told, ensure_ascii=False)
     assert vendor.carrier.counts()["reports_again"] == 2

@@ -50,6 +50,8 @@ class FakeChannel:
         self.busy = 0  # what it tells of its load, once
         self.sends_whole = False
         self.can_ask = False
+        self.failures = 0
+        self.has_sessions = True
 
     def start(self) -> None:
         return None
@@ -68,6 +70,9 @@ class FakeChannel:
 
     def window(self) -> int:
         return self.size
+
+    def waiting(self) -> list[Submit]:
+        return self.open
 
     def congestion(self) -> int:
         state, self.busy = self.busy, 0

@@ -46,6 +46,8 @@ RELIABILITY = {
     "uncertain_wait_transactional_s": "2",
     "reconnect_min_s": "0.2",
     "reconnect_max_s": "1",
+    # Tried so often, a link that is down for seconds says nothing about a channel.
+    "health_link_errors": "1000",
     "restart_max_s": "0.5",
     "drain_before_s": "0.2",
     "drain_idle_s": "0.2",

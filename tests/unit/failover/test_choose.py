@@ -2,7 +2,7 @@ from itertools import chain, combinations
 
 import pytest
 
-from failover.choose import choose
+from failover.choose import choose, least_bad
 
 ROUTE = (11, 12, 13, 14)
 SUBSETS = [set(s) for s in chain.from_iterable(combinations(ROUTE, n) for n in range(5))]
@@ -34,3 +34,14 @@ def test_a_tried_channel_is_not_even_asked():
 
 def test_an_empty_route_is_spent():
     assert choose((), lambda channel: True, ()) is None
+
+
+BADNESS = {11: (3, 2), 12: (3, 1), 13: (1, 4), 14: (3, 1)}
+
+
+@pytest.mark.parametrize("usable", SUBSETS)
+@pytest.mark.parametrize("tried", SUBSETS)
+def test_the_least_bad_is_the_first_of_the_lowest(usable, tried):
+    found = least_bad(ROUTE, lambda channel: BADNESS[channel] if channel in usable else None, tried)
+    left = [channel for channel in ROUTE if channel in usable - tried]
+    assert found == (min(left, key=BADNESS.__getitem__) if left else None)

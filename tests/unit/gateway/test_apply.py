@@ -10,7 +10,6 @@ from decimal import Decimal
 
 import pytest
 
-from adapters.http.vendors import VendorKind
 from gateway import apply
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.apply import _report, apply_document
@@ -703,8 +702,7 @@ async def test_a_number_in_quotes(folder, store):
 
 
 def test_the_addresses_that_vendors_are_told_are_shown_without_their_secret(monkeypatch):
-    kind = VendorKind(lambda raw: [], lambda channel: None, "login")
-    monkeypatch.setattr(apply, "VENDORS", {"fake": kind})
+    monkeypatch.setattr(apply, "VENDORS", {"fake": None})
     spec = {"protocol": "fake", "settings": {"public_url": "https://sms.example.com/"}}
     silent = {"protocol": "fake", "settings": {"callbacks": False}}
     objects = [

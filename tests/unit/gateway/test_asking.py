@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.conflicts import Conflicts
 from gateway.evidence import ASK_WAIT_S, LOOK_MAX_S, LOOK_MIN_S, submit_of
 from gateway.reports import fold_stored
 from receipts.state import NOT_ACCEPTED, Path
@@ -330,3 +332,44 @@ def test_the_submit_to_ask_about_is_whole_and_holds_no_text() -> None:
     submit = submit_of(message)
     assert [part.segment for part in submit.parts] == [0, 1]
     assert submit.payload == b""
+
+
+async def test_a_denial_that_lost_its_place_is_not_turned_upon_a_newer_attempt() -> None:
+    """Another object of the message was denied first and is on its way again, uncertain anew."""
+    world = Asking()
+    message = world.lost()
+    stale = read_back(world, world, message)
+    world.tell(DENIED)
+    world.kit.answer(2, Uncertain("http.timeout"))
+    row = world.kit.ledger.row(
+        stale, Path.QUEUED, State.QUEUED, world.kit.clock.unix(), channel=1, reason=NOT_ACCEPTED
+    )
+    assert row is not None
+    reader: Any = ReaderOf(world, message)
+    conflicts = Conflicts(
+        ledger=world.kit.ledger,
+        reader=reader,
+        ids=world.kit.ids,
+        metrics=world.kit.metrics,
+        resend=world.kit.dispatcher.resend,
+    )
+    before = len(world.kit.events.rows)
+    await conflicts.settle([row])
+    world.kit.events.flush()
+    assert len(world.kit.events.rows) == before
+    assert message.state is State.UNCERTAIN
+    assert world.kit.channels[3].seen == []
+
+
+class ReaderOf:
+    """What the store holds of one message."""
+
+    def __init__(self, world: Asking, message: Message) -> None:
+        self._world = world
+        self._message = message
+
+    async def messages(self, ids: Sequence[int]) -> dict[int, Stored]:
+        fresh = self._world.kit.message(MessageClass.OTP)
+        fresh.id = self._message.id
+        rows = [row for row in self._world.kit.events.rows if row.message_id == fresh.id]
+        return {fresh.id: Stored(fresh, rows)}

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,8 @@ routes:
 webhook_endpoints:
   - {tenant: shop, url: "https://backend.example/h?token=hush-8"}
 """
+
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "vendors"
 
 
 @pytest.fixture
@@ -331,3 +334,14 @@ def test_who_applies_is_the_account_the_system_knows(monkeypatch):
 
 def test_a_line_has_its_sign():
     assert [line.sign for line in diff.lines(Plan(0, [], []))] == [""]
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+async def test_a_dry_run_shows_what_a_described_vendor_would_be_sent(folder, store, is_json):
+    (folder / "plivo.secret").write_text("hush-token-1\n")
+    (folder / "plivo-callback.secret").write_text("hush-callback-22\n")
+    text = (EXAMPLES / "plivo.yaml").read_text("utf-8")
+    out = io.StringIO()
+    apply._rehearse(await plan(text, folder, store), Terminal(is_json=is_json, stream=out))
+    assert "POST https://api.plivo.com/v1/Account/" in out.getvalue()
+    assert "hush" not in out.getvalue()

@@ -1,5 +1,8 @@
+from dataclasses import asdict
+
 import pytest
 
+from failover.health import HealthPolicy
 from gateway.settings import (
     Reliability,
     Settings,
@@ -182,3 +185,17 @@ def test_no_carrier_can_connect_unless_told_so():
     settings = Settings.load({})
     assert (settings.smg_port, settings.smg_host, settings.smg_fds) == (None, None, ())
     assert Settings.load({"SMSGW_SMG_PORT": "0"}).smg_port == 0
+
+
+def test_the_numbers_of_health_are_the_rooms_own_defaults():
+    numbers = Reliability().model_dump()
+    policy = {f"health_{name}": value for name, value in asdict(HealthPolicy()).items()}
+    assert {name: numbers[name] for name in numbers if name.startswith("health_")} == policy
+
+
+def test_the_ramp_is_written_as_a_list_and_ends_with_everything():
+    name = "SMSGW_RELIABILITY__HEALTH_RAMP"
+    assert Settings.load({name: "0.5, 1"}).reliability.health_ramp == (0.5, 1.0)
+    for wrong in ("0.5", "0,1", "2,1", "x"):
+        with pytest.raises(ConfigError, match=name):
+            Settings.load({name: wrong})

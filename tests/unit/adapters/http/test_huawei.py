@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -34,7 +35,7 @@ from sms.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
-from sms.model import Filled, State, Submit
+from sms.model import Filled, MessageClass, State, Submit
 from sms.outcomes import Cause, Rejected, Submitted, Throttled, Uncertain
 from tests.support.http_vendors import NUMBERS, SECRET, TEXTS, call, channel, reply, submit
 
@@ -194,6 +195,14 @@ def test_the_documented_x_wsse_is_sent_where_it_is_asked_for():
         f'Nonce="66C92B11FF8A425FB8D4CCFE0ED9ED1F",Created="{created}"',
     }
     assert created == "2027-01-15T08:00:00Z"
+
+
+def test_login_codes_go_alone_and_others_together():
+    ours = vendor()
+    assert ours.together(ONE) != ours.together(TWO)
+    for mine in (ONE, TWO):
+        other = replace(mine.message, message_class=MessageClass.MARKETING)
+        assert ours.together(replace(mine, message=other)) is None
 
 
 def test_another_endpoint_is_signed_as_its_host_and_path_are_written():

@@ -50,7 +50,7 @@ def read(settings: dict[str, Any], body: bytes | str, status: int = 200, **heade
     ],
 )
 def test_an_answer_is_one_outcome(status, body, outcome):
-    settings = small(status_classes={4: "perm_number", "8": "throttled"})
+    settings = small(status_classes={"4": "perm_number", "8": "throttled"})
     found = read(settings, body, status)
     if outcome is None:
         assert isinstance(found, Rejected)

@@ -75,6 +75,8 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
         ("answer/items", {"path": "$.x", "by": "number"}, "/answer/items/key", "is missing"),
         ("answer/items", {"path": "$.x", "by": "name"}, "/answer/items/by", "index, reference"),
         ("status_classes", {"5": "perm_nummer"}, "/status_classes/5", "perm_number"),
+        ("status_classes", {5: "perm_number"}, "/status_classes/5", "in quotes"),
+        ("send/json/deep", [{True: "x"}], "/send/json/deep/0/True", "in quotes"),
         ("receipts", {"state": "$.s"}, "/receipts/id", "our reference"),
         ("receipts", {"id": "$.i"}, "/receipts/state", "is missing"),
         (

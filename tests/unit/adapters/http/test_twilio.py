@@ -127,7 +127,7 @@ def test_twilios_own_client_asks_by_id_and_by_number_as_we_do():
 
 
 def test_a_key_of_its_own_logs_in_and_the_token_stays_for_signatures():
-    own = vendor(api_key_sid="SK" + "c" * 32, api_key_secret="d" * 32)
+    own = vendor(api_key_sid="SK" + "c" * 32, api_secret="d" * 32)
     judge = Client("SK" + "c" * 32, "d" * 32, SID, http_client=_Recorder())
     *_, auth = _said(lambda: judge.messages.create(to="+1", body="x", from_="+2"))
     assert dict(own.send([ONE], UNIX, "n").headers)["Authorization"] == _basic(auth)

@@ -1,0 +1,98 @@
+"""A carrier that keeps its link and says nothing: its messages go another way, and come back.
+
+The numbers of RELIABILITY section 7 are scaled down; how they scale up is simulated
+(tests/unit/failover).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.gateway_process import GatewayProcess, eventually
+
+pytestmark = pytest.mark.flow
+
+PRIMARY = "mobile-a"
+_numbers = itertools.count(30_000_000)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[GatewayProcess]:
+    with GatewayProcess(
+        submit_timeout_s="3",
+        submit_timeout_otp_s="3",
+        uncertain_slot_s="1",
+        health_no_answer_s="2",
+        health_open_s="1",
+        health_ramp="0.5,1",
+        health_ramp_step_s="2",
+    ) as gateway:
+        yield gateway
+
+
+def send(gateway: GatewayProcess, message_class: str, count: int) -> dict[str, str]:
+    """Messages to China Mobile; their ids by number."""
+    numbers = [f"+86138{next(_numbers)}" for _ in range(count)]
+    messages = [{"to": number, "text": "您好"} for number in numbers]
+    told = gateway.batch(messages, **{"class": message_class})
+    assert told.status_code == 202, told.text
+    return {numbers[one["index"]]: one["id"] for one in told.json()["accepted"]}
+
+
+def state(gateway: GatewayProcess, name: str) -> bool:
+    return gateway.metric("channel_state", channel=PRIMARY, state=name) == 1
+
+
+def test_a_carrier_that_hangs_is_left_and_come_back_to_on_a_ramp(gateway: GatewayProcess) -> None:
+    primary = gateway.carriers[PRIMARY]
+    primary.behave(silent=True)
+    sent = send(gateway, "otp", 20) | send(gateway, "transactional", 60)
+    eventually(lambda: not state(gateway, "up") or state(gateway, "open"), "it is left", 10)
+    assert state(gateway, "up")  # its link is
+    before = {row["to"] for row in primary.submits(taken=False)}
+    later = send(gateway, "otp", 10)
+    for message_id in later.values():
+        told = gateway.wait_for_status(message_id, "delivered", timeout_s=10)
+        assert (told["channel"] != PRIMARY, told["duplicate_risk"]) == (True, False)
+    for message_id in sent.values():
+        gateway.wait_for_status(message_id, "delivered")
+    assert gateway.metric("failover_total", cause="no_answer", **{"from": PRIMARY}) >= 10
+    assert gateway.log_lines("worker-0", "channel degraded")
+
+    # Once each but those that it took and did not answer: a marked copy of them went elsewhere.
+    copies = Counter(row["to"] for row in gateway.submits_of(*sent, *later, taken=False))
+    assert set(copies) == {number.lstrip("+") for number in sent | later}
+    for number, message_id in (sent | later).items():
+        is_twice = copies[number.lstrip("+")] == 2
+        assert copies[number.lstrip("+")] <= 2
+        assert gateway.status(message_id)["duplicate_risk"] is is_twice
+        assert is_twice is (number.lstrip("+") in before)
+
+    primary.behave(silent=False)
+    back: dict[str, str] = {}
+    end = time.monotonic() + 30
+    while not (back and state(gateway, "ramp")):
+        assert time.monotonic() < end, "it did not come back"
+        back |= send(gateway, "transactional", 2)
+        time.sleep(0.1)
+    climbing = send(gateway, "transactional", 40)
+    eventually(
+        lambda: not any(state(gateway, name) for name in ("open", "half_open", "ramp")),
+        "it takes everything again",
+        15,
+    )
+    whole = send(gateway, "transactional", 20)
+    for message_id in (back | climbing | whole).values():
+        gateway.wait_for_status(message_id, "delivered")
+    assert any(
+        "it takes 50%" in line for line in gateway.log_lines("worker-0", "channel comes back")
+    )
+    assert PRIMARY in {gateway.status(one)["channel"] for one in climbing.values()}
+    assert {gateway.status(one)["channel"] for one in whole.values()} == {PRIMARY}
+    again = Counter(row["to"] for row in gateway.submits_of(*back, *climbing, *whole, taken=False))
+    assert set(again.values()) == {1}

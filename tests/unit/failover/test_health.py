@@ -1,0 +1,213 @@
+"""What is counted and what it is judged to be, on simulated time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from failover.health import Answers, Baseline, Health, HealthPolicy, Ring, Signal
+
+POLICY = HealthPolicy()
+GOOD = Answers(total=1, taken=1, is_heard=True)
+FAILED = Answers(total=1, failed=2, is_heard=True)
+UNKNOWN = Answers(total=1, failed=1, is_heard=True)
+GIVEN_UP = Answers(total=1, failed=2, slow=1)
+REFUSED_NUMBER = Answers(total=1, is_heard=True)
+THROTTLED = Answers(is_heard=True)
+
+
+@given(
+    span=st.integers(1, 12),
+    steps=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9), st.integers(0, 15))),
+    window=st.tuples(st.integers(0, 12), st.integers(0, 14)),
+)
+def test_a_ring_sums_what_was_counted_in_the_seconds_asked_for(span, steps, window):
+    ring, now = Ring(span, 1, 100.0), 100
+    counted: dict[int, int] = {}
+    for wait, number, age in steps:
+        now += wait
+        ring.turn(now + 0.5)
+        ring.add(0, number, age)
+        if age < span + 2:
+            counted[now - age] = counted.get(now - age, 0) + number
+    low, high = window[0], min(window[1], span + 2)
+    known = {second: number for second, number in counted.items() if now - second < span + 2}
+    assert ring.total(0, low, high) == sum(
+        number for second, number in known.items() if low <= now - second < high
+    )
+
+
+def test_a_baseline_forgets_what_is_older_than_its_span():
+    baseline = Baseline(24.0, 0.0)
+    baseline.add(100, 10, 0.5)
+    assert baseline.sums() == (100, 10)
+    baseline.add(100, 90, 23.5)
+    assert baseline.sums() == (200, 100)
+    baseline.add(100, 90, 24.5)
+    assert baseline.sums() == (200, 180)
+
+
+def feed(health, now, answers, times):
+    for _ in range(times):
+        health.answered(answers, now)
+
+
+def judged(health, now, waiting=(), whole=()):
+    fault = health.judge(waiting, whole, now)
+    return None if fault is None else fault.signal
+
+
+@pytest.mark.parametrize(
+    ("failed", "good", "is_left"),
+    [(10, 10, True), (9, 11, False), (10, 9, False), (19, 0, False), (20, 0, True)],
+)
+def test_half_of_twenty_in_ten_seconds(failed, good, is_left):
+    health = Health(POLICY, 0.0)
+    feed(health, 5.0, FAILED, failed)
+    feed(health, 9.0, GOOD, good)
+    assert (judged(health, 9.5) is Signal.FAILURES) is is_left
+
+
+@pytest.mark.parametrize(
+    ("failed", "good", "is_left"), [(20, 80, True), (19, 81, False), (20, 79, False)]
+)
+def test_a_fifth_of_a_hundred_in_a_minute(failed, good, is_left):
+    health = Health(POLICY, 0.0)
+    feed(health, 5.0, FAILED, failed)
+    feed(health, 50.0, GOOD, good)
+    assert (judged(health, 59.5) is Signal.FAILURES) is is_left
+    assert judged(health, 65.5) is None  # the failures are older than a minute
+
+
+def test_an_unknown_code_counts_half():
+    health = Health(POLICY, 0.0)
+    feed(health, 5.0, UNKNOWN, 39)
+    feed(health, 5.0, GOOD, 1)
+    assert judged(health, 6.0) is None  # 49 % of 40
+    feed(health, 5.0, FAILED, 1)
+    assert judged(health, 6.0) is Signal.FAILURES
+
+
+@given(st.lists(st.sampled_from([GOOD, REFUSED_NUMBER, THROTTLED]), max_size=300))
+def test_numbers_contents_and_throttling_are_no_fault_of_the_channel(history):
+    health = Health(POLICY, 0.0)
+    for index, answers in enumerate(history):
+        now = index / 10
+        health.answered(answers, now)
+        assert health.judge([now] * 20, (), now) is None
+        assert health.alarms() == []
+
+
+def test_nothing_heard_for_ten_seconds_while_eight_wait():
+    health = Health(POLICY, 0.0)
+    feed(health, 100.0, GOOD, 3)
+    waiting = [101.0 + index / 10 for index in range(8)]
+    assert judged(health, 110.9, waiting) is None
+    assert judged(health, 111.0, waiting) is Signal.NO_ANSWER
+    assert judged(health, 111.0, waiting[:7]) is None
+    feed(health, 111.0, THROTTLED, 1)  # it says at least something
+    assert judged(health, 112.0, waiting) is None
+
+
+def test_a_burst_after_a_quiet_hour_is_not_silence():
+    health = Health(POLICY, 0.0)
+    waiting = [3600.0] * 100
+    assert judged(health, 3609.0, waiting) is None
+    assert judged(health, 3610.0, waiting) is Signal.NO_ANSWER
+
+
+def test_what_was_sent_before_the_channel_was_left_says_nothing_any_more():
+    health = Health(POLICY, 0.0)
+    feed(health, 5.0, FAILED, 100)
+    health.forget(6.0)
+    assert judged(health, 60.0, [5.0] * 50) is None
+
+
+def test_slow_answers_must_last():
+    health = Health(POLICY, 0.0)
+    for second in range(29):
+        feed(health, second, Answers(total=20, taken=20, slow=2, is_heard=True), 1)
+        assert judged(health, second + 0.5) is None
+    feed(health, 29.0, GOOD, 400)  # a short moment below 5 %
+    assert judged(health, 29.5) is None
+    for second in range(40, 71):
+        feed(health, second, Answers(total=20, taken=20, slow=2, is_heard=True), 1)
+        assert (judged(health, second + 0.5) is Signal.SLOW) is (second == 70)
+
+
+def test_what_waits_counts_as_slow_by_its_age():
+    health = Health(POLICY, 0.0)
+    for second in range(45):
+        now = float(second)
+        feed(health, now, Answers(total=30, taken=30, is_heard=True), 1)
+        waiting = [0.0] * 30 + [now] * 30
+        is_left = judged(health, now, waiting) is Signal.SLOW
+        assert is_left is (second >= 41)  # late from 11 on, for 30 s
+
+
+def sent(health, now, share, lag_s=5.0):
+    """Twenty a second, of which a share gets its receipt."""
+    health.answered(Answers(total=20, taken=20, is_heard=True), now)
+    health.receipted(int(20 * share), 0, lag_s, now)
+
+
+def test_silent_receipts_are_noticed_within_six_minutes():
+    health = Health(POLICY, 0.0)
+    for second in range(1000):
+        sent(health, float(second), 0.9)
+        assert judged(health, second + 0.5) is None
+    for second in range(1000, 1360):
+        sent(health, float(second), 0.0)
+        if judged(health, second + 0.5) is Signal.RECEIPTS:
+            break
+    assert 1310 <= second < 1360
+
+
+def test_a_channel_without_receipts_is_not_missed_for_them():
+    health = Health(POLICY, 0.0)
+    for second in range(2000):
+        sent(health, float(second), 0.0)
+        assert judged(health, second + 0.5) is None
+
+
+def test_receipts_that_get_rarer_without_halving_are_no_silence():
+    health = Health(POLICY, 0.0)
+    for second in range(2500):
+        sent(health, float(second), 0.9 if second < 1000 else 0.5)
+        assert judged(health, second + 0.5) is None
+
+
+def test_few_of_its_own_are_judged_with_the_others_if_they_point_the_same_way():
+    bad, well = whole = [Health(POLICY, 0.0) for _ in range(2)]
+    feed(bad, 5.0, FAILED, 11)
+    feed(well, 5.0, GOOD, 10)
+    assert judged(bad, 6.0) is None
+    assert judged(bad, 6.0, whole=whole) is Signal.FAILURES
+    assert judged(well, 6.0, whole=whole) is None
+
+
+def test_the_account_refused_in_a_row_and_nothing_taken_in_between():
+    health = Health(POLICY, 0.0)
+    refused = Answers(total=1, failed=2, config=1, is_heard=True)
+    feed(health, 1.0, refused, 2)
+    feed(health, 1.0, GOOD, 1)  # one message's sender, not the account
+    feed(health, 1.0, refused, 2)
+    assert health.misconfigured() is None
+    feed(health, 1.0, refused, 1)
+    fault = health.misconfigured()
+    assert fault is not None
+    assert fault.signal is Signal.CONFIG
+
+
+def test_alarms_say_what_a_person_should_look_at():
+    health = Health(POLICY, 0.0)
+    feed(health, 5.0, GOOD, 189)
+    feed(health, 5.0, FAILED, 10)
+    assert health.alarms() == []
+    feed(health, 5.0, FAILED, 1)
+    assert [fault.signal for fault in health.alarms()] == [Signal.FAILURES]
+    health.receipted(189, 11, 1.0, 5.0)
+    assert [fault.signal for fault in health.alarms()] == [Signal.FAILURES, Signal.DELIVERY]
+    health.receipted(100, 0, 1.0, 5.0)
+    assert [fault.signal for fault in health.alarms()] == [Signal.FAILURES]
