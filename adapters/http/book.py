@@ -90,22 +90,21 @@ class Book:
     def __len__(self) -> int:
         return len(self._lost.questions) + len(self._silent.questions)
 
-    def lost(self, submit: Submit, sent_unix: float, now: float) -> None:
+    def lost(self, asked: Asked, now: float) -> None:
         """Its answer was lost; known ones are left as they are."""
-        key = key_of(submit)
+        key = key_of(asked.submit)
         if key not in self._lost.questions:
-            self._lost.put(Question(key, Asked(submit, sent_unix), now + FIRST_S[0], True))
+            self._lost.put(Question(key, asked, now + FIRST_S[0], True))
 
-    def taken(self, submit: Submit, carrier_id: str, unix: float, now: float) -> None:
+    def taken(self, asked: Asked, now: float) -> None:
         """The vendor has it under this id: its answer is found, its receipt awaited."""
-        key = key_of(submit)
+        key = key_of(asked.submit)
         was_lost = self._lost.questions.pop(key, None) is not None
         after_s = FOUND_AFTER_S if self._after_s is None and was_lost else self._after_s
-        if after_s is None or not carrier_id or key in self._silent.questions:
+        if after_s is None or not asked.carrier_id or key in self._silent.questions:
             return
-        bare = replace(submit, payload=b"", parts=(), filled=None)
-        asked = Asked(bare, unix, carrier_id)
-        self._silent.put(Question(key, asked, now + after_s, False, after_s))
+        bare = replace(asked.submit, payload=b"", parts=(), filled=None)
+        self._silent.put(Question(key, replace(asked, submit=bare), now + after_s, False, after_s))
 
     def is_open(self, question: Question) -> bool:
         """Whether it was not settled since it was asked."""

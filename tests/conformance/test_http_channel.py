@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.base import Lost
 from adapters.http import book, channel, pulling
 from adapters.http.vendor import Traits, reference_of
 from sms.model import MessageClass
@@ -370,8 +371,8 @@ async def test_a_lost_answer_is_found_by_asking(rigs):
     http.submit([submit])
     await until(lambda: rig.outcomes_of(submit))
     rig.told = {"verdict": "silent"}
-    http.ask([(submit, time.time() - 100)])
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: len(rig.asked) >= 2)
     rig.told = {"verdict": "ended", "id": "x1", "state": "DELIVRD"}
     await until(lambda: rig.sink.received)
@@ -392,7 +393,7 @@ async def test_what_cannot_be_asked_about_is_tried_once(rigs, capsys):
     http = await rig.start()
     submit = a_submit()
     rig.vendor.cannot_ask = True
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: rig.vendor.questions)
     await until(lambda: not len(http._asker.book))
     await asyncio.sleep(0.05)
@@ -408,7 +409,7 @@ async def test_that_it_never_accepted_it_is_proof_only_where_the_vendor_s_word_i
     http = await rig.start()
     submit = a_submit()
     rig.told = {"verdict": "absent"}
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     if count:
         await until(lambda: rig.sink.results)
     else:
@@ -424,7 +425,7 @@ async def test_a_request_that_is_still_open_is_not_absent(rigs):
     http.submit([submit])
     await until(lambda: rig.outcomes_of(submit))
     rig.told = {"verdict": "absent"}
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: len(rig.asked) > 3)
     assert kinds(rig, submit) == ["Uncertain"]
     rig.release.set()
@@ -442,7 +443,7 @@ async def test_a_late_answer_tells_another_id_than_was_found_by_asking(rigs, fou
     await until(lambda: rig.outcomes_of(submit))
     theirs = f"id-{reference_of(submit)}"
     rig.told = {"verdict": "taken", "id": found or theirs}
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: len(rig.outcomes_of(submit)) == 2)
     rig.release.set()
     await until(lambda: http.free() == 16)
