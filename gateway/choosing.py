@@ -181,6 +181,15 @@ class ChannelChoice:
         )
         return HELD if could else None
 
+    def is_text_unknown(self, message: Message) -> bool:
+        """Whether its route has channels, and only none of them has its text as a template."""
+        if self.routes.of(message):
+            return False
+        of_route = self.routes.channels_for(
+            message.tenant, message.message_class, message.carrier, message.country
+        )
+        return any(self._is_configured(one, message.message_class) for one in of_route)
+
     def _fit_or_least_bad(
         self, message: Message, channels: Sequence[int], tried: Collection[int]
     ) -> int | None:

@@ -44,6 +44,9 @@ END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
 MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
 # Longer than a reconnect (1 s, then 2 s) and than a carrier's restart that every process feels.
 LEND_AFTER_S = 5.0
+# A text that no channel of its route has is looked for again so often, and so long after accept:
+# a configuration is in force everywhere within 5 s, more where the store is slow.
+LOOK_AGAIN_S, NEWS_S = 1.0, 30.0
 REPAIR_S = 60.0  # missing segments wait this long for their channel (RELIABILITY section 2)
 
 _OTP = MessageClass.OTP  # as a global for the path: a call in Python 3.11
@@ -211,7 +214,7 @@ class Dispatcher(ChannelChoice):
             if not message.queued_at:
                 message.queued_at = now
             if message.not_before > now:
-                heapq.heappush(self._delayed, (message.not_before, next(self._order), message))
+                self._delay(message)
                 continue
             channel = self._enter(message, first=first)
             if channel:
@@ -239,10 +242,14 @@ class Dispatcher(ChannelChoice):
             self.pump(channel)
 
     def _bind(self, message: Message) -> int | None:
-        """The channel in whose lane it is to wait; without any left it has ended, None."""
+        """The channel in whose lane it is to wait; None where it ended, or waits for news."""
         channel, primary = self.pick(message)
         if channel is None:
-            self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
+            if self._may_know_soon(message):
+                message.not_before = self._monotonic() + LOOK_AGAIN_S
+                self._delay(message)
+            else:
+                self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
             return None
         if channel != message.channel:
             if primary and channel and not message.is_adopted:
@@ -252,6 +259,14 @@ class Dispatcher(ChannelChoice):
                 runtime.watch.bound(message.carrier)
             message.channel = channel
         return channel
+
+    def _may_know_soon(self, message: Message) -> bool:
+        """Whether its template may be in a configuration that its acceptor had read, and we not."""
+        at = max(message.created_at, message.send_at or 0.0)
+        return self._unix() - at < NEWS_S and self.is_text_unknown(message)
+
+    def _delay(self, message: Message) -> None:
+        heapq.heappush(self._delayed, (message.not_before, next(self._order), message))
 
     def _count_failover(self, message: Message, primary: int, channel: int) -> None:
         names = self._ledger.channel_names

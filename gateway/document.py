@@ -26,12 +26,13 @@ from gateway.protocols import CarrierProtocol
 from gateway.routefit import clashes, misfits
 from gateway.secretfiles import SecretFiles
 from gateway.specs import in_state, suspended, template_spec, tenant_spec
-from gateway.templatefit import lacks
+from gateway.templatefit import crowded, lacks
 from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
 from sms.config import AdminState, Channel, encodings_of
 from sms.ids import to_text
 from sms.model import Encoding
+from sms.templates import MAX_TEMPLATES
 from webhooks.address import AllowList
 from webhooks.sign import parse_secret
 
@@ -459,7 +460,16 @@ class _Document:
     def _check_templates(self) -> None:
         """Refuse a channel that sends templates only in a route of a template without a twin."""
         channels, routes = self._all_specs("channel"), self._all_specs("route")
-        for lack in lacks(channels, routes, self._all_specs("template")):
+        templates = self._all_specs("template")
+        last = {templates[name]["tenant"]: at for name, at in self._template_pointers.items()}
+        for tenant in crowded(templates):
+            if tenant in last:
+                self.complain(
+                    f"{last[tenant]}/tenant",
+                    f"would have more than {MAX_TEMPLATES} templates; delete what nobody sends "
+                    "any more, or make one of several with a variable",
+                )
+        for lack in lacks(channels, routes, templates):
             if lack.template in self._template_pointers:
                 pointer = f"{self._template_pointers[lack.template]}/twins"
             elif lack.route in self._route_pointers:

@@ -156,10 +156,13 @@ class Reports:
             match = self._matches.get(channel, report.carrier_id)
             if match is None and report.reference:
                 match = match_waiting(report, self._evidence.waiting.get(message_of(report) or 0))
-            if match is None:
+            if match is not None:
+                tokens.append((report.token, self._settle(batch, report, match)))
+            elif report.carrier_id or message_of(report):
                 self._pending.append(report)
-                continue
-            tokens.append((report.token, self._settle(batch, report, match)))
+            else:  # it names nothing that anybody could ever look for
+                batch.ends["dropped"] = batch.ends.get("dropped", 0) + 1
+                tokens.append((report.token, True))
         if tokens:
             self._finish(channel, batch, tokens)
         if self._pending:

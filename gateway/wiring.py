@@ -61,6 +61,7 @@ from ratelimit.otp_guard import OtpGuard, OtpScript
 from ratelimit.quota_book import QuotaBook
 from ratelimit.tenants import TenantLimits
 from sms import config
+from sms.errors import ConfigError
 from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
 from store.accept import AcceptHooks, Acceptor
@@ -559,7 +560,11 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
         if protocol is None:
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
-        adapter = protocol.build(channel, flow, _session_policy(numbers, flow.lease))
+        try:
+            adapter = protocol.build(channel, flow, _session_policy(numbers, flow.lease))
+        except ConfigError as error:  # an older version's channel: it must not stop the others
+            log.error("channel left out", channel=channel.name, error=str(error))  # noqa: TRY400 (the text is the remedy)
+            continue
         runtime = ChannelRuntime(
             channel,
             adapter,

@@ -262,7 +262,7 @@ class Aliyun:
         if row is not None:
             return [self._told(one, row)]
         total = word(answer.get("TotalCount"))
-        is_whole = total == str(len(rows)) and _is_one_day(one.sent_unix)
+        is_whole = total == str(len(rows)) and _is_one_day(one)
         if one.carrier_id or not is_whole or _candidates(one, rows):
             return silent
         return [Told(Verdict.ABSENT)]
@@ -358,7 +358,12 @@ def _record_of(one: Asked, rows: Sequence[Json]) -> Json | None:
     for row in rows:
         if word(row.get("OutId")) == reference:
             return row
-    found = list(rows) if _biz_id(one.carrier_id) else _candidates(one, rows)
+    if _biz_id(one.carrier_id):
+        found = list(rows)
+    elif one.unsure_s <= _EARLY_S:
+        found = _candidates(one, rows)
+    else:
+        return None  # over a longer time the only one may well be another message's
     return found[0] if len(found) == 1 else None
 
 
@@ -378,9 +383,9 @@ def _is_near(one: Asked, row: Json) -> bool:
     if filled is not None and code and code != filled.code:
         return False
     sent = unix_of(row.get("SendDate"))
-    return sent is None or -_EARLY_S <= sent - one.sent_unix <= _LATE_S
+    return sent is None or one.since_unix - _EARLY_S <= sent <= one.sent_unix + _LATE_S
 
 
-def _is_one_day(sent_unix: float) -> bool:
+def _is_one_day(one: Asked) -> bool:
     """Whether the vendor's clock, too, had the day that was asked for."""
-    return day_of(sent_unix - _EARLY_S) == day_of(sent_unix + _LATE_S)
+    return day_of(one.since_unix - _EARLY_S) == day_of(one.sent_unix + _LATE_S)

@@ -55,20 +55,20 @@ class Book:
     def __len__(self) -> int:
         return len(self._lost) + len(self._silent)
 
-    def lost(self, submit: Submit, sent_unix: float, now: float) -> None:
+    def lost(self, asked: Asked, now: float) -> None:
         """Its answer was lost; known ones are left as they are."""
-        key = key_of(submit)
+        key = key_of(asked.submit)
         if key not in self._lost:
-            self._put(self._lost, Question(key, Asked(submit, sent_unix), now + FIRST_S[0], True))
+            self._put(self._lost, Question(key, asked, now + FIRST_S[0], True))
 
-    def taken(self, submit: Submit, carrier_id: str, unix: float, now: float) -> None:
+    def taken(self, asked: Asked, now: float) -> None:
         """The vendor has it under this id: its answer is found, its receipt awaited."""
-        key = key_of(submit)
+        key = key_of(asked.submit)
         self._lost.pop(key, None)
-        if self._after_s is None or not carrier_id or key in self._silent:
+        if self._after_s is None or not asked.carrier_id or key in self._silent:
             return
-        bare = replace(submit, payload=b"", parts=(), filled=None)
-        question = Question(key, Asked(bare, unix, carrier_id), now + self._after_s, False)
+        bare = replace(asked.submit, payload=b"", parts=(), filled=None)
+        question = Question(key, replace(asked, submit=bare), now + self._after_s, False)
         self._put(self._silent, question)
 
     def is_open(self, question: Question) -> bool:

@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import assert_never
 
-from adapters.base import ChannelSink
+from adapters.base import ChannelSink, Lost
 from adapters.http import settings
 from adapters.http.asking import ASKS, NEVER_ACCEPTED, Asker
 from adapters.http.book import Book, Key, key_of
 from adapters.http.client import Client, Fail, Failed, Flight
 from adapters.http.link import Link
 from adapters.http.pulling import Puller
-from adapters.http.vendor import CallKind, Vendor
+from adapters.http.vendor import Asked, CallKind, Vendor
 from adapters.session import SessionPolicy
 from adapters.tls import TlsSettings, make_context
 from sms import config
@@ -187,11 +187,11 @@ class HttpChannel:
         self._puller.answer(tokens, accepted=accepted)
         self._look_quiet()
 
-    def ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
+    def ask(self, lost: Sequence[Lost]) -> None:
         """Ask the vendor what became of submits whose answers were lost (adapters.base)."""
         if self.can_ask:
-            for submit, sent_unix in lost:
-                self._asker.lost(submit, sent_unix)
+            for one in lost:
+                self._asker.lost(Asked(one.submit, one.sent_unix, unsure_s=one.unsure_s))
 
     def cut_unwritten(self) -> None:
         """Our lease is over: drop the connections whose requests may not have left whole.

@@ -152,7 +152,7 @@ class Infobip:
         known = asked.carrier_id or reference_of(asked.submit)
         log = logs.get(known)
         if log is None:
-            is_kept = self._asked_unix - asked.sent_unix < _LOGS_S
+            is_kept = self._asked_unix - asked.since_unix < _LOGS_S
             return Told(Verdict.ABSENT if is_kept else Verdict.SILENT)
         status = fields(log.get("status"))
         group, name = word(status.get("groupName")), word(status.get("name"))

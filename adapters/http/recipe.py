@@ -58,6 +58,7 @@ class HttpRecipe:
             demands_template="template_code" in sending.names and "text" not in sending.names,
             asks=recipe.question is not None and recipe.tellings is not None,
             pulls=bool(recipe.pulls),
+            shows_secret=all(one.proof is None for one in recipe.envelopes.values()),
             absent_after_s=own.absent_after_s,
         )
         first = sending.plan.url.parts[0] if sending.plan.url.parts else ""

@@ -188,7 +188,7 @@ class Tencent:
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
         """The statuses of its number since it left; one per request, as there is one number."""
         one = asked[0]
-        begin = max(one.sent_unix - _MARGIN_S, unix - _KEPT_S)
+        begin = max(one.since_unix - _MARGIN_S, unix - _KEPT_S)
         body = {
             "BeginTime": int(begin),
             "Offset": 0,

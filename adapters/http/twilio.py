@@ -292,7 +292,7 @@ def _any(asked: Asked, found: Json) -> Told:
     messages = found.get("messages")
     if not isinstance(messages, list) or found.get("next_page_uri"):
         return Told(Verdict.SILENT)
-    is_one = any(_created(one) >= asked.sent_unix - _CLOCKS_S for one in listed(messages))
+    is_one = any(_created(one) >= asked.since_unix - _CLOCKS_S for one in listed(messages))
     return Told(Verdict.SILENT if is_one else Verdict.ABSENT)
 
 

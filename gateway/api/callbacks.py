@@ -1,22 +1,28 @@
 """/v1/carrier-callbacks/{channel_id}/{receipts|inbound}: HTTP vendors bring receipts and texts.
 
-    channel ─▶ source ─▶ method ─▶ body ─▶ Vendor.pushed ─▶ flow ═COMMIT═▶ the vendor's own answer
-      404       403        405      413      401, 400, 403     503: call again
+    channel ─▶ source ─▶ method ─▶ secret ─▶ body ─▶ Vendor.pushed ─▶ flow ═COMMIT═▶ its own answer
+      404       403        405       401      413      401, 400, 403     503: call again
 
 No key: the channel's source list, its secret or the vendor's signature says whose call it is. Any
 worker takes it, whoever runs the channel. The answer is written when everything is durable.
+
+The channel's places are for the vendor's own calls. One that neither source nor secret proves is
+read beside them, in less time and few of one address, until its signature was seen.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from adapters.http.callback import require_secret
 from adapters.http.callbacks import CALLBACKS, CHANNEL_PREFIX
 from adapters.http.vendor import Call, CallKind, Pushed
 from gateway.api.access import Gate
@@ -34,12 +40,36 @@ if TYPE_CHECKING:
 MAX_BODY: Final = 1 << 20
 MAX_OPEN: Final = 64  # calls of one worker at once, from their first octet to their answer
 MAX_OPEN_OF_ONE: Final = 32  # of one channel: a vendor that floods us must not shut others out
+MAX_UNPROVEN: Final = 64  # calls beside those that are read before anything proves them
+MAX_UNPROVEN_OF_ONE: Final = 16  # of one address
+UNPROVEN_S: Final = 5.0  # for the body of one
 AGAIN_S: Final = 5
 _REFUSALS: Final[Mapping[int, str]] = {
     400: "callback.unreadable",
     401: "callback.unproven",
     403: "callback.not_allowed",
 }
+
+
+class Places:
+    """How many calls are under way, bounded in all and for each of somebody's."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._most, self._most_of_one = most, most_of_one
+        self._taken: Counter[str] = Counter()
+
+    def take(self, whose: str) -> bool:
+        """Whether there was one."""
+        if self._taken.total() >= self._most or self._taken[whose] >= self._most_of_one:
+            return False
+        self._taken[whose] += 1
+        return True
+
+    def give_back(self, whose: str) -> None:
+        """One that was taken; who has none is forgotten."""
+        self._taken[whose] -= 1
+        if not self._taken[whose]:
+            del self._taken[whose]
 
 
 class Callbacks:
@@ -51,7 +81,9 @@ class Callbacks:
         self._flow = flow
         self._gate = Gate(flow)
         self._bodies = BodyReader(monotonic)
-        self._open: Counter[int] = Counter()  # by channel
+        self._unproven_bodies = BodyReader(monotonic, UNPROVEN_S)
+        self._open = Places(MAX_OPEN, MAX_OPEN_OF_ONE)  # by channel
+        self._unproven = Places(MAX_UNPROVEN, MAX_UNPROVEN_OF_ONE)  # by address
 
     def register(self, app: FastAPI) -> None:
         """Add the route."""
@@ -74,14 +106,19 @@ class Callbacks:
             self._count(account.channel.name, kind, "refused")
             detail = "The Content-Encoding header is not supported; send the body as it is."
             raise ProblemError(Problem("body.encoding", detail))
-        channel = account.channel.id
-        if self._open.total() >= MAX_OPEN or self._open[channel] >= MAX_OPEN_OF_ONE:
-            self._later(account, kind, "busy", "Too many calls are under way just now.")
-        self._open[channel] += 1
-        try:
-            pushed = await self._take(account, CallKind(kind), scope, receive)
-        finally:
-            self._open[channel] -= 1
+        call = Call(
+            CallKind(kind), scope["method"], _url(account, scope), _headers(scope), b"", time.time()
+        )
+        if self._is_proven(account, call):
+            with self._place(account, call, self._open, account.channel.name):
+                pushed = await self._read(account, call, receive, self._bodies)
+                await self._keep(account, call, pushed)
+        else:
+            address = str(self._gate.address_of(scope))
+            with self._place(account, call, self._unproven, address):
+                pushed = await self._read(account, call, receive, self._unproven_bodies)
+            with self._place(account, call, self._open, account.channel.name):
+                await self._keep(account, call, pushed)
         self._count(account.channel.name, kind, "kept")
         told = pushed.answer
         headers = [(b"content-type", told.content_type.encode("latin-1"))]
@@ -98,26 +135,44 @@ class Callbacks:
             detail = "The channel's `callback_sources` do not list the address this call is from."
             raise ProblemError(Problem("callback.not_allowed", detail))
 
-    async def _take(
-        self, account: Account, kind: CallKind, scope: Scope, receive: Receive
-    ) -> Pushed:
-        """Read the call and keep what it brought; raises `ProblemError` when that was not done."""
-        name = account.channel.name
+    def _is_proven(self, account: Account, call: Call) -> bool:
+        """Whether it is the vendor's by its source or secret; raises the 401 by a wrong secret."""
+        own = account.settings
+        if not own.callback_secret or not account.vendor.traits.shows_secret:
+            return bool(account.sources)
         try:
-            body = await self._bodies.read(receive, MAX_BODY)
+            require_secret(own, call)
+        except CallRefused as refused:
+            self._refuse(account, call, refused)
+        return True
+
+    @contextmanager
+    def _place(self, account: Account, call: Call, places: Places, whose: str) -> Iterator[None]:
+        """One place among the calls under way; raises the 503 when there is none."""
+        if not places.take(whose):
+            self._later(account, call.kind, "busy", "Too many calls are under way just now.")
+        try:
+            yield
+        finally:
+            places.give_back(whose)
+
+    async def _read(
+        self, account: Account, call: Call, receive: Receive, bodies: BodyReader
+    ) -> Pushed:
+        """What the call brings, once it is proven; raises `ProblemError`."""
+        name, kind = account.channel.name, call.kind
+        try:
+            body = await bodies.read(receive, MAX_BODY)
         except (ProblemError, DisconnectedError):
             self._count(name, kind, "cut_off")
             raise
-        call = Call(kind, scope["method"], _url(account, scope), _headers(scope), body, time.time())
+        call = replace(call, body=body, unix=time.time())
         try:
             if len(body) > THREAD_BYTES:
-                pushed = await run_beside(account.vendor.pushed, call)
-            else:
-                pushed = account.vendor.pushed(call)
+                return await run_beside(account.vendor.pushed, call)
+            return account.vendor.pushed(call)
         except CallRefused as refused:
-            self._count(name, kind, "refused")
-            code = _REFUSALS.get(refused.status, "callback.unreadable")
-            raise ProblemError(Problem(code, refused.detail)) from None
+            self._refuse(account, call, refused)
         except RecursionError:
             self._count(name, kind, "refused")
             detail = "The body is nested too deeply."
@@ -125,9 +180,15 @@ class Callbacks:
         except Exception:  # a defect of ours: logged by the last resort, the vendor calls again
             self._count(name, kind, "crashed")
             raise
+
+    async def _keep(self, account: Account, call: Call, pushed: Pushed) -> None:
         if not await self._flow.calls.bring(account.channel.id, pushed):
-            self._later(account, kind, "not_kept", "It could not be kept in time; call again.")
-        return pushed
+            self._later(account, call.kind, "not_kept", "It could not be kept in time; call again.")
+
+    def _refuse(self, account: Account, call: Call, refused: CallRefused) -> NoReturn:
+        self._count(account.channel.name, call.kind, "refused")
+        code = _REFUSALS.get(refused.status, "callback.unreadable")
+        raise ProblemError(Problem(code, refused.detail)) from None
 
     def _later(self, account: Account, kind: str, result: str, detail: str) -> NoReturn:
         self._count(account.channel.name, kind, result)

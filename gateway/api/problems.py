@@ -192,6 +192,9 @@ KINDS: dict[str, Kind] = {
     "template.twin_missing": Kind(
         422, "A route would lack a twin", "Give the channels that `errors` name a twin."
     ),
+    "template.too_many": Kind(
+        422, "Too many templates", "Delete templates that nobody sends any more."
+    ),
     "channel.in_use": Kind(
         409, "Something names it", "Change first what `detail` names; then try again."
     ),

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from gateway import apply
+from gateway import apply, templatefit
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.apply import _report, apply_document
 from gateway.plan import Applied
@@ -735,6 +735,18 @@ templates:
     twins:
       b: {code: SMS_1, order: [minutes, code]}
 """
+
+
+async def test_a_tenant_has_no_more_templates_than_a_text_is_compared_with(
+    folder, store, monkeypatch
+):
+    monkeypatch.setattr(templatefit, "MAX_TEMPLATES", 1)
+    await put(TEMPLATES, folder, store)
+    more = TEMPLATES + "  - {name: more, tenant: shop, class: otp, text: x}\n"
+    [complaint] = await put(more, folder, store)
+    assert complaint.pointer == "/templates/1/tenant"
+    everybodys = more.replace("more, tenant: shop", "more")
+    assert isinstance(await put(everybodys, folder, store), Applied)
 
 
 async def test_templates_are_applied_with_a_diff_and_twice_the_same(folder, store):

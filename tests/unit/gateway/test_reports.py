@@ -149,6 +149,19 @@ async def test_nobodys_report_is_parked_before_it_is_answered() -> None:
     assert any("parked_reports" in sql for sql in desk.kit.events.sql)
 
 
+@pytest.mark.parametrize("reference", ["", "somebody else's"])
+async def test_a_report_that_names_no_message_is_answered_and_not_kept(reference: str) -> None:
+    desk = Desk()
+    desk.reports.receive(1, [Report(1, "", "DELIVRD", "", "", "token", reference)])
+    desk.kit.events.flush()
+    assert desk.answers == [("token", True)]
+    await desk.reports._round()
+    desk.kit.clock.now += SECOND_LOOK_S
+    await desk.reports._round()
+    assert not any("parked_reports" in sql for sql in desk.kit.events.sql)
+    assert [labels[1] for labels, _ in desk.kit.metrics.reports_total.samples()] == ["dropped"]
+
+
 def elsewhere(desk: Desk) -> tuple[int, Message, list[EventRow]]:
     """A message that another process, or an earlier life of ours, submitted as `abc`."""
     old = desk.kit.message()

@@ -355,8 +355,14 @@ def record(**more: Any) -> dict[str, Any]:
     }
 
 
-def told(body: str, carrier_id: str = "", sent: float = UNIX, status: int = 200) -> Any:
-    (one,) = vendor().told([Asked(ONE, sent, carrier_id)], reply(status, body))
+def told(
+    body: str,
+    carrier_id: str = "",
+    sent: float = UNIX,
+    status: int = 200,
+    unsure_s: float = 0.0,
+) -> Any:
+    (one,) = vendor().told([Asked(ONE, sent, carrier_id, unsure_s)], reply(status, body))
     return one
 
 
@@ -397,10 +403,21 @@ def test_absent_is_what_no_record_can_be():
     assert {told(body).verdict for body in absent} == {Verdict.ABSENT}
 
 
+def test_what_may_have_left_long_before_is_not_absent_for_what_was_sent_then():
+    early = details(record(SendDate="2027-01-15 15:57:00"))  # 180 s before
+    assert told(early).verdict is Verdict.ABSENT
+    assert told(early, unsure_s=150.0).verdict is Verdict.SILENT  # may be another's, too
+    ours = details(record(OutId=OURS, SendDate="2027-01-15 15:57:00"))
+    assert told(ours, unsure_s=150.0).verdict is Verdict.ENDED
+    just = details(record(SendDate="2027-01-15 15:58:30"))
+    assert told(just, unsure_s=60.0).verdict is Verdict.ENDED
+
+
 def test_absence_is_not_told_of_a_part_nor_near_midnight():
     assert told(details(total=51)).verdict is Verdict.SILENT
     midnight = 1_799_942_400.0 + 86_400  # 00:00:00 in UTC+8
     assert told(details(), sent=midnight - 5).verdict is Verdict.SILENT
+    assert told(details(), sent=midnight + 200, unsure_s=190.0).verdict is Verdict.SILENT
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"Code":"isv.INVALID_PARAMETERS"}', '{"Code":"OK"}'])

@@ -325,9 +325,9 @@ def test_at_the_operator_is_no_end():
 
 def test_absence_from_logs_that_are_kept_for_two_days_proves_nothing_later():
     ours = vendor()
-    asked = [Asked(ONE, UNIX - 47.5 * 3600)]
-    ours.question(asked, UNIX, "n")
-    assert [told.verdict for told in ours.told(asked, reply(200, _logs()))] == [Verdict.SILENT]
+    for asked in Asked(ONE, UNIX - 47.5 * 3600), Asked(ONE, UNIX, unsure_s=47.5 * 3600):
+        ours.question([asked], UNIX, "n")
+        assert [one.verdict for one in ours.told([asked], reply(200, _logs()))] == [Verdict.SILENT]
 
 
 @pytest.mark.parametrize(
