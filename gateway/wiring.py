@@ -299,9 +299,17 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         _inbound(flow, pool, ids, notifier),
         Watches(health_policy(numbers), time.monotonic),
     )
-    peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
-    peers.sessions.rates_changed = lambda: _share_rates(worker)
+    _join_sessions(worker, numbers)
     return worker
+
+
+def _join_sessions(worker: Worker, numbers: Reliability) -> None:
+    """What changes the channels of this process while it runs."""
+    dispatcher, sessions = worker.flow.dispatcher, worker.peers.sessions
+    dispatcher.drain_after_s = numbers.channel_drain_s
+    dispatcher.drained = partial(_drained, worker)
+    sessions.changed = lambda: _sessions_changed(worker, numbers)
+    sessions.rates_changed = lambda: _share_rates(worker)
 
 
 def _conservation(flow: Flow, pool: Pool, events: EventLane) -> Conservation:
@@ -523,7 +531,7 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
     """Start what is new, replace what changed, let go what was removed.
 
     Of each channel this process runs the sessions it holds; of which it holds none is another
-    process's.
+    process's. What drains goes on where it runs and is not started again.
     """
     flow = worker.flow
     running = flow.dispatcher.channels
@@ -532,6 +540,7 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
         channel.id: replace(channel, sessions=held[channel.id])
         for channel in snapshot.channels.values()
         if held.get(channel.id)
+        and (channel.admin_state is not config.AdminState.DRAINING or channel.id in running)
     }
     for channel_id, runtime in list(running.items()):
         if ours.get(channel_id) != runtime.config:
@@ -587,6 +596,15 @@ def _sessions_changed(worker: Worker, numbers: Reliability) -> None:
     worker.flow.dispatcher.reconfigure(worker.flow.snapshot)
     worker.peers.sessions.link_changed()
     _share_rates(worker)
+
+
+def _drained(worker: Worker, channel: int) -> None:
+    """Nothing is open on a draining channel: its sessions log out."""
+    removed = worker.flow.dispatcher.remove_channel(channel)
+    if removed is not None:
+        log.info("channel drained", channel=removed.config.name)
+        _let_go(worker, removed)
+        worker.peers.sessions.link_changed()
 
 
 def _bucket_name(channel: int) -> str:

@@ -206,6 +206,19 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
     assert ("tenant", "shop") in (await put(WHOLE, folder, store)).unchanged
 
 
+async def test_what_an_operator_paused_stays_paused_until_a_file_says_otherwise(folder, store):
+    await put(WHOLE, folder, store)
+    name = next(name for kind, name in store.objects if kind == "channel")
+    spec = store.objects["channel", name].spec
+    assert "admin_state" not in spec
+    spec["admin_state"] = "paused"
+    assert ("channel", name) in (await put(WHOLE, folder, store)).unchanged
+    said = WHOLE.replace(f"- name: {name}\n", f"- name: {name}\n    admin_state: active\n")
+    assert said != WHOLE
+    assert ("channel", name) in (await put(said, folder, store)).changed
+    assert "admin_state" not in store.objects["channel", name].spec
+
+
 @pytest.mark.parametrize(
     ("text", "line", "pointer", "words"),
     [
