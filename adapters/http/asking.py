@@ -16,6 +16,7 @@ from dataclasses import replace
 from adapters.http.book import FIRST_S, Book, Key, Question, key_of
 from adapters.http.client import Client, Failed, Flight
 from adapters.http.vendor import Asked, Told, Vendor, Verdict
+from sms.errors import CannotSend
 from sms.model import Report, Submit
 from sms.outcomes import NotSent, Outcome, Submitted, Uncertain
 from telemetry.logs import get_logger
@@ -93,6 +94,10 @@ class Asker:
     async def _ask(self, client: Client, question: Question) -> None:
         try:
             told = await self._answer(client, question)
+        except CannotSend:  # as without the vendor's id: it cannot be asked about this one, ever
+            if self.book.is_open(question):
+                self.book.settle(question.key)
+            return
         except Exception:
             log.exception("a question to the vendor failed", channel=self.name)
             return

@@ -100,7 +100,7 @@ class HttpRecipe:
             values[EACH] = joined(items, sending.joint)
         return sending.plan.build(values, items, is_shown=self._is_shown)
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
         """One outcome per submit, in order; never raises."""
         return self._recipe.answers.read(submits, reply)
 

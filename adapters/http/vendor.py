@@ -149,12 +149,19 @@ class Vendor(Protocol):
         """The request for these; CannotSend (sms.errors) when one of them cannot be said."""
         ...
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
-        """One outcome per submit, in order. Never raises: what cannot be read is Uncertain."""
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
+        """One outcome per submit, in order. Never raises: what cannot be read is Uncertain.
+
+        None, never of a submit that was alone: it was certainly not taken, and for nothing that is
+        known to be its own fault; it is to be sent again in another request (`reading.refused`).
+        """
         ...
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
-        """Ask what became of these (one per request unless the vendor takes several)."""
+        """Ask what became of these (one per request unless the vendor takes several).
+
+        CannotSend when it cannot be asked about one of them, as without its id.
+        """
         ...
 
     def told(self, asked: Sequence[Asked], reply: Reply) -> list[Told]:

@@ -82,6 +82,29 @@ def test_without_a_time_for_receipts_none_is_asked_for():
     assert not len(ours)
 
 
+def test_a_lost_answer_is_asked_for_before_receipts_that_were_due_long_ago():
+    ours = Book(1.0)
+    for _ in range(3):
+        ours.taken(Asked(a_submit(), 0.0, "id"), 0.0)
+    lost = a_submit()
+    ours.lost(Asked(lost, 100.0), 100.0)
+    question = ours.due(103.0, 103.0)
+    assert question is not None
+    assert question.key == key_of(lost)
+    assert [ours.due(103.0, 103.0) is not None for _ in range(4)] == [True, True, True, False]
+
+
+def test_what_was_found_by_asking_is_asked_for_its_end_whatever_is_set():
+    ours = Book(None)
+    submit = a_submit()
+    ours.lost(Asked(submit, 0.0), 0.0)
+    ours.taken(Asked(submit, 0.0, "id"), 10.0)
+    question = ours.due(400.0, 10.0 + book.FOUND_AFTER_S)
+    assert question is not None
+    assert (question.is_lost, question.asked.carrier_id) == (False, "id")
+    assert len(asked_at(ours, 400.0, 100_000.0)) == TRIES - 1
+
+
 def test_another_attempt_and_a_second_copy_are_other_submits():
     ours = Book(None)
     one = a_submit()
@@ -103,7 +126,7 @@ def test_the_book_is_bounded_and_the_newest_stay(monkeypatch):
         ours.taken(Asked(submit, 0.0, "id"), 0.0)
         ours.lost(Asked(submit, 0.0), 0.0)
     assert len(ours) <= 6
-    assert len(ours._due) <= 4 * 3 + 1
+    assert max(len(shelf.due) for shelf in (ours._lost, ours._silent)) <= 2 * 3 + 1
     found = set()
     while (question := ours.due(2.0, 2.0)) is not None:
         found.add(question.key)
