@@ -1,6 +1,7 @@
 """The channel of HTTP vendors against a vendor in the same loop, over real sockets."""
 
 import asyncio
+import contextlib
 import ssl
 import time
 
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.http import book, channel, pulling
+from adapters.base import Lost
+from adapters.http import book, channel, client, pulling
 from adapters.http.vendor import Traits, reference_of
 from sms.model import MessageClass
 from sms.outcomes import Cause, NotSent, Rejected, Submitted, Uncertain
@@ -370,8 +372,8 @@ async def test_a_lost_answer_is_found_by_asking(rigs):
     http.submit([submit])
     await until(lambda: rig.outcomes_of(submit))
     rig.told = {"verdict": "silent"}
-    http.ask([(submit, time.time() - 100)])
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: len(rig.asked) >= 2)
     rig.told = {"verdict": "ended", "id": "x1", "state": "DELIVRD"}
     await until(lambda: rig.sink.received)
@@ -392,7 +394,7 @@ async def test_what_cannot_be_asked_about_is_tried_once(rigs, capsys):
     http = await rig.start()
     submit = a_submit()
     rig.vendor.cannot_ask = True
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: rig.vendor.questions)
     await until(lambda: not len(http._asker.book))
     await asyncio.sleep(0.05)
@@ -408,7 +410,7 @@ async def test_that_it_never_accepted_it_is_proof_only_where_the_vendor_s_word_i
     http = await rig.start()
     submit = a_submit()
     rig.told = {"verdict": "absent"}
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     if count:
         await until(lambda: rig.sink.results)
     else:
@@ -424,7 +426,7 @@ async def test_a_request_that_is_still_open_is_not_absent(rigs):
     http.submit([submit])
     await until(lambda: rig.outcomes_of(submit))
     rig.told = {"verdict": "absent"}
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: len(rig.asked) > 3)
     assert kinds(rig, submit) == ["Uncertain"]
     rig.release.set()
@@ -442,7 +444,7 @@ async def test_a_late_answer_tells_another_id_than_was_found_by_asking(rigs, fou
     await until(lambda: rig.outcomes_of(submit))
     theirs = f"id-{reference_of(submit)}"
     rig.told = {"verdict": "taken", "id": found or theirs}
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: len(rig.outcomes_of(submit)) == 2)
     rig.release.set()
     await until(lambda: http.free() == 16)
@@ -530,6 +532,7 @@ class Proxy:
     def __init__(self, status, port):
         self.status, self.target = status, port
         self.heads = []
+        self.writers = []
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -538,13 +541,20 @@ class Proxy:
 
     async def __aexit__(self, *_):
         self.server.close()
+        for writer in self.writers:
+            writer.close()
+        for writer in self.writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _serve(self, reader, writer):
+        self.writers.append(writer)
         try:
             self.heads.append(await reader.readuntil(b"\r\n\r\n"))
             writer.write(b"HTTP/1.1 %d So\r\n\r\n" % self.status)
             if self.status == 200:
                 inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.target)
+                self.writers.append(inner_writer)
                 await asyncio.gather(_carry(reader, inner_writer), _carry(inner_reader, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -558,7 +568,10 @@ async def _carry(reader, writer):
     writer.close()
 
 
-async def test_tls_goes_through_the_proxy_whose_connect_is_no_request_of_ours(rigs, tmp_path):
+async def test_tls_goes_through_the_proxy_whose_connect_is_no_request_of_ours(
+    rigs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(client, "KEEPALIVE_S", 60.0)  # a slow machine is no new connection
     authority = Authority()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.issue("localhost").file(tmp_path / "vendor.pem"))
