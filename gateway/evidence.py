@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from adapters.base import Lost
 from gateway.dispatch import Dispatcher
@@ -86,6 +87,21 @@ class Evidence:
         if self.is_vendor(message.channel):  # its receipt may have been quicker than its answer
             sql += hasten_reports_sql(message.id, message.attempt)
         return sql
+
+    def unheard(self, unix: float, most: int) -> list[Message]:
+        """Some whose vendor was asked and has said nothing for a while; by turns.
+
+        Another process may have heard what this one waits for: receipts come to any.
+        """
+        late = (
+            one
+            for one in self.waiting.values()
+            if unix - one.uncertain_at >= LOOK_MIN_S and self._asks(one.channel)
+        )
+        some = list(islice(late, most))
+        for message in some:
+            self.waiting[message.id] = self.waiting.pop(message.id)
+        return some
 
     def found(self, message: Message) -> None:
         """Evidence came: the caller unparks it with the row that says so."""

@@ -1,6 +1,7 @@
 """The channel of HTTP vendors against a vendor in the same loop, over real sockets."""
 
 import asyncio
+import contextlib
 import ssl
 import time
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import Lost
-from adapters.http import book, channel, pulling
+from adapters.http import book, channel, client, pulling
 from adapters.http.vendor import Traits, reference_of
 from sms.model import MessageClass
 from sms.outcomes import Cause, NotSent, Rejected, Submitted, Uncertain
@@ -531,6 +532,7 @@ class Proxy:
     def __init__(self, status, port):
         self.status, self.target = status, port
         self.heads = []
+        self.writers = []
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -539,13 +541,20 @@ class Proxy:
 
     async def __aexit__(self, *_):
         self.server.close()
+        for writer in self.writers:
+            writer.close()
+        for writer in self.writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _serve(self, reader, writer):
+        self.writers.append(writer)
         try:
             self.heads.append(await reader.readuntil(b"\r\n\r\n"))
             writer.write(b"HTTP/1.1 %d So\r\n\r\n" % self.status)
             if self.status == 200:
                 inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.target)
+                self.writers.append(inner_writer)
                 await asyncio.gather(_carry(reader, inner_writer), _carry(inner_reader, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -559,7 +568,10 @@ async def _carry(reader, writer):
     writer.close()
 
 
-async def test_tls_goes_through_the_proxy_whose_connect_is_no_request_of_ours(rigs, tmp_path):
+async def test_tls_goes_through_the_proxy_whose_connect_is_no_request_of_ours(
+    rigs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(client, "KEEPALIVE_S", 60.0)  # a slow machine is no new connection
     authority = Authority()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.issue("localhost").file(tmp_path / "vendor.pem"))

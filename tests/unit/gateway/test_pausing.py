@@ -47,6 +47,7 @@ def test_what_waits_goes_to_the_backup_and_what_is_under_way_ends_here(state):
     after = kit.message()
     kit.accept(after)
     assert (sent(kit, 1), sent(kit, 2)) == (first, [*rest, after.id])
+    assert kit.metrics.failover_total.values == {("c1", "c2", "paused"): 4}
 
 
 def test_with_no_other_channel_it_is_held_until_it_is_resumed():
