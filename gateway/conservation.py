@@ -200,7 +200,8 @@ class Conservation:
         for tenant in self._last.tenants():
             gauge.set((self._tenant_name(tenant),), found.get(tenant, 0))
         for tenant, residual in found.items():
-            log.error("messages are missing", tenant=tenant, residual=residual)
+            what = "messages are missing" if residual > 0 else "messages are counted twice"
+            log.error(what, tenant=tenant, residual=residual)
 
 
 def _holds(place: Iterable[Message], message: Message) -> bool:

@@ -336,7 +336,9 @@ class Metrics:
             ("channel", "kind", "result"),
         )
         self.parked_reports = Gauge(
-            "parked_reports", "Reports that wait for their message.", rule="max"
+            "parked_reports",
+            "Reports that wait for their message and were due at the last look.",
+            rule="max",
         )
         self.unmapped_codes_total = Counter(
             "unmapped_codes_total", "Carrier codes that no table knows.", ("channel", "code")

@@ -19,7 +19,7 @@ from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
 from adapters.shell import LEASE_LOOK_S, REMIND_S, backoff_s
 from sms import config
-from sms.outcomes import Cause, Outcome, Rejected
+from sms.outcomes import Cause, Outcome, Rejected, Uncertain
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -49,6 +49,7 @@ class Link:
         self._was_used = False  # a connection stood since the last look
         self._told = ("", -REMIND_S)  # the reason logged last, and when (monotonic)
         self._refusal_told_at = -REMIND_S
+        self._unclear_told_at = -REMIND_S
         self._went_down = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -96,7 +97,8 @@ class Link:
             self._sink.link_changed(self._channel.id, False, reason)
 
     def answered(self, reply: Reply, outcomes: Sequence[Outcome]) -> None:
-        """The vendor answered; when it refuses our account, say so."""
+        """The vendor answered; when it refuses our account or says nothing clear, tell."""
+        self._tell_unclear(reply, outcomes)
         is_refused = reply.status in (401, 403) or any(
             isinstance(one, Rejected) and one.cause is Cause.CONFIG for one in outcomes
         )
@@ -112,6 +114,23 @@ class Link:
             protocol=self._channel.protocol,
             status=reply.status,
             codes=sorted(codes)[:5],
+        )
+
+    def _tell_unclear(self, reply: Reply, outcomes: Sequence[Outcome]) -> None:
+        """Once a minute: an answer that does not say whether the messages were taken."""
+        unclear = sum(isinstance(one, Uncertain) for one in outcomes)
+        now = time.monotonic()
+        if not unclear or now - self._unclear_told_at < REMIND_S:
+            return
+        self._unclear_told_at = now
+        log.warning(
+            "the vendor's answer does not say whether it took the messages: they are uncertain;"
+            " ask the vendor, and if it took none have its code mapped",
+            channel=self._channel.name,
+            protocol=self._channel.protocol,
+            status=reply.status,
+            octets=len(reply.body),
+            messages=unclear,
         )
 
     async def _keep(self, client: Client, url: str) -> None:

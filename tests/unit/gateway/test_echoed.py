@@ -71,6 +71,18 @@ async def test_our_word_finds_a_message_of_another_life(carrier_id: str) -> None
     assert desk.answers == [("token", True)]
 
 
+async def test_what_is_found_in_another_life_is_unparked_with_its_end() -> None:
+    """Its parked row would be counted as a message more than there are, for up to 72 h."""
+    desk = Desk()
+    message = lost(desk)
+    stored(desk, message)
+    before = len(desk.kit.events.sql)
+    push(desk, reference(message.id, 1))
+    await looked_up(desk)
+    sql = "".join(desk.kit.events.sql[before:])
+    assert f"DELETE FROM parked WHERE message_id IN ({message.id})" in sql
+
+
 async def test_an_undelivered_receipt_by_our_word_under_another_id_counts() -> None:
     desk = Desk()
     message = desk.kit.message()

@@ -11,7 +11,7 @@ from adapters.http.link import FAILURES, Link
 from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
 from sms import config
-from sms.outcomes import Cause, Rejected, Submitted
+from sms.outcomes import Cause, Rejected, Submitted, Uncertain
 from tests.support.smpp import FakeSink
 
 
@@ -124,3 +124,13 @@ async def test_a_vendor_that_went_away_while_nothing_was_sent_is_found_down(line
         while not ours.is_up:  # noqa: ASYNC110 – the same
             await asyncio.sleep(0)
     await ours.stop()
+
+
+async def test_an_answer_that_says_nothing_is_told_once_a_minute(lines, clock):
+    ours = await a_link()
+    for _ in range(3):
+        ours.answered(Reply(500, {}, b"<html>"), [Uncertain("carrier.unknown_outcome")] * 2)
+    clock[0] += link.REMIND_S
+    ours.answered(Reply(200, {}, b""), [Submitted("id"), Uncertain("carrier.unknown_outcome")])
+    told = [fields for event, fields in lines.found if "does not say" in event]
+    assert [(one["status"], one["messages"]) for one in told] == [(500, 2), (200, 1)]
