@@ -6,6 +6,7 @@
     recipe_template.py   {number} and its filters     recipe_values.py    what the places stand for
     recipe_request.py    a request                    recipe_sign.py      signatures, both ways
     recipe_tree.py       paths and tests              recipe_answer.py    answers → outcomes
+    recipe_slips.py      what can be read and is wrong
     recipe_callback.py   pushes → reports and texts   recipe_query.py     what became of a message
 
 Nothing of a recipe is executed: templates are joined, paths walked, tests compared.
@@ -17,6 +18,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from adapters.http import recipe_slips as slips
 from adapters.http import settings
 from adapters.http.callback import SECRET, address_of, require_secret
 from adapters.http.recipe_examples import find_wrong_examples, sample
@@ -184,6 +186,10 @@ def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a recipe: (JSON pointer, what to do); its examples are tried, too."""
     wrong: Wrong = outer_wrong(raw)
     recipe = read_recipe(raw, 0, wrong)
+    wrong += slips.find_slips(raw)
+    if not wrong:  # these are not to be told of a recipe that was not read to its end
+        wrong += slips.find_missing(recipe.sending.names, has_each=recipe.sending.each is not None)
+        wrong += slips.find_unused(recipe.account.given, recipe.used)
     if wrong:
         return list(dict.fromkeys(wrong))
     vendor = HttpRecipe(recipe, settings.parse(raw), 0)

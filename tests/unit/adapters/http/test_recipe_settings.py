@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adapters.http import recipe
 from sms.config import Channel
 from sms.errors import ConfigError
-from tests.support.recipe_kit import NAMES, SECRET, shipped, small, submits
+from tests.support.recipe_kit import NAMES, SECRET, shipped, small, submits, wrong_of
 
 URL = "https://api.example.com/send"
 PUSH = {"id": "$.i", "state": "$.s"}
@@ -46,6 +46,15 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
         ("send/url", "{url}/send", "/send/url", "give the channel its `url`"),
         ("send/form", {"a": "b"}, "/send/form", "a request has one body"),
         ("send/json/to", "{numbr}", "/send/json/to", "did you mean number"),
+        ("send/json/text", "{message}", "/send/json/text", "did you mean text? there are: account"),
+        ("send/json/text", "{zzz}", "/send/json/text", "text, unix"),
+        ("send/json/text", {"text": None}, "/send/json/text", 'in quotes: "{text}"'),
+        ("send/json/to", [{"number|json": None}], "/send/json/to/0", 'in quotes: "{number}"'),
+        ("send/json/text", "hello", "/send", "no place for the text"),
+        ("send/json/to", "13800138000", "/send", "no place for the number"),
+        ("send/headers", {"X-Api-Key": "k-0123456789"}, "/send/headers/X-Api-Key", "in clear"),
+        ("send/json/password", "k-0123456789", "/send/json/password", "in clear"),
+        ("api_secret", SECRET, "/api_secret", "no template uses it; write {api_secret}"),
         ("send/json/to", "{number|jsno}", "/send/json/to", "did you mean json?"),
         ("send/json/deep", [{"x": "{a.b}"}], "/send/json/deep/0/x", "not known"),
         ("send/json/to", "x{number|int}", "/send/json/to", "one place and nothing else"),
@@ -119,11 +128,11 @@ def test_what_is_wrong_is_named_with_a_remedy(at, value, pointer, hint):
 
 def test_a_raw_text_body_escapes_what_comes_from_outside():
     send = {"url": URL, "auth": {"type": "none"}, "text": "<sms>{text}</sms>"}
-    [(pointer, detail)] = recipe.validate(small(send=send))
+    [(pointer, detail)] = wrong_of(small(send=send))
     assert pointer == "/send/text"
     assert "xml" in detail
     for safe in ("{text|xml}", "{text|raw}", "{text|hex_utf16}"):
-        assert recipe.validate(small(send={**send, "text": f"<sms>{safe}</sms>"})) == []
+        assert wrong_of(small(send={**send, "text": f"<sms>{safe}</sms>"})) == []
 
 
 def test_what_is_different_in_every_message_stands_in_each():
@@ -132,12 +141,12 @@ def test_what_is_different_in_every_message_stands_in_each():
         "json": {"to": "{each}", "ref": "{reference}", "text": "{text}"},
         "batch": {"max": 5, "each": "{number}", "shares_id": True},
     }
-    [(pointer, detail)] = recipe.validate(small(send=send))
+    [(pointer, detail)] = wrong_of(small(send=send))
     assert (pointer, "{reference}" in detail) == ("/send/batch", True)
     send["json"] = {"to": "{each}", "text": "{text}"}
-    assert recipe.validate(small(send=send)) == []
+    assert wrong_of(small(send=send)) == []
     del send["batch"]["shares_id"]
-    assert [pointer for pointer, _ in recipe.validate(small(send=send))] == ["/answer/items"]
+    assert [pointer for pointer, _ in wrong_of(small(send=send))] == ["/answer/items"]
 
 
 def test_a_callback_address_needs_to_be_known():
@@ -233,3 +242,31 @@ def test_any_configuration_is_judged_without_raising_and_then_works(changes):
         made = recipe.make(Channel(1, "a", "http", settings))
         made.send(submits(1), 0.0, "n")
         assert recipe.rehearse(settings)
+
+
+def test_a_slip_elsewhere_does_not_hide_behind_a_missing_place():
+    """`{text: null}` is told as what it is, and not also as a request without a text."""
+    wrong = recipe.validate(put(small(), "send/json/text", {"text": None}))
+    assert [pointer for pointer, _ in wrong] == ["/send/json/text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Api-Key", "{api_key}"),
+        ("X-Api-Key", "v1"),
+        ("App-Key", "0123456789"),
+        ("X-Trace", "a" * 20),
+    ],
+)
+def test_what_is_no_secret_may_stand_in_a_header(name, value):
+    assert recipe.validate(put(small(), "send/headers", {name: value})) == []
+
+
+def test_a_null_that_is_no_place_stays_one():
+    assert recipe.validate(put(small(), "send/json/extra", {"note": None})) == []
+
+
+def test_a_registered_template_needs_no_text():
+    send = small()["send"] | {"json": {"to": "{number}", "code": "{template_code}"}}
+    assert recipe.validate(small(send=send)) == []
