@@ -112,7 +112,19 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
             "examples",
             [{"means": "accepted", "body": {"code": 0, "id": "a"}, "id": "b"}],
             "/examples/0/id",
-            "another id is found",
+            'another id is found: expected "b", found "a"',
+        ),
+        (
+            "examples",
+            [{"means": "accepted", "body": {"code": 0, "id": SECRET}, "id": "b"}],
+            "/examples/0/id",
+            'expected "b", found ***',
+        ),
+        (
+            "examples",
+            [{"means": "accepted", "body": {"code": 17, "id": "a"}}],
+            "/examples/0",
+            'is read as refused with code "17", not as accepted',
         ),
         ("api_secret", 5, "/api_secret", "in quotes"),
         ("send/json/key", "{api_secret}", "/api_secret", "(or api_secret_file)"),
@@ -270,3 +282,30 @@ def test_a_null_that_is_no_place_stays_one():
 def test_a_registered_template_needs_no_text():
     send = small()["send"] | {"json": {"to": "{number}", "code": "{template_code}"}}
     assert recipe.validate(small(send=send)) == []
+
+
+def receipts_example(**example: Any) -> list[tuple[str, str]]:
+    part = PUSH | {"states": {"ok": "DELIVRD", "bad": "UNDELIV"}, "examples": [example]}
+    return recipe.validate(small(receipts=part))
+
+
+def test_an_example_of_a_push_says_what_was_expected_and_found():
+    body = {"i": "a1", "s": "bad"}
+    assert receipts_example(body=body, means="UNDELIV", id="a1") == []
+    [(pointer, detail)] = receipts_example(body=body, means="DELIVRD")
+    assert pointer == "/receipts/examples/0/means"
+    assert 'expected "DELIVRD", found "UNDELIV"' in detail
+    [(_, detail)] = receipts_example(body=body, error="12")
+    assert 'expected "12", found nothing' in detail
+    [(_, detail)] = receipts_example(body={"i": "x" * 500, "s": "ok"}, id="a1")
+    assert len(detail) < 250
+
+
+def test_what_is_somebodys_is_not_shown():
+    example = {"body": {"n": "13800138000", "t": "secret words"}, "number": "13800138001"}
+    part = {"number": "$.n", "text": "$.t", "examples": [example | {"text": "other"}]}
+    wrong = dict(recipe.validate(small(inbound=part)))
+    assert set(wrong) == {"/inbound/examples/0/number", "/inbound/examples/0/text"}
+    assert "138" not in str(wrong)
+    assert "words" not in str(wrong)
+    assert "expected 5 characters, found 12 characters" in wrong["/inbound/examples/0/text"]
