@@ -27,19 +27,24 @@ from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.vendors import Account
 from sms.errors import CallRefused
 from sms.ids import from_text
+from telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from gateway.api.port import FlowPort
+
+log = get_logger(__name__)
 
 MAX_BODY: Final = 1 << 20
 MAX_OPEN: Final = 64  # calls of one worker at once, from their first octet to their answer
 MAX_OPEN_OF_ONE: Final = 32  # of one channel: a vendor that floods us must not shut others out
 AGAIN_S: Final = 5
-_REFUSALS: Final[Mapping[int, str]] = {
-    400: "callback.unreadable",
-    401: "callback.unproven",
-    403: "callback.not_allowed",
+# By the vendor's status: the problem's code, and the result that is counted.
+_REFUSALS: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("callback.unreadable", "unreadable"),
+    401: ("callback.unproven", "unproven"),
+    403: ("callback.not_allowed", "not_allowed"),
 }
+LOG_EVERY_S: Final = 60.0  # a channel's refusals: anybody can call, and the log is no counter
 
 
 class Callbacks:
@@ -52,6 +57,8 @@ class Callbacks:
         self._gate = Gate(flow)
         self._bodies = BodyReader(monotonic)
         self._open: Counter[int] = Counter()  # by channel
+        self._monotonic = monotonic
+        self._logged: dict[int, float] = {}  # by channel: when its last refusal was logged
 
     def register(self, app: FastAPI) -> None:
         """Add the route."""
@@ -71,7 +78,7 @@ class Callbacks:
             detail = "Only GET and POST are answered here."
             raise ProblemError(Problem("method.not_allowed", detail, headers=allowed))
         if any(header == b"content-encoding" for header, _ in scope["headers"]):
-            self._count(account.channel.name, kind, "refused")
+            self._refused(account, kind, scope, "unreadable", "Content-Encoding")
             detail = "The Content-Encoding header is not supported; send the body as it is."
             raise ProblemError(Problem("body.encoding", detail))
         channel = account.channel.id
@@ -94,7 +101,8 @@ class Callbacks:
 
     def _check_source(self, account: Account, kind: str, scope: Scope) -> None:
         if account.sources and not is_in(self._gate.address_of(scope), account.sources):
-            self._count(account.channel.name, kind, "source")
+            reason = "the address is not in callback_sources"
+            self._refused(account, kind, scope, "source", reason)
             detail = "The channel's `callback_sources` do not list the address this call is from."
             raise ProblemError(Problem("callback.not_allowed", detail))
 
@@ -115,11 +123,11 @@ class Callbacks:
             else:
                 pushed = account.vendor.pushed(call)
         except CallRefused as refused:
-            self._count(name, kind, "refused")
-            code = _REFUSALS.get(refused.status, "callback.unreadable")
+            code, result = _REFUSALS.get(refused.status, _REFUSALS[400])
+            self._refused(account, kind, scope, result, refused.detail)
             raise ProblemError(Problem(code, refused.detail)) from None
         except RecursionError:
-            self._count(name, kind, "refused")
+            self._refused(account, kind, scope, "unreadable", "nested too deeply")
             detail = "The body is nested too deeply."
             raise ProblemError(Problem("callback.unreadable", detail)) from None
         except Exception:  # a defect of ours: logged by the last resort, the vendor calls again
@@ -132,6 +140,23 @@ class Callbacks:
     def _later(self, account: Account, kind: str, result: str, detail: str) -> NoReturn:
         self._count(account.channel.name, kind, result)
         raise ProblemError(retry_after("callback.later", detail, AGAIN_S))
+
+    def _refused(self, account: Account, kind: str, scope: Scope, result: str, reason: str) -> None:
+        """Count a call that is turned away, and log the channel's first of each minute."""
+        channel, now = account.channel, self._monotonic()
+        self._count(channel.name, kind, result)
+        if now - self._logged.get(channel.id, -LOG_EVERY_S) < LOG_EVERY_S:
+            return
+        self._logged[channel.id] = now
+        peer = self._gate.address_of(scope)
+        log.warning(
+            "carrier callback refused",
+            channel=channel.name,
+            kind=kind,
+            result=result,
+            reason=reason,
+            peer="unknown" if peer is None else str(peer),
+        )
 
     def _count(self, channel: str, kind: str, result: str) -> None:
         self._flow.metrics.carrier_calls_total.inc((channel, kind, result))
