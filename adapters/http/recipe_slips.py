@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from adapters.http import settings
 from adapters.http.recipe_section import Wrong, member
 from adapters.http.recipe_values import ACCOUNT_PLACES, MESSAGE, QUESTION, REQUEST, SECRETS
 
@@ -38,6 +39,8 @@ def find_slips(raw: Mapping[str, Any]) -> Wrong:
             request = {name: value for name, value in part.items() if name != "answer"}
             _find_unquoted(request, at, wrong)
             _find_in_clear(request, at, wrong)
+            if settings.is_exposed(part.get("url")) and raw.get("plain_http") is not True:
+                wrong.append((f"{at}/url", settings.EXPOSED))
     return wrong
 
 

@@ -43,6 +43,7 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
         ("send/url", "https://{account}.example.com/", "/send/url", "a host without places"),
         ("send/url", "https://a.example/?x=1", "/send/url", "goes into `query`"),
         ("send/url", "https://a.example/\n", "/send/url", "give https://"),
+        ("send/url", "http://api.example.com/send", "/send/url", "plain_http: true"),
         ("send/url", "{url}/send", "/send/url", "give the channel its `url`"),
         ("send/form", {"a": "b"}, "/send/form", "a request has one body"),
         ("send/json/to", "{numbr}", "/send/json/to", "did you mean number"),
@@ -309,3 +310,9 @@ def test_what_is_somebodys_is_not_shown():
     assert "138" not in str(wrong)
     assert "words" not in str(wrong)
     assert "expected 5 characters, found 12 characters" in wrong["/inbound/examples/0/text"]
+
+
+def test_http_to_a_public_host_is_for_those_who_say_so():
+    settings = put(small(plain_http=True), "send/url", "http://api.example.com/send")
+    assert recipe.validate(settings) == []
+    assert recipe.validate(put(small(), "send/url", "http://127.0.0.1:8080/send")) == []
