@@ -28,7 +28,7 @@ from gateway.ledger import Ledger
 from gateway.matches import Matches
 from gateway.porting import Porting
 from gateway.pumping import Pumping
-from gateway.readiness import NO_SESSION
+from gateway.readiness import NO_SESSION, route_words
 from gateway.reports import Reports
 from gateway.schedule import Schedule
 from gateway.settings import Reliability
@@ -279,7 +279,8 @@ class Flow:
         for route in self.snapshot.ways.values():
             if not any(is_reachable(channel) for channel in route.channels):
                 names = "; ".join(self._why_down(cid) for cid in route.channels)
-                missing.append(f"route {route.id}: none of its channels has a session ({names})")
+                told = f"route {route_words(route)}"
+                missing.append(f"{told}: none of its channels has a session ({names})")
         return missing
 
     def _why_down(self, channel: int) -> str:
