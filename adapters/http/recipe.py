@@ -212,15 +212,15 @@ def make(channel: config.Channel) -> HttpRecipe:
     return HttpRecipe(recipe, settings.parse(raw), channel.id)
 
 
-def rehearse(raw: Mapping[str, object]) -> list[str]:
+def rehearse(raw: Mapping[str, object], sender: str = "") -> list[str]:
     """The requests of a recipe for sample messages, line by line; secrets are asterisks.
 
     The settings must be without fault (`validate`); a place for a header that cannot hold its value
-    is said instead of the request.
+    is said instead of the request. `sender` is the channel's.
     """
     channel = config.Channel(0, "channel", "http", raw)
     vendor = make(channel).hidden()
-    submits = sample(min(vendor.traits.batch, 2))
+    submits = [replace(one, sender=sender) for one in sample(min(vendor.traits.batch, 2))]
     lines = ["# send", *_shown(vendor.send(submits, _REHEARSED_AT, _REHEARSED_NONCE))]
     if vendor.traits.asks:
         shown_id = f"{_REHEARSED_ID}.00000000" if vendor.shares_id else _REHEARSED_ID

@@ -316,3 +316,9 @@ def test_http_to_a_public_host_is_for_those_who_say_so():
     settings = put(small(plain_http=True), "send/url", "http://api.example.com/send")
     assert recipe.validate(settings) == []
     assert recipe.validate(put(small(), "send/url", "http://127.0.0.1:8080/send")) == []
+
+
+def test_a_rehearsal_sends_from_the_channels_own_sender():
+    settings = put(small(), "send/json/from", "{sender|optional}")
+    assert '"from":"Example"' in "\n".join(recipe.rehearse(settings, "Example"))
+    assert "from" not in "\n".join(recipe.rehearse(settings))
