@@ -8,7 +8,7 @@ lists, one call per burst.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sms.model import Inbound, Report, Submit
 from sms.outcomes import Outcome
@@ -18,6 +18,14 @@ NOT_A_SETTING = "is not a setting"
 # difflib's ratio from which an unknown name may be a slip of the pen: `wimdow` is one of `window`,
 # `bind` (0.6) and `source_ton` for `source_addr` (0.67) are other words.
 CLOSE_SPELLING = 0.8
+
+
+class Lost(NamedTuple):
+    """A submit whose answer was lost."""
+
+    submit: Submit
+    sent_unix: float  # when it left; the latest moment where that is not known
+    unsure_s: float  # it may have left so long before that; 0.0 = the moment is known
 
 
 class ChannelSink(Protocol):
@@ -116,8 +124,8 @@ class Channel(Protocol):
         """Answer reports or inbound texts: accepted = durable; otherwise "try again later"."""
         ...
 
-    def ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
-        """Find out what became of submits whose answers were lost: (submit, Unix seconds it left).
+    def ask(self, lost: Sequence[Lost]) -> None:
+        """Find out what became of submits whose answers were lost.
 
         Answers come by the sink as late outcomes: `Submitted` when the vendor has it (13),
         `NotSent` when it says that it never accepted it (14a). It asks again by itself until it

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import Enum
 from typing import assert_never, cast
 
-from adapters.base import ChannelSink
+from adapters.base import ChannelSink, Lost
 from adapters.session import (
     LOGIN_UNANSWERED,
     Answered,
@@ -378,7 +378,7 @@ class WireChannel(ABC):
             self._is_answering = True
             asyncio.get_running_loop().call_soon(self._write_answers)
 
-    def ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
+    def ask(self, lost: Sequence[Lost]) -> None:
         """A lost answer of a wire protocol cannot be asked for: the id stood in it."""
         return
 

@@ -11,7 +11,8 @@ from failover.watch import Watch
 from ratelimit.bucket import Tokens
 from ratelimit.throttle import Throttle
 from sms import config
-from sms.model import Submit
+from sms.config import AdminState
+from sms.model import MessageClass, Submit
 
 OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
 
@@ -36,11 +37,36 @@ class ChannelRuntime:
     up_at: float = 0.0  # monotonic
     link_failures: int = 0  # the adapter's, as last seen
 
+    # What an operator lets it take: its classes, or nothing. Read for each message.
+    takes: frozenset[MessageClass] = field(init=False)
+    state: AdminState = field(init=False)
+    quiet_at: float | None = None  # draining: since when nothing is open, monotonic
+
     throttle: Throttle = field(init=False)  # what the carrier's throttling answers leave of it
 
     def __post_init__(self) -> None:
         """Nothing is throttled yet."""
+        self.use(self.config.admin_state)
         self.throttle = Throttle(self.config.segments_per_second, 0.0)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether an operator keeps new messages from it; a channel has a class at least."""
+        return not self.takes
+
+    def use(self, state: AdminState) -> None:
+        """Do as the operator says; who calls it moves what waits."""
+        self.state, self.quiet_at = state, None
+        self.takes = self.config.classes if state is AdminState.ACTIVE else frozenset()
+
+    def is_drained(self, now: float, after_s: float) -> bool:
+        """Whether it is to log out: draining, and for `after_s` nothing has been open."""
+        if self.state is not AdminState.DRAINING:
+            return False
+        is_open = self.unsent or self.repairs or self.claiming
+        if is_open or self.adapter.free() < self.adapter.window() or self.quiet_at is None:
+            self.quiet_at = now
+        return now - self.quiet_at >= after_s
 
     def take(self, n: int, now: float, *, is_otp: bool) -> float:
         """Take n segments from the bucket, at the carrier's pace: 0.0, or when to ask again."""

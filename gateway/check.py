@@ -13,15 +13,17 @@ import secrets
 import shutil
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 from gateway.settings import Settings, unknown_variables
 from gateway.terminal import Terminal
+from sms.config import AdminState
 from sms.errors import ConfigError, GatewayError, StoreUnavailable, Unavailable
 from store import binaries, probe
 from store.audit import AuditLog
-from store.database import open_pool
+from store.config import ConfigStore
+from store.database import Pool, open_pool
 from store.embedded import endpoints_of, existing_run_directory
 from store.seal import KEY_BYTES, Keyring, must_fit, read_master_key
 
@@ -51,6 +53,7 @@ def results(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         "tls": _tls,
         "database": _database,
         "redis": _redis,
+        "channels": _channels,
         "audit": _audit,
     }
     for name, look in looks.items():
@@ -192,8 +195,8 @@ def _redis(settings: Settings) -> str:
     return f"version {asyncio.run(probe.check_redis(url))}"
 
 
-def _audit(settings: Settings) -> str:
-    """Whether every row of the audit log is as it was written."""
+def _in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[str]]) -> str:
+    """What `read` finds in the database; or that it could not be looked at."""
     url = settings.database_url
     if url is None:
         run_dir = existing_run_directory(settings.data_dir)
@@ -201,7 +204,7 @@ def _audit(settings: Settings) -> str:
             return _NOT_READ
         url = endpoints_of(run_dir).database_url
     try:
-        key = Keyring(read_master_key(settings.master_key_file)).audit_key
+        keyring = Keyring(read_master_key(settings.master_key_file))
     except ConfigError:
         return _NOT_READ  # told beside "master key"
 
@@ -210,9 +213,36 @@ def _audit(settings: Settings) -> str:
             return "none before the migrations"
         pool = await open_pool(dsn, size=1)
         try:
-            found = await AuditLog(pool, key).verify()
+            return await read(pool, keyring)
         finally:
             await pool.close()
+
+    try:
+        return asyncio.run(look(url))
+    except Unavailable:
+        return _NOT_READ  # told beside "database"
+
+
+def _channels(settings: Settings) -> str:
+    """How many there are, and which of them an operator has paused."""
+
+    async def read(pool: Pool, keyring: Keyring) -> str:
+        found = (await ConfigStore(pool, keyring).load()).channels.values()
+        paused = [
+            f"{one.name} is {one.admin_state}, by an operator"
+            for one in found
+            if one.admin_state is not AdminState.ACTIVE
+        ]
+        return "; ".join([f"{len(found)} configured", *paused])
+
+    return _in_store(settings, read)
+
+
+def _audit(settings: Settings) -> str:
+    """Whether every row of the audit log is as it was written."""
+
+    async def read(pool: Pool, keyring: Keyring) -> str:
+        found = await AuditLog(pool, keyring.audit_key).verify()
         if found.broken_at is not None:
             raise ConfigError(
                 f"row {found.broken_at} of the audit log is not as it was written (or another "
@@ -220,7 +250,4 @@ def _audit(settings: Settings) -> str:
             )
         return f"{found.rows} rows, the chain holds; its head is {found.head.hex()[:16]}"
 
-    try:
-        return asyncio.run(look(url))
-    except Unavailable:
-        return _NOT_READ  # told beside "database"
+    return _in_store(settings, read)

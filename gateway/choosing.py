@@ -1,10 +1,10 @@
 """Which channel may take a message now: ours, another process's, or none for the moment.
 
-    route ─▶ not tried and up, here or in another process, and its breaker takes it ─▶ the first
-                 │ none
+    route ─▶ not tried, not paused and up, here or in another process, and its breaker takes it
+                 │ none                                                          ─▶ the first
                  ▼
              lent to another process ─▶ up, but left: the least bad, slowly
-                                            ─▶ HELD while any is only down ─▶ None
+                                            ─▶ HELD while any is only down or paused ─▶ None
 
 It only looks; `gateway.dispatch`, which is one of these, changes what it looks at.
 """
@@ -50,15 +50,15 @@ class ChannelChoice:
     def _is_up(self, channel: int, message_class: MessageClass) -> bool:
         """Whether a session of ours takes the class, whatever its breakers say."""
         runtime = self.channels.get(channel)
-        return runtime is not None and runtime.is_up and message_class in runtime.config.classes
+        return runtime is not None and runtime.is_up and message_class in runtime.takes
 
     def _is_fit(
         self, channel: int, message_class: MessageClass, message: Message | None = None
     ) -> bool:
         runtime = self.channels.get(channel)
         if runtime is None or not runtime.is_up:
-            return self.is_remote(channel) and self._is_configured(channel, message_class)
-        if message_class not in runtime.config.classes:
+            return self.is_remote(channel) and self._is_open(channel, message_class)
+        if message_class not in runtime.takes:
             return False
         return runtime.watch.is_closed or self._is_taken(runtime, message)
 
@@ -111,9 +111,7 @@ class ChannelChoice:
         if fit is None and self.remote is not None:
             fit = choose(
                 channels,
-                lambda channel: (
-                    self.is_lent(channel) and self._is_configured(channel, message_class)
-                ),
+                lambda channel: self.is_lent(channel) and self._is_open(channel, message_class),
                 tried,
             )
         return fit
@@ -123,10 +121,12 @@ class ChannelChoice:
         if not channel:
             return any(self.is_reachable(known) for known in self.snapshot.channels)
         runtime = self.channels.get(channel)
-        return runtime is not None and runtime.is_up
+        return runtime is not None and runtime.is_up and not runtime.is_paused
 
     def is_reachable(self, channel: int) -> bool:
         """Whether messages can go out over the channel, from here or from another process."""
+        if channel in self.snapshot.paused:
+            return False
         return self.can_send(channel) or self._is_elsewhere(channel)
 
     def room_for(self, channel: int) -> int:
@@ -135,10 +135,11 @@ class ChannelChoice:
         For 0, whatever the channel: on their way through us to others' channels too.
         """
         if not channel:
-            remote = sum(map(self._is_elsewhere, self.snapshot.channels))
+            open_channels = self.snapshot.channels.keys() - self.snapshot.paused
+            remote = sum(map(self._is_elsewhere, open_channels))
             return sum(map(self.room_for, self.channels)) + remote * REMOTE_ROOM
         runtime = self.channels.get(channel)
-        return 2 * runtime.adapter.window() if runtime is not None and runtime.is_up else 0
+        return 2 * runtime.adapter.window() if runtime is not None and self.can_send(channel) else 0
 
     def _is_configured(self, channel: int, message_class: MessageClass) -> bool:
         """Whether waiting for the channel makes sense, by the configuration.
@@ -147,6 +148,10 @@ class ChannelChoice:
         """
         known = self.snapshot.channels.get(channel)
         return known is not None and message_class in known.classes
+
+    def _is_open(self, channel: int, message_class: MessageClass) -> bool:
+        """The same, and no operator has paused it."""
+        return channel not in self.snapshot.paused and self._is_configured(channel, message_class)
 
     def choose(self, message: Message) -> int | None:
         """The channel to try next, `HELD` when all left are down, None when none is left."""
@@ -176,6 +181,15 @@ class ChannelChoice:
         )
         return HELD if could else None
 
+    def is_text_unknown(self, message: Message) -> bool:
+        """Whether its route has channels, and only none of them has its text as a template."""
+        if self.routes.of(message):
+            return False
+        of_route = self.routes.channels_for(
+            message.tenant, message.message_class, message.carrier, message.country
+        )
+        return any(self._is_configured(one, message.message_class) for one in of_route)
+
     def _fit_or_least_bad(
         self, message: Message, channels: Sequence[int], tried: Collection[int]
     ) -> int | None:
@@ -190,6 +204,8 @@ class ChannelChoice:
             return "uncertain"
         if primary in message.tried:
             return "refused"
+        if primary in self.snapshot.paused:
+            return "paused"
         runtime = self.channels.get(primary)
         if runtime is None or not runtime.is_up:
             return "link"

@@ -16,6 +16,7 @@ from ipaddress import IPv6Network, ip_network
 from compliance.opt_out import MAX_LINE, is_line
 from compliance.signature import is_brand
 from receipts.normalise import own_classes_refusal
+from sms.config import AdminState
 from sms.model import Carrier, Encoding, MessageClass, State
 from sms.templates import MAX_VARIABLES, names_in, text_refusal
 
@@ -357,30 +358,32 @@ _KEY_IN_FILE: Mapping[str, Field] = {
 }
 API_KEY: Mapping[str, Field] = {**KEY_OBJECT, **_KEY_IN_FILE}
 ADMIN_KEY: Mapping[str, Field] = {**ADMIN_KEY_OBJECT, **_KEY_IN_FILE}
+# What every channel has; a protocol's own settings stand beside it, by their standard names.
 CHANNEL: Mapping[str, Field] = {
-    "name": Field(name, is_required=True),
-    "protocol": Field(anything, is_required=True),
-    "sessions": Field(whole(1, 64)),
-    "window": Field(whole(1, 10_000)),
-    "segments_per_second": Field(number(0.01, MAX_RATE)),
-    "classes": Field(list_of(one_of(_CLASSES), least=1)),
-    "sender": Field(text(20, least=0)),
-    "submit_timeout_s": Field(number(1, 3600)),
-    "price_per_segment": Field(_price),
-    "opt_out_line": Field(_opt_out_line),
-    "encodings": Field(_encodings),
-    "signature_by": Field(one_of(["gateway", "carrier"])),
-    "carriers": Field(list_of(one_of([str(word) for word in Carrier]), least=1)),
-    "countries": Field(list_of(whole(1, 999), least=1)),
-    "report_classes": Field(own_classes_refusal),
-    "reference_bits": Field(_bits),
+    "name": Field(name, is_required=True, json=str),
+    "protocol": Field(anything, is_required=True, json=str),
+    "sessions": Field(whole(1, 64), json=int),
+    "window": Field(whole(1, 10_000), json=int),
+    "segments_per_second": Field(number(0.01, MAX_RATE), json=(int, float)),
+    "classes": Field(list_of(one_of(_CLASSES), least=1), json=list),
+    "sender": Field(text(20, least=0), json=str),
+    "submit_timeout_s": Field(number(1, 3600), json=(int, float)),
+    "price_per_segment": Field(_price, json=str),
+    "opt_out_line": Field(_opt_out_line, json=str),
+    "encodings": Field(_encodings, json=list),
+    "signature_by": Field(one_of(["gateway", "carrier"]), json=str),
+    "carriers": Field(list_of(one_of([str(word) for word in Carrier]), least=1), json=list),
+    "countries": Field(list_of(whole(1, 999), least=1), json=list),
+    "report_classes": Field(own_classes_refusal, json=dict),
+    "reference_bits": Field(_bits, json=int),
+    "admin_state": Field(one_of([str(word) for word in AdminState]), json=str),
 }
 ROUTE: Mapping[str, Field] = {
-    "tenant": Field(text(64)),
-    "class": Field(one_of(["*", *_CLASSES])),
-    "carrier": Field(one_of(["*", *(str(word) for word in Carrier)])),
-    "country": Field(_country),
-    "channels": Field(anything, is_required=True),
+    "tenant": Field(text(64), json=str),
+    "class": Field(one_of(["*", *_CLASSES]), json=str),
+    "carrier": Field(one_of(["*", *(str(word) for word in Carrier)]), json=str),
+    "country": Field(_country, json=(str, int)),
+    "channels": Field(anything, is_required=True, json=list),
 }
 # What both the API and a file may say of a template; the file names the tenant, the API its id.
 TEMPLATE_CHANGE: Mapping[str, Field] = {

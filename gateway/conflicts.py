@@ -113,7 +113,7 @@ class Conflicts:
             self._metrics.reports_total.inc(("", "conflict_settled"))
             return  # the other writer's row already says it, or says better
         if live is not None:
-            _refresh(live, fresh)
+            refresh(live, fresh)
         back = live or fresh
 
         def done() -> None:
@@ -125,7 +125,7 @@ class Conflicts:
     def _ended_elsewhere(self, live: Message, fresh: Message) -> None:
         """Its first copy was told about to another process while the second one was ours."""
         if self._ledger.live.get(live.id) is live and live.state is not State.SUBMITTING:
-            _refresh(live, fresh)
+            refresh(live, fresh)
             self._ledger.forget([live])
 
     @staticmethod
@@ -142,7 +142,7 @@ class Conflicts:
         return report_path(fresh, row.segment, row.copy, row.status)
 
 
-def _refresh(live: Message, fresh: Message) -> None:
+def refresh(live: Message, fresh: Message) -> None:
     """What the store knows better goes over into the live object."""
     for name in _LIVE_SUBMITTING if live.state is State.SUBMITTING else _LIVE:
         setattr(live, name, getattr(fresh, name))

@@ -14,6 +14,7 @@ handles a whole burst; there is no task and no timer per message.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -43,6 +44,9 @@ END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
 MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
 # Longer than a reconnect (1 s, then 2 s) and than a carrier's restart that every process feels.
 LEND_AFTER_S = 5.0
+# A text that no channel of its route has is looked for again so often, and so long after accept:
+# a configuration is in force everywhere within 5 s, more where the store is slow.
+LOOK_AGAIN_S, NEWS_S = 1.0, 30.0
 REPAIR_S = 60.0  # missing segments wait this long for their channel (RELIABILITY section 2)
 
 _OTP = MessageClass.OTP  # as a global for the path: a call in Python 3.11
@@ -95,6 +99,8 @@ class Dispatcher(ChannelChoice):
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.last_look = LastLook(self._reject, self.withdrawn)
         self.is_stopped = False
+        self.drain_after_s = math.inf  # without an open submit a draining channel logs out
+        self.drained: Callable[[int], None] = lambda channel: None  # it is to log out
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
         self.lost: Callable[[int, Sequence[Submit], str], None] | None = None
 
@@ -107,11 +113,27 @@ class Dispatcher(ChannelChoice):
         self.routes.use(snapshot)
         if self.remote is not None:
             self.remote.configure(snapshot)
+        self._use_states(snapshot)
         for channel, _ in list(self._lanes.items()):
-            runtime = self.channels.get(channel)  # HELD has none; a changed channel starts down
-            is_up = runtime is not None and runtime.is_up
-            if not is_up or (has_other_texts and channel in snapshot.demanding):
+            # HELD has no runtime; a changed channel starts down
+            is_open = bool(channel) and self.can_send(channel)
+            if not is_open or (has_other_texts and channel in snapshot.demanding):
                 self._rechoose(channel)
+
+    def _use_states(self, snapshot: config.Snapshot) -> None:
+        """What waits for a channel that an operator has paused since is chosen again.
+
+        Segments of a message that left in part are tried again on it: they are no new message.
+        """
+        changed: list[ChannelRuntime] = []
+        for channel, runtime in self.channels.items():
+            known = snapshot.channels.get(channel)
+            if known is not None and known.admin_state is not runtime.state:
+                runtime.use(known.admin_state)
+                changed.append(runtime)
+        for runtime in changed:  # once all know: nothing moves from one paused channel to another
+            if runtime.is_paused:
+                self._leave(runtime, "channel.unavailable")
 
     def add_channel(self, runtime: ChannelRuntime) -> None:
         """Know a channel; it takes part once its link is up."""
@@ -192,7 +214,7 @@ class Dispatcher(ChannelChoice):
             if not message.queued_at:
                 message.queued_at = now
             if message.not_before > now:
-                heapq.heappush(self._delayed, (message.not_before, next(self._order), message))
+                self._delay(message)
                 continue
             channel = self._enter(message, first=first)
             if channel:
@@ -220,10 +242,14 @@ class Dispatcher(ChannelChoice):
             self.pump(channel)
 
     def _bind(self, message: Message) -> int | None:
-        """The channel in whose lane it is to wait; without any left it has ended, None."""
+        """The channel in whose lane it is to wait; None where it ended, or waits for news."""
         channel, primary = self.pick(message)
         if channel is None:
-            self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
+            if self._may_know_soon(message):
+                message.not_before = self._monotonic() + LOOK_AGAIN_S
+                self._delay(message)
+            else:
+                self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
             return None
         if channel != message.channel:
             if primary and channel and not message.is_adopted:
@@ -233,6 +259,14 @@ class Dispatcher(ChannelChoice):
                 runtime.watch.bound(message.carrier)
             message.channel = channel
         return channel
+
+    def _may_know_soon(self, message: Message) -> bool:
+        """Whether its template may be in a configuration that its acceptor had read, and we not."""
+        at = max(message.created_at, message.send_at or 0.0)
+        return self._unix() - at < NEWS_S and self.is_text_unknown(message)
+
+    def _delay(self, message: Message) -> None:
+        heapq.heappush(self._delayed, (message.not_before, next(self._order), message))
 
     def _count_failover(self, message: Message, primary: int, channel: int) -> None:
         names = self._ledger.channel_names
@@ -344,7 +378,7 @@ class Dispatcher(ChannelChoice):
         if not runtime.watch.is_closed:
             free, reserve = min(free, runtime.room(now)), 0
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
-        if runtime.unsent:
+        if runtime.unsent or runtime.is_paused:
             return burst
         free -= len(burst)
         lane = self._lanes.lane(runtime.config.id)
@@ -427,7 +461,8 @@ class Dispatcher(ChannelChoice):
 
     def _send_claimed(self, channel: int, messages: list[Message]) -> None:
         runtime = self.channels.get(channel)
-        if runtime is None or not runtime.is_up or self.is_stopped or self.is_left(channel):
+        may_send = not self.is_stopped and self.can_send(channel) and not self.is_left(channel)
+        if runtime is None or not may_send:
             self.put(messages, first=True)
             return
         unix = self._unix()
@@ -669,6 +704,8 @@ class Dispatcher(ChannelChoice):
             self._repair_due(channel, runtime, now)
             self._lend(runtime, now)
             runtime.tick(now)
+            if runtime.is_drained(now, self.drain_after_s):
+                self.drained(channel)
             if runtime.unsent or self._lanes.lane(channel).size():
                 self.pump(channel)
         if self.remote is not None:

@@ -25,19 +25,20 @@ from gateway.owners import taken_detail, taken_numbers
 from gateway.protocols import CarrierProtocol
 from gateway.routefit import clashes, misfits
 from gateway.secretfiles import SecretFiles
-from gateway.specs import suspended, template_spec, tenant_spec
-from gateway.templatefit import lacks
+from gateway.specs import in_state, suspended, template_spec, tenant_spec
+from gateway.templatefit import crowded, lacks
 from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
-from sms.config import Channel, encodings_of
+from sms.config import AdminState, Channel, encodings_of
 from sms.ids import to_text
 from sms.model import Encoding
+from sms.templates import MAX_TEMPLATES
 from webhooks.address import AllowList
 from webhooks.sign import parse_secret
 
 ObjectKey = tuple[str, str]  # kind, name
 
-_CHANNEL_SECRETS = frozenset(
+CHANNEL_SECRETS = frozenset(
     {
         *("password", "smg_password", "secret", "shared_secret"),
         *HTTP_SECRETS,
@@ -96,6 +97,15 @@ def check_document(text: str, around: Surroundings) -> tuple[list[Wanted], list[
     return reader.wanted, sorted(set(reader.complaints))
 
 
+def check_value(
+    value: Mapping[str, Any], around: Surroundings
+) -> tuple[list[Wanted], list[Complaint]]:
+    """The same for a document that was never a file: the admin API's, with one object."""
+    reader = _Document(around, lambda _: 1, [])
+    reader.read(value)
+    return reader.wanted, sorted(set(reader.complaints))
+
+
 class _Document:
     def __init__(
         self,
@@ -119,9 +129,9 @@ class _Document:
             if kind == "api_key" and "key_id" in spec
         }
 
-    def complain(self, pointer: str, detail: str) -> None:
+    def complain(self, pointer: str, detail: str, code: str = "field.value") -> None:
         """Add a complaint."""
-        self.complaints.append(Complaint(self._line_of(pointer), pointer, detail))
+        self.complaints.append(Complaint(self._line_of(pointer), pointer, detail, code))
 
     def read(self, value: object) -> None:
         """Check the whole document."""
@@ -328,7 +338,8 @@ class _Document:
             for inner, detail in wrong:
                 name = inner.removeprefix("/")
                 if secrets.get(name) or f"{name}_file" not in own:  # else its file was named
-                    self.complain(pointer + inner, _setting_detail(inner, detail))
+                    told = _setting_detail(inner, detail)
+                    self.complain(pointer + inner, told, _setting_code(detail))
             if not wrong and protocol.traits is not None:
                 self._settle_traits(protocol.traits({**settings, **secrets}), good, pointer)
             if "gsm7" in good.get("encodings", ()) and Encoding.GSM7 not in encodings_of(
@@ -354,6 +365,10 @@ class _Document:
             "submit_timeout_s": good.get("submit_timeout_s"),
         }
         spec |= {name: good[name] for name in _IF_GIVEN if name in good}
+        # What an operator paused no file resumes by silence.
+        standing = self._around.known.get(("channel", good["name"]), {})
+        state = good.get("admin_state", standing.get("admin_state"))
+        spec = in_state(spec, AdminState(state or AdminState.ACTIVE))
         self._take(Wanted("channel", good["name"], spec, secrets), pointer)
 
     def _settle_traits(self, traits: Traits, good: dict[str, Any], pointer: str) -> None:
@@ -440,12 +455,21 @@ class _Document:
                 pointer = f"{self._channel_pointers[changed[0]]}/{wrong.field}"
             else:
                 continue  # neither is this file's
-            self.complain(pointer, f"route {wrong.route}: {wrong.detail}")
+            self.complain(pointer, f"route {wrong.route}: {wrong.detail}", "route.misfit")
 
     def _check_templates(self) -> None:
         """Refuse a channel that sends templates only in a route of a template without a twin."""
         channels, routes = self._all_specs("channel"), self._all_specs("route")
-        for lack in lacks(channels, routes, self._all_specs("template")):
+        templates = self._all_specs("template")
+        last = {templates[name]["tenant"]: at for name, at in self._template_pointers.items()}
+        for tenant in crowded(templates):
+            if tenant in last:
+                self.complain(
+                    f"{last[tenant]}/tenant",
+                    f"would have more than {MAX_TEMPLATES} templates; delete what nobody sends "
+                    "any more, or make one of several with a variable",
+                )
+        for lack in lacks(channels, routes, templates):
             if lack.template in self._template_pointers:
                 pointer = f"{self._template_pointers[lack.template]}/twins"
             elif lack.route in self._route_pointers:
@@ -454,7 +478,7 @@ class _Document:
                 pointer = f"{self._channel_pointers[lack.channel]}/protocol"
             else:
                 continue  # nothing of it is this file's
-            self.complain(pointer, lack.detail)
+            self.complain(pointer, lack.detail, "template.twin_missing")
 
     def _check_inbound_numbers(self) -> None:
         """Refuse a number of this file that is another tenant's too."""
@@ -471,7 +495,7 @@ class _Document:
 
     def _channel_secrets(self, own: dict[str, Any], pointer: str) -> dict[str, Any]:
         secrets: dict[str, Any] = {}
-        for name in _CHANNEL_SECRETS:
+        for name in CHANNEL_SECRETS:
             if name not in own and f"{name}_file" not in own:
                 continue
             wrong = fields.text(4096)(own.get(f"{name}_file", "."))
@@ -587,6 +611,12 @@ class _Document:
                 at = f"{pointer}/{'secret' if 'secret' in good else 'secret_file'}"
                 self.complain(at, f"is not right: {error}; give whsec_… or remove it to get one")
         self._take(wanted, pointer)
+
+
+def _setting_code(detail: str) -> str:
+    if detail.startswith(NOT_A_SETTING):
+        return "field.unknown"
+    return "field.missing" if detail.startswith("is missing") else "field.value"
 
 
 def _setting_detail(pointer: str, detail: str) -> str:

@@ -17,20 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
+from adapters.base import Lost
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
 from gateway.vendors import Vendors
-from receipts.state import NOT_ACCEPTED, Path, report_path
+from receipts.state import NOT_ACCEPTED, Path, derive, report_path
 from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State, Submit
-from sms.outcomes import Uncertain
+from sms.outcomes import NotSent, Uncertain
 from store.fragments import Why, hasten_reports_sql, park_sql, unpark_sql
 from telemetry.metrics import Metrics
 
 MAX_WAITING = 20_000  # live objects of uncertain messages
 REPARK_S = 600.0  # what came back keeps its parked row, pushed out this far, until it has left
 ASK_WAIT_S = 5.0  # a decision waits so long for a vendor that was not asked yet in this life
-MAX_ASKED = 100_000  # messages that were asked about; beyond, decisions do not wait
+MAX_ASKED = 100_000  # messages that were asked about; beyond, the oldest counts as not asked
 # Between two looks at what only its vendor can clear up: as old as it is, within these.
 LOOK_MIN_S, LOOK_MAX_S = 60.0, 3600.0
 _DAY_S = 86_400.0
@@ -85,6 +87,21 @@ class Evidence:
         if self.is_vendor(message.channel):  # its receipt may have been quicker than its answer
             sql += hasten_reports_sql(message.id, message.attempt)
         return sql
+
+    def unheard(self, unix: float, most: int) -> list[Message]:
+        """Some whose vendor was asked and has said nothing for a while; by turns.
+
+        Another process may have heard what this one waits for: receipts come to any.
+        """
+        late = (
+            one
+            for one in self.waiting.values()
+            if unix - one.uncertain_at >= LOOK_MIN_S and self._asks(one.channel)
+        )
+        some = list(islice(late, most))
+        for message in some:
+            self.waiting[message.id] = self.waiting.pop(message.id)
+        return some
 
     def found(self, message: Message) -> None:
         """Evidence came: the caller unparks it with the row that says so."""
@@ -150,24 +167,24 @@ class Evidence:
         return self.asks(channel) if runtime is None else runtime.adapter.can_ask
 
     def _ask(self, messages: Iterable[Message]) -> None:
-        lost: dict[int, list[tuple[Submit, float]]] = {}
+        lost: dict[int, list[Lost]] = {}
         unix = self._unix()
         for message in messages:
             if message.state is State.UNCERTAIN:
-                left_at = message.left_at or message.uncertain_at
-                lost.setdefault(message.channel, []).append((submit_of(message), left_at))
+                lost.setdefault(message.channel, []).append(_lost(message))
         for channel, submits in lost.items():
             runtime = self._dispatcher.channels.get(channel)
             if runtime is None or not runtime.adapter.can_ask:
                 continue  # `channel_up` and `due` come back to it
-            for submit, _ in submits:
-                self._note_asked(submit.message.id, unix)
+            for one in submits:
+                self._note_asked(one.submit.message.id, unix)
             runtime.adapter.ask(submits)
 
     def _note_asked(self, message_id: int, unix: float) -> float:
-        if len(self._asked) < MAX_ASKED:
-            return self._asked.setdefault(message_id, unix)
-        return self._asked.get(message_id, 0.0)
+        since = self._asked.setdefault(message_id, unix)
+        if len(self._asked) > MAX_ASKED:  # the oldest may have been cleared up by another process
+            del self._asked[next(iter(self._asked))]
+        return since
 
     def _ask_first(self, message: Message, unix: float) -> float:
         """Ask before deciding; how long that waits for the answer, 0.0 = it has waited enough."""
@@ -191,7 +208,7 @@ class Evidence:
         """Transition 14a: asked, the vendor says that it never accepted the newest attempt.
 
         It goes on as one that was not sent: to another channel, unmarked, and no second copy. A
-        copy that has no channel left waits on: the first one may yet turn out delivered.
+        copy that has no channel left waits on while the first one may yet turn out delivered.
         """
         unix = self._unix()
         if not _is_dated(message):
@@ -202,6 +219,9 @@ class Evidence:
             and self._dispatcher.has_other(message, message.channel)
         )
         if message.copy and not goes_on:
+            if derive(message.first_states) is not None:
+                for segment in range(message.segments):
+                    self._end_denied(message, segment, message.copy)
             return
         row = self._ledger.row(
             message,
@@ -227,11 +247,26 @@ class Evidence:
 
     def first_denied(self, message: Message, segment: int) -> None:
         """The same of the first copy, while the second is out: only that one decides now."""
-        path = report_path(message, segment, 0, State.UNDELIVERED)
-        if path is None or not _is_dated(message):
+        if not _is_dated(message):
+            return
+        self._end_denied(message, segment, 0)
+        is_denied = all(type(answer) is NotSent for answer in message.answers)
+        if message.state is State.UNCERTAIN and is_denied:  # the copy was before, and waited
+            self.denied(message)
+
+    def _end_denied(self, message: Message, segment: int, copy: int) -> None:
+        """A segment of a copy that was never accepted is at its end."""
+        path = report_path(message, segment, copy, State.UNDELIVERED)
+        if path is None:
             return
         row = self._ledger.row(
-            message, path, State.UNDELIVERED, self._unix(), segment=segment, reason=NOT_ACCEPTED
+            message,
+            path,
+            State.UNDELIVERED,
+            self._unix(),
+            segment=segment,
+            copy=copy,
+            reason=NOT_ACCEPTED,
         )
         if row is None:
             return
@@ -322,6 +357,18 @@ def submit_of(message: Message) -> Submit:
         for segment in range(total)
     )
     return parts[0] if total == 1 else replace(parts[0], parts=parts)
+
+
+def _lost(message: Message) -> Lost:
+    """What its vendor is asked, with the moments between which the newest attempt left.
+
+    After a kill only that it left between accept and recovery is known.
+    """
+    submit = submit_of(message)
+    if message.left_at:
+        return Lost(submit, message.left_at, 0.0)
+    latest = message.uncertain_at
+    return Lost(submit, latest, max(0.0, latest - message.created_at))
 
 
 def _is_dated(message: Message) -> bool:

@@ -28,7 +28,7 @@ from gateway.ledger import Ledger
 from gateway.matches import Matches
 from gateway.porting import Porting
 from gateway.pumping import Pumping
-from gateway.readiness import NO_SESSION, route_words
+from gateway.readiness import NO_SESSION, lacking
 from gateway.reports import Reports
 from gateway.schedule import Schedule
 from gateway.settings import Reliability
@@ -275,18 +275,11 @@ class Flow:
             missing.append("lease: the process could not renew its lease in PostgreSQL")
         if self.acceptor is None or not self.acceptor.is_up():
             missing.append("store: PostgreSQL is not writable")
-        is_reachable = self.dispatcher.is_reachable
-        for route in self.snapshot.ways.values():
-            if not any(is_reachable(channel) for channel in route.channels):
-                names = "; ".join(self._why_down(cid) for cid in route.channels)
-                told = f"route {route_words(route)}"
-                missing.append(f"{told}: none of its channels has a session ({names})")
-        return missing
+        return missing + lacking(self.snapshot, self.dispatcher.is_reachable, self._why_down)
 
     def _why_down(self, channel: int) -> str:
         runtime = self.dispatcher.channels.get(channel)
-        why = NO_SESSION if runtime is None else runtime.adapter.why_down()
-        return f"{self.channel_name(channel) or channel}: {why or 'has just connected'}"
+        return NO_SESSION if runtime is None else runtime.adapter.why_down()
 
     # -- adapters.base.ChannelSink ---------------------------------------------------------
 
@@ -427,6 +420,9 @@ class Flow:
             for breaker in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.RAMP):
                 labels = (runtime.config.name, breaker.value)
                 metrics.channel_state.set(labels, float(worst is breaker))
+        for known in self.snapshot.channels.values():
+            is_paused = float(known.id in self.snapshot.paused)
+            metrics.channel_state.set((known.name, "paused"), is_paused)
         metrics.smg_sessions.clear()
         for channel, count in self.smg_port.sessions(self.snapshot.channels.values()).items():
             metrics.smg_sessions.set((self.channel_name(channel) or str(channel),), count)

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from adapters.http.vendors import VENDORS
 from gateway.carrier_words import CarrierWords
+from gateway.conflicts import refresh
 from gateway.dispatch import Dispatcher
 from gateway.echoed import match_stored, match_waiting, message_of, segments_of
 from gateway.evidence import Evidence
@@ -50,6 +51,7 @@ RETRY_AFTER_S = (1.0, 5.0, 30.0, 300.0)  # then hourly (issue of receipts: decis
 HOURLY_S = 3600.0
 SECOND_LOOK_S = 0.2  # what another process submitted is in the store by then
 PARKED_POLL_S = 0.5
+ELSEWHERE_S = 10.0  # between two looks at what waits here and may have ended in another process
 KEPT_S = 259_200.0  # 72 h, then counted and dropped
 LOOKUP_BATCH = 500
 MAX_PENDING = 50_000  # reports that wait for a look-up; beyond, the carrier is told "later"
@@ -133,6 +135,7 @@ class Reports:
         self._crashes: dict[tuple[int, str], int] = {}
         self._codes: dict[int, ReportCodes] = {}  # by channel
         self._wake = asyncio.Event()
+        self._looked_at = 0.0  # Unix; when the store was asked about what waits
         self._polled_at = 0.0  # Unix; when parked reports were looked for
         self.parked = 0  # how many stand in parked_reports, as last seen
         self.share = (0, 1)  # (our index, how many) among the living processes
@@ -156,10 +159,13 @@ class Reports:
             match = self._matches.get(channel, report.carrier_id)
             if match is None and report.reference:
                 match = match_waiting(report, self._evidence.waiting.get(message_of(report) or 0))
-            if match is None:
+            if match is not None:
+                tokens.append((report.token, self._settle(batch, report, match)))
+            elif report.carrier_id or message_of(report):
                 self._pending.append(report)
-                continue
-            tokens.append((report.token, self._settle(batch, report, match)))
+            else:  # it names nothing that anybody could ever look for
+                batch.ends["dropped"] = batch.ends.get("dropped", 0) + 1
+                tokens.append((report.token, True))
         if tokens:
             self._finish(channel, batch, tokens)
         if self._pending:
@@ -426,6 +432,22 @@ class Reports:
         if self._unix() - self._polled_at >= PARKED_POLL_S:
             self._polled_at = self._unix()
             await self._retry_parked()
+        if self._unix() - self._looked_at >= ELSEWHERE_S:
+            self._looked_at = self._unix()
+            await self._look_elsewhere()
+
+    async def _look_elsewhere(self) -> None:
+        """What ended in another process is over here as well: its vendor is asked no more."""
+        waiting = self._evidence.unheard(self._unix(), LOOKUP_BATCH)
+        stored = await self._reader.messages([one.id for one in waiting]) if waiting else {}
+        for live in waiting:
+            record = stored.get(live.id)
+            if record is None or self._evidence.waiting.get(live.id) is not live:
+                continue
+            fresh = fold_stored(record)
+            if fresh.state in FINAL_STATES and fresh.sequence > live.sequence:
+                refresh(live, fresh)
+                self._evidence.found(live)
 
     async def _read_back(self, messages: list[Message]) -> None:
         stored = await self._reader.messages([message.id for message in messages])

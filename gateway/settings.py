@@ -94,6 +94,7 @@ class Reliability(BaseModel):
     drain_total_s: Seconds = 30  # SIGTERM to exit
     watchdog_s: Seconds = 15  # a worker that says nothing for so long is killed and replaced
     restart_ready_s: Seconds = 60  # a restarted worker is ready by then, or the restart stops
+    channel_drain_s: Seconds = 60  # a draining channel logs out with nothing open for so long
     enquire_link_s: Seconds = 15  # link test of an idle session
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step

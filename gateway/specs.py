@@ -1,4 +1,4 @@
-"""From checked fields to what is stored of a tenant, key or template, and back to what is shown.
+"""From checked fields to what is stored of an object, and back to what is shown.
 
 One place for `smsgw apply` and the admin API, so that both mean the same by the same field. What
 stands at its default is left out of `spec` where code of before would not know it.
@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from gateway.views import rfc3339
-from sms.config import OtpCaps, Tenant, default_burst
+from sms.config import AdminState, OtpCaps, Tenant, default_burst
 from sms.templates import names_in
 from store.objects import StoredObject
 
@@ -160,6 +160,57 @@ def template_view(stored: StoredObject, tenants: Mapping[str, str]) -> Json:
         "text": spec["text"],
         "variables": names_in(spec["text"]),
         "twins": spec["twins"],
+        "created_at": _moment(stored),
+        "version": stored.version,
+    }
+
+
+def in_state(spec: Mapping[str, Any], state: AdminState) -> Json:
+    """The channel, active, paused or draining."""
+    changed = {name: value for name, value in spec.items() if name != "admin_state"}
+    return changed if state is AdminState.ACTIVE else changed | {"admin_state": str(state)}
+
+
+# Of what is stored of a channel: what no file says, or says in another place.
+_NOT_SAID = ("settings", "demands_template")
+
+
+def channel_entry(stored: StoredObject) -> Json:
+    """A channel as a file would say it, secrets open: to be changed and checked again."""
+    spec = stored.spec
+    every = {name: spec[name] for name in spec if name not in _NOT_SAID and spec[name] is not None}
+    return {"name": stored.name, **spec.get("settings", {}), **stored.secrets, **every}
+
+
+def channel_view(stored: StoredObject) -> Json:
+    """A channel as the API shows it; of its secrets only which there are."""
+    every = {name: value for name, value in stored.spec.items() if name not in _NOT_SAID}
+    return {
+        "id": stored.public_id,
+        "name": stored.name,
+        "admin_state": str(AdminState.ACTIVE),
+        **every,
+        "settings": stored.spec.get("settings", {}),
+        "secrets": sorted(stored.secrets),
+        "created_at": _moment(stored),
+        "version": stored.version,
+    }
+
+
+def route_view(
+    stored: StoredObject, tenants: Mapping[str, str], channels: Mapping[str, str]
+) -> Json:
+    """A route as the API shows it: names as a file has them, and ids, which are given by name."""
+    spec = stored.spec
+    return {
+        "id": stored.public_id,
+        "tenant": spec["tenant"],
+        "tenant_id": tenants.get(spec["tenant"]),
+        "class": spec["class"],
+        "carrier": spec["carrier"],
+        "country": spec["country"] or "*",
+        "channels": spec["channels"],
+        "channel_ids": [channels.get(name) for name in spec["channels"]],
         "created_at": _moment(stored),
         "version": stored.version,
     }

@@ -7,12 +7,14 @@ checked, so that a backup which lacks one is found then, and not on the night it
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
 from compliance.signature import MAINLAND
 from sms.model import Carrier
+from sms.templates import MAX_TEMPLATES
 
 _ANY = "*"
 _RouteKey = tuple[str, str, str, int]  # tenant, class, carrier, country; "*" and 0 = any
@@ -66,6 +68,12 @@ def needed_by(channels: Specs, routes: Specs, templates: Specs, name: str) -> st
         if able and fit.demanding.issuperset(able):
             return route
     return None
+
+
+def crowded(templates: Specs) -> list[str]:
+    """Tenants, or "*", that have more templates than one text can be compared with in time."""
+    counts = Counter(spec["tenant"] for spec in templates.values())
+    return [tenant for tenant, count in counts.items() if count > MAX_TEMPLATES]
 
 
 class _Fit:

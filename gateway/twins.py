@@ -12,7 +12,7 @@ from compliance.opt_out import line_for, without_line
 from compliance.signature import unsigned
 from sms.config import Channel, Snapshot
 from sms.model import Filled, Message, MessageClass
-from sms.templates import Book
+from sms.templates import Book, Look
 
 
 def takers(
@@ -24,33 +24,30 @@ def takers(
     text: str,
 ) -> tuple[int, ...]:
     """Those of the channels that can say the final text: any text, or as a template of theirs."""
+    look = Look(snapshot.book, tenant, message_class)
     return tuple(
         number
         for number in channels
         if number not in snapshot.demanding
-        or _twin(snapshot.book, snapshot.channels[number], tenant, message_class, country, text)
+        or _twin(look, snapshot.channels[number], message_class, country, text)
     )
 
 
 def filled_for(message: Message, channel: Channel, book: Book) -> Filled | None:
     """The message as a template of the channel; None where its text is none of them."""
     text = "".join(message.texts)
-    return _twin(book, channel, message.tenant, message.message_class, message.country, text)
+    look = Look(book, message.tenant, message.message_class)
+    return _twin(look, channel, message.message_class, message.country, text)
 
 
 def _twin(
-    book: Book,
-    channel: Channel,
-    tenant: int,
-    message_class: MessageClass,
-    country: int,
-    text: str,
+    look: Look, channel: Channel, message_class: MessageClass, country: int, text: str
 ) -> Filled | None:
     line = ""
     if message_class is MessageClass.MARKETING:
         line = line_for(channel.opt_out_line, country)
     for body in _bodies(text, country, line):
-        found = book.twin(channel.id, tenant, message_class, body)
+        found = look.twin(channel.id, body)
         if found is not None:
             return found
     return None

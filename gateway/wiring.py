@@ -61,6 +61,7 @@ from ratelimit.otp_guard import OtpGuard, OtpScript
 from ratelimit.quota_book import QuotaBook
 from ratelimit.tenants import TenantLimits
 from sms import config
+from sms.errors import ConfigError
 from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
 from store.accept import AcceptHooks, Acceptor
@@ -298,9 +299,17 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         _inbound(flow, pool, ids, notifier),
         Watches(health_policy(numbers), time.monotonic),
     )
-    peers.sessions.changed = lambda: _sessions_changed(worker, numbers)
-    peers.sessions.rates_changed = lambda: _share_rates(worker)
+    _join_sessions(worker, numbers)
     return worker
+
+
+def _join_sessions(worker: Worker, numbers: Reliability) -> None:
+    """What changes the channels of this process while it runs."""
+    dispatcher, sessions = worker.flow.dispatcher, worker.peers.sessions
+    dispatcher.drain_after_s = numbers.channel_drain_s
+    dispatcher.drained = partial(_drained, worker)
+    sessions.changed = lambda: _sessions_changed(worker, numbers)
+    sessions.rates_changed = lambda: _share_rates(worker)
 
 
 def _conservation(flow: Flow, pool: Pool, events: EventLane) -> Conservation:
@@ -522,7 +531,7 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
     """Start what is new, replace what changed, let go what was removed.
 
     Of each channel this process runs the sessions it holds; of which it holds none is another
-    process's.
+    process's. What drains goes on where it runs and is not started again.
     """
     flow = worker.flow
     running = flow.dispatcher.channels
@@ -531,6 +540,7 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
         channel.id: replace(channel, sessions=held[channel.id])
         for channel in snapshot.channels.values()
         if held.get(channel.id)
+        and (channel.admin_state is not config.AdminState.DRAINING or channel.id in running)
     }
     for channel_id, runtime in list(running.items()):
         if ours.get(channel_id) != runtime.config:
@@ -550,7 +560,11 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
         if protocol is None:
             log.error("channel left out: unknown protocol", channel=channel.name)
             continue
-        adapter = protocol.build(channel, flow, _session_policy(numbers, flow.lease))
+        try:
+            adapter = protocol.build(channel, flow, _session_policy(numbers, flow.lease))
+        except ConfigError as error:  # an older version's channel: it must not stop the others
+            log.error("channel left out", channel=channel.name, error=str(error))  # noqa: TRY400 (the text is the remedy)
+            continue
         runtime = ChannelRuntime(
             channel,
             adapter,
@@ -582,6 +596,15 @@ def _sessions_changed(worker: Worker, numbers: Reliability) -> None:
     worker.flow.dispatcher.reconfigure(worker.flow.snapshot)
     worker.peers.sessions.link_changed()
     _share_rates(worker)
+
+
+def _drained(worker: Worker, channel: int) -> None:
+    """Nothing is open on a draining channel: its sessions log out."""
+    removed = worker.flow.dispatcher.remove_channel(channel)
+    if removed is not None:
+        log.info("channel drained", channel=removed.config.name)
+        _let_go(worker, removed)
+        worker.peers.sessions.link_changed()
 
 
 def _bucket_name(channel: int) -> str:

@@ -7,7 +7,7 @@ something else than it looks (a name given twice, a merge key, a foreign tag) is
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -25,6 +25,7 @@ class Complaint:
     line: int
     pointer: str
     detail: str
+    code: str = field(default="field.value", compare=False)  # what the API calls it
 
 
 class Lines:

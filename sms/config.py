@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from itertools import compress, product
 from typing import Any, TypeAlias
@@ -125,6 +126,14 @@ class ApiKey:
     signing_secret: bytes | None = field(default=None, repr=False)  # of a key that may sign
 
 
+class AdminState(StrEnum):
+    """Whether an operator lets a channel take messages."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"  # nothing new is submitted; its sessions stay, receipts come
+    DRAINING = "draining"  # paused, and its sessions log out once nothing is open there
+
+
 _UCS2_ONLY = frozenset(("cmpp", "sgip", "smgp", "aliyun", "tencent", "huawei"))
 
 
@@ -165,6 +174,7 @@ class Channel:
     price_per_segment: Decimal | None = field(default=None, compare=False)
     # What words and codes of its reports mean, before the common tables (receipts.normalise).
     report_classes: Mapping[str, str] = field(default_factory=dict, compare=False)
+    admin_state: AdminState = field(default=AdminState.ACTIVE, compare=False)
 
     def serves(self, message_class: MessageClass, carrier: Carrier, country: int) -> bool:
         """Whether it can take such messages at all."""
@@ -223,6 +233,7 @@ class Snapshot:
 
     book: Book = field(init=False, repr=False, compare=False)  # the templates, to find a text's
     demanding: frozenset[int] = field(init=False, repr=False, compare=False)  # templates only
+    paused: frozenset[int] = field(init=False, repr=False, compare=False)  # channels not active
     # One route for each different list of channels: what can be asked of routes is asked of these.
     ways: Mapping[tuple[int, ...], Route] = field(init=False, repr=False, compare=False)
     _by_key: dict[_RouteKey, Route] = field(init=False, repr=False, compare=False)
@@ -236,6 +247,10 @@ class Snapshot:
             by_key.setdefault(key, route)
             ways.setdefault(route.channels, route)
         demanding = frozenset(one.id for one in self.channels.values() if one.demands_template)
+        paused = frozenset(
+            one.id for one in self.channels.values() if one.admin_state is not AdminState.ACTIVE
+        )
+        object.__setattr__(self, "paused", paused)
         object.__setattr__(self, "book", Book(self.templates.values()))
         object.__setattr__(self, "demanding", demanding)
         object.__setattr__(self, "_by_key", by_key)  # the object is frozen for everybody else

@@ -5,7 +5,8 @@
 
 Nothing of a template is stored with a message: its text says which one it is. Where a text can be
 read in more than one way any of them is right, because the vendor puts the same values back into
-the same words. A match takes time in proportion to the text, for each literal of the template.
+the same words. A match takes time in proportion to the text, for each literal of the template,
+and a look through all templates ends after MAX_PLACES: it runs where everything else waits.
 Pure: nothing here knows signatures, routes or the store.
 """
 
@@ -22,6 +23,10 @@ MAX_VALUE = 200  # characters of one value
 MAX_VARIABLES = 20
 MAX_TEXT = 1000  # characters, the variables' names included
 MAX_NAME = 32  # of a variable
+MAX_TEMPLATES = 1000  # of one tenant, and as many of everybody's: all may be tried on a text
+# Places of literals that one text is looked at with, over all templates: about 5 ms. Texts whose
+# values do not hold the words that follow them need none.
+MAX_PLACES = 5_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _BRACED = re.compile(r"\{([^{}]*)\}")
 # Line ends too: no vendor takes them in a value.
@@ -42,6 +47,15 @@ class Twin:
 
     code: str
     order: tuple[str, ...]
+
+
+class Places:
+    """How many places of literals may still be looked at."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +107,11 @@ class Template:
                 detail = f"`{name}` has a line end or another control character; remove it"
                 yield Fault(name, "value", detail)
 
-    def match(self, text: str) -> dict[str, str] | None:
-        """Values that `fill` makes this very text of; None when there are none."""
+    def match(self, text: str, places: Places | None = None) -> dict[str, str] | None:
+        """Values that `fill` makes this very text of; None when there are none.
+
+        Also None where `places`, shared by the matches of one look, are used up.
+        """
         first, *rest = self.literals
         if not text.startswith(first):
             return None
@@ -102,7 +119,7 @@ class Template:
             return {} if text == first else None
         if not text.endswith(rest[-1]):
             return None
-        ends = self._ends(text, len(first), rest)
+        ends = self._ends(text, len(first), rest, places or Places())
         if ends is None:
             return None
         values: dict[str, str] = {}
@@ -112,7 +129,9 @@ class Template:
             start = end + len(literal)
         return values
 
-    def _ends(self, text: str, start: int, literals: Sequence[str]) -> list[int] | None:
+    def _ends(
+        self, text: str, start: int, literals: Sequence[str], places: Places
+    ) -> list[int] | None:
         """Where each value ends: the nearest literal is tried first, then every other one."""
         last = len(text) - len(literals[-1])
         at, found = start, list[int]()
@@ -126,7 +145,7 @@ class Template:
         starts = [start, *(end + len(lit) for end, lit in zip(found, literals, strict=False))]
         if all(_is_value(text, begin, end) for begin, end in zip(starts, found, strict=False)):
             return found
-        return _all_ends(text, start, literals)
+        return _all_ends(text, start, literals, places)
 
     @property
     def weight(self) -> int:
@@ -138,8 +157,8 @@ def _is_value(text: str, start: int, end: int) -> bool:
     return 1 <= end - start <= MAX_VALUE and _CONTROLS.search(text, start, end) is None
 
 
-def _all_ends(text: str, start: int, literals: Sequence[str]) -> list[int] | None:
-    """Where each value ends, by every place where a value may begin.
+def _all_ends(text: str, start: int, literals: Sequence[str], places: Places) -> list[int] | None:
+    """Where each value ends, by every place where a value may begin; None without `places`.
 
     For a value that ends at a place the nearest beginning before it is the best one: if that is
     too far, or has a control character behind it, so is and has every earlier one. So each literal
@@ -150,10 +169,13 @@ def _all_ends(text: str, start: int, literals: Sequence[str]) -> list[int] | Non
     steps: list[dict[int, int]] = []  # for each value: its end → its beginning
     for number, literal in enumerate(literals):
         is_last = number == len(literals) - 1
-        places = [last] if is_last else _places(text, literal, begins[0] + 1, last)
+        found = [last] if is_last else _places(text, literal, begins[0] + 1, last)
         step: dict[int, int] = {}
         nearest = 0
-        for end in places:
+        for end in found:
+            places.left -= 1
+            if places.left < 0:
+                return None
             while nearest + 1 < len(begins) and begins[nearest + 1] < end:
                 nearest += 1
             if _is_value(text, begins[nearest], end):
@@ -222,23 +244,36 @@ class Book:
                 key = one.tenant, one.message_class, one.literals[0][:1]
                 self._by_start.setdefault(key, []).append(one)
 
-    def filled(
-        self, tenant: int, message_class: MessageClass, text: str
-    ) -> Iterator[tuple[Template, dict[str, str]]]:
-        """Templates that the text is of, with its values, the best one first."""
+    def candidates(self, tenant: int, message_class: MessageClass, text: str) -> Iterator[Template]:
+        """Templates that the text may be of, the best one first."""
         for owner in (tenant, 0) if tenant else (0,):
             for start in (text[:1], "") if text else ("",):
-                for template in self._by_start.get((owner, message_class, start), ()):
-                    values = template.match(text)
-                    if values is not None:
-                        yield template, values
+                yield from self._by_start.get((owner, message_class, start), ())
 
-    def twin(
-        self, channel: int, tenant: int, message_class: MessageClass, text: str
-    ) -> Filled | None:
+
+class Look:
+    """One message's look through a book, for all channels and all that its text may be.
+
+    No template is tried twice on the same text, and all of it together takes at most MAX_PLACES.
+    """
+
+    def __init__(self, book: Book, tenant: int, message_class: MessageClass) -> None:
+        self._book = book
+        self._whose = tenant, message_class
+        self._places = Places()
+        self._known: dict[tuple[int, str], dict[str, str] | None] = {}
+
+    def twin(self, channel: int, text: str) -> Filled | None:
         """The text as the channel's vendor has it; None when it has it not."""
-        for template, values in self.filled(tenant, message_class, text):
+        for template in self._book.candidates(*self._whose, text):
             twin = template.twins.get(channel)
-            if twin is not None:
+            values = None if twin is None else self._values(template, text)
+            if twin is not None and values is not None:
                 return Filled(twin.code, tuple((name, values[name]) for name in twin.order))
         return None
+
+    def _values(self, template: Template, text: str) -> dict[str, str] | None:
+        key = template.id, text
+        if key not in self._known:
+            self._known[key] = template.match(text, self._places)
+        return self._known[key]

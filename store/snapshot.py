@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 
 from sms.config import (
+    AdminState,
     ApiKey,
     Burst,
     Channel,
@@ -176,6 +177,7 @@ def _channel(stored: StoredObject, _: Objects) -> Channel:
     spec.setdefault("encodings", encodings_of(spec["protocol"]))
     if "price_per_segment" in spec:
         spec["price_per_segment"] = Decimal(spec["price_per_segment"])
+    spec["admin_state"] = AdminState(spec.get("admin_state", AdminState.ACTIVE))
     spec["adds_signature"] = stored.spec.get("signature_by") == "carrier"
     return Channel(id=stored.id, name=stored.name, **spec)
 

@@ -344,7 +344,8 @@ class Metrics:
         self.channel_state = Gauge(
             "channel_state",
             "Whether any process of the node (up), or none (down), has a session of the channel; "
-            "whether one has left it (open), tries it (half_open) or comes back (ramp).",
+            "whether one has left it (open), tries it (half_open) or comes back (ramp); whether an "
+            "operator has paused it or drains it (paused).",
             ("channel", "state"),
             "max",
         )

@@ -7,14 +7,14 @@
 
 A receipt names its request (BizId) and a number, never the message. So a carrier id here is the
 BizId and a digest of the number, from both sides alike. When a batch is refused for what may be one
-member's fault alone, nobody knows whose: its members are put back and go one by one (`together`).
+member's fault alone, nobody knows whose: its members go again, apart (`reading.refused`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,7 +25,6 @@ from adapters.http.callback import require_secret
 from adapters.http.clouds import (
     TOO_MANY,
     brand_of,
-    codes_of,
     day_of,
     endpoint_of,
     extension_of,
@@ -35,11 +34,20 @@ from adapters.http.clouds import (
     region,
     said,
     sign_name,
-    too_fast,
     uncertain,
     unix_of,
 )
-from adapters.http.reading import Json, fields, json_of, listed, text_in, word
+from adapters.http.reading import (
+    Codes,
+    Json,
+    fields,
+    json_of,
+    listed,
+    refused,
+    text_in,
+    too_fast,
+    word,
+)
 from adapters.http.settings import HttpSettings
 from adapters.http.vendor import (
     Asked,
@@ -55,11 +63,10 @@ from adapters.http.vendor import (
 )
 from sms import config
 from sms.attempts import parse_reference
-from sms.codes import THROTTLE_PAUSE_S
 from sms.errors import CannotSend, ConfigError, RemoteProtocolError
 from sms.model import Inbound, MessageClass, Report, Submit
 from sms.numbers import phone_of
-from sms.outcomes import Cause, Outcome, Rejected, Submitted, Throttled
+from sms.outcomes import Outcome, Rejected, Submitted
 
 VERSION: Final = "2017-05-25"
 MAX_BATCH: Final = 100  # numbers of one SendBatchSms
@@ -85,7 +92,8 @@ ENDPOINTS: Final[Mapping[str, str]] = {
 TRAITS: Final = Traits(
     batch=MAX_BATCH, demands_template=True, asks=True, inherent={"adds_signature": True}
 )
-REPORTS: Final = codes_of("aliyun").reports
+_CODES: Final = Codes("aliyun")
+REPORTS: Final = _CODES.reports
 _CLASSES = REPORTS
 
 _OK: Final = "OK"
@@ -93,7 +101,8 @@ _ANSWER: Final = said({"code": 0, "msg": "成功"})
 _PAGE: Final = 50  # records of one answer to QuerySendDetails, the most
 _EARLY_S, _LATE_S = 60.0, 120.0  # how far SendDate may lie from the moment our request left
 _WAITING, _FAILED, _DELIVERED = "1", "2", "3"  # SendStatus
-_MAX_ALONE: Final = 10_000  # messages that are remembered as to be sent alone
+# What is wrong with the template itself, which all of a batch have in common, not with values.
+_OF_TEMPLATE: Final = frozenset({"isv.SMS_TEMPLATE_ILLEGAL", "TemplateNotFound"})
 _REQUIRED: Final = ("access_key_id", "access_key_secret")
 _CHECKS: Final[Mapping[str, Check]] = {
     "access_key_id": string(1, 128, SOURCE),
@@ -143,15 +152,13 @@ class Aliyun:
         if path == "/":
             self.endpoint = self.endpoint.rstrip("/") + path
         self._signer = Acs3(own.access_key_id, own.access_key_secret, VERSION, host, path)
-        self._codes = codes_of("aliyun")
-        self._alone: dict[int, None] = {}  # ids of messages whose batch was refused, oldest first
 
     # -- sending -----------------------------------------------------------------------------
 
     def together(self, submit: Submit) -> Hashable:
-        """One template for all; login codes and members of a refused batch go alone."""
+        """One template for all; login codes go alone."""
         message = submit.message
-        if message.message_class is MessageClass.OTP or message.id in self._alone:
+        if message.message_class is MessageClass.OTP:
             return message.id, submit.segment, submit.copy
         return submit.filled.code if submit.filled else ""
 
@@ -162,24 +169,27 @@ class Aliyun:
         query = {"TemplateCode": filled_of(submits[0]).code}
         return self._call("SendBatchSms", query, self._batch(submits), unix, nonce)
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
         """One answer for all of them."""
         if reply.status == TOO_MANY:
-            return [too_fast(reply) for _ in submits]
+            return [too_fast(reply, str(TOO_MANY)) for _ in submits]
         answer = fields(json_of(reply.body))
         code = word(answer.get("Code"))
         if code == _OK:
             biz_id = word(answer.get("BizId"))
             if not biz_id or reply.status >= 300:
                 return uncertain(len(submits))
-            self._forget(submits)
             return [Submitted(_carrier_id(biz_id, submit.number)) for submit in submits]
-        outcomes: list[Outcome] = [self._codes.outcome(code, reply) for _ in submits]
-        if len(submits) > 1 and _may_be_ones_own(outcomes[0], submits, self._brand):
-            return self._put_back(submits, code)
-        if isinstance(outcomes[0], Rejected):  # throttled ones come again, and alone again
-            self._forget(submits)
-        return outcomes
+        outcome = _CODES.outcome(code, reply)
+        return refused(submits, outcome, is_shared=self._is_shared(submits, outcome))
+
+    def _is_shared(self, submits: Sequence[Submit], outcome: Outcome) -> bool:
+        """Whether what they were refused for is the same for all of them."""
+        if not isinstance(outcome, Rejected):
+            return False
+        if outcome.reason == "content.signature":
+            return len({self._brand(submit) for submit in submits}) == 1
+        return outcome.code in _OF_TEMPLATE
 
     def _single(self, submit: Submit) -> dict[str, str]:
         filled = filled_of(submit)
@@ -212,17 +222,6 @@ class Aliyun:
         if not brand:
             raise CannotSend("no-signature", "content.signature", is_channel=True)
         return brand
-
-    def _put_back(self, submits: Sequence[Submit], code: str) -> list[Outcome]:
-        for submit in submits:
-            self._alone[submit.message.id] = None
-        while len(self._alone) > _MAX_ALONE:
-            del self._alone[next(iter(self._alone))]
-        return [Throttled(THROTTLE_PAUSE_S, code) for _ in submits]
-
-    def _forget(self, submits: Sequence[Submit]) -> None:
-        if self._alone and len(submits) == 1:
-            self._alone.pop(submits[0].message.id, None)
 
     def _call(
         self, action: str, query: dict[str, str], body: dict[str, str], unix: float, nonce: str
@@ -262,7 +261,7 @@ class Aliyun:
         if row is not None:
             return [self._told(one, row)]
         total = word(answer.get("TotalCount"))
-        is_whole = total == str(len(rows)) and _is_one_day(one.sent_unix)
+        is_whole = total == str(len(rows)) and _is_one_day(one)
         if one.carrier_id or not is_whole or _candidates(one, rows):
             return silent
         return [Told(Verdict.ABSENT)]
@@ -338,27 +337,18 @@ def _biz_id(carrier_id: str) -> str:
     return biz_id if dot else ""
 
 
-def _may_be_ones_own(
-    outcome: Outcome, submits: Sequence[Submit], brand: Callable[[Submit], str]
-) -> bool:
-    """Whether what a batch was refused for may be the fault of one member alone.
-
-    The template is the same for all of them, and the signature where all have the same.
-    """
-    if not isinstance(outcome, Rejected) or outcome.cause not in (Cause.NUMBER, Cause.CONTENT):
-        return False
-    if outcome.reason == "content.signature":
-        return len({brand(submit) for submit in submits}) > 1
-    return outcome.reason != "content.template"
-
-
 def _record_of(one: Asked, rows: Sequence[Json]) -> Json | None:
     """Its record: by our reference, by its request, or as the only one that can be it."""
     reference = reference_of(one.submit)
     for row in rows:
         if word(row.get("OutId")) == reference:
             return row
-    found = list(rows) if _biz_id(one.carrier_id) else _candidates(one, rows)
+    if _biz_id(one.carrier_id):
+        found = list(rows)
+    elif one.unsure_s <= _EARLY_S:
+        found = _candidates(one, rows)
+    else:
+        return None  # over a longer time the only one may well be another message's
     return found[0] if len(found) == 1 else None
 
 
@@ -378,9 +368,9 @@ def _is_near(one: Asked, row: Json) -> bool:
     if filled is not None and code and code != filled.code:
         return False
     sent = unix_of(row.get("SendDate"))
-    return sent is None or -_EARLY_S <= sent - one.sent_unix <= _LATE_S
+    return sent is None or one.since_unix - _EARLY_S <= sent <= one.sent_unix + _LATE_S
 
 
-def _is_one_day(sent_unix: float) -> bool:
+def _is_one_day(one: Asked) -> bool:
     """Whether the vendor's clock, too, had the day that was asked for."""
-    return day_of(sent_unix - _EARLY_S) == day_of(sent_unix + _LATE_S)
+    return day_of(one.since_unix - _EARLY_S) == day_of(one.sent_unix + _LATE_S)

@@ -11,10 +11,12 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from adapters.http.book import FIRST_S, Book, Key, Question, key_of
 from adapters.http.client import Client, Failed, Flight
-from adapters.http.vendor import Told, Vendor, Verdict
+from adapters.http.vendor import Asked, Told, Vendor, Verdict
+from sms.errors import CannotSend
 from sms.model import Report, Submit
 from sms.outcomes import NotSent, Outcome, Submitted, Uncertain
 from telemetry.logs import get_logger
@@ -62,14 +64,15 @@ class Asker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def lost(self, submit: Submit, sent_unix: float) -> None:
+    def lost(self, asked: Asked) -> None:
         """Its answer was lost: ask soon."""
-        self.book.lost(submit, sent_unix, time.monotonic())
+        self.book.lost(asked, time.monotonic())
 
     def heard(self, submit: Submit, outcome: Outcome) -> None:
         """A submit was answered: its answer is not lost, and its receipt is awaited."""
         if isinstance(outcome, Submitted):
-            self.book.taken(submit, outcome.carrier_id, time.time(), time.monotonic())
+            asked = Asked(submit, time.time(), outcome.carrier_id)
+            self.book.taken(asked, time.monotonic())
         elif not isinstance(outcome, Uncertain):
             self.book.settle(key_of(submit))
 
@@ -91,6 +94,10 @@ class Asker:
     async def _ask(self, client: Client, question: Question) -> None:
         try:
             told = await self._answer(client, question)
+        except CannotSend:  # as without the vendor's id: it cannot be asked about this one, ever
+            if self.book.is_open(question):
+                self.book.settle(question.key)
+            return
         except Exception:
             log.exception("a question to the vendor failed", channel=self.name)
             return
@@ -114,7 +121,7 @@ class Asker:
             case Verdict.TAKEN | Verdict.ENDED:
                 carrier_id = told.carrier_id or asked.carrier_id
                 if question.is_lost:
-                    book.taken(asked.submit, carrier_id, asked.sent_unix, time.monotonic())
+                    book.taken(replace(asked, carrier_id=carrier_id), time.monotonic())
                     self.on_outcome(asked.submit, Submitted(carrier_id))
                 if told.report is not None:
                     book.settle(key)

@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import assert_never
 
-from adapters.base import ChannelSink
+from adapters.base import ChannelSink, Lost
 from adapters.http import settings
 from adapters.http.asking import ASKS, NEVER_ACCEPTED, Asker
 from adapters.http.book import Book, Key, key_of
 from adapters.http.client import Client, Fail, Failed, Flight
 from adapters.http.link import Link
 from adapters.http.pulling import Puller
-from adapters.http.vendor import CallKind, Vendor
+from adapters.http.vendor import Asked, CallKind, Vendor
 from adapters.session import SessionPolicy
 from adapters.tls import TlsSettings, make_context
 from sms import config
@@ -90,7 +90,8 @@ class HttpChannel:
         self._batch = min(vendor.traits.batch, common.max_batch)
         self._taken = 0  # slots: submits whose request is not over
         self._sendings: set[Sending] = set()
-        self._late: set[Key] = set()  # given up, and the request is not over
+        # given up, and the request is not over; with the id that was found by asking meanwhile
+        self._late: dict[Key, str] = {}
         self._results: list[tuple[Submit, Outcome]] = []  # told at the end of this turn of the loop
         self._client: Client | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -187,11 +188,11 @@ class HttpChannel:
         self._puller.answer(tokens, accepted=accepted)
         self._look_quiet()
 
-    def ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
+    def ask(self, lost: Sequence[Lost]) -> None:
         """Ask the vendor what became of submits whose answers were lost (adapters.base)."""
         if self.can_ask:
-            for submit, sent_unix in lost:
-                self._asker.lost(submit, sent_unix)
+            for one in lost:
+                self._asker.lost(Asked(one.submit, one.sent_unix, unsure_s=one.unsure_s))
 
     def cut_unwritten(self) -> None:
         """Our lease is over: drop the connections whose requests may not have left whole.
@@ -275,7 +276,7 @@ class HttpChannel:
 
     async def _send(self, sending: Sending) -> None:
         """One request from its rendering to its end; every submit of it gets its outcome."""
-        outcomes: Sequence[Outcome] | None = None
+        outcomes: Sequence[Outcome | None] | None = None
         try:
             outcomes = await self._exchange(sending)
         except Exception:
@@ -288,7 +289,7 @@ class HttpChannel:
                 outcomes = [_lost(was_written, is_bug)] * len(sending.submits)
             self._end(sending, outcomes)
 
-    async def _exchange(self, sending: Sending) -> Sequence[Outcome]:
+    async def _exchange(self, sending: Sending) -> Sequence[Outcome | None]:
         submits = sending.submits
         if self._client is None:
             return [_HELD] * len(submits)
@@ -296,7 +297,7 @@ class HttpChannel:
             request = self._vendor.send(submits, time.time(), secrets.token_hex(16))
         except CannotSend as error:
             if len(submits) > 1:
-                return self._split(submits)
+                return self._again(sending, [None] * len(submits))
             return [_cannot(error)]
         sending.flight.size = len(request.body)
         result = await self._client.exchange(request, sending.flight)
@@ -305,14 +306,29 @@ class HttpChannel:
         outcomes = self._vendor.read(submits, result)
         if len(outcomes) != len(submits):
             raise ValueError(f"{len(outcomes)} outcomes for {len(submits)} submits")
-        self._link.answered(result, outcomes)
-        return outcomes
+        self._link.answered(result, [outcome for outcome in outcomes if outcome is not None])
+        return self._again(sending, outcomes)
 
-    def _split(self, submits: Sequence[Submit]) -> Sequence[Outcome]:
-        """One of several cannot be said: each goes alone, in a request of its own."""
-        for submit in submits:
-            self._begin([submit])
-        return ()
+    def _again(
+        self, sending: Sending, outcomes: Sequence[Outcome | None]
+    ) -> Sequence[Outcome | None]:
+        """Send again what was not judged, without those that were; in halves when none was.
+
+        So one bad member of n is found in about 2 log n requests, and the others are taken. What
+        has no time for that is put back: the gateway knows what has become of it meanwhile.
+        """
+        again = [one for one, said in zip(sending.submits, outcomes, strict=True) if said is None]
+        if not again:
+            return outcomes
+        if len(sending.submits) == 1:
+            raise ValueError("a submit that is alone was not judged")
+        if sending.is_given_up or self._is_stopping or not _has_time(again, sending.timeout_s):
+            return [_HELD if said is None else said for said in outcomes]
+        middle = len(again) // 2 if len(again) == len(sending.submits) else len(again)
+        for part in (again[:middle], again[middle:]):
+            if part:
+                self._begin(part)
+        return outcomes
 
     def _failed(self, failed: Failed) -> Outcome:
         match failed.fail:
@@ -333,21 +349,23 @@ class HttpChannel:
             case _:
                 assert_never(failed.fail)
 
-    def _end(self, sending: Sending, outcomes: Sequence[Outcome]) -> None:
-        """A request is over and its slots are free; () when its submits went into others."""
+    def _end(self, sending: Sending, outcomes: Sequence[Outcome | None]) -> None:
+        """A request is over and its slots are free, but for those that went into another one."""
         self._sendings.discard(sending)
-        if outcomes:
-            self._taken -= len(sending.submits)
-        for submit, outcome in zip(sending.submits, outcomes, strict=False):
+        for submit, outcome in zip(sending.submits, outcomes, strict=True):
+            if outcome is None:
+                continue
+            self._taken -= 1
             if not sending.is_given_up:
                 self._tell(submit, outcome)
             elif (key := key_of(submit)) in self._late:
-                self._late.discard(key)
+                found = self._late.pop(key)
                 if isinstance(outcome, Submitted):
-                    self._tell(submit, outcome)
-                elif not isinstance(outcome, Uncertain):  # a late no: it was never accepted (14a)
+                    if outcome.carrier_id != found:  # its receipt may name either
+                        self._tell(submit, outcome)
+                elif not found and not isinstance(outcome, Uncertain):  # never accepted (14a)
                     self._tell(submit, NEVER_ACCEPTED)
-        if outcomes and not self._results:
+        if not self._results:
             self._opened()
         self._look_quiet()
 
@@ -373,7 +391,8 @@ class HttpChannel:
 
     def _found(self, submit: Submit, outcome: Outcome) -> None:
         """The vendor, asked, told what became of a submit whose answer was lost."""
-        self._late.discard(key_of(submit))
+        if isinstance(outcome, Submitted) and key_of(submit) in self._late:
+            self._late[key_of(submit)] = outcome.carrier_id
         self._tell(submit, outcome)
 
     def _report(self, report: Report) -> None:
@@ -410,7 +429,7 @@ class HttpChannel:
         """No answer in time: its submits are Uncertain, its slots stay taken."""
         sending.is_given_up = True
         for submit in sending.submits:
-            self._late.add(key_of(submit))
+            self._late[key_of(submit)] = ""
             self._tell(submit, _TIMEOUT)
 
 
@@ -420,6 +439,12 @@ def tls_of(common: settings.HttpSettings) -> ssl.SSLContext:
         return make_context(TlsSettings("", common.ca))
     except ConfigError:
         raise ConfigError("ca: holds no certificate that can be read; give PEM") from None
+
+
+def _has_time(submits: Sequence[Submit], timeout_s: float) -> bool:
+    """Whether there is time for another request, after the one that they were in."""
+    is_soon = time.monotonic() - min(one.sent_at for one in submits) < timeout_s
+    return is_soon and min(one.message.valid_until for one in submits) > time.time()
 
 
 def _lost(was_written: bool, is_bug: bool) -> Outcome:

@@ -1,87 +1,23 @@
-"""What the presets of the mainland's cloud vendors share: codes by family, 【brand】, numbers.
-
-A vendor's codes are data (data/<vendor>.json, with the pages that document them):
-
-    answers   code → [class, our reason]                RELIABILITY section 6
-    reports   code → class of `receipts.normalise`
-
-A class of an answer is a `Cause`, `throttled`, or `uncertain`: the vendor's words do not say that
-the message was not taken. `Family.*` stands for every code of a family without a row of its own.
-"""
+"""What the presets of the mainland's cloud vendors share: 【brand】, numbers, moments, pushes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
-from functools import cache
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from adapters.checks import Check
-from adapters.http.reading import Json, json_of, pause_of, word
-from adapters.http.vendor import CallAnswer, Reply
-from sms.codes import THROTTLE_PAUSE_S, THROTTLED
+from adapters.http.reading import UNREADABLE, Json, json_of, word
+from adapters.http.vendor import CallAnswer
 from sms.errors import CallRefused, CannotSend
 from sms.model import Filled, Submit
-from sms.outcomes import Cause, Outcome, Rejected, Throttled, Uncertain
+from sms.outcomes import Outcome, Uncertain
 
-UNREADABLE: Final = "carrier.unknown_outcome"  # why a submit is uncertain after an odd answer
 CHINA: Final = timezone(timedelta(hours=8))  # moments in vendors' texts have no zone: this one
 TOO_MANY: Final = 429
 MAX_BRAND: Final = 20  # characters; compliance.signature has the same bound
-_UNCERTAIN: Final = "uncertain"
-_SERVER_FAULT: Final = 500
 _MAINLAND_DIGITS: Final = 13  # 86 and eleven
-
-
-class FamilyCodes:
-    """A vendor's codes, where dots part families: `LimitExceeded.AppDailyLimit`."""
-
-    __slots__ = ("reports", "rows")
-
-    def __init__(self, vendor: str) -> None:
-        path = Path(__file__).parent / "data" / f"{vendor}.json"
-        loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        self.rows: Mapping[str, tuple[str, str]] = {
-            code: (row[0], row[1]) for code, row in loaded["answers"].items()
-        }
-        self.reports: Mapping[str, str] = loaded["reports"]
-
-    def row(self, code: str) -> tuple[str, str] | None:
-        """(class, reason) of a code, or of its nearest family: `A.B.C`, `A.B.*`, `A.*`."""
-        found = self.rows.get(code)
-        family = code
-        while found is None and "." in family:
-            family = family.rpartition(".")[0]
-            found = self.rows.get(f"{family}.*")
-        return found
-
-    def outcome(self, code: str, reply: Reply) -> Rejected | Throttled | Uncertain:
-        """The outcome of a submit that was answered with `code`, which is not success.
-
-        A code that no table has is a refusal with an unknown cause, but not beside a 5xx: there
-        the body must say that the message was not accepted (RELIABILITY section 6).
-        """
-        kind, reason = self.row(code) or (str(Cause.UNKNOWN), "carrier.unknown_code")
-        is_unknown = kind == Cause.UNKNOWN and reply.status >= _SERVER_FAULT
-        if not code or is_unknown or kind == _UNCERTAIN:
-            return Uncertain(UNREADABLE)
-        if kind == THROTTLED:
-            return too_fast(reply, code)
-        return Rejected(code, Cause(kind), reason)
-
-
-@cache
-def codes_of(vendor: str) -> FamilyCodes:
-    """The codes of data/<vendor>.json, read once."""
-    return FamilyCodes(vendor)
-
-
-def too_fast(reply: Reply, code: str = "429") -> Throttled:
-    """What a vendor's flow control says: as long as Retry-After asks for, else a second."""
-    pause_s = pause_of(reply)
-    return Throttled(THROTTLE_PAUSE_S if pause_s is None else pause_s, code)
 
 
 def uncertain(count: int) -> list[Outcome]:

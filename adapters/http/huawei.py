@@ -28,6 +28,7 @@ from adapters.http import settings
 from adapters.http.callback import address_of, require_secret
 from adapters.http.clouds import brand_of, endpoint_of, filled_of, region, sign_name
 from adapters.http.reading import (
+    UNREADABLE,
     Codes,
     Json,
     digits_of,
@@ -35,7 +36,7 @@ from adapters.http.reading import (
     form_of,
     json_of,
     listed,
-    pause_of,
+    refused,
     text_in,
     word,
 )
@@ -61,7 +62,7 @@ from sms.errors import (
     RemoteProtocolError,
 )
 from sms.model import Inbound, MessageClass, Report, Submit
-from sms.outcomes import Outcome, Submitted, Uncertain
+from sms.outcomes import Cause, Outcome, Rejected, Submitted, Uncertain
 
 # Of one text Huawei takes 500 numbers; of different texts no limit is written, so we stay low.
 BATCH: Final = 100
@@ -75,10 +76,10 @@ REGIONS: Final[Mapping[str, str]] = {
 ONE: Final = "/sms/batchSendSms/v1"
 MANY: Final = "/sms/batchSendDiffSms/v1"
 _TAKEN: Final = "000000"
+_SYSTEM_ERROR: Final = "E000000"
 _FORM: Final = "application/x-www-form-urlencoded"
 _JSON: Final = "application/json"
 _ANSWER: Final = CallAnswer(200, "text/plain", b"")
-_UNREADABLE: Final = "carrier.unknown_outcome"
 _ALGORITHM: Final = "SDK-HMAC-SHA256"
 
 _CODES: Final = Codes("huawei")
@@ -194,24 +195,26 @@ class Huawei:
             headers = _aksk(self._own, url, kind, body, moment)
         return Request("POST", url, tuple(headers.items()), body)
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
-        """A verdict per number where the answer has them, else one for all."""
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
+        """A verdict per number where the answer has them, else what it says of the request."""
         if reply.status == 429:
-            outcome = _CODES.outcome("HTTP 429", pause_of(reply))
-            return [outcome for _ in submits]
+            return refused(submits, _CODES.outcome("HTTP 429", reply))
         found = fields(json_of(reply.body))
         code = word(found.get("code"))
         results = listed(found.get("result"))
         if reply.status >= 500 or reply.status == 408:  # "System error": it may have been taken
             return [Uncertain("carrier.system_error") for _ in submits]
         if results and code:
-            return _verdicts(submits, results)
+            return _verdicts(submits, results, reply)
         if code == _TAKEN or (not code and reply.status < 400):
-            return [Uncertain(_UNREADABLE) for _ in submits]
+            return [Uncertain(UNREADABLE) for _ in submits]
         # Not the platform's own words but those of the gateway before it: APIGW.0301 and the like.
         if not code:
             code = f"HTTP {reply.status}"
-        return [_CODES.outcome(code) for _ in submits]
+        outcome: Outcome = _CODES.outcome(code, reply)
+        if code == _SYSTEM_ERROR and reply.status == 400:  # "check templateParas": a form's fault
+            outcome = Rejected(code, Cause.UNKNOWN, "channel.rejected")
+        return refused(submits, outcome)
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
         """Huawei's API has none: `traits.asks` is false."""
@@ -312,7 +315,7 @@ def authorization(key: str, secret: str, path: str, headers: Mapping[str, str], 
     return f"{_ALGORITHM} Access={key}, SignedHeaders={names}, Signature={signature}"
 
 
-def _verdicts(submits: Sequence[Submit], results: Sequence[Json]) -> list[Outcome]:
+def _verdicts(submits: Sequence[Submit], results: Sequence[Json], reply: Reply) -> list[Outcome]:
     """Results by number, which come in any order; a number that is missing is uncertain."""
     left: dict[str, list[Json]] = {}
     for result in results:
@@ -321,15 +324,15 @@ def _verdicts(submits: Sequence[Submit], results: Sequence[Json]) -> list[Outcom
     outcomes: list[Outcome] = []
     for submit in submits:
         found = left.get(submit.number) or left.get(submit.number.removeprefix("86"))
-        outcomes.append(_verdict(found.pop(0)) if found else Uncertain(_UNREADABLE))
+        outcomes.append(_verdict(found.pop(0), reply) if found else Uncertain(UNREADABLE))
     return outcomes
 
 
-def _verdict(result: Json) -> Outcome:
+def _verdict(result: Json, reply: Reply) -> Outcome:
     status, known = word(result.get("status")), word(result.get("smsMsgId"))
     if status == _TAKEN:
-        return Submitted(known) if known else Uncertain(_UNREADABLE)
-    return _CODES.outcome(status) if status else Uncertain(_UNREADABLE)
+        return Submitted(known) if known else Uncertain(UNREADABLE)
+    return _CODES.outcome(status, reply) if status else Uncertain(UNREADABLE)
 
 
 def _form_with(call: Call, *names: str) -> dict[str, str]:

@@ -21,13 +21,14 @@ from adapters.checks import Check, string
 from adapters.http import settings
 from adapters.http.callback import address_of, require_secret
 from adapters.http.reading import (
+    UNREADABLE,
     Codes,
     Json,
     digits_of,
     fields,
     json_of,
     listed,
-    pause_of,
+    refused,
     text_in,
     word,
 )
@@ -45,10 +46,9 @@ from adapters.http.vendor import (
     text_of,
 )
 from sms import config
-from sms.codes import THROTTLE_PAUSE_S
 from sms.errors import CallRefused, ConfigError, RemoteProtocolError
 from sms.model import Inbound, Report, Submit
-from sms.outcomes import Cause, Outcome, Rejected, Submitted, Throttled, Uncertain
+from sms.outcomes import Cause, Outcome, Rejected, Submitted, Uncertain
 
 # Fifty ids of 22 characters stay under the 2048 that one query for logs may name.
 BATCH: Final = 50
@@ -69,7 +69,6 @@ _ON_ITS_WAY: Final = "DELIVERED_TO_OPERATOR"
 _DUPLICATE: Final = "REJECTED_DUPLICATE_MESSAGE_ID"
 _NO_ERROR: Final = "NO_ERROR"
 _PLACE = re.compile(r"messages\[([0-9]{1,4})\]", re.ASCII)
-_UNREADABLE: Final = "carrier.unknown_outcome"
 
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -122,14 +121,14 @@ class Infobip:
             said["webhooks"] = self._webhooks
         return said
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
-        """A verdict per message by its id; a refused request is a verdict on all of them."""
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
+        """A verdict per message by its id; a refused request names whose fault it was, or not."""
         if 200 <= reply.status < 300:
-            return _answered(submits, fields(json_of(reply.body)))
+            return _answered(submits, reply)
         if 400 <= reply.status < 500 and reply.status != 408:
-            return _refused(len(submits), reply)
+            return _refused(submits, reply)
         # Infobip says of no 5xx that nothing was sent, and of a redirect nothing at all.
-        reason = "carrier.system_error" if reply.status >= 500 else _UNREADABLE
+        reason = "carrier.system_error" if reply.status >= 500 else UNREADABLE
         return [Uncertain(reason, reference_of(submit)) for submit in submits]
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
@@ -152,7 +151,7 @@ class Infobip:
         known = asked.carrier_id or reference_of(asked.submit)
         log = logs.get(known)
         if log is None:
-            is_kept = self._asked_unix - asked.sent_unix < _LOGS_S
+            is_kept = self._asked_unix - asked.since_unix < _LOGS_S
             return Told(Verdict.ABSENT if is_kept else Verdict.SILENT)
         status = fields(log.get("status"))
         group, name = word(status.get("groupName")), word(status.get("name"))
@@ -219,12 +218,12 @@ def _dump(body: object) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _answered(submits: Sequence[Submit], said: Json) -> list[Outcome]:
+def _answered(submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
     """Verdicts by id; an answer under another id than ours is the one to the same number."""
     by_id: dict[str, Json] = {}
     others: dict[str, list[Json]] = {}
     ours = {reference_of(submit) for submit in submits}
-    for one in listed(said.get("messages")):
+    for one in listed(fields(json_of(reply.body)).get("messages")):
         known = word(one.get("messageId"), 200)
         if known in ours:
             by_id[known] = one
@@ -237,13 +236,13 @@ def _answered(submits: Sequence[Submit], said: Json) -> list[Outcome]:
         answer = by_id.get(reference)
         if answer is None and (left := others.get(submit.number)):
             answer = left.pop(0)
-        outcomes.append(_outcome(reference, answer))
+        outcomes.append(_outcome(reference, answer, reply))
     return outcomes
 
 
-def _outcome(reference: str, answer: Json | None) -> Outcome:
+def _outcome(reference: str, answer: Json | None, reply: Reply) -> Outcome:
     if answer is None:
-        return Uncertain(_UNREADABLE, reference)
+        return Uncertain(UNREADABLE, reference)
     status = fields(answer.get("status"))
     group = word(status.get("groupName"))
     name = word(status.get("name")) or word(status.get("id"))
@@ -251,13 +250,12 @@ def _outcome(reference: str, answer: Json | None) -> Outcome:
         return Submitted(word(answer.get("messageId"), 200) or reference)
     # Its id is ours alone: they have it from a request whose answer never came, and will report.
     if name == _DUPLICATE or not name or group not in _ENDED:
-        return Uncertain(_UNREADABLE, reference)
-    return _CODES.outcome(name)
+        return Uncertain(UNREADABLE, reference)
+    return _CODES.outcome(name, reply)
 
 
-def _refused(number: int, reply: Reply) -> list[Outcome]:
+def _refused(submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
     """A 4xx: none was taken. What is wrong with one message must not fail its neighbours."""
-    pause_s = pause_of(reply)
     found = fields(json_of(reply.body))
     exception = fields(fields(found.get("requestError")).get("serviceException"))
     code = word(found.get("errorCode")) or word(exception.get("messageId"))
@@ -265,22 +263,21 @@ def _refused(number: int, reply: Reply) -> list[Outcome]:
     # A 429 is flow control whatever it is called; of the rest the vendor's own word says most.
     if not code or reply.status == 429 or (reply.status != 400 and not _CODES.knows(code)):
         code = by_status
-    blamed = _blamed(found, exception)
+    blamed = _blamed(found, exception, len(submits))
     if reply.status != 400 or not blamed:
-        return [_CODES.outcome(code, pause_s) for _ in range(number)]
+        return refused(submits, _CODES.outcome(code, reply))
     return [
-        _blame(code, blamed[place]) if place in blamed else Throttled(THROTTLE_PAUSE_S, code)
-        for place in range(number)
+        _blame(code, blamed[place]) if place in blamed else None for place in range(len(submits))
     ]
 
 
-def _blamed(found: Json, exception: Json) -> dict[int, str]:
-    """Which messages of a request are wrong, by place, and by which property."""
+def _blamed(found: Json, exception: Json, count: int) -> dict[int, str]:
+    """Which messages of a request of so many are wrong, by place, and by which property."""
     named = [word(one.get("property"), 200) for one in listed(found.get("violations"))]
     named += [word(key, 200) for key in fields(exception.get("validationErrors"))]
     blamed: dict[int, str] = {}
     for name in named:
-        if place := _PLACE.match(name):
+        if (place := _PLACE.match(name)) and int(place[1]) < count:
             blamed.setdefault(int(place[1]), name[place.end() :])
     return blamed
 

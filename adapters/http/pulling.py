@@ -93,14 +93,20 @@ class Puller:
                 self._pull_soon(kind)
 
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> None:
-        """What became of what was handed over; tokens of others are passed over."""
+        """What became of what was handed over; tokens of pushes are passed over.
+
+        What could not be kept comes again, too, when it was pulled before a change of the channel's
+        configuration, by the one that stood here then: the vendor gives it once.
+        """
         for token in tokens:
-            if isinstance(token, Pulled) and token in self._owed:
-                if accepted:
-                    self._owed.discard(token)
-                else:
-                    self._again.append(token)
-                    self._again_at = time.monotonic() + AGAIN_S
+            if not isinstance(token, Pulled):
+                continue
+            if accepted:
+                self._owed.discard(token)
+            else:
+                self._owed.add(token)
+                self._again.append(token)
+                self._again_at = time.monotonic() + AGAIN_S
 
     def _pull_soon(self, kind: CallKind) -> None:
         client = self._client

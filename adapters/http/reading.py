@@ -2,31 +2,36 @@
 
 A vendor's codes stand as data in data/<vendor>.json, each with the page that says so:
 
-    "answers": {code: [cause, reason] or ["throttled", reason, seconds]}   of a request or a number
+    "answers": {code: [class, reason] or ["throttled", reason, seconds]}   of a request or a number
     "reports": {word or code: class of receipts.normalise}                 of a receipt
 
-A code is looked up as the vendor writes it. One that no table has is `Rejected(…, UNKNOWN)`, never
-a guess (RELIABILITY section 6).
+A class of an answer is a `Cause`, `throttled`, or `uncertain`: the vendor's words do not say that
+the message was not taken. A code is looked up as the vendor writes it; `Family.*` stands for every
+code of a family without a row of its own. One that no table has is `Rejected(…, UNKNOWN)`, never a
+guess (RELIABILITY section 6).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from adapters.http.vendor import Reply
-from sms.codes import THROTTLE_PAUSE_S
-from sms.outcomes import Cause, Rejected, Throttled
+from sms.codes import THROTTLE_PAUSE_S, THROTTLED
+from sms.model import Submit
+from sms.outcomes import Cause, Outcome, Rejected, Throttled, Uncertain
 
-THROTTLED: Final = "throttled"  # stands where a cause would
+UNREADABLE: Final = "carrier.unknown_outcome"  # why a submit is uncertain after an odd answer
+UNCERTAIN: Final = "uncertain"  # stands where a cause would, as `throttled` does
 MAX_PAUSE_S: Final = 60.0  # however long a vendor asks us to wait: the flow asks again then
 MAX_WORD: Final = 64  # characters of a code or an id that are kept
 MAX_FIELDS: Final = 1000  # of a form
+_SERVER_FAULT: Final = 500
 
 Json = Mapping[str, object]
 _NOTHING: Final[Json] = {}
@@ -35,29 +40,67 @@ _NOTHING: Final[Json] = {}
 class Codes:
     """What one vendor's codes mean, from data/<vendor>.json."""
 
-    __slots__ = ("_answers", "reports")
+    __slots__ = ("answers", "reports")
 
     def __init__(self, vendor: str) -> None:
         loaded = _load(vendor)
-        self._answers: Mapping[str, list[Any]] = loaded["answers"]
+        self.answers: Mapping[str, list[Any]] = loaded["answers"]
         self.reports: Mapping[str, str] = loaded["reports"]
 
     def knows(self, code: str) -> bool:
-        """Whether the table of answers has it."""
-        return code in self._answers
+        """Whether the table of answers has a row of its own for it."""
+        return code in self.answers
 
-    def outcome(self, code: str, pause_s: float | None = None) -> Rejected | Throttled:
+    def row(self, code: str) -> list[Any] | None:
+        """The row of a code, or of its nearest family: `A.B.C`, `A.B.*`, `A.*`."""
+        found = self.answers.get(code)
+        family = code
+        while found is None and "." in family:
+            family = family.rpartition(".")[0]
+            found = self.answers.get(f"{family}.*")
+        return found
+
+    def outcome(self, code: str, reply: Reply) -> Rejected | Throttled | Uncertain:
         """The outcome of a submit that was answered with this code, which is not success.
 
-        `pause_s`: how long the vendor asked us to wait (`pause_of`), None when it did not say.
+        A code that no table has is a refusal with an unknown cause, but not beside a 5xx: there
+        the body must say that the message was not accepted (RELIABILITY section 6).
         """
-        row = self._answers.get(code)
-        if row is None:
-            return Rejected(code, Cause.UNKNOWN, "carrier.unknown_code")
-        if row[0] == THROTTLED:
-            usual = row[2] if len(row) > 2 else THROTTLE_PAUSE_S
-            return Throttled(usual if pause_s is None else pause_s, code)
-        return Rejected(code, Cause(row[0]), row[1])
+        kind, reason, *seconds = self.row(code) or (str(Cause.UNKNOWN), "carrier.unknown_code")
+        if not code:
+            return Uncertain(UNREADABLE)
+        if kind == THROTTLED:
+            return too_fast(reply, code, *seconds)
+        if kind == UNCERTAIN:
+            return Uncertain(reason)
+        if kind == Cause.UNKNOWN and reply.status >= _SERVER_FAULT:
+            return Uncertain(UNREADABLE)
+        return Rejected(code, Cause(kind), reason)
+
+
+def too_fast(reply: Reply, code: str, usual_s: float = THROTTLE_PAUSE_S) -> Throttled:
+    """What a vendor's flow control says: for as long as Retry-After asks, else `usual_s`."""
+    pause_s = pause_of(reply)
+    return Throttled(usual_s if pause_s is None else pause_s, code)
+
+
+def refused(
+    submits: Sequence[Submit], outcome: Outcome, *, is_shared: bool = False
+) -> list[Outcome | None]:
+    """What the refusal of a whole request means for its submits; None: it goes again (`read`).
+
+    One number, one value or one country may have been the reason, and nobody says whose. It is the
+    verdict on all of them where the account is at fault, the vendor itself, or what all of them
+    have in common (`is_shared`).
+    """
+    is_of_all = (
+        is_shared
+        or len(submits) == 1
+        or not isinstance(outcome, Rejected)
+        or outcome.cause is Cause.CHANNEL
+        or outcome.reason == "channel.account"
+    )
+    return [outcome if is_of_all else None for _ in submits]
 
 
 @cache

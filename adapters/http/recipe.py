@@ -60,6 +60,7 @@ class HttpRecipe:
             demands_template="template_code" in sending.names and "text" not in sending.names,
             asks=recipe.question is not None and recipe.tellings is not None,
             pulls=bool(recipe.pulls),
+            shows_secret=all(one.proof is None for one in recipe.envelopes.values()),
             absent_after_s=own.absent_after_s,
         )
         first = sending.plan.url.parts[0] if sending.plan.url.parts else ""
@@ -101,7 +102,7 @@ class HttpRecipe:
             values[EACH] = joined(items, sending.joint)
         return sending.plan.build(values, items, is_shown=self._is_shown)
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
         """One outcome per submit, in order; never raises."""
         return self._recipe.answers.read(submits, reply)
 

@@ -6,8 +6,9 @@
     anything else ─────────────▶ Uncertain: the message may be with the provider
 
 A 5xx is a refusal only by an alternative of `refused` that looks at the body; `accepted` and
-`refused` that both hold contradict each other and say nothing. With `items` each message has its
-own verdict in a list, found by its place, by our reference or by its number.
+`refused` that both hold contradict each other and say nothing. A batch that is refused as a whole
+goes again, apart, but for the account's fault: whose other fault it was nobody says. With `items`
+each message has its own verdict in a list, found by its place, by our reference or by its number.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import Final
 
+from adapters.http.reading import refused
 from adapters.http.recipe_section import Section
 from adapters.http.recipe_tree import Format, Path, Test, Unreadable, read_body
 from adapters.http.vendor import Reply, reference_of
@@ -29,7 +31,7 @@ from sms import ids
 from sms.codes import ANSWER_CLASSES, THROTTLE_PAUSE_S, UNKNOWN, outcome_of
 from sms.model import Submit
 from sms.numbers import phone_of
-from sms.outcomes import Outcome, Rejected, Submitted, Throttled, Uncertain
+from sms.outcomes import Cause, Outcome, Rejected, Submitted, Throttled, Uncertain
 
 MAX_PAUSE_S: Final = 3600.0
 MAX_ID: Final = 128  # characters of a provider's id
@@ -84,13 +86,16 @@ class Answers:
     national_cn: bool = False  # bare eleven digits are the mainland's
     shares_id: bool = False  # one id stands for all of a batch
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
         """One outcome per submit, in order; never raises."""
         try:
             tree = read_body(reply.body, self.form, self.separator)
         except Unreadable:
             tree = None
         said = self._judge(self.whole, reply, tree, submits[0] if submits else None)
+        if isinstance(said, Rejected):
+            # `perm_config` is what the recipe calls the account's own fault
+            return refused(submits, said, is_shared=said.cause is Cause.CONFIG)
         if self.items is None or not isinstance(said, Submitted):
             return [self._of_one(said, submit) for submit in submits]
         return self._read_items(self.items, submits, reply, tree)

@@ -307,6 +307,13 @@ def _proof(section: Section, account: Collection[str]) -> Proof | None:
         return None
     signing = signs.parse_signing(inner, _CALL_PLACES | set(account), account, prefix=_HEADER)
     stamp = inner.text("timestamp").removeprefix(_HEADER).lower()
+    signed = signing.names if signing is not None else frozenset()
+    if stamp and stamp not in {name.removeprefix(_HEADER).lower() for name in signed}:
+        inner.complain(
+            "timestamp",
+            "is not signed, so anybody may write another moment there; put {header.…} of it into "
+            "`sign`, or remove this",
+        )
     fresh_s = inner.checked("fresh_s", checks.seconds(1, 3600), 300.0)
     return Proof(signs.parse_place(inner), None, signing, stamp, fresh_s)
 

@@ -35,7 +35,7 @@ _PERSONAL: Final = frozenset({"number", "text", "to"})
 _OTHERS: Final = " that are others"
 _MAX_SHOWN: Final = 80  # characters
 _REMEDIES: Final = {"means": "`states`, the path `state`"}
-_Read = Callable[[Sequence[Submit], Reply], list[Outcome]]
+_Read = Callable[[Sequence[Submit], Reply], Sequence[Outcome | None]]
 
 
 def sample(count: int, numbers: Sequence[str] = ()) -> list[Submit]:
@@ -95,8 +95,10 @@ def _try_answer(section: Section, read: _Read, told: _Told) -> None:
         return
     numbers = [str(number) for number in _listed(section.raw.get("numbers", []))]
     reply = Reply(status, _headers(section), _body(section.raw.get("body", "")))
-    for word, outcome in zip(words, read(sample(len(words), numbers), reply), strict=True):
-        found, shown = _meaning(outcome)
+    submits = sample(len(words), numbers)
+    for word, submit, said in zip(words, submits, read(submits, reply), strict=True):
+        # one that was refused with its whole batch goes again: what it says of one alone counts
+        found, shown = _meaning(read([submit], reply)[0] if said is None else said)
         if found != word:
             code = f" with code {told.shown(shown)}" if shown and found != "accepted" else ""
             section.complain("", f"is read as {found}{code}, not as {word}; correct `answer` or it")
@@ -114,7 +116,7 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _meaning(outcome: Outcome) -> tuple[str, str]:
+def _meaning(outcome: Outcome | None) -> tuple[str, str]:
     """What an outcome is called in an example, and the id or code in it."""
     match outcome:
         case Submitted(carrier_id=carrier_id):
@@ -123,7 +125,7 @@ def _meaning(outcome: Outcome) -> tuple[str, str]:
             return "refused", code
         case Throttled(code=code):
             return "throttled", code
-        case Uncertain() | NotSent():
+        case Uncertain() | NotSent() | None:
             return "uncertain", ""
 
 

@@ -110,7 +110,8 @@ def of_asked(asked: Asked, names: Collection[str]) -> dict[str, str]:
     """The values of a question."""
     return of_submit(asked.submit, QUESTION & frozenset(names), {}) | {
         "carrier_id": asked.carrier_id,
-        "sent_unix": str(int(asked.sent_unix)),
-        "sent_utc": f"{utc(asked.sent_unix):%Y-%m-%dT%H:%M:%SZ}",
-        "sent_day": f"{utc(asked.sent_unix):%Y-%m-%d}",
+        # The earliest moment: providers list from one on, and "none" must be said of all of it.
+        "sent_unix": str(int(asked.since_unix)),
+        "sent_utc": f"{utc(asked.since_unix):%Y-%m-%dT%H:%M:%SZ}",
+        "sent_day": f"{utc(asked.since_unix):%Y-%m-%d}",
     }

@@ -20,9 +20,7 @@ from adapters.http import settings
 from adapters.http.callback import require_secret
 from adapters.http.clouds import (
     TOO_MANY,
-    UNREADABLE,
     brand_of,
-    codes_of,
     endpoint_of,
     extension_of,
     filled_of,
@@ -31,10 +29,21 @@ from adapters.http.clouds import (
     region,
     said,
     sign_name,
-    too_fast,
     uncertain,
 )
-from adapters.http.reading import Json, digits_of, fields, json_of, listed, text_in, word
+from adapters.http.reading import (
+    UNREADABLE,
+    Codes,
+    Json,
+    digits_of,
+    fields,
+    json_of,
+    listed,
+    refused,
+    text_in,
+    too_fast,
+    word,
+)
 from adapters.http.settings import HttpSettings
 from adapters.http.tc3 import Tc3
 from adapters.http.vendor import (
@@ -53,7 +62,7 @@ from sms import config
 from sms.attempts import parse_reference
 from sms.errors import CannotSend, ConfigError, RemoteProtocolError
 from sms.model import Inbound, Report, Submit
-from sms.outcomes import Outcome, Submitted, Uncertain
+from sms.outcomes import Cause, Outcome, Rejected, Submitted, Uncertain
 
 VERSION: Final = "2021-01-11"
 ENDPOINT: Final = "https://sms.tencentcloudapi.com"
@@ -62,7 +71,8 @@ SOURCE: Final = "Tencent Cloud"
 TRAITS: Final = Traits(
     batch=MAX_BATCH, demands_template=True, asks=True, inherent={"adds_signature": True}
 )
-REPORTS: Final = codes_of("tencent").reports
+_CODES: Final = Codes("tencent")
+REPORTS: Final = _CODES.reports
 
 _OK: Final = "Ok"
 _ANSWER: Final = said({"result": 0, "errmsg": "OK"})
@@ -124,7 +134,6 @@ class Tencent:
             self.endpoint = self.endpoint.rstrip("/") + "/"
         login = own.secret_id, own.secret_key
         self._signer = Tc3(login, own.region, VERSION, address)
-        self._codes = codes_of("tencent")
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -157,13 +166,15 @@ class Tencent:
             body["SenderId"] = self._own.sender_id
         return self._signer.request("SendSms", self.endpoint, body, unix)
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
-        """One verdict per number; a refused request refuses all of them."""
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
+        """One verdict per number; a request is refused as a whole for the text, which is one."""
         if reply.status == TOO_MANY:
-            return [too_fast(reply) for _ in submits]
+            return [too_fast(reply, str(TOO_MANY)) for _ in submits]
         answer, refusal = _answer_of(reply)
         if refusal:
-            return [self._codes.outcome(refusal, reply) for _ in submits]
+            outcome = _CODES.outcome(refusal, reply)
+            is_text = isinstance(outcome, Rejected) and outcome.cause is Cause.CONTENT
+            return refused(submits, outcome, is_shared=is_text)
         if reply.status >= 300:
             return uncertain(len(submits))
         verdicts = {
@@ -176,7 +187,7 @@ class Tencent:
             return Uncertain(UNREADABLE)
         code = word(verdict.get("Code"))
         if code != _OK:
-            return self._codes.outcome(code, reply)
+            return _CODES.outcome(code, reply)
         serial = word(verdict.get("SerialNo"))
         return Submitted(serial) if serial else Uncertain(UNREADABLE)
 
@@ -188,7 +199,7 @@ class Tencent:
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
         """The statuses of its number since it left; one per request, as there is one number."""
         one = asked[0]
-        begin = max(one.sent_unix - _MARGIN_S, unix - _KEPT_S)
+        begin = max(one.since_unix - _MARGIN_S, unix - _KEPT_S)
         body = {
             "BeginTime": int(begin),
             "Offset": 0,

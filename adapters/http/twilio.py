@@ -26,6 +26,7 @@ from adapters.http import settings
 from adapters.http.callback import address_of, require_secret
 from adapters.http.reading import (
     MAX_FIELDS,
+    UNREADABLE,
     Codes,
     Json,
     digits_of,
@@ -33,7 +34,6 @@ from adapters.http.reading import (
     form_of,
     json_of,
     listed,
-    pause_of,
     text_in,
     word,
 )
@@ -68,7 +68,6 @@ _SHORT_CODE: Final = 6  # digits; a longer number is written with `+`
 
 _CODES: Final = Codes("twilio")
 REPORT_CLASSES: Final = _CODES.reports
-_UNREADABLE: Final = "carrier.unknown_outcome"
 _TWIML: Final = CallAnswer(
     200, "text/xml", b'<?xml version="1.0" encoding="UTF-8"?><Response></Response>'
 )
@@ -271,16 +270,16 @@ def _outcome(reply: Reply) -> Outcome:
     if 200 <= reply.status < 300:
         sid, status = word(found.get("sid")), word(found.get("status"))
         if sid and status in _FAILED:
-            return _CODES.outcome(_error(found.get("error_code")) or status)
-        return Submitted(sid) if sid else Uncertain(_UNREADABLE)
+            return _CODES.outcome(_error(found.get("error_code")) or status, reply)
+        return Submitted(sid) if sid else Uncertain(UNREADABLE)
     if reply.status == 429:
-        return _CODES.outcome("HTTP 429", pause_of(reply))
+        return _CODES.outcome("HTTP 429", reply)
     if 400 <= reply.status < 500 and reply.status != 408:
         code = word(found.get("code"))
         if not _CODES.knows(code) and _CODES.knows(f"HTTP {reply.status}"):
             code = f"HTTP {reply.status}"
-        return _CODES.outcome(code or f"HTTP {reply.status}", pause_of(reply))
-    return Uncertain("carrier.system_error" if reply.status >= 500 else _UNREADABLE)
+        return _CODES.outcome(code or f"HTTP {reply.status}", reply)
+    return Uncertain("carrier.system_error" if reply.status >= 500 else UNREADABLE)
 
 
 def _any(asked: Asked, found: Json) -> Told:
@@ -292,7 +291,7 @@ def _any(asked: Asked, found: Json) -> Told:
     messages = found.get("messages")
     if not isinstance(messages, list) or found.get("next_page_uri"):
         return Told(Verdict.SILENT)
-    is_one = any(_created(one) >= asked.sent_unix - _CLOCKS_S for one in listed(messages))
+    is_one = any(_created(one) >= asked.since_unix - _CLOCKS_S for one in listed(messages))
     return Told(Verdict.SILENT if is_one else Verdict.ABSENT)
 
 

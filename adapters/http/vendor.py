@@ -90,8 +90,14 @@ class Asked:
     """A submit that is asked about: its answer was lost, or its receipt stays away."""
 
     submit: Submit  # its text may be forgotten; number, message id, attempt and copy are there
-    sent_unix: float  # when its request left, about
+    sent_unix: float  # when its request left, about; the latest moment where that is not known
     carrier_id: str = ""  # "" when the answer was lost
+    unsure_s: float = 0.0  # it may have left so long before: after a kill nobody knows when
+
+    @property
+    def since_unix(self) -> float:
+        """The earliest moment at which its request can have left, by our clock."""
+        return self.sent_unix - self.unsure_s
 
 
 class Verdict(StrEnum):
@@ -120,6 +126,8 @@ class Traits:
     demands_template: bool = False  # it sends registered templates only (Submit.filled)
     asks: bool = False  # `question` works
     pulls: bool = False  # `pull` works
+    # Its calls show `callback_secret`, where there is one, as `callback.require_secret` reads it.
+    shows_secret: bool = True
     absent_after_s: float | None = None  # ABSENT this long after sending proves "never accepted"
     inherent: Mapping[str, object] = field(default_factory=dict)  # e.g. adds_signature: True
 
@@ -141,12 +149,19 @@ class Vendor(Protocol):
         """The request for these; CannotSend (sms.errors) when one of them cannot be said."""
         ...
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
-        """One outcome per submit, in order. Never raises: what cannot be read is Uncertain."""
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
+        """One outcome per submit, in order. Never raises: what cannot be read is Uncertain.
+
+        None, never of a submit that was alone: it was certainly not taken, and for nothing that is
+        known to be its own fault; it is to be sent again in another request (`reading.refused`).
+        """
         ...
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
-        """Ask what became of these (one per request unless the vendor takes several)."""
+        """Ask what became of these (one per request unless the vendor takes several).
+
+        CannotSend when it cannot be asked about one of them, as without its id.
+        """
         ...
 
     def told(self, asked: Sequence[Asked], reply: Reply) -> list[Told]:

@@ -25,7 +25,8 @@ class VendorKind:
     login: str
     # What the words in its reports mean: code → class of receipts.normalise.
     reports: Mapping[str, str] = field(default_factory=dict)
-    # The requests that faultless settings make for sample messages of a sender, line by line, secrets hidden.
+    # The requests that faultless settings make for sample messages of a sender, line by line,
+    # secrets hidden.
     rehearse: Callable[[Mapping[str, object], str], list[str]] | None = None
 
 

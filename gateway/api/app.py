@@ -21,6 +21,7 @@ from gateway.api.access import Caller, Gate
 from gateway.api.admin import Admin
 from gateway.api.batches import Batches
 from gateway.api.callbacks import Callbacks
+from gateway.api.channels import ChannelRoutes
 from gateway.api.events import Events
 from gateway.api.frame import (
     METHODS,
@@ -47,6 +48,7 @@ from gateway.api.preview import Previews
 from gateway.api.problems import Problem, ProblemError, not_allowed
 from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
+from gateway.api.routes import RouteRoutes
 from gateway.api.send import SendDoor
 from gateway.api.suppressions import SuppressionRoutes
 from gateway.api.templates import TemplateRoutes
@@ -94,6 +96,8 @@ def _behind(flow: FlowPort) -> FastAPI:
     Previews(flow).register(app)
     Admin(flow).register(app)
     TemplateRoutes(flow).register(app)
+    ChannelRoutes(flow).register(app)
+    RouteRoutes(flow).register(app)
     SuppressionRoutes(flow).register(app)
     PortedNumbers(flow).register(app)
     Callbacks(flow).register(app)

@@ -1,26 +1,32 @@
 """/v1/carrier-callbacks/{channel_id}/{receipts|inbound}: HTTP vendors bring receipts and texts.
 
-    channel ─▶ source ─▶ method ─▶ body ─▶ Vendor.pushed ─▶ flow ═COMMIT═▶ the vendor's own answer
-      404       403        405      413      401, 400, 403     503: call again
+    channel ─▶ source ─▶ method ─▶ secret ─▶ body ─▶ Vendor.pushed ─▶ flow ═COMMIT═▶ its own answer
+      404       403        405       401      413      401, 400, 403     503: call again
 
 No key: the channel's source list, its secret or the vendor's signature says whose call it is. Any
 worker takes it, whoever runs the channel. The answer is written when everything is durable.
+
+The channel's places are for the vendor's own calls. One that neither source nor secret proves is
+read beside them, in less time and few of one address, until its signature was seen.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from adapters.http.callback import require_secret
 from adapters.http.callbacks import CALLBACKS, CHANNEL_PREFIX
 from adapters.http.vendor import Call, CallKind, Pushed
 from gateway.api.access import Gate
-from gateway.api.address import is_in
+from gateway.api.address import Address, is_in
 from gateway.api.bodies import THREAD_BYTES, run_beside
 from gateway.api.frame import BodyReader, DisconnectedError, Receive, Scope, Send, answer
 from gateway.api.problems import Problem, ProblemError, retry_after
@@ -37,6 +43,9 @@ log = get_logger(__name__)
 MAX_BODY: Final = 1 << 20
 MAX_OPEN: Final = 64  # calls of one worker at once, from their first octet to their answer
 MAX_OPEN_OF_ONE: Final = 32  # of one channel: a vendor that floods us must not shut others out
+MAX_UNPROVEN: Final = 64  # calls beside those that are read before anything proves them
+MAX_UNPROVEN_OF_ONE: Final = 16  # of one address
+UNPROVEN_S: Final = 5.0  # for the body of one
 AGAIN_S: Final = 5
 # By the vendor's status: the problem's code, and the result that is counted.
 _REFUSALS: Final[Mapping[int, tuple[str, str]]] = {
@@ -45,6 +54,27 @@ _REFUSALS: Final[Mapping[int, tuple[str, str]]] = {
     403: ("callback.not_allowed", "not_allowed"),
 }
 LOG_EVERY_S: Final = 60.0  # a channel's refusals: anybody can call, and the log is no counter
+
+
+class Places:
+    """How many calls are under way, bounded in all and for each of somebody's."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._most, self._most_of_one = most, most_of_one
+        self._taken: Counter[str] = Counter()
+
+    def take(self, whose: str) -> bool:
+        """Whether there was one."""
+        if self._taken.total() >= self._most or self._taken[whose] >= self._most_of_one:
+            return False
+        self._taken[whose] += 1
+        return True
+
+    def give_back(self, whose: str) -> None:
+        """One that was taken; who has none is forgotten."""
+        self._taken[whose] -= 1
+        if not self._taken[whose]:
+            del self._taken[whose]
 
 
 class Callbacks:
@@ -56,7 +86,9 @@ class Callbacks:
         self._flow = flow
         self._gate = Gate(flow)
         self._bodies = BodyReader(monotonic)
-        self._open: Counter[int] = Counter()  # by channel
+        self._unproven_bodies = BodyReader(monotonic, UNPROVEN_S)
+        self._open = Places(MAX_OPEN, MAX_OPEN_OF_ONE)  # by channel
+        self._unproven = Places(MAX_UNPROVEN, MAX_UNPROVEN_OF_ONE)  # by address
         self._monotonic = monotonic
         self._logged: dict[int, float] = {}  # by channel: when its last refusal was logged
 
@@ -72,23 +104,28 @@ class Callbacks:
         if account is None or kind not in tuple(CallKind):
             self._count("", "", "unknown")
             raise ProblemError(Problem("resource.not_found", "There is no such callback."))
-        self._check_source(account, kind, scope)
+        peer = self._gate.address_of(scope)
+        self._check_source(account, kind, peer)
         if scope["method"] not in ("GET", "POST"):
             allowed = [(b"allow", b"GET, POST")]
             detail = "Only GET and POST are answered here."
             raise ProblemError(Problem("method.not_allowed", detail, headers=allowed))
         if any(header == b"content-encoding" for header, _ in scope["headers"]):
-            self._refused(account, kind, scope, "unreadable", "Content-Encoding")
+            self._refused(account, kind, peer, "unreadable", "Content-Encoding")
             detail = "The Content-Encoding header is not supported; send the body as it is."
             raise ProblemError(Problem("body.encoding", detail))
-        channel = account.channel.id
-        if self._open.total() >= MAX_OPEN or self._open[channel] >= MAX_OPEN_OF_ONE:
-            self._later(account, kind, "busy", "Too many calls are under way just now.")
-        self._open[channel] += 1
-        try:
-            pushed = await self._take(account, CallKind(kind), scope, receive)
-        finally:
-            self._open[channel] -= 1
+        call = Call(
+            CallKind(kind), scope["method"], _url(account, scope), _headers(scope), b"", time.time()
+        )
+        if self._is_proven(account, call, peer):
+            with self._place(account, call, self._open, account.channel.name):
+                pushed = await self._read(account, call, peer, receive, self._bodies)
+                await self._keep(account, call, pushed)
+        else:
+            with self._place(account, call, self._unproven, str(peer)):
+                pushed = await self._read(account, call, peer, receive, self._unproven_bodies)
+            with self._place(account, call, self._open, account.channel.name):
+                await self._keep(account, call, pushed)
         self._count(account.channel.name, kind, "kept")
         told = pushed.answer
         headers = [(b"content-type", told.content_type.encode("latin-1"))]
@@ -99,56 +136,88 @@ class Callbacks:
         account = None if channel is None else self._flow.vendors.account(channel)
         return account if account is not None and account.settings.callbacks else None
 
-    def _check_source(self, account: Account, kind: str, scope: Scope) -> None:
-        if account.sources and not is_in(self._gate.address_of(scope), account.sources):
+    def _check_source(self, account: Account, kind: str, peer: Address | None) -> None:
+        if account.sources and not is_in(peer, account.sources):
             reason = "the address is not in callback_sources"
-            self._refused(account, kind, scope, "source", reason)
+            self._refused(account, kind, peer, "source", reason)
             detail = "The channel's `callback_sources` do not list the address this call is from."
             raise ProblemError(Problem("callback.not_allowed", detail))
 
-    async def _take(
-        self, account: Account, kind: CallKind, scope: Scope, receive: Receive
-    ) -> Pushed:
-        """Read the call and keep what it brought; raises `ProblemError` when that was not done."""
-        name = account.channel.name
+    def _is_proven(self, account: Account, call: Call, peer: Address | None) -> bool:
+        """Whether it is the vendor's by its source or secret; raises the 401 by a wrong secret."""
+        own = account.settings
+        if not own.callback_secret or not account.vendor.traits.shows_secret:
+            return bool(account.sources)
         try:
-            body = await self._bodies.read(receive, MAX_BODY)
+            require_secret(own, call)
+        except CallRefused as refused:
+            self._refuse(account, call, refused, peer)
+        return True
+
+    @contextmanager
+    def _place(self, account: Account, call: Call, places: Places, whose: str) -> Iterator[None]:
+        """One place among the calls under way; raises the 503 when there is none."""
+        if not places.take(whose):
+            self._later(account, call.kind, "busy", "Too many calls are under way just now.")
+        try:
+            yield
+        finally:
+            places.give_back(whose)
+
+    async def _read(
+        self,
+        account: Account,
+        call: Call,
+        peer: Address | None,
+        receive: Receive,
+        bodies: BodyReader,
+    ) -> Pushed:
+        """What the call brings, once it is proven; raises `ProblemError`."""
+        name, kind = account.channel.name, call.kind
+        try:
+            body = await bodies.read(receive, MAX_BODY)
         except (ProblemError, DisconnectedError):
             self._count(name, kind, "cut_off")
             raise
-        call = Call(kind, scope["method"], _url(account, scope), _headers(scope), body, time.time())
+        call = replace(call, body=body, unix=time.time())
         try:
             if len(body) > THREAD_BYTES:
-                pushed = await run_beside(account.vendor.pushed, call)
-            else:
-                pushed = account.vendor.pushed(call)
+                return await run_beside(account.vendor.pushed, call)
+            return account.vendor.pushed(call)
         except CallRefused as refused:
-            code, result = _REFUSALS.get(refused.status, _REFUSALS[400])
-            self._refused(account, kind, scope, result, refused.detail)
-            raise ProblemError(Problem(code, refused.detail)) from None
+            self._refuse(account, call, refused, peer)
         except RecursionError:
-            self._refused(account, kind, scope, "unreadable", "nested too deeply")
+            self._refused(account, kind, peer, "unreadable", "nested too deeply")
             detail = "The body is nested too deeply."
             raise ProblemError(Problem("callback.unreadable", detail)) from None
         except Exception:  # a defect of ours: logged by the last resort, the vendor calls again
             self._count(name, kind, "crashed")
             raise
+
+    async def _keep(self, account: Account, call: Call, pushed: Pushed) -> None:
         if not await self._flow.calls.bring(account.channel.id, pushed):
-            self._later(account, kind, "not_kept", "It could not be kept in time; call again.")
-        return pushed
+            self._later(account, call.kind, "not_kept", "It could not be kept in time; call again.")
+
+    def _refuse(
+        self, account: Account, call: Call, refused: CallRefused, peer: Address | None
+    ) -> NoReturn:
+        code, result = _REFUSALS.get(refused.status, _REFUSALS[400])
+        self._refused(account, call.kind, peer, result, refused.detail)
+        raise ProblemError(Problem(code, refused.detail)) from None
 
     def _later(self, account: Account, kind: str, result: str, detail: str) -> NoReturn:
         self._count(account.channel.name, kind, result)
         raise ProblemError(retry_after("callback.later", detail, AGAIN_S))
 
-    def _refused(self, account: Account, kind: str, scope: Scope, result: str, reason: str) -> None:
+    def _refused(
+        self, account: Account, kind: str, peer: Address | None, result: str, reason: str
+    ) -> None:
         """Count a call that is turned away, and log the channel's first of each minute."""
         channel, now = account.channel, self._monotonic()
         self._count(channel.name, kind, result)
         if now - self._logged.get(channel.id, -LOG_EVERY_S) < LOG_EVERY_S:
             return
         self._logged[channel.id] = now
-        peer = self._gate.address_of(scope)
         log.warning(
             "carrier callback refused",
             channel=channel.name,

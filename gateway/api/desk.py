@@ -111,14 +111,21 @@ class Desk:
         )
 
     async def body(
-        self, request: Request, table: Mapping[str, Field], *, is_partial: bool = False
+        self,
+        request: Request,
+        table: Mapping[str, Field],
+        *,
+        is_partial: bool = False,
+        is_open: bool = False,
     ) -> tuple[dict[str, Any], Checked]:
         """The good fields and the faults so far; raises for what is no JSON at all."""
         headers = headers_of(request.scope["headers"])
         check_media_type(headers)
         raw = await self._bodies.read(request.receive, MAX_BODY)
         checked = Checked()
-        return checked.members(parse_strict(raw), table, is_partial=is_partial), checked
+        document = parse_strict(raw)
+        good = checked.members(document, table, is_partial=is_partial, is_open=is_open)
+        return good, checked
 
     def page(self, request: Request, key: ApiKey, table: Mapping[str, Field] = PAGING) -> Page:
         """What the URL says of a list; raises the 422. The cursor is good for this list alone."""

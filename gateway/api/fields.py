@@ -14,6 +14,7 @@ _WORDS = {
     bool: "true or false",
     int: "a whole number",
     (int, float): "a number",
+    (str, int): "a string or a whole number",
     list: "a list",
     dict: "an object",
 }
@@ -32,8 +33,12 @@ class Checked:
         pointer: str = "",
         *,
         is_partial: bool = False,
+        is_open: bool = False,
     ) -> dict[str, Any]:
-        """The fields that are right; `is_partial`: none has to be there."""
+        """The fields that are right; `is_partial`: none has to be there.
+
+        `is_open`: names outside the table are the caller's to check.
+        """
         if not isinstance(document, dict):
             what = "The body" if not pointer else f"`{pointer[1:]}`"
             self.add(pointer, "field.type", f"{what} must be a JSON object.")
@@ -42,7 +47,9 @@ class Checked:
         for name, given in document.items():
             known = table.get(name)
             value = _whole(given) if known is not None and known.json is int else given
-            if known is None:
+            if known is None and is_open:
+                good[name] = given
+            elif known is None:
                 shown = f"`{name}`" if NAME_LIKE.fullmatch(name) else "A field here"
                 which = "that can be changed here" if is_partial else "of this object"
                 good_names = ", ".join(table) or "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from gateway.api.openapi_channels import CHANNEL_EXAMPLES, channel_schemas
 from gateway.api.openapi_parts import (
     ID,
     NULLABLE_TEXT,
@@ -87,6 +88,7 @@ EXAMPLES: dict[str, dict[str, Json]] = {
     "AdminKeyNew": {"second": {"summary": "Another operator", "value": {"name": "night-shift"}}},
     "Rotation": {"day": {"summary": "Both keys work for a day", "value": {"overlap_s": 86_400}}},
     **TEMPLATE_EXAMPLES,
+    **CHANNEL_EXAMPLES,
 }
 
 _NAME: Json = {
@@ -331,6 +333,7 @@ def admin_schemas() -> Json:
         ),
         "AuditList": _list_of("AuditEvent"),
         **template_schemas(),
+        **channel_schemas(),
     }
 
 
@@ -349,7 +352,7 @@ class _Operation(NamedTuple):
 
 
 _T, _K, _A = "/v1/tenants", "/v1/tenants/{id}/api-keys", "/v1/admin-keys"
-_L = "/v1/templates"
+_L, _C, _R = "/v1/templates", "/v1/channels", "/v1/routes"
 _CHANGE = (412,)
 _OPERATIONS: tuple[_Operation, ...] = (
     _Operation(_T, "post", "createTenant", "Make a tenant", "TenantNew", 201, "Created", (409,)),
@@ -426,6 +429,50 @@ _OPERATIONS: tuple[_Operation, ...] = (
     _Operation(
         _L + "/{id}:rollback", "post", "rollbackTemplate", "Put text and twins back as they were",
         "Rollback", 200, "Template", (404, 412), True,
+    ),
+    *(
+        operation
+        for path, named, made, ends in (
+            (_C, "Channel", "Make a channel", "Remove it; refused while a route or twin names it"),
+            (_R, "Route", "Make a route", "Remove it; refused while a template needs it"),
+        )
+        for operation in (
+            _Operation(
+                path, "post", f"create{named}", made, f"{named}New", 201, "Created", (409,),
+            ),
+            _Operation(
+                path, "get", f"list{named}s", f"List the {named.lower()}s", "", 200,
+                f"{named}List",
+            ),
+            _Operation(
+                path + "/{id}", "get", f"read{named}", f"Read a {named.lower()}", "", 200, named,
+                (404,),
+            ),
+            _Operation(
+                path + "/{id}", "patch", f"change{named}", "Replace the named fields",
+                f"{named}Change", 200, named, (404, 412, 428), True,
+            ),
+            _Operation(
+                path + "/{id}", "delete", f"remove{named}", ends, "", 204, "", (404, 409, 412),
+                True,
+            ),
+            _Operation(
+                path + "/{id}:rollback", "post", f"rollback{named}",
+                "Put every field back as it was; paused it stays", "Rollback", 200, named,
+                (404, 412), True,
+            ),
+        )
+    ),
+    *(
+        _Operation(
+            f"{_C}/{{id}}:{action}", "post", f"{action}Channel", summary, "", 200, "Channel",
+            (404, 412), True,
+        )
+        for action, summary in (
+            ("pause", "Submit nothing new over it; its sessions stay, receipts come"),
+            ("resume", "Let it take messages again"),
+            ("drain", "Pause it, and log out once nothing has been open for a while"),
+        )
     ),
     _Operation(
         "/v1/audit-events", "get", "listAuditEvents", "Read what was changed, and by whom", "", 200,

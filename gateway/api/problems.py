@@ -192,6 +192,18 @@ KINDS: dict[str, Kind] = {
     "template.twin_missing": Kind(
         422, "A route would lack a twin", "Give the channels that `errors` name a twin."
     ),
+    "template.too_many": Kind(
+        422, "Too many templates", "Delete templates that nobody sends any more."
+    ),
+    "channel.in_use": Kind(
+        409, "Something names it", "Change first what `detail` names; then try again."
+    ),
+    "route.in_use": Kind(
+        409, "A template needs it", "Change first what `detail` names; then try again."
+    ),
+    "route.misfit": Kind(
+        422, "A route would not fit", "Change the route or the channel, as `errors` says."
+    ),
     "signature.required": Kind(
         422, "Signature required", "Ask the operator to file a signature for the tenant."
     ),

@@ -32,9 +32,10 @@ from gateway.api.problems import FieldError, Problem, ProblemError, of_fields
 from gateway.api.reply import not_found
 from gateway.configfields import TEMPLATE, TEMPLATE_CHANGE, twins_refusals
 from gateway.specs import changed_template, template_spec, template_view
-from gateway.templatefit import lacks, needed_by
+from gateway.templatefit import crowded, lacks, needed_by
 from sms.config import ApiKey
 from sms.ids import from_text, to_text
+from sms.templates import MAX_TEMPLATES
 from store.objects import PREFIXES, Change, StoredObject, Upsert
 from store.snapshot import ANY
 
@@ -76,6 +77,7 @@ class TemplateRoutes:
                 errors = [FieldError("/name", "name.taken", detail)]
                 raise ProblemError(Problem("name.taken", detail, errors))
             spec = template_spec(good, tenant)
+            await _check_room(change, name, spec)
             await _check_fit(change, name, spec)
             made = await change.put(Upsert(_KIND, name, spec, {}))
         await desk.done()
@@ -194,6 +196,16 @@ async def _tenant_named(change: Change, given: str | None) -> str:
 def _check_twins(good: Mapping[str, Any], checked: Checked) -> None:
     for path, wrong in twins_refusals(good.get("twins", {}), good.get("text")):
         checked.add(reduce(child, path, "/twins"), "field.value", f"`twins` {wrong}.")
+
+
+async def _check_room(change: Change, name: str, spec: Mapping[str, Any]) -> None:
+    known = _of(_KIND, await change.specs(_KIND))
+    if spec["tenant"] in crowded({**known, name: spec}):
+        detail = (
+            f"A tenant, or everybody together, has at most {MAX_TEMPLATES} templates; delete what "
+            "nobody sends any more, or make one of several with a variable."
+        )
+        raise ProblemError(of_fields([FieldError("/tenant", "template.too_many", detail)]))
 
 
 async def _check_fit(

@@ -157,7 +157,7 @@ class Huawei(Shape):
                 "createTime": _date(at),
                 "from": text.sender,
                 "smsMsgId": one,
-                "status": GOOD if one else "E000000",
+                "status": GOOD if one else "E000503",
                 "countryId": "CN" if text.to.startswith("86") else "",
                 "total": 1,
             }

@@ -1,6 +1,7 @@
 """The channel of HTTP vendors against a vendor in the same loop, over real sockets."""
 
 import asyncio
+import contextlib
 import ssl
 import time
 
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.http import book, channel, pulling
+from adapters.base import Lost
+from adapters.http import book, channel, client, pulling
 from adapters.http.vendor import Traits, reference_of
 from sms.model import MessageClass
 from sms.outcomes import Cause, NotSent, Rejected, Submitted, Uncertain
@@ -218,6 +220,72 @@ async def test_who_cannot_be_said_is_refused_alone(rigs):
     assert http.free() == 16
 
 
+BAD = Rejected("bad", Cause.NUMBER, "recipient.invalid")
+
+
+@pytest.mark.parametrize(("blames", "most"), [(False, 9), (True, 2)])
+async def test_one_bad_member_of_a_batch_is_found_and_the_others_are_taken(rigs, blames, most):
+    rig = rigs(traits=Traits(batch=16))
+    http = await rig.start()
+    submits = [a_submit() for _ in range(16)]
+    rig.vendor.faulty, rig.vendor.blames = {submits[5].number}, blames
+    http.submit(submits)
+    await until(lambda: len(rig.sink.results) == 16)
+    assert rig.outcomes_of(submits.pop(5)) == [BAD]
+    assert {tuple(kinds(rig, submit)) for submit in submits} == {("Submitted",)}
+    assert len(rig.requests) == most
+    assert http.free() == 16
+    assert len(rig.sink.written) == 16  # one line each: none was taken before
+
+
+async def test_when_all_of_a_batch_are_bad_each_gets_its_verdict(rigs):
+    rig = rigs(traits=Traits(batch=4))
+    http = await rig.start()
+    submits = [a_submit() for _ in range(4)]
+    rig.vendor.faulty = {submit.number for submit in submits}
+    http.submit(submits)
+    await until(lambda: len(rig.sink.results) == 4)
+    assert [rig.outcomes_of(submit) for submit in submits] == [[BAD]] * 4
+    assert len(rig.requests) == 7
+
+
+async def test_a_batch_that_was_given_up_and_refused_later_goes_nowhere_again(rigs):
+    rig = rigs(traits=Traits(batch=4), submit_timeout_s=0.02)
+    rig.plan = lambda _: "held"
+    http = await rig.start()
+    submits = [a_submit() for _ in range(4)]
+    rig.vendor.faulty = {submits[0].number}
+    http.submit(submits)
+    await until(lambda: len(rig.sink.results) == 4)
+    rig.release.set()
+    await until(lambda: len(rig.sink.results) == 8)
+    for submit in submits:
+        assert rig.outcomes_of(submit)[1:] == [NotSent("evidence.not_accepted")]
+    assert len(rig.requests) == 1
+    assert http.free() == 16
+
+
+@pytest.mark.parametrize("why", ["validity", "stop"])
+async def test_a_refused_batch_without_time_left_is_put_back(rigs, why):
+    rig = rigs(traits=Traits(batch=4))
+    rig.plan = lambda _: "held"
+    http = await rig.start()
+    submits = [a_submit() for _ in range(4)]
+    rig.vendor.faulty = {submits[0].number}
+    http.submit(submits)
+    await until(lambda: rig.seen)
+    if why == "validity":
+        submits[3].message.valid_until = time.time()
+    stopping = asyncio.create_task(http.stop(1.0)) if why == "stop" else None
+    await asyncio.sleep(0)
+    rig.release.set()
+    await until(lambda: len(rig.sink.results) == 4)
+    assert {tuple(kinds(rig, submit)) for submit in submits} == {("NotSent",)}
+    assert len(rig.requests) == 1
+    if stopping is not None:
+        await stopping
+
+
 async def test_a_bug_of_ours_costs_its_request_only(rigs):
     rig = rigs()
     http = await rig.start()
@@ -304,8 +372,8 @@ async def test_a_lost_answer_is_found_by_asking(rigs):
     http.submit([submit])
     await until(lambda: rig.outcomes_of(submit))
     rig.told = {"verdict": "silent"}
-    http.ask([(submit, time.time() - 100)])
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: len(rig.asked) >= 2)
     rig.told = {"verdict": "ended", "id": "x1", "state": "DELIVRD"}
     await until(lambda: rig.sink.received)
@@ -321,6 +389,19 @@ async def test_a_lost_answer_is_found_by_asking(rigs):
     assert rig.sink.received == [report]
 
 
+async def test_what_cannot_be_asked_about_is_tried_once(rigs, capsys):
+    rig = rigs(traits=Traits(asks=True))
+    http = await rig.start()
+    submit = a_submit()
+    rig.vendor.cannot_ask = True
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
+    await until(lambda: rig.vendor.questions)
+    await until(lambda: not len(http._asker.book))
+    await asyncio.sleep(0.05)
+    assert rig.vendor.questions == 1
+    assert "a question to the vendor failed" not in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(("absent_after_s", "count"), [(None, 0), (1e9, 0), (1.0, 1)])
 async def test_that_it_never_accepted_it_is_proof_only_where_the_vendor_s_word_is(
     rigs, absent_after_s, count
@@ -329,7 +410,7 @@ async def test_that_it_never_accepted_it_is_proof_only_where_the_vendor_s_word_i
     http = await rig.start()
     submit = a_submit()
     rig.told = {"verdict": "absent"}
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     if count:
         await until(lambda: rig.sink.results)
     else:
@@ -345,12 +426,33 @@ async def test_a_request_that_is_still_open_is_not_absent(rigs):
     http.submit([submit])
     await until(lambda: rig.outcomes_of(submit))
     rig.told = {"verdict": "absent"}
-    http.ask([(submit, time.time() - 100)])
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
     await until(lambda: len(rig.asked) > 3)
     assert kinds(rig, submit) == ["Uncertain"]
     rig.release.set()
     await until(lambda: len(rig.outcomes_of(submit)) == 2)
     assert kinds(rig, submit) == ["Uncertain", "Submitted"]
+
+
+@pytest.mark.parametrize(("found", "later"), [("x1", 1), (None, 0)])
+async def test_a_late_answer_tells_another_id_than_was_found_by_asking(rigs, found, later):
+    rig = rigs(traits=Traits(asks=True), submit_timeout_s=0.01)
+    rig.plan = lambda _: "held"
+    http = await rig.start()
+    submit = a_submit()
+    http.submit([submit])
+    await until(lambda: rig.outcomes_of(submit))
+    theirs = f"id-{reference_of(submit)}"
+    rig.told = {"verdict": "taken", "id": found or theirs}
+    http.ask([Lost(submit, time.time() - 100, 0.0)])
+    await until(lambda: len(rig.outcomes_of(submit)) == 2)
+    rig.release.set()
+    await until(lambda: http.free() == 16)
+    await asyncio.sleep(0.01)
+    assert rig.outcomes_of(submit)[1:] == [
+        Submitted(found or theirs),
+        *[Submitted(theirs)] * later,
+    ]
 
 
 async def test_a_receipt_that_stays_away_is_asked_for(rigs):
@@ -378,6 +480,17 @@ async def test_what_is_not_pushed_is_pulled_and_kept_until_it_is_durable(rigs):
     http.answer([first.token, rig.sink.texts[0].token], accepted=True)
     await until(lambda: len(rig.sink.received) == 3)
     assert [one.carrier_id for one in rig.sink.received] == ["a", "a", "b"]
+
+
+async def test_what_a_replaced_channel_pulled_and_nobody_kept_is_handed_over_by_the_next(rigs):
+    before, after = rigs(traits=Traits(pulls=True), settings={"pull_every_s": 1}), rigs()
+    before.pulls = {"receipts": [["a"]], "inbound": []}
+    await before.start()
+    await until(lambda: before.sink.received)
+    http = await after.start()
+    http.answer([before.sink.received[0].token], accepted=False)
+    await until(lambda: after.sink.received)
+    assert [one.carrier_id for one in after.sink.received] == ["a"]
 
 
 async def test_tls_is_verified(rigs, tmp_path):
@@ -419,6 +532,7 @@ class Proxy:
     def __init__(self, status, port):
         self.status, self.target = status, port
         self.heads = []
+        self.writers = []
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -427,13 +541,20 @@ class Proxy:
 
     async def __aexit__(self, *_):
         self.server.close()
+        for writer in self.writers:
+            writer.close()
+        for writer in self.writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _serve(self, reader, writer):
+        self.writers.append(writer)
         try:
             self.heads.append(await reader.readuntil(b"\r\n\r\n"))
             writer.write(b"HTTP/1.1 %d So\r\n\r\n" % self.status)
             if self.status == 200:
                 inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.target)
+                self.writers.append(inner_writer)
                 await asyncio.gather(_carry(reader, inner_writer), _carry(inner_reader, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -447,7 +568,10 @@ async def _carry(reader, writer):
     writer.close()
 
 
-async def test_tls_goes_through_the_proxy_whose_connect_is_no_request_of_ours(rigs, tmp_path):
+async def test_tls_goes_through_the_proxy_whose_connect_is_no_request_of_ours(
+    rigs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(client, "KEEPALIVE_S", 60.0)  # a slow machine is no new connection
     authority = Authority()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.issue("localhost").file(tmp_path / "vendor.pem"))

@@ -9,7 +9,7 @@ from tests.support.gateway_process import GatewayProcess, eventually
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[GatewayProcess]:
-    with GatewayProcess() as gateway:
+    with GatewayProcess(channel_drain_s="1") as gateway:
         yield gateway
 
 

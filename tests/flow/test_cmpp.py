@@ -18,6 +18,11 @@ CLASSES = {"cmpp2": "otp", "cmpp3": "transactional"}  # which of the routes a te
 _numbers = itertools.count(30_000_000)
 
 
+def all_are_up(gateway: GatewayProcess) -> bool:
+    """The sandbox's channels and ours."""
+    return gateway.metric("channel_state", state="up") == len(gateway.carriers) + len(PROTOCOLS)
+
+
 def a_number() -> str:
     return f"+86138{next(_numbers)}"
 
@@ -43,7 +48,7 @@ def world(tmp_path_factory) -> Iterator[tuple[GatewayProcess, dict[str, MoreCarr
                 }
             )
         )
-        eventually(lambda: gateway.metric("channel_state", state="up") == 6, "all links are up", 20)
+        eventually(lambda: all_are_up(gateway), "all links are up")
         yield gateway, carriers
 
 
@@ -53,7 +58,7 @@ def way(request, world) -> tuple[GatewayProcess, MoreCarrier, str]:
     gateway, carriers = world
     for carrier in carriers.values():
         carrier.calm(DUPLICATE_SEQUENCE)
-    eventually(lambda: gateway.metric("channel_state", state="up") == 6, "all links are up", 20)
+    eventually(lambda: all_are_up(gateway), "all links are up")
     return gateway, carriers[request.param], CLASSES[request.param]
 
 

@@ -437,6 +437,56 @@ def test_apply_is_in_force_without_a_restart(gateway):
     assert gateway.pids()["worker-0"] == worker
 
 
+def test_a_paused_primary_is_passed_over_under_traffic_and_takes_over_again(gateway):
+    admin = gateway.sandbox["admin_key"]
+    listed = gateway.request("GET", "/v1/channels", key=admin).json()["data"]
+    [mobile] = [one for one in listed if one["name"] == "mobile-a"]
+    path = f"/v1/channels/{mobile['id']}"
+    carrier = gateway.carriers["mobile-a"]
+
+    def told(action: str, body: object = None) -> str:
+        answer = gateway.request("POST", f"{path}:{action}", body, key=admin)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["admin_state"])
+
+    def send(count: int) -> dict[str, str]:
+        numbers = [a_number() for _ in range(count)]
+        messages = [{"to": number, "text": "换通道"} for number in numbers]
+        entries = gateway.batch(messages, **{"class": "transactional"}).json()["accepted"]
+        return dict(zip(numbers, (entry["id"] for entry in entries), strict=True))
+
+    def over(sent: dict[str, str]) -> set[str]:
+        return {gateway.wait_for_status(one, "delivered")["channel"] for one in sent.values()}
+
+    headers = {"authorization": f"Bearer {admin}", "if-match": f'"{mobile["version"]}"'}
+    narrow = gateway.client.patch(gateway.url + path, json={"window": 4}, headers=headers)
+    assert narrow.status_code == 200, narrow.text
+    eventually(gateway.all_links_up, "its sessions have the new window")
+    carrier.behave(latency_ms=500)  # some are under way and most wait
+    first = send(100)
+    assert told("pause") == "paused"
+    at_pause = send(5)  # in force with the answer, for there is one worker
+    assert over(at_pause) == {"unicom-a"}
+    assert over(first) == {"mobile-a", "unicom-a"}  # what was under way ended where it was
+    assert gateway.metric("channel_state", channel="mobile-a", state="paused") == 1
+    assert gateway.all_links_up()
+
+    assert told("drain") == "draining"
+    eventually(lambda: carrier.counts()["sessions"] == 0, "its sessions log out")
+    assert gateway.request("GET", "/readyz").status_code == 200
+    drained = send(5)
+    assert over(drained) == {"unicom-a"}
+    assert told("resume") == "active"
+    assert told("rollback", {"version": mobile["version"]}) == "active"
+    eventually(gateway.all_links_up, "its sessions are back")
+    last = send(5)
+    assert over(last) == {"mobile-a"}
+
+    every = [*first, *at_pause, *drained, *last]
+    rows = gateway.submits_of(*every, taken=False)
+    assert sorted(row["to"] for row in rows) == sorted(number.lstrip("+") for number in every)
+
+
 def test_nothing_illegal_happened_in_all_of_this(gateway):
     assert gateway.metric("illegal_transition_total") == 0
     assert gateway.metric("quarantined_total") == 0

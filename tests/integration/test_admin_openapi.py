@@ -101,6 +101,33 @@ async def test_every_example_of_templates_runs_too(world, validator):
     assert (await world.admin("DELETE", template)).status_code == 204
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "actions"),
+    [
+        ("/v1/channels", "Channel", ("pause", "drain", "resume")),
+        ("/v1/routes", "Route", ()),
+    ],
+)
+async def test_every_example_of_channels_and_routes_runs_too(world, validator, path, kind, actions):
+    for value in examples(f"{kind}New"):
+        made = await world.admin("POST", path, value)
+        assert made.status_code == 201, made.text
+        validator("Created").validate(made.json())
+    one = made.headers["location"]
+    for value in examples(f"{kind}Change"):
+        changed = await world.admin("PATCH", one, value, headers=STAR)
+        assert changed.status_code == 200, changed.text
+        validator(kind).validate(changed.json())
+    for action in actions:
+        validator(kind).validate((await world.admin("POST", f"{one}:{action}")).json())
+    version = {"version": int(made.headers["etag"].strip('"'))}
+    rolled = await world.admin("POST", f"{one}:rollback", version)
+    assert rolled.status_code == 200, rolled.text
+    validator(kind).validate((await world.admin("GET", one)).json())
+    validator(f"{kind}List").validate((await world.admin("GET", path)).json())
+    assert (await world.admin("DELETE", one)).status_code == 204
+
+
 async def test_the_examples_are_what_their_schemas_say(validator):
     for name in EXAMPLES:
         for value in examples(name):

@@ -50,7 +50,7 @@ BUDGET_S = 30.0  # for all of them; a slow machine tries fewer, but not fewer th
 LEAST = 3
 OF_THE_PLATFORM = (
     *("/v1/tenants", "/v1/admin-keys", "/v1/audit-events", "/v1/ported-numbers"),
-    "/v1/templates",
+    *("/v1/templates", "/v1/channels", "/v1/routes"),
 )
 NOTHING_TO_SAY = ("/metrics", "/healthz", "/readyz")
 CHECKS = [
@@ -100,6 +100,10 @@ def fill(rig: Rig) -> None:
     admin_key = rig.admin("/v1/admin-keys", {"name": f"spoilt-{next(_names)}"})["id"]
     named = {"name": f"spoilt-{next(_names)}", "class": "otp", "text": "{code}"}
     template = rig.admin("/v1/templates", named)["id"]
+    account = {"protocol": "smpp", "host": "127.0.0.1", "port": 1, "system_id": named["name"]}
+    drained = {**account, "name": named["name"], "password": "x", "admin_state": "draining"}
+    channel = rig.admin("/v1/channels", drained)["id"]  # it never connects
+    route = rig.admin("/v1/routes", {"tenant": spoilt, "channels": ["mobile-a"]})["id"]
     later = datetime.now(UTC) + timedelta(days=1)  # still to be had back, paused and resumed
     body = {"to": "+8613800138000", "text": "您的包裹已到", "send_at": later.isoformat()}
     message = batch = None
@@ -119,6 +123,8 @@ def fill(rig: Rig) -> None:
         "/v1/batches/{id}": batch,
         "/v1/suppressions/{id}": entry,
         "/v1/templates/{id}": template,
+        "/v1/channels/{id}": channel,
+        "/v1/routes/{id}": route,
     }
 
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.integration
 def test_ports_are_chosen_once_and_kept(tmp_path):
     file = tmp_path / "ports.json"
     first = sandbox.choose_ports(file, {8080, 8081})
-    assert len(set(first.all())) == 10
+    assert len(set(first.all())) == 12
     assert sandbox.choose_ports(file, {8080, 8081}) == first
 
 

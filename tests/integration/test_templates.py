@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway import templatefit
 from store.objects import Upsert
 from tests.support.admin_world import SETUP, audit, code, open_world
 
@@ -102,6 +103,14 @@ async def test_a_wrong_field_is_named(world, fields, pointer):
     refused = await world.admin("POST", "/v1/templates", {**NEW, **fields})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == pointer
+
+
+async def test_a_tenant_has_no_more_templates_than_a_text_is_compared_with(world, monkeypatch):
+    monkeypatch.setattr(templatefit, "MAX_TEMPLATES", 1)
+    await make(world)
+    refused = await world.admin("POST", "/v1/templates", {**NEW, "name": "more"})
+    assert code(refused) == (422, "template.too_many")
+    await make(world, tenant=await world.tenant())  # everybody's do not count
 
 
 async def test_no_change_leaves_a_route_without_a_twin_or_a_text(world):

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from adapters.base import Lost
 from gateway.carrier_words import CarrierWords
 from gateway.channel import ChannelRuntime
 from gateway.dispatch import Dispatcher
@@ -90,7 +91,7 @@ class FakeChannel:
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> None:
         self.answered += [(token, accepted) for token in tokens]
 
-    def ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
+    def ask(self, lost: Sequence[Lost]) -> None:
         pass
 
     def cut_unwritten(self) -> None:

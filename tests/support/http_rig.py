@@ -31,7 +31,7 @@ from adapters.session import SessionPolicy
 from sms import config
 from sms.errors import CannotSend, RemoteProtocolError
 from sms.model import Carrier, Encoding, Inbound, Message, MessageClass, Report, Submit
-from sms.outcomes import Outcome, Submitted, Uncertain
+from sms.outcomes import Cause, Outcome, Rejected, Submitted, Uncertain
 from tests.support.smpp import FakeSink
 
 _numbers = count(1)
@@ -71,6 +71,10 @@ class FakeVendor:
         self.endpoint = endpoint
         self.method = method
         self.cannot: set[str] = set()  # numbers that no request can hold
+        self.faulty: set[str] = set()  # numbers for which a whole request is refused
+        self.blames = False  # it says whose fault it was
+        self.cannot_ask = False
+        self.questions = 0
         self.is_broken_in = ""  # "send" or "read": its own code fails there
 
     def together(self, submit: Submit) -> Hashable:
@@ -88,9 +92,15 @@ class FakeVendor:
         headers = (("Content-Type", "application/json"),)
         return Request(self.method, f"{self.endpoint}/send", headers, body)
 
-    def read(self, submits: Sequence[Submit], reply: Reply) -> list[Outcome]:
+    def read(self, submits: Sequence[Submit], reply: Reply) -> Sequence[Outcome | None]:
         if self.is_broken_in == "read":
             raise KeyError("a bug")
+        if any(submit.number in self.faulty for submit in submits):
+            refused = Rejected("bad", Cause.NUMBER, "recipient.invalid")
+            is_known = self.blames or len(submits) == 1
+            return [
+                refused if is_known and submit.number in self.faulty else None for submit in submits
+            ]
         try:
             ids = json.loads(reply.body)["ids"]
         except (ValueError, KeyError):
@@ -98,6 +108,9 @@ class FakeVendor:
         return [Submitted(one) for one in ids]
 
     def question(self, asked: Sequence[Asked], unix: float, nonce: str) -> Request:
+        self.questions += 1
+        if self.cannot_ask:
+            raise CannotSend("query", "channel.misconfigured")
         return Request("GET", f"{self.endpoint}/ask?{reference_of(asked[0].submit)}")
 
     def told(self, asked: Sequence[Asked], reply: Reply) -> list[Told]:

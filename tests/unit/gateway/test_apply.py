@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from gateway import apply
+from gateway import apply, templatefit
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.apply import _report, apply_document
 from gateway.document import Wanted
@@ -205,6 +205,19 @@ async def test_a_suspended_tenant_stays_suspended(folder, store):
     await put(WHOLE, folder, store)
     store.objects["tenant", "shop"].spec["is_suspended"] = True
     assert ("tenant", "shop") in (await put(WHOLE, folder, store)).unchanged
+
+
+async def test_what_an_operator_paused_stays_paused_until_a_file_says_otherwise(folder, store):
+    await put(WHOLE, folder, store)
+    name = next(name for kind, name in store.objects if kind == "channel")
+    spec = store.objects["channel", name].spec
+    assert "admin_state" not in spec
+    spec["admin_state"] = "paused"
+    assert ("channel", name) in (await put(WHOLE, folder, store)).unchanged
+    said = WHOLE.replace(f"- name: {name}\n", f"- name: {name}\n    admin_state: active\n")
+    assert said != WHOLE
+    assert ("channel", name) in (await put(said, folder, store)).changed
+    assert "admin_state" not in store.objects["channel", name].spec
 
 
 @pytest.mark.parametrize(
@@ -741,6 +754,18 @@ templates:
     twins:
       b: {code: SMS_1, order: [minutes, code]}
 """
+
+
+async def test_a_tenant_has_no_more_templates_than_a_text_is_compared_with(
+    folder, store, monkeypatch
+):
+    monkeypatch.setattr(templatefit, "MAX_TEMPLATES", 1)
+    await put(TEMPLATES, folder, store)
+    more = TEMPLATES + "  - {name: more, tenant: shop, class: otp, text: x}\n"
+    [complaint] = await put(more, folder, store)
+    assert complaint.pointer == "/templates/1/tenant"
+    everybodys = more.replace("more, tenant: shop", "more")
+    assert isinstance(await put(everybodys, folder, store), Applied)
 
 
 async def test_templates_are_applied_with_a_diff_and_twice_the_same(folder, store):

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.base import Lost
+from gateway import evidence
 from gateway.conflicts import Conflicts
 from gateway.evidence import ASK_WAIT_S, LOOK_MAX_S, LOOK_MIN_S, submit_of
 from gateway.reports import fold_stored
 from receipts.state import NOT_ACCEPTED, Path
-from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State, Submit
+from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State
 from sms.outcomes import NotSent, Outcome, Submitted, Uncertain
 from store.read import Stored
 from tests.support.flow_kit import Kit
@@ -27,12 +29,12 @@ class Asking:
 
     def __init__(self, channels: int = 3) -> None:
         self.kit = Kit(channels)
-        self.asked: list[tuple[Submit, float]] = []
+        self.asked: list[Lost] = []
         adapter = self.kit.channels[1]
         adapter.can_ask = True
         adapter.ask = self._ask  # type: ignore[method-assign]  # the fake's own does nothing
 
-    def _ask(self, lost: Sequence[tuple[Submit, float]]) -> None:
+    def _ask(self, lost: Sequence[Lost]) -> None:
         self.asked += lost
 
     def lost(self, cls: MessageClass = MessageClass.OTP, **made: object) -> Message:
@@ -68,9 +70,10 @@ def test_a_lost_answer_is_asked_about_at_once_with_the_moment_it_left() -> None:
     left = world.kit.clock.unix()
     world.kit.clock.now += 10.0
     world.kit.answer(1, Uncertain("http.timeout"))
-    [(submit, at)] = world.asked
+    [(submit, at, unsure_s)] = world.asked
     assert (submit.message, submit.attempt, submit.copy) == (message, 1, 0)
     assert at == pytest.approx(left)
+    assert unsure_s == 0.0
 
 
 @pytest.mark.parametrize("texts", [("hello",), ("a" * 153, "b" * 153, "c")])
@@ -143,7 +146,7 @@ def test_a_message_of_an_earlier_life_is_asked_about_before_it_is_sent_again() -
     again = read_back(life, world, message)
     life.kit.clock.now += 60.0
     life.due(again)
-    assert [submit.message for submit, _ in life.asked] == [again]
+    assert [one.submit.message for one in life.asked] == [again]
     assert life.kit.channels[2].seen == []
     assert life.parked_until(again) == pytest.approx(ASK_WAIT_S)
     life.kit.clock.now += ASK_WAIT_S
@@ -183,7 +186,7 @@ def test_a_channel_that_is_not_here_yet_is_waited_for_and_asked_when_it_comes() 
     world.kit.clock.now += 1.0
     world.kit.dispatcher.channels[1] = runtime
     world.kit.evidence.channel_up(1)
-    assert [submit.message for submit, _ in world.asked] == [message]
+    assert [one.submit.message for one in world.asked] == [message]
     world.kit.clock.now += ASK_WAIT_S
     world.due(message)
     assert message.copy == 1
@@ -225,6 +228,18 @@ def test_of_a_channel_that_cannot_be_asked_nothing_changed() -> None:
     assert world.parked_until(message) == pytest.approx(259_200.0)
 
 
+def test_after_a_kill_it_is_asked_about_all_the_time_since_it_was_accepted() -> None:
+    """The request left some time before the recovery: that one's moment alone proves nothing."""
+    world = Asking()
+    message = world.lost()
+    message.left_at, message.uncertain_at = 0.0, message.created_at + 90.0
+    world.asked.clear()
+    world.kit.clock.now += 91.0
+    world.kit.evidence.channel_up(1)
+    [(_, sent_unix, unsure_s)] = world.asked
+    assert (sent_unix, sent_unix - unsure_s) == (message.uncertain_at, message.created_at)
+
+
 def test_a_denial_that_may_be_about_the_wrong_day_is_no_proof() -> None:
     """Killed before midnight, recovered after it: the vendor was asked about the new day."""
     world = Asking()
@@ -263,6 +278,42 @@ def test_a_denied_copy_goes_on_as_the_same_copy_and_without_a_way_left_waits() -
     world.tell(DENIED, 3)
     assert (message.state, message.copy) == (State.UNCERTAIN, 1)
     assert len(world.kit.channels[1].seen) == 1
+
+
+@pytest.mark.parametrize("texts", [("hello",), ("a" * 153, "b")])
+@pytest.mark.parametrize("is_first_first", [False, True])
+def test_when_both_copies_were_never_accepted_it_is_over(
+    texts: tuple[str, ...], is_first_first: bool
+) -> None:
+    world = Asking(1)
+    message = world.lost(texts=texts)
+    world.kit.clock.now += 8.0
+    world.due(message)
+    for submit in list(world.kit.channels[1].open):
+        world.kit.answer(1, Uncertain("http.timeout"), submit)
+    assert (message.copy, message.state) == (1, State.UNCERTAIN)
+    places = (0, -1) if is_first_first else (-1, 0)
+    world.tell(DENIED, place=places[0])
+    assert message.state is State.UNCERTAIN
+    world.tell(DENIED, place=places[1])
+    assert (message.state, message.reason) == (State.UNDELIVERED, NOT_ACCEPTED)
+    assert message.id not in world.kit.evidence.waiting
+    assert any("DELETE FROM parked" in sql for sql in world.kit.events.sql)
+
+
+def test_what_was_asked_about_last_is_remembered_beyond_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evidence, "MAX_ASKED", 2)
+    world = Asking()
+    life = Asking()
+    life.kit.evidence._asked.update({1: 0.0, 2: 0.0})  # others cleared these up, and told nobody
+    again = read_back(life, world, world.lost())
+    life.due(again)
+    assert life.kit.channels[2].seen == []  # it waits for the answer to its own question
+    life.kit.clock.now += ASK_WAIT_S
+    life.due(again)
+    assert [submit.copy for submit in life.kit.channels[2].seen] == [1]
 
 
 def test_a_vendor_that_takes_back_its_denial_is_still_found_by_its_id() -> None:

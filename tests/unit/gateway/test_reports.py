@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway import reports as reports_module
+from gateway.evidence import LOOK_MIN_S
 from gateway.reports import SECOND_LOOK_S, Reports, retry_after_s
 from receipts.state import Path
 from sms.model import EventRow, Message, MessageClass, Report, State
@@ -147,6 +149,45 @@ async def test_nobodys_report_is_parked_before_it_is_answered() -> None:
     desk.kit.events.flush()
     assert desk.answers == [("token stranger", True)]
     assert any("parked_reports" in sql for sql in desk.kit.events.sql)
+
+
+@pytest.mark.parametrize("reference", ["", "' OR 1=1 --"])
+async def test_a_report_that_names_no_message_is_answered_and_not_kept(reference: str) -> None:
+    desk = Desk()
+    desk.reports.receive(1, [Report(1, "", "DELIVRD", "", "", "token", reference)])
+    desk.kit.events.flush()
+    assert desk.answers == [("token", True)]
+    await desk.reports._round()
+    desk.kit.clock.now += SECOND_LOOK_S
+    await desk.reports._round()
+    assert not any("parked_reports" in sql for sql in desk.kit.events.sql)
+    assert [labels[1] for labels, _ in desk.kit.metrics.reports_total.samples()] == ["dropped"]
+
+
+async def test_what_ended_in_another_process_is_waited_for_no_more() -> None:
+    desk = Desk()
+    desk.kit.channels[1].can_ask = True
+    message, other = desk.kit.message(), desk.kit.message()
+    for one in (message, other):
+        desk.kit.accept(one)
+        desk.kit.answer(1, Uncertain("http.timeout"))
+    desk.kit.events.flush()
+    rows = [row for row in desk.kit.events.rows if row.message_id == message.id]
+    ended = replace(
+        rows[-1], path=Path.DELIVERED, status=State.DELIVERED, sequence=rows[-1].sequence + 1,
+        segment=0, carrier_id="v-1", reason=None,
+    )  # fmt: skip
+    for one, known in ((message, [*rows, ended]), (other, [])):
+        again = desk.kit.message()
+        again.id = one.id
+        if known:
+            desk.reader.stored[one.id] = Stored(again, known)
+    await desk.reports._round()
+    assert message.state is State.UNCERTAIN  # too soon
+    desk.kit.clock.now += LOOK_MIN_S
+    await desk.reports._round()
+    assert (message.state, other.state) == (State.DELIVERED, State.UNCERTAIN)
+    assert list(desk.kit.evidence.waiting) == [other.id]
 
 
 def elsewhere(desk: Desk) -> tuple[int, Message, list[EventRow]]:

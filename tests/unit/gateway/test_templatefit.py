@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.templatefit import lacks, needed_by
+from gateway import templatefit
+from gateway.templatefit import crowded, lacks, needed_by
 
 ALI: dict[str, Any] = {"demands_template": True}
 PLAIN: dict[str, Any] = {}
@@ -87,3 +88,10 @@ def test_the_last_template_of_a_route_that_sends_nothing_else_is_needed():
     assert needed_by(CHANNELS, {"mixed": routes["mixed"]}, both, "a") is None
     other = both | {"c": template("ali", "ten", of="marketing")}
     assert needed_by(CHANNELS, routes, other, "a") == "only"
+
+
+def test_who_has_more_templates_than_a_text_is_compared_with_in_time(monkeypatch):
+    monkeypatch.setattr(templatefit, "MAX_TEMPLATES", 2)
+    known = {str(place): template(tenant="shop") for place in range(2)}
+    assert crowded(known | {"x": template(), "y": template(tenant="bank")}) == []
+    assert crowded(known | {"x": template(tenant="shop")}) == ["shop"]

@@ -18,6 +18,7 @@ from gateway.api.bodies import Batch, parse_one
 from gateway.api.models import SendRequest
 from gateway.api.strict import is_clean
 from gateway.cutting import cut, joined
+from gateway.dispatch import NEWS_S
 from gateway.preview import preview
 from gateway.references import References
 from gateway.routes import Routes
@@ -375,6 +376,36 @@ def test_the_second_copy_goes_only_where_its_text_can():
             if submit.message is message
         ]
         assert seen == copies
+
+
+def test_a_process_that_has_not_read_the_template_yet_waits_for_it():
+    made = kit(1, 2)
+    configure(made, {})  # older than what its acceptor goes by
+    message = on_its_way(made, TEXT)
+    made.accept(message)
+    goes_on(made)
+    assert (message.state, made.dispatcher.delayed_ids()) == (State.ACCEPTED, [message.id])
+    twin = Twin("SMS_9", ("code", "minutes"))
+    configure(made, {1: twin, 2: twin})
+    goes_on(made)
+    assert [submit.filled.code for submit in made.channels[1].seen] == ["SMS_9"]
+
+
+@pytest.mark.parametrize("is_scheduled", [False, True])
+def test_a_text_that_nobody_has_a_while_after_it_was_to_go_has_failed(is_scheduled):
+    made = kit(1, 2)
+    configure(made, {})
+    message = on_its_way(made, TEXT)
+    if is_scheduled:
+        message.send_at = message.created_at
+        message.created_at -= 3600.0
+    made.dispatcher.put_adopted([message])
+    goes_on(made)
+    assert message.state is State.ACCEPTED
+    made.clock.now += NEWS_S
+    goes_on(made)
+    assert (message.state, message.reason) == (State.FAILED, "channel.unavailable")
+    assert made.dispatcher.delayed_ids() == []
 
 
 def test_what_waits_for_a_vendor_moves_when_its_template_goes():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sms import templates
 from sms.model import Filled, MessageClass
-from sms.templates import MAX_VALUE, Book, Template, Twin, names_in, text_refusal
+from sms.templates import MAX_VALUE, Book, Look, Template, Twin, names_in, text_refusal
 
 OTP, MARKETING = MessageClass.OTP, MessageClass.MARKETING
 CODE = "您的验证码是{code}，{minutes}分钟内有效。"
@@ -119,6 +119,37 @@ def test_the_work_grows_with_the_text_and_not_with_the_ways_to_read_it(monkeypat
     assert len(looks) <= 21 * 5000
 
 
+def test_a_look_through_all_templates_has_an_end_for_all_channels_together(monkeypatch):
+    looks, tries = [], []
+    is_value, match = templates._is_value, Template.match
+
+    def counted(text, start, end):
+        looks.append(1)
+        return is_value(text, start, end)
+
+    def tried(self, text, places):
+        tries.append(self.id)
+        return match(self, text, places)
+
+    monkeypatch.setattr(templates, "_is_value", counted)
+    monkeypatch.setattr(Template, "match", tried)
+    hard = "x" + "a".join(f"{{v{i}}}" for i in range(20)) + "y"
+    twin = Twin("c", ())
+    book = Book(template(hard, number, c7=twin, c8=twin) for number in range(1, 101))
+    look = Look(book, 1, OTP)
+    text = "x" + "a" * 2500 + "\ny"
+    assert look.twin(7, text) is look.twin(8, text) is None
+    assert len(looks) <= templates.MAX_PLACES + 100 * 21  # the short way needs none
+    assert tries == list(range(1, 101))  # each once, for both channels
+
+
+def test_a_text_that_needs_every_place_is_found_in_time():
+    """The hardest of an honest kind: eight values of 60 characters, each with the next literal."""
+    one = template("，".join(f"{{v{i}}}" for i in range(8)) + "。")
+    text = one.fill({f"v{i}": "甲，" * 30 for i in range(8)})
+    assert one.fill(one.match(text)) == text
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -153,11 +184,13 @@ def test_a_channel_gets_its_own_code_and_order():
         [template(c7=Twin("SMS_1", ("code", "minutes")), c8=Twin("2", ("minutes", "code")))]
     )
     text = "您的验证码是123456，5分钟内有效。"
-    assert book.twin(7, 1, OTP, text) == Filled("SMS_1", (("code", "123456"), ("minutes", "5")))
-    assert book.twin(8, 1, OTP, text) == Filled("2", (("minutes", "5"), ("code", "123456")))
-    assert book.twin(9, 1, OTP, text) is None
-    assert book.twin(7, 1, MARKETING, text) is None
-    assert book.twin(7, 1, OTP, "您好") is None
+    assert Look(book, 1, OTP).twin(7, text) == Filled(
+        "SMS_1", (("code", "123456"), ("minutes", "5"))
+    )
+    assert Look(book, 1, OTP).twin(8, text) == Filled("2", (("minutes", "5"), ("code", "123456")))
+    assert Look(book, 1, OTP).twin(9, text) is None
+    assert Look(book, 1, MARKETING).twin(7, text) is None
+    assert Look(book, 1, OTP).twin(7, "您好") is None
 
 
 def test_the_owners_template_goes_first_then_the_one_that_says_more():
@@ -165,7 +198,7 @@ def test_the_owners_template_goes_first_then_the_one_that_says_more():
         return template(text, number, tenant, c7=Twin(str(number), tuple(names_in(text))))
 
     def code(tenant, text):
-        found = book.twin(7, tenant, OTP, text)
+        found = Look(book, tenant, OTP).twin(7, text)
         return None if found is None else found.code
 
     book = Book([one(1, "{all}"), one(2, "code {x}"), one(3, "code {x} ok"), one(4, "{all}", 5)])

@@ -17,7 +17,7 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from adapters.http import aliyun
-from adapters.http.clouds import codes_of
+from adapters.http.reading import Codes
 from adapters.http.vendor import Asked, CallKind, Request, Verdict, reference_of
 from receipts.normalise import ReportCodes
 from sms.errors import CallRefused, CannotSend, ConfigError, RemoteProtocolError
@@ -250,7 +250,7 @@ def test_a_batch_is_taken_with_an_id_for_each_number():
     [
         ("isv.MOBILE_NUMBER_ILLEGAL", (Cause.NUMBER, "recipient.invalid")),
         ("isv.BUSINESS_LIMIT_CONTROL", (Cause.NUMBER, "carrier.frequency_cap")),
-        ("isv.BLACK_KEY_CONTROL_LIMIT", (Cause.NUMBER, "recipient.blocked")),
+        ("isv.BLACK_KEY_CONTROL_LIMIT", (Cause.CONTENT, "content.blocked")),
         ("isv.AMOUNT_NOT_ENOUGH", (Cause.CONFIG, "channel.account")),
         ("isv.SMS_TEMPLATE_ILLEGAL", (Cause.CONTENT, "content.template")),
         ("isv.SMS_SIGNATURE_ILLEGAL", (Cause.CONTENT, "content.signature")),
@@ -298,33 +298,35 @@ def test_a_5xx_whose_code_refuses_is_a_refusal():
     assert outcome == Rejected("isv.OUT_OF_SERVICE", Cause.CONFIG, "channel.account")
 
 
-@pytest.mark.parametrize("code", ["isv.MOBILE_NUMBER_ILLEGAL", "isv.SMS_CONTENT_ILLEGAL"])
-def test_members_of_a_batch_refused_for_one_of_them_go_alone(code):
-    ours = vendor()
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("isv.MOBILE_NUMBER_ILLEGAL", "isv.SMS_CONTENT_ILLEGAL", "isv.TEMPLATE_PARAMS_ILLEGAL"),
+        *("isv.INVALID_JSON_PARAM", "isv.SMS_CONTENT_MISMATCH_TEMPLATE_TYPE", "isv.NEVER_SEEN"),
+        *("isv.COUNTRY_RESTRICTED", "isv.DOMESTIC_NUMBER_NOT_SUPPORTED", "isv.INVALID_PARAMETERS"),
+    ],
+)
+def test_members_of_a_batch_refused_for_one_of_them_go_again(code):
     body = json.dumps({"Code": code})
-    assert ours.read([ONE, TWO], reply(200, body)) == [Throttled(1.0, code)] * 2
-    assert ours.together(ONE) != ours.together(TWO)
-    ours.read([ONE], reply(400, '{"Code":"Throttling"}'))
-    assert ours.together(ONE) != ours.together(notice(id=9))
-    (alone,) = ours.read([ONE], reply(200, body))
+    assert vendor().read([ONE, TWO], reply(200, body)) == [None, None]
+    (alone,) = vendor().read([ONE], reply(200, body))
     assert isinstance(alone, Rejected)
-    assert ours.together(ONE) == ours.together(notice(id=9))  # forgotten once it was answered
 
 
-def test_a_member_that_was_taken_alone_is_forgotten():
-    ours = vendor()
-    ours.read([ONE, TWO], reply(200, '{"Code":"isv.MOBILE_NUMBER_ILLEGAL"}'))
-    ours.read([TWO], reply(200, OK))
-    assert ours.together(TWO) == ours.together(notice(id=9)) != ours.together(ONE)
+def test_what_may_be_wrong_with_one_message_takes_no_channel_down():
+    (outcome,) = vendor().read([ONE], reply(200, '{"Code":"isv.INVALID_PARAMETERS"}'))
+    assert outcome == Rejected("isv.INVALID_PARAMETERS", Cause.UNKNOWN, "channel.rejected")
 
 
-@pytest.mark.parametrize("code", ["isv.SMS_TEMPLATE_ILLEGAL", "isv.SMS_SIGNATURE_ILLEGAL"])
+@pytest.mark.parametrize(
+    "code", ["isv.SMS_TEMPLATE_ILLEGAL", "isv.SMS_SIGNATURE_ILLEGAL", "isv.AMOUNT_NOT_ENOUGH"]
+)
 def test_what_a_whole_batch_shares_refuses_all_of_it(code):
     outcomes = vendor().read([ONE, TWO], reply(200, json.dumps({"Code": code})))
     assert {type(outcome) for outcome in outcomes} == {Rejected}
     other = notice("8613700137000", id=3, text="【Other】x")
     outcomes = vendor().read([ONE, other], reply(200, '{"Code":"isv.SMS_SIGNATURE_ILLEGAL"}'))
-    assert {type(outcome) for outcome in outcomes} == {Throttled}
+    assert outcomes == [None, None]
 
 
 # -- asking ----------------------------------------------------------------------------------
@@ -355,8 +357,14 @@ def record(**more: Any) -> dict[str, Any]:
     }
 
 
-def told(body: str, carrier_id: str = "", sent: float = UNIX, status: int = 200) -> Any:
-    (one,) = vendor().told([Asked(ONE, sent, carrier_id)], reply(status, body))
+def told(
+    body: str,
+    carrier_id: str = "",
+    sent: float = UNIX,
+    status: int = 200,
+    unsure_s: float = 0.0,
+) -> Any:
+    (one,) = vendor().told([Asked(ONE, sent, carrier_id, unsure_s)], reply(status, body))
     return one
 
 
@@ -397,10 +405,21 @@ def test_absent_is_what_no_record_can_be():
     assert {told(body).verdict for body in absent} == {Verdict.ABSENT}
 
 
+def test_what_may_have_left_long_before_is_not_absent_for_what_was_sent_then():
+    early = details(record(SendDate="2027-01-15 15:57:00"))  # 180 s before
+    assert told(early).verdict is Verdict.ABSENT
+    assert told(early, unsure_s=150.0).verdict is Verdict.SILENT  # may be another's, too
+    ours = details(record(OutId=OURS, SendDate="2027-01-15 15:57:00"))
+    assert told(ours, unsure_s=150.0).verdict is Verdict.ENDED
+    just = details(record(SendDate="2027-01-15 15:58:30"))
+    assert told(just, unsure_s=60.0).verdict is Verdict.ENDED
+
+
 def test_absence_is_not_told_of_a_part_nor_near_midnight():
     assert told(details(total=51)).verdict is Verdict.SILENT
     midnight = 1_799_942_400.0 + 86_400  # 00:00:00 in UTC+8
     assert told(details(), sent=midnight - 5).verdict is Verdict.SILENT
+    assert told(details(), sent=midnight + 200, unsure_s=190.0).verdict is Verdict.SILENT
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"Code":"isv.INVALID_PARAMETERS"}', '{"Code":"OK"}'])
@@ -534,7 +553,7 @@ RECEIPTS = """
 
 
 def test_every_documented_code_has_a_row():
-    codes = codes_of("aliyun")
+    codes = Codes("aliyun")
     assert [code for code in ANSWERS.split() if codes.row(code) is None] == []
     assert [code for code in RECEIPTS.split() if code not in codes.reports] == []
 
@@ -546,6 +565,7 @@ def test_every_documented_code_has_a_row():
         ("MOBILE_IN_BLACK", State.UNDELIVERED, "recipient.blocked"),
         ("MOBILE_SEND_LIMIT", State.UNDELIVERED, "carrier.frequency_cap"),
         ("CONTENT_KEYWORD", State.UNDELIVERED, "content.blocked"),
+        ("isv.BLACK_KEY_CONTROL_LIMIT", State.UNDELIVERED, "content.blocked"),
         ("REQUEST_SUCCESS", State.UNKNOWN, "carrier.unknown_outcome"),
         ("MK:0001", State.UNDELIVERED, "recipient.invalid"),
     ],

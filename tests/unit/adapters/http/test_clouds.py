@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 import adapters.http
 from adapters.http import aliyun, tencent
 from adapters.http.clouds import (
-    FamilyCodes,
     brand_of,
-    codes_of,
     day_of,
     endpoint_of,
     local_of,
     sign_name,
     unix_of,
 )
+from adapters.http.reading import UNCERTAIN, Codes
 from receipts.normalise import REACTIONS
 from sms.codes import THROTTLED
 from sms.outcomes import Cause
@@ -30,17 +29,17 @@ DOCS = Path(__file__).parents[4] / "docs"
 DATA = Path(adapters.http.__file__).parent / "data"
 
 
-@pytest.mark.parametrize("vendor", ["aliyun", "tencent"])
+@pytest.mark.parametrize("vendor", ["aliyun", "huawei", "infobip", "tencent", "twilio"])
 def test_every_row_is_of_our_words(vendor):
-    codes = codes_of(vendor)
-    assert {kind for kind, _ in codes.rows.values()} <= {*Cause, THROTTLED, "uncertain"}
-    assert {reason for _, reason in codes.rows.values()} <= set(BY_CODE)
+    codes = Codes(vendor)
+    assert {row[0] for row in codes.answers.values()} <= {*Cause, THROTTLED, UNCERTAIN}
+    assert {row[1] for row in codes.answers.values()} <= set(BY_CODE)
     assert set(codes.reports.values()) <= REACTIONS
-    for kind, reason in codes.rows.values():
+    for kind, reason, *_ in codes.answers.values():
         if kind == Cause.NUMBER:
             assert BY_CODE[reason].cause is Cause.NUMBER
     loaded = json.loads((DATA / f"{vendor}.json").read_text("utf-8"))
-    assert all(source.startswith("https://") for source in loaded["sources"])
+    assert loaded["sources"][0].startswith("https://")  # remarks may follow
 
 
 @pytest.mark.parametrize("vendor", [aliyun, tencent])
@@ -58,7 +57,7 @@ def test_what_the_documents_configure_is_right(vendor):
 
 
 def test_a_code_without_a_row_is_of_its_nearest_family():
-    codes = FamilyCodes("tencent")
+    codes = Codes("tencent")
     assert codes.row("RequestLimitExceeded.New.Deep") == codes.row("RequestLimitExceeded.New")
     assert codes.row("InternalError.SigVerificationFail") != codes.row("InternalError.New")
     assert codes.row("New.One") is None

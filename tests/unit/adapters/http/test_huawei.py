@@ -295,15 +295,43 @@ def test_a_number_twice_in_one_request_goes_again():
         (400, '{"code":"E000104","description":"…"}', "E000104", "config", "channel.account"),
         (400, '{"code":"E000027","description":"…"}', "E000027", "config", "channel.misconfigured"),
         (400, '{"code":"E000112","description":"…"}', "E000112", "config", "channel.account"),
-        (200, '{"code":"E000000","description":"…"}', "E000000", "unknown", "carrier.system_error"),
         (400, '{"code":"E999999"}', "E999999", "unknown", "carrier.unknown_code"),
         (401, '{"error_code":"APIGW.0301"}', "HTTP 401", "config", "channel.account"),
         (404, "<html>", "HTTP 404", "config", "channel.misconfigured"),
     ],
 )
-def test_a_refused_request_is_a_no_to_all_of_it(status, body, code, cause, reason):
-    outcomes = vendor().read([ONE, TWO], reply(status, body))
-    assert outcomes == [Rejected(code, Cause(cause), reason)] * 2
+def test_a_refused_request_is_a_no_to_all_of_it_where_the_account_is_at_fault(
+    status, body, code, cause, reason
+):
+    rejected = Rejected(code, Cause(cause), reason)
+    assert vendor().read([ONE], reply(status, body)) == [rejected]
+    both = vendor().read([ONE, TWO], reply(status, body))
+    assert both == [rejected if reason == "channel.account" else None] * 2
+
+
+@pytest.mark.parametrize("code", ["E200028", "E200033", "E200020", "E000503"])
+def test_what_may_be_one_member_s_own_fault_fails_no_other(code):
+    body = json.dumps({"code": code})
+    assert vendor().read([ONE, TWO], reply(200, body)) == [None, None]
+
+
+def test_a_system_error_beside_400_is_a_form_that_it_cannot_read():
+    answer = reply(400, '{"code":"E000000","description":"System error."}')
+    rejected = Rejected("E000000", Cause.UNKNOWN, "channel.rejected")
+    assert vendor().read([ONE], answer) == [rejected]
+    assert vendor().read([ONE, TWO], answer) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, '{"code":"E000000","description":"System error."}', "carrier.system_error"),
+        (200, '{"code":"E000510","description":"…"}', "carrier.unknown_outcome"),
+        (400, '{"code":"E000510","description":"…","result":[]}', "carrier.unknown_outcome"),
+    ],
+)
+def test_an_error_that_does_not_say_that_nothing_was_taken_is_uncertain(status, body, reason):
+    assert vendor().read([ONE, TWO], reply(status, body)) == [Uncertain(reason)] * 2
 
 
 def test_too_fast_and_too_many_are_throttling():

@@ -239,10 +239,14 @@ def test_429_is_throttling_for_as_long_as_they_say(headers, pause_s):
         (400, "", "HTTP 400", Cause.UNKNOWN),
     ],
 )
-def test_a_refused_request_is_a_no_to_all_of_it(status, body, code, cause):
-    for outcome in vendor().read([ONE, TWO], reply(status, body)):
-        assert isinstance(outcome, Rejected)
-        assert (outcome.code, outcome.cause) == (code, cause)
+def test_a_refused_request_is_a_no_to_all_of_it_where_the_account_is_at_fault(
+    status, body, code, cause
+):
+    (outcome,) = vendor().read([ONE], reply(status, body))
+    assert isinstance(outcome, Rejected)
+    assert (outcome.code, outcome.cause) == (code, cause)
+    both = vendor().read([ONE, TWO], reply(status, body))
+    assert both == [outcome if outcome.reason == "channel.account" else None] * 2
 
 
 def test_what_is_wrong_with_one_message_does_not_fail_its_neighbours():
@@ -258,7 +262,7 @@ def test_what_is_wrong_with_one_message_does_not_fail_its_neighbours():
     }
     some = [ONE, TWO, submit(id=3)]
     assert vendor().read(some, reply(400, json.dumps(body))) == [
-        Throttled(1.0, "E400"),
+        None,
         Rejected("E400", Cause.CONTENT, "carrier.rejected"),
         Rejected("E400", Cause.CONFIG, "channel.misconfigured"),
     ]
@@ -273,8 +277,15 @@ def test_what_is_wrong_with_one_message_does_not_fail_its_neighbours():
     }
     assert vendor().read([ONE, TWO], reply(400, json.dumps(old))) == [
         Rejected("BAD_REQUEST", Cause.CONTENT, "carrier.rejected"),
-        Throttled(1.0, "BAD_REQUEST"),
+        None,
     ]
+
+
+def test_blame_of_a_message_that_was_not_in_the_request_is_none():
+    body = '{"errorCode":"E400","violations":[{"property":"messages[7].content.text"}]}'
+    (outcome,) = vendor().read([ONE], reply(400, body))
+    assert isinstance(outcome, Rejected)
+    assert vendor().read([ONE, TWO], reply(400, body)) == [None, None]
 
 
 # -- the question --------------------------------------------------------------------------------
@@ -325,9 +336,9 @@ def test_at_the_operator_is_no_end():
 
 def test_absence_from_logs_that_are_kept_for_two_days_proves_nothing_later():
     ours = vendor()
-    asked = [Asked(ONE, UNIX - 47.5 * 3600)]
-    ours.question(asked, UNIX, "n")
-    assert [told.verdict for told in ours.told(asked, reply(200, _logs()))] == [Verdict.SILENT]
+    for asked in Asked(ONE, UNIX - 47.5 * 3600), Asked(ONE, UNIX, unsure_s=47.5 * 3600):
+        ours.question([asked], UNIX, "n")
+        assert [one.verdict for one in ours.told([asked], reply(200, _logs()))] == [Verdict.SILENT]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_plain_text_and_forms_are_read_by_the_same_paths():
     assert read(small(answer=answer), "status=OK&id=5+6&id=7") == Submitted("5 6")
 
 
-def batch(by: str) -> Any:
+def batch(by: str, refused: int = 400) -> Any:
     each = {"to": "{number}", "t": "{text}"}
     items = {
         "path": "$.items",
@@ -161,7 +161,7 @@ def batch(by: str) -> Any:
             send={"url": "https://a.example/", "json": "{each}", "batch": {"max": 9, "each": each}},
             answer={
                 "accepted": {"status": 200},
-                "refused": {"status": 400},
+                "refused": {"status": refused},
                 "items": items,
             },
             national_cn=True,
@@ -197,7 +197,16 @@ def test_a_verdict_that_is_missing_or_there_twice_is_uncertain():
     assert made.read(submits(2), reply('{"items": []}')) == [UNCLEAR, UNCLEAR]
     body = json.dumps({"items": [{"code": 0, "id": "a"}]})
     assert batch("index").read(submits(2), reply(body)) == [UNCLEAR, UNCLEAR]
-    assert [type(one) for one in made.read(submits(2), reply("{}", 400))] == [Rejected, Rejected]
+
+
+def test_a_batch_that_is_refused_as_a_whole_goes_again_but_for_the_account_s_fault():
+    made = batch("reference")
+    assert made.read(submits(2), reply("{}", 400)) == [None, None]
+    [alone] = made.read(submits(), reply("{}", 400))
+    assert isinstance(alone, Rejected)
+    for outcome in batch("reference", refused=401).read(submits(2), reply("{}", 401)):
+        assert isinstance(outcome, Rejected)
+        assert outcome.cause is Cause.CONFIG
 
 
 def test_two_messages_to_one_number_are_not_told_apart_by_it():

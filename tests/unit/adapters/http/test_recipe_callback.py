@@ -243,6 +243,8 @@ def test_a_message_is_asked_about_by_our_reference():
     asked = Asked(submits()[0], 1_767_225_600.0)
     request = one.question([asked], 0.0, "n")
     assert request.url == "https://a.example/status?ref=msg_0000000000000001-1&day=2026-01-01"
+    unsure = Asked(asked.submit, asked.sent_unix, unsure_s=1.0)
+    assert one.question([unsure], 0.0, "n").url.endswith("&day=2025-12-31")  # from the earliest on
 
     def told(body: str, status: int = 200) -> Any:
         return one.told([asked], reply(body, status))[0]

@@ -101,6 +101,12 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
             "/callback_secret",
             "(or callback_secret_file)",
         ),
+        (
+            "receipts",
+            PUSH | {"verify": HMAC | {"sign": "{body}", "timestamp": "X-Time"}},
+            "/receipts/verify/timestamp",
+            "is not signed",
+        ),
         ("receipts", PUSH | {"json_field": "x"}, "/receipts/json_field", "format: form"),
         ("receipts", PUSH | {"answer": {"status": 404}}, "/receipts/answer/status", "200 to 299"),
         ("inbound", {"number": "$.n"}, "/inbound/text", "is missing"),

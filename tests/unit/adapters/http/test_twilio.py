@@ -286,6 +286,12 @@ def test_a_list_that_shows_one_or_is_cut_proves_nothing(body):
     assert _told(Asked(ONE, UNIX), 200, body).verdict is Verdict.SILENT
 
 
+def test_a_list_is_looked_through_from_the_first_moment_it_can_have_been_made():
+    made = _list("Fri, 15 Jan 2027 07:58:30 +0000")  # 90 s before a recovery that noticed
+    assert _told(Asked(ONE, UNIX), 200, made).verdict is Verdict.ABSENT
+    assert _told(Asked(ONE, UNIX, unsure_s=90.0), 200, made).verdict is Verdict.SILENT
+
+
 def test_nothing_is_pulled():
     assert vendor().pull(CallKind.RECEIPTS, UNIX, "n") is None
     with pytest.raises(RemoteProtocolError):

@@ -302,6 +302,58 @@ async def test_a_flood_is_bounded_and_one_channel_does_not_shut_others_out(
     assert (await again).status_code == 200
 
 
+def unread(world: World, peer: str, path: str = RECEIPTS) -> asyncio.Task[Any]:
+    """A call whose body does not come: who makes it keeps it open."""
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def ignored(_: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": path.partition("?")[0],
+        "raw_path": path.encode(), "query_string": path.partition("?")[2].encode(),
+        "headers": [(b"host", b"gateway")], "client": (peer, 4711), "server": ("gateway", 80),
+        "scheme": "http", "root_path": "",
+    }  # fmt: skip
+    return asyncio.create_task(world.app(scope, never, ignored))  # type: ignore[arg-type]  # ASGI
+
+
+async def turn() -> None:
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+async def test_calls_that_nothing_proves_take_no_place_of_the_vendors() -> None:
+    world = World()  # its vendor signs
+    slow = [unread(world, "198.51.100.1") for _ in range(callbacks.MAX_OPEN)]
+    await turn()
+    assert (await world.call()).status_code == 200  # from another address
+    answer = await world.call(peer="198.51.100.1")
+    assert (answer.status_code, answer.json()["code"]) == (503, "callback.later")
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+    assert (await world.call(peer="198.51.100.1")).status_code == 200
+
+
+async def test_a_secret_is_looked_at_before_a_place_is_taken_and_a_body_read() -> None:
+    world = World(callback_secret="s" * 16)
+    slow = [unread(world, "198.51.100.1") for _ in range(callbacks.MAX_OPEN)]
+    await turn()
+    assert all(task.done() for task in slow)  # refused: their bodies were never waited for
+    assert world.results() == {("vendor-d", "receipts", "unproven"): float(callbacks.MAX_OPEN)}
+    assert (await world.call(f"{RECEIPTS}?secret={'s' * 16}")).status_code == 200
+    assert len(world.vendor.calls) == 1
+
+
+async def test_a_secret_that_a_vendor_shows_in_its_own_way_is_its_to_look_at() -> None:
+    world = World(callback_secret="s" * 16)
+    world.vendor.traits = Traits(shows_secret=False)
+    assert (await world.call()).status_code == 200
+
+
 async def test_a_vendor_is_made_anew_when_its_channel_changed_and_only_then() -> None:
     made: list[config.Channel] = []
 
