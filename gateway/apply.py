@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.text import Text
 
-from adapters.http.callbacks import path_of
+from adapters.http.callbacks import CALLBACKS, path_of
 from adapters.http.vendor import CallKind
 from adapters.http.vendors import VENDORS
 from gateway import diff, inforce
@@ -40,6 +40,7 @@ from webhooks.address import AllowList
 
 COMMAND = "smsgw apply"
 _MAX_FILE = MAX_BYTES + 1  # read; one byte too many is told as such
+_NO_ID = f"{CALLBACKS}/<id, once applied>/{{}}"
 _TRIES = 3  # somebody may change something between our look and our write
 
 
@@ -57,6 +58,7 @@ def run(settings: Settings, path: Path, terminal: Terminal, *, is_dry: bool = Fa
         if isinstance(plan, Plan):
             _show(plan, terminal)
             _rehearse(plan, terminal)
+            _tell_callbacks(foreseen_callbacks(plan), terminal)
             terminal.say("dry run: nothing was changed", "planned", changes=len(plan.changes))
             return 0
         return _complain(path, plan, terminal)
@@ -192,15 +194,37 @@ def _sandbox_ports(path: Path) -> set[int]:
 
 def callbacks_of(objects: Iterable[StoredObject]) -> list[tuple[str, str, str]]:
     """Where vendors call us for their channels: (channel, kind, address); secrets are not in it."""
-    found: list[tuple[str, str, str]] = []
-    for one in objects:
-        own: Mapping[str, Any] = one.spec.get("settings", {})
-        is_vendor = one.kind == "channel" and one.spec["protocol"] in VENDORS
-        if not is_vendor or not own.get("callbacks", True):
-            continue
-        base = str(own.get("public_url", "")).rstrip("/")
-        found += [(one.name, kind.value, base + path_of(one.id, kind)) for kind in CallKind]
-    return found
+    return [
+        told
+        for one in objects
+        if one.kind == "channel"
+        for told in _callbacks(one.name, one.spec, one.id)
+    ]
+
+
+def foreseen_callbacks(plan: Plan) -> list[tuple[str, str, str]]:
+    """The same before anything is made; the id of a new channel is not known yet."""
+    return [
+        told
+        for one in plan.objects
+        if one.wanted.kind == "channel"
+        for told in _callbacks(
+            one.wanted.name, one.wanted.spec, None if one.standing is None else one.standing.id
+        )
+    ]
+
+
+def _callbacks(
+    name: str, spec: Mapping[str, Any], number: int | None
+) -> list[tuple[str, str, str]]:
+    own: Mapping[str, Any] = spec.get("settings", {})
+    if spec["protocol"] not in VENDORS or not own.get("callbacks", True):
+        return []
+    base = str(own.get("public_url", "")).rstrip("/")
+    paths = {kind: _NO_ID.format(kind.value) for kind in CallKind}
+    if number is not None:
+        paths = {kind: path_of(number, kind) for kind in CallKind}
+    return [(name, kind.value, base + path) for kind, path in paths.items()]
 
 
 def _rehearse(plan: Plan, terminal: Terminal) -> None:
@@ -211,7 +235,7 @@ def _rehearse(plan: Plan, terminal: Terminal) -> None:
         if kind is None or kind.rehearse is None:
             continue
         settings = {**wanted.spec.get("settings", {}), **wanted.secrets}
-        lines = kind.rehearse(settings)
+        lines = kind.rehearse(settings, str(wanted.spec.get("sender", "")))
         if terminal.is_json:
             terminal.raw({"event": "rehearsal", "channel": wanted.name, "lines": lines})
             continue
@@ -241,11 +265,15 @@ def _report(applied: Applied, terminal: Terminal) -> None:
         terminal.say(f"wrote {shown} (0600)", "wrote", path=shown)
     for whose, secret in applied.shown:
         terminal.say(f"{whose}: {secret}", "secret", whose=whose, secret=secret)
-    for channel, kind, address in applied.callbacks:
-        told = {"channel": channel, "kind": kind, "address": address}
-        terminal.say(f"channel {channel}: {kind} come to {address}", "callback", **told)
+    _tell_callbacks(applied.callbacks, terminal)
     if applied.shown and not terminal.is_json:
         terminal.say("Secrets are shown once; keep them now.", "note")
+
+
+def _tell_callbacks(callbacks: Iterable[tuple[str, str, str]], terminal: Terminal) -> None:
+    for channel, kind, address in callbacks:
+        told = {"channel": channel, "kind": kind, "address": address}
+        terminal.say(f"channel {channel}: {kind} come to {address}", "callback", **told)
 
 
 def _complain(path: Path, complaints: list[Complaint], terminal: Terminal) -> int:

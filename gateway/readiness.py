@@ -5,11 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from sms.config import Snapshot
+from sms.config import Route, Snapshot
+from sms.ids import to_text
 
 # Why a channel is down for a worker that holds none of its sessions.
 NO_SESSION = "no living node of role carrier or all has a session"
-_ROUTE = re.compile(r"(route \d+: .*?) \((.*)\)", re.DOTALL)
+_ROUTE = re.compile(r"(route \S+: .*?) \((.*)\)", re.DOTALL)
+
+
+def route_words(route: Route) -> str:
+    """A route as the configuration file says it: tenant/class/carrier/country, * for any.
+
+    The tenant by its id: /readyz answers anybody, and whose customers we serve is not theirs.
+    """
+    tenant = to_text("ten", route.tenant) if route.tenant else None
+    words = (tenant, route.message_class, route.carrier, route.country or None)
+    return "/".join("*" if word is None else str(word) for word in words)
 
 
 def lacking(
@@ -32,7 +43,8 @@ def lacking(
                     why = why_down(number) or "has just connected"
                 told.append(f"{number if known is None else known.name}: {why}")
             names = "; ".join(told)
-            missing.append(f"route {route.id}: none of its channels has a session ({names})")
+            words = route_words(route)
+            missing.append(f"route {words}: none of its channels has a session ({names})")
     return missing
 
 

@@ -6,6 +6,7 @@
     recipe_template.py   {number} and its filters     recipe_values.py    what the places stand for
     recipe_request.py    a request                    recipe_sign.py      signatures, both ways
     recipe_tree.py       paths and tests              recipe_answer.py    answers → outcomes
+    recipe_slips.py      what can be read and is wrong
     recipe_callback.py   pushes → reports and texts   recipe_query.py     what became of a message
 
 Nothing of a recipe is executed: templates are joined, paths walked, tests compared.
@@ -17,6 +18,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from adapters.http import recipe_slips as slips
 from adapters.http import settings
 from adapters.http.callback import SECRET, address_of, require_secret
 from adapters.http.recipe_examples import find_wrong_examples, sample
@@ -185,6 +187,10 @@ def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a recipe: (JSON pointer, what to do); its examples are tried, too."""
     wrong: Wrong = outer_wrong(raw)
     recipe = read_recipe(raw, 0, wrong)
+    wrong += slips.find_slips(raw)
+    if not wrong:  # these are not to be told of a recipe that was not read to its end
+        wrong += slips.find_missing(recipe.sending.names, has_each=recipe.sending.each is not None)
+        wrong += slips.find_unused(recipe.account.given, recipe.used)
     if wrong:
         return list(dict.fromkeys(wrong))
     vendor = HttpRecipe(recipe, settings.parse(raw), 0)
@@ -207,15 +213,15 @@ def make(channel: config.Channel) -> HttpRecipe:
     return HttpRecipe(recipe, settings.parse(raw), channel.id)
 
 
-def rehearse(raw: Mapping[str, object]) -> list[str]:
+def rehearse(raw: Mapping[str, object], sender: str = "") -> list[str]:
     """The requests of a recipe for sample messages, line by line; secrets are asterisks.
 
     The settings must be without fault (`validate`); a place for a header that cannot hold its value
-    is said instead of the request.
+    is said instead of the request. `sender` is the channel's.
     """
     channel = config.Channel(0, "channel", "http", raw)
     vendor = make(channel).hidden()
-    submits = sample(min(vendor.traits.batch, 2))
+    submits = [replace(one, sender=sender) for one in sample(min(vendor.traits.batch, 2))]
     lines = ["# send", *_shown(vendor.send(submits, _REHEARSED_AT, _REHEARSED_NONCE))]
     if vendor.traits.asks:
         shown_id = f"{_REHEARSED_ID}.00000000" if vendor.shares_id else _REHEARSED_ID

@@ -17,6 +17,7 @@ from adapters.http.recipe_callback import REPORT_WORDS, Envelope
 from adapters.http.recipe_section import Section, Wrong, member
 from adapters.http.recipe_settings import Recipe
 from adapters.http.recipe_template import json_text
+from adapters.http.recipe_values import ALL_SECRETS, HIDDEN
 from adapters.http.vendor import Call, CallKind, Reply
 from sms.errors import CallRefused
 from sms.model import Carrier, Encoding, Filled, Inbound, Message, MessageClass, Report, Submit
@@ -30,6 +31,10 @@ _PUSH_NAMES: Final = (
     *("method", "headers", "query", "body", "means"),
     *("id", "reference", "number", "error", "text", "to"),
 )
+_PERSONAL: Final = frozenset({"number", "text", "to"})
+_OTHERS: Final = " that are others"
+_MAX_SHOWN: Final = 80  # characters
+_REMEDIES: Final = {"means": "`states`, the path `state`"}
 _Read = Callable[[Sequence[Submit], Reply], Sequence[Outcome | None]]
 
 
@@ -64,16 +69,20 @@ def sample(count: int, numbers: Sequence[str] = ()) -> list[Submit]:
 def find_wrong_examples(raw: Mapping[str, Any], recipe: Recipe, read: _Read) -> Wrong:
     """Which examples are read as something else than they say."""
     wrong: Wrong = []
+    told = _Told(raw)
     for index, one in enumerate(raw.get("examples", [])):
-        _try_answer(Section(one, f"/examples/{index}", wrong, _ANSWER_NAMES), read)
+        _try_answer(Section(one, f"/examples/{index}", wrong, _ANSWER_NAMES), read, told)
     for kind, envelope in recipe.envelopes.items():
         for index, one in enumerate(raw[kind.value].get("examples", [])):
             at = member(f"/{kind.value}/examples", index)
-            _try_push(Section(one, at, wrong, _PUSH_NAMES), kind, envelope, recipe)
+            section = Section(one, at, wrong, _PUSH_NAMES)
+            found = _try_push(section, kind, envelope, recipe)
+            if found is not None:
+                _compare(section, found, told)
     return wrong
 
 
-def _try_answer(section: Section, read: _Read) -> None:
+def _try_answer(section: Section, read: _Read, told: _Told) -> None:
     before = len(section.wrong)
     means = section.raw.get("means")
     words = means if isinstance(means, list) else [means]
@@ -91,11 +100,16 @@ def _try_answer(section: Section, read: _Read) -> None:
         # one that was refused with its whole batch goes again: what it says of one alone counts
         found, shown = _meaning(read([submit], reply)[0] if said is None else said)
         if found != word:
-            section.complain("", f"is read as {found}, not as {word}; correct `answer` or it")
+            code = f" with code {told.shown(shown)}" if shown and found != "accepted" else ""
+            section.complain("", f"is read as {found}{code}, not as {word}; correct `answer` or it")
         name = "id" if found == "accepted" else "code"
         wanted = [str(one) for one in _listed(section.raw.get(name, shown))]
         if shown not in wanted:
-            section.complain(name, f"another {name} is found; correct the path in `answer`, or it")
+            section.complain(
+                name,
+                f"another {name} is found: {told.differ(wanted, shown)}; correct the path in "
+                "`answer`, or it",
+            )
 
 
 def _listed(value: object) -> list[object]:
@@ -128,12 +142,15 @@ def _body(value: object) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def _try_push(section: Section, kind: CallKind, envelope: Envelope, recipe: Recipe) -> None:
+def _try_push(
+    section: Section, kind: CallKind, envelope: Envelope, recipe: Recipe
+) -> Report | Inbound | None:
+    """What an example of a push brings, to be compared; None with what is wrong noted."""
     query = section.text("query")
     means = section.raw.get("means")
     if kind is CallKind.RECEIPTS and means is not None and not isinstance(means, str):
         section.complain("means", f"give one of {', '.join(REPORT_WORDS)}, or `nothing`")
-        return
+        return None
     method = section.text("method", "GET" if query else "POST")
     url = f"https://sms.example.com/?{query}"
     body = _body(section.raw.get("body", ""))
@@ -142,7 +159,7 @@ def _try_push(section: Section, kind: CallKind, envelope: Envelope, recipe: Reci
         items = replace(envelope, proof=None).open(call, {})
     except CallRefused as refusal:
         section.complain("", f"is refused: {refusal.detail}")
-        return
+        return None
     found: list[Report | Inbound] = []
     for item in items:
         paths = recipe.reports if kind is CallKind.RECEIPTS else recipe.texts
@@ -154,13 +171,45 @@ def _try_push(section: Section, kind: CallKind, envelope: Envelope, recipe: Reci
     elif not found:
         section.complain("", "nothing is found in it; correct the paths, or it")
     else:
-        _compare(section, found[0])
+        return found[0]
+    return None
 
 
-def _compare(section: Section, found: Report | Inbound) -> None:
+def _compare(section: Section, found: Report | Inbound, told: _Told) -> None:
     names = {"id": "carrier_id", "number": "number", "text": "text", "to": "to"}
     names |= {"means": "state", "reference": "reference", "error": "error"}
     for name, attribute in names.items():
         wanted = section.raw.get(name)
-        if wanted is not None and str(wanted) != getattr(found, attribute, None):
-            section.complain(name, "something else is found there; correct the paths, or it")
+        is_there = getattr(found, attribute, None)
+        if wanted is not None and str(wanted) != is_there:
+            is_open = name not in _PERSONAL
+            how = told.differ([str(wanted)], is_there) if is_open else _sizes(wanted, is_there)
+            remedy = _REMEDIES.get(name, "the paths")
+            section.complain(name, f"something else is found there: {how}; correct {remedy}, or it")
+
+
+class _Told:
+    """Values of an example as a complaint may show them: short, of one line, no secret in them."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._secrets = [str(raw[name]) for name in ALL_SECRETS if raw.get(name)]
+
+    def shown(self, value: object) -> str:
+        """One value."""
+        text = str(value) if value not in (None, "") else ""
+        if not text:
+            return "nothing"
+        if any(secret in text for secret in self._secrets):
+            return HIDDEN
+        return json_text(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…")
+
+    def differ(self, wanted: Sequence[str], found: object) -> str:
+        """What was expected, and what was found."""
+        expected = " or ".join(self.shown(one) for one in wanted)
+        return f"expected {expected}, found {self.shown(found)}"
+
+
+def _sizes(wanted: object, found: object) -> str:
+    """The same of what is somebody's: numbers and texts are never shown."""
+    counts = [f"{len(str(one))} characters" if one else "nothing" for one in (wanted, found)]
+    return f"expected {counts[0]}, found {counts[1]}{_OTHERS if counts[0] == counts[1] else ''}"

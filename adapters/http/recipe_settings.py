@@ -114,6 +114,7 @@ class Recipe:
     question: Plan | None
     tellings: Tellings | None
     one_callback: bool
+    used: frozenset[str]  # places of the account and of messages that stand in any request
 
 
 def outer_wrong(raw: Mapping[str, object]) -> Wrong:
@@ -180,6 +181,7 @@ def read_recipe(raw: Mapping[str, Any], channel: int, wrong: Wrong) -> Recipe:
         plan,
         tellings,
         top.flag("one_callback"),
+        used,
     )
 
 

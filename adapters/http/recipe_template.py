@@ -32,6 +32,14 @@ OPTIONAL: Final = "optional"  # the member is left out when the value is empty
 INTEGER: Final = "int"  # a JSON number
 MEMBER_FILTERS: Final = frozenset({OPTIONAL, INTEGER})
 
+# What others call our places; by spelling alone {message} would be {message_id}.
+_CALLED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("message", "msg", "content", "body", "sms"), "text"),
+    **dict.fromkeys(("to", "phone", "mobile", "msisdn", "recipient", "destination"), "number"),
+    **dict.fromkeys(("from", "source", "sender_id", "sign"), "sender"),
+    **dict.fromkeys(("id", "ref", "client_ref"), "reference"),
+    **dict.fromkeys(("key", "apikey", "token"), "api_key"),
+}
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _SPACES = re.compile(r"\s*\|\s*")
 
@@ -162,7 +170,7 @@ def parse_template(
 def _place(inner: str, known: Collection[str], prefix: str) -> Place:
     name, *filters = _SPACES.split(inner.strip())
     if name not in known and not (prefix and name.startswith(prefix) and len(name) > len(prefix)):
-        raise TemplateError(f"has a place that is not known here; {nearest(name, known)}")
+        raise TemplateError(f"has a place that is not known here; {_places_near(name, known)}")
     for one in filters:
         if one not in FILTERS:
             raise TemplateError(f"has a filter that is not known; {nearest(one, FILTERS)}")
@@ -171,6 +179,16 @@ def _place(inner: str, known: Collection[str], prefix: str) -> Place:
         tuple(one for one in filters if one not in MEMBER_FILTERS),
         frozenset(filters) & MEMBER_FILTERS,
     )
+
+
+def _places_near(word: str, known: Collection[str]) -> str:
+    """The same for a place, and always all there are: what is near by spelling is often not it."""
+    meant = _CALLED.get(word.lower(), "")
+    there = f"there are: {', '.join(sorted(known))}"
+    if meant in known:
+        return f"did you mean {meant}? {there}"
+    near = nearest(word, known)
+    return f"{near} {there}" if near.startswith("did") else there
 
 
 def nearest(word: str, known: Collection[str]) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from adapters import checks
 from adapters.checks import Check, flag, integer, networks, seconds, string
@@ -30,6 +32,24 @@ def url(value: object) -> str | None:
     return None if is_good and is_plain else remedy
 
 
+def is_exposed(address: object) -> bool:
+    """Whether it is http:// to a host that is not surely ours: key and texts would go in clear.
+
+    Ours are loopback, private and link-local addresses, names of one label and those of RFC 6761
+    and RFC 9476 that no public name server knows.
+    """
+    if not isinstance(address, str) or not address.lower().startswith("http://"):
+        return False
+    try:
+        host = (urlsplit(address).hostname or "").rstrip(".")
+    except ValueError:  # what is no address is told as that
+        return False
+    try:
+        return ip_address(host).is_global
+    except ValueError:
+        return "." in host and not host.endswith(_OUR_NAMES)
+
+
 def _proxy(value: object) -> str | None:
     is_good = isinstance(value, str) and _PROXY.fullmatch(value)
     remedy = "give the proxy's scheme, host and port, such as http://proxy.example.com:3128;"
@@ -46,10 +66,16 @@ def _word(value: object) -> str | None:
     return None if is_good else "give 16 to 128 letters, digits, '-', '.', '_' or '~'"
 
 
+_OUR_NAMES: Final = (".localhost", ".local", ".internal", ".test", ".home.arpa")
+EXPOSED: Final = (
+    "is http:// to a public host: the key and every text would cross the network in clear. "
+    "Write https://, or say `plain_http: true` where the way there is protected otherwise"
+)
 _LOGIN = string(1, 255, "RFC 7617")
 # name → check; defaults stand in HttpSettings
 COMMON: Final[Mapping[str, Check]] = {
     "url": url,
+    "plain_http": flag,
     "proxy": _proxy,
     "proxy_user": _LOGIN,
     "proxy_password": _LOGIN,
@@ -76,6 +102,7 @@ class HttpSettings:
     """What the shell and the gateway read of a channel's settings, checked."""
 
     url: str = ""  # "" = the vendor's public one
+    plain_http: bool = False  # http:// to a public host is meant
     proxy: str = ""
     proxy_user: str = ""
     proxy_password: str = field(default="", repr=False)
@@ -108,6 +135,8 @@ def find_wrong(
     for name, other in (("proxy_user", "proxy"), ("proxy_password", "proxy_user")):
         if name in raw and other not in raw:
             wrong.append((f"/{name}", f"means nothing without {other}; add that, or remove this"))
+    if is_exposed(raw.get("url")) and raw.get("plain_http") is not True:
+        wrong.append(("/url", EXPOSED))
     is_guarded = is_signed or "callback_sources" in raw or "callback_secret" in raw
     if not is_guarded and raw.get("callbacks") is not False:
         wrong.append(

@@ -25,8 +25,9 @@ class VendorKind:
     login: str
     # What the words in its reports mean: code → class of receipts.normalise.
     reports: Mapping[str, str] = field(default_factory=dict)
-    # The requests that faultless settings make for sample messages, line by line, secrets hidden.
-    rehearse: Callable[[Mapping[str, object]], list[str]] | None = None
+    # The requests that faultless settings make for sample messages of a sender, line by line,
+    # secrets hidden.
+    rehearse: Callable[[Mapping[str, object], str], list[str]] | None = None
 
 
 VENDORS: Final[Mapping[str, VendorKind]] = {

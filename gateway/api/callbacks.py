@@ -26,16 +26,19 @@ from adapters.http.callback import require_secret
 from adapters.http.callbacks import CALLBACKS, CHANNEL_PREFIX
 from adapters.http.vendor import Call, CallKind, Pushed
 from gateway.api.access import Gate
-from gateway.api.address import is_in
+from gateway.api.address import Address, is_in
 from gateway.api.bodies import THREAD_BYTES, run_beside
 from gateway.api.frame import BodyReader, DisconnectedError, Receive, Scope, Send, answer
 from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.vendors import Account
 from sms.errors import CallRefused
 from sms.ids import from_text
+from telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from gateway.api.port import FlowPort
+
+log = get_logger(__name__)
 
 MAX_BODY: Final = 1 << 20
 MAX_OPEN: Final = 64  # calls of one worker at once, from their first octet to their answer
@@ -44,11 +47,13 @@ MAX_UNPROVEN: Final = 64  # calls beside those that are read before anything pro
 MAX_UNPROVEN_OF_ONE: Final = 16  # of one address
 UNPROVEN_S: Final = 5.0  # for the body of one
 AGAIN_S: Final = 5
-_REFUSALS: Final[Mapping[int, str]] = {
-    400: "callback.unreadable",
-    401: "callback.unproven",
-    403: "callback.not_allowed",
+# By the vendor's status: the problem's code, and the result that is counted.
+_REFUSALS: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("callback.unreadable", "unreadable"),
+    401: ("callback.unproven", "unproven"),
+    403: ("callback.not_allowed", "not_allowed"),
 }
+LOG_EVERY_S: Final = 60.0  # a channel's refusals: anybody can call, and the log is no counter
 
 
 class Places:
@@ -84,6 +89,8 @@ class Callbacks:
         self._unproven_bodies = BodyReader(monotonic, UNPROVEN_S)
         self._open = Places(MAX_OPEN, MAX_OPEN_OF_ONE)  # by channel
         self._unproven = Places(MAX_UNPROVEN, MAX_UNPROVEN_OF_ONE)  # by address
+        self._monotonic = monotonic
+        self._logged: dict[int, float] = {}  # by channel: when its last refusal was logged
 
     def register(self, app: FastAPI) -> None:
         """Add the route."""
@@ -97,26 +104,26 @@ class Callbacks:
         if account is None or kind not in tuple(CallKind):
             self._count("", "", "unknown")
             raise ProblemError(Problem("resource.not_found", "There is no such callback."))
-        self._check_source(account, kind, scope)
+        peer = self._gate.address_of(scope)
+        self._check_source(account, kind, peer)
         if scope["method"] not in ("GET", "POST"):
             allowed = [(b"allow", b"GET, POST")]
             detail = "Only GET and POST are answered here."
             raise ProblemError(Problem("method.not_allowed", detail, headers=allowed))
         if any(header == b"content-encoding" for header, _ in scope["headers"]):
-            self._count(account.channel.name, kind, "refused")
+            self._refused(account, kind, peer, "unreadable", "Content-Encoding")
             detail = "The Content-Encoding header is not supported; send the body as it is."
             raise ProblemError(Problem("body.encoding", detail))
         call = Call(
             CallKind(kind), scope["method"], _url(account, scope), _headers(scope), b"", time.time()
         )
-        if self._is_proven(account, call):
+        if self._is_proven(account, call, peer):
             with self._place(account, call, self._open, account.channel.name):
-                pushed = await self._read(account, call, receive, self._bodies)
+                pushed = await self._read(account, call, peer, receive, self._bodies)
                 await self._keep(account, call, pushed)
         else:
-            address = str(self._gate.address_of(scope))
-            with self._place(account, call, self._unproven, address):
-                pushed = await self._read(account, call, receive, self._unproven_bodies)
+            with self._place(account, call, self._unproven, str(peer)):
+                pushed = await self._read(account, call, peer, receive, self._unproven_bodies)
             with self._place(account, call, self._open, account.channel.name):
                 await self._keep(account, call, pushed)
         self._count(account.channel.name, kind, "kept")
@@ -129,13 +136,14 @@ class Callbacks:
         account = None if channel is None else self._flow.vendors.account(channel)
         return account if account is not None and account.settings.callbacks else None
 
-    def _check_source(self, account: Account, kind: str, scope: Scope) -> None:
-        if account.sources and not is_in(self._gate.address_of(scope), account.sources):
-            self._count(account.channel.name, kind, "source")
+    def _check_source(self, account: Account, kind: str, peer: Address | None) -> None:
+        if account.sources and not is_in(peer, account.sources):
+            reason = "the address is not in callback_sources"
+            self._refused(account, kind, peer, "source", reason)
             detail = "The channel's `callback_sources` do not list the address this call is from."
             raise ProblemError(Problem("callback.not_allowed", detail))
 
-    def _is_proven(self, account: Account, call: Call) -> bool:
+    def _is_proven(self, account: Account, call: Call, peer: Address | None) -> bool:
         """Whether it is the vendor's by its source or secret; raises the 401 by a wrong secret."""
         own = account.settings
         if not own.callback_secret or not account.vendor.traits.shows_secret:
@@ -143,7 +151,7 @@ class Callbacks:
         try:
             require_secret(own, call)
         except CallRefused as refused:
-            self._refuse(account, call, refused)
+            self._refuse(account, call, refused, peer)
         return True
 
     @contextmanager
@@ -157,7 +165,12 @@ class Callbacks:
             places.give_back(whose)
 
     async def _read(
-        self, account: Account, call: Call, receive: Receive, bodies: BodyReader
+        self,
+        account: Account,
+        call: Call,
+        peer: Address | None,
+        receive: Receive,
+        bodies: BodyReader,
     ) -> Pushed:
         """What the call brings, once it is proven; raises `ProblemError`."""
         name, kind = account.channel.name, call.kind
@@ -172,9 +185,9 @@ class Callbacks:
                 return await run_beside(account.vendor.pushed, call)
             return account.vendor.pushed(call)
         except CallRefused as refused:
-            self._refuse(account, call, refused)
+            self._refuse(account, call, refused, peer)
         except RecursionError:
-            self._count(name, kind, "refused")
+            self._refused(account, kind, peer, "unreadable", "nested too deeply")
             detail = "The body is nested too deeply."
             raise ProblemError(Problem("callback.unreadable", detail)) from None
         except Exception:  # a defect of ours: logged by the last resort, the vendor calls again
@@ -185,14 +198,34 @@ class Callbacks:
         if not await self._flow.calls.bring(account.channel.id, pushed):
             self._later(account, call.kind, "not_kept", "It could not be kept in time; call again.")
 
-    def _refuse(self, account: Account, call: Call, refused: CallRefused) -> NoReturn:
-        self._count(account.channel.name, call.kind, "refused")
-        code = _REFUSALS.get(refused.status, "callback.unreadable")
+    def _refuse(
+        self, account: Account, call: Call, refused: CallRefused, peer: Address | None
+    ) -> NoReturn:
+        code, result = _REFUSALS.get(refused.status, _REFUSALS[400])
+        self._refused(account, call.kind, peer, result, refused.detail)
         raise ProblemError(Problem(code, refused.detail)) from None
 
     def _later(self, account: Account, kind: str, result: str, detail: str) -> NoReturn:
         self._count(account.channel.name, kind, result)
         raise ProblemError(retry_after("callback.later", detail, AGAIN_S))
+
+    def _refused(
+        self, account: Account, kind: str, peer: Address | None, result: str, reason: str
+    ) -> None:
+        """Count a call that is turned away, and log the channel's first of each minute."""
+        channel, now = account.channel, self._monotonic()
+        self._count(channel.name, kind, result)
+        if now - self._logged.get(channel.id, -LOG_EVERY_S) < LOG_EVERY_S:
+            return
+        self._logged[channel.id] = now
+        log.warning(
+            "carrier callback refused",
+            channel=channel.name,
+            kind=kind,
+            result=result,
+            reason=reason,
+            peer="unknown" if peer is None else str(peer),
+        )
 
     def _count(self, channel: str, kind: str, result: str) -> None:
         self._flow.metrics.carrier_calls_total.inc((channel, kind, result))

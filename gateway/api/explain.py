@@ -6,9 +6,11 @@ the request from the fields that are right, so that their meaning can be checked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
+
+from msgspec import UNSET
 
 from gateway.api.models import FIELD_NAMES, SendRequest
 from gateway.api.problems import NAME_LIKE, FieldError
@@ -20,13 +22,12 @@ _ENCODINGS = ("auto", "gsm7", "ucs2")
 
 
 class _Expected(Exception):
-    """A value is not of its field's type; `code` says which way, `member` which one inside."""
+    """A value is not of its field's type; `code` says which way."""
 
-    def __init__(self, what: str, code: str = "field.type", member: str | None = None) -> None:
+    def __init__(self, what: str, code: str = "field.type") -> None:
         super().__init__(what)
         self.what = what
         self.code = code
-        self.member = member
 
 
 def child(parent: str, name: str) -> str:
@@ -49,10 +50,12 @@ def explain(document: object, at: str = "") -> tuple[SendRequest, list[FieldErro
         try:
             setattr(request, FIELD_NAMES[name], _checked(name, value, check))
         except _Expected as wrong:
-            pointer = f"{at}/{name}"
-            if wrong.member is not None:
-                pointer = child(pointer, wrong.member)
-            errors[FieldError(pointer, wrong.code, f"`{name}` {wrong.what}.")] = None
+            errors[FieldError(f"{at}/{name}", wrong.code, f"`{name}` {wrong.what}.")] = None
+        if check is _string_map and isinstance(value, dict):
+            wrong_members = list(_members(name, value, at))[: max(0, MAX_ERRORS - len(errors))]
+            errors.update(dict.fromkeys(wrong_members))
+            if wrong_members and (name != "variables" or "template_id" not in document):
+                setattr(request, name, UNSET)
     return request, list(errors)
 
 
@@ -115,11 +118,17 @@ def _one_of(choices: type[StrEnum] | tuple[str, ...]) -> Callable[[object], str]
 def _string_map(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise _Expected("must be an object whose values are strings")
-    for name, inner in value.items():
+    # What `_members` complains of counts as given: it is not to be called missing as well.
+    return {name: inner if isinstance(inner, str) else "-" for name, inner in value.items()}
+
+
+def _members(name: str, value: Mapping[str, object], at: str) -> Iterator[FieldError]:
+    """Values that are no strings, each with its own error."""
+    for member, inner in value.items():
         if not isinstance(inner, str):
-            what = "has a value that is not a string; put it in quotes"
-            raise _Expected(what, member=name)
-    return value
+            pointer = child(f"{at}/{name}", member)
+            detail = f"`{name}` has a value that is not a string; put it in quotes."
+            yield FieldError(pointer, "field.type", detail)
 
 
 _CHECKS: dict[str, Callable[[object], Any]] = {

@@ -518,7 +518,16 @@ def merge(errors: list[FieldError], verdict: object) -> list[FieldError]:
     seen = {error.pointer for error in errors}
     if "" in seen:
         return errors
-    return errors + [e for e in found if e.pointer not in seen and e.code not in _OF_A_ROUTE]
+    return errors + [
+        e
+        for e in found
+        if _whole(e.pointer) not in seen and e.pointer not in seen and e.code not in _OF_A_ROUTE
+    ]
+
+
+def _whole(pointer: str) -> str:
+    """The field that a member is in: `variables` of the wrong type lack none of its members."""
+    return pointer[: pointer.find("/", 1)] if pointer.count("/") > 1 else pointer
 
 
 def _take_over_caps(verdicts: Verdicts, tally: Tally) -> None:

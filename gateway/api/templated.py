@@ -17,6 +17,12 @@ _BOTH = FieldError(
     "template.beside_text",
     "`text` and `template_id` are both given; leave out one of them.",
 )
+_VALUES_BESIDE_TEXT = FieldError(
+    "/template_id",
+    "template.beside_text",
+    "`variables` are given beside `text`; they belong to a template. Leave `variables` out, or "
+    "give its `template_id` in place of `text`.",
+)
 _NO_TEMPLATE = FieldError(
     "/template_id",
     "field.missing",
@@ -64,8 +70,11 @@ def find(
     entry: SendRequest, tenant: int, snapshot: Snapshot, errors: list[FieldError]
 ) -> Template | None:
     """The template that is named, with what is wrong with naming it here added."""
-    if entry.text is not UNSET or entry.template_id is UNSET:
-        errors.append(_NO_TEMPLATE if entry.text is UNSET else _BOTH)
+    if entry.template_id is UNSET:
+        errors.append(_NO_TEMPLATE if entry.text is UNSET else _VALUES_BESIDE_TEXT)
+        return None
+    if entry.text is not UNSET:
+        errors.append(_BOTH)
         return None
     number = from_text(PREFIXES["template"], entry.template_id)
     template = None if number is None else snapshot.templates.get(number)

@@ -62,10 +62,15 @@ def small(**parts: Any) -> dict[str, Any]:
     }
 
 
+def wrong_of(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong, but that it says no number, no text or no key: tests try one part alone."""
+    alone = ("has no place for", "is given, but no template uses it")
+    return [one for one in recipe.validate(settings) if not one[1].startswith(alone)]
+
+
 def vendor(settings: dict[str, Any]) -> recipe.HttpRecipe:
     """The vendor of settings that must be without fault."""
-    wrong = recipe.validate(settings)
-    assert wrong == []
+    assert wrong_of(settings) == []
     return recipe.make(Channel(7, "channel", "http", settings))
 
 

@@ -13,7 +13,8 @@ import pytest
 from gateway import apply, templatefit
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.apply import _report, apply_document
-from gateway.plan import Applied
+from gateway.document import Wanted
+from gateway.plan import Action, Applied, Plan, Planned
 from gateway.terminal import Terminal
 from sms.model import Carrier, Encoding
 from store.objects import StoredObject
@@ -718,6 +719,24 @@ def test_the_addresses_that_vendors_are_told_are_shown_without_their_secret(monk
         ("cloud-d", "inbound", f"https://sms.example.com{path}7/inbound"),
         ("bare", "receipts", f"{path}8/receipts"),
         ("bare", "inbound", f"{path}8/inbound"),
+    ]
+
+
+def test_a_dry_run_shows_them_too_as_far_as_they_are_known(monkeypatch):
+    monkeypatch.setattr(apply, "VENDORS", {"fake": None})
+    spec = {"protocol": "fake", "settings": {"public_url": "https://sms.example.com"}}
+    standing = StoredObject(7, 1, spec, {}, "channel", "old")
+    objects = [
+        Planned(Action.KEEP, Wanted("channel", "old", spec), standing),
+        Planned(Action.CREATE, Wanted("channel", "new", spec), None),
+        Planned(Action.CREATE, Wanted("tenant", "shop", {}), None),
+    ]
+    path = "https://sms.example.com/v1/carrier-callbacks"
+    assert apply.foreseen_callbacks(Plan(1, objects, [])) == [
+        ("old", "receipts", f"{path}/chn_0000000000000007/receipts"),
+        ("old", "inbound", f"{path}/chn_0000000000000007/inbound"),
+        ("new", "receipts", f"{path}/<id, once applied>/receipts"),
+        ("new", "inbound", f"{path}/<id, once applied>/inbound"),
     ]
 
 

@@ -200,7 +200,7 @@ async def test_readyz_waits_half_a_second_and_names_who_is_silent(monkeypatch):
 
 
 def test_one_route_is_told_once():
-    head = "route 1: none of its channels has a session"
+    head = "route ten_0000000000000001/otp/*/*: none of its channels has a session"
     nobody, refused = f"{head} (a: {NO_SESSION})", f"{head} (a: the connection is refused)"
     assert fold([nobody, refused, "lease", "lease"]) == [refused, "lease"]
     assert fold([nobody, nobody]) == [nobody]

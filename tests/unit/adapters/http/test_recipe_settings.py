@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adapters.http import recipe
 from sms.config import Channel
 from sms.errors import ConfigError
-from tests.support.recipe_kit import NAMES, SECRET, shipped, small, submits
+from tests.support.recipe_kit import NAMES, SECRET, shipped, small, submits, wrong_of
 
 URL = "https://api.example.com/send"
 PUSH = {"id": "$.i", "state": "$.s"}
@@ -43,9 +43,19 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
         ("send/url", "https://{account}.example.com/", "/send/url", "a host without places"),
         ("send/url", "https://a.example/?x=1", "/send/url", "goes into `query`"),
         ("send/url", "https://a.example/\n", "/send/url", "give https://"),
+        ("send/url", "http://api.example.com/send", "/send/url", "plain_http: true"),
         ("send/url", "{url}/send", "/send/url", "give the channel its `url`"),
         ("send/form", {"a": "b"}, "/send/form", "a request has one body"),
         ("send/json/to", "{numbr}", "/send/json/to", "did you mean number"),
+        ("send/json/text", "{message}", "/send/json/text", "did you mean text? there are: account"),
+        ("send/json/text", "{zzz}", "/send/json/text", "text, unix"),
+        ("send/json/text", {"text": None}, "/send/json/text", 'in quotes: "{text}"'),
+        ("send/json/to", [{"number|json": None}], "/send/json/to/0", 'in quotes: "{number}"'),
+        ("send/json/text", "hello", "/send", "no place for the text"),
+        ("send/json/to", "13800138000", "/send", "no place for the number"),
+        ("send/headers", {"X-Api-Key": "k-0123456789"}, "/send/headers/X-Api-Key", "in clear"),
+        ("send/json/password", "k-0123456789", "/send/json/password", "in clear"),
+        ("api_secret", SECRET, "/api_secret", "no template uses it; write {api_secret}"),
         ("send/json/to", "{number|jsno}", "/send/json/to", "did you mean json?"),
         ("send/json/deep", [{"x": "{a.b}"}], "/send/json/deep/0/x", "not known"),
         ("send/json/to", "x{number|int}", "/send/json/to", "one place and nothing else"),
@@ -109,7 +119,19 @@ def put(settings: dict[str, Any], pointer: str, value: object) -> dict[str, Any]
             "examples",
             [{"means": "accepted", "body": {"code": 0, "id": "a"}, "id": "b"}],
             "/examples/0/id",
-            "another id is found",
+            'another id is found: expected "b", found "a"',
+        ),
+        (
+            "examples",
+            [{"means": "accepted", "body": {"code": 0, "id": SECRET}, "id": "b"}],
+            "/examples/0/id",
+            'expected "b", found ***',
+        ),
+        (
+            "examples",
+            [{"means": "accepted", "body": {"code": 17, "id": "a"}}],
+            "/examples/0",
+            'is read as refused with code "17", not as accepted',
         ),
         ("api_secret", 5, "/api_secret", "in quotes"),
         ("send/json/key", "{api_secret}", "/api_secret", "(or api_secret_file)"),
@@ -125,11 +147,11 @@ def test_what_is_wrong_is_named_with_a_remedy(at, value, pointer, hint):
 
 def test_a_raw_text_body_escapes_what_comes_from_outside():
     send = {"url": URL, "auth": {"type": "none"}, "text": "<sms>{text}</sms>"}
-    [(pointer, detail)] = recipe.validate(small(send=send))
+    [(pointer, detail)] = wrong_of(small(send=send))
     assert pointer == "/send/text"
     assert "xml" in detail
     for safe in ("{text|xml}", "{text|raw}", "{text|hex_utf16}"):
-        assert recipe.validate(small(send={**send, "text": f"<sms>{safe}</sms>"})) == []
+        assert wrong_of(small(send={**send, "text": f"<sms>{safe}</sms>"})) == []
 
 
 def test_what_is_different_in_every_message_stands_in_each():
@@ -138,12 +160,12 @@ def test_what_is_different_in_every_message_stands_in_each():
         "json": {"to": "{each}", "ref": "{reference}", "text": "{text}"},
         "batch": {"max": 5, "each": "{number}", "shares_id": True},
     }
-    [(pointer, detail)] = recipe.validate(small(send=send))
+    [(pointer, detail)] = wrong_of(small(send=send))
     assert (pointer, "{reference}" in detail) == ("/send/batch", True)
     send["json"] = {"to": "{each}", "text": "{text}"}
-    assert recipe.validate(small(send=send)) == []
+    assert wrong_of(small(send=send)) == []
     del send["batch"]["shares_id"]
-    assert [pointer for pointer, _ in recipe.validate(small(send=send))] == ["/answer/items"]
+    assert [pointer for pointer, _ in wrong_of(small(send=send))] == ["/answer/items"]
 
 
 def test_a_callback_address_needs_to_be_known():
@@ -239,3 +261,70 @@ def test_any_configuration_is_judged_without_raising_and_then_works(changes):
         made = recipe.make(Channel(1, "a", "http", settings))
         made.send(submits(1), 0.0, "n")
         assert recipe.rehearse(settings)
+
+
+def test_a_slip_elsewhere_does_not_hide_behind_a_missing_place():
+    """`{text: null}` is told as what it is, and not also as a request without a text."""
+    wrong = recipe.validate(put(small(), "send/json/text", {"text": None}))
+    assert [pointer for pointer, _ in wrong] == ["/send/json/text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Api-Key", "{api_key}"),
+        ("X-Api-Key", "v1"),
+        ("App-Key", "0123456789"),
+        ("X-Trace", "a" * 20),
+    ],
+)
+def test_what_is_no_secret_may_stand_in_a_header(name, value):
+    assert recipe.validate(put(small(), "send/headers", {name: value})) == []
+
+
+def test_a_null_that_is_no_place_stays_one():
+    assert recipe.validate(put(small(), "send/json/extra", {"note": None})) == []
+
+
+def test_a_registered_template_needs_no_text():
+    send = small()["send"] | {"json": {"to": "{number}", "code": "{template_code}"}}
+    assert recipe.validate(small(send=send)) == []
+
+
+def receipts_example(**example: Any) -> list[tuple[str, str]]:
+    part = PUSH | {"states": {"ok": "DELIVRD", "bad": "UNDELIV"}, "examples": [example]}
+    return recipe.validate(small(receipts=part))
+
+
+def test_an_example_of_a_push_says_what_was_expected_and_found():
+    body = {"i": "a1", "s": "bad"}
+    assert receipts_example(body=body, means="UNDELIV", id="a1") == []
+    [(pointer, detail)] = receipts_example(body=body, means="DELIVRD")
+    assert pointer == "/receipts/examples/0/means"
+    assert 'expected "DELIVRD", found "UNDELIV"' in detail
+    [(_, detail)] = receipts_example(body=body, error="12")
+    assert 'expected "12", found nothing' in detail
+    [(_, detail)] = receipts_example(body={"i": "x" * 500, "s": "ok"}, id="a1")
+    assert len(detail) < 250
+
+
+def test_what_is_somebodys_is_not_shown():
+    example = {"body": {"n": "13800138000", "t": "secret words"}, "number": "13800138001"}
+    part = {"number": "$.n", "text": "$.t", "examples": [example | {"text": "other"}]}
+    wrong = dict(recipe.validate(small(inbound=part)))
+    assert set(wrong) == {"/inbound/examples/0/number", "/inbound/examples/0/text"}
+    assert "138" not in str(wrong)
+    assert "words" not in str(wrong)
+    assert "expected 5 characters, found 12 characters" in wrong["/inbound/examples/0/text"]
+
+
+def test_http_to_a_public_host_is_for_those_who_say_so():
+    settings = put(small(plain_http=True), "send/url", "http://api.example.com/send")
+    assert recipe.validate(settings) == []
+    assert recipe.validate(put(small(), "send/url", "http://127.0.0.1:8080/send")) == []
+
+
+def test_a_rehearsal_sends_from_the_channels_own_sender():
+    settings = put(small(), "send/json/from", "{sender|optional}")
+    assert '"from":"Example"' in "\n".join(recipe.rehearse(settings, "Example"))
+    assert "from" not in "\n".join(recipe.rehearse(settings))

@@ -92,3 +92,27 @@ def test_secrets_are_not_shown():
     assert "0123456789abcdef" not in shown
     assert "word" not in shown.replace("proxy_password", "")
     assert set(COMMON) & set(SECRETS) == {"ca", "callback_secret", "proxy_password"}
+
+
+@pytest.mark.parametrize(
+    ("url", "is_refused"),
+    [
+        ("http://api.example.com", True),
+        ("HTTP://api.example.com", True),
+        ("http://8.8.8.8:8080/x", True),
+        ("http://[2606:4700::1111]/", True),
+        ("http://localhost.example.com", True),
+        ("https://api.example.com", False),
+        ("http://localhost:8080", False),
+        ("http://vendor:8080", False),
+        ("http://vendor.internal", False),
+        ("http://127.0.0.1:1", False),
+        ("http://10.1.2.3/x", False),
+        ("http://[fd00::1]:8080", False),
+    ],
+)
+def test_a_key_does_not_cross_public_networks_in_clear(url, is_refused):
+    wrong = find_wrong({**GUARD, "url": url}, {}, (), "a channel")
+    assert ("/url" in [where for where, detail in wrong if "plain_http" in detail]) is is_refused
+    wrong = find_wrong({**GUARD, "url": url, "plain_http": True}, {}, (), "a channel")
+    assert not [detail for _, detail in wrong if "plain_http" in detail]

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from structlog.testing import capture_logs
 
 from adapters.http.callbacks import address_of, path_of
 from adapters.http.settings import HttpSettings
@@ -19,6 +21,7 @@ from gateway.api import callbacks
 from gateway.api.access import Access
 from gateway.api.address import Addresses
 from gateway.api.app import build
+from gateway.api.problems import ProblemError
 from gateway.vendors import Vendors
 from sms import config
 from sms.errors import CallRefused, ConfigError
@@ -225,7 +228,7 @@ async def test_a_call_that_is_not_proven_brings_nothing_and_is_not_echoed() -> N
     assert b"secret-id" not in answer.content
     assert b"wrong" not in answer.content.replace(b"missing or wrong", b"")
     assert world.flow.reported == []
-    assert world.results() == {("vendor-d", "receipts", "refused"): 1.0}
+    assert world.results() == {("vendor-d", "receipts", "unproven"): 1.0}
 
 
 @pytest.mark.parametrize(
@@ -340,7 +343,7 @@ async def test_a_secret_is_looked_at_before_a_place_is_taken_and_a_body_read() -
     slow = [unread(world, "198.51.100.1") for _ in range(callbacks.MAX_OPEN)]
     await turn()
     assert all(task.done() for task in slow)  # refused: their bodies were never waited for
-    assert world.results() == {("vendor-d", "receipts", "refused"): float(callbacks.MAX_OPEN)}
+    assert world.results() == {("vendor-d", "receipts", "unproven"): float(callbacks.MAX_OPEN)}
     assert (await world.call(f"{RECEIPTS}?secret={'s' * 16}")).status_code == 200
     assert len(world.vendor.calls) == 1
 
@@ -379,3 +382,37 @@ def test_the_address_that_a_vendor_is_told_holds_no_secret() -> None:
     own = HttpSettings(public_url="https://sms.example.com/", callback_secret="s" * 16)
     assert address_of(own, CHANNEL, CallKind.INBOUND) == f"https://sms.example.com{INBOUND}"
     assert address_of(HttpSettings(), CHANNEL, CallKind.INBOUND) == ""
+
+
+async def test_a_refusal_is_logged_once_a_minute_and_channel_and_says_whose_and_why() -> None:
+    now = [1000.0]
+    world = World()
+    door = callbacks.Callbacks(world.flow, lambda: now[0])
+    world.app = FastAPI()
+    door.register(world.app)
+    with capture_logs() as lines:
+        for word, body in (("", b"[]"), ("wrong", b"[]"), ("right", b"{13800138000")):
+            with pytest.raises(ProblemError):
+                await world.call(body=body, x_word=word)
+        now[0] += callbacks.LOG_EVERY_S
+        with pytest.raises(ProblemError):
+            await world.call(body=b"{13800138000")
+    told = [(one["channel"], one["result"], one["reason"], one["peer"]) for one in lines]
+    assert told == [
+        ("vendor-d", "unproven", "the word is missing or wrong", "203.0.113.9"),
+        ("vendor-d", "unreadable", "the body is no JSON", "203.0.113.9"),
+    ]
+    assert "13800138000" not in str(lines)
+    assert {key[2]: count for key, count in world.results().items()} == {
+        "unproven": 2.0,
+        "unreadable": 2.0,
+    }
+
+
+async def test_an_address_that_is_not_listed_is_logged_as_such() -> None:
+    world = World(callback_sources=["198.51.100.0/24"])
+    with capture_logs() as lines:
+        assert (await world.call()).status_code == 403
+    assert [(one["result"], one["kind"], one["peer"]) for one in lines] == [
+        ("source", "receipts", "203.0.113.9")
+    ]
