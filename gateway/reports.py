@@ -493,8 +493,8 @@ class Reports:
         wanted = {owner[0] for owner in ids.values() if self._at_hand(owner[0]) is None}
         stored = await self._reader.messages(list(wanted | {one for one in named if one}))
         folded = {message_id: fold_stored(record) for message_id, record in stored.items()}
-        for message in folded.values():  # whoever made it uncertain parked it in that commit
-            message.is_parked = message.state is State.UNCERTAIN
+        for one in folded.values():  # whoever made it uncertain parked it in that commit
+            one.is_parked = one.state is State.UNCERTAIN
         missing: list[Report] = []
         for report in asked:
             match = None

@@ -10,6 +10,7 @@ from adapters.http.client import Fail, Failed
 from adapters.http.link import FAILURES, Link
 from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
+from adapters.shell import REMIND_S
 from sms import config
 from sms.outcomes import Cause, Rejected, Submitted, Uncertain
 from tests.support.smpp import FakeSink
@@ -130,7 +131,7 @@ async def test_an_answer_that_says_nothing_is_told_once_a_minute(lines, clock):
     ours = await a_link()
     for _ in range(3):
         ours.answered(Reply(500, {}, b"<html>"), [Uncertain("carrier.unknown_outcome")] * 2)
-    clock[0] += link.REMIND_S
+    clock[0] += REMIND_S
     ours.answered(Reply(200, {}, b""), [Submitted("id"), Uncertain("carrier.unknown_outcome")])
     told = [fields for event, fields in lines.found if "does not say" in event]
     assert [(one["status"], one["messages"]) for one in told] == [(500, 2), (200, 1)]
