@@ -171,7 +171,10 @@ class GatewayProcess:
             "SMSGW_WORKERS": str(workers),
         }
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(timeout=15, trust_env=False)
+        # The admin port closes a connection that was idle for 5 s, httpx's own limit too: a request
+        # at that very moment would be reset.
+        limits = httpx.Limits(keepalive_expiry=2)
+        self.client = httpx.Client(timeout=15, trust_env=False, limits=limits)
         self.sandbox: Json = {}
         self.carriers: dict[str, CarrierControl] = {}
         self.sink = SinkControl("", self.client)
