@@ -193,11 +193,14 @@ class _Round:
         self.texts = {text.number: text for text in seen.texts}
         self.copies: dict[str, dict[int, list[float]]] = {}
         self.seen_numbers: set[str] = set()
+        segments = {life.number: life.segments for life in seen.lives}
         for submit in seen.submits:
             self.seen_numbers.add(submit.number)
             if submit.is_taken:
                 of = self.copies.setdefault(submit.number, {})
-                of.setdefault(submit.segment, []).append(submit.at)
+                all_of_it = range(segments.get(submit.number, 1)) if submit.is_whole else ()
+                for segment in all_of_it or (submit.segment,):
+                    of.setdefault(segment, []).append(submit.at)
         self.told = {(event.message_id, event.sequence) for event in seen.events}
 
     def of_moment(self, sent_at: float) -> Verdict:

@@ -20,6 +20,7 @@ class Submit(NamedTuple):
     segment: int  # from 0
     at: float
     is_taken: bool  # it has an id; otherwise the carrier said that it did not take it
+    is_whole: bool = False  # all of its text: a vendor cuts a long one itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,9 @@ class Records:
 def submit_of(line: bytes) -> Submit:
     """One line of a carrier's record."""
     told = json.loads(line)
-    return Submit(told["to"], told["index"] - 1, unix(told["at"]), bool(told["carrier_id"]))
+    is_whole = told["total"] == 1
+    at = unix(told["at"])
+    return Submit(told["to"], told["index"] - 1, at, bool(told["carrier_id"]), is_whole)
 
 
 def event_of(told: dict[str, Any]) -> Event:
