@@ -131,6 +131,15 @@ def test_delivered_without_a_carrier_having_it_is_found(world):
     assert world.findings()[0] == {Kind.NOT_SENT: 1}
 
 
+def test_a_vendor_that_cuts_a_text_itself_has_all_its_segments_in_one_line(world):
+    text = world.text(AT, segments=3)
+    [first, *_] = [one for one in world.seen.submits if one.number == text.number]
+    world.seen.submits = [first._replace(segment=0)]
+    assert world.findings()[0] == {Kind.NOT_SENT: 1}
+    world.seen.submits = [first._replace(segment=0, is_whole=True)]
+    assert world.findings()[0] == {}
+
+
 def test_a_submit_that_the_carrier_refused_is_none(world):
     text = world.text(AT)
     world.submit(text, 0, AT + 1, is_taken=False)
