@@ -249,7 +249,9 @@ class HttpChannel:
     def _together(self, submit: Submit) -> Hashable:
         try:
             return self._vendor.together(submit)
-        except Exception:  # noqa: BLE001 – ours: it goes alone, and says what is wrong there
+        except Exception:  # ours: it goes alone, and nothing of it is lost
+            self.faults += 1
+            log.exception("a submit fits no batch", channel=self._config.name, faults=self.faults)
             return key_of(submit)
 
     def _begin(self, submits: Sequence[Submit]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ Specs = Mapping[tuple[str, str], dict[str, Any]]  # by kind and name
 Decide = Callable[[Change, StoredObject], Awaitable[StoredObject]]
 
 
-class Objects:
+class Objects(ABC):
     """One kind; a subclass says what it looks like and what a change of it must keep."""
 
     kind: str
@@ -44,17 +45,17 @@ class Objects:
     def __init__(self, flow: FlowPort) -> None:
         self.desk = Desk(flow)
 
+    @abstractmethod
     async def views(self, *found: StoredObject) -> Views:
         """As the API shows them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def entry(self, earlier: StoredObject, standing: StoredObject) -> dict[str, Any]:
         """The object as it was, as a file would say it now."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def used_by(self, change: Change, standing: StoredObject) -> Problem | None:
         """What stands against its end."""
-        raise NotImplementedError
 
     async def list(self, request: Request) -> Response:
         """GET: all of them, the newest first."""

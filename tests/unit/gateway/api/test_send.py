@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import re
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -17,10 +16,8 @@ from gateway.api.problems import KINDS, ProblemError
 from ratelimit.tenants import Policy
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.model import Encoding, MessageClass, OnUncertain
-from sms.templates import Template
 from tests.support.fake_flow import FakeFlow, Taken
 
-CODE = Template(1, "code", 0, MessageClass.OTP, "{code} is valid for {minutes} minutes")
 ONE = {"to": "+8613800138000", "text": "hello"}
 
 
@@ -789,34 +786,3 @@ async def test_a_key_without_the_word_bearer(flow):
     answer = await post(flow, ONE, key="", authorization=flow.keys["both"])
     assert answer.status_code == 401
     assert "Bearer <api key>" in problem(answer)["detail"]
-
-
-def of_code(flow):
-    """What is told of a template's values: (pointer, code) each."""
-    flow.snapshot = replace(flow.snapshot, templates={1: CODE})
-
-    async def told(variables):
-        sent = {"to": ONE["to"], "template_id": "tpl_0000000000000001", "variables": variables}
-        answer = await post(flow, sent)
-        assert answer.status_code == 422
-        return [(one["pointer"], one["code"]) for one in problem(answer)["errors"]]
-
-    return told
-
-
-async def test_each_value_of_the_wrong_type_is_told_once_and_is_not_missing(flow):
-    told = of_code(flow)
-    wrong = [("/variables/code", "field.type"), ("/variables/minutes", "field.type")]
-    assert await told({"code": 4711, "minutes": 5}) == wrong
-    assert await told({"code": "4711", "minutes": 5}) == wrong[1:]
-    missing = ("/variables/minutes", "template.variable_missing")
-    assert await told({"code": 4711}) == [wrong[0], missing]
-    assert await told(["4711"]) == [("/variables", "field.type")]
-    assert await told(None) == [("/variables", "field.null")]
-
-
-async def test_variables_beside_a_text_are_not_called_a_template_id(flow):
-    answer = await post(flow, {**ONE, "variables": {"code": "1"}})
-    [error] = problem(answer)["errors"]
-    assert (error["pointer"], error["code"]) == ("/template_id", "template.beside_text")
-    assert "`variables` are given beside `text`" in error["detail"]
