@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Protocol
 
+from failover.start import Start
 from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
@@ -100,6 +101,7 @@ class Dispatcher(ChannelChoice):
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.last_look = LastLook(self._ends.reject, self.withdrawn)
         self.is_stopped = False
+        self.start_step_s = 1.0  # of a channel that comes up with a crowd before it
         self.drain_after_s = math.inf  # without an open submit a draining channel logs out
         self.drained: Callable[[int], None] = lambda channel: None  # it is to log out
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -204,9 +206,14 @@ class Dispatcher(ChannelChoice):
             self._moves.join(message)
 
     def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
-        """Queue owned messages and fill the windows they may use."""
+        """Queue owned messages and fill the windows they may use.
+
+        `first`: before all that waits, in the order given.
+        """
         if self.sift is not None:
             messages = self.sift(messages)
+        if first:
+            messages = reversed(list(messages))
         now = self._monotonic()
         touched: set[int] = set()
         for message in messages:
@@ -338,7 +345,7 @@ class Dispatcher(ChannelChoice):
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
         now, unix = self._monotonic(), self._unix()
         free, reserve = runtime.adapter.free(), runtime.adapter.window() // OTP_SHARE
-        if not runtime.watch.is_closed:
+        if runtime.is_eased:
             free, reserve = min(free, runtime.room(now)), 0
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent or runtime.is_paused:
@@ -347,9 +354,9 @@ class Dispatcher(ChannelChoice):
         lane = self._lanes.lane(runtime.config.id)
         free -= runtime.claiming
         to_claim: list[Message] = []
-        look = self.last_look
+        look, strict_until = self.last_look, runtime.strict_until
         while free > 0 and len(look.stopped) < SLICE:
-            message = lane.take(otp_only=free <= reserve)
+            message = lane.take(otp_only=free <= reserve, strict_until=strict_until)
             if message is None:
                 break
             if not self._may_leave(message, unix):
@@ -537,13 +544,14 @@ class Dispatcher(ChannelChoice):
         runtime = self.channels.get(channel)
         if runtime is None or runtime.is_up == is_up:
             return
-        runtime.is_up, runtime.is_lent = is_up, False
+        now = self._monotonic()
         if is_up:
-            runtime.was_up, runtime.up_at = True, self._monotonic()
+            is_crowd = self._lanes.lane(HELD).size() > runtime.adapter.window()
+            runtime.came_up(now, Start(now, self.start_step_s) if is_crowd else None)
             self._rechoose_waiting()
             self.pump(channel)
             return
-        runtime.down_at = self._monotonic()
+        runtime.is_up, runtime.is_lent, runtime.down_at = False, False, now
         runtime.watch.link_failed()
         self._leave(runtime, "channel.link_lost")
 
@@ -581,6 +589,7 @@ class Dispatcher(ChannelChoice):
             moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
             tell(runtime, moves)
             if moves:
+                runtime.moved(now)
                 moved.append(runtime)
         for runtime in moved:
             if self.is_left(runtime.config.id):

@@ -310,6 +310,7 @@ def _join_sessions(worker: Worker, numbers: Reliability) -> None:
     """What changes the channels of this process while it runs."""
     dispatcher, sessions = worker.flow.dispatcher, worker.peers.sessions
     dispatcher.drain_after_s = numbers.channel_drain_s
+    dispatcher.start_step_s = numbers.channel_start_step_s
     dispatcher.drained = partial(_drained, worker)
     sessions.changed = lambda: _sessions_changed(worker, numbers)
     sessions.rates_changed = lambda: _share_rates(worker)
