@@ -123,6 +123,11 @@ class Watch:
         if (way := self._ways.get(carrier)) is not None:
             way.breaker.bound()
 
+    def unbound(self) -> None:
+        """What was bound to it and did not leave is chosen anew: it tries it only if bound again."""
+        for way in (self._whole, *self._ways.values()):
+            way.breaker.unbound()
+
     def rank(self, carrier: Carrier) -> Badness:
         """How bad the channel is for the carrier, the lowest best."""
         way = self._ways.get(carrier)

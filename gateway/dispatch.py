@@ -121,7 +121,7 @@ class Dispatcher(ChannelChoice):
             # HELD has no runtime; a changed channel starts down
             is_open = bool(channel) and self.can_send(channel)
             if not is_open or (has_other_texts and channel in snapshot.demanding):
-                self._moves.rechoose(channel)
+                self._rechoose(channel)
 
     def _use_states(self, snapshot: config.Snapshot) -> None:
         """What waits for a channel that an operator has paused since is chosen again.
@@ -262,10 +262,10 @@ class Dispatcher(ChannelChoice):
         if channel != message.channel:
             if primary and channel and not message.is_adopted:
                 self._count_failover(message, primary, channel)
-            runtime = self.channels.get(channel)
-            if runtime is not None and not runtime.watch.is_closed:
-                runtime.watch.bound(message.carrier)
             message.channel = channel
+        runtime = self.channels.get(channel)
+        if runtime is not None and not runtime.watch.is_closed:
+            runtime.watch.bound(message.carrier)
         return channel
 
     def _may_know_soon(self, message: Message) -> bool:
@@ -561,7 +561,7 @@ class Dispatcher(ChannelChoice):
         runtime.unsent.clear()
         if unsent and self.not_sent is not None:
             self.not_sent(runtime.config.id, unsent, reason)
-        self._moves.rechoose(runtime.config.id)
+        self._rechoose(runtime.config.id)
 
     def heard(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
         """What carriers answered, and what they did not: the channel's health."""
@@ -596,15 +596,12 @@ class Dispatcher(ChannelChoice):
                 self._leave(runtime, "channel.unavailable")
         if moved:
             self._rechoose_waiting()
-            for channel, runtime in self.channels.items():
-                if runtime not in moved and not runtime.watch.is_closed:
-                    self._moves.rechoose(channel)
 
     def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
         """Other processes have got or lost their last session of these channels."""
         for channel in went:
             if not self.can_send(channel):
-                self._moves.rechoose(channel)
+                self._rechoose(channel)
         came = list(came)
         if came:
             self._rechoose_waiting()
@@ -612,11 +609,22 @@ class Dispatcher(ChannelChoice):
             self.pump(channel)
 
     def _rechoose_waiting(self) -> None:
-        """A channel can be used: it may take what is held, and what waits for a lent channel."""
+        """A channel can be used: it may take what is held, and what waits for a worse one.
+
+        Worse is one that is lent, or that a breaker keeps: there messages wait as nothing else
+        was up.
+        """
         for channel, runtime in self.channels.items():
-            if runtime.is_lent:
-                self._moves.rechoose(channel)
-        self._moves.rechoose(HELD)
+            if runtime.is_lent or not runtime.watch.is_closed:
+                self._rechoose(channel)
+        self._rechoose(HELD)
+
+    def _rechoose(self, channel: int) -> None:
+        """What waits in a lane is bound anew, also to the same channel: its probes are too."""
+        runtime = self.channels.get(channel)
+        if runtime is not None:
+            runtime.watch.unbound()
+        self._moves.rechoose(channel)
 
     def _lend(self, runtime: ChannelRuntime, now: float) -> None:
         """Our sessions stay away: what is held for want of them may go to another process."""
@@ -625,7 +633,7 @@ class Dispatcher(ChannelChoice):
         if now - runtime.down_at >= LEND_AFTER_S:
             runtime.is_lent = True
             if self.is_lent(runtime.config.id):
-                self._moves.rechoose(HELD)
+                self._rechoose(HELD)
 
     def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:
         """What a burst of answers says of the carrier's pace: segments, and seconds for one."""
