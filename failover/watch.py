@@ -124,7 +124,7 @@ class Watch:
             way.breaker.bound()
 
     def unbound(self) -> None:
-        """What was bound to it and did not leave is chosen anew: it tries it only if bound again."""
+        """What was bound to it and did not leave is chosen anew, and may be bound again."""
         for way in (self._whole, *self._ways.values()):
             way.breaker.unbound()
 

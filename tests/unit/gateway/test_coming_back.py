@@ -264,4 +264,4 @@ def test_what_waits_before_a_half_open_channel_does_not_stay_when_another_is_wel
     kit.events.flush()
     gone = len(kit.channels[1].open) + kit.lanes.lane(1).size()
     assert gone <= 25  # what tries it, and as many that wait to
-    assert len(kit.channels[2].seen) + gone >= len(waiting)
+    assert len(kit.channels[2].seen) + gone >= len(waiting) - 1  # one was tried before
