@@ -30,7 +30,7 @@ from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
-from gateway.watching import feed, glance, tell
+from gateway.watching import feed, glance, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
 from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
@@ -586,6 +586,7 @@ class Dispatcher(ChannelChoice):
         self._watch_at = now + WATCH_S
         moved: list[ChannelRuntime] = []
         for channel, runtime in self.channels.items():
+            link_tests(runtime, self._metrics, now)
             moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
             tell(runtime, moves)
             if moves:

@@ -381,9 +381,12 @@ class Flow:
         metrics.channel_state.clear()  # a channel may be another process's now
         metrics.channel_receiving.clear()
         metrics.channel_pace.clear()
+        metrics.channel_heard_age_seconds.clear()
         for runtime in self.dispatcher.channels.values():
             if runtime.throttle.pace < math.inf:
                 metrics.channel_pace.set((runtime.config.name,), runtime.throttle.pace)
+            heard_s = max(0.0, now - runtime.watch.heard_at())
+            metrics.channel_heard_age_seconds.set((runtime.config.name,), heard_s)
             is_receiving = float(runtime.adapter.is_receiving())
             metrics.channel_receiving.set((runtime.config.name,), is_receiving)
             for state in ("up", "down"):

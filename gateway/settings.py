@@ -96,6 +96,7 @@ class Reliability(BaseModel):
     restart_ready_s: Seconds = 60  # a restarted worker is ready by then, or the restart stops
     channel_drain_s: Seconds = 60  # a draining channel logs out with nothing open for so long
     enquire_link_s: Seconds = 15  # link test of an idle session
+    probe_s: Seconds = 10  # probe of an idle vendor over HTTP: a connection, no request
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step
     reconnect_max_s: Seconds = 60  # and its cap
@@ -126,6 +127,7 @@ class Reliability(BaseModel):
     valkey_timeout_s: Seconds = 0.05  # of a question about limits; then each process by itself
     # When a channel is left and come back to (RELIABILITY 7); `failover.health.HealthPolicy`.
     health_link_errors: Count = 5  # connects, logins or links lost, in a row
+    health_link_test_s: Seconds = 5  # a link test or probe answered later is a link error as well
     health_config_errors: Count = 3  # answers that refuse the account, none taken in between
     health_no_answer_s: Seconds = 10  # nothing heard for so long …
     health_no_answer_waiting: Count = 8  # … while so many submits wait

@@ -586,6 +586,7 @@ def _session_policy(numbers: Reliability, lease: ProcessLease) -> SessionPolicy:
         life=lease.epoch,
         response_timeout_s=numbers.response_timeout_s,
         link_test_s=numbers.enquire_link_s,
+        probe_s=numbers.probe_s,
         submit_timeout_otp_s=numbers.submit_timeout_otp_s,
         submit_timeout_s=numbers.submit_timeout_s,
         uncertain_slot_s=numbers.uncertain_slot_s,
