@@ -311,6 +311,7 @@ def _join_sessions(worker: Worker, numbers: Reliability) -> None:
     dispatcher, sessions = worker.flow.dispatcher, worker.peers.sessions
     dispatcher.drain_after_s = numbers.channel_drain_s
     dispatcher.start_step_s = numbers.channel_start_step_s
+    dispatcher.health_news = sessions.link_changed
     dispatcher.drained = partial(_drained, worker)
     sessions.changed = lambda: _sessions_changed(worker, numbers)
     sessions.rates_changed = lambda: _share_rates(worker)
