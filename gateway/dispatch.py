@@ -292,10 +292,10 @@ class Dispatcher(ChannelChoice):
             self._lanes.put(channel, message)
         return channel
 
-    def spill(self, message: Message, channel: int) -> None:
-        """Put a message that is throttled for too long into a spare channel's lane, at its head."""
+    def spill(self, message: Message, channel: int, cause: str) -> None:
+        """Put a message that its channel cannot take into a spare one's lane, at its head."""
         names = self._ledger.channel_names
-        labels = names.get(message.channel, ""), names.get(channel, ""), "throttled"
+        labels = names.get(message.channel, ""), names.get(channel, ""), cause
         self._metrics.failover_total.inc(labels)
         message.throttled_at = message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
