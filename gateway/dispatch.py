@@ -30,7 +30,7 @@ from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
-from gateway.watching import feed, glance, link_tests, tell
+from gateway.watching import feed, glance, link_fell, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
 from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
@@ -555,7 +555,7 @@ class Dispatcher(ChannelChoice):
             self.pump(channel)
             return
         runtime.is_up, runtime.is_lent, runtime.down_at = False, False, now
-        runtime.watch.link_failed()
+        link_fell(runtime)
         self._leave(runtime, "channel.link_lost")
 
     def _leave(self, runtime: ChannelRuntime, reason: str) -> None:

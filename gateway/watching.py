@@ -141,7 +141,7 @@ def glance(runtime: ChannelRuntime, lane: Lane, now: float) -> Glance:
     """What a channel looks like; called once a second."""
     adapter = runtime.adapter
     failures, runtime.link_failures = runtime.link_failures, adapter.failures
-    if adapter.failures > failures and not (runtime.is_up and adapter.has_sessions):
+    if not runtime.is_up and adapter.failures > failures:
         # each of its sessions tries by itself: together they are one channel's error
         sessions = runtime.config.sessions if adapter.has_sessions else 1
         runtime.watch.link_failed((adapter.failures - failures) / sessions)
@@ -149,6 +149,12 @@ def glance(runtime: ChannelRuntime, lane: Lane, now: float) -> Glance:
     for submit in adapter.waiting():
         waiting.setdefault(submit.message.carrier, []).append(submit.sent_at)
     return Glance(runtime.is_up, adapter.free() > 0, waiting, _head_age_s(runtime, lane, now))
+
+
+def link_fell(runtime: ChannelRuntime) -> None:
+    """Its last session was lost; without sessions so many connections in a row have failed."""
+    failed = 1 if runtime.adapter.has_sessions else runtime.adapter.failures - runtime.link_failures
+    runtime.watch.link_failed(max(1, failed))
 
 
 def link_tests(runtime: ChannelRuntime, metrics: Metrics, now: float) -> None:
