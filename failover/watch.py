@@ -255,6 +255,7 @@ class Watch:
             is_ready=glance.is_up and glance.has_room,
             overdue=sum(at >= since and now - at > limit_s for at in waiting),
             elsewhere=elsewhere,
+            is_proven=way.breaker.cause is not Signal.RECEIPTS or way.health.has_receipts(),
         )
         if change is not None and change.state in (_OPEN, _HALF_OPEN):
             way.health.forget(now)

@@ -65,7 +65,7 @@ class ChannelChoice:
         runtime = self.channels.get(channel)
         if runtime is None or not runtime.is_up:
             return self._is_taken_elsewhere(channel, message_class)
-        if message_class not in runtime.takes:
+        if message_class not in runtime.takes or message_class in runtime.crowded:
             return False
         return runtime.watch.is_closed or self._is_taken(runtime, message)
 
@@ -224,7 +224,9 @@ class ChannelChoice:
         if runtime is None or not runtime.is_up:
             return "link"
         cause = runtime.watch.cause(message.carrier)
-        return "link" if cause is None else cause.value
+        if cause is not None:
+            return cause.value
+        return "throttled" if message.message_class in runtime.crowded else "link"
 
     def is_left(self, channel: int) -> bool:
         """Whether a breaker of a channel of ours is open: nothing that waits for it may stay."""

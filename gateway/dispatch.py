@@ -662,6 +662,7 @@ class Dispatcher(ChannelChoice):
             self._repair_due(channel, runtime, now)
             self._lend(runtime, now)
             runtime.tick(now)
+            runtime.look_at(self._lanes.lane(channel))
             if runtime.is_drained(now, self.drain_after_s):
                 self.drained(channel)
             if runtime.unsent or self._lanes.lane(channel).size():
