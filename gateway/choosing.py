@@ -47,6 +47,13 @@ class ChannelChoice:
             return fit
         return next((one for one in channels if self._is_up(one, message_class)), None)
 
+    def taker(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        """The channel that takes ordinary messages of these now; None while all only wait.
+
+        One that is on its ramp counts as waiting.
+        """
+        return self._first_fit(channels, message_class, ())
+
     def _is_up(self, channel: int, message_class: MessageClass) -> bool:
         """Whether a session of ours takes the class, whatever its breakers say."""
         runtime = self.channels.get(channel)
