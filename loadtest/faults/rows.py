@@ -118,5 +118,17 @@ ROWS: Final[Mapping[str, Row]] = {
             after_s=25,
             is_shed=True,
         ),
+        Row(
+            "canary",
+            "a canary that delivers 5 points less",
+            "back to 0 % within two gates",
+            stories.canary,
+            verdicts.canary,
+            before_s=5,
+            fault_s=80,
+            after_s=2,
+            scaled="nothing",
+            numbers={},
+        ),
     )
 }

@@ -7,13 +7,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from loadtest.faults.row import FAULT, HEALED, Row
-from loadtest.faults.stage import LATENCY_MS, REFUSALS, Link, Stage
+from loadtest.faults.stage import LATENCY_MS, REFUSALS, TENANT, Link, Stage
 from loadtest.linkfault import LinkFault
 
 Story = Callable[[Row, Stage], Coroutine[Any, Any, None]]
 FLAP_S: Final = 6.0
 REFUSED_SHARE: Final = 0.3  # more than what opens a breaker by failures
 SLOW_MS: Final = 3000
+WORSE: Final = 0.05  # of the candidate's messages are not delivered, of the primary's all are
 
 
 async def reset(row: Row, stage: Stage) -> None:
@@ -86,3 +87,15 @@ async def refused(row: Row, stage: Stage) -> None:
     await stage.at(row.before_s + row.fault_s)
     stage.mark(HEALED)
     await stage.behave(stage.primary, failure_share=0.0)
+
+
+async def canary(row: Row, stage: Stage) -> None:
+    """The first backup is tried in front of the primary, and delivers five points less."""
+    candidate = stage.links[1]
+    await stage.behave(candidate, undelivered_share=WORSE)
+    await stage.at(row.before_s)
+    stage.mark(FAULT)
+    body = {"name": "worse", "route": f"{TENANT}/*/*/*", "channel": candidate.name}
+    await stage.ask("/v1/canaries", body)
+    await stage.at(row.before_s + row.fault_s)
+    stage.mark(HEALED)

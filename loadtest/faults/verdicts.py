@@ -222,3 +222,42 @@ def _in_order(pairs: list[tuple[float, float]]) -> float:
     left = [at for _, at in pairs]
     compared = list(zip(left, left[step:], strict=False))
     return sum(a <= b for a, b in compared) / max(1, len(compared))
+
+
+GATE_S: Final = 30.0
+BACK_S: Final = 10.0  # from the second bad gate to the last message (RELIABILITY section 8)
+CANARY_SHARE: Final = 0.05  # of its first step
+CANARY_TOLERANCE: Final = 0.02
+IN_FORCE_S: Final = 6.0
+
+
+def canary(_: Row, seen: Seen) -> list[Check]:
+    """Back to nothing within two gates, and no more than the first step's share until then."""
+    began, ended = seen.when(FAULT), seen.when(HEALED)
+    tried = [
+        life.copies[0].at
+        for life in seen.trace.lives.values()
+        if life.copies and life.copies[0].place == 1 and life.copies[0].at >= began
+    ]
+    last = max(tried, default=ended)
+    during = list(seen.trace.between(began + IN_FORCE_S, last))
+    share = sum(bool(one.copies) and one.copies[0].place == 1 for one in during) / max(
+        1, len(during)
+    )
+    shown = f"{share:.1%}"
+    low, high = CANARY_SHARE - CANARY_TOLERANCE, CANARY_SHARE + CANARY_TOLERANCE
+    limit = 2 * GATE_S + BACK_S
+    return [
+        Check(
+            "share of the candidate until then",
+            shown,
+            f"{low:.0%}–{high:.0%}",
+            low <= share <= high,
+        ),
+        judging.at_most(
+            "the last message went to the candidate after",
+            last - began if tried else None,
+            limit,
+            " s",
+        ),
+    ]
