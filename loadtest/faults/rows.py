@@ -95,7 +95,7 @@ ROWS: Final[Mapping[str, Row]] = {
             after_s=10,
             scaled="nothing",
             numbers={},
-            channel={"segments_per_second": 1000},
+            channel={"segments_per_second": 530},
         ),
         Row(
             "refused",

@@ -101,7 +101,13 @@ def judge(row: Row, seen: Seen) -> Verdict:
         must=row.must,
         scaled=row.scaled,
         seconds=row.seconds,
-        checks=(*own, *shared, judging.switched(seen), judging.by_channel(seen)),
+        checks=(
+            *own,
+            *shared,
+            judging.waits_by_class(seen),
+            judging.switched(seen),
+            judging.by_channel(seen),
+        ),
         moments=tuple((round(at, 2), text) for at, text in sorted(moments)),
         series=series(seen),
     )
