@@ -219,6 +219,18 @@ def open_messages(replay: Replay, segments: dict[int, int]) -> set[int]:
     return found
 
 
+def count_copies(copies: dict[str, list[int]], rows: Sequence[Json]) -> None:
+    """Add to each segment's count what a carrier took; `copies`: number to a count per segment.
+
+    A vendor cuts a long text itself: its record has one line for the whole.
+    """
+    for row in rows:
+        counts = copies[row["to"]]
+        taken = range(len(counts)) if row["total"] == 1 else [row["index"] - 1]
+        for segment in taken:
+            counts[segment] += 1
+
+
 @dataclass
 class Verdict:
     """Everything the judges said, after the drain."""
@@ -463,8 +475,7 @@ class Campaign:
         for carrier in self._gateway.carriers.values():
             rows = carrier.submits()
             verdict.taken[carrier.name] = len(rows)
-            for row in rows:
-                verdict.copies[row["to"]][row["index"] - 1] += 1
+            count_copies(verdict.copies, rows)
 
     def _look_into_journals(self, texts: Sequence[Text], events: dict[str, list[Json]]) -> None:
         """Which worker was new after which kill, and what its predecessor left open."""
