@@ -32,7 +32,7 @@ from store.read import Reader
 from store.seal import Keyring, read_master_key
 from tests.support.gateway_process import GatewayProcess
 
-SINGLES_PER_S = 250
+SINGLES_PER_S = 150
 BATCHES_PER_S, BATCH = 2, 25
 RATE = SINGLES_PER_S + BATCHES_PER_S * BATCH
 TICK_S = 0.02
