@@ -13,7 +13,7 @@ import pytest
 from gateway.http_protocol import ALL_OF_THEM, HEAD_TIMEOUT_S, MAX_FRAMING, Connections
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.metrics import render
-from tests.support.fake_flow import SHOP, FakeFlow, Taken
+from tests.support.fake_flow import SHOP, Taken
 from tests.support.http_client import GOOD, READY, Client, answers, held_back, request
 
 VOLATILE = {"id", "created_at", "request_id", "instance"}

@@ -66,10 +66,7 @@ def test_the_list_names_what_stands_in_the_code_and_nothing_else():
 
 def test_no_place_costs_a_call_while_nothing_is_armed():
     loose = [
-        (path.name, name)
-        for path in sources()
-        for name, is_guarded in hits(path)
-        if not is_guarded
+        (path.name, name) for path in sources() for name, is_guarded in hits(path) if not is_guarded
     ]
     assert loose == []
 
