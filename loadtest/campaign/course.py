@@ -82,6 +82,7 @@ class Outcome:
     verdicts: list[Verdict] = field(default_factory=list)
     timelines: list[Timeline] = field(default_factory=list)
     total: Total = field(default_factory=Total)
+    taken: Mapping[str, int] = field(default_factory=dict)  # by each carrier, what it recorded
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -92,6 +93,7 @@ class Outcome:
             "seconds": round(self.seconds, 1),
             "is_good": self.total.is_good,
             "total": asdict(self.total),
+            "taken": dict(self.taken),
             "faults": [
                 {**verdict.as_json(), "timeline": timeline.as_json()}
                 for verdict, timeline in zip(self.verdicts, self.timelines, strict=True)
@@ -146,6 +148,7 @@ class Course:
             await cancelled(sending)
             await self._ground.close()
             await self._books.close()
+        self.outcome.taken = self._records.taken
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
 

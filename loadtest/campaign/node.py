@@ -381,11 +381,12 @@ class Node:
         """`smsgw apply` of a file beside the sandbox's secrets; raises Broken with its words."""
         file = self.data_dir / "campaign.yaml"
         file.write_text(yaml, "utf-8")
+        env = {name: value for name, value in self._env.items() if name != "SMSGW_FAILPOINT"}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "gateway", "apply", str(file)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=self._env,
+            env=env,
         )
         told, _ = await process.communicate()
         if process.returncode:
@@ -393,12 +394,16 @@ class Node:
 
     async def has_links(self, names: Iterable[str], timeout_s: float) -> None:
         """Wait until these channels have sessions; raises Broken."""
-        wanted = {f'smsgw_channel_state{{channel="{name}",state="up"}} 1' for name in names}
         end = time.monotonic() + timeout_s
-        while not wanted <= set((await self._metrics()).splitlines()):
+        while not await self._are_up(names):
             if time.monotonic() > end:
                 raise Broken(f"{', '.join(names)} do not come up\n{self.last_words()}")
             await asyncio.sleep(LOOK_S)
+
+    async def _are_up(self, names: Iterable[str]) -> bool:
+        text = await self._metrics()
+        lines = [f'smsgw_channel_state{{channel="{name}",state="up"}} 1' for name in names]
+        return all(line in text for line in lines)
 
     async def _metrics(self) -> str:
         try:
