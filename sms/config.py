@@ -197,6 +197,37 @@ class Route:
     channels: tuple[int, ...]
 
 
+class CanaryState(StrEnum):
+    """Where a canary is: it has a share in the first two, and is over in the others."""
+
+    RUNNING = "running"
+    PAUSED = "paused"  # keeps its share: no gate takes it further, none takes it back
+    PROMOTED = "promoted"  # its channels are the route's
+    ROLLED_BACK = "rolled_back"  # two bad gates
+    ABORTED = "aborted"  # an operator ended it
+
+    @property
+    def is_live(self) -> bool:
+        """Whether destinations are on it."""
+        return self in (CanaryState.RUNNING, CanaryState.PAUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A part of a route's destinations on other channels, to see whether these are as good.
+
+    channels[0] is the candidate; what it is measured against is the route's channels[0].
+    """
+
+    id: int
+    name: str
+    route: int
+    channels: tuple[int, ...]
+    share: int  # percent of the route's destinations
+    state: CanaryState
+    since: float  # Unix seconds: the begin of this step, or when it was resumed
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookEndpoint:
     """Where a tenant wants its events."""
@@ -230,6 +261,7 @@ class Snapshot:
     routes: tuple[Route, ...] = ()
     endpoints: Mapping[int, WebhookEndpoint] = field(default_factory=dict)
     templates: Mapping[int, Template] = field(default_factory=dict)
+    canaries: tuple[Canary, ...] = ()  # running and paused ones
 
     book: Book = field(init=False, repr=False, compare=False)  # the templates, to find a text's
     demanding: frozenset[int] = field(init=False, repr=False, compare=False)  # templates only
