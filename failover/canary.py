@@ -108,7 +108,7 @@ class Finding(NamedTuple):
     check: Check
     candidate: float | None  # a share, or seconds; None without data
     baseline: float | None  # None where the limit is a number of its own
-    count: int  # segments that it rests on
+    segments: int  # that it rests on
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +274,7 @@ def _told(one: Finding) -> str:
         return f"{one.signal}: nothing to judge by yet"
     if one.signal == "answers":
         return f"p95 answer {one.candidate:.2g} s, baseline {one.baseline or 0:.2g} s"
-    words = f"{one.candidate:.2%} of {one.count} {_NAMES[one.signal]}"
+    words = f"{one.candidate:.2%} of {one.segments} {_NAMES[one.signal]}"
     return words if one.baseline is None else f"{words}, baseline {one.baseline:.2%}"
 
 

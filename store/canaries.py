@@ -1,7 +1,7 @@
 """Counts and gates of canaries: every process adds to the counts, one at a time judges them.
 
-A gate is kept in the transaction of what followed from it, so a process that ends in between has
-done neither. Raises StoreUnavailable when PostgreSQL is away.
+A gate is kept in the transaction of what follows from it, so a process that ends in between has
+done neither. Everything raises StoreUnavailable when PostgreSQL is away.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ _LIVE: Final = (
     "SELECT id FROM objects WHERE kind = 'canary' AND deleted_at IS NULL"
     " AND spec ->> 'state' = ANY ($1)"
 )
-# $2 seconds since the last one; less a little, for a clock that ticks once a period.
 _DUE: Final = (
     f"{_LIVE} AND NOT EXISTS (SELECT FROM canary_gates g WHERE g.canary = id"
-    " AND g.checked_at > clock_timestamp() - make_interval(secs => $2)) ORDER BY id"
+    " AND g.checked_at > clock_timestamp() - make_interval(secs => $2))"
 )
 _TOTALS: Final = (
     "SELECT channel, slot >= $2 AS is_step,"
@@ -97,7 +96,7 @@ class CanaryStore:
     async def due(self, every_s: float) -> list[int]:
         """Live canaries that nobody has looked at for so long."""
         async with acquire(self._pool) as conn:
-            return [row["id"] for row in await conn.fetch(_DUE, LIVE, every_s)]
+            return [row["id"] for row in await conn.fetch(f"{_DUE} ORDER BY id", LIVE, every_s)]
 
     async def gates(self, canaries: Collection[int]) -> dict[int, Kept]:
         """The last gate of each, of those that had one."""
@@ -118,13 +117,14 @@ class CanaryStore:
         async with acquire(self._pool) as conn:
             await conn.execute("UPDATE canary_gates SET is_told = true WHERE canary = $1", canary)
 
-    async def forget(self, before: float) -> None:
-        """Drop counts of canaries that are over, and of slots before that (Unix seconds)."""
+    async def forget(self, kept_s: float) -> None:
+        """Drop counts of canaries that are over, and of slots that are older."""
         async with acquire(self._pool) as conn:
             await conn.execute(
-                f"DELETE FROM canary_counts WHERE slot < $2 OR canary NOT IN ({_LIVE})",
+                f"DELETE FROM canary_counts WHERE canary NOT IN ({_LIVE})"
+                " OR slot < extract(epoch FROM clock_timestamp()) - $2::float8",
                 LIVE,
-                int(before),
+                kept_s,
             )
 
     def judging(self, change: Change) -> Judging:
@@ -140,8 +140,8 @@ class Judging:
 
     async def is_due(self, canary: int, every_s: float) -> bool:
         """Whether nobody else has looked meanwhile."""
-        found = await self._conn.fetch(_DUE, LIVE, every_s)
-        return any(row["id"] == canary for row in found)
+        found = await self._conn.fetchrow(f"{_DUE} AND id = $3", LIVE, every_s, canary)
+        return found is not None
 
     async def now(self) -> float:
         """The database's time, Unix seconds: judges take turns."""
@@ -169,7 +169,8 @@ class Judging:
             answers.setdefault((row["channel"], row["is_step"]), {})[row["place"] - 1] = row["n"]
         return {
             (row["channel"], row["is_step"]): Totals(
-                tuple(row[name] for name in _SUMS), answers.get((row["channel"], row["is_step"]), {})
+                tuple(row[name] for name in _SUMS),
+                answers.get((row["channel"], row["is_step"]), {}),
             )
             for row in await self._conn.fetch(_TOTALS, *of)
         }
