@@ -187,7 +187,10 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An ordered choice: channels[0] is the primary, then at most three backups."""
+    """An ordered choice: channels[0] is the primary, then at most three backups.
+
+    With weights several are primaries, each for its part of the numbers (`failover.split`).
+    """
 
     id: int
     tenant: int  # 0 = any
@@ -195,6 +198,7 @@ class Route:
     carrier: Carrier | None  # None = any
     country: int  # 0 = any
     channels: tuple[int, ...]
+    weights: tuple[int, ...] = ()  # beside the channels, the rest 0; () = all to channels[0]
 
 
 class CanaryState(StrEnum):
@@ -268,6 +272,7 @@ class Snapshot:
     paused: frozenset[int] = field(init=False, repr=False, compare=False)  # channels not active
     # One route for each different list of channels: what can be asked of routes is asked of these.
     ways: Mapping[tuple[int, ...], Route] = field(init=False, repr=False, compare=False)
+    _shared: frozenset[tuple[int, ...]] = field(init=False, repr=False, compare=False)  # by weights
     _by_key: dict[_RouteKey, Route] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -287,6 +292,8 @@ class Snapshot:
         object.__setattr__(self, "demanding", demanding)
         object.__setattr__(self, "_by_key", by_key)  # the object is frozen for everybody else
         object.__setattr__(self, "ways", ways)
+        shared = frozenset(route.channels for route in self.routes if route.weights)
+        object.__setattr__(self, "_shared", shared)
 
     def route_for(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
@@ -311,9 +318,10 @@ class Snapshot:
         return self._serving(route.channels, message_class, carrier, country)
 
     def choices(self, message_class: MessageClass) -> frozenset[tuple[int, ...]]:
-        """Whatever `channels_for` can give for a class, at least, but never ().
+        """Whatever messages of a class can have as their channels, at least, but never ().
 
-        A channel that does not take every message, or text, makes several choices of one route.
+        A channel that does not take every message, or text, makes several choices of one route,
+        and so do weights.
         """
         found: set[tuple[int, ...]] = set()
         for channels in self.ways:
@@ -321,7 +329,10 @@ class Snapshot:
             countries = {code for channel in known for code in channel.countries or ()}
             for carrier, country in product(Carrier, (0, *countries)):  # 0: one that nobody names
                 serving = self._serving(channels, message_class, carrier, country)
-                found.update(self._narrowed(serving))
+                for choice in self._narrowed(serving):
+                    found.add(choice)
+                    if channels in self._shared:
+                        found.update(_each_first(choice))
         return frozenset(found - {()})
 
     def _narrowed(self, channels: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -343,3 +354,8 @@ class Snapshot:
             if (channel := self.channels.get(number)) is None
             or channel.serves(message_class, carrier, country)
         )
+
+
+def _each_first(channels: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for first in channels:
+        yield (first, *(one for one in channels if one != first))
