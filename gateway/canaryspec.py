@@ -6,9 +6,9 @@
      paused ─▶ promoted │ rolled_back │ aborted  nobody is on it any more
 
 Both the admin API and the judge of `gateway/canaries.py` change a canary by these alone. What is
-stored: `route` and `channels` by name, `steps` and `share` in percent, `state`, `since` (when the
-step began, or the canary ended), and `gates`, the limits that are stricter than usual, by the names
-of `failover.canary.CanaryPolicy`. Pure.
+stored: `route`, `baseline` and `channels` by name, `steps` and `share` in percent, `state`, `since`
+(when the step began, or the canary ended), and `gates`, the limits that are stricter than usual, by
+the names of `failover.canary.CanaryPolicy`. Pure.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ STEPS: Final = (5, 30, 100)  # percent
 def new_canary(
     route: str,
     channels: Sequence[str],
+    baseline: str,
     now: float,
     *,
     steps: Sequence[int] = STEPS,
     gates: Mapping[str, float] | None = None,
 ) -> Spec:
-    """A canary at its first step; `now` is Unix seconds, as everywhere here."""
+    """A canary at its first step; `now` is Unix seconds, as everywhere here.
+
+    `baseline` is the route's first channel, which stays that for as long as the canary lives.
+    """
     return {
         "route": route,
+        "baseline": baseline,
         "channels": list(channels),
         "steps": list(steps),
         "share": steps[0],

@@ -543,6 +543,9 @@ class _Document:
             "country": 0 if country == "*" else country,
             "channels": channels,
         }
+        weights = self._route_weights(good.get("weights"), len(channels), f"{pointer}/weights")
+        if weights:
+            spec["weights"] = weights
         name = f"{tenant}/{message_class}/{carrier}/{country}"
         self._route_pointers[name] = pointer
         self._take(Wanted("route", name, spec), pointer)
@@ -561,6 +564,16 @@ class _Document:
                 detail = "names no channel of this file or gateway; add it or correct the name"
                 self.complain(member(pointer, index), detail)
         return value
+
+    def _route_weights(self, value: list[int] | None, channels: int, pointer: str) -> list[int]:
+        """As they are stored: backups at the end, whose weight is 0, need none."""
+        weights = list(value or ())
+        while weights and not weights[-1]:
+            weights.pop()
+        if len(weights) > channels:
+            detail = f"has {len(weights)} entries for {channels} channels; give one beside each"
+            self.complain(pointer, detail)
+        return weights
 
     def _template(self, value: object, pointer: str) -> None:
         good = self._fields(value, pointer, fields.TEMPLATE)

@@ -211,9 +211,14 @@ def route_view(
         "country": spec["country"] or "*",
         "channels": spec["channels"],
         "channel_ids": [channels.get(name) for name in spec["channels"]],
+        "weights": _padded(spec["weights"], len(spec["channels"])) if "weights" in spec else None,
         "created_at": _moment(stored),
         "version": stored.version,
     }
+
+
+def _padded(weights: list[int], length: int) -> list[int]:
+    return weights + [0] * (length - len(weights))
 
 
 def _moment(stored: StoredObject) -> str | None:

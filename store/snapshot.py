@@ -200,6 +200,7 @@ def _route(stored: StoredObject, objects: Objects) -> Route:
         carrier=None if carrier == ANY else Carrier(carrier),
         country=int(spec.get("country", 0)),
         channels=tuple(_id_of("channel", word, objects, user) for word in spec["channels"]),
+        weights=tuple(spec.get("weights", ())),
     )
 
 

@@ -30,7 +30,7 @@ _ONE = ROUTES + "/{id:oid}"
 _WORD = text(64)
 _CHANNELS = Field(list_of(_WORD, least=1, most=1 + MAX_BACKUPS), is_required=True, json=list)
 _NEW: Mapping[str, Field] = {**ROUTE, "channels": _CHANNELS}
-_CHANGEABLE: Mapping[str, Field] = {"channels": _CHANNELS}
+_CHANGEABLE: Mapping[str, Field] = {"channels": _CHANNELS, "weights": ROUTE["weights"]}
 
 
 class RouteRoutes(Objects):
@@ -54,14 +54,14 @@ class RouteRoutes(Objects):
             await _name_tenant(change, good, checked)
             await _name_channels(change, good, checked)
             checked.stop()
-            wanted = await self.checked_entry(change, good)
+            wanted = await self.checked_entry(change, _said(good))
             await self.refuse_taken(change, wanted.name, taken)
             made = await self.put(change, wanted)
         await self.desk.done()
         return self.created(made)
 
     async def patch(self, request: Request) -> Response:
-        """PATCH: other channels, or another order."""
+        """PATCH: other channels, another order, other weights or none."""
         key = self.desk.enter(request)
         good, checked = await self.desk.body(request, _CHANGEABLE, is_partial=True)
         checked.stop()
@@ -70,7 +70,7 @@ class RouteRoutes(Objects):
             check_if_match(request, standing, is_required=True)
             await _name_channels(change, good, checked)
             checked.stop()
-            wanted = await self.checked_entry(change, {**_entry(standing), **good})
+            wanted = await self.checked_entry(change, _said({**_entry(standing), **good}))
             return await self.put(change, wanted)
 
         return await self.changed(request, key, decide)
@@ -85,7 +85,7 @@ class RouteRoutes(Objects):
         return [route_view(one, tenants, channels) for one in found]
 
     def entry(self, earlier: StoredObject, standing: StoredObject) -> dict[str, Any]:
-        """The channels as they were."""
+        """The channels and weights as they were."""
         return _entry(earlier)
 
     async def used_by(self, change: Change, standing: StoredObject) -> Problem | None:
@@ -103,6 +103,11 @@ class RouteRoutes(Objects):
 
 def _entry(stored: StoredObject) -> dict[str, Any]:
     return {**stored.spec, "country": stored.spec["country"] or ANY}
+
+
+def _said(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file would say: null is nothing there."""
+    return {name: value for name, value in entry.items() if value is not None}
 
 
 async def _name_tenant(change: Change, good: dict[str, Any], checked: Checked) -> None:

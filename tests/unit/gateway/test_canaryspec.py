@@ -9,12 +9,13 @@ from sms.config import CanaryState
 
 NOW = 1_800_000_000.0
 THEN, LATER = "2027-01-15T08:00:00.000Z", "2027-01-15T08:10:00.000Z"
-NEW = canaryspec.new_canary("*/otp/*/86", ["new", "old"], NOW, gates={"failure_share": 0.01})
+NEW = canaryspec.new_canary("*/otp/*/86", ["new", "old"], "old", NOW, gates={"failure_share": 0.01})
 
 
 def test_a_new_one_is_at_its_first_step() -> None:
     assert NEW == {
         "route": "*/otp/*/86",
+        "baseline": "old",
         "channels": ["new", "old"],
         "steps": [5, 30, 100],
         "share": 5,
