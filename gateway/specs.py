@@ -217,6 +217,29 @@ def route_view(
     }
 
 
+def canary_view(
+    stored: StoredObject, routes: Mapping[str, str], channels: Mapping[str, str]
+) -> Json:
+    """A canary as the API shows it; what was deleted after its end has no id any more."""
+    spec = stored.spec
+    return {
+        "id": stored.public_id,
+        "name": stored.name,
+        "route": spec["route"],
+        "route_id": routes.get(spec["route"]),
+        "channels": spec["channels"],
+        "channel_ids": [channels.get(name) for name in spec["channels"]],
+        "baseline": spec["baseline"],
+        "steps": spec["steps"],
+        "share": spec["share"],
+        "state": spec["state"],
+        "since": spec["since"],
+        "gates": spec["gates"],
+        "created_at": _moment(stored),
+        "version": stored.version,
+    }
+
+
 def _padded(weights: list[int], length: int) -> list[int]:
     return weights + [0] * (length - len(weights))
 
