@@ -102,6 +102,11 @@ class Change:
         """Whether nothing was written so far."""
         return not self._entries
 
+    @property
+    def conn(self) -> AnyConnection:
+        """The transaction, for rows beside the objects that are true only with them."""
+        return self._conn
+
     async def by_name(self, kind: str, name: str) -> StoredObject | None:
         """The object in force with that name."""
         if self._standing is not None:

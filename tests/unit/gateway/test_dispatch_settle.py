@@ -306,6 +306,10 @@ def test_link_down_moves_what_waits_and_all_down_holds_it() -> None:
     assert kit.lanes.lane(0).size() == 13  # 7 are with the carrier
     kit.dispatcher.link_changed(2, is_up=True)
     kit.events.flush()
+    assert len(kit.channels[2].seen) == 2  # more wait than a window holds: it begins slowly
+    kit.clock.now += 5.0
+    kit.dispatcher.pump(2)
+    kit.events.flush()
     assert len(kit.channels[2].seen) == 7
     assert kit.lanes.lane(0).size() == 0
 
