@@ -5,10 +5,11 @@
        ▼ │     paused: keeps its share
      paused ─▶ promoted │ rolled_back │ aborted  nobody is on it any more
 
-Both the admin API and the judge of `gateway/canaries.py` change a canary by these alone. What is
-stored: `route`, `baseline` and `channels` by name, `steps` and `share` in percent, `state`, `since`
-(when the step began, or the canary ended), and `gates`, the limits that are stricter than usual, by
-the names of `failover.canary.CanaryPolicy`. Pure.
+Both the admin API and the judge (`gateway/canary_judge.py`) change a canary by these alone. What
+is stored: `route`, `baseline` and `channels` by name, `steps` and `share` in percent, `state`,
+`since` (when the step began, or the canary ended), `reason` of an end that no operator asked for,
+and `gates`, the limits that are stricter than usual, by the names of
+`failover.canary.CanaryPolicy`. Pure.
 """
 
 from __future__ import annotations

@@ -218,9 +218,15 @@ def route_view(
 
 
 def canary_view(
-    stored: StoredObject, routes: Mapping[str, str], channels: Mapping[str, str]
+    stored: StoredObject,
+    routes: Mapping[str, str],
+    channels: Mapping[str, str],
+    gate: Mapping[str, Any],
 ) -> Json:
-    """A canary as the API shows it; what was deleted after its end has no id any more."""
+    """A canary as the API shows it; what was deleted after its end has no id any more.
+
+    `gate`: the last one's figures, empty before the first.
+    """
     spec = stored.spec
     return {
         "id": stored.public_id,
@@ -234,7 +240,9 @@ def canary_view(
         "share": spec["share"],
         "state": spec["state"],
         "since": spec["since"],
+        "reason": spec.get("reason"),
         "gates": spec["gates"],
+        "last_gate": gate or None,
         "created_at": _moment(stored),
         "version": stored.version,
     }

@@ -2,7 +2,7 @@
 
     fields ─▶ under the configuration's lock: route and channels by name or id, checked with the
               route's own as those of a route ═COMMIT, audit row═▶ its first share, in force
-              within 5 s, then gates (`gateway/canaries.py`)
+              within 5 s, then gates (`gateway/canary_judge.py`)
     :pause, :resume, :abort, :promote ─▶ a new version of it; :promote of its route too
 
 A canary is a procedure: a file does not say one. While it lives its route stays as it is.
@@ -158,7 +158,9 @@ class CanaryRoutes(Stored):
         routes = {one.spec["route"] for one in found}
         ids = public_ids("channel", await store.ids("channel", named) if named else {})
         route_ids = public_ids("route", await store.ids("route", routes) if routes else {})
-        return [canary_view(one, route_ids, ids) for one in found]
+        gates = await store.canaries.gates([one.id for one in found]) if found else {}
+        told = {number: kept.gate for number, kept in gates.items()}
+        return [canary_view(one, route_ids, ids, told.get(one.id, {})) for one in found]
 
     async def used_by(self, change: Change, standing: StoredObject) -> Problem | None:
         """Those who are on it."""
