@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 from gateway.canaryspec import is_live
 from gateway.routefit import Wrong, clashes, misfits, never_gsm7
@@ -17,6 +17,7 @@ from gateway.templatefit import Lack, lacks
 
 Spec = Mapping[str, Any]
 Specs = Mapping[str, Spec]  # by name, as they are stored
+LIVE_REMEDY: Final = "wait for its end, or promote or abort it first"
 
 
 def live_ones(canaries: Specs) -> dict[str, Spec]:
