@@ -203,7 +203,7 @@ async def test_a_good_one_becomes_the_route_step_by_step(world: World) -> None:
     assert [action for action, _ in await world.audited()] == [
         "canary.stepped",
         "canary.stepped",
-        "route.updated",
+        "route.promoted",
         "canary.promoted",
     ]
 

@@ -159,3 +159,16 @@ async def test_a_week_is_kept(desk: Desk) -> None:
     desk.meter().receipted(1, 0, 0.0)
     assert len(await desk.flushed()) == 1
     assert len(desk.meter()._slots) == 1
+
+
+async def test_the_first_slot_of_a_step_begins_with_it(desk: Desk) -> None:
+    """The judge takes slots from the begin of the step on: what is before it is in none of them."""
+    desk.now = NOON + 1000.4
+    desk.canaries.reconfigure(snapshot(canary(desk.now)))
+    for later in (-0.1, 0.7, 60.0, 60.7):
+        desk.now = NOON + 1000.4 + later
+        desk.meter().receipted(1, 0, 0.0)
+    slots = sorted(await desk.flushed())
+    assert slots[-2:] == [1001, 1061]
+    assert len(slots) == 3
+    assert slots[0] < 1000.4
