@@ -10,6 +10,7 @@ slot it was submitted in: what a gate compares left in the same minutes, however
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -38,11 +39,11 @@ class _Time:
     since: float  # the begin of the step
 
     def slot(self, unix: float) -> int:
-        """The begin of the slot."""
-        long_s = self.fine_s
-        if not self.since <= unix < self.since + FINE_SLOTS * self.fine_s:
+        """The begin of the slot; the first one of a step begins with it."""
+        begin, long_s = math.ceil(self.since), self.fine_s
+        if not begin <= unix < begin + FINE_SLOTS * self.fine_s:
             long_s *= COARSE
-        return int(unix // long_s) * long_s
+        return begin + int((unix - begin) // long_s) * long_s
 
 
 class Meter:

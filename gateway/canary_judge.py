@@ -230,7 +230,7 @@ class _Case:
         if route is None:
             raise RuntimeError("a canary without its route was aborted")
         wanted = canaryspec.promoted_route(route.spec, self._spec)
-        await self._change.put(Upsert("route", route.name, wanted, route.secrets))
+        await self._change.put(Upsert("route", route.name, wanted, {}, "promoted"))
 
     async def _abort(self, why: str, now: float) -> _Verdict:
         ended = {**canaryspec.aborted(self._spec, now), "reason": why}
@@ -241,9 +241,7 @@ class _Case:
 
     async def _put(self, spec: Spec, verb: str) -> StoredObject:
         canary = self._canary
-        return await self._change.put(
-            Upsert("canary", canary.name, dict(spec), canary.secrets, verb)
-        )
+        return await self._change.put(Upsert("canary", canary.name, dict(spec), {}, verb))
 
 
 def _counts(totals: Totals | None) -> Counts:

@@ -118,13 +118,17 @@ class CanaryStore:
             await conn.execute("UPDATE canary_gates SET is_told = true WHERE canary = $1", canary)
 
     async def forget(self, kept_s: float) -> None:
-        """Drop counts of canaries that are over, and of slots that are older."""
+        """Drop counts of canaries that are over and of older slots, and gates of removed ones."""
         async with acquire(self._pool) as conn:
             await conn.execute(
                 f"DELETE FROM canary_counts WHERE canary NOT IN ({_LIVE})"
                 " OR slot < extract(epoch FROM clock_timestamp()) - $2::float8",
                 LIVE,
                 kept_s,
+            )
+            await conn.execute(
+                "DELETE FROM canary_gates g WHERE is_told AND NOT EXISTS (SELECT FROM objects o"
+                " WHERE o.kind = 'canary' AND o.id = g.canary AND o.deleted_at IS NULL)"
             )
 
     def judging(self, change: Change) -> Judging:

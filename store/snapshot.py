@@ -235,10 +235,11 @@ def _template(stored: StoredObject, objects: Objects) -> Template:
 
 
 def _canary(stored: StoredObject, objects: Objects) -> Canary | None:
-    """None for one that is over: what it names may be gone."""
+    """None for one that is over, or will be at its next gate: what it names may be gone."""
     spec = stored.spec
     state = CanaryState(spec["state"])
-    if not state.is_live:
+    names = [("route", spec["route"]), *(("channel", name) for name in spec["channels"])]
+    if not state.is_live or any(name not in objects for name in names):
         return None
     user = f"canary {stored.name}"
     return Canary(
