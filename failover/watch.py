@@ -118,8 +118,12 @@ class Watch:
         else:
             self._link_errors += part
 
+    def link_came(self, now: float) -> None:
+        """A login was answered, or a connection made."""
+        self.tested_at = now
+
     def heard_at(self) -> float:
-        """When its carrier last showed to be there: an answer, or one to a link test."""
+        """When its carrier last showed to be there: an answer, of a login or link test too."""
         return max(self._whole.health.heard_at, self.tested_at)
 
     # -- what messages ask -----------------------------------------------------------------

@@ -116,6 +116,7 @@ class ChannelRuntime:
         self.is_up = self.was_up = True
         self.is_lent = False
         self.up_at = self.strict_until = now
+        self.watch.link_came(now)
         self.start = start
 
     def moved(self, now: float) -> None:

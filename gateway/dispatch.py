@@ -597,7 +597,7 @@ class Dispatcher(ChannelChoice):
         for channel, runtime in self.channels.items():
             link_tests(runtime, self._metrics, now)
             moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
-            tell(runtime, moves)
+            tell(runtime, moves, self._metrics)
             if moves:
                 runtime.moved(now)
                 moved.append(runtime)

@@ -180,7 +180,7 @@ def _head_age_s(runtime: ChannelRuntime, lane: Lane, now: float) -> float:
     return min(max(ages, default=0.0), now - runtime.up_at)
 
 
-def tell(runtime: ChannelRuntime, moves: Sequence[Move]) -> None:
+def tell(runtime: ChannelRuntime, moves: Sequence[Move], metrics: Metrics) -> None:
     """Log what moved and what a person should look at; errors are what pages."""
     name = runtime.config.name
     for carrier, change in moves:
@@ -189,6 +189,8 @@ def tell(runtime: ChannelRuntime, moves: Sequence[Move]) -> None:
         if change.signal is not None:
             about["cause"] = change.signal.value
         if change.is_page:
+            cause = "switches" if change.signal is None else change.signal.value
+            metrics.channel_pages_total.inc((name, cause))
             log.error("channel degraded: look at it now", **about)
         elif change.state is BreakerState.OPEN:
             log.warning("channel degraded", **about)
@@ -197,6 +199,8 @@ def tell(runtime: ChannelRuntime, moves: Sequence[Move]) -> None:
         else:
             log.info("channel comes back", **about)
     for alarm in runtime.watch.alarms:
+        labels = name, alarm.carrier.value, alarm.fault.signal.value
+        metrics.channel_alarms_total.inc(labels)
         log.warning(
             "channel alarm",
             channel=name,
