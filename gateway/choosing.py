@@ -50,9 +50,15 @@ class ChannelChoice:
     def taker(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
         """The channel that takes ordinary messages of these now; None while all only wait.
 
-        One that is on its ramp counts as waiting.
+        One that is on its ramp counts as waiting, one whose carrier throttles does not.
         """
-        return self._first_fit(channels, message_class, ())
+        fit = self._first_fit(channels, message_class, ())
+        if fit is not None:
+            return fit
+        return next((one for one in channels if self._is_well(one, message_class)), None)
+
+    def _is_well(self, channel: int, message_class: MessageClass) -> bool:
+        return self._is_up(channel, message_class) and self.channels[channel].watch.is_closed
 
     def _is_up(self, channel: int, message_class: MessageClass) -> bool:
         """Whether a session of ours takes the class, whatever its breakers say."""
