@@ -112,7 +112,12 @@ class Breaker:
         return 1.0 if self.state is _CLOSED else 0.0
 
     def rank(self) -> tuple[int, int]:
-        """How bad it is, the lowest best: for messages that no channel takes."""
+        """How bad it is, the lowest best: for messages that no channel takes.
+
+        On the ramp by how far it has come, else by how often it was left in a row.
+        """
+        if self.state is _RAMP:
+            return _RANKS[_RAMP], len(self._policy.ramp) - self._step
         return _RANKS[self.state], self._opened
 
     def room(self, window: int, waiting: int) -> int:
