@@ -37,6 +37,7 @@ _CLOSED, _OPEN = BreakerState.CLOSED, BreakerState.OPEN
 _HALF_OPEN, _RAMP = BreakerState.HALF_OPEN, BreakerState.RAMP
 # How bad a channel is that somebody must take: the lowest first.
 _RANKS: Final = {_CLOSED: 0, _RAMP: 1, _HALF_OPEN: 2, _OPEN: 3}
+ALONE: Final = frozenset({_RANKS[_CLOSED], _RANKS[_OPEN]})  # of equals one gets all of them
 
 
 @dataclass(frozen=True, slots=True)

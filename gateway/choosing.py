@@ -85,7 +85,8 @@ class ChannelChoice:
         """Whether its breakers, not all closed, take the message."""
         if message is None:
             return False
-        key = crc32(message.number.encode())  # who is on it stays on it while it climbs
+        # Who is on it stays on it while it climbs; of channels that climb each has others.
+        key = crc32(message.number.encode(), runtime.config.id)
         is_otp = message.message_class is MessageClass.OTP
         return runtime.watch.takes(message.carrier, key, is_otp=is_otp)
 
@@ -216,7 +217,8 @@ class ChannelChoice:
         fit = self._first_fit(channels, message.message_class, tried, message)
         if fit is not None:
             return fit
-        return least_bad(channels, lambda channel: self._badness(channel, message), tried)
+        key = crc32(message.number.encode())
+        return least_bad(channels, lambda channel: self._badness(channel, message), tried, key)
 
     def why_not(self, message: Message, primary: int) -> str:
         """Why a message goes to another channel than its route's first one, in one word."""

@@ -85,7 +85,7 @@ class Dispatcher(ChannelChoice):
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moves = Moves(lanes, self.put, call_later)
+        self._moves = Moves(lanes, self.put_moved, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -234,6 +234,27 @@ class Dispatcher(ChannelChoice):
             failpoints.hit("lanes.put")
         for channel in touched:
             self.pump(channel)
+
+    def put_moved(self, messages: Iterable[Message]) -> None:
+        """Queue what comes out of another lane where it belongs now, by age."""
+        if self.sift is not None:
+            messages = self.sift(messages)
+        now = self._monotonic()
+        runs: dict[int, list[Message]] = {}
+        for message in messages:
+            if message.state in FINAL_STATES or message.is_handed:
+                continue
+            message.queued_at = message.queued_at or now
+            channel = self._bind(message)
+            if channel is not None:
+                runs.setdefault(channel, []).append(message)
+        for channel, run in runs.items():
+            self._lanes.put_moved(channel, run)
+        if failpoints.is_armed:
+            failpoints.hit("lanes.put")
+        for channel in runs:
+            if channel:
+                self.pump(channel)
 
     def put_adopted(self, messages: Iterable[Message]) -> None:
         """Queue what other processes had accepted, by turns with our own."""
