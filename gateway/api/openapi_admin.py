@@ -307,7 +307,7 @@ def admin_schemas() -> Json:
                 "action": {"type": "string", "examples": ["tenant.updated", "api_key.revoked"]},
                 "actor": object_of(
                     {
-                        "kind": {"enum": ["key", "command"]},
+                        "kind": {"enum": ["key", "command", "gateway"]},
                         "id": NULLABLE_TEXT,
                         "name": {"type": "string"},
                         "os_user": NULLABLE_TEXT,
