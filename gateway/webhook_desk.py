@@ -35,6 +35,7 @@ from store.objects import Upsert
 from store.processes import ProcessLease
 from store.replays import PAGE, Replay, ReplayStore
 from store.seal import Keyring
+from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 from webhooks.address import AllowList
@@ -215,6 +216,8 @@ class WebhookDesk:
     async def _write(self) -> None:
         while self._waiting:
             rows = [self._waiting[place] for place in range(min(len(self._waiting), _ROWS))]
+            if failpoints.is_armed:
+                failpoints.hit("notify.logged")
             try:
                 await self._attempts.write(rows)
             except StoreUnavailable:
