@@ -521,7 +521,7 @@ class Metrics:
         )
         self.webhook_notices_total = Counter(
             "webhook_notices_total",
-            "Endpoints that a tenant must look at: warned, disabled, gone.",
+            "Webhook endpoints warned of, and disabled because all failed or it was gone.",
             ("what",),
         )
         self.webhook_attempts_unlogged_total = Counter(

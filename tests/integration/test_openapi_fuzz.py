@@ -89,6 +89,9 @@ def rig() -> Iterator[Rig]:
         keys = f"/v1/tenants/{tenant}/api-keys"
         for scope in ("send", "read"):
             made.keys[scope] = made.admin(keys, {"name": scope, "scopes": [scope]})["key"]
+        hooked = made.admin("/v1/tenants", {"name": "hooked"})["id"]  # it has nothing to be told of
+        both = {"name": "both", "scopes": ["send", "read"]}
+        made.keys["hooked"] = made.admin(f"/v1/tenants/{hooked}/api-keys", both)["key"]
         fill(made)
         yield made
 
@@ -115,6 +118,11 @@ def fill(rig: Rig) -> None:
     entry = rig.gateway.request(
         "POST", "/v1/suppressions", {"to": "+8613800138111"}, key=rig.keys["send"]
     ).json()["id"]
+    hook = {"url": f"https://backend.example/{next(_names)}"}
+    endpoint = None
+    while endpoint is None:
+        made = rig.gateway.request("POST", "/v1/webhook-endpoints", hook, key=rig.keys["hooked"])
+        endpoint = made.json().get("id")
     rig.ids = {
         "/v1/tenants/{id}": spoilt,
         "key_id": key,
@@ -125,6 +133,7 @@ def fill(rig: Rig) -> None:
         "/v1/templates/{id}": template,
         "/v1/channels/{id}": channel,
         "/v1/routes/{id}": route,
+        "/v1/webhook-endpoints/{id}": endpoint,
     }
 
 
@@ -139,6 +148,8 @@ def known_id(rig: Rig, path: str, name: str) -> str | None:
 def right_key(operation: Operation | SimpleNamespace) -> str:
     if operation.path.startswith(OF_THE_PLATFORM):
         return "admin"
+    if operation.path.startswith("/v1/webhook-endpoints"):
+        return "hooked"
     is_read = operation.method == "get" or operation.path.endswith(":search")
     return "read" if is_read else "send"
 
