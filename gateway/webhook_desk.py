@@ -44,10 +44,11 @@ from webhooks.deliver import Delivered, Failed, Gone
 ROUND_S = 0.5
 MAINTENANCE_S = 3600.0
 MOST_WAITING = 20_000  # attempts in memory while the store is away; more are only counted
-_ROWS = 2000  # of one COPY
+_ROWS = 500  # of one COPY, made ready in one turn of the loop: some 2 ms
 _PAGES = 5  # of replays in one round
 _DELIVERED_S = 60.0  # between two words about an endpoint that takes everything
 _STOP_S = 1.0
+_AWAY_S = 5.0  # after a round that failed as none should
 _CLEAN_S = 30.0  # of a statement that drops what is old
 _KIND = "webhook_endpoint"
 GONE, FAILING = "gone", "failing"  # why an endpoint is disabled
@@ -132,7 +133,9 @@ class WebhookDesk:
     def _note_health(self, tried: Tried) -> None:
         number = tried.endpoint.id
         if isinstance(tried.delivery, Delivered):
-            self._seen[number] = Noted(number, tried.at, None)
+            before = self._seen.get(number)
+            if before is None or before.failing_since is not None:  # the first of a round says it
+                self._seen[number] = Noted(number, tried.at, None)
             return
         if isinstance(tried.delivery, Gone):
             self._gone[number] = tried.endpoint
@@ -196,6 +199,7 @@ class WebhookDesk:
             except Exception:
                 # Its list of attempts must not end a process that delivers.
                 log.exception("webhook desk")
+                await asyncio.sleep(_AWAY_S)
 
     async def round(self) -> None:
         """Write, judge, replay, clean: one of each."""

@@ -16,7 +16,7 @@ import asyncpg
 
 from sms.ids import DAY_MS, TIME_SHIFT, id_at
 from store.database import AnyConnection, Connection, Pool, acquire
-from store.partitions import day_range, today
+from store.partitions import today
 from store.seal import Keyring, date_of
 
 PREFIX = "wha"
@@ -51,9 +51,10 @@ _HEALTH_SQL = (
     " RETURNING endpoint, delivered_at, failing_since, warned_at"
 )
 _NEVER = (1 << 63) - 1
+_CLOCKS = 60_000 << TIME_SHIFT  # by which the clock of another process may be behind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one per request, and that costs 3 µs
 class Attempt:
     """One HTTP request to an endpoint. Times are Unix seconds."""
 
@@ -151,7 +152,7 @@ class AttemptReader:
 
     async def page(self, endpoint: int, limit: int, below: int | None, now: float) -> list[Attempt]:
         """Attempts of an endpoint, the newest first, with ids under `below`."""
-        oldest = id_at(now) - (KEPT_DAYS * DAY_MS << TIME_SHIFT)
+        oldest = max(id_at(now) - (KEPT_DAYS * DAY_MS << TIME_SHIFT), 0)
         async with acquire(self._pool) as conn:
             rows = await conn.fetch(
                 PAGE_SQL, endpoint, oldest, _NEVER if below is None else below, limit
@@ -165,7 +166,7 @@ class AttemptReader:
         async with acquire(self._pool) as conn, conn.transaction(readonly=True):
             # The index of the batches' events can only be read by bitmap.
             await conn.execute("SET LOCAL enable_bitmapscan = on")
-            rows = await conn.fetch(OF_EVENTS_SQL, list(event_ids), min(event_ids))
+            rows = await conn.fetch(OF_EVENTS_SQL, list(event_ids), min(event_ids) - _CLOCKS)
         return [self._attempt(row) for row in rows]
 
     async def standing(self, endpoints: Collection[int]) -> Mapping[int, Standing]:
@@ -224,11 +225,6 @@ async def _is_attached(conn: AnyConnection, name: str) -> bool:
             name,
         )
     )
-
-
-def oldest_kept(now: float) -> int:
-    """The lowest id of the days that are kept."""
-    return day_range(max(today(now) - KEPT_DAYS, 0))[0]
 
 
 def _context(attempt_id: int) -> str:

@@ -30,21 +30,15 @@ def test_it_takes_what_either_secret_signed_and_nothing_else(receiver):
     for secrets in ([old], [new], [old, new], [other, new]):
         assert receiver["verify"](secrets, both, body) == EVENT
     late = dict(sign.headers([new_key], "evt_1", int(time.time()) - 301, body))
-    for secrets, headers, sent in (
-        ([other], both, body),
-        ([new], both, body + b" "),
-        ([new], late, body),
-    ):
+    wrong = ([other], both, body), ([new], both, body + b" "), ([new], late, body)
+    for secrets, headers, sent in wrong:
         with pytest.raises(ValueError, match=r"right|old"):
             receiver["verify"](secrets, headers, sent)
 
 
 def test_order_is_rebuilt_by_sequence(receiver):
-    def event(sequence: int) -> dict[str, Any]:
-        return {"id": f"evt_{sequence}", "type": "x", "data": {"id": "msg_1", "sequence": sequence}}
-
-    came = receiver["events_of"](
-        {"type": "batch", "data": [event(2), event(5), event(3), event(5)]}
-    )
+    sequences = [2, 5, 3, 5]
+    events = [{**EVENT, "data": {"id": "msg_1", "sequence": one}} for one in sequences]
+    came = receiver["events_of"]({"type": "batch", "data": events})
     assert [one["data"]["sequence"] for one in came if receiver["is_news"](one)] == [2, 5]
     assert receiver["events_of"](EVENT) == [EVENT]
