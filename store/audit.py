@@ -27,13 +27,10 @@ _VERIFY_PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who makes a change. Of a key its id and name; of a command the account it ran as.
+    """Who makes a change. Of a key its id and name; of a command the account it ran as."""
 
-    The gateway itself names the part of it that decided.
-    """
-
-    kind: str  # "key", "command" or "gateway"
-    name: str  # of the key, of the command, or of the part
+    kind: str  # "key", "command", or "gateway" for what it decides by itself
+    name: str  # of the key, of the command, or of what decides
     id: str | None = None  # key_…
     os_user: str | None = None
     address: str | None = None  # where the request came from; None for a command
