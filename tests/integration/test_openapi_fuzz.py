@@ -118,11 +118,7 @@ def fill(rig: Rig) -> None:
     entry = rig.gateway.request(
         "POST", "/v1/suppressions", {"to": "+8613800138111"}, key=rig.keys["send"]
     ).json()["id"]
-    hook = {"url": f"https://backend.example/{next(_names)}"}
-    endpoint = None
-    while endpoint is None:
-        made = rig.gateway.request("POST", "/v1/webhook-endpoints", hook, key=rig.keys["hooked"])
-        endpoint = made.json().get("id")
+    endpoint = fresh_endpoint(rig)
     rig.ids = {
         "/v1/tenants/{id}": spoilt,
         "key_id": key,
@@ -135,6 +131,20 @@ def fill(rig: Rig) -> None:
         "/v1/routes/{id}": route,
         "/v1/webhook-endpoints/{id}": endpoint,
     }
+
+
+def fresh_endpoint(rig: Rig) -> str:
+    """A new one; that of before goes, for a tenant has a hundred at most."""
+    hooks, key = "/v1/webhook-endpoints", rig.keys["hooked"]
+    before = rig.ids.get(f"{hooks}/{{id}}")
+    if before is not None:
+        rig.gateway.request("DELETE", f"{hooks}/{before}", key=key)
+    hook = {"url": f"https://backend.example/{next(_names)}"}
+    while True:  # the key comes into force within 5 s
+        made = rig.gateway.request("POST", hooks, hook, key=key)
+        if made.status_code != 401:
+            assert made.status_code == 201, made.text
+            return str(made.json()["id"])
 
 
 def known_id(rig: Rig, path: str, name: str) -> str | None:
