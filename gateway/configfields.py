@@ -410,12 +410,17 @@ TEMPLATE: Mapping[str, Field] = {
     "class": Field(one_of(_CLASSES), is_required=True, json=str),
     **TEMPLATE_CHANGE,
 }
+# What both the API and a file may say of a webhook endpoint; the API never changes the secret so.
+ENDPOINT_CHANGE: Mapping[str, Field] = {
+    "url": Field(text(2048), is_required=True, json=str),
+    "events": Field(list_of(_event, least=1), json=list),
+    "batch": Field(flag, json=bool),
+    "full_number": Field(flag, json=bool),
+    "enabled": Field(flag, json=bool),
+}
+ENDPOINT: Mapping[str, Field] = {**ENDPOINT_CHANGE, "secret": Field(text(200), json=str)}
 WEBHOOK_ENDPOINT: Mapping[str, Field] = {
     "tenant": Field(name, is_required=True),
-    "url": Field(text(2048), is_required=True),
-    "events": Field(list_of(_event, least=1)),
-    "batch": Field(flag),
-    "full_number": Field(flag),
-    "secret": Field(text(200)),
+    **ENDPOINT,
     "secret_file": Field(text(4096)),
 }

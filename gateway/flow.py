@@ -35,6 +35,7 @@ from gateway.settle import AnswerLine, Settler
 from gateway.shedding import Shedding
 from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
+from gateway.webhook_desk import WebhookDesk
 from ratelimit.tenants import TenantLimits
 from sms.config import Snapshot
 from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, Submit
@@ -120,6 +121,7 @@ class Flow:
     smg_port: SmgPort  # joined by wiring: it calls back into this object
     inbound_desk: InboundDesk | None = None  # joined by wiring: it calls back into this object
     pumping: Pumping | None = None  # joined by wiring
+    webhooks: WebhookDesk | None = None  # as well
 
     def __init__(self, parts: Parts) -> None:
         self.reliability = parts.reliability

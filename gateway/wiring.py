@@ -57,6 +57,7 @@ from gateway.suppressing import Suppressing
 from gateway.takeover import Aside, Takeover, Taker
 from gateway.usage import usage_moves
 from gateway.watching import Watches, health_policy
+from gateway.webhook_desk import open_desk
 from gateway.withdraw import Withdrawals
 from ratelimit.leases import ChannelBucket, Leases
 from ratelimit.limiter import Valkey
@@ -279,6 +280,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         cursor=lease.event_cursor,
         policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
     )
+    flow.webhooks = notifier.join(open_desk(settings, lease, pool, keyring, metrics, ids.next))
     ledger.told = notifier
     peers = _peers(settings, flow, pool, ids, claims, notifier)
     flow.smg_port = SmgPort(

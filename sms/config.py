@@ -250,6 +250,14 @@ class WebhookEndpoint:
     batch: bool = False
     full_number: bool = False
     secrets: tuple[bytes, ...] = ()  # the raw keys that sign now, newest first
+    ends: tuple[float, ...] = ()  # until when each of them signs, Unix; () = all of them for good
+    is_disabled: bool = False  # nothing is sent to it
+
+    def keys(self, now: float) -> Sequence[bytes]:
+        """The keys that sign at `now`, Unix seconds: several while a secret is rotated."""
+        if not self.ends:
+            return self.secrets
+        return [key for key, end in zip(self.secrets, self.ends, strict=True) if now < end]
 
 
 def wants_event(events: Collection[str], kind: str) -> bool:

@@ -204,17 +204,26 @@ def _route(stored: StoredObject, objects: Objects) -> Route:
     )
 
 
-def _endpoint(stored: StoredObject, objects: Objects) -> WebhookEndpoint:
+def endpoint_of(stored: StoredObject, tenant: int) -> WebhookEndpoint:
+    """A webhook endpoint as it runs; `tenant` by id."""
     spec = stored.spec
     return WebhookEndpoint(
         id=stored.id,
-        tenant=_id_of("tenant", spec["tenant"], objects, f"webhook endpoint {spec['url']}"),
+        tenant=tenant,
         url=spec["url"],
         events=tuple(spec.get("events", ("message.*",))),
         batch=bool(spec.get("batch", False)),
         full_number=bool(spec.get("full_number", False)),
         secrets=tuple(base64.b64decode(text) for text in stored.secrets.get("secrets", ())),
+        ends=tuple(math.inf if end is None else end for end in stored.secrets.get("ends", ())),
+        is_disabled="disabled" in spec,
     )
+
+
+def _endpoint(stored: StoredObject, objects: Objects) -> WebhookEndpoint:
+    spec = stored.spec
+    user = f"webhook endpoint {spec['url']}"
+    return endpoint_of(stored, _id_of("tenant", spec["tenant"], objects, user))
 
 
 def _template(stored: StoredObject, objects: Objects) -> Template:

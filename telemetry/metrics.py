@@ -556,6 +556,15 @@ class Metrics:
         self.log_lines_total = Counter(
             "log_lines_total", "Log lines of warnings and worse, by logger.", ("level", "logger")
         )
+        self.webhook_notices_total = Counter(
+            "webhook_notices_total",
+            "Webhook endpoints warned of, and disabled because all failed or it was gone.",
+            ("what",),
+        )
+        self.webhook_attempts_unlogged_total = Counter(
+            "webhook_attempts_unlogged_total",
+            "Webhook requests that no list of attempts shows: the store was away for too long.",
+        )
 
     def series(self) -> Iterator[Series]:
         """Every series, in the order of definition."""

@@ -54,6 +54,7 @@ from gateway.api.send import SendDoor
 from gateway.api.suppressions import SuppressionRoutes
 from gateway.api.templates import TemplateRoutes
 from gateway.api.usage import UsageReport
+from gateway.api.webhooks import EndpointRoutes
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.logs import get_logger
 
@@ -99,6 +100,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     TemplateRoutes(flow).register(app)
     ChannelRoutes(flow).register(app)
     RouteRoutes(flow).register(app)
+    EndpointRoutes(flow).register(app)
     CanaryRoutes(flow).register(app)
     SuppressionRoutes(flow).register(app)
     PortedNumbers(flow).register(app)

@@ -135,8 +135,9 @@ class Messages(MessageRoutes):
         events = events_told(rows)
         if not mine or not events:
             return []
-        told = await self._flow.reading.tellings.of(sorted(mine)[:MAX_ENDPOINTS], sorted(events))
-        return webhook_steps(events, mine, told)
+        reading = self._flow.reading
+        told = await reading.tellings.of(sorted(mine)[:MAX_ENDPOINTS], sorted(events))
+        return webhook_steps(events, mine, told, await reading.attempts.of_events(events))
 
     async def _find(
         self, request: Request, scope: str, *, only_stops: bool = False

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.commands import BatchLook
     from gateway.pumping import Pumping
     from gateway.vendors import Vendors
+    from gateway.webhook_desk import WebhookDesk
     from gateway.withdraw import Verdict
     from sms.portability import Portability
     from store.commands import BatchState
@@ -315,6 +316,11 @@ class FlowPort(Protocol):
     @property
     def pumping(self) -> Pumping | None:
         """The guard of otp messages, None where they are not counted."""
+        ...
+
+    @property
+    def webhooks(self) -> WebhookDesk | None:
+        """What tenants see and do of their endpoints, None where it is not offered."""
         ...
 
     @property

@@ -195,6 +195,13 @@ KINDS: dict[str, Kind] = {
     "template.too_many": Kind(
         422, "Too many templates", "Delete templates that nobody sends any more."
     ),
+    "webhook_endpoint.too_many": Kind(
+        422, "Too many webhook endpoints", "Delete endpoints that nobody needs any more."
+    ),
+    "webhook_endpoint.disabled": Kind(
+        409, "Endpoint disabled", "Repair the receiver; then PATCH `enabled` to true, try again."
+    ),
+    "webhook_endpoint.busy": Kind(429, "Tests under way", _WAIT),
     "channel.in_use": Kind(
         409, "Something names it", "Change first what `detail` names; then try again."
     ),

@@ -16,6 +16,7 @@ from gateway.calls import Calls
 from gateway.commands import BatchLook
 from gateway.pumping import Pumping
 from gateway.vendors import Vendors
+from gateway.webhook_desk import WebhookDesk
 from gateway.withdraw import Verdict
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
@@ -253,6 +254,7 @@ class FakeFlow:
         self.policy = SendingPolicy()
         self.suppressions: SuppressionsPort | None = None
         self.pumping: Pumping | None = None  # otp messages are not counted
+        self.webhooks: WebhookDesk | None = None
         self.porting = FakePorting()
         self.vendors, self.calls = Vendors(), Calls(self)
         self.reported: list[Report] = []
