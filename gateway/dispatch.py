@@ -16,23 +16,26 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Protocol
 
+from failover.start import Start
+from gateway.canaries import Meter
 from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
-from gateway.lanes import HELD, Lane, Lanes
+from gateway.ending import Ends
+from gateway.lanes import HELD, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
+from gateway.moving import Moves
 from gateway.references import References
-from gateway.watching import feed, glance, tell
-from receipts.state import Path, begin_attempt, path_to, settled
+from gateway.watching import feed, glance, link_tests, tell
+from receipts.state import Path, begin_attempt
 from sms import config
-from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
+from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
 from sms.outcomes import Outcome, Submitted, Uncertain
-from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
@@ -41,7 +44,6 @@ MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
 WATCH_S = 1.0  # between two looks at the channels' health
 SWEEP_S = 1.0  # between two looks at the validity of what waits
 END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
-MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
 # Longer than a reconnect (1 s, then 2 s) and than a carrier's restart that every process feels.
 LEND_AFTER_S = 5.0
 # A text that no channel of its route has is looked for again so often, and so long after accept:
@@ -81,8 +83,9 @@ class Dispatcher(ChannelChoice):
         self._monotonic = monotonic
         self._unix = unix
         self._call_later = call_later
+        self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moving: deque[Lane] = deque()  # their messages need another channel
+        self._moves = Moves(lanes, self.put, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -91,14 +94,17 @@ class Dispatcher(ChannelChoice):
         now = monotonic()  # one class at a time: a look at 60,000 messages takes 4 ms
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self._watch_at = now
+        self.meters: Mapping[int, Meter] = {}  # of the channels that a canary compares
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         # Of what enters a lane, what goes on: set while a batch is halted (gateway.withdraw).
         self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
         self.withdrawn: dict[MessageClass, set[int]] = {}  # tenants with dead messages in lanes
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
-        self.last_look = LastLook(self._reject, self.withdrawn)
+        self.last_look = LastLook(self._ends.reject, self.withdrawn)
+        self.health_news: Callable[[], None] = lambda: None  # the other processes are told
         self.is_stopped = False
+        self.start_step_s = 1.0  # of a channel that comes up with a crowd before it
         self.drain_after_s = math.inf  # without an open submit a draining channel logs out
         self.drained: Callable[[int], None] = lambda channel: None  # it is to log out
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -174,7 +180,7 @@ class Dispatcher(ChannelChoice):
             if message.send_at is not None:  # it waits for its hour
                 continue
             channel = self.choose(message)
-            if not channel or self._moving or self.is_behind(message):
+            if not channel or self._moves.lanes or self.is_behind(message):
                 continue
             budget = budgets.get(channel)
             if budget is None:
@@ -194,18 +200,23 @@ class Dispatcher(ChannelChoice):
 
     def arrived(self, messages: Iterable[Message]) -> None:
         """Queue what was just committed, or read back, behind what moves between lanes."""
-        if not self._moving:
+        if not self._moves.lanes:
             self.put(messages)
             return
-        last = self._moving[-1]
+        now = self._monotonic()
         for message in messages:
-            message.queued_at = message.queued_at or self._monotonic()
-            last.queue(message.message_class).put(message)
+            message.queued_at = message.queued_at or now
+            self._moves.join(message)
 
     def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
-        """Queue owned messages and fill the windows they may use."""
+        """Queue owned messages and fill the windows they may use.
+
+        `first`: before all that waits, in the order given.
+        """
         if self.sift is not None:
             messages = self.sift(messages)
+        if first:
+            messages = reversed(list(messages))
         now = self._monotonic()
         touched: set[int] = set()
         for message in messages:
@@ -249,15 +260,15 @@ class Dispatcher(ChannelChoice):
                 message.not_before = self._monotonic() + LOOK_AGAIN_S
                 self._delay(message)
             else:
-                self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
+                self._ends.all([message], Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
             return None
         if channel != message.channel:
             if primary and channel and not message.is_adopted:
                 self._count_failover(message, primary, channel)
-            runtime = self.channels.get(channel)
-            if runtime is not None and not runtime.watch.is_closed:
-                runtime.watch.bound(message.carrier)
             message.channel = channel
+        runtime = self.channels.get(channel)
+        if runtime is not None and not runtime.watch.is_closed:
+            runtime.watch.bound(message.carrier)
         return channel
 
     def _may_know_soon(self, message: Message) -> bool:
@@ -283,10 +294,10 @@ class Dispatcher(ChannelChoice):
             self._lanes.put(channel, message)
         return channel
 
-    def spill(self, message: Message, channel: int) -> None:
-        """Put a message that is throttled for too long into a spare channel's lane, at its head."""
+    def spill(self, message: Message, channel: int, cause: str) -> None:
+        """Put a message that its channel cannot take into a spare one's lane, at its head."""
         names = self._ledger.channel_names
-        labels = names.get(message.channel, ""), names.get(channel, ""), "throttled"
+        labels = names.get(message.channel, ""), names.get(channel, ""), cause
         self._metrics.failover_total.inc(labels)
         message.throttled_at = message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
@@ -301,45 +312,7 @@ class Dispatcher(ChannelChoice):
 
     def expire_all(self, messages: Iterable[Message]) -> None:
         """The same for many, in one commit."""
-        self._end_all(messages, Path.EXPIRED, State.EXPIRED, "validity.expired")
-
-    def _reject(self, messages: Iterable[Message], reason: str) -> None:
-        self._end_all(messages, Path.REJECTED, State.REJECTED, reason)
-
-    def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
-        self._end_all([message], path, status, reason)
-
-    def _end_all(
-        self, messages: Iterable[Message], path: Path, status: State, reason: str | None
-    ) -> None:
-        rows: list[EventRow] = []
-        parked: list[int] = []
-        for message in messages:
-            row = self._last_row(message, path, status, reason)
-            if row is None:
-                continue
-            rows.append(row)
-            if message.is_parked:
-                message.is_parked = False
-                parked.append(message.id)
-        if rows:
-            self._ledger.commit(rows, sql=unpark_sql(parked))
-
-    def _last_row(
-        self, message: Message, path: Path, status: State, reason: str | None
-    ) -> EventRow | None:
-        if message.state in FINAL_STATES or message.is_handed:
-            return None
-        if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
-            end = settled(message)
-            known = None if end is None else path_to(message, end)
-            if end is not None and known is not None:  # the first copy has ended it
-                path, status, reason = known, end, None
-            else:
-                path, status, reason = Path.UNKNOWN, State.UNKNOWN, "evidence.none"
-        return self._ledger.row(
-            message, path, status, self._unix(), copy=message.copy, reason=reason
-        )
+        self._ends.all(messages, Path.EXPIRED, State.EXPIRED, "validity.expired")
 
     # -- leaving ---------------------------------------------------------------------------
 
@@ -348,10 +321,12 @@ class Dispatcher(ChannelChoice):
         runtime = self.channels.get(channel)
         if self.is_stopped:
             return
-        if runtime is None or not runtime.is_up:
+        if runtime is None or not runtime.is_up or runtime.is_lent:
             if self.remote is not None and self._is_elsewhere(channel):
                 self.remote.pump(channel)
-            return
+                return
+            if runtime is None or not runtime.is_up:
+                return
         if runtime.is_pumping:
             return
         runtime.is_pumping = True
@@ -375,7 +350,7 @@ class Dispatcher(ChannelChoice):
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
         now, unix = self._monotonic(), self._unix()
         free, reserve = runtime.adapter.free(), runtime.adapter.window() // OTP_SHARE
-        if not runtime.watch.is_closed:
+        if runtime.is_eased:
             free, reserve = min(free, runtime.room(now)), 0
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent or runtime.is_paused:
@@ -384,9 +359,9 @@ class Dispatcher(ChannelChoice):
         lane = self._lanes.lane(runtime.config.id)
         free -= runtime.claiming
         to_claim: list[Message] = []
-        look = self.last_look
+        look, strict_until = self.last_look, runtime.strict_until
         while free > 0 and len(look.stopped) < SLICE:
-            message = lane.take(otp_only=free <= reserve)
+            message = lane.take(otp_only=free <= reserve, strict_until=strict_until)
             if message is None:
                 break
             if not self._may_leave(message, unix):
@@ -574,13 +549,14 @@ class Dispatcher(ChannelChoice):
         runtime = self.channels.get(channel)
         if runtime is None or runtime.is_up == is_up:
             return
-        runtime.is_up, runtime.is_lent = is_up, False
+        now = self._monotonic()
         if is_up:
-            runtime.was_up, runtime.up_at = True, self._monotonic()
+            is_crowd = self._lanes.lane(HELD).size() > runtime.adapter.window()
+            runtime.came_up(now, Start(now, self.start_step_s) if is_crowd else None)
             self._rechoose_waiting()
             self.pump(channel)
             return
-        runtime.down_at = self._monotonic()
+        runtime.is_up, runtime.is_lent, runtime.down_at = False, False, now
         runtime.watch.link_failed()
         self._leave(runtime, "channel.link_lost")
 
@@ -596,8 +572,10 @@ class Dispatcher(ChannelChoice):
         """What carriers answered, and what they did not: the channel's health."""
         runtime = self.channels.get(channel)
         if runtime is not None:
-            has_sessions = runtime.adapter.has_sessions
-            feed(runtime.watch, results, self._monotonic(), has_sessions=has_sessions)
+            has_sessions, now = runtime.adapter.has_sessions, self._monotonic()
+            feed(runtime.watch, results, now, has_sessions=has_sessions)
+            if channel in self.meters:
+                self.meters[channel].answered(results, now, has_sessions=has_sessions)
 
     def receipted(
         self, channel: int, carrier: Carrier, delivered: int, undelivered: int, lag_s: float
@@ -607,6 +585,8 @@ class Dispatcher(ChannelChoice):
         if runtime is not None:
             now = self._monotonic()
             runtime.watch.receipted(carrier, delivered, undelivered, lag_s, now)
+        if channel in self.meters:
+            self.meters[channel].receipted(delivered, undelivered, lag_s)
 
     def _watch(self, now: float) -> None:
         """Once a second: breakers open, try, climb and close, and messages follow."""
@@ -615,18 +595,18 @@ class Dispatcher(ChannelChoice):
         self._watch_at = now + WATCH_S
         moved: list[ChannelRuntime] = []
         for channel, runtime in self.channels.items():
+            link_tests(runtime, self._metrics, now)
             moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
             tell(runtime, moves)
             if moves:
+                runtime.moved(now)
                 moved.append(runtime)
         for runtime in moved:
             if self.is_left(runtime.config.id):
                 self._leave(runtime, "channel.unavailable")
         if moved:
             self._rechoose_waiting()
-            for channel, runtime in self.channels.items():
-                if runtime not in moved and not runtime.watch.is_closed:
-                    self._rechoose(channel)
+            self.health_news()
 
     def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
         """Other processes have got or lost their last session of these channels."""
@@ -640,48 +620,32 @@ class Dispatcher(ChannelChoice):
             self.pump(channel)
 
     def _rechoose_waiting(self) -> None:
-        """A channel can be used: it may take what is held, and what waits for a lent channel."""
+        """A channel can be used: it may take what is held, and what waits for a worse one.
+
+        Worse is one that is lent, or that a breaker keeps: there messages wait as nothing else
+        was up.
+        """
         for channel, runtime in self.channels.items():
-            if runtime.is_lent:
+            if runtime.is_lent or not runtime.watch.is_closed:
                 self._rechoose(channel)
         self._rechoose(HELD)
 
+    def _rechoose(self, channel: int) -> None:
+        """What waits in a lane is bound anew, also to the same channel: its probes are too."""
+        runtime = self.channels.get(channel)
+        if runtime is not None:
+            runtime.watch.unbound()
+        self._moves.rechoose(channel)
+
     def _lend(self, runtime: ChannelRuntime, now: float) -> None:
-        """Our sessions stay away: what is held for want of them may go to another process."""
-        if runtime.is_up or runtime.is_lent or not runtime.was_up:
+        """Ours stays away: what is held for want of it, or waits for it, may go elsewhere."""
+        if runtime.is_lent or not runtime.is_away:
             return
         if now - runtime.down_at >= LEND_AFTER_S:
             runtime.is_lent = True
             if self.is_lent(runtime.config.id):
+                self._rechoose(runtime.config.id)
                 self._rechoose(HELD)
-
-    def _rechoose(self, channel: int) -> None:
-        """Bind what waits in a lane to the channels of its routes anew, otp first."""
-        lane = self._lanes.detach(channel)
-        if not lane.size():
-            return
-        self._moving.append(lane)
-        if len(self._moving) == 1:
-            self._move_some()
-
-    def _move_some(self) -> None:
-        """A long lane moves in slices and in its own order, so that nobody waits for all of it."""
-        moving = self._moving
-        if failpoints.is_armed:
-            failpoints.hit("choose.again")
-        lane = next((lane for lane in moving if lane.otp.size), moving[0])
-        some: list[Message] = []
-        while len(some) < MOVE_SLICE and (message := lane.take()) is not None:
-            some.append(message)
-        if not lane.size():
-            moving.remove(lane)
-        self.put(some)
-        if moving:
-            self._call_later(0.0, self._move_some)
-
-    def is_moving(self) -> bool:
-        """Whether messages are on their way from one lane into others."""
-        return bool(self._moving)
 
     def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:
         """What a burst of answers says of the carrier's pace: segments, and seconds for one."""
@@ -742,9 +706,13 @@ class Dispatcher(ChannelChoice):
         if late:
             self._call_later(0.0, self._end_some)
 
+    def is_moving(self) -> bool:
+        """Whether messages are on their way from one lane into others."""
+        return bool(self._moves.lanes)
+
     def places(self) -> Iterator[Iterable[Message]]:
         """Everywhere a message may stand that waits to be submitted."""
-        for lane in [lane for _, lane in self._lanes.items()] + list(self._moving):
+        for lane in [lane for _, lane in self._lanes.items()] + list(self._moves.lanes):
             for _, queue in lane.queues():
                 yield queue
         yield [entry[2] for entry in self._delayed]

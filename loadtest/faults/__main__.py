@@ -12,19 +12,18 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 
 from loadtest.bench import machine
 from loadtest.command import Found, add_report_options, measured, print_found, print_problems
 from loadtest.faults import report
-from loadtest.faults.rows import ROWS, Row
+from loadtest.faults.row import QUICK_RATE, Row
+from loadtest.faults.rows import ROWS
 from loadtest.faults.stage import PROTOCOLS
 from loadtest.faults.story import Verdict, tell
 from loadtest.progress import Bar
-
-QUICK: Final = {"rate": 60.0, "before_s": 2.0, "fault_s": 4.0, "after_s": 2.0}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -33,7 +32,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--protocol", choices=(*PROTOCOLS, "both"), default="both")
     parser.add_argument("--row", action="append", choices=tuple(ROWS), help="may be repeated")
     parser.add_argument("--rate", type=float, default=500.0, help="messages a second")
-    parser.add_argument("--quick", action="store_true", help="8 s a row at 60 messages/s")
+    parser.add_argument("--quick", action="store_true", help="6 s a row at 60 messages/s")
     parser.add_argument("--seed", type=int, default=7, help="of the proxies")
     parser.add_argument("--out", type=Path, default=Path("faults-report"), help="folder")
     add_report_options(parser, "a table")
@@ -49,16 +48,14 @@ async def run(options: argparse.Namespace, bar: Bar, verdicts: list[Verdict]) ->
 
 
 def _sized(row: Row, options: argparse.Namespace) -> Row:
-    if options.quick:
-        return row.shortened(**QUICK)
-    return row.shortened(options.rate, row.before_s, row.fault_s, row.after_s)
+    return row.quick() if options.quick else row.at_rate(options.rate)
 
 
 def _found(options: argparse.Namespace, verdicts: list[Verdict]) -> Found:
     found: dict[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
-        "rate": QUICK["rate"] if options.quick else options.rate,
+        "rate": options.rate,
         "seed": options.seed,
         "rows": [verdict.as_json() for verdict in verdicts],
         "problems": [line for verdict in verdicts for line in verdict.problems],
@@ -69,6 +66,8 @@ def _found(options: argparse.Namespace, verdicts: list[Verdict]) -> Found:
 def main() -> int:
     """The command; see the head of the file for the exit codes."""
     options = arguments().parse_args()
+    if options.quick:
+        options.rate = QUICK_RATE
     console = Console(stderr=True)
     verdicts: list[Verdict] = []
 

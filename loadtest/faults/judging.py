@@ -153,6 +153,17 @@ def waits(seen: Seen, since: float, until: float, limit_s: float) -> list[Check]
     ]
 
 
+def waits_by_class(seen: Seen) -> Check:
+    """The longest wait for a first submit, for information."""
+    longest = dict.fromkeys(CLASSES, 0.0)
+    for life in seen.trace.lives.values():
+        if life.copies:
+            name = life.message_class
+            longest[name] = max(longest[name], life.copies[0].at - life.sent_at)
+    shown = ", ".join(f"{name} {wait:.1f} s" for name, wait in longest.items())
+    return told("longest wait for a first submit", shown)
+
+
 def switches(seen: Seen) -> Check:
     """Away and back, of the unluckiest carrier."""
     return at_most("switches in 10 minutes", seen.trace.switches(seen.primary), 4)

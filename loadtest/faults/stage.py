@@ -111,6 +111,14 @@ class Stage:
             if answer.status != 200:
                 raise NotStock(f"{link.name} refused {fields}: {await answer.text()}")
 
+    async def ask(self, path: str, body: Mapping[str, object]) -> None:
+        """POST with the admin key; raises NotStock unless it is done."""
+        headers = {"Authorization": f"Bearer {self.gateway.admin_key}"}
+        url = self.gateway.url + path
+        async with self.http.post(url, json=body, headers=headers) as answer:
+            if answer.status >= 300:
+                raise NotStock(f"{path} was refused: {(await answer.text())[:500]}")
+
     async def is_up(self) -> bool:
         """Whether every channel has a session."""
         text = await self.gateway.scrape()

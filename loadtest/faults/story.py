@@ -13,14 +13,14 @@ from typing import Any, Final
 from loadtest.command import started
 from loadtest.faults import judging
 from loadtest.faults.judging import Check, Seen
-from loadtest.faults.rows import Row
+from loadtest.faults.row import Row
 from loadtest.faults.senders import Sent, send
 from loadtest.faults.stage import Stage, staged
 from loadtest.faults.trace import Trace
 from loadtest.progress import Bar
 
 LEAD_S: Final = 1.0  # before the first message
-STALL_S: Final = 14.0  # nothing more comes: the longest wait for evidence is over
+STALL_S: Final = 6.0  # beyond the longest wait for evidence nothing more comes
 LOOK_S: Final = 0.3
 STEP_S: Final = 0.5  # of the plot
 
@@ -69,7 +69,7 @@ async def tell(row: Row, protocol: str, options: argparse.Namespace, bar: Bar) -
         bar.step(f"{name}: {row.title}", row.seconds)
         sent = await _play(row, stage, bar)
         bar.step(f"{name}: until everything has arrived")
-        await _drain(stage, sent, bar)
+        await _drain(stage, sent, STALL_S + row.evidence_s, bar)
         after = await gateway.metrics()
         seen = Seen(
             protocol=protocol,
@@ -101,7 +101,13 @@ def judge(row: Row, seen: Seen) -> Verdict:
         must=row.must,
         scaled=row.scaled,
         seconds=row.seconds,
-        checks=(*own, *shared, judging.switched(seen), judging.by_channel(seen)),
+        checks=(
+            *own,
+            *shared,
+            judging.waits_by_class(seen),
+            judging.switched(seen),
+            judging.by_channel(seen),
+        ),
         moments=tuple((round(at, 2), text) for at, text in sorted(moments)),
         series=series(seen),
     )
@@ -154,11 +160,11 @@ async def _show(stage: Stage, bar: Bar) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _drain(stage: Stage, sent: Sent, bar: Bar) -> None:
+async def _drain(stage: Stage, sent: Sent, stall_s: float, bar: Bar) -> None:
     """Until all is final at the sink, or nothing more comes."""
     wanted = len(sent.sent_at)
     changed, last = time.monotonic(), -1
-    while last < wanted and time.monotonic() - changed < STALL_S:
+    while last < wanted and time.monotonic() - changed < stall_s:
         finals = await stage.gateway.sink_finals()
         if finals != last:
             changed, last = time.monotonic(), finals

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from loadtest.faults import judging
-from loadtest.faults.rows import FAULT, HEALED, ROWS
+from loadtest.faults.row import FAULT, HEALED
+from loadtest.faults.rows import ROWS
 from loadtest.faults.senders import RANGE, Sent, class_of
 from loadtest.faults.stage import PROTOCOLS, REFUSALS, Moment
 from loadtest.faults.story import judge
