@@ -16,11 +16,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Protocol
 
 from failover.start import Start
+from gateway.canaries import Meter
 from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
@@ -93,6 +94,7 @@ class Dispatcher(ChannelChoice):
         now = monotonic()  # one class at a time: a look at 60,000 messages takes 4 ms
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self._watch_at = now
+        self.meters: Mapping[int, Meter] = {}  # of the channels that a canary compares
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         # Of what enters a lane, what goes on: set while a batch is halted (gateway.withdraw).
         self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
@@ -567,8 +569,10 @@ class Dispatcher(ChannelChoice):
         """What carriers answered, and what they did not: the channel's health."""
         runtime = self.channels.get(channel)
         if runtime is not None:
-            has_sessions = runtime.adapter.has_sessions
-            feed(runtime.watch, results, self._monotonic(), has_sessions=has_sessions)
+            has_sessions, now = runtime.adapter.has_sessions, self._monotonic()
+            feed(runtime.watch, results, now, has_sessions=has_sessions)
+            if channel in self.meters:
+                self.meters[channel].answered(results, now, has_sessions=has_sessions)
 
     def receipted(
         self, channel: int, carrier: Carrier, delivered: int, undelivered: int, lag_s: float
@@ -578,6 +582,8 @@ class Dispatcher(ChannelChoice):
         if runtime is not None:
             now = self._monotonic()
             runtime.watch.receipted(carrier, delivered, undelivered, lag_s, now)
+        if channel in self.meters:
+            self.meters[channel].receipted(delivered, undelivered, lag_s)
 
     def _watch(self, now: float) -> None:
         """Once a second: breakers open, try, climb and close, and messages follow."""

@@ -161,6 +161,18 @@ class Reliability(BaseModel):
     channel_start_step_s: Seconds = 1  # a crowd waits for a link: 1/16 of the window, 1/8 …
     health_switches: Annotated[int, Field(ge=2, le=1000)] = 4  # at most, away and back, …
     health_switches_s: Seconds = 600  # … in so long; beyond it stays on the backup
+    # When a canary goes on and when it goes back (RELIABILITY 8); `failover.canary.CanaryPolicy`.
+    canary_check_s: Seconds = 30  # from gate to gate
+    canary_flush_s: Seconds = 5  # counts are brought to the store so often
+    canary_step_s: Seconds = 600  # a step lasts so long at least …
+    canary_step_finals: Count = 500  # … and has so many segments with a final receipt
+    canary_least: Count = 100  # nothing is called bad by fewer segments
+    canary_bad_checks: Count = 2  # so many in a row take it back
+    canary_delivery_lower: Share = 0.02  # the delivered share may be so much lower, absolute
+    canary_failure_share: Share = 0.05  # of the submits
+    canary_answer_factor: Annotated[float, Field(ge=1, le=100)] = 1.5  # p95 against the primary's
+    canary_answer_floor_s: Seconds = 0.1  # below it a p95 makes no difference
+    canary_complaint_share: Share = 0.001  # opt-outs, of what was taken
 
     @field_validator("health_ramp", mode="before")
     @classmethod

@@ -96,7 +96,9 @@ def feed(
                 if submit.sent_at < slow_at:
                     answers.slow += 1
         elif submit.sent_at >= since:
-            _count(answers, outcome, is_slow=submit.sent_at < slow_at, has_sessions=has_sessions)
+            count_refused(
+                answers, outcome, is_slow=submit.sent_at < slow_at, has_sessions=has_sessions
+            )
         elif kind is Rejected or kind is Throttled:
             answers.is_heard = True
     for known, counted, _ in parts:
@@ -114,7 +116,7 @@ def _part(
     return made[1], made[2]
 
 
-def _count(answers: Answers, outcome: Outcome, *, is_slow: bool, has_sessions: bool) -> None:
+def count_refused(answers: Answers, outcome: Outcome, *, is_slow: bool, has_sessions: bool) -> None:
     """What was not taken: whose fault is it?"""
     match outcome:
         case Rejected(cause=cause):

@@ -199,7 +199,16 @@ KINDS: dict[str, Kind] = {
         409, "Something names it", "Change first what `detail` names; then try again."
     ),
     "route.in_use": Kind(
-        409, "A template needs it", "Change first what `detail` names; then try again."
+        409, "Something needs it", "Change first what `detail` names; then try again."
+    ),
+    "channel.paused": Kind(
+        422, "Channel paused", "Resume the channel, or name another; then try again."
+    ),
+    "canary.live": Kind(
+        409, "A canary is live", "Wait for its end, promote it or abort it; then try again."
+    ),
+    "canary.over": Kind(
+        409, "The canary is over", "Make a new one; for the route itself see /v1/routes."
     ),
     "route.misfit": Kind(
         422, "A route would not fit", "Change the route or the channel, as `errors` says."
