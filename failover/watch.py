@@ -173,6 +173,11 @@ class Watch:
         ]
         return max(rooms, default=window)
 
+    @property
+    def is_left(self) -> bool:
+        """Whether nothing goes over it but a try, of any carrier."""
+        return not self.is_closed and self._whole.breaker.state is _OPEN
+
     def state(self) -> BreakerState:
         """The worst of its breakers, for gauges."""
         states = {way.breaker.state for way in (self._whole, *self._ways.values())}

@@ -102,6 +102,7 @@ class Dispatcher(ChannelChoice):
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.last_look = LastLook(self._ends.reject, self.withdrawn)
+        self.health_news: Callable[[], None] = lambda: None  # the other processes are told
         self.is_stopped = False
         self.start_step_s = 1.0  # of a channel that comes up with a crowd before it
         self.drain_after_s = math.inf  # without an open submit a draining channel logs out
@@ -293,10 +294,10 @@ class Dispatcher(ChannelChoice):
             self._lanes.put(channel, message)
         return channel
 
-    def spill(self, message: Message, channel: int) -> None:
-        """Put a message that is throttled for too long into a spare channel's lane, at its head."""
+    def spill(self, message: Message, channel: int, cause: str) -> None:
+        """Put a message that its channel cannot take into a spare one's lane, at its head."""
         names = self._ledger.channel_names
-        labels = names.get(message.channel, ""), names.get(channel, ""), "throttled"
+        labels = names.get(message.channel, ""), names.get(channel, ""), cause
         self._metrics.failover_total.inc(labels)
         message.throttled_at = message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
@@ -320,10 +321,12 @@ class Dispatcher(ChannelChoice):
         runtime = self.channels.get(channel)
         if self.is_stopped:
             return
-        if runtime is None or not runtime.is_up:
+        if runtime is None or not runtime.is_up or runtime.is_lent:
             if self.remote is not None and self._is_elsewhere(channel):
                 self.remote.pump(channel)
-            return
+                return
+            if runtime is None or not runtime.is_up:
+                return
         if runtime.is_pumping:
             return
         runtime.is_pumping = True
@@ -603,6 +606,7 @@ class Dispatcher(ChannelChoice):
                 self._leave(runtime, "channel.unavailable")
         if moved:
             self._rechoose_waiting()
+            self.health_news()
 
     def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
         """Other processes have got or lost their last session of these channels."""
@@ -634,12 +638,13 @@ class Dispatcher(ChannelChoice):
         self._moves.rechoose(channel)
 
     def _lend(self, runtime: ChannelRuntime, now: float) -> None:
-        """Our sessions stay away: what is held for want of them may go to another process."""
-        if runtime.is_up or runtime.is_lent or not runtime.was_up:
+        """Ours stays away: what is held for want of it, or waits for it, may go elsewhere."""
+        if runtime.is_lent or not runtime.is_away:
             return
         if now - runtime.down_at >= LEND_AFTER_S:
             runtime.is_lent = True
             if self.is_lent(runtime.config.id):
+                self._rechoose(runtime.config.id)
                 self._rechoose(HELD)
 
     def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:

@@ -336,6 +336,7 @@ def _join_sessions(worker: Worker, numbers: Reliability) -> None:
     dispatcher, sessions = worker.flow.dispatcher, worker.peers.sessions
     dispatcher.drain_after_s = numbers.channel_drain_s
     dispatcher.start_step_s = numbers.channel_start_step_s
+    dispatcher.health_news = sessions.link_changed
     dispatcher.drained = partial(_drained, worker)
     worker.inbound.opted_out = worker.canaries.opted_out
     sessions.changed = lambda: _sessions_changed(worker, numbers)

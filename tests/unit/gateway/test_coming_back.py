@@ -26,6 +26,8 @@ class FakeRemote:
     def is_up(self, channel: int) -> bool:
         return channel in self.up
 
+    takes = is_up
+
     def pump(self, channel: int) -> None:
         return None
 
