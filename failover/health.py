@@ -357,6 +357,17 @@ class Health:
         )
         return Fault(Signal.RECEIPTS, words)
 
+    def has_receipts(self) -> bool:
+        """Whether receipts come again for what was submitted since it was left; none was: yes."""
+        policy = self._policy
+        old_s = min(policy.ramp_step_s, policy.receipts_from_s)
+        submitted = self._ring.total(_SUBMITTED, old_s, policy.receipts_until_s)
+        usual, usually = self.baseline()
+        if not submitted or not usual:
+            return True
+        receipted = self._ring.total(_RECEIPTED, 0, policy.receipts_until_s)
+        return receipted >= policy.receipts_part * usually / usual * submitted
+
     def _is_silent(self, submitted: int, receipted: int, usual: int, usually: int) -> bool:
         """Whether the share with a receipt is too small a part of the usual one."""
         if usual < self._policy.receipts_least:

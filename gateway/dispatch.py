@@ -31,7 +31,7 @@ from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
-from gateway.watching import feed, glance, link_tests, tell
+from gateway.watching import feed, glance, link_fell, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
 from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
@@ -85,7 +85,7 @@ class Dispatcher(ChannelChoice):
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moves = Moves(lanes, self.put, call_later)
+        self._moves = Moves(lanes, self.put_moved, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -234,6 +234,27 @@ class Dispatcher(ChannelChoice):
             failpoints.hit("lanes.put")
         for channel in touched:
             self.pump(channel)
+
+    def put_moved(self, messages: Iterable[Message]) -> None:
+        """Queue what comes out of another lane where it belongs now, by age."""
+        if self.sift is not None:
+            messages = self.sift(messages)
+        now = self._monotonic()
+        runs: dict[int, list[Message]] = {}
+        for message in messages:
+            if message.state in FINAL_STATES or message.is_handed:
+                continue
+            message.queued_at = message.queued_at or now
+            channel = self._bind(message)
+            if channel is not None:
+                runs.setdefault(channel, []).append(message)
+        for channel, run in runs.items():
+            self._lanes.put_moved(channel, run)
+        if failpoints.is_armed:
+            failpoints.hit("lanes.put")
+        for channel in runs:
+            if channel:
+                self.pump(channel)
 
     def put_adopted(self, messages: Iterable[Message]) -> None:
         """Queue what other processes had accepted, by turns with our own."""
@@ -557,7 +578,7 @@ class Dispatcher(ChannelChoice):
             self.pump(channel)
             return
         runtime.is_up, runtime.is_lent, runtime.down_at = False, False, now
-        runtime.watch.link_failed()
+        link_fell(runtime)
         self._leave(runtime, "channel.link_lost")
 
     def _leave(self, runtime: ChannelRuntime, reason: str) -> None:
@@ -597,7 +618,7 @@ class Dispatcher(ChannelChoice):
         for channel, runtime in self.channels.items():
             link_tests(runtime, self._metrics, now)
             moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
-            tell(runtime, moves)
+            tell(runtime, moves, self._metrics)
             if moves:
                 runtime.moved(now)
                 moved.append(runtime)
@@ -668,6 +689,7 @@ class Dispatcher(ChannelChoice):
             self._repair_due(channel, runtime, now)
             self._lend(runtime, now)
             runtime.tick(now)
+            runtime.look_at(self._lanes.lane(channel))
             if runtime.is_drained(now, self.drain_after_s):
                 self.drained(channel)
             if runtime.unsent or self._lanes.lane(channel).size():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
 from gateway.carrier_words import CarrierWords
+from gateway.channel import OTP_PATIENCE_S, PATIENCE_S
 from gateway.cutting import segments_of
 from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
@@ -31,8 +32,6 @@ from telemetry.metrics import Metrics
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.NETWORK, Cause.UNKNOWN})
 NOT_CONNECTED = "channel.not_connected"  # no connection for a request: nothing of it left
 THROTTLE_MIN_S, THROTTLE_MAX_S = 1.0, 5.0  # RELIABILITY section 6
-# A throttled message that would wait longer than this for its channel goes to a backup.
-PATIENCE_S, OTP_PATIENCE_S = 10.0, 1.0
 
 AnswerLine = tuple[int, int, int, int, int, str, str]
 
@@ -80,7 +79,7 @@ class LaneKeeper(Protocol):
         """Another channel that takes the message now, 0 without any."""
         ...
 
-    def spill(self, message: Message, channel: int) -> None:
+    def spill(self, message: Message, channel: int, cause: str) -> None:
         """Put it into the lane of that one."""
         ...
 

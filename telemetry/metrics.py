@@ -445,6 +445,16 @@ class Metrics:
             ("channel",),
             "max",
         )
+        self.channel_pages_total = Counter(
+            "channel_pages_total",
+            "Times that a person must look at a channel now: it stays left, or its account fails.",
+            ("channel", "cause"),
+        )
+        self.channel_alarms_total = Counter(
+            "channel_alarms_total",
+            "Times that a channel's failures or deliveries became strange; it is not left for it.",
+            ("channel", "carrier", "cause"),
+        )
         self.link_test_seconds = Histogram(
             "link_test_seconds",
             "Time of a link test's answer, or of a connection to a vendor that is idle.",

@@ -103,7 +103,15 @@ def test_with_every_carrier_away_all_is_held_and_goes_out_by_class(
 ) -> None:
     for carrier in gateway.carriers.values():
         carrier.behave(link="down")
-    eventually(lambda: not state(gateway, "up"), "the links are down")
+    eventually(
+        lambda: (
+            not any(
+                gateway.metric("channel_state", channel=name, state="up")
+                for name in gateway.carriers
+            )
+        ),
+        "all links are down",
+    )
     classes = ("marketing", "transactional", "otp")
     sent = {name: send(gateway, name, 30) for name in classes}
     held = [status(gateway, sent[name]) for name in classes]
