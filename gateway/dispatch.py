@@ -23,16 +23,17 @@ from typing import Protocol
 from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
-from gateway.lanes import HELD, Lane, Lanes
+from gateway.ending import Ends
+from gateway.lanes import HELD, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
+from gateway.moving import Moves
 from gateway.references import References
 from gateway.watching import feed, glance, tell
-from receipts.state import Path, begin_attempt, path_to, settled
+from receipts.state import Path, begin_attempt
 from sms import config
-from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, State, Submit
+from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
 from sms.outcomes import Outcome, Submitted, Uncertain
-from store.fragments import unpark_sql
 from telemetry.failpoints import failpoints
 from telemetry.metrics import Metrics
 
@@ -41,7 +42,6 @@ MIN_DEPTH_SEGMENTS = 255  # a bucket must hold the longest message
 WATCH_S = 1.0  # between two looks at the channels' health
 SWEEP_S = 1.0  # between two looks at the validity of what waits
 END_SLICE = 500  # messages expired in one turn of the loop, some 2 ms
-MOVE_SLICE = 1000  # messages rechosen in one turn of the loop, some 3 ms
 # Longer than a reconnect (1 s, then 2 s) and than a carrier's restart that every process feels.
 LEND_AFTER_S = 5.0
 # A text that no channel of its route has is looked for again so often, and so long after accept:
@@ -81,8 +81,9 @@ class Dispatcher(ChannelChoice):
         self._monotonic = monotonic
         self._unix = unix
         self._call_later = call_later
+        self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moving: deque[Lane] = deque()  # their messages need another channel
+        self._moves = Moves(lanes, self.put, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -97,7 +98,7 @@ class Dispatcher(ChannelChoice):
         self.withdrawn: dict[MessageClass, set[int]] = {}  # tenants with dead messages in lanes
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
-        self.last_look = LastLook(self._reject, self.withdrawn)
+        self.last_look = LastLook(self._ends.reject, self.withdrawn)
         self.is_stopped = False
         self.drain_after_s = math.inf  # without an open submit a draining channel logs out
         self.drained: Callable[[int], None] = lambda channel: None  # it is to log out
@@ -118,7 +119,7 @@ class Dispatcher(ChannelChoice):
             # HELD has no runtime; a changed channel starts down
             is_open = bool(channel) and self.can_send(channel)
             if not is_open or (has_other_texts and channel in snapshot.demanding):
-                self._rechoose(channel)
+                self._moves.rechoose(channel)
 
     def _use_states(self, snapshot: config.Snapshot) -> None:
         """What waits for a channel that an operator has paused since is chosen again.
@@ -174,7 +175,7 @@ class Dispatcher(ChannelChoice):
             if message.send_at is not None:  # it waits for its hour
                 continue
             channel = self.choose(message)
-            if not channel or self._moving or self.is_behind(message):
+            if not channel or self._moves.lanes or self.is_behind(message):
                 continue
             budget = budgets.get(channel)
             if budget is None:
@@ -194,13 +195,13 @@ class Dispatcher(ChannelChoice):
 
     def arrived(self, messages: Iterable[Message]) -> None:
         """Queue what was just committed, or read back, behind what moves between lanes."""
-        if not self._moving:
+        if not self._moves.lanes:
             self.put(messages)
             return
-        last = self._moving[-1]
+        now = self._monotonic()
         for message in messages:
-            message.queued_at = message.queued_at or self._monotonic()
-            last.queue(message.message_class).put(message)
+            message.queued_at = message.queued_at or now
+            self._moves.join(message)
 
     def put(self, messages: Iterable[Message], *, first: bool = False) -> None:
         """Queue owned messages and fill the windows they may use."""
@@ -249,7 +250,7 @@ class Dispatcher(ChannelChoice):
                 message.not_before = self._monotonic() + LOOK_AGAIN_S
                 self._delay(message)
             else:
-                self._end(message, Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
+                self._ends.all([message], Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
             return None
         if channel != message.channel:
             if primary and channel and not message.is_adopted:
@@ -301,45 +302,7 @@ class Dispatcher(ChannelChoice):
 
     def expire_all(self, messages: Iterable[Message]) -> None:
         """The same for many, in one commit."""
-        self._end_all(messages, Path.EXPIRED, State.EXPIRED, "validity.expired")
-
-    def _reject(self, messages: Iterable[Message], reason: str) -> None:
-        self._end_all(messages, Path.REJECTED, State.REJECTED, reason)
-
-    def _end(self, message: Message, path: Path, status: State, reason: str | None) -> None:
-        self._end_all([message], path, status, reason)
-
-    def _end_all(
-        self, messages: Iterable[Message], path: Path, status: State, reason: str | None
-    ) -> None:
-        rows: list[EventRow] = []
-        parked: list[int] = []
-        for message in messages:
-            row = self._last_row(message, path, status, reason)
-            if row is None:
-                continue
-            rows.append(row)
-            if message.is_parked:
-                message.is_parked = False
-                parked.append(message.id)
-        if rows:
-            self._ledger.commit(rows, sql=unpark_sql(parked))
-
-    def _last_row(
-        self, message: Message, path: Path, status: State, reason: str | None
-    ) -> EventRow | None:
-        if message.state in FINAL_STATES or message.is_handed:
-            return None
-        if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
-            end = settled(message)
-            known = None if end is None else path_to(message, end)
-            if end is not None and known is not None:  # the first copy has ended it
-                path, status, reason = known, end, None
-            else:
-                path, status, reason = Path.UNKNOWN, State.UNKNOWN, "evidence.none"
-        return self._ledger.row(
-            message, path, status, self._unix(), copy=message.copy, reason=reason
-        )
+        self._ends.all(messages, Path.EXPIRED, State.EXPIRED, "validity.expired")
 
     # -- leaving ---------------------------------------------------------------------------
 
@@ -590,7 +553,7 @@ class Dispatcher(ChannelChoice):
         runtime.unsent.clear()
         if unsent and self.not_sent is not None:
             self.not_sent(runtime.config.id, unsent, reason)
-        self._rechoose(runtime.config.id)
+        self._moves.rechoose(runtime.config.id)
 
     def heard(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
         """What carriers answered, and what they did not: the channel's health."""
@@ -626,13 +589,13 @@ class Dispatcher(ChannelChoice):
             self._rechoose_waiting()
             for channel, runtime in self.channels.items():
                 if runtime not in moved and not runtime.watch.is_closed:
-                    self._rechoose(channel)
+                    self._moves.rechoose(channel)
 
     def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
         """Other processes have got or lost their last session of these channels."""
         for channel in went:
             if not self.can_send(channel):
-                self._rechoose(channel)
+                self._moves.rechoose(channel)
         came = list(came)
         if came:
             self._rechoose_waiting()
@@ -643,8 +606,8 @@ class Dispatcher(ChannelChoice):
         """A channel can be used: it may take what is held, and what waits for a lent channel."""
         for channel, runtime in self.channels.items():
             if runtime.is_lent:
-                self._rechoose(channel)
-        self._rechoose(HELD)
+                self._moves.rechoose(channel)
+        self._moves.rechoose(HELD)
 
     def _lend(self, runtime: ChannelRuntime, now: float) -> None:
         """Our sessions stay away: what is held for want of them may go to another process."""
@@ -653,35 +616,7 @@ class Dispatcher(ChannelChoice):
         if now - runtime.down_at >= LEND_AFTER_S:
             runtime.is_lent = True
             if self.is_lent(runtime.config.id):
-                self._rechoose(HELD)
-
-    def _rechoose(self, channel: int) -> None:
-        """Bind what waits in a lane to the channels of its routes anew, otp first."""
-        lane = self._lanes.detach(channel)
-        if not lane.size():
-            return
-        self._moving.append(lane)
-        if len(self._moving) == 1:
-            self._move_some()
-
-    def _move_some(self) -> None:
-        """A long lane moves in slices and in its own order, so that nobody waits for all of it."""
-        moving = self._moving
-        if failpoints.is_armed:
-            failpoints.hit("choose.again")
-        lane = next((lane for lane in moving if lane.otp.size), moving[0])
-        some: list[Message] = []
-        while len(some) < MOVE_SLICE and (message := lane.take()) is not None:
-            some.append(message)
-        if not lane.size():
-            moving.remove(lane)
-        self.put(some)
-        if moving:
-            self._call_later(0.0, self._move_some)
-
-    def is_moving(self) -> bool:
-        """Whether messages are on their way from one lane into others."""
-        return bool(self._moving)
+                self._moves.rechoose(HELD)
 
     def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:
         """What a burst of answers says of the carrier's pace: segments, and seconds for one."""
@@ -742,9 +677,13 @@ class Dispatcher(ChannelChoice):
         if late:
             self._call_later(0.0, self._end_some)
 
+    def is_moving(self) -> bool:
+        """Whether messages are on their way from one lane into others."""
+        return bool(self._moves.lanes)
+
     def places(self) -> Iterator[Iterable[Message]]:
         """Everywhere a message may stand that waits to be submitted."""
-        for lane in [lane for _, lane in self._lanes.items()] + list(self._moving):
+        for lane in [lane for _, lane in self._lanes.items()] + list(self._moves.lanes):
             for _, queue in lane.queues():
                 yield queue
         yield [entry[2] for entry in self._delayed]

@@ -50,6 +50,7 @@ from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
 from gateway.smg_port import SmgPort
+from gateway.standing import Standing
 from gateway.suppressing import Suppressing
 from gateway.takeover import Aside, Takeover, Taker
 from gateway.usage import usage_moves
@@ -113,6 +114,7 @@ class Worker:
     suppressing: Suppressing
     inbound: InboundDesk
     watches: Watches
+    standing: Standing
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -298,6 +300,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         _suppressing(flow, pool),
         _inbound(flow, pool, ids, notifier),
         Watches(health_policy(numbers), time.monotonic),
+        Standing(flow, claims, peers, lease.process, numbers.parked_after_s),
     )
     _join_sessions(worker, numbers)
     return worker

@@ -32,19 +32,15 @@ from gateway.internal_http import serve_internal
 from gateway.ledger import low_water
 from gateway.outage import Outage, forget_lost_connections
 from gateway.recover import recover
-from gateway.reports import fold_stored
 from gateway.settings import Settings, node_name
 from gateway.wiring import Worker, build, sync_channels
-from receipts.state import come_due
 from sms.errors import ConfigError, LeaseLost, Unavailable
-from sms.ids import TIME_SHIFT, id_at
-from sms.model import Message, State
+from sms.ids import TIME_SHIFT
 from store import indexes, partitions
 from store.config import ConfigStore
 from store.conservation import opened_by
 from store.database import Pool, check_durability, connect, open_pool
 from store.database import close as close_connection
-from store.fragments import STOOD, Why, park_sql, unpark_sql
 from store.journal import Journal, Replay
 from store.journal_lock import OwnJournal
 from store.processes import NO_MORE_EVENTS, ProcessLease, raise_event_floor
@@ -63,9 +59,6 @@ LAG_STEP_S = 0.05
 CLAIMS_S = 0.5  # until a claim that ended is deleted where nothing else is written
 PARKED_POLL_S = 0.5
 SCHEDULE_POLL_S = 0.5  # a scheduled message is taken up so long after its moment at most
-PARKED_LIMIT = 500
-REPARK_S = 600.0
-STANDING_CHECK_S = 30.0
 SWEEP_S = 1.0  # between two looks at the validity of what is spilled
 MARK_SLICE = 10_000  # messages looked at in one turn of the loop, some 1 ms
 MAINTENANCE_S = 3600.0
@@ -82,8 +75,6 @@ RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that w
 FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
 EXIT_UNAVAILABLE = 1
 EXIT_LEASE_LOST = 3
-_WAITS = frozenset({State.ACCEPTED, State.QUEUED})
-_STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 EXIT_CONFIG = 2
 FLUSH_S = 3.0  # of the drain's time kept for writing down what became of the answers
 RELEASE_S = 1.0  # at least, for a renewal that runs at the end
@@ -340,7 +331,7 @@ class _Life:
             self.worker.reports.run(),
             self._while_owned(self.worker.inbound.run()),
             self.worker.conflicts.run(),
-            self._every(PARKED_POLL_S, "parked", self._parked_round),
+            self._every(PARKED_POLL_S, "parked", self.worker.standing.round),
             self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),
             self._every(
                 self.numbers.suppressions_poll_s, "suppressions", self.worker.suppressing.round
@@ -348,7 +339,7 @@ class _Life:
             self._every(
                 self.numbers.portability_poll_s, "portability", self.worker.flow.porting.refresh
             ),
-            self._every(self._standing_s(), "standing", self._park_standing),
+            self._every(self.worker.standing.every_s, "standing", self.worker.standing.park),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
             self._every(SWEEP_S, "expiry", self.worker.flow.backlog.sweep),
             self.worker.flow.backlog.run(),
@@ -400,9 +391,6 @@ class _Life:
             await loop
         except LeaseLost:
             _lease_lost()
-
-    def _standing_s(self) -> float:
-        return min(STANDING_CHECK_S, self.numbers.parked_after_s / 2)
 
     async def _conserve(self) -> None:
         await self.worker.conservation.round()
@@ -494,137 +482,6 @@ class _Life:
             mark = low_water(dict(live[start : start + MARK_SLICE]), None, mark)
             await asyncio.sleep(0)
         return mark if floor is None else min(mark, floor)
-
-    async def _parked_round(self) -> None:
-        """Messages whose wait is over; acts on a page and waits for its commit."""
-        flow = self.worker.flow
-        due = await flow.reader.due_parked(self.lease.process, time.time(), PARKED_LIMIT)
-        if not due:
-            return
-        away = [row for row in due if self._at_hand(row.message_id) is None]
-        await flow.backlog.take_up_due([row.message_id for row in away if row.why in STOOD])
-        stored = await flow.reader.messages(
-            [row.message_id for row in away if row.why not in STOOD]
-        )
-        push_out: list[Message] = []
-        late: list[Message] = []
-        for row in due:
-            message = self._at_hand(row.message_id)
-            if message is None and row.message_id in stored:
-                message = fold_stored(stored[row.message_id])
-                message.is_parked = True
-                if row.why is Why.HELD:  # it was due before it was held, and no row tells of that
-                    come_due(message)
-            if message is None:
-                continue
-            if row.why in STOOD and message.state in _STANDING:
-                if not (message.is_handed or message.is_adopted):  # their own pointers stand
-                    push_out.append(message)
-            elif row.why is Why.HELD and self._is_aside(message):
-                flow.ledger.take_back(message)
-                late.append(message)
-            else:
-                flow.evidence.due(message)
-        self._push_out(push_out)
-        flow.dispatcher.expire_all(late)  # what is held is due when its validity is over
-        await self._committed()
-
-    def _is_aside(self, message: Message) -> bool:
-        """Whether its parked row is all there is of it, and it was not sent yet."""
-        return message.id not in self.worker.flow.ledger.live and message.state in _STANDING
-
-    def _at_hand(self, message_id: int) -> Message | None:
-        flow = self.worker.flow
-        return flow.ledger.live.get(message_id) or flow.evidence.waiting.get(message_id)
-
-    def _push_out(self, messages: list[Message]) -> None:
-        """They still stand in a lane: a parked row finds them after a crash."""
-        if not messages:
-            return
-        ledger = self.worker.flow.ledger
-        later = time.time() + REPARK_S
-        rows = [
-            (message.id, later, Why.QUEUED, message.message_class, message.tenant)
-            for message in messages
-        ]
-
-        def done() -> None:
-            gone: list[int] = []
-            for message in messages:
-                if message.is_handed:
-                    continue  # put off, held or given: the row that stands is of that commit
-                if message.id in ledger.live and message.state in _STANDING:
-                    message.is_parked = True  # only now may the low-water mark pass it
-                elif message.state is not State.UNCERTAIN:  # it left while its row was written
-                    gone.append(message.id)
-            if gone:
-                ledger.commit([], sql=unpark_sql(gone))
-
-        ledger.commit([], sql=park_sql(self.lease.process, rows), done=done)
-
-    async def _park_standing(self) -> None:
-        """What stands longer than 10 minutes gets a parked row: the low-water mark moves on."""
-        before = id_at(time.time() - self.numbers.parked_after_s)
-        live_now = self.worker.flow.ledger.live
-        live = list(live_now.values())
-        for start in range(0, len(live), MARK_SLICE):
-            standing = [
-                message
-                for message in live[start : start + MARK_SLICE]
-                if message.id < before
-                and message.state in _STANDING
-                and not (message.is_parked or message.is_adopted or message.is_handed)
-            ]
-            for first in range(0, len(standing), PARKED_LIMIT):
-                some = standing[first : first + PARKED_LIMIT]  # some were given meanwhile
-                self._push_out([m for m in some if m.id in live_now and not m.is_handed])
-                await self._committed()
-            await asyncio.sleep(0)
-        await self.worker.flow.backlog.park()
-        await self._claim_anew(before)
-
-    async def _claim_anew(self, before: int) -> None:
-        """What was claimed for long and waits, its link being down, gets a claim of today.
-
-        Its lines in the journal say no more than that nothing of it is open, and the journal
-        keeps everything from the oldest claim on.
-        """
-        old = self.worker.claims.older_than(before)
-        if not old:
-            return
-        live = list(self.worker.flow.ledger.live.values())
-        by_claim: dict[int, list[Message]] = {}
-        for start in range(0, len(live), MARK_SLICE):
-            for message in live[start : start + MARK_SLICE]:
-                if message.claim in old and _waits(message):
-                    by_claim.setdefault(message.claim, []).append(message)
-            await asyncio.sleep(0)
-        for was, messages in by_claim.items():
-            self._move_claim(was, messages)
-        await self._committed()
-
-    def _move_claim(self, was: int, messages: list[Message]) -> None:
-        """Both claims stand until the new one is committed."""
-        claims, live = self.worker.claims, self.worker.flow.ledger.live
-        messages = [message for message in messages if message.claim == was and _waits(message)]
-        if not messages:
-            return
-
-        def claimed() -> None:
-            for message in messages:
-                if message.id in live and message.claim == was and _waits(message):
-                    claims.settled(was)
-                    message.claim = number
-                else:  # it left under its old claim meanwhile
-                    claims.settled(number)
-
-        number = claims.block([message.id for message in messages], claimed)
-        self.worker.peers.desk.moved(was, number)
-
-    async def _committed(self) -> None:
-        done = asyncio.Event()
-        self.worker.flow.ledger.commit([], done=done.set)
-        await done.wait()
 
     async def _forget_keys(self) -> None:
         await self.worker.flow.intake.forget(KEYS_MOST)
@@ -772,11 +629,6 @@ class _Life:
             if not is_empty:
                 http.give_up()
         self.worker.flow.is_intake_closed = True
-
-
-def _waits(message: Message) -> bool:
-    """Nothing of it is with a carrier or on its way to another process."""
-    return message.state in _WAITS and not message.is_handed
 
 
 class _Signals:

@@ -104,7 +104,7 @@ async def test_what_stands_for_long_is_parked_and_found_by_the_next_life(
         ids = await worker.send(1500)
         held = worker.flow.lanes.used(TRANSACTIONAL)
         await asyncio.sleep(0.6)
-        await worker.life._park_standing()
+        await worker.worker.standing.park()
         parked = await worker.ask("SELECT why, count(*) FROM parked GROUP BY why ORDER BY why")
         assert parked == [(Why.QUEUED, held), (Why.SPILLED, 1500 - held)]
         await worker.life._renew()
@@ -148,7 +148,7 @@ async def test_a_due_row_of_a_stranger_is_taken_up(dsn: str, tmp_path: Path) -> 
             spilled,
         )
         before = worker.spill.total
-        await worker.life._parked_round()
+        await worker.worker.standing.round()
         assert worker.spill.total == before  # it knew them
         [(due,)] = await worker.ask("SELECT count(*) FROM parked WHERE due > now()")
         assert due == len(spilled)

@@ -118,7 +118,7 @@ async def test_a_spilled_id_with_a_parked_row_leaves_none_behind(dsn, tmp_path):
     async with one(dsn, tmp_path, **SMALL, parked_after_s=0.01) as gateway:
         ids = await gateway.send(100)
         await asyncio.sleep(0.05)
-        await gateway.life._park_standing()
+        await gateway.worker.standing.park()
         for message_id in (ids[0], ids[-1]):
             assert await gateway.flow.commands.cancel(1, message_id) is Verdict.ENDED
         left = await gateway.ask("SELECT count(*) FROM parked")
@@ -282,7 +282,7 @@ async def test_a_copy_that_a_replayed_cancel_finds_as_an_id_goes_on(dsn, tmp_pat
         await gateway.drained_but(0)
         gateway.link(is_up=False)
         gateway.flow.evidence._resend(message, time.time())
-        await gateway.life._committed()
+        await gateway.worker.standing.committed()
         assert message.duplicate_risk
         me = gateway.life.lease.process
         one_id = gateway.worker.ids.next()
@@ -301,7 +301,7 @@ async def test_a_copy_that_a_replayed_cancel_finds_as_an_id_goes_on(dsn, tmp_pat
         await gateway.until(lambda: all(one.task.done() for one in commands._running.values()))
         await commands.step()
         assert (await commands._table.answers([one_id]))[one_id]["busy"] == 1
-        await gateway.life._committed()
+        await gateway.worker.standing.committed()
         held = 1 if is_paused else 0
         assert await gateway.ask("SELECT count(*) FROM parked WHERE why = 1") == [(held,)]
         assert gateway.flow.lanes.used(TRANSACTIONAL) == 1 - held
@@ -428,7 +428,7 @@ async def test_a_paused_batch_expires(dsn, tmp_path):
         batch = await gateway.send(5, verdicts=b"", valid_s=1.0)
         await switch(gateway, batch[0], PAUSED)
         await asyncio.sleep(1.1)
-        await gateway.life._parked_round()
+        await gateway.worker.standing.round()
         told = await look(gateway, batch[0])
         assert dict(told.counts) == {State.EXPIRED: 5}
         assert told.is_paused
@@ -452,11 +452,11 @@ async def test_what_was_scheduled_and_is_held_expires_too(dsn, tmp_path):
         await asyncio.sleep(0.3)
         await gateway.flow.schedule.round()
         await gateway.until(lambda: not gateway.spill.total)
-        await gateway.life._committed()
+        await gateway.worker.standing.committed()
         assert await gateway.ask("SELECT count(*) FROM parked WHERE why = 1") == [(5,)]
         await asyncio.sleep(1.0)
-        await gateway.life._parked_round()
-        await gateway.life._committed()
+        await gateway.worker.standing.round()
+        await gateway.worker.standing.committed()
         assert dict((await look(gateway, batch[0].id)).counts) == {State.EXPIRED: 5}
         assert await gateway.ask("SELECT count(*) FROM parked") == [(0,)]
         assert not gateway.flow.ledger.live

@@ -98,15 +98,15 @@ async def test_what_is_parked_spilled_uncertain_or_submitted_is_not_missing(
     async with inside(dsn, tmp_path, parked_after_s=0.3, **SMALL) as worker:
         await worker.send(1000, valid_s=3000.0)
         worker.link(is_up=True)
-        await worker.life._committed()
+        await worker.worker.standing.committed()
         await worker.until(lambda: len(worker.seen()) > 150)
         channel = worker.channels[1]
         some, channel.open = channel.open[:10], channel.open[10:]
         worker.flow.outcomes(1, [(one, Uncertain("test")) for one in some])
         worker.link(is_up=False)
-        await worker.life._committed()
+        await worker.worker.standing.committed()
         await asyncio.sleep(0.4)
-        await worker.life._park_standing()
+        await worker.worker.standing.park()
         assert await rounds(worker) == {}
         now = await reading(worker.pool)
         assert now.parked[1] > 500
@@ -144,10 +144,10 @@ async def test_a_recount_puts_every_message_of_a_day_somewhere(dsn: str, tmp_pat
         worker.link(is_up=True)
         await worker.until(lambda: len(worker.seen()) > 100)
         worker.link(is_up=False)
-        await worker.life._committed()
+        await worker.worker.standing.committed()
         others = await worker.send(50, tenant=2)
         worker.answer()
-        await worker.life._committed()
+        await worker.worker.standing.committed()
         day = day_of(ids[0])
         found = await recount(worker.pool, day, page=130)  # several pages
         assert {tenant: one.accepted for tenant, one in found.items()} == {1: 600, 2: 50}
@@ -155,7 +155,7 @@ async def test_a_recount_puts_every_message_of_a_day_somewhere(dsn: str, tmp_pat
         assert found[1].held == 600 - found[1].submitted
         assert found[2] == Recount(held=50)
         await asyncio.sleep(0.4)
-        await worker.life._park_standing()
+        await worker.worker.standing.park()
         await worker.life._renew()
         found = await recount(worker.pool, day)
         assert found[2] == Recount(parked=50)
@@ -173,7 +173,7 @@ async def test_a_recount_agrees_with_what_the_flushes_counted(dsn: str, tmp_path
         await worker.until(lambda: len(worker.seen()) > 700)
         worker.link(is_up=False)
         worker.answer()
-        await worker.life._committed()
+        await worker.worker.standing.committed()
         counted = (await worker.flow.reader.deltas())[1]
         found = (await recount(worker.pool, day_of(ids[0])))[1]
         assert counted == (found.accepted, found.submitted, found.final)

@@ -175,7 +175,7 @@ def park(pair: Pair, message: Message, due: float) -> None:
 
 async def test_what_is_given_while_it_is_being_parked_is_not_parked(pair):
     (message,) = await pair.accept(1)
-    life_of(pair)._push_out([message])
+    pair.worker.standing.push_out([message])
     pair.give([message])
     await pair.flushed()
     assert not await pair.is_parked(message)
@@ -198,7 +198,7 @@ async def test_a_parked_row_read_before_the_handover_brings_nothing_back(pair, m
         return rows
 
     monkeypatch.setattr(reader, "due_parked", late)
-    await life_of(pair)._parked_round()
+    await pair.worker.standing.round()
     assert not pair.worker.flow.backlog.spill.total
     assert message.id not in pair.worker.flow.ledger.live
     assert not await pair.is_parked(message)

@@ -252,7 +252,7 @@ async def test_what_is_put_off_while_its_old_row_comes_due_keeps_its_hour(
 
         async def commit(sql: str) -> None:
             worker.flow.ledger.commit([], sql=sql)
-            await worker.life._committed()
+            await worker.worker.standing.committed()
 
         still_mine = worker.flow.reader.still_mine
 
@@ -264,13 +264,13 @@ async def test_what_is_put_off_while_its_old_row_comes_due_keeps_its_hour(
         await commit(park_sql(me, [(one, time.time() - 1, Why.QUEUED, MARKETING, 1)]))
         monkeypatch.setattr(worker.flow.reader, "still_mine", put_off_meanwhile)
         await backlog.take_up_due([one])
-        await worker.life._committed()
+        await worker.worker.standing.committed()
         assert later < valid_until
         rows = await worker.ask("SELECT why, extract(epoch FROM due)::float FROM parked")
         assert rows == [(why, pytest.approx(later, abs=0.01))]
         monkeypatch.undo()
         await backlog.take_up_due([one])  # asked of it by a look from before: it is not to be had
-        await worker.life._committed()
+        await worker.worker.standing.committed()
         assert len(await worker.ask("SELECT why FROM parked")) == 1
 
 
@@ -283,10 +283,10 @@ async def test_one_that_is_put_off_while_its_row_is_written_keeps_a_row(
     async with inside(dsn, tmp_path) as worker:
         [one] = await worker.send(1, MARKETING)
         message = worker.flow.ledger.live[one]
-        worker.life._push_out([message])
+        worker.worker.standing.push_out([message])
         worker.flow.schedule.put_off([(message, time.time() + 3600)])
         for _ in range(3):
-            await worker.life._committed()
+            await worker.worker.standing.committed()
         assert not worker.flow.ledger.live
         assert await worker.ask("SELECT message_id, why FROM parked") == [(one, Why.SCHEDULED)]
         worker.run()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import gateway.worker as worker_module
+import gateway.standing as standing_module
 from gateway.remote import ANY
 from gateway.worker import CLAIMS_S
 from sms.model import Message
@@ -31,7 +31,7 @@ async def adopted(worker: Inside, count: int) -> list[int]:
     peers = worker.worker.peers
     messages = await held(worker, count)
     peers.remote.give(messages, worker.life.lease.process, ANY)
-    await worker.life._committed()
+    await worker.worker.standing.committed()
     worker.link(is_up=True)
     await peers.desk.round()
     return [message.id for message in messages]
@@ -43,7 +43,7 @@ async def not_sent(worker: Inside) -> None:
     some, channel.open = channel.open, []
     worker.link(is_up=False)
     worker.flow.outcomes(1, [(one, NotSent("link.lost")) for one in some])
-    await worker.life._committed()
+    await worker.worker.standing.committed()
 
 
 async def parked(worker: Inside) -> set[int]:
@@ -61,7 +61,7 @@ async def test_what_is_anothers_or_came_from_one_is_not_parked(dsn: str, tmp_pat
         given = await held(worker, 2)
         await asyncio.sleep(STANDS_S + 0.1)
         worker.worker.peers.remote.give(given, ELSEWHERE, 7)  # its commit is on its way
-        await worker.life._park_standing()
+        await worker.worker.standing.park()
         assert await parked(worker) == {message.id for message in own}
 
 
@@ -69,26 +69,26 @@ async def test_what_is_given_while_others_are_parked_is_left_out(
     dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with inside(dsn, tmp_path, parked_after_s=STANDS_S) as worker:
-        monkeypatch.setattr(worker_module, "PARKED_LIMIT", 2)
+        monkeypatch.setattr(standing_module, "PARKED_LIMIT", 2)
         first, second, leaving, last = await held(worker, 4)
         await asyncio.sleep(STANDS_S + 0.1)
-        committed = worker.life._committed
+        committed = worker.worker.standing.committed
 
         async def give_meanwhile() -> None:
             if not leaving.is_handed:
                 worker.worker.peers.remote.give([leaving], ELSEWHERE, 7)
             await committed()
 
-        push_out = worker.life._push_out
+        push_out = worker.worker.standing.push_out
         pushed: list[list[Message]] = []
 
         def note(messages: list[Message]) -> None:
             pushed.append(messages)
             push_out(messages)
 
-        monkeypatch.setattr(worker.life, "_committed", give_meanwhile)
-        monkeypatch.setattr(worker.life, "_push_out", note)
-        await worker.life._park_standing()
+        monkeypatch.setattr(worker.worker.standing, "committed", give_meanwhile)
+        monkeypatch.setattr(worker.worker.standing, "push_out", note)
+        await worker.worker.standing.park()
         assert pushed == [[first, second], [last]]
         assert await parked(worker) == {first.id, second.id, last.id}
 
@@ -105,7 +105,7 @@ async def test_what_waits_for_long_under_a_claim_gets_a_new_one(dsn: str, tmp_pa
         await asyncio.sleep(STANDS_S + 0.1)
         now = worker.worker.ids.next()
         assert (claims.floor() or now) < now
-        await worker.life._park_standing()
+        await worker.worker.standing.park()
         after = {number: live[number].claim for number in ids}
         assert not set(before.values()) & set(after.values())
         await worker.life._flush_claims()
@@ -131,7 +131,7 @@ async def test_what_leaves_while_its_claim_is_made_anew_leaves_no_claim_behind(
         await not_sent(worker)
         await asyncio.sleep(STANDS_S + 0.1)
         claims = worker.worker.claims
-        moving = asyncio.create_task(worker.life._claim_anew(worker.worker.ids.next()))
+        moving = asyncio.create_task(worker.worker.standing.claim_anew(worker.worker.ids.next()))
         for _ in range(turns):
             await asyncio.sleep(0)
         assert claims.open_blocks() == turns  # the new one is not made yet, or not committed

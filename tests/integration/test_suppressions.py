@@ -284,6 +284,6 @@ async def test_what_waits_is_rejected_within_seconds_though_no_channel_is_up(dsn
             index,
         )
         await worker.worker.suppressing.round()
-        await worker.life._committed()
+        await worker.worker.standing.committed()
         rows = await worker.ask("SELECT message_id FROM events ORDER BY 1")
         assert rows == [(one,) for one in refused]

@@ -197,14 +197,14 @@ class Inside:
         """Everything is with the carriers and its row committed; the order they got it."""
         live = self.flow.ledger.live
         await self.until(lambda: not live and not self.spill.total and not self._open())
-        await self.life._committed()
+        await self.worker.standing.committed()
         return self.seen()
 
     async def drained_but(self, count: int) -> None:
         """The same for all but some messages, which stand nowhere."""
         live = self.flow.ledger.live
         await self.until(lambda: len(live) == count and not self._open())
-        await self.life._committed()
+        await self.worker.standing.committed()
 
     def _open(self) -> int:
         return sum(len(channel.open) for channel in self.channels.values())
