@@ -22,6 +22,7 @@ from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.carrier_words import CarrierWords
 from gateway.channel import OTP_SHARE, ChannelRuntime
+from gateway.channel_news import ChannelNews
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
@@ -66,6 +67,7 @@ from sms.errors import ConfigError
 from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
 from store.accept import AcceptHooks, Acceptor
+from store.channel_news import ChannelNewsStore
 from store.claims import ClaimBook
 from store.commands import CommandTable
 from store.database import OpenConnection, Pool, connector
@@ -113,6 +115,7 @@ class Worker:
     quotas: Quotas
     suppressing: Suppressing
     inbound: InboundDesk
+    news: ChannelNews
     watches: Watches
     standing: Standing
 
@@ -264,8 +267,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             reader,
             lease.process,
             InboundReader(pool, keyring),
-            accepting=flow.acceptor.pending_floor,
-            receiving=flow.receiving_floor,
+            ChannelNewsStore(pool),
+            floors=(flow.acceptor.pending_floor, flow.receiving_floor),
         ),
         deliver=deliverer.deliver,
         metrics=metrics,
@@ -274,6 +277,17 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
     )
     ledger.told = notifier
+    news = flow.news = ChannelNews(
+        process=lease.process,
+        store=ChannelNewsStore(pool),
+        dispatcher=dispatcher,
+        names=ledger.channel_names,
+        ids=ids,
+        reserve=reserve,
+        told=notifier,
+        unix=time.time,
+        monotonic=time.monotonic,
+    )
     peers = _peers(settings, flow, pool, ids, claims, notifier)
     flow.smg_port = SmgPort(
         settings.smg_fds,
@@ -299,6 +313,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         quotas,
         _suppressing(flow, pool),
         _inbound(flow, pool, ids, notifier),
+        news,
         Watches(health_policy(numbers), time.monotonic),
         Standing(flow, claims, peers, lease.process, numbers.parked_after_s),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from store.channel_news import ChannelNewsStore
 from store.database import Pool, open_pool
 from store.inbound_read import InboundReader
 from store.lists import Lists
@@ -31,6 +32,7 @@ class Reading:
     usage: Usage
     tellings: Tellings
     inbound: InboundReader
+    news: ChannelNewsStore
 
 
 async def open_reading(dsn: str, keyring: Keyring) -> Reading:
@@ -44,4 +46,5 @@ async def open_reading(dsn: str, keyring: Keyring) -> Reading:
         Usage(pool),
         Tellings(pool),
         InboundReader(pool, keyring),
+        ChannelNewsStore(pool),
     )

@@ -96,3 +96,16 @@ def test_a_carrier_that_hangs_is_left_and_come_back_to_on_a_ramp(gateway: Gatewa
     assert {gateway.status(one)["channel"] for one in whole.values()} == {PRIMARY}
     again = Counter(row["to"] for row in gateway.submits_of(*back, *climbing, *whole, taken=False))
     assert set(again.values()) == {1}
+
+    # Its tenant was told, once each: what its own process found out, and that it is over.
+    def kinds() -> list[str]:
+        found = gateway.request("GET", "/v1/events?limit=1000").json()["data"]
+        news = [one for one in found if one["type"].startswith("channel.")]
+        about = [one for one in news if one["data"]["name"] == PRIMARY]
+        assert {one["data"]["cause"] for one in about if not one["data"]["carrier"]} <= {
+            "no_answer"
+        }
+        return [one["type"] for one in about if not one["data"]["carrier"]]
+
+    eventually(lambda: len(kinds()) == 2, "its tenant knows", 10)
+    assert kinds() == ["channel.degraded", "channel.recovered"]
