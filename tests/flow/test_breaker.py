@@ -59,6 +59,8 @@ def test_a_carrier_that_hangs_is_left_and_come_back_to_on_a_ramp(gateway: Gatewa
     for message_id in later.values():
         told = gateway.wait_for_status(message_id, "delivered", timeout_s=10)
         assert (told["channel"] != PRIMARY, told["duplicate_risk"]) == (True, False)
+        [turned] = [step for step in gateway.timeline(message_id) if step["step"] == "failover"]
+        assert (turned["code"], turned["channel"]) == ("no_answer", told["channel"])
     for message_id in sent.values():
         gateway.wait_for_status(message_id, "delivered")
     assert gateway.metric("failover_total", cause="no_answer", **{"from": PRIMARY}) >= 10
