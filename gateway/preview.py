@@ -69,8 +69,7 @@ def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Pre
     if found.final_text is not None and found.encoding is Encoding.UCS2:
         found.forcing = gsm.outside(found.final_text)
     if place is not None and found.final_text is not None:
-        able = rules.takers(*where, found.final_text)
-        found.channels = in_turn(rules.snapshot.route_for(*where), able, place.digits)
+        found.channels = in_turn(rules.snapshot, where, place.digits, found.final_text)
     if line and found.final_text is not None:
         detail = "The opt-out line of the channel stands behind the text and is counted."
         found.notes.append(FieldError("/text", "content.opt_out_line", detail))

@@ -1,7 +1,8 @@
 """Which channels a message may take, in order: those of the most exact route that can serve it.
 
     kind of message ─▶ the same for every one? ─▶ one look-up
-         └▶ not ─▶ those that have its text ─▶ the first by its number and the route's weights
+         └▶ not ─▶ those that have its text ─▶ on the route's canary, by its number? ─▶ its channels
+                                  └▶ not ─▶ the first by its number and the route's weights
 
 Of a route with channels that send registered templates only, a message takes the channels that
 have its text. That is found once per message, at its first choice: later its text may be dropped.
@@ -9,22 +10,47 @@ have its text. That is found once per message, at its first choice: later its te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from failover.share import Share
 from failover.split import Split, key_of
 from gateway.twins import takers
 from sms.config import Route, Snapshot
 from sms.model import Carrier, Message, MessageClass
 
 RouteKey = tuple[int, MessageClass, Carrier, int]  # tenant, class, carrier, country
+_SplitOf = Callable[[Route, tuple[int, ...]], Split]
+
+
+class _Trial(NamedTuple):
+    """The part of such messages that is on a canary of their route."""
+
+    share: Share
+    channels: tuple[int, ...]  # whatever the text; the first is the candidate
 
 
 class _Kind(NamedTuple):
     """A kind of message whose channels, or their order, differ from message to message."""
 
     channels: tuple[int, ...]  # whatever the text, in the route's order
-    is_for_all: bool  # whether they take every text
     route: Route | None
+    trial: _Trial | None
+    every: tuple[int, ...]  # the route's and the trial's
+    is_for_all: bool  # whether they take every text
+
+    def order(self, able: tuple[int, ...], number: str, split_of: _SplitOf) -> tuple[int, ...]:
+        """Those of `able` that a number's message takes, in its own order."""
+        trial, route = self.trial, self.route
+        if trial is not None and trial.channels[0] in able and trial.share.has(number):
+            return self._only(trial.channels, able)
+        channels = self._only(self.channels, able)
+        if route is None or not route.weights:
+            return channels
+        return split_of(route, channels).order(key_of(number))
+
+    def _only(self, channels: tuple[int, ...], able: tuple[int, ...]) -> tuple[int, ...]:
+        return channels if self.is_for_all else tuple(one for one in channels if one in able)
 
 
 class Routes:
@@ -65,27 +91,25 @@ class Routes:
     def _kind(self, key: RouteKey) -> _Kind:
         kind = self._kinds.get(key)
         if kind is None:
-            route = self._snapshot.route_for(*key)
-            channels = self._snapshot.channels_for(*key)
-            is_for_all = self._snapshot.demanding.isdisjoint(channels)
-            kind = _Kind(channels, is_for_all, route)
-            if is_for_all and not (route and route.weights):
-                self._known[key] = channels
+            kind = _kind_of(self._snapshot, key)
+            route = kind.route
+            if kind.is_for_all and kind.trial is None and not (route and route.weights):
+                self._known[key] = kind.channels
             else:
                 self._kinds[key] = kind
         return kind
 
     def _own(self, message: Message, key: RouteKey) -> tuple[int, ...]:
         """For a kind that is not known, or not the same for every message."""
-        channels, is_for_all, route = self._kind(key)
-        if not is_for_all:
-            channels = self._of_text(message, channels)
-        if route is None or not route.weights:
-            return channels
+        kind = self._kind(key)
+        able = kind.every if kind.is_for_all else self._of_text(message, kind.every)
+        return kind.order(able, message.number, self._split)
+
+    def _split(self, route: Route, channels: tuple[int, ...]) -> Split:
         split = self._splits.get((route.id, channels))
         if split is None:
             split = self._splits[route.id, channels] = _split(route, channels)
-        return split.order(key_of(message.number))
+        return split
 
     def _of_text(self, message: Message, channels: tuple[int, ...]) -> tuple[int, ...]:
         version = self._snapshot.version
@@ -108,11 +132,26 @@ class Routes:
         return found
 
 
-def in_turn(route: Route | None, channels: tuple[int, ...], number: str) -> tuple[int, ...]:
-    """Those channels of a route that take a message, in its own order; for a look from outside."""
-    if route is None or not route.weights:
-        return channels
-    return _split(route, channels).order(key_of(number))
+def in_turn(snapshot: Snapshot, key: RouteKey, number: str, text: str) -> tuple[int, ...]:
+    """The same for a message that is none yet: its channels in its own order, by its final text."""
+    kind = _kind_of(snapshot, key)
+    tenant, message_class, _, country = key
+    able = kind.every
+    if not kind.is_for_all:
+        able = takers(snapshot, able, tenant, message_class, country, text)
+    return kind.order(able, number, _split)
+
+
+def _kind_of(snapshot: Snapshot, key: RouteKey) -> _Kind:
+    channels = snapshot.channels_for(*key)
+    every, trial = channels, None
+    found = snapshot.trial_for(*key)
+    if found is not None:
+        canary, able = found
+        trial = _Trial(Share(canary.id, canary.share), able)
+        every = tuple(dict.fromkeys(channels + able))
+    is_for_all = snapshot.demanding.isdisjoint(every)
+    return _Kind(channels, snapshot.route_for(*key), trial, every, is_for_all)
 
 
 def _split(route: Route, channels: tuple[int, ...]) -> Split:

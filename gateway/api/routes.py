@@ -18,6 +18,7 @@ from gateway.api.desk import check_if_match, register
 from gateway.api.fields import Checked
 from gateway.api.objects import Objects, Specs, Views
 from gateway.api.problems import FieldError, Problem
+from gateway.canaryfit import LIVE_REMEDY, live_ones
 from gateway.configfields import MAX_BACKUPS, ROUTE, Field, list_of, text
 from gateway.specs import route_view
 from gateway.templatefit import lacks
@@ -52,7 +53,7 @@ class RouteRoutes(Objects):
         taken = FieldError("", "name.taken", detail)
         async with self.desk.store.change(self.desk.author(request, key)) as change:
             await _name_tenant(change, good, checked)
-            await _name_channels(change, good, checked)
+            await name_channels(change, good, checked)
             checked.stop()
             wanted = await self.checked_entry(change, _said(good))
             await self.refuse_taken(change, wanted.name, taken)
@@ -68,7 +69,7 @@ class RouteRoutes(Objects):
 
         async def decide(change: Change, standing: StoredObject) -> StoredObject:
             check_if_match(request, standing, is_required=True)
-            await _name_channels(change, good, checked)
+            await name_channels(change, good, checked)
             checked.stop()
             wanted = await self.checked_entry(change, _said({**_entry(standing), **good}))
             return await self.put(change, wanted)
@@ -80,8 +81,8 @@ class RouteRoutes(Objects):
         store = self.desk.store
         owners = {one.spec["tenant"] for one in found} - {ANY}
         named = {name for one in found for name in one.spec["channels"]}
-        tenants = _texts("tenant", await store.ids("tenant", owners) if owners else {})
-        channels = _texts("channel", await store.ids("channel", named) if named else {})
+        tenants = public_ids("tenant", await store.ids("tenant", owners) if owners else {})
+        channels = public_ids("channel", await store.ids("channel", named) if named else {})
         return [route_view(one, tenants, channels) for one in found]
 
     def entry(self, earlier: StoredObject, standing: StoredObject) -> dict[str, Any]:
@@ -89,12 +90,15 @@ class RouteRoutes(Objects):
         return _entry(earlier)
 
     async def used_by(self, change: Change, standing: StoredObject) -> Problem | None:
-        """A template that would lack a twin in the route that takes its messages then."""
-        known: Specs = await change.specs("channel", "route", "template")
-        channels, routes, templates = (
+        """A canary on it; a template that would lack a twin in the route that is next then."""
+        known: Specs = await change.specs("channel", "route", "template", "canary")
+        channels, routes, templates, canaries = (
             {name: spec for (of, name), spec in known.items() if of == kind}
-            for kind in ("channel", "route", "template")
+            for kind in ("channel", "route", "template", "canary")
         )
+        for name, spec in live_ones(canaries).items():
+            if spec["route"] == standing.name:
+                return Problem("route.in_use", f"Canary {name} is live on it: {LIVE_REMEDY}.")
         del routes[standing.name]
         for lack in lacks(channels, routes, templates):
             return Problem("route.in_use", f"Without this route, {lack.detail}.")
@@ -113,10 +117,9 @@ def _said(entry: Mapping[str, Any]) -> dict[str, Any]:
 async def _name_tenant(change: Change, good: dict[str, Any], checked: Checked) -> None:
     """Put the tenant's name in place of its id."""
     given = good.get("tenant", ANY)
-    if given == ANY or await change.by_name("tenant", given) is not None:
+    if given == ANY:
         return
-    number = from_text(PREFIXES["tenant"], given)
-    tenant = None if number is None else await change.by_id("tenant", number)
+    tenant = await named_object(change, "tenant", given)
     if tenant is None:
         detail = '`tenant` is neither a tenant\'s name nor its id; correct it, or give "*" for all.'
         checked.add("/tenant", "field.value", detail)
@@ -124,14 +127,11 @@ async def _name_tenant(change: Change, good: dict[str, Any], checked: Checked) -
         good["tenant"] = tenant.name
 
 
-async def _name_channels(change: Change, good: dict[str, Any], checked: Checked) -> None:
+async def name_channels(change: Change, good: dict[str, Any], checked: Checked) -> None:
     """Put the channels' names in place of their ids."""
     named: list[str] = []
     for index, given in enumerate(good.get("channels", ())):
-        found = await change.by_name("channel", given)
-        number = from_text(PREFIXES["channel"], given)
-        if found is None and number is not None:
-            found = await change.by_id("channel", number)
+        found = await named_object(change, "channel", given)
         if found is None:
             detail = "`channels` has one that is neither a channel's name nor its id; correct it."
             checked.add(f"/channels/{index}", "field.value", detail)
@@ -143,5 +143,15 @@ async def _name_channels(change: Change, good: dict[str, Any], checked: Checked)
         good["channels"] = named
 
 
-def _texts(kind: str, numbers: Mapping[str, int]) -> dict[str, str]:
+async def named_object(change: Change, kind: str, given: str) -> StoredObject | None:
+    """The object in force of that name, else of that id."""
+    found = await change.by_name(kind, given)
+    number = from_text(PREFIXES[kind], given)
+    if found is None and number is not None:
+        found = await change.by_id(kind, number)
+    return found
+
+
+def public_ids(kind: str, numbers: Mapping[str, int]) -> dict[str, str]:
+    """As the API shows them, by name."""
     return {name: to_text(PREFIXES[kind], number) for name, number in numbers.items()}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routes import Routes, in_turn
-from sms.config import Channel, Route, Snapshot
+from sms.config import Canary, CanaryState, Channel, Route, Snapshot
 from sms.model import Carrier, MessageClass
 from sms.templates import Template, Twin
 from tests.support.flow_kit import Kit
@@ -99,8 +99,7 @@ def test_every_order_is_told_to_what_waits_and_seen_the_same_from_outside(
     own = routes.of(message)
     assert own == () or own in found.choices(message.message_class)
     key = (message.tenant, message.message_class, message.carrier, message.country)
-    able = tuple(one for one in routes.channels_for(*key) if one in own)
-    assert in_turn(found.route_for(*key), able, number) == own
+    assert in_turn(found, key, number, "".join(message.texts)) == own
 
 
 def test_a_message_s_own_first_channel_is_its_primary():
@@ -118,3 +117,132 @@ def test_a_message_s_own_first_channel_is_its_primary():
     kit.accept(*by_first[1][:3], *by_first[2][5:9])
     assert len(kit.channels[1].seen) == 7
     assert kit.metrics.failover_total.values == {("c2", "c1", "link"): 4}
+
+
+def canary(*channels, share=30, state=CanaryState.RUNNING, number=7, route=1):
+    return Canary(number, "trial", route, channels, share, state, 0.0)
+
+
+def test_a_share_of_the_numbers_is_on_the_canary_and_falls_back_on_the_primary():
+    kit, routes = Kit(), Routes()
+    routes.use(snapshot(channels=(1, 2, 3), canaries=(canary(3, 1, 2),)))
+    some = messages(kit)
+    assert firsts(routes, some) == pytest.approx({1: 0.7, 3: 0.3}, abs=0.04)
+    assert {routes.of(message) for message in some} == {(1, 2, 3), (3, 1, 2)}
+    key = (some[0].tenant, some[0].message_class, some[0].carrier, some[0].country)
+    assert routes.channels_for(*key) == (1, 2, 3)  # of a number that is not known
+
+
+def test_a_list_without_the_primary_has_it_as_the_first_backup_while_the_canary_lives():
+    kit, routes = Kit(), Routes()
+    known = [Channel(number, f"c{number}", "smpp", {}) for number in (3, 4, 5, 6)]
+    routes.use(snapshot(channels=(1, 2), limits=known, canaries=(canary(3, 4, share=100),)))
+    assert routes.of(kit.message()) == (3, 1, 4)
+    crowded = canary(3, 4, 5, 6, share=100)
+    routes.use(snapshot(channels=(1, 2), limits=known, canaries=(crowded,)))
+    assert routes.of(kit.message()) == (3, 1, 4, 5)
+
+
+def test_a_paused_canary_keeps_its_numbers_and_an_ended_one_has_none():
+    kit, routes = Kit(), Routes()
+    running = snapshot(canaries=(canary(3, 1, 2),))
+    routes.use(running)
+    before = [routes.of(message) for message in messages(kit)]
+    routes.use(replace(running, canaries=(canary(3, 1, 2, state=CanaryState.PAUSED),)))
+    assert [routes.of(message) for message in messages(kit)] == before
+    routes.use(replace(running, canaries=()))
+    assert {routes.of(message) for message in messages(kit, 200)} == {(1, 2, 3)}
+
+
+def test_who_the_candidate_cannot_take_stays_with_the_route():
+    kit, routes = Kit(), Routes()
+    away = Channel(3, "c3", "smpp", {}, carriers=frozenset())
+    routes.use(snapshot(channels=(1, 2), limits=[away], canaries=(canary(3, 1, share=100),)))
+    assert routes.of(kit.message()) == (1, 2)
+    code = Template(1, "code", 0, OTP, "code {x}", {3: Twin("S1", ("x",))})
+    vendor = Channel(3, "c3", "aliyun", {}, demands_template=True)
+    trial = canary(3, 2, share=100)
+    routes.use(snapshot(channels=(1, 2), limits=[vendor], templates={1: code}, canaries=(trial,)))
+    assert routes.of(kit.message(cls=OTP, texts=("hello",))) == (1, 2)
+    said = kit.message(cls=OTP, texts=("code 1",))
+    assert routes.of(said) == (3, 1, 2)
+    said.texts = ("",)  # taken by a carrier, and dropped
+    assert routes.of(said) == (3, 1, 2)
+
+
+def test_a_canary_on_another_route_is_nobody_s_business_here():
+    kit, routes = Kit(), Routes()
+    routes.use(snapshot(canaries=(canary(3, 1, share=100, route=2),)))
+    assert routes.of(kit.message()) == (1, 2, 3)
+    assert list(routes._known.values()) == [(1, 2, 3)]  # and costs nothing
+
+
+@given(
+    st.lists(LIMITED, max_size=4),
+    st.lists(st.integers(1, 5), min_size=1, max_size=4, unique=True).map(tuple),
+    st.lists(st.integers(1, 5), min_size=1, max_size=4, unique=True).map(tuple),
+    st.integers(0, 100),
+    st.integers(0, 100),
+    st.sampled_from(NUMBERS),
+)
+def test_a_canary_has_a_number_or_leaves_it_as_it_was(limits, channels, trial, share, more, number):
+    plain = snapshot(channels=channels, limits=limits)
+    routes, message = Routes(), replace(Kit(0).message(), number=number)
+    routes.use(plain)
+    own = routes.of(message)
+    low, high = sorted((share, more))
+    key = (message.tenant, message.message_class, message.carrier, message.country)
+    on = []
+    for version, percent in enumerate((low, high), start=2):
+        found = replace(plain, version=version, canaries=(canary(*trial, share=percent),))
+        routes.use(found)
+        order = routes.of(message)
+        assert order == () or order in found.choices(message.message_class)
+        assert in_turn(found, key, number, "".join(message.texts)) == order
+        on.append(order != own)
+        if order != own:
+            primary = routes.channels_for(*key)[:1]
+            assert order[0] == trial[0]
+            assert len(order) <= 4
+            if primary != trial[:1] and {*primary} <= {*own}:
+                assert order[1:2] == primary
+    assert not on[0] or on[1]  # who is on it stays on it as it grows
+
+
+def test_the_candidate_is_the_primary_of_its_numbers_and_the_route_s_first_their_backup():
+    kit = Kit(3)
+    trial = replace(
+        kit.dispatcher.snapshot,
+        routes=snapshot(channels=(1, 2)).routes,
+        canaries=(canary(3, 1, 2, share=100),),
+    )
+    kit.dispatcher.reconfigure(trial)
+    some = messages(kit, 9)
+    kit.accept(*some[:5])
+    assert [len(kit.channels[number].seen) for number in (1, 2, 3)] == [0, 0, 5]
+    assert not kit.metrics.failover_total.values
+    kit.dispatcher.link_changed(3, is_up=False)
+    kit.accept(*some[5:])
+    assert len(kit.channels[1].seen) == 4
+    assert kit.metrics.failover_total.values == {("c3", "c1", "link"): 4}
+
+
+@given(st.lists(st.sampled_from(["none", "small", "whole"]), min_size=2, max_size=6))
+def test_a_message_never_goes_to_a_channel_again_whatever_becomes_of_the_canary(history):
+    shares = {"none": (), "small": (canary(3, 1, share=5),), "whole": (canary(3, 1, share=100),)}
+    kit = Kit(3)
+    message = kit.message()
+    for version, stage in enumerate(history, start=2):
+        found = replace(
+            kit.dispatcher.snapshot,
+            version=version,
+            routes=snapshot(channels=(1, 2)).routes,
+            canaries=shares[stage],
+        )
+        kit.dispatcher.reconfigure(found)
+        channel = kit.dispatcher.choose(message)
+        if channel is None:
+            break
+        assert channel not in message.tried
+        message.tried = (*message.tried, channel)
+    assert len(set(message.tried)) == len(message.tried)
