@@ -25,6 +25,7 @@ from gateway.canaries import Meter
 from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
+from gateway.detours import detour_of
 from gateway.ending import Ends
 from gateway.lanes import HELD, Lanes
 from gateway.lastlook import SLICE, LastLook
@@ -284,8 +285,12 @@ class Dispatcher(ChannelChoice):
                 self._ends.all([message], Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
             return None
         if channel != message.channel:
-            if primary and channel and not message.is_adopted:
-                self._count_failover(message, primary, channel)
+            message.detour = ()
+            if primary and channel:
+                cause = self.why_not(message, primary)
+                message.detour = detour_of(cause, primary)
+                if not message.is_adopted:
+                    self._count_failover(primary, channel, cause)
             message.channel = channel
         runtime = self.channels.get(channel)
         if runtime is not None and not runtime.watch.is_closed:
@@ -300,10 +305,9 @@ class Dispatcher(ChannelChoice):
     def _delay(self, message: Message) -> None:
         heapq.heappush(self._delayed, (message.not_before, next(self._order), message))
 
-    def _count_failover(self, message: Message, primary: int, channel: int) -> None:
+    def _count_failover(self, primary: int, channel: int, cause: str) -> None:
         names = self._ledger.channel_names
-        labels = names.get(primary, ""), names.get(channel, ""), self.why_not(message, primary)
-        self._metrics.failover_total.inc(labels)
+        self._metrics.failover_total.inc((names.get(primary, ""), names.get(channel, ""), cause))
 
     def _enter(self, message: Message, *, first: bool) -> int:
         channel = self._bind(message)
@@ -317,9 +321,8 @@ class Dispatcher(ChannelChoice):
 
     def spill(self, message: Message, channel: int, cause: str) -> None:
         """Put a message that its channel cannot take into a spare one's lane, at its head."""
-        names = self._ledger.channel_names
-        labels = names.get(message.channel, ""), names.get(channel, ""), cause
-        self._metrics.failover_total.inc(labels)
+        self._count_failover(message.channel, channel, cause)
+        message.detour = detour_of(cause, message.channel)
         message.throttled_at = message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
             return

@@ -17,6 +17,7 @@ from failover.breaker import BreakerState
 from gateway.api.access import Access
 from gateway.backlog import Backlog
 from gateway.calls import Calls
+from gateway.channel_news import ChannelNews
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.dispatch import Dispatcher
@@ -120,6 +121,7 @@ class Flow:
 
     smg_port: SmgPort  # joined by wiring: it calls back into this object
     inbound_desk: InboundDesk | None = None  # joined by wiring: it calls back into this object
+    news: ChannelNews | None = None  # joined by wiring, of what it tells the webhooks
     pumping: Pumping | None = None  # joined by wiring
     webhooks: WebhookDesk | None = None  # as well
 
@@ -285,8 +287,10 @@ class Flow:
         self.inbound_desk.receive(channel, texts)
 
     def receiving_floor(self) -> int | None:
-        """The lowest event id of a text from a phone that is not committed yet."""
-        return None if self.inbound_desk is None else self.inbound_desk.pending_floor()
+        """The lowest event id, of a text from a phone or about a channel, not committed yet."""
+        desks = (self.inbound_desk, self.news)
+        floors = [floor for desk in desks if desk and (floor := desk.pending_floor())]
+        return min(floors, default=None)
 
     def window_open(self, channel: int) -> None:
         """Slots are free again."""

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
+from gateway.channel_notices import notice_of_channel
 from gateway.courier import Clocks, Courier, Deliver
 from gateway.endpoint_queue import EndpointQueue, Flush, Item, NotifyPolicy
 from gateway.inbound_notices import notices_of_inbound
@@ -455,13 +456,23 @@ class Notifier:
                     notices += notices_of_stored(
                         entry.message, entry.rows, wanted[message_id], self._channel_names
                     )
-            from_phones = [message_id for message_id in part if message_id not in stored]
-            if from_phones:
-                for message_id, text in (await self._store.inbound(from_phones)).items():
-                    notices += notices_of_inbound(
-                        text.message, text.rows, wanted[message_id], self._channel_names
-                    )
+            others = [message_id for message_id in part if message_id not in stored]
+            if others:
+                notices += await self._of_no_message(others, wanted)
             yield notices
+
+    async def _of_no_message(self, ids: list[int], wanted: dict[int, set[int]]) -> list[Notice]:
+        """Of texts from phones, and about channels."""
+        notices: list[Notice] = []
+        names = self._channel_names
+        texts = await self._store.inbound(ids)
+        for message_id, text in texts.items():
+            notices += notices_of_inbound(text.message, text.rows, wanted[message_id], names)
+        rest = [one for one in ids if one not in texts]
+        if rest:
+            rows = await self._store.channel_events(rest)
+            notices += [notice_of_channel(row, names) for row in rows.values()]
+        return notices
 
     def _show_age(self) -> None:
         """The oldest event nobody has, in memory or parked; dead letters left out."""

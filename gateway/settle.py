@@ -292,11 +292,12 @@ class Settler:
         burst.again.append(message)
 
     def _times(self, burst: Burst, message: Message) -> tuple[int, ...]:
-        """Milliseconds: waited in the lane, waited for the answer; () when nobody knows."""
+        """Milliseconds: waited in the lane, for the answer; () when nobody knows; its detour."""
         if not message.sent_at:
             return ()
         waited_s = message.sent_at - message.queued_at if message.queued_at else 0.0
-        return int(waited_s * 1000), int((burst.now - message.sent_at) * 1000)
+        times = int(waited_s * 1000), int((burst.now - message.sent_at) * 1000)
+        return times + message.detour if message.detour else times
 
     # -- long messages ---------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from gateway.canaries import Canaries
 from gateway.canary_judge import CanaryJudge
 from gateway.carrier_words import CarrierWords
 from gateway.channel import OTP_SHARE, ChannelRuntime
+from gateway.channel_news import ChannelNews
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
@@ -70,6 +71,7 @@ from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
 from store.accept import AcceptHooks, Acceptor
 from store.canaries import CanaryStore
+from store.channel_news import ChannelNewsStore
 from store.claims import ClaimBook
 from store.commands import CommandTable
 from store.config import ConfigStore
@@ -118,6 +120,7 @@ class Worker:
     quotas: Quotas
     suppressing: Suppressing
     inbound: InboundDesk
+    news: ChannelNews
     watches: Watches
     canaries: Canaries
     canary_judge: CanaryJudge
@@ -271,8 +274,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             reader,
             lease.process,
             InboundReader(pool, keyring),
-            accepting=flow.acceptor.pending_floor,
-            receiving=flow.receiving_floor,
+            ChannelNewsStore(pool),
+            floors=(flow.acceptor.pending_floor, flow.receiving_floor),
         ),
         deliver=deliverer.deliver,
         metrics=metrics,
@@ -282,6 +285,17 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     )
     flow.webhooks = notifier.join(open_desk(settings, lease, pool, keyring, metrics, ids.next))
     ledger.told = notifier
+    news = flow.news = ChannelNews(
+        process=lease.process,
+        store=ChannelNewsStore(pool),
+        dispatcher=dispatcher,
+        names=ledger.channel_names,
+        ids=ids,
+        reserve=reserve,
+        told=notifier,
+        unix=time.time,
+        monotonic=time.monotonic,
+    )
     peers = _peers(settings, flow, pool, ids, claims, notifier)
     flow.smg_port = SmgPort(
         settings.smg_fds,
@@ -307,6 +321,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         quotas,
         _suppressing(flow, pool),
         _inbound(flow, pool, ids, notifier),
+        news,
         Watches(health_policy(numbers), time.monotonic),
         *_canaries(flow, pool, lease),
         Standing(flow, claims, peers, lease.process, numbers.parked_after_s),

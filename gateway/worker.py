@@ -24,6 +24,7 @@ import uvloop
 from cluster.nonces import Nonces
 from gateway.api.access import Access
 from gateway.api.address import Addresses
+from gateway.channel_news import NEWS_S
 from gateway.garbage import Garbage
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
@@ -330,6 +331,7 @@ class _Life:
             self._every(CLAIMS_S, "claims", self._flush_claims),
             self.worker.reports.run(),
             self._while_owned(self.worker.inbound.run()),
+            self._every(NEWS_S, "channel news", self.worker.news.round),
             self.worker.conflicts.run(),
             self._every(PARKED_POLL_S, "parked", self.worker.standing.round),
             self._every(SCHEDULE_POLL_S, "schedule", self.worker.flow.schedule.round),

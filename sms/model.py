@@ -151,6 +151,8 @@ class Message:
     # On a route whose channels do not take every text: the version of the configuration by which
     # it was found, and the channels that take this one. None = not looked for yet.
     takers: tuple[int, tuple[int, ...]] | None = None
+    # Why it is bound to another channel than its first (gateway.detours); () = it is not.
+    detour: tuple[int, ...] = ()
     is_parked: bool = False  # a row in `parked` waits for it
     is_adopted: bool = False  # taken over from another process: its claim is what we find it by
     is_handed: bool = False  # handed over: this object is nobody's, wherever it still stands

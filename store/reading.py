@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from store.attempts import AttemptReader
+from store.channel_news import ChannelNewsStore
 from store.database import Pool, open_pool
 from store.inbound_read import InboundReader
 from store.lists import Lists
@@ -33,6 +34,7 @@ class Reading:
     tellings: Tellings
     inbound: InboundReader
     attempts: AttemptReader
+    news: ChannelNewsStore
 
 
 async def open_reading(dsn: str, keyring: Keyring) -> Reading:
@@ -47,4 +49,5 @@ async def open_reading(dsn: str, keyring: Keyring) -> Reading:
         Tellings(pool),
         InboundReader(pool, keyring),
         AttemptReader(pool, keyring),
+        ChannelNewsStore(pool),
     )

@@ -16,7 +16,8 @@ from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.api.reply import caller, check_query, json_response, not_found
 from gateway.api.standing import Clocks, standing_of
 from gateway.api.tellings import MAX_ENDPOINTS, events_told, webhook_steps
-from gateway.views import add_codes, message_view, timeline
+from gateway.timeline import timeline
+from gateway.views import add_codes, message_view
 from gateway.withdraw import Verdict
 from receipts.state import come_due, fold
 from sms.errors import OutcomeUnknown

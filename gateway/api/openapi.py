@@ -315,7 +315,8 @@ def _answer_schemas() -> Json:
                 "step": {
                     "type": "string",
                     "description": "accepted, queued (the wait in a lane is over, `ms` = how "
-                    "long), attempt (`ms` = until the answer), receipt (`ms` = since the attempt), "
+                    "long), failover (it goes over another channel than its first, `code` says "
+                    "why), attempt (`ms` = until the answer), receipt (`ms` = since the attempt), "
                     "webhook (stands at the moment of its event; `code` is webhook.delivered, "
                     "webhook.waiting or webhook.given_up; none where it is not certain), "
                     "held or waiting (now, last in the list), or the status that it brought.",
@@ -325,11 +326,22 @@ def _answer_schemas() -> Json:
                 "segment": {"type": ["integer", "null"]},
                 "carrier_id": NULLABLE_TEXT,
                 "code": NULLABLE_TEXT,
+                "reason": {**NULLABLE_TEXT, "description": "Ours for `code`, a dotted word."},
                 "ms": {"type": ["integer", "null"]},
+                "attempt": {
+                    "type": ["integer", "null"],
+                    "description": "Which one it is of, from 1: of queued, failover, attempt and "
+                    "receipt.",
+                },
+                "follows": {
+                    "type": ["integer", "null"],
+                    "description": "Of an attempt: the one that it was made after.",
+                },
                 "detail": {
                     "type": "string",
-                    "description": "Of a webhook: which event, to which endpoint; else only on a "
-                    "step that is not over: what is awaited.",
+                    "description": "Of a failover: instead of which channel. Of a webhook: which "
+                    "event, to which endpoint. Else only on a step that is not over: what is "
+                    "awaited.",
                 },
             },
             "detail",

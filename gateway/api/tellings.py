@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.notices import type_of_path
+from gateway.timeline import blank_step
 from gateway.views import rfc3339
 from sms.config import WebhookEndpoint, wants_event
 from sms.ids import to_text
@@ -58,18 +59,9 @@ def webhook_steps(
         if known is None:
             continue
         code, detail = known
-        step = {
-            "at": rfc3339(row.at),
-            "step": "webhook",
-            "status": row.status.value,
-            "channel": None,
-            "segment": None,
-            "carrier_id": None,
-            "code": code,
-            "ms": None,
-            "detail": f"{kind} to {to_text('whe', one.endpoint)}: {detail}",
-        }
-        steps.append(step)
+        words = f"{kind} to {to_text('whe', one.endpoint)}: {detail}"
+        step = blank_step(row.at, "webhook", row.status)
+        steps.append({**step, "code": code, "detail": words})
     return steps
 
 

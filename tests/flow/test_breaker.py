@@ -59,6 +59,8 @@ def test_a_carrier_that_hangs_is_left_and_come_back_to_on_a_ramp(gateway: Gatewa
     for message_id in later.values():
         told = gateway.wait_for_status(message_id, "delivered", timeout_s=10)
         assert (told["channel"] != PRIMARY, told["duplicate_risk"]) == (True, False)
+        [turned] = [step for step in gateway.timeline(message_id) if step["step"] == "failover"]
+        assert (turned["code"], turned["channel"]) == ("no_answer", told["channel"])
     for message_id in sent.values():
         gateway.wait_for_status(message_id, "delivered")
     assert gateway.metric("failover_total", cause="no_answer", **{"from": PRIMARY}) >= 10
@@ -96,6 +98,19 @@ def test_a_carrier_that_hangs_is_left_and_come_back_to_on_a_ramp(gateway: Gatewa
     assert {gateway.status(one)["channel"] for one in whole.values()} == {PRIMARY}
     again = Counter(row["to"] for row in gateway.submits_of(*back, *climbing, *whole, taken=False))
     assert set(again.values()) == {1}
+
+    # Its tenant was told, once each: what its own process found out, and that it is over.
+    def kinds() -> list[str]:
+        found = gateway.request("GET", "/v1/events?limit=1000").json()["data"]
+        news = [one for one in found if one["type"].startswith("channel.")]
+        about = [one for one in news if one["data"]["name"] == PRIMARY]
+        assert {one["data"]["cause"] for one in about if not one["data"]["carrier"]} <= {
+            "no_answer"
+        }
+        return [one["type"] for one in about if not one["data"]["carrier"]]
+
+    eventually(lambda: len(kinds()) == 2, "its tenant knows", 10)
+    assert kinds() == ["channel.degraded", "channel.recovered"]
 
 
 def test_with_every_carrier_away_all_is_held_and_goes_out_by_class(

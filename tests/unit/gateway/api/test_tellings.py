@@ -40,7 +40,10 @@ def test_a_delivered_webhook_stands_at_the_moment_of_its_event() -> None:
         "segment": None,
         "carrier_id": None,
         "code": "webhook.delivered",
+        "reason": None,
         "ms": None,
+        "attempt": None,
+        "follows": None,
         "detail": "message.delivered to whe_0000000000000005: delivered",
     }
 
