@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -427,5 +428,6 @@ class Flow:
         for channel, count in self.smg_port.sessions(self.snapshot.channels.values()).items():
             metrics.smg_sessions.set((self.channel_name(channel) or str(channel),), count)
         self.backlog.set_gauges()
+        self.dispatcher.retries.set_gauges(time.time())
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
         metrics.parked_reports.set((), self.reports_desk.parked)

@@ -87,6 +87,9 @@ class Reliability(BaseModel):
     parked_after_s: Seconds = 600  # what stood in a lane so long moves to `parked`
     conservation_s: Seconds = 10  # every owner says what it holds so often; a reading after it
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4  # one per channel, the copy included
+    retry_share: Share = 0.1  # extra attempts, of the first ones …
+    retry_window_s: Seconds = 60  # … of so long, of a tenant and in total; beyond it they wait
+    retry_least: Count = 10  # so many in any case
     drain_before_s: Annotated[float, Field(ge=0, le=600)] = 5  # not ready, still accepting
     drain_answers_s: Seconds = 20  # waiting for carriers' answers
     drain_requests_s: Seconds = 5  # requests under way get their answer

@@ -18,6 +18,7 @@ from cluster.wake import Wakes
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
+from failover.budget import BudgetPolicy, RetryBudget
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.carrier_words import CarrierWords
@@ -45,6 +46,7 @@ from gateway.protocols import PROTOCOLS
 from gateway.pumping import Pumping
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
+from gateway.retries import Retries
 from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
@@ -338,7 +340,11 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     reader: Reader,
     metrics: Metrics,
 ) -> tuple[SendingPolicy, Schedule]:
-    """Hours and suppressions, asked by dispatch too, and where what must wait is put."""
+    """What dispatch asks before something leaves – hours, suppressions, the retry budget – and
+    where what must wait is put.
+    """
+    budget = BudgetPolicy(numbers.retry_share, numbers.retry_window_s, numbers.retry_least)
+    dispatcher.retries = Retries(RetryBudget(budget, time.monotonic()), metrics)
     policy = dispatcher.last_look.policy = SendingPolicy(
         Hours(numbers.marketing_opens_h, numbers.marketing_closes_h),
         Suppressions(keyring.number_index),
