@@ -100,7 +100,7 @@ class Dispatcher(ChannelChoice):
         self.withdrawn: dict[MessageClass, set[int]] = {}  # tenants with dead messages in lanes
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
-        self.retries = Retries(RetryBudget(BudgetPolicy(), now), metrics)
+        self.retries = Retries(RetryBudget(BudgetPolicy(), now), metrics, monotonic)
         self.last_look = LastLook(self._ends.reject, self.withdrawn)
         self.is_stopped = False
         self.drain_after_s = math.inf  # without an open submit a draining channel logs out
@@ -390,7 +390,7 @@ class Dispatcher(ChannelChoice):
         is_watched = message.message_class in look.policy.watched
         if is_watched and look.stops(message, unix):
             return False
-        return not message.attempt or self.retries.may_leave(message, self._monotonic())
+        return not message.attempt or self.retries.may_leave(message)
 
     def withdraw(self) -> None:
         """We leave, and every answer is here: what still waits for a slot is decided."""
@@ -647,7 +647,7 @@ class Dispatcher(ChannelChoice):
             due.append(heapq.heappop(self._delayed)[2])
         if due:
             self.put(sorted(due, key=_age), first=True)
-        if again := self.retries.due(now):
+        if again := self.retries.due():
             self.put(again, first=True)
         for channel, runtime in list(self.channels.items()):
             self._repair_due(channel, runtime, now)

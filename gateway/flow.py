@@ -383,6 +383,7 @@ class Flow:
         self.limiter.configure(snapshot)
         self.reports_desk.use(snapshot.channels.values())
         self.vendors.use(snapshot.channels.values())
+        self.evidence.policies.use(snapshot.tenants.values())
         self.settler.prices = {
             channel.id: float(channel.price_per_segment)
             for channel in snapshot.channels.values()

@@ -13,7 +13,7 @@ say that it is queued: a restart finds it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from failover.budget import RetryBudget
 from sms.ids import unix_of
@@ -26,8 +26,11 @@ MAX_AT_ONCE = 500  # messages let go in one turn of the loop, some 2 ms
 class Retries:
     """The retry budget of one process and what waits for it. All methods are synchronous."""
 
-    def __init__(self, budget: RetryBudget, metrics: Metrics) -> None:
+    def __init__(
+        self, budget: RetryBudget, metrics: Metrics, monotonic: Callable[[], float]
+    ) -> None:
         self._budget = budget
+        self._monotonic = monotonic
         self._metrics = metrics
         self.first = budget.first  # a tenant's first attempt leaves: on the path
         # Messages by id, the oldest on top of each heap.
@@ -36,29 +39,31 @@ class Retries:
         }
         self.size = 0
 
-    def may_leave(self, message: Message, now: float) -> bool:
+    def may_leave(self, message: Message) -> bool:
         """Whether the next attempt of one that was tried before may leave; it waits here if not."""
-        if self.take(message, now):
+        if self.take(message):
             return True
         queue = self._waiting[message.message_class].setdefault(message.tenant, [])
         heapq.heappush(queue, (message.id, message))
         self.size += 1
         return False
 
-    def take(self, message: Message, now: float) -> bool:
+    def take(self, message: Message) -> bool:
         """The same for one that waits elsewhere: nothing is kept of it here."""
-        short = self._budget.ask(message.id, message.attempt + 1, message.tenant, now)
+        now, attempt = self._monotonic(), message.attempt + 1
+        short = self._budget.ask(message.id, attempt, message.tenant, now)
         if short is None:
             return True
         self._metrics.retries_denied_total.inc((short.value,))
         return False
 
-    def free(self, message: Message, now: float) -> None:
+    def free(self, message: Message) -> None:
         """Its next attempt costs nothing: no carrier has the last one, or an operator wants it."""
-        self._budget.free(message.id, message.attempt + 1, now)
+        self._budget.free(message.id, message.attempt + 1, self._monotonic())
 
-    def due(self, now: float) -> list[Message]:
+    def due(self) -> list[Message]:
         """Those that may leave now, the first one first; they are not here any more."""
+        now = self._monotonic()
         if not self.size or not self._budget.turn(now):
             return []
         some: list[Message] = []

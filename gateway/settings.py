@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from sms.errors import ConfigError
+from sms.model import UncertainPolicy
 from store.durable import write_once
 from telemetry import failpoints
 
@@ -75,6 +76,10 @@ class Reliability(BaseModel):
     submit_timeout_s: Seconds = 60  # the same for the other classes
     uncertain_wait_otp_s: Seconds = 8  # evidence is awaited so long before the second copy
     uncertain_wait_transactional_s: Seconds = 120  # the same for transactional
+    # What follows a lost answer, where neither message, template nor tenant says (RELIABILITY 5).
+    on_uncertain_otp: UncertainPolicy = UncertainPolicy.RESEND
+    on_uncertain_transactional: UncertainPolicy = UncertainPolicy.PROBE_THEN_RESEND
+    on_uncertain_marketing: UncertainPolicy = UncertainPolicy.HOLD
     uncertain_slot_s: Seconds = 120  # the window slot of an uncertain submit stays taken
     receipt_deadline_s: Seconds = 259_200  # 72 h without a receipt: unknown
     otp_min_validity_s: Seconds = 60  # an otp with less left gets no second copy

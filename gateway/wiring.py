@@ -26,6 +26,7 @@ from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
+from gateway.copies import Copies
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
@@ -36,6 +37,7 @@ from gateway.inbound import InboundDesk
 from gateway.inbound_commit import InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
+from gateway.lostanswer import Policies
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
@@ -176,7 +178,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         ),
         unix=time.time,
     )
-    policy, schedule = _policy(numbers, pool, keyring, dispatcher, ledger, backlog, reader, metrics)
+    policy, schedule = _policy(
+        numbers, pool, keyring, dispatcher, evidence, ledger, backlog, reader, metrics
+    )
     matches = Matches(numbers.match_cache)
     journal = JournalGate(metrics)
     settler = Settler(
@@ -335,16 +339,24 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     pool: Pool,
     keyring: Keyring,
     dispatcher: Dispatcher,
+    evidence: Evidence,
     ledger: Ledger,
     backlog: Backlog,
     reader: Reader,
     metrics: Metrics,
 ) -> tuple[SendingPolicy, Schedule]:
     """What dispatch asks before something leaves – hours, suppressions, the retry budget – and
-    where what must wait is put.
+    where what must wait is put. `evidence` gets what follows a lost answer.
     """
+    evidence.policies = Policies(
+        {
+            MessageClass.OTP: numbers.on_uncertain_otp,
+            MessageClass.TRANSACTIONAL: numbers.on_uncertain_transactional,
+            MessageClass.MARKETING: numbers.on_uncertain_marketing,
+        }
+    )
     budget = BudgetPolicy(numbers.retry_share, numbers.retry_window_s, numbers.retry_least)
-    dispatcher.retries = Retries(RetryBudget(budget, time.monotonic()), metrics)
+    dispatcher.retries = Retries(RetryBudget(budget, time.monotonic()), metrics, time.monotonic)
     policy = dispatcher.last_look.policy = SendingPolicy(
         Hours(numbers.marketing_opens_h, numbers.marketing_closes_h),
         Suppressions(keyring.number_index),
@@ -525,6 +537,7 @@ def _commands(
         ids=ids,
         metrics=flow.metrics,
     )
+    flow.commands.copies = Copies(flow.ledger, flow.evidence, flow.reader)
     return flow.commands
 
 

@@ -409,7 +409,6 @@ class Metrics:
         self.stray_messages = Gauge(
             "stray_messages", "Messages that a process owns and that stand nowhere. Must be 0."
         )
-        self._outcomes()
         self._more()
 
     def _outcomes(self) -> None:
@@ -436,6 +435,7 @@ class Metrics:
 
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
+        self._outcomes()
         self.smg_sessions = Gauge(
             "smg_sessions",
             "Logins of SMGs at our port, which bring reports and texts (SGIP).",
