@@ -81,6 +81,7 @@ class Evidence:
         self._unix = unix
         self.waiting: dict[int, Message] = {}  # live objects; a restart reads them back
         self._unasked: list[Message] = []  # uncertain just now
+        self._lately: set[int] = set()  # channels on which an answer was lost just now
         self._asked: dict[int, float] = {}  # since when, Unix seconds, in this life
         # By the configuration, also where another process runs the channel.
         self.vendors = Vendors() if vendors is None else vendors
@@ -92,12 +93,18 @@ class Evidence:
         message.is_parked = True
         message.uncertain_at = unix
         self._keep(message)
+        self._lately.add(message.channel)
         if self._asks(message.channel):
             self._unasked.append(message)
         sql = self._park(message, unix + self._wait_s(message), Why.UNCERTAIN)
         if self.is_vendor(message.channel):  # its receipt may have been quicker than its answer
             sql += hasten_reports_sql(message.id, message.attempt)
         return sql
+
+    def lately_lost(self) -> set[int]:
+        """Channels on which answers were lost since this was asked last."""
+        channels, self._lately = self._lately, set()
+        return channels
 
     def unheard(self, unix: float, most: int) -> list[Message]:
         """Some whose vendor was asked and has said nothing for a while; by turns.

@@ -12,6 +12,7 @@ import time
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path as FilePath
 
 from compliance.policy import SendingPolicy
@@ -36,6 +37,7 @@ from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
 from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
+from gateway.twins import template_of
 from ratelimit.tenants import TenantLimits
 from sms.config import Snapshot
 from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, Submit
@@ -383,6 +385,7 @@ class Flow:
         self.limiter.configure(snapshot)
         self.reports_desk.use(snapshot.channels.values())
         self.vendors.use(snapshot.channels.values())
+        self.settler.words.template_of = partial(template_of, snapshot)
         self.evidence.policies.use(snapshot.tenants.values())
         self.settler.prices = {
             channel.id: float(channel.price_per_segment)

@@ -80,6 +80,7 @@ class Reliability(BaseModel):
     on_uncertain_otp: UncertainPolicy = UncertainPolicy.RESEND
     on_uncertain_transactional: UncertainPolicy = UncertainPolicy.PROBE_THEN_RESEND
     on_uncertain_marketing: UncertainPolicy = UncertainPolicy.HOLD
+    orphan_window_s: Seconds = 120  # a receipt with an unknown id is of an attempt so long before
     uncertain_slot_s: Seconds = 120  # the window slot of an uncertain submit stays taken
     receipt_deadline_s: Seconds = 259_200  # 72 h without a receipt: unknown
     otp_min_validity_s: Seconds = 60  # an otp with less left gets no second copy

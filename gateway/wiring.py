@@ -41,6 +41,7 @@ from gateway.lostanswer import Policies
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
+from gateway.orphans import Orphans
 from gateway.owners import Owners
 from gateway.peers import Peers
 from gateway.porting import Porting
@@ -78,6 +79,7 @@ from store.handovers import Handovers
 from store.inbound import InboundStore
 from store.inbound_read import InboundReader
 from store.intake import Intake
+from store.orphans import OrphanStore
 from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
@@ -212,6 +214,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         unix=time.time,
         max_attempts=numbers.max_attempts,
     )
+
+    reports.orphans = _orphans(pool, keyring, dispatcher, numbers)
 
     def live() -> int:
         return len(peers.sessions.live)
@@ -372,6 +376,16 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     )
     dispatcher.last_look.put_off = schedule.put_off
     return policy, schedule
+
+
+def _orphans(pool: Pool, keyring: Keyring, dispatcher: Dispatcher, numbers: Reliability) -> Orphans:
+    """Whose a receipt with an unknown id may be."""
+
+    def sends_whole(channel: int) -> bool:
+        runtime = dispatcher.channels.get(channel)
+        return runtime is not None and runtime.adapter.sends_whole
+
+    return Orphans(OrphanStore(pool, keyring), sends_whole, numbers.orphan_window_s)
 
 
 def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
