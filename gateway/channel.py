@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 from adapters.base import Channel
 from failover.health import HealthPolicy
+from failover.start import Start
 from failover.watch import Watch
 from ratelimit.bucket import Tokens
 from ratelimit.throttle import Throttle
@@ -29,12 +31,16 @@ class ChannelRuntime:
     claiming: int = 0  # segments whose claim is in a flush
     is_up: bool = False
     was_up: bool = False  # until it is, another process may have it
-    down_at: float = 0.0  # monotonic
-    is_lent: bool = False  # down for long: others send what would be held here
+    down_at: float = 0.0  # monotonic, when it went down or was left
+    is_lent: bool = False  # that is long ago: others send what would be held here
     is_pumping: bool = False
     # Its health and its breakers; wiring gives the one that outlives a change of sessions.
     watch: Watch = field(default_factory=lambda: Watch(HealthPolicy(), 0.0, lambda: 0.5))
     up_at: float = 0.0  # monotonic
+    # What waits comes back by steps, and by class: while a start runs the window grows, and what is
+    # transactional and waited before `strict_until` (monotonic) goes before all marketing.
+    start: Start | None = None
+    strict_until: float = 0.0
     link_failures: int = 0  # the adapter's, as last seen
 
     # What an operator lets it take: its classes, or nothing. Read for each message.
@@ -78,10 +84,37 @@ class ChannelRuntime:
             throttle.spend(n, now, is_otp=is_otp)
         return wait_s
 
+    @property
+    def is_eased(self) -> bool:
+        """Whether it takes less than its window: a breaker is not closed, or it starts again."""
+        return not self.watch.is_closed or self.start is not None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether nothing of ours goes over it, though we had it: its sessions, or its health."""
+        return self.was_up and (not self.is_up or self.watch.is_left)
+
     def room(self, now: float) -> int:
-        """How many segments may leave while its breakers are not all closed."""
+        """How many segments may leave while it is eased."""
         sent_ats = [submit.sent_at for submit in self.adapter.waiting()]
-        return self.watch.room(self.adapter.window(), sent_ats, now)
+        window = self.adapter.window()
+        room = window if self.watch.is_closed else self.watch.room(window, sent_ats, now)
+        if self.start is not None:
+            room = min(room, self.start.room(window, len(sent_ats), now))
+        return room
+
+    def came_up(self, now: float, start: Start | None) -> None:
+        """Its first session was bound; `start` where a crowd has waited for that."""
+        self.is_up = self.was_up = True
+        self.is_lent = False
+        self.up_at = self.strict_until = now
+        self.start = start
+
+    def moved(self, now: float) -> None:
+        """One of its breakers moved: what waited till it is closed goes by class."""
+        if self.is_up:
+            self.is_lent, self.down_at = False, now
+        self.strict_until = now if self.watch.is_closed else math.inf
 
     def tick(self, now: float) -> None:
         """A few times a second: what the carrier said of its load, and the pace from it."""
@@ -89,3 +122,5 @@ class ChannelRuntime:
         if state:
             self.throttle.congested(state, now)
         self.throttle.tick(now)
+        if self.start is not None and self.start.is_over(now):
+            self.start = None

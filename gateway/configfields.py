@@ -25,6 +25,7 @@ Check = Callable[[object], str | None]
 LATER = "comes with a later version; remove it for now"
 MAX_RATE = 1_000_000
 MAX_BACKUPS = 3
+MAX_WEIGHT = 1000
 MAX_NETWORKS = 256
 MAX_QUOTA = 10**12
 MAX_BURSTS = 20
@@ -168,6 +169,18 @@ def one_of(words: Collection[str]) -> Check:
 def anything(_: object) -> str | None:
     """No check: the field is refused or checked elsewhere."""
     return None
+
+
+def _weights(value: object) -> str | None:
+    """Those of a route; that they are no more than its channels is checked beside these."""
+    if not isinstance(value, list) or not 1 <= len(value) <= 1 + MAX_BACKUPS:
+        return f"must be a list of 1 to {1 + MAX_BACKUPS} whole numbers, one beside each channel"
+    one = whole(0, MAX_WEIGHT)
+    for index, entry in enumerate(value):
+        wrong = one(entry)
+        if wrong is not None:
+            return f"entry {index + 1} {wrong}"
+    return None if any(value) else "must give one channel more than 0"
 
 
 def _brand(value: object) -> str | None:
@@ -386,6 +399,7 @@ ROUTE: Mapping[str, Field] = {
     "carrier": Field(one_of(["*", *(str(word) for word in Carrier)]), json=str),
     "country": Field(_country, json=(str, int)),
     "channels": Field(anything, is_required=True, json=list),
+    "weights": Field(_weights, json=list, is_nullable=True),
 }
 # What both the API and a file may say of a template; the file names the tenant, the API its id.
 TEMPLATE_CHANGE: Mapping[str, Field] = {

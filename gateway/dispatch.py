@@ -16,11 +16,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Protocol
 
 from failover.budget import BudgetPolicy, RetryBudget
+from failover.start import Start
+from gateway.canaries import Meter
 from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
@@ -31,7 +33,7 @@ from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
 from gateway.retries import Retries
-from gateway.watching import feed, glance, tell
+from gateway.watching import feed, glance, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
 from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
@@ -94,6 +96,7 @@ class Dispatcher(ChannelChoice):
         now = monotonic()  # one class at a time: a look at 60,000 messages takes 4 ms
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self._watch_at = now
+        self.meters: Mapping[int, Meter] = {}  # of the channels that a canary compares
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         # Of what enters a lane, what goes on: set while a batch is halted (gateway.withdraw).
         self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
@@ -102,7 +105,9 @@ class Dispatcher(ChannelChoice):
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.retries = Retries(RetryBudget(BudgetPolicy(), now), metrics, monotonic)
         self.last_look = LastLook(self._ends.reject, self.withdrawn)
+        self.health_news: Callable[[], None] = lambda: None  # the other processes are told
         self.is_stopped = False
+        self.start_step_s = 1.0  # of a channel that comes up with a crowd before it
         self.drain_after_s = math.inf  # without an open submit a draining channel logs out
         self.drained: Callable[[int], None] = lambda channel: None  # it is to log out
         self.not_sent: Callable[[int, Sequence[Submit], str], None] | None = None
@@ -122,7 +127,7 @@ class Dispatcher(ChannelChoice):
             # HELD has no runtime; a changed channel starts down
             is_open = bool(channel) and self.can_send(channel)
             if not is_open or (has_other_texts and channel in snapshot.demanding):
-                self._moves.rechoose(channel)
+                self._rechoose(channel)
 
     def _use_states(self, snapshot: config.Snapshot) -> None:
         """What waits for a channel that an operator has paused since is chosen again.
@@ -263,10 +268,10 @@ class Dispatcher(ChannelChoice):
         if channel != message.channel:
             if primary and channel and not message.is_adopted:
                 self._count_failover(message, primary, channel)
-            runtime = self.channels.get(channel)
-            if runtime is not None and not runtime.watch.is_closed:
-                runtime.watch.bound(message.carrier)
             message.channel = channel
+        runtime = self.channels.get(channel)
+        if runtime is not None and not runtime.watch.is_closed:
+            runtime.watch.bound(message.carrier)
         return channel
 
     def _may_know_soon(self, message: Message) -> bool:
@@ -292,10 +297,10 @@ class Dispatcher(ChannelChoice):
             self._lanes.put(channel, message)
         return channel
 
-    def spill(self, message: Message, channel: int) -> None:
-        """Put a message that is throttled for too long into a spare channel's lane, at its head."""
+    def spill(self, message: Message, channel: int, cause: str) -> None:
+        """Put a message that its channel cannot take into a spare one's lane, at its head."""
         names = self._ledger.channel_names
-        labels = names.get(message.channel, ""), names.get(channel, ""), "throttled"
+        labels = names.get(message.channel, ""), names.get(channel, ""), cause
         self._metrics.failover_total.inc(labels)
         message.throttled_at = message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
@@ -319,10 +324,12 @@ class Dispatcher(ChannelChoice):
         runtime = self.channels.get(channel)
         if self.is_stopped:
             return
-        if runtime is None or not runtime.is_up:
+        if runtime is None or not runtime.is_up or runtime.is_lent:
             if self.remote is not None and self._is_elsewhere(channel):
                 self.remote.pump(channel)
-            return
+                return
+            if runtime is None or not runtime.is_up:
+                return
         if runtime.is_pumping:
             return
         runtime.is_pumping = True
@@ -346,7 +353,7 @@ class Dispatcher(ChannelChoice):
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
         now, unix = self._monotonic(), self._unix()
         free, reserve = runtime.adapter.free(), runtime.adapter.window() // OTP_SHARE
-        if not runtime.watch.is_closed:
+        if runtime.is_eased:
             free, reserve = min(free, runtime.room(now)), 0
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent or runtime.is_paused:
@@ -355,9 +362,9 @@ class Dispatcher(ChannelChoice):
         lane = self._lanes.lane(runtime.config.id)
         free -= runtime.claiming
         to_claim: list[Message] = []
-        look = self.last_look
+        look, strict_until = self.last_look, runtime.strict_until
         while free > 0 and len(look.stopped) < SLICE:
-            message = lane.take(otp_only=free <= reserve)
+            message = lane.take(otp_only=free <= reserve, strict_until=strict_until)
             if message is None:
                 break
             if not self._may_leave(message, unix):
@@ -549,13 +556,14 @@ class Dispatcher(ChannelChoice):
         runtime = self.channels.get(channel)
         if runtime is None or runtime.is_up == is_up:
             return
-        runtime.is_up, runtime.is_lent = is_up, False
+        now = self._monotonic()
         if is_up:
-            runtime.was_up, runtime.up_at = True, self._monotonic()
+            is_crowd = self._lanes.lane(HELD).size() > runtime.adapter.window()
+            runtime.came_up(now, Start(now, self.start_step_s) if is_crowd else None)
             self._rechoose_waiting()
             self.pump(channel)
             return
-        runtime.down_at = self._monotonic()
+        runtime.is_up, runtime.is_lent, runtime.down_at = False, False, now
         runtime.watch.link_failed()
         self._leave(runtime, "channel.link_lost")
 
@@ -565,14 +573,16 @@ class Dispatcher(ChannelChoice):
         runtime.unsent.clear()
         if unsent and self.not_sent is not None:
             self.not_sent(runtime.config.id, unsent, reason)
-        self._moves.rechoose(runtime.config.id)
+        self._rechoose(runtime.config.id)
 
     def heard(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
         """What carriers answered, and what they did not: the channel's health."""
         runtime = self.channels.get(channel)
         if runtime is not None:
-            has_sessions = runtime.adapter.has_sessions
-            feed(runtime.watch, results, self._monotonic(), has_sessions=has_sessions)
+            has_sessions, now = runtime.adapter.has_sessions, self._monotonic()
+            feed(runtime.watch, results, now, has_sessions=has_sessions)
+            if channel in self.meters:
+                self.meters[channel].answered(results, now, has_sessions=has_sessions)
 
     def receipted(
         self, channel: int, carrier: Carrier, delivered: int, undelivered: int, lag_s: float
@@ -582,6 +592,8 @@ class Dispatcher(ChannelChoice):
         if runtime is not None:
             now = self._monotonic()
             runtime.watch.receipted(carrier, delivered, undelivered, lag_s, now)
+        if channel in self.meters:
+            self.meters[channel].receipted(delivered, undelivered, lag_s)
 
     def _watch(self, now: float) -> None:
         """Once a second: breakers open, try, climb and close, and messages follow."""
@@ -590,24 +602,24 @@ class Dispatcher(ChannelChoice):
         self._watch_at = now + WATCH_S
         moved: list[ChannelRuntime] = []
         for channel, runtime in self.channels.items():
+            link_tests(runtime, self._metrics, now)
             moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
             tell(runtime, moves)
             if moves:
+                runtime.moved(now)
                 moved.append(runtime)
         for runtime in moved:
             if self.is_left(runtime.config.id):
                 self._leave(runtime, "channel.unavailable")
         if moved:
             self._rechoose_waiting()
-            for channel, runtime in self.channels.items():
-                if runtime not in moved and not runtime.watch.is_closed:
-                    self._moves.rechoose(channel)
+            self.health_news()
 
     def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
         """Other processes have got or lost their last session of these channels."""
         for channel in went:
             if not self.can_send(channel):
-                self._moves.rechoose(channel)
+                self._rechoose(channel)
         came = list(came)
         if came:
             self._rechoose_waiting()
@@ -615,20 +627,32 @@ class Dispatcher(ChannelChoice):
             self.pump(channel)
 
     def _rechoose_waiting(self) -> None:
-        """A channel can be used: it may take what is held, and what waits for a lent channel."""
+        """A channel can be used: it may take what is held, and what waits for a worse one.
+
+        Worse is one that is lent, or that a breaker keeps: there messages wait as nothing else
+        was up.
+        """
         for channel, runtime in self.channels.items():
-            if runtime.is_lent:
-                self._moves.rechoose(channel)
-        self._moves.rechoose(HELD)
+            if runtime.is_lent or not runtime.watch.is_closed:
+                self._rechoose(channel)
+        self._rechoose(HELD)
+
+    def _rechoose(self, channel: int) -> None:
+        """What waits in a lane is bound anew, also to the same channel: its probes are too."""
+        runtime = self.channels.get(channel)
+        if runtime is not None:
+            runtime.watch.unbound()
+        self._moves.rechoose(channel)
 
     def _lend(self, runtime: ChannelRuntime, now: float) -> None:
-        """Our sessions stay away: what is held for want of them may go to another process."""
-        if runtime.is_up or runtime.is_lent or not runtime.was_up:
+        """Ours stays away: what is held for want of it, or waits for it, may go elsewhere."""
+        if runtime.is_lent or not runtime.is_away:
             return
         if now - runtime.down_at >= LEND_AFTER_S:
             runtime.is_lent = True
             if self.is_lent(runtime.config.id):
-                self._moves.rechoose(HELD)
+                self._rechoose(runtime.config.id)
+                self._rechoose(HELD)
 
     def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:
         """What a burst of answers says of the carrier's pace: segments, and seconds for one."""

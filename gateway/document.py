@@ -20,6 +20,7 @@ from adapters.http.vendor import Traits
 from gateway import configfields as fields
 from gateway.api.auth import ParsedKey, parse_key
 from gateway.api.signing import is_signing_secret
+from gateway.canaryfit import LIVE_REMEDY, canary_lacks, canary_misfits, lack_detail, live_ones
 from gateway.configfields import LATER, Field
 from gateway.owners import taken_detail, taken_numbers
 from gateway.protocols import CarrierProtocol
@@ -151,6 +152,7 @@ class _Document:
             self._check_guests()
         self._check_routes()
         self._check_templates()
+        self._check_canaries()
         self._check_inbound_numbers()
 
     # -- forms ---------------------------------------------------------------------------------
@@ -480,6 +482,31 @@ class _Document:
                 continue  # nothing of it is this file's
             self.complain(pointer, lack.detail, "template.twin_missing")
 
+    def _check_canaries(self) -> None:
+        """Refuse a change of a route that a canary is live on, and of what belongs to the two."""
+        canaries = live_ones(self._all_specs("canary"))
+        channels, routes = self._all_specs("channel"), self._all_specs("route")
+        for name, spec in canaries.items():
+            route = spec["route"]
+            pointer = self._route_pointers.get(route)
+            if pointer is not None and routes[route] != self._around.known.get(("route", route)):
+                detail = f"canary {name} is live on this route, which stays as it is: {LIVE_REMEDY}"
+                self.complain(f"{pointer}/channels", detail, "canary.live")
+        for wrong in canary_misfits(channels, routes, canaries):
+            for channel in wrong.channels:
+                if channel in self._channel_pointers:
+                    pointer = f"{self._channel_pointers[channel]}/{wrong.field}"
+                    self.complain(pointer, f"canary {wrong.route}: {wrong.detail}", "route.misfit")
+                    break
+        for lack in canary_lacks(channels, routes, canaries, self._all_specs("template")):
+            if lack.template in self._template_pointers:
+                pointer = f"{self._template_pointers[lack.template]}/twins"
+            elif lack.channel in self._channel_pointers:
+                pointer = f"{self._channel_pointers[lack.channel]}/protocol"
+            else:
+                continue  # nothing of it is this file's
+            self.complain(pointer, lack_detail(lack), "template.twin_missing")
+
     def _check_inbound_numbers(self) -> None:
         """Refuse a number of this file that is another tenant's too."""
         specs = self._all_specs("tenant")
@@ -543,6 +570,9 @@ class _Document:
             "country": 0 if country == "*" else country,
             "channels": channels,
         }
+        weights = self._route_weights(good.get("weights"), len(channels), f"{pointer}/weights")
+        if weights:
+            spec["weights"] = weights
         name = f"{tenant}/{message_class}/{carrier}/{country}"
         self._route_pointers[name] = pointer
         self._take(Wanted("route", name, spec), pointer)
@@ -561,6 +591,16 @@ class _Document:
                 detail = "names no channel of this file or gateway; add it or correct the name"
                 self.complain(member(pointer, index), detail)
         return value
+
+    def _route_weights(self, value: list[int] | None, channels: int, pointer: str) -> list[int]:
+        """As they are stored: backups at the end, whose weight is 0, need none."""
+        weights = list(value or ())
+        while weights and not weights[-1]:
+            weights.pop()
+        if len(weights) > channels:
+            detail = f"has {len(weights)} entries for {channels} channels; give one beside each"
+            self.complain(pointer, detail)
+        return weights
 
     def _template(self, value: object, pointer: str) -> None:
         good = self._fields(value, pointer, fields.TEMPLATE)

@@ -111,6 +111,7 @@ class InboundDesk:
         self._commit = InboundCommit(store, owners, policy or InboundPolicy(), self._new_ids)
         self._ids = ids
         self._metrics = metrics
+        self.opted_out: Callable[[int, int], None] = lambda _channel, _number: None  # how many
         self._answer = answer
         self._told = told
         self._suppressed = suppressed
@@ -464,6 +465,8 @@ class InboundDesk:
     def _count(self, ends: dict[tuple[int, str], int]) -> None:
         for (channel, end), number in ends.items():
             self._metrics.inbound_total.inc((self._names.get(channel, ""), end), number)
+            if end == "opted_out":
+                self.opted_out(channel, number)
 
     def _set_gauges(self) -> None:
         oldest = min((one.since for one in self._waiting_ones()), default=None)

@@ -12,6 +12,7 @@ carrier or ended (`release`). What finds no room is kept as an id only (`gateway
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -67,6 +68,10 @@ class FairQueue:
         else:
             waiting.append(message)
         self.size += 1
+
+    def next_at(self) -> float:
+        """The `queued_at` of the message that is next; inf when nothing waits."""
+        return self._by_tenant[self._ring[0]][0].queued_at if self._ring else math.inf
 
     def take(self) -> Message | None:
         """Return the next message, or None when nothing waits."""
@@ -153,14 +158,19 @@ class Lane:
             return self.transactional
         return self.marketing
 
-    def take(self, *, otp_only: bool = False) -> Message | None:
-        """The next message by class: otp first, then transactional and marketing 4:1."""
+    def take(self, *, otp_only: bool = False, strict_until: float = 0.0) -> Message | None:
+        """The next message by class: otp first, then transactional and marketing 4:1.
+
+        Marketing waits for all that is transactional and was queued before `strict_until`.
+        """
         if self.otp.size or otp_only:
             return self.otp.take()
         if not self.marketing.size:
             return self.transactional.take()
         if not self.transactional.size:
             return self.marketing.take()
+        if self.transactional.next_at() < strict_until:
+            return self.transactional.take()
         self._turn = (self._turn + 1) % (TRANSACTIONAL_TURNS + 1)
         return self.marketing.take() if self._turn == 0 else self.transactional.take()
 

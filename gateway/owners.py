@@ -238,5 +238,8 @@ def _channels_of(snapshot: Snapshot, tenant: int, countries: Sequence[int]) -> s
     for country in countries:
         carriers = tuple(Carrier) if country == _MAINLAND else (Carrier.OTHER,)
         for message_class, carrier in product(MessageClass, carriers):
-            found.update(snapshot.channels_for(tenant, message_class, carrier, country))
+            key = (tenant, message_class, carrier, country)
+            found.update(snapshot.channels_for(*key))
+            trial = snapshot.trial_for(*key)
+            found.update(() if trial is None else trial[1])
     return found

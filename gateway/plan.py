@@ -15,8 +15,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.api.auth import hash_secret, new_key, new_key_id, parse_key
 from gateway.api.signing import new_signing_secret
@@ -264,7 +265,7 @@ def _notes(one: Planned) -> list[str]:
         return [f"NOTE: keys of {called(*one.key)} now work from {where}"]
     if wanted.kind != "route" or wanted.spec["tenant"] != "*":
         return []
-    before, after = (", ".join(spec["channels"]) for spec in (standing.spec, wanted.spec))
+    before, after = _channels_said(standing.spec), _channels_said(wanted.spec)
     narrower = [
         f"{word} {wanted.spec[word]}"
         for word in ("class", "carrier", "country")
@@ -272,6 +273,15 @@ def _notes(one: Planned) -> list[str]:
     ]
     whose = f"all tenants{' (' + ', '.join(narrower) + ')' if narrower else ''}"
     return [f"NOTE: the route of {whose} now leads to {after}; before: {before}"]
+
+
+def _channels_said(spec: Mapping[str, Any]) -> str:
+    """A route's channels, each with its weight where it has one."""
+    said = [
+        f"{channel} ({weight})" if weight else channel
+        for channel, weight in zip_longest(spec["channels"], spec.get("weights", ()))
+    ]
+    return ", ".join(said)
 
 
 # ---- making ----

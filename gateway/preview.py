@@ -16,6 +16,7 @@ from gateway.admit import MAX_CHARS, Cut, Refused, Rules, admit
 from gateway.api.models import MAX_SEGMENTS, UNSET, SendRequest
 from gateway.api.problems import FieldError
 from gateway.api.templated import is_templated, resolve
+from gateway.routes import in_turn
 from gateway.views import rfc3339
 from sms import gsm
 from sms.config import Tenant
@@ -68,7 +69,7 @@ def preview(entry: SendRequest, tenant: Tenant, rules: Rules, now: float) -> Pre
     if found.final_text is not None and found.encoding is Encoding.UCS2:
         found.forcing = gsm.outside(found.final_text)
     if place is not None and found.final_text is not None:
-        found.channels = rules.takers(*where, found.final_text)
+        found.channels = in_turn(rules.snapshot, where, place.digits, found.final_text)
     if line and found.final_text is not None:
         detail = "The opt-out line of the channel stands behind the text and is counted."
         found.notes.append(FieldError("/text", "content.opt_out_line", detail))

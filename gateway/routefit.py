@@ -67,16 +67,34 @@ def clashes(channels: Specs, routes: Specs) -> Iterator[Wrong]:
 
             able = _able(channels, route, _MARKETING)
             yield from _clash(name, able, "opt_out_line", line)
-        if route["country"] != MAINLAND and route["carrier"] in (_ANY, str(Carrier.OTHER)):
-            abroad = {
-                channel: spec
-                for channel, spec in _able(channels, route, route["class"]).items()
-                if str(Carrier.OTHER) in spec.get("carriers", (str(Carrier.OTHER),))
-                and spec.get("countries") != [MAINLAND]
-                and Encoding.GSM7 in encodings_of(spec.get("protocol", ""))
-            }
-            yield from _clash(name, abroad, "encodings", _carried)
+        abroad = {
+            channel: spec
+            for channel, spec in _abroad(channels, route).items()
+            if Encoding.GSM7 in encodings_of(spec.get("protocol", ""))
+        }
+        yield from _clash(name, abroad, "encodings", _carried)
         yield from _clash(name, _able(channels, route, route["class"]), "reference_bits", _bits)
+
+
+def never_gsm7(channels: Specs, route: Spec) -> list[str]:
+    """The channels of a route whose protocol has every text to a number abroad cut as UCS-2."""
+    return [
+        channel
+        for channel, spec in _abroad(channels, route).items()
+        if Encoding.GSM7 not in encodings_of(spec.get("protocol", ""))
+    ]
+
+
+def _abroad(channels: Specs, route: Spec) -> dict[str, Spec]:
+    """The route's channels that may take its messages to numbers outside the mainland."""
+    if route["country"] == MAINLAND or route["carrier"] not in (_ANY, str(Carrier.OTHER)):
+        return {}
+    return {
+        channel: spec
+        for channel, spec in _able(channels, route, route["class"]).items()
+        if str(Carrier.OTHER) in spec.get("carriers", (str(Carrier.OTHER),))
+        and spec.get("countries") != [MAINLAND]
+    }
 
 
 def _bits(spec: Spec) -> object:

@@ -105,6 +105,7 @@ class Reliability(BaseModel):
     restart_ready_s: Seconds = 60  # a restarted worker is ready by then, or the restart stops
     channel_drain_s: Seconds = 60  # a draining channel logs out with nothing open for so long
     enquire_link_s: Seconds = 15  # link test of an idle session
+    probe_s: Seconds = 10  # probe of an idle vendor over HTTP: a connection, no request
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step
     reconnect_max_s: Seconds = 60  # and its cap
@@ -128,9 +129,14 @@ class Reliability(BaseModel):
     shed_loop_lag_s: Seconds = 0.2  # event loop later than this: 503
     shed_storage_share: Share = 0.95  # disk fuller than this: 503
     shed_queue_s: Seconds = 600  # queue longer than this at the channel's rate: 503
+    # The same while no channel of a route takes messages: it is held, and intake closes by class.
+    shed_held_marketing_s: Seconds = 60
+    shed_held_transactional_s: Seconds = 300
+    shed_held_otp_s: Seconds = 600
     valkey_timeout_s: Seconds = 0.05  # of a question about limits; then each process by itself
     # When a channel is left and come back to (RELIABILITY 7); `failover.health.HealthPolicy`.
     health_link_errors: Count = 5  # connects, logins or links lost, in a row
+    health_link_test_s: Seconds = 5  # a link test or probe answered later is a link error as well
     health_config_errors: Count = 3  # answers that refuse the account, none taken in between
     health_no_answer_s: Seconds = 10  # nothing heard for so long …
     health_no_answer_waiting: Count = 8  # … while so many submits wait
@@ -161,8 +167,21 @@ class Reliability(BaseModel):
     health_half_open_s: Seconds = 60  # fewer came in so long: those that came decide
     health_ramp: tuple[Share, ...] = (0.01, 0.1, 0.5, 1.0)  # then these shares of the messages …
     health_ramp_step_s: Seconds = 60  # … for so long each
+    channel_start_step_s: Seconds = 1  # a crowd waits for a link: 1/16 of the window, 1/8 …
     health_switches: Annotated[int, Field(ge=2, le=1000)] = 4  # at most, away and back, …
     health_switches_s: Seconds = 600  # … in so long; beyond it stays on the backup
+    # When a canary goes on and when it goes back (RELIABILITY 8); `failover.canary.CanaryPolicy`.
+    canary_check_s: Seconds = 30  # from gate to gate
+    canary_flush_s: Seconds = 5  # counts are brought to the store so often
+    canary_step_s: Seconds = 600  # a step lasts so long at least …
+    canary_step_finals: Count = 500  # … and has so many segments with a final receipt
+    canary_least: Count = 100  # nothing is called bad by fewer segments
+    canary_bad_checks: Count = 2  # so many in a row take it back
+    canary_delivery_lower: Share = 0.02  # the delivered share may be so much lower, absolute
+    canary_failure_share: Share = 0.05  # of the submits
+    canary_answer_factor: Annotated[float, Field(ge=1, le=100)] = 1.5  # p95 against the primary's
+    canary_answer_floor_s: Seconds = 0.1  # below it a p95 makes no difference
+    canary_complaint_share: Share = 0.001  # opt-outs, of what was taken
 
     @field_validator("health_ramp", mode="before")
     @classmethod
@@ -175,6 +194,9 @@ class Reliability(BaseModel):
             raise ValueError("lease_renew_s must be at most half of lease_s")
         if self.drain_before_s + self.drain_answers_s > self.drain_total_s:
             raise ValueError("drain_before_s + drain_answers_s must fit into drain_total_s")
+        held = self.shed_held_marketing_s, self.shed_held_transactional_s, self.shed_held_otp_s
+        if list(held) != sorted(held):
+            raise ValueError("shed_held_… must not fall from marketing over transactional to otp")
         if self.marketing_opens_h >= self.marketing_closes_h:
             raise ValueError("marketing_opens_h must be below marketing_closes_h")
         if self.reconnect_min_s > self.reconnect_max_s:

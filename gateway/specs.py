@@ -216,9 +216,45 @@ def route_view(
         "country": spec["country"] or "*",
         "channels": spec["channels"],
         "channel_ids": [channels.get(name) for name in spec["channels"]],
+        "weights": _padded(spec["weights"], len(spec["channels"])) if "weights" in spec else None,
         "created_at": _moment(stored),
         "version": stored.version,
     }
+
+
+def canary_view(
+    stored: StoredObject,
+    routes: Mapping[str, str],
+    channels: Mapping[str, str],
+    gate: Mapping[str, Any],
+) -> Json:
+    """A canary as the API shows it; what was deleted after its end has no id any more.
+
+    `gate`: the last one's figures, empty before the first.
+    """
+    spec = stored.spec
+    return {
+        "id": stored.public_id,
+        "name": stored.name,
+        "route": spec["route"],
+        "route_id": routes.get(spec["route"]),
+        "channels": spec["channels"],
+        "channel_ids": [channels.get(name) for name in spec["channels"]],
+        "baseline": spec["baseline"],
+        "steps": spec["steps"],
+        "share": spec["share"],
+        "state": spec["state"],
+        "since": spec["since"],
+        "reason": spec.get("reason"),
+        "gates": spec["gates"],
+        "last_gate": gate or None,
+        "created_at": _moment(stored),
+        "version": stored.version,
+    }
+
+
+def _padded(weights: list[int], length: int) -> list[int]:
+    return weights + [0] * (length - len(weights))
 
 
 def _moment(stored: StoredObject) -> str | None:

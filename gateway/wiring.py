@@ -21,6 +21,8 @@ from compliance.suppressions import Suppressions
 from failover.budget import BudgetPolicy, RetryBudget
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
+from gateway.canaries import Canaries
+from gateway.canary_judge import CanaryJudge
 from gateway.carrier_words import CarrierWords
 from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.commands import CommandDesk
@@ -71,8 +73,10 @@ from sms.errors import ConfigError
 from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
 from store.accept import AcceptHooks, Acceptor
+from store.canaries import CanaryStore
 from store.claims import ClaimBook
 from store.commands import CommandTable
+from store.config import ConfigStore
 from store.database import OpenConnection, Pool, connector
 from store.events import EventHooks, EventLane
 from store.handovers import Handovers
@@ -120,6 +124,8 @@ class Worker:
     suppressing: Suppressing
     inbound: InboundDesk
     watches: Watches
+    canaries: Canaries
+    canary_judge: CanaryJudge
     standing: Standing
 
 
@@ -310,17 +316,39 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         _suppressing(flow, pool),
         _inbound(flow, pool, ids, notifier),
         Watches(health_policy(numbers), time.monotonic),
+        *_canaries(flow, pool, lease),
         Standing(flow, claims, peers, lease.process, numbers.parked_after_s),
     )
     _join_sessions(worker, numbers)
     return worker
 
 
+def _canaries(flow: Flow, pool: Pool, lease: ProcessLease) -> tuple[Canaries, CanaryJudge]:
+    """What counts for canaries here, and the judge, of which one process at a time is."""
+    store, numbers, metrics = CanaryStore(pool), flow.reliability, flow.metrics
+    canaries = Canaries(
+        store=store,
+        process=lease.process,
+        life=lease.epoch,
+        step_s=numbers.canary_step_s,
+        metrics=metrics,
+        unix=time.time,
+    )
+    flow.dispatcher.meters = canaries.meters
+    judge = CanaryJudge(
+        config=ConfigStore(pool, flow.keyring), store=store, numbers=numbers, metrics=metrics
+    )
+    return canaries, judge
+
+
 def _join_sessions(worker: Worker, numbers: Reliability) -> None:
-    """What changes the channels of this process while it runs."""
+    """What changes the channels of this process while it runs, and what hears of their texts."""
     dispatcher, sessions = worker.flow.dispatcher, worker.peers.sessions
     dispatcher.drain_after_s = numbers.channel_drain_s
+    dispatcher.start_step_s = numbers.channel_start_step_s
+    dispatcher.health_news = sessions.link_changed
     dispatcher.drained = partial(_drained, worker)
+    worker.inbound.opted_out = worker.canaries.opted_out
     sessions.changed = lambda: _sessions_changed(worker, numbers)
     sessions.rates_changed = lambda: _share_rates(worker)
 
@@ -618,6 +646,7 @@ def _session_policy(numbers: Reliability, lease: ProcessLease) -> SessionPolicy:
         life=lease.epoch,
         response_timeout_s=numbers.response_timeout_s,
         link_test_s=numbers.enquire_link_s,
+        probe_s=numbers.probe_s,
         submit_timeout_otp_s=numbers.submit_timeout_otp_s,
         submit_timeout_s=numbers.submit_timeout_s,
         uncertain_slot_s=numbers.uncertain_slot_s,

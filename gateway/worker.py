@@ -341,6 +341,8 @@ class _Life:
             ),
             self._every(self.worker.standing.every_s, "standing", self.worker.standing.park),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
+            self._every(self.numbers.canary_flush_s, "canary counts", self.worker.canaries.flush),
+            self._every(self.numbers.canary_check_s, "canaries", self.worker.canary_judge.round),
             self._every(SWEEP_S, "expiry", self.worker.flow.backlog.sweep),
             self.worker.flow.backlog.run(),
             self._every(self.numbers.config_poll_s, "config", self.reload_if_changed),
@@ -528,6 +530,7 @@ class _Life:
         sync_channels(worker, snapshot, self.numbers)
         worker.flow.reconfigure(snapshot)
         worker.notifier.reconfigure(snapshot)
+        worker.canaries.reconfigure(snapshot)
         log.info("configuration in force", version=snapshot.version)
 
     async def _maintain(self) -> None:

@@ -7,7 +7,7 @@ These are the parsed, validated objects that run; `gateway/apply.py` makes them 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -21,6 +21,7 @@ from sms.model import Carrier, Encoding, MessageClass, UncertainPolicy
 from sms.templates import Book, Template
 
 MAX_BURST_SEGMENTS = 1_000_000
+MAX_CHANNELS = 4  # of one message: a primary and three backups
 
 
 def default_burst(segments_per_second: float) -> int:
@@ -188,7 +189,10 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An ordered choice: channels[0] is the primary, then at most three backups."""
+    """An ordered choice: channels[0] is the primary, then at most three backups.
+
+    With weights several are primaries, each for its part of the numbers (`failover.split`).
+    """
 
     id: int
     tenant: int  # 0 = any
@@ -196,6 +200,44 @@ class Route:
     carrier: Carrier | None  # None = any
     country: int  # 0 = any
     channels: tuple[int, ...]
+    weights: tuple[int, ...] = ()  # beside the channels, the rest 0; () = all to channels[0]
+
+
+class CanaryState(StrEnum):
+    """Where a canary is: it has a share in the first two, and is over in the others."""
+
+    RUNNING = "running"
+    PAUSED = "paused"  # keeps its share: no gate takes it further, none takes it back
+    PROMOTED = "promoted"  # its channels are the route's
+    ROLLED_BACK = "rolled_back"  # two bad gates
+    ABORTED = "aborted"  # an operator ended it
+
+    @property
+    def is_live(self) -> bool:
+        """Whether destinations are on it."""
+        return self in (CanaryState.RUNNING, CanaryState.PAUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A part of a route's destinations on other channels, to see whether these are as good.
+
+    channels[0] is the candidate; what it is measured against is the route's channels[0].
+    """
+
+    id: int
+    name: str
+    route: int
+    channels: tuple[int, ...]
+    share: int  # percent of the route's destinations
+    state: CanaryState
+    since: float  # Unix seconds: the begin of this step, or when it was resumed
+
+    def beside(self, own: Sequence[int]) -> tuple[int, ...]:
+        """What its messages may take, beside a route's own channels: the candidate, then the
+        route's first, which is known to be good, then the canary's others."""
+        order = dict.fromkeys((self.channels[0], *own[:1], *self.channels[1:]))
+        return tuple(order)[:MAX_CHANNELS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +273,15 @@ class Snapshot:
     routes: tuple[Route, ...] = ()
     endpoints: Mapping[int, WebhookEndpoint] = field(default_factory=dict)
     templates: Mapping[int, Template] = field(default_factory=dict)
+    canaries: tuple[Canary, ...] = ()  # running and paused ones
 
     book: Book = field(init=False, repr=False, compare=False)  # the templates, to find a text's
     demanding: frozenset[int] = field(init=False, repr=False, compare=False)  # templates only
     paused: frozenset[int] = field(init=False, repr=False, compare=False)  # channels not active
     # One route for each different list of channels: what can be asked of routes is asked of these.
     ways: Mapping[tuple[int, ...], Route] = field(init=False, repr=False, compare=False)
+    _shared: frozenset[tuple[int, ...]] = field(init=False, repr=False, compare=False)  # by weights
+    _trials: Mapping[int, Canary] = field(init=False, repr=False, compare=False)  # by route
     _by_key: dict[_RouteKey, Route] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -256,6 +301,9 @@ class Snapshot:
         object.__setattr__(self, "demanding", demanding)
         object.__setattr__(self, "_by_key", by_key)  # the object is frozen for everybody else
         object.__setattr__(self, "ways", ways)
+        shared = frozenset(route.channels for route in self.routes if route.weights)
+        object.__setattr__(self, "_shared", shared)
+        object.__setattr__(self, "_trials", {one.route: one for one in self.canaries})
 
     def route_for(
         self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
@@ -279,19 +327,58 @@ class Snapshot:
             return ()
         return self._serving(route.channels, message_class, carrier, country)
 
-    def choices(self, message_class: MessageClass) -> frozenset[tuple[int, ...]]:
-        """Whatever `channels_for` can give for a class, at least, but never ().
+    def trial_for(
+        self, tenant: int, message_class: MessageClass, carrier: Carrier, country: int
+    ) -> tuple[Canary, tuple[int, ...]] | None:
+        """The live canary of the route, and those of its channels that can take such messages.
 
-        A channel that does not take every message, or text, makes several choices of one route.
+        None also where its candidate cannot: such messages stay with the route's own channels.
+        """
+        route = self.route_for(tenant, message_class, carrier, country) if self._trials else None
+        canary = self._trials.get(route.id) if route is not None else None
+        if route is None or canary is None:
+            return None
+        able = self._beside(canary, route.channels, message_class, carrier, country)
+        return (canary, able) if canary.channels[0] in able else None
+
+    def _beside(
+        self,
+        canary: Canary,
+        channels: tuple[int, ...],
+        message_class: MessageClass,
+        carrier: Carrier,
+        country: int,
+    ) -> tuple[int, ...]:
+        own = self._serving(channels, message_class, carrier, country)
+        return self._serving(canary.beside(own), message_class, carrier, country)
+
+    def choices(self, message_class: MessageClass) -> frozenset[tuple[int, ...]]:
+        """Whatever messages of a class can have as their channels, at least, but never ().
+
+        A channel that does not take every message, or text, makes several choices of one route,
+        and so do weights and a canary.
         """
         found: set[tuple[int, ...]] = set()
         for channels in self.ways:
-            known = [self.channels[number] for number in channels if number in self.channels]
-            countries = {code for channel in known for code in channel.countries or ()}
-            for carrier, country in product(Carrier, (0, *countries)):  # 0: one that nobody names
+            for carrier, country in self._places(channels):
                 serving = self._serving(channels, message_class, carrier, country)
-                found.update(self._narrowed(serving))
+                for choice in self._narrowed(serving):
+                    found.add(choice)
+                    if channels in self._shared:
+                        found.update(_each_first(choice))
+        for route in self.routes if self._trials else ():
+            canary = self._trials.get(route.id)
+            if canary is not None:
+                for place in self._places(route.channels + canary.channels):
+                    on_it = self._beside(canary, route.channels, message_class, *place)
+                    found.update(self._narrowed(on_it))
         return frozenset(found - {()})
+
+    def _places(self, channels: Iterable[int]) -> Iterator[tuple[Carrier, int]]:
+        """Where messages that these channels tell apart may go."""
+        known = [self.channels[number] for number in channels if number in self.channels]
+        countries = {code for channel in known for code in channel.countries or ()}
+        return product(Carrier, (0, *countries))  # 0: one that nobody names
 
     def _narrowed(self, channels: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """A choice, and what texts without a twin on some of its channels leave of it."""
@@ -312,3 +399,8 @@ class Snapshot:
             if (channel := self.channels.get(number)) is None
             or channel.serves(message_class, carrier, country)
         )
+
+
+def _each_first(channels: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for first in channels:
+        yield (first, *(one for one in channels if one != first))

@@ -29,8 +29,8 @@ _VERIFY_PAGE = 1000
 class Author:
     """Who makes a change. Of a key its id and name; of a command the account it ran as."""
 
-    kind: str  # "key" or "command"
-    name: str  # of the key, or of the command
+    kind: str  # "key", "command", or "gateway" for what it decides by itself
+    name: str  # of the key, of the command, or of what decides
     id: str | None = None  # key_…
     os_user: str | None = None
     address: str | None = None  # where the request came from; None for a command

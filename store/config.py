@@ -16,6 +16,7 @@ import asyncpg
 from sms.config import Snapshot
 from sms.errors import GatewayError
 from store.audit import AuditLog, Author, Entry, append
+from store.canaries import CanaryStore
 from store.database import AnyConnection, Pool, acquire, committing
 from store.objects import (
     Change,
@@ -49,6 +50,7 @@ class ConfigStore:
         self._pool = pool
         self._keyring = keyring
         self.audit = AuditLog(pool, keyring.audit_key)
+        self.canaries = CanaryStore(pool)
         self._loading = asyncio.Lock()  # a load that began later must not end earlier
         self._loaded = Loaded()
 

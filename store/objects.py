@@ -3,7 +3,8 @@
 References between objects are names inside `spec`, because ids are given here, counted per kind
 from 1. Names are unique per kind: a tenant's, channel's own; "tenant/key", "/key" for an admin
 key, with "/key_…" behind it once it was rotated out; "tenant url" for a webhook endpoint;
-"tenant/class/carrier/country" for a route; "tenant/name" for a template, "*/name" for one of all.
+"tenant/class/carrier/country" for a route; "tenant/name" for a template, "*/name" for one of all;
+a canary's own.
 
 Every change runs under the lock of `config_version`, gives its objects the next version, keeps
 them in `object_history`, and writes its audit rows, all in one COMMIT.
@@ -25,7 +26,7 @@ from store.audit import Author, Entry, append
 from store.database import AnyConnection
 from store.seal import Keyring
 
-KINDS = ("tenant", "api_key", "channel", "route", "webhook_endpoint", "template")
+KINDS = ("tenant", "api_key", "channel", "route", "webhook_endpoint", "template", "canary")
 PREFIXES = {
     "tenant": "ten",
     "api_key": "key",
@@ -33,6 +34,7 @@ PREFIXES = {
     "route": "rte",
     "webhook_endpoint": "whe",
     "template": "tpl",
+    "canary": "can",
 }
 _COLUMNS = "kind, id, name, version, spec, secrets, created_at"
 
@@ -99,6 +101,11 @@ class Change:
     def is_empty(self) -> bool:
         """Whether nothing was written so far."""
         return not self._entries
+
+    @property
+    def conn(self) -> AnyConnection:
+        """The transaction, for rows beside the objects that are true only with them."""
+        return self._conn
 
     async def by_name(self, kind: str, name: str) -> StoredObject | None:
         """The object in force with that name."""

@@ -11,6 +11,7 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime
 from decimal import Decimal
 from ipaddress import ip_network
 from typing import Any
@@ -21,6 +22,8 @@ from sms.config import (
     AdminState,
     ApiKey,
     Burst,
+    Canary,
+    CanaryState,
     Channel,
     ClassLimit,
     OtpCaps,
@@ -37,7 +40,7 @@ from store.objects import KINDS, StoredObject
 
 ANY = "*"
 Objects = Mapping[tuple[str, str], StoredObject]
-_Running = Tenant | ApiKey | Channel | Route | WebhookEndpoint | Template
+_Running = Tenant | ApiKey | Channel | Route | WebhookEndpoint | Template | Canary
 _SLICE = 200  # objects read before the event loop is let go, some 3 ms
 _NAMED = frozenset({"tenant", "channel"})  # whose ids stand in other objects
 _TENANT_FIELDS = frozenset(one.name for one in fields(Tenant)) - {"id", "name"}
@@ -100,12 +103,15 @@ class Loaded:
 
     def _run(self, key: tuple[str, str]) -> None:
         make = _MAKE.get(key[0])
-        if make is not None:
-            self._running[key[0]][key[1]] = make(self._objects[key], self._objects)
+        running = None if make is None else make(self._objects[key], self._objects)
+        if running is None:
+            self._running.get(key[0], {}).pop(key[1], None)
+        else:
+            self._running[key[0]][key[1]] = running
 
     def snapshot(self) -> Snapshot:
         """The objects that run; what did not change is the same object as in the last one."""
-        tenants, keys, channels, routes, endpoints, templates = (
+        tenants, keys, channels, routes, endpoints, templates, canaries = (
             self._running[kind].values() for kind in KINDS
         )
         return Snapshot(
@@ -116,6 +122,7 @@ class Loaded:
             routes=tuple(one for one in routes if isinstance(one, Route)),
             endpoints={one.id: one for one in endpoints if isinstance(one, WebhookEndpoint)},
             templates={one.id: one for one in templates if isinstance(one, Template)},
+            canaries=tuple(one for one in canaries if isinstance(one, Canary)),
         )
 
 
@@ -195,6 +202,7 @@ def _route(stored: StoredObject, objects: Objects) -> Route:
         carrier=None if carrier == ANY else Carrier(carrier),
         country=int(spec.get("country", 0)),
         channels=tuple(_id_of("channel", word, objects, user) for word in spec["channels"]),
+        weights=tuple(spec.get("weights", ())),
     )
 
 
@@ -229,11 +237,31 @@ def _template(stored: StoredObject, objects: Objects) -> Template:
     )
 
 
-_MAKE: Mapping[str, Callable[[StoredObject, Objects], _Running]] = {
+def _canary(stored: StoredObject, objects: Objects) -> Canary | None:
+    """None for one that is over, or will be at its next gate: what it names may be gone."""
+    spec = stored.spec
+    state = CanaryState(spec["state"])
+    names = [("route", spec["route"]), *(("channel", name) for name in spec["channels"])]
+    if not state.is_live or any(name not in objects for name in names):
+        return None
+    user = f"canary {stored.name}"
+    return Canary(
+        id=stored.id,
+        name=stored.name,
+        route=_id_of("route", spec["route"], objects, user),
+        channels=tuple(_id_of("channel", word, objects, user) for word in spec["channels"]),
+        share=int(spec["share"]),
+        state=state,
+        since=datetime.fromisoformat(spec["since"]).timestamp(),
+    )
+
+
+_MAKE: Mapping[str, Callable[[StoredObject, Objects], _Running | None]] = {
     "tenant": _tenant,
     "api_key": _api_key,
     "channel": _channel,
     "route": _route,
     "webhook_endpoint": _endpoint,
     "template": _template,
+    "canary": _canary,
 }

@@ -433,9 +433,25 @@ class Metrics:
             ("channel", "template"),
         )
 
+    def _procedures(self) -> None:
+        """What the gateway does to its own configuration."""
+        self.canary_share = Gauge(
+            "canary_share",
+            "Percent of its route's destinations that a live canary has.",
+            ("canary",),
+            "max",
+        )
+        self.canary_checks_total = Counter(
+            "canary_checks_total", "Gates of canaries, by what they said.", ("verdict",)
+        )
+        self.canary_rollbacks_total = Counter(
+            "canary_rollbacks_total", "Canaries taken back by two bad gates. Each one pages."
+        )
+
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
         self._outcomes()
+        self._procedures()
         self.smg_sessions = Gauge(
             "smg_sessions",
             "Logins of SMGs at our port, which bring reports and texts (SGIP).",
@@ -449,6 +465,17 @@ class Metrics:
         self.channel_receiving = Gauge(
             "channel_receiving",
             "Whether any process of the node has a session that the channel's receipts come over.",
+            ("channel",),
+            "max",
+        )
+        self.link_test_seconds = Histogram(
+            "link_test_seconds",
+            "Time of a link test's answer, or of a connection to a vendor that is idle.",
+            ("channel",),
+        )
+        self.channel_heard_age_seconds = Gauge(
+            "channel_heard_age_seconds",
+            "Seconds since a channel's carrier last answered a submit, a link test or a probe.",
             ("channel",),
             "max",
         )

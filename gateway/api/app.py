@@ -21,6 +21,7 @@ from gateway.api.access import Caller, Gate
 from gateway.api.admin import Admin
 from gateway.api.batches import Batches
 from gateway.api.callbacks import Callbacks
+from gateway.api.canaries import CanaryRoutes
 from gateway.api.channels import ChannelRoutes
 from gateway.api.events import Events
 from gateway.api.frame import (
@@ -100,6 +101,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     TemplateRoutes(flow).register(app)
     ChannelRoutes(flow).register(app)
     RouteRoutes(flow).register(app)
+    CanaryRoutes(flow).register(app)
     SuppressionRoutes(flow).register(app)
     PortedNumbers(flow).register(app)
     Callbacks(flow).register(app)

@@ -21,6 +21,7 @@ from gateway.api.explain import child
 from gateway.api.fields import Checked
 from gateway.api.objects import Objects, Specs, Views
 from gateway.api.problems import NAME_LIKE, FieldError, Problem
+from gateway.canaryfit import LIVE_REMEDY, live_ones
 from gateway.configfields import CHANNEL, Field
 from gateway.document import CHANNEL_SECRETS
 from gateway.protocols import PROTOCOLS
@@ -125,9 +126,16 @@ class ChannelRoutes(Objects):
         return {**channel_entry(earlier), "admin_state": str(state)}
 
     async def used_by(self, change: Change, standing: StoredObject) -> Problem | None:
-        """A route or a template that names it."""
-        known: Specs = await change.specs("route", "template")
+        """A route, a template or a live canary that names it."""
+        known: Specs = await change.specs("route", "template", "canary")
+        canaries = {name: spec for (kind, name), spec in known.items() if kind == "canary"}
+        for name, spec in live_ones(canaries).items():
+            if standing.name in spec["channels"]:
+                detail = f"Canary {name} is live and names this channel: {LIVE_REMEDY}."
+                return Problem("channel.in_use", detail)
         for (kind, name), spec in known.items():
+            if kind == "canary":
+                continue
             named = spec["channels"] if kind == "route" else spec.get("twins", {})
             if standing.name in named:
                 what = f"Route {name}" if kind == "route" else f"A twin of template {name}"

@@ -35,12 +35,11 @@ Specs = Mapping[tuple[str, str], dict[str, Any]]  # by kind and name
 Decide = Callable[[Change, StoredObject], Awaitable[StoredObject]]
 
 
-class Objects(ABC):
-    """One kind; a subclass says what it looks like and what a change of it must keep."""
+class Stored(ABC):
+    """One kind; a subclass says what it looks like and what stands against its end."""
 
     kind: str
     path: str
-    section: Section  # of a file
 
     def __init__(self, flow: FlowPort) -> None:
         self.desk = Desk(flow)
@@ -48,10 +47,6 @@ class Objects(ABC):
     @abstractmethod
     async def views(self, *found: StoredObject) -> Views:
         """As the API shows them."""
-
-    @abstractmethod
-    def entry(self, earlier: StoredObject, standing: StoredObject) -> dict[str, Any]:
-        """The object as it was, as a file would say it now."""
 
     @abstractmethod
     async def used_by(self, change: Change, standing: StoredObject) -> Problem | None:
@@ -71,24 +66,6 @@ class Objects(ABC):
             raise not_found()
         [view] = await self.views(found)
         return object_response(view)
-
-    async def rollback(self, request: Request) -> Response:
-        """POST: as it was at a version, where that still fits what stands."""
-        key = self.desk.enter(request)
-        good, checked = await self.desk.body(request, VERSION)
-        checked.stop()
-
-        async def decide(change: Change, standing: StoredObject) -> StoredObject:
-            check_if_match(request, standing, is_required=False)
-            earlier = await change.at(standing, good["version"])
-            if earlier is None or good["version"] >= change.version:
-                detail = "`version` is not one that this object had; the audit log names them."
-                raise ProblemError(of_fields([FieldError("/version", "version.unknown", detail)]))
-            entry = self.entry(earlier, standing)
-            wanted = await self.checked_entry(change, entry, at="/version")
-            return await self.put(change, wanted, "rolled_back")
-
-        return await self.changed(request, key, decide)
 
     async def remove(self, request: Request) -> Response:
         """DELETE: refused while something needs it."""
@@ -128,6 +105,37 @@ class Objects(ABC):
         response.headers["etag"] = f'"{made.version}"'
         return response
 
+    async def _standing(self, change: Change, request: Request) -> StoredObject:
+        standing = await change.by_id(self.kind, id_in(request, "id", PREFIXES[self.kind]))
+        if standing is None:
+            raise not_found()
+        return standing
+
+
+class Objects(Stored):
+    """A kind that a file can say as well: it is checked as one entry of it."""
+
+    section: Section  # of a file
+
+    @abstractmethod
+    def entry(self, earlier: StoredObject, standing: StoredObject) -> dict[str, Any]:
+        """The object as it was, as a file would say it now."""
+
+    async def rollback(self, request: Request) -> Response:
+        """POST: as it was at a version, where that still fits what stands."""
+        key = self.desk.enter(request)
+        good, checked = await self.desk.body(request, VERSION)
+        checked.stop()
+
+        async def decide(change: Change, standing: StoredObject) -> StoredObject:
+            check_if_match(request, standing, is_required=False)
+            earlier = await earlier_of(change, standing, good["version"])
+            entry = self.entry(earlier, standing)
+            wanted = await self.checked_entry(change, entry, at="/version")
+            return await self.put(change, wanted, "rolled_back")
+
+        return await self.changed(request, key, decide)
+
     async def checked_entry(
         self,
         change: Change,
@@ -142,7 +150,7 @@ class Objects(ABC):
         """
         checked = checked or Checked()
         known: dict[tuple[str, str], dict[str, Any]] = {
-            **await change.specs("channel", "route", "template")
+            **await change.specs("channel", "route", "template", "canary")
         }
         tenant = entry.get("tenant")
         if isinstance(tenant, str) and await change.by_name("tenant", tenant) is not None:
@@ -158,8 +166,11 @@ class Objects(ABC):
             raise RuntimeError("an entry without a fault is an object")
         return wanted
 
-    async def _standing(self, change: Change, request: Request) -> StoredObject:
-        standing = await change.by_id(self.kind, id_in(request, "id", PREFIXES[self.kind]))
-        if standing is None:
-            raise not_found()
-        return standing
+
+async def earlier_of(change: Change, standing: StoredObject, version: int) -> StoredObject:
+    """An object as it was at a version; raises the 422 where it had none."""
+    earlier = await change.at(standing, version)
+    if earlier is None or version >= change.version:
+        detail = "`version` is not one that this object had; the audit log names them."
+        raise ProblemError(of_fields([FieldError("/version", "version.unknown", detail)]))
+    return earlier

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from gateway.api.openapi_canaries import CANARY_EXAMPLES, canary_schemas
 from gateway.api.openapi_channels import CHANNEL_EXAMPLES, channel_schemas
 from gateway.api.openapi_parts import (
     ID,
@@ -89,6 +90,7 @@ EXAMPLES: dict[str, dict[str, Json]] = {
     "Rotation": {"day": {"summary": "Both keys work for a day", "value": {"overlap_s": 86_400}}},
     **TEMPLATE_EXAMPLES,
     **CHANNEL_EXAMPLES,
+    **CANARY_EXAMPLES,
 }
 
 _NAME: Json = {
@@ -313,7 +315,7 @@ def admin_schemas() -> Json:
                 "action": {"type": "string", "examples": ["tenant.updated", "api_key.revoked"]},
                 "actor": object_of(
                     {
-                        "kind": {"enum": ["key", "command"]},
+                        "kind": {"enum": ["key", "command", "gateway"]},
                         "id": NULLABLE_TEXT,
                         "name": {"type": "string"},
                         "os_user": NULLABLE_TEXT,
@@ -340,6 +342,7 @@ def admin_schemas() -> Json:
         "AuditList": _list_of("AuditEvent"),
         **template_schemas(),
         **channel_schemas(),
+        **canary_schemas(),
     }
 
 
@@ -359,6 +362,7 @@ class _Operation(NamedTuple):
 
 _T, _K, _A = "/v1/tenants", "/v1/tenants/{id}/api-keys", "/v1/admin-keys"
 _L, _C, _R = "/v1/templates", "/v1/channels", "/v1/routes"
+_Y = "/v1/canaries"
 _CHANGE = (412,)
 _OPERATIONS: tuple[_Operation, ...] = (
     _Operation(_T, "post", "createTenant", "Make a tenant", "TenantNew", 201, "Created", (409,)),
@@ -478,6 +482,36 @@ _OPERATIONS: tuple[_Operation, ...] = (
             ("pause", "Submit nothing new over it; its sessions stay, receipts come"),
             ("resume", "Let it take messages again"),
             ("drain", "Pause it, and log out once nothing has been open for a while"),
+        )
+    ),
+    _Operation(
+        _Y, "post", "createCanary", "Try another channel with a part of a route's numbers",
+        "CanaryNew", 201, "Created", (409,),
+    ),
+    _Operation(_Y, "get", "listCanaries", "List the canaries", "", 200, "CanaryList"),
+    _Operation(
+        _Y + "/{id}", "get", "readCanary", "Read a canary, with the figures of its last gate", "",
+        200, "Canary", (404,),
+    ),
+    _Operation(
+        _Y + "/{id}", "patch", "changeCanary", "Give a live one other steps or limits",
+        "CanaryChange", 200, "Canary", (404, 409, 412, 428), True,
+    ),
+    _Operation(
+        _Y + "/{id}", "delete", "removeCanary", "Remove one that is over", "", 204, "",
+        (404, 409, 412), True,
+    ),
+    *(
+        _Operation(
+            f"{_Y}/{{id}}:{action}", "post", f"{action}Canary", summary, body, 200, "Canary",
+            (404, 409, 412), True,
+        )
+        for action, summary, body in (
+            ("pause", "Keep its share; no gate takes it further, or back", ""),
+            ("resume", "Go on; its step begins anew", ""),
+            ("abort", "End it: all numbers are the route's again", ""),
+            ("promote", "End it: its channels are the route's, whatever the gates say", ""),
+            ("rollback", "Share, steps and limits as they were; for a live one", "Rollback"),
         )
     ),
     _Operation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.openapi_parts import ID, NULLABLE_TEXT, TIME, Json, object_of, ref
-from gateway.configfields import CHANNEL, MAX_BACKUPS, MAX_RATE
+from gateway.configfields import CHANNEL, MAX_BACKUPS, MAX_RATE, MAX_WEIGHT
 from gateway.protocols import PROTOCOLS
 from sms.config import AdminState
 from sms.model import Carrier, Encoding, MessageClass
@@ -39,6 +39,7 @@ CHANNEL_EXAMPLES: dict[str, dict[str, Json]] = {
     },
     "RouteChange": {
         "primary": {"summary": "Another primary", "value": {"channels": ["mobile-a"]}},
+        "ordered": {"summary": "No weights: the first takes all", "value": {"weights": None}},
     },
 }
 
@@ -119,6 +120,15 @@ _ROUTE_CHANNELS: Json = {
     "items": _NAME,
     "description": "By name or id: the primary, then up to three backups in order.",
 }
+_WEIGHTS: Json = {
+    "type": ["array", "null"],
+    "minItems": 1,
+    "maxItems": 1 + MAX_BACKUPS,
+    "items": {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT},
+    "description": "Beside `channels`, not more than they are, one of them above 0: in what "
+    "proportion they are a message's first channel, always the same one for the same number. 0, or "
+    "none, is a backup only. null: the first of `channels` is everybody's.",
+}
 _WHOSE: Json = {
     "class": {"enum": ["*", *_CLASSES]},
     "carrier": {"enum": ["*", *_CARRIERS]},
@@ -167,6 +177,7 @@ def channel_schemas() -> Json:
         **_WHOSE,
         "channels": {"type": "array", "items": _NAME, "description": "By name."},
         "channel_ids": {"type": "array", "items": NULLABLE_TEXT},
+        "weights": {**_WEIGHTS, "description": "As many as `channels`; null: none are given."},
         "created_at": TIME,
         "version": _VERSION,
     }
@@ -190,11 +201,20 @@ def channel_schemas() -> Json:
         "ChannelList": _list_of("Channel"),
         "RouteNew": {
             **closed,
-            "properties": {"tenant": tenant, **_WHOSE, "channels": _ROUTE_CHANNELS},
+            "properties": {
+                "tenant": tenant,
+                **_WHOSE,
+                "channels": _ROUTE_CHANNELS,
+                "weights": _WEIGHTS,
+            },
             "required": ["channels"],
             "description": 'What is left out of whose messages it takes is "*".',
         },
-        "RouteChange": {**closed, "properties": {"channels": _ROUTE_CHANNELS}},
+        "RouteChange": {
+            **closed,
+            "properties": {"channels": _ROUTE_CHANNELS, "weights": _WEIGHTS},
+            "description": "`weights` that are not given stay, each at its place in `channels`.",
+        },
         "Route": object_of(route),
         "RouteList": _list_of("Route"),
     }

@@ -204,7 +204,16 @@ KINDS: dict[str, Kind] = {
         409, "Something names it", "Change first what `detail` names; then try again."
     ),
     "route.in_use": Kind(
-        409, "A template needs it", "Change first what `detail` names; then try again."
+        409, "Something needs it", "Change first what `detail` names; then try again."
+    ),
+    "channel.paused": Kind(
+        422, "Channel paused", "Resume the channel, or name another; then try again."
+    ),
+    "canary.live": Kind(
+        409, "A canary is live", "Wait for its end, promote it or abort it; then try again."
+    ),
+    "canary.over": Kind(
+        409, "The canary is over", "Make a new one; for the route itself see /v1/routes."
     ),
     "route.misfit": Kind(
         422, "A route would not fit", "Change the route or the channel, as `errors` says."
@@ -233,6 +242,12 @@ KINDS: dict[str, Kind] = {
     ),
     "store.unavailable": Kind(503, "Store not available", _WAIT),
     "shed.queue_full": Kind(503, "Queue full", _WAIT),
+    "shed.no_channel": Kind(
+        503,
+        "All channels of the route are away",
+        "Send again after Retry-After, the urgent first: otp is held longest, marketing refused"
+        " first. If it lasts, ask the operator which channels are away.",
+    ),
     "outcome_unknown": Kind(
         503,
         "Outcome unknown",

@@ -30,6 +30,7 @@ from gateway.api.fields import Checked
 from gateway.api.filters import PAGING
 from gateway.api.problems import FieldError, Problem, ProblemError, of_fields
 from gateway.api.reply import not_found
+from gateway.canaryfit import canary_lacks, lack_detail, live_ones
 from gateway.configfields import TEMPLATE, TEMPLATE_CHANGE, twins_refusals
 from gateway.specs import changed_template, template_spec, template_view
 from gateway.templatefit import crowded, lacks, needed_by
@@ -215,8 +216,8 @@ async def _check_fit(
 
     Errors point at the channel, or at whatever brings it back.
     """
-    known = await change.specs("channel", "route")
-    channels, routes = _of("channel", known), _of("route", known)
+    known = await change.specs("channel", "route", "canary")
+    channels, routes, canaries = (_of(kind, known) for kind in ("channel", "route", "canary"))
     detail = "`twins` names no channel of this gateway; add it there first, or correct the name."
     errors = [
         FieldError(at or child("/twins", word), "field.value", detail)
@@ -226,6 +227,10 @@ async def _check_fit(
     errors += [
         FieldError(at or "/twins", "template.twin_missing", f"`twins`: {lack.detail}.")
         for lack in lacks(channels, routes, {name: spec})
+    ]
+    errors += [
+        FieldError(at or "/twins", "template.twin_missing", f"`twins`: {lack_detail(lack)}.")
+        for lack in canary_lacks(channels, routes, live_ones(canaries), {name: spec})
     ]
     if errors:
         raise ProblemError(of_fields(errors))

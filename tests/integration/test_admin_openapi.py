@@ -128,6 +128,33 @@ async def test_every_example_of_channels_and_routes_runs_too(world, validator, p
     assert (await world.admin("DELETE", one)).status_code == 204
 
 
+async def test_every_example_of_canaries_runs_too(world, validator):
+    channel = next(one for one in examples("ChannelNew") if one["name"] == "unicom-b")
+    every = {**channel, "classes": ["otp", "transactional", "marketing"]}
+    assert (await world.admin("POST", "/v1/channels", every)).status_code == 201
+    for value in examples("CanaryNew"):
+        made = await world.admin("POST", "/v1/canaries", value)
+        assert made.status_code == 201, made.text
+        validator("Created").validate(made.json())
+        one = made.headers["location"]
+        for change in examples("CanaryChange"):
+            share = (await world.admin("GET", one)).json()["share"]
+            if share in change.get("steps", [share]):
+                changed = await world.admin("PATCH", one, change, headers=STAR)
+                assert changed.status_code == 200, changed.text
+                validator("Canary").validate(changed.json())
+        version = {"version": int(made.headers["etag"].strip('"'))}
+        rolled = await world.admin("POST", f"{one}:rollback", version)
+        assert rolled.status_code == 200, rolled.text
+        for action in ("pause", "resume", "abort"):
+            validator("Canary").validate((await world.admin("POST", f"{one}:{action}")).json())
+        over = await world.admin("POST", f"{one}:promote")
+        assert over.status_code == 409
+        validator("Problem").validate(over.json())
+    validator("CanaryList").validate((await world.admin("GET", "/v1/canaries")).json())
+    assert (await world.admin("DELETE", one)).status_code == 204
+
+
 async def test_the_examples_are_what_their_schemas_say(validator):
     for name in EXAMPLES:
         for value in examples(name):

@@ -170,6 +170,32 @@ async def test_a_route_is_made_read_changed_put_back_and_removed(world):
     assert [one.name for one in world.two.flow.snapshot.channels.values()] == ["mobile-a"]
 
 
+async def test_weights_of_a_route_are_made_changed_put_back_and_taken_away(world):
+    await make(world)
+    made = await route(world, "unicom-b", "mobile-a", weights=[70, 30])
+    path = made.headers["location"]
+    first = (await world.admin("GET", path)).json()
+    assert first["weights"] == [70, 30]
+
+    async def changed(**change):
+        answer = await world.admin("PATCH", path, change, headers=STAR)
+        assert answer.status_code == 200, answer.text
+        await world.two.poll()
+        [running] = [one for one in world.two.flow.snapshot.routes if one.message_class == "otp"]
+        return answer.json()["weights"], running.weights
+
+    assert await changed(weights=[5, 0]) == ([5, 0], (5,))
+    assert await changed(channels=["mobile-a"]) == ([5], (5,))
+    assert await changed(channels=["mobile-a", "unicom-b"], weights=[0, 1]) == ([0, 1], (0, 1))
+    shorter = await world.admin("PATCH", path, {"channels": ["mobile-a"]}, headers=STAR)
+    assert pointers(shorter) == [("/weights", "field.value")]
+    assert await changed(weights=None) == (None, ())
+    back = await world.admin("POST", f"{path}:rollback", {"version": first["version"]})
+    assert back.json()["weights"] == [70, 30]
+    plain = await route(world, "mobile-a", weights=None, carrier="CM")
+    assert (await world.admin("GET", plain.headers["location"])).json()["weights"] is None
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -182,6 +208,11 @@ async def test_a_route_is_made_read_changed_put_back_and_removed(world):
         ({"country": "86"}, ("/country", "field.value")),
         ({"country": True}, ("/country", "field.type")),
         ({"weight": 5}, ("/weight", "field.unknown")),
+        ({"weights": 5}, ("/weights", "field.type")),
+        ({"weights": [0]}, ("/weights", "field.value")),
+        ({"weights": [-1]}, ("/weights", "field.value")),
+        ({"weights": [True]}, ("/weights", "field.value")),
+        ({"weights": [1, 1]}, ("/weights", "field.value")),
     ],
 )
 async def test_a_wrong_field_of_a_route_is_named(world, fields, expected):

@@ -376,7 +376,10 @@ async def test_a_text_that_another_put_an_end_to_is_told_after_a_lost_commit(des
 
 
 async def test_an_opt_out_is_a_suppression_in_the_same_commit(desk: Desk):
+    told: list[tuple[int, int]] = []
+    desk.desk.opted_out = lambda channel, number: told.append((channel, number))
     await desk.take(text_of(" ｔｄ。", "t1"))
+    assert told == [(MOBILE, 1)]
     received, opted_out = desk.events
     assert received["data"]["opted_out"] is True
     assert (opted_out["type"], opted_out["data"]["to"]) == ("recipient.opted_out", "+86138****8000")

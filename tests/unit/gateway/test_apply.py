@@ -373,6 +373,10 @@ async def test_what_an_operator_paused_stays_paused_until_a_file_says_otherwise(
         ),
         ("routes: [{channels: [nobody]}]", 1, "/routes/0/channels/0", "names no channel"),
         ("routes: [{channels: []}]", 1, "/routes/0/channels", "1 to"),
+        ("routes: [{channels: [a], weights: [0]}]", 1, "/routes/0/weights", "more than 0"),
+        ("routes: [{channels: [a], weights: [1001]}]", 1, "/routes/0/weights", "from 0 to 1000"),
+        ("routes: [{channels: [a], weights: 5}]", 1, "/routes/0/weights", "one beside each"),
+        ("routes: [{channels: [a], weights: [1, 1]}]", 1, "/routes/0/weights", "for 1 channels"),
         ("routes: [{carrier: XX, channels: [a]}]", 1, "/routes/0/carrier", "one of *, CM"),
         ("routes: [{tenant: nobody, channels: []}]", 1, "/routes/0/tenant", "names no tenant"),
         ("webhook_endpoints: [{tenant: a, url: 'x'}]", 1, "/webhook_endpoints/0/url", "not a URL"),
@@ -660,6 +664,11 @@ async def test_a_changed_route_of_all_tenants_is_pointed_out(folder, store):
     assert isinstance(applied, Applied)
     assert applied.notes == [
         "NOTE: the route of all tenants now leads to unicom-b; before: mobile-a, unicom-b"
+    ]
+    text = WHOLE.replace("b]}\n", "b], weights: [70, 30]}\n", 1)
+    applied = await put(text, folder, store)
+    assert applied.notes == [
+        "NOTE: the route of all tenants now leads to mobile-a (70), unicom-b (30); before: unicom-b"
     ]
 
 

@@ -109,6 +109,19 @@ async def test_the_second_run_says_unchanged(folder, store):
     assert (again.version, len(again.unchanged), again.shown, again.files) == (1, 6, [], [])
 
 
+async def test_weights_of_a_route_are_shown_and_backups_need_none(folder, store):
+    second = "host: h, port: 2775, system_id: two, password: hush-8"
+    text = WHOLE.replace("routes:", f"  - {{name: b, protocol: smpp, {second}}}\nroutes:")
+    await put(text, folder, store)
+    text = text.replace("[mobile-a]}", "[mobile-a, b], weights: [70, 30]}")
+    assert "weights                70, 30\n" in shown(await plan(text, folder, store))
+    await put(text, folder, store)
+    text = text.replace("[70, 30]", "[1, 0]")
+    assert "weights                70, 30 → 1\n" in shown(await plan(text, folder, store))
+    await put(text, folder, store)
+    assert (await plan(text.replace("[1, 0]", "[1]"), folder, store)).changes == []
+
+
 async def test_a_change_shows_before_and_after(folder, store):
     await put(WHOLE, folder, store)
     text = WHOLE.replace("host: h", "host: other").replace("[某商城]", "[某商城, 别家]")

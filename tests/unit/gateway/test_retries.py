@@ -150,3 +150,21 @@ def test_gauges_and_counters_tell_of_it() -> None:
     assert metrics.retries_waiting.values["transactional",] == 2
     assert metrics.retries_oldest_age_seconds.values["transactional",] > 5.0
     assert metrics.retries_denied_total.values["total",] == 2
+
+
+def test_after_recovery_what_a_carrier_had_failed_goes_first_and_keeps_its_reason() -> None:
+    kit = Kit(window=100)
+    kit.dispatcher.link_changed(2, is_up=False)
+    failed = [kit.message() for _ in range(3)]
+    kit.accept(*failed)
+    for submit in reversed(kit.channels[1].open):
+        kit.answer(1, SYSTEM, submit)
+    kit.channels[1].open.clear()
+    kit.dispatcher.link_changed(1, is_up=False)
+    fresh = [kit.message() for _ in range(3)]
+    kit.accept(*fresh)
+    later(kit, 1.3)  # all of them are held
+    assert {m.reason for m in failed} == {"carrier.system_error"}
+    kit.dispatcher.link_changed(2, is_up=True)
+    later(kit, 1.0)
+    assert on_backup(kit) == [*failed, *fresh]

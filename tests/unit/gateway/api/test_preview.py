@@ -172,3 +172,18 @@ async def test_the_answer_is_as_described(flow):
         answer = await call(flow, body)
         assert answer.status_code == 200
         validator.validate(answer.json())
+
+
+async def test_the_channel_is_the_one_that_the_route_s_weights_give_the_number(flow):
+    everything = Route(9, 0, None, None, 0, (7, 8), (70, 30))
+    known = flow.snapshot.channels
+    flow.snapshot = replace(
+        flow.snapshot,
+        routes=(everything,),
+        channels={**known, 8: replace(known[7], id=8, name="unicom-b")},
+    )
+    numbers = [f"1380013{number:04d}" for number in range(8000, 8060)]
+    told = [(await preview(flow, to=number))["channel"] for number in numbers]
+    again = [(await preview(flow, to=number))["channel"] for number in numbers]
+    assert told == again
+    assert 8 <= told.count("unicom-b") <= 28
