@@ -8,14 +8,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 
+from gateway.api.models import SendRequest
+from gateway.api.templated import resolve
 from gateway.lostanswer import CopyVerdict
 from sms.config import Tenant
 from sms.errors import OutcomeUnknown
-from sms.model import Report, State, UncertainPolicy
+from sms.ids import to_text
+from sms.model import MessageClass, OnUncertain, Report, State, UncertainPolicy
 from sms.outcomes import Cause, Rejected, Submitted, Uncertain
+from store.read import Stored
 from tests.integration.test_commands import start, status
-from tests.support.inside import Inside, inside
+from tests.support.admin_world import audit, code, open_world
+from tests.support.inside import Inside, inside, text
 
 pytestmark = pytest.mark.integration
 
@@ -175,3 +181,98 @@ async def test_a_crash_while_attempts_wait_for_their_budget_loses_and_doubles_no
         [(refused,)] = await worker.ask("SELECT count(*) FROM events WHERE path = 2")
         assert (taken, refused) == (len(ids), len(ids))
         assert worker.seen().count(ids[0]) <= 1
+
+
+# -- the operator's door -----------------------------------------------------------------------
+
+
+async def test_an_operator_resends_and_the_audit_log_says_who(dsn):
+    async with open_world(dsn) as world:
+        flow = world.one.flow
+        message = text(MessageClass.OTP, 5, 3600.0)
+        message.id, message.state = 1 << 30, State.UNCERTAIN
+        flow.reader.stored[message.id] = Stored(message)
+        path = f"/v1/messages/{to_text('msg', message.id)}:resend"
+        answer = await world.admin("POST", path)
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert (told["duplicate_risk"], told["to"]) == (True, "+86138****8000")
+        [row] = [one for one in await audit(world) if one["action"] == "message.resend"]
+        assert row["object"] == {"kind": "message", "id": told["id"], "name": told["id"]}
+        assert row["actor"]["name"] == "ops"
+        assert code(await world.admin("POST", path)) == (409, "message.copy_made")
+        assert len([one for one in await audit(world) if one["action"] == "message.resend"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("verdict", "refusal"),
+    [
+        (CopyVerdict.DONE, (409, "message.copy_made")),
+        (CopyVerdict.KNOWN, (409, "message.not_uncertain")),
+        (CopyVerdict.POLICY, (409, "message.copy_refused")),
+        (CopyVerdict.LATE, (409, "message.copy_refused")),
+        (CopyVerdict.ATTEMPTS, (409, "message.copy_refused")),
+        (OutcomeUnknown("no answer"), (503, "outcome_unknown")),
+    ],
+)
+async def test_what_the_owner_says_no_to_is_told(dsn, verdict, refusal):
+    async with open_world(dsn) as world:
+        flow = world.one.flow
+        message = text(MessageClass.OTP, 5, 3600.0)
+        message.id, message.state = 1 << 30, State.UNCERTAIN
+        flow.reader.stored[message.id] = Stored(message)
+        if isinstance(verdict, Exception):
+            flow.commands.error = verdict
+        else:
+            flow.commands.copy_verdict = verdict
+        path = f"/v1/messages/{to_text('msg', message.id)}:resend"
+        assert code(await world.admin("POST", path)) == refusal
+
+
+async def test_the_door_is_the_platforms_alone(dsn):
+    async with open_world(dsn) as world:
+        tenant = await world.tenant(on_uncertain="ask")
+        key = (await world.key(tenant))["key"]
+        known = text(MessageClass.OTP, 5, 3600.0)
+        known.id, known.state = 1 << 30, State.DELIVERED
+        world.one.flow.reader.stored[known.id] = Stored(known)
+        path = f"/v1/messages/{to_text('msg', known.id)}:resend"
+        assert code(await world.one.call("POST", path, key)) == (403, "auth.scope")
+        assert code(await world.admin("POST", path)) == (409, "message.not_uncertain")
+        nowhere = f"/v1/messages/{to_text('msg', 77)}:resend"
+        assert code(await world.admin("POST", nowhere)) == (404, "resource.not_found")
+        assert (await world.admin("GET", path)).status_code == 405
+        shown = (await world.admin("GET", f"/v1/tenants/{tenant}")).json()
+        assert shown["on_uncertain"] == "ask"
+        [running] = world.one.flow.snapshot.tenants.values()
+        assert running.on_uncertain is UncertainPolicy.ASK
+        star = [("if-match", "*")]
+        gone = await world.admin(
+            "PATCH", f"/v1/tenants/{tenant}", {"on_uncertain": None}, headers=star
+        )
+        assert gone.json()["on_uncertain"] is None
+
+
+async def test_a_templates_word_stands_on_its_messages(dsn):
+    async with open_world(dsn) as world:
+        given = {"name": "code", "class": "otp", "text": "{code}", "on_uncertain": "hold"}
+        made = await world.admin("POST", "/v1/templates", given)
+        assert made.status_code == 201, made.text
+        path = f"/v1/templates/{made.json()['id']}"
+        assert (await world.admin("GET", path)).json()["on_uncertain"] == "hold"
+        [template] = world.one.flow.snapshot.templates.values()
+        assert template.on_uncertain is OnUncertain.HOLD
+        snapshot = world.one.flow.snapshot
+        for own, wanted in ((UNSET, OnUncertain.HOLD), (OnUncertain.RESEND, OnUncertain.RESEND)):
+            entry = SendRequest(
+                to="+8613800138000",
+                template_id=made.json()["id"],
+                variables={"code": "1"},
+                on_uncertain=own,
+            )
+            assert resolve(entry, 5, snapshot, []).on_uncertain is wanted
+        refused = await world.admin("POST", "/v1/templates", {**given, "on_uncertain": "ask"})
+        assert code(refused) == (422, "field.value")
+        star = [("if-match", "*")]
+        changed = await world.admin("PATCH", path, {"on_uncertain": None}, headers=star)
+        assert changed.json()["on_uncertain"] is None
