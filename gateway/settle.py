@@ -80,7 +80,7 @@ class LaneKeeper(Protocol):
         """Another channel that takes the message now, 0 without any."""
         ...
 
-    def spill(self, message: Message, channel: int) -> None:
+    def spill(self, message: Message, channel: int, cause: str) -> None:
         """Put it into the lane of that one."""
         ...
 
