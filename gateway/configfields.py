@@ -17,7 +17,7 @@ from compliance.opt_out import MAX_LINE, is_line
 from compliance.signature import is_brand
 from receipts.normalise import own_classes_refusal
 from sms.config import AdminState
-from sms.model import Carrier, Encoding, MessageClass, State
+from sms.model import Carrier, Encoding, MessageClass, OnUncertain, State, UncertainPolicy
 from sms.templates import MAX_VARIABLES, names_in, text_refusal
 
 Check = Callable[[object], str | None]
@@ -339,12 +339,14 @@ TENANT_OBJECT: Mapping[str, Field] = {
     "inbound_numbers": Field(list_of(_digits), json=list),
     "limits": Field(anything, json=dict),
     "otp_caps": Field(anything, json=dict),  # members: OTP_CAPS
+    "on_uncertain": Field(
+        one_of([str(word) for word in UncertainPolicy]), json=str, is_nullable=True
+    ),
 }
 TENANT: Mapping[str, Field] = {
     **TENANT_OBJECT,
     "suspended": Field(flag),
     "api_keys": Field(anything),
-    "on_uncertain": _later,
 }
 TENANT_SCOPES = ("send", "read")
 KEY_OBJECT: Mapping[str, Field] = {
@@ -398,6 +400,7 @@ ROUTE: Mapping[str, Field] = {
 TEMPLATE_CHANGE: Mapping[str, Field] = {
     "text": Field(_template_text, is_required=True, json=str),
     "twins": Field(anything, json=dict),  # by channel: `twins_refusals`
+    "on_uncertain": Field(one_of([str(word) for word in OnUncertain]), json=str, is_nullable=True),
 }
 TEMPLATE: Mapping[str, Field] = {
     "tenant": Field(text(64), json=str),

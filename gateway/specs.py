@@ -39,7 +39,7 @@ def tenant_spec(good: Mapping[str, Any], limits: Mapping[str, Any]) -> Json:
         spec,
         {
             name: good[name]
-            for name in ("allowed_ips", "inbound_numbers", "otp_caps")
+            for name in ("allowed_ips", "inbound_numbers", "otp_caps", "on_uncertain")
             if name in good
         },
         {name: limits[name] for name in _MORE_LIMITS if name in limits},
@@ -51,7 +51,7 @@ def changed_tenant(
 ) -> Json:
     """A tenant with the given fields replaced and everything else as it was."""
     changed = dict(spec)
-    for name in ("signatures", "countries", "inbound_numbers"):
+    for name in ("signatures", "countries", "inbound_numbers", "on_uncertain"):
         if name in good:
             changed[name] = good[name]
     if "allowed_ips" in good:
@@ -63,7 +63,7 @@ def changed_tenant(
         changed["classes"] = {word: _bucket(one) for word, one in limits["classes"].items()}
     if "bursts" in limits:
         changed["bursts"] = [_burst(one) for one in limits["bursts"]]
-    for name in ("allowed_ips", "inbound_numbers", "otp_caps", *_MORE_LIMITS):
+    for name in ("allowed_ips", "inbound_numbers", "otp_caps", "on_uncertain", *_MORE_LIMITS):
         if not changed.get(name, True):
             del changed[name]
     return changed
@@ -112,6 +112,7 @@ def tenant_view(stored: StoredObject) -> Json:
             "bursts": spec.get("bursts", []),
         },
         "otp_caps": asdict(OtpCaps.of(spec.get("otp_caps", {}))),
+        "on_uncertain": spec.get("on_uncertain"),
         "created_at": _moment(stored),
         "version": stored.version,
     }
@@ -144,7 +145,10 @@ def template_spec(good: Mapping[str, Any], tenant: str) -> Json:
 
 def changed_template(spec: Mapping[str, Any], good: Mapping[str, Any]) -> Json:
     """A template with the given fields replaced and everything else as it was."""
-    changed = {**spec, **{name: good[name] for name in ("text", "twins") if name in good}}
+    named = ("text", "twins", "on_uncertain")
+    changed = {**spec, **{name: good[name] for name in named if name in good}}
+    if not changed.get("on_uncertain"):
+        changed.pop("on_uncertain", None)
     names = names_in(changed["text"])
     changed["twins"] = {
         channel: {"code": twin["code"], "order": twin.get("order", names)}
@@ -164,6 +168,7 @@ def template_view(stored: StoredObject, tenants: Mapping[str, str]) -> Json:
         "text": spec["text"],
         "variables": names_in(spec["text"]),
         "twins": spec["twins"],
+        "on_uncertain": spec.get("on_uncertain"),
         "created_at": _moment(stored),
         "version": stored.version,
     }

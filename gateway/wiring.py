@@ -18,6 +18,7 @@ from cluster.wake import Wakes
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
+from failover.budget import BudgetPolicy, RetryBudget
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.canaries import Canaries
@@ -28,6 +29,7 @@ from gateway.channel_news import ChannelNews
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
+from gateway.copies import Copies
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
@@ -38,9 +40,11 @@ from gateway.inbound import InboundDesk
 from gateway.inbound_commit import InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
+from gateway.lostanswer import Policies
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
+from gateway.orphans import Orphans
 from gateway.owners import Owners
 from gateway.peers import Peers
 from gateway.porting import Porting
@@ -48,6 +52,7 @@ from gateway.protocols import PROTOCOLS
 from gateway.pumping import Pumping
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
+from gateway.retries import Retries
 from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
@@ -81,6 +86,7 @@ from store.handovers import Handovers
 from store.inbound import InboundStore
 from store.inbound_read import InboundReader
 from store.intake import Intake
+from store.orphans import OrphanStore
 from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
@@ -184,7 +190,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         ),
         unix=time.time,
     )
-    policy, schedule = _policy(numbers, pool, keyring, dispatcher, ledger, backlog, reader, metrics)
+    policy, schedule = _policy(
+        numbers, pool, keyring, dispatcher, evidence, ledger, backlog, reader, metrics
+    )
     matches = Matches(numbers.match_cache)
     journal = JournalGate(metrics)
     settler = Settler(
@@ -216,6 +224,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         unix=time.time,
         max_attempts=numbers.max_attempts,
     )
+
+    reports.orphans = _orphans(pool, keyring, dispatcher, numbers)
 
     def live() -> int:
         return len(peers.sessions.live)
@@ -378,12 +388,24 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     pool: Pool,
     keyring: Keyring,
     dispatcher: Dispatcher,
+    evidence: Evidence,
     ledger: Ledger,
     backlog: Backlog,
     reader: Reader,
     metrics: Metrics,
 ) -> tuple[SendingPolicy, Schedule]:
-    """Hours and suppressions, asked by dispatch too, and where what must wait is put."""
+    """What dispatch asks before something leaves – hours, suppressions, the retry budget – and
+    where what must wait is put. `evidence` gets what follows a lost answer.
+    """
+    evidence.policies = Policies(
+        {
+            MessageClass.OTP: numbers.on_uncertain_otp,
+            MessageClass.TRANSACTIONAL: numbers.on_uncertain_transactional,
+            MessageClass.MARKETING: numbers.on_uncertain_marketing,
+        }
+    )
+    budget = BudgetPolicy(numbers.retry_share, numbers.retry_window_s, numbers.retry_least)
+    dispatcher.retries = Retries(RetryBudget(budget, time.monotonic()), metrics, time.monotonic)
     policy = dispatcher.last_look.policy = SendingPolicy(
         Hours(numbers.marketing_opens_h, numbers.marketing_closes_h),
         Suppressions(keyring.number_index),
@@ -399,6 +421,16 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     )
     dispatcher.last_look.put_off = schedule.put_off
     return policy, schedule
+
+
+def _orphans(pool: Pool, keyring: Keyring, dispatcher: Dispatcher, numbers: Reliability) -> Orphans:
+    """Whose a receipt with an unknown id may be."""
+
+    def sends_whole(channel: int) -> bool:
+        runtime = dispatcher.channels.get(channel)
+        return runtime is not None and runtime.adapter.sends_whole
+
+    return Orphans(OrphanStore(pool, keyring), sends_whole, numbers.orphan_window_s)
 
 
 def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
@@ -564,6 +596,7 @@ def _commands(
         ids=ids,
         metrics=flow.metrics,
     )
+    flow.commands.copies = Copies(flow.ledger, flow.evidence, flow.reader)
     return flow.commands
 
 

@@ -49,6 +49,7 @@ from gateway.api.preview import Previews
 from gateway.api.problems import Problem, ProblemError, not_allowed
 from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
+from gateway.api.resends import Resends
 from gateway.api.routes import RouteRoutes
 from gateway.api.send import SendDoor
 from gateway.api.suppressions import SuppressionRoutes
@@ -91,6 +92,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     app.add_exception_handler(Exception, _on_bug)
     MessageLists(flow).register(app)
     Messages(flow).register(app)
+    Resends(flow).register(app)
     Batches(flow).register(app)
     Events(flow).register(app)
     InboundMessages(flow).register(app)

@@ -480,6 +480,10 @@ _HEALTH_ANSWERS: dict[str, Json] = {
 }
 _COMMANDS: dict[str, tuple[str, str]] = {
     "cancelMessage": ("Cancel a message: 200 when it will certainly not be sent", "Message"),
+    "resendMessage": (
+        "Send an uncertain message once more, where its policy is `ask`; for admin keys",
+        "Message",
+    ),
     "pauseBatch": ("Let nothing more of a batch be submitted", "Batch"),
     "resumeBatch": ("Let a paused batch go on", "Batch"),
     "cancelBatch": ("Cancel what of a batch was not submitted yet; for good", "Batch"),

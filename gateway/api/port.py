@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.api.access import Access
     from gateway.calls import Calls
     from gateway.commands import BatchLook
+    from gateway.lostanswer import CopyVerdict
     from gateway.pumping import Pumping
     from gateway.vendors import Vendors
     from gateway.webhook_desk import WebhookDesk
@@ -234,6 +235,10 @@ class CommandsPort(Protocol):
 
     async def cancel(self, tenant: int, message_id: int) -> Verdict:
         """ENDED or BUSY; raises OutcomeUnknown after 2 s without an answer."""
+        ...
+
+    async def resend(self, tenant: int, message_id: int) -> CopyVerdict:
+        """What became of an operator's wish for a second copy; raises the same."""
         ...
 
     async def switch(self, tenant: int, first_id: int, state: BatchState) -> BatchState | None:
