@@ -92,7 +92,7 @@ class CanaryJudge:
             try:
                 verdict = await self._check(canary)
             except OutcomeUnknown as error:  # the rows know, and the next round reads them
-                log.warning("canary: gate in doubt", error=str(error))
+                log.warning("canary gate in doubt", error=str(error))
                 continue
             if verdict is not None:
                 self._log(verdict)
@@ -114,16 +114,16 @@ class CanaryJudge:
         if verdict.check is None:
             log.warning("canary aborted", **about)
         elif verdict.action is Action.STEP:
-            log.info("canary takes its next step", **about)
+            log.info("canary stepped", **about)
         elif verdict.action is Action.PROMOTE:
-            log.info("canary promoted: the route has its channels", **about)
+            log.info("canary promoted", **about)
         elif verdict.check is Check.BAD:
-            log.warning("canary: bad gate", **about)
+            log.warning("canary gate bad", **about)
 
     async def _tell(self) -> None:
         """Page for what was taken back: once, and again by others if we end before that is kept."""
         for number, name, last in await self._store.untold():
-            log.error("canary rolled back: look at it now", canary=name, why=last.get("why", ""))
+            log.error("canary rolled back", canary=name, why=last.get("why", ""))
             self._metrics.canary_rollbacks_total.inc()
             await self._store.told(number)
 
