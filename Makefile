@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fuzz backlog bench bench-growth bench-wire bench-vendors load campaign lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-wire bench-vendors load faults campaign lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -15,7 +15,7 @@ OTHER_TIERS := integration or flow or campaign or load
 TESTED := not (campaign or load)
 # What comes after `make check`, in three parts of about the same length: what kills and restarts,
 # and the rest by name.
-KILLING := $(wildcard $(addprefix tests/flow/test_,failpoints.py kill.py nodes.py restart.py) \
+KILLING := $(wildcard $(addprefix tests/flow/test_,failpoints.py kill.py node_life.py nodes.py restart.py) \
 	$(addprefix tests/integration/test_,limiter_valkey.py supervisor.py takeover.py))
 SECOND := $(filter-out $(KILLING),\
 	$(wildcard tests/flow/test_[k-z]*.py tests/integration/test_[p-z]*.py))
@@ -84,6 +84,9 @@ bench-vendors: $(RUNS) ## one channel per HTTP vendor: messages/s, CPU per messa
 
 load: $(RUNS) $(LOADS) ## 100,000 messages/min for 5 min, a carrier switched off; passes or fails
 	@$(BIN)/python -m loadtest.load
+
+faults: $(RUNS) $(LOADS) ## what must hold when a carrier or its link goes bad, over SMPP and CMPP (FAULTS='--row hang')
+	@$(BIN)/python -m loadtest.faults $(FAULTS)
 
 campaign: $(RUNS) ## kill it at every place of the path and at random, and judge (CAMPAIGN='--kills 60')
 	@$(BIN)/python -m loadtest.campaign $(CAMPAIGN)

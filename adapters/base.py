@@ -28,6 +28,13 @@ class Lost(NamedTuple):
     unsure_s: float  # it may have left so long before that; 0.0 = the moment is known
 
 
+class LinkTests(NamedTuple):
+    """What a channel's link tests, or its probes of a vendor, came to."""
+
+    answered_s: Sequence[float] = ()  # how long each answer took
+    lost: int = 0  # unanswered ones that did not take the channel down
+
+
 class ChannelSink(Protocol):
     """What the flow offers a channel; all calls are synchronous and must not raise."""
 
@@ -110,6 +117,10 @@ class Channel(Protocol):
 
         0 when it said nothing; SMPP 5.0 has it (congestion_state), the others have not.
         """
+        ...
+
+    def link_tests(self) -> LinkTests:
+        """What link tests and probes have told since this was last asked."""
         ...
 
     def submit(self, submits: Sequence[Submit]) -> list[Submit]:

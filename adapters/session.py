@@ -40,6 +40,7 @@ class SessionPolicy:
     submit_timeout_s: float = 60.0
     uncertain_slot_s: float = 120.0  # a timed-out submit keeps its slot this long
     link_test_s: float = 15.0  # of silence from the peer
+    probe_s: float = 10.0  # of silence towards a vendor over HTTP
     response_timeout_s: float = 10.0  # connect, login, link test, logout
     reconnect_min_s: float = 1.0
     reconnect_max_s: float = 60.0
@@ -191,7 +192,10 @@ class WireSession(ABC):
         self._since = 0.0  # when the present state began
         self._heard_at = 0.0
         self._asked: tuple[int, float] | None = None  # our open link test
-        self._asks = 0  # link tests in a row without an answer
+        self._asks = 0  # link tests in a row without an answer …
+        self._asked_since = 0.0  # … and when the first of them left
+        self.tests_s: list[float] = []  # how long their answers took, until somebody takes these
+        self.tests_lost = 0  # unanswered ones, likewise
         self._farewell = b""  # our answer to the peer's logout, behind what we owe it
 
     # -- what a protocol writes ------------------------------------------------------------
@@ -302,8 +306,12 @@ class WireSession(ABC):
             events.append(self._given_up(expired, "channel.timeout"))
         reason = self._overdue(now)
         if reason:
+            self.tests_lost += self._asked is not None
             events.append(self._end(reason))
         elif self._must_ask(now):
+            self.tests_lost += self._asked is not None
+            if not self._asks:
+                self._asked_since = now
             self._asks += 1
             self._asked = (self._next(), now)
             self._test_link(self._asked[0])
@@ -325,8 +333,8 @@ class WireSession(ABC):
         if self.state is SessionState.CLOSED:
             return []
         self._heard_at = now
-        if self.link_test_tries > 1:
-            self._asked, self._asks = None, 0  # whoever speaks is there, however late its answers
+        if self.link_test_tries > 1 and self._asked is not None:
+            self._test_over()  # whoever speaks is there, however late its answers
         burst = Burst([], [], [], [])
         ended: Ended | None = None
         try:
@@ -352,9 +360,12 @@ class WireSession(ABC):
         """Whether `sequence` answers our open link test, which is over then."""
         if self._asked is None or self._asked[0] != sequence:
             return False
-        self._asked = None
-        self._asks = 0
+        self._test_over()
         return True
+
+    def _test_over(self) -> None:
+        self.tests_s.append(self._heard_at - self._asked_since)
+        self._asked, self._asks = None, 0
 
     def _peer_unbound(self, farewell: bytes, burst: Burst) -> Ended | None:
         """The peer logged out; `farewell` is our answer.

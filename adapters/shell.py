@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import Enum
 from typing import assert_never, cast
 
-from adapters.base import ChannelSink, Lost
+from adapters.base import ChannelSink, LinkTests, Lost
 from adapters.session import (
     LOGIN_UNANSWERED,
     Answered,
@@ -263,6 +263,8 @@ class WireChannel(ABC):
         self._stopping = asyncio.Event()
         self._quiet = asyncio.Event()  # while stopping: no submit is unanswered
         self._settled = asyncio.Event()  # … and nothing that the carrier brought
+        self._tests_s: list[float] = []  # of links that ended since they were asked for …
+        self._tests_lost = 0
         self._is_answering = False  # answers wait for the end of this turn of the loop
 
     # -- what a protocol writes ------------------------------------------------------------
@@ -336,6 +338,19 @@ class WireChannel(ABC):
             highest = max(highest, link.session.congestion)
             link.session.congestion = 0
         return highest
+
+    def link_tests(self) -> LinkTests:
+        """What the sessions' link tests have told since this was last asked."""
+        for link in self._links:
+            self._take_tests(link.session)
+        tests = LinkTests(self._tests_s, self._tests_lost)
+        self._tests_s, self._tests_lost = [], 0
+        return tests
+
+    def _take_tests(self, session: WireSession) -> None:
+        self._tests_s += session.tests_s
+        self._tests_lost += session.tests_lost
+        session.tests_s, session.tests_lost = [], 0
 
     def submit(self, submits: Sequence[Submit]) -> list[Submit]:
         """Journal and write one burst; returns its tail that did not leave, in order.
@@ -473,6 +488,8 @@ class WireChannel(ABC):
         was_up = self.is_up()
         if link in self._links:
             self._links.remove(link)
+            if self._links:  # that the last one is gone says the link's fall
+                self._take_tests(link.session)
         for event in link.session.lost("channel.link_lost"):
             if isinstance(event, Answered):
                 self._sink.outcomes(self.id, event.results)

@@ -101,6 +101,10 @@ class Breaker:
         """A message will go over it; only so many are let near a half-open one."""
         self._bound += 1
 
+    def unbound(self) -> None:
+        """What was bound and is not answered is chosen anew."""
+        self._bound = self._good + self._bad
+
     def share(self) -> float:
         """The part of the messages that it takes, probes aside."""
         if self.state is _RAMP:

@@ -28,6 +28,7 @@ class HealthPolicy:
     """When a channel is left, and how it is come back to (RELIABILITY section 7)."""
 
     link_errors: int = 5  # connects, logins or links lost, in a row
+    link_test_s: float = 5.0  # a link test answered later is an error as well
     config_errors: int = 3  # answers that name the account or the sender, none taken in between
     no_answer_s: float = 10.0  # nothing heard for so long …
     no_answer_waiting: int = 8  # … while so many submits wait
@@ -183,10 +184,11 @@ class Health:
         "_aged_until",
         "_baseline",
         "_config",
-        "_heard_at",
         "_policy",
         "_ring",
+        "_silent_from",
         "_slow_since",
+        "heard_at",
         "since",
         "touched_at",
     )
@@ -198,8 +200,9 @@ class Health:
         self._baseline = Baseline(policy.receipts_baseline_s, now)
         self._aged_until = int(now)  # up to this second submits went into the baseline
         self._config = 0  # in a row
-        self._heard_at = now
+        self._silent_from = now  # nothing was heard since, or what was heard does not count
         self._slow_since: float | None = None
+        self.heard_at = now  # when the carrier said anything at all
         self.since = now
         self.touched_at = -math.inf  # when anything was answered last
 
@@ -218,7 +221,7 @@ class Health:
     def heard(self, answers: Answers, now: float) -> None:
         """The same where nothing is counted: of a channel as a whole."""
         if answers.is_heard:
-            self._heard_at = now
+            self.heard_at = self._silent_from = now
         if answers.taken:
             self._config = 0
         self._config += answers.config
@@ -236,7 +239,8 @@ class Health:
         self._ring.clear()
         self._config = 0
         self._slow_since = None
-        self._heard_at = self.since = now
+        self.since = now
+        self._silent_from = now
 
     def turn(self, now: float) -> None:
         """Once a second: what is older than the receipts' window goes into what is usual."""
@@ -276,7 +280,7 @@ class Health:
         waiting = [at for at in waiting if at >= self.since]
         if len(waiting) < policy.no_answer_waiting:
             return None
-        silent_s = now - max(self._heard_at, min(waiting))
+        silent_s = now - max(self._silent_from, min(waiting))
         if silent_s < policy.no_answer_s:
             return None
         words = f"no answer for {silent_s:.0f} s while {len(waiting)} submits wait"

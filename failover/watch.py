@@ -76,6 +76,8 @@ class Watch:
         self._whole = _Way(policy, now, dice)
         self._ways: dict[Carrier, _Way] = {}
         self._link_errors = 0.0  # in a row
+        self.tested_at = now
+        self.link_test_s: float | None = None  # how long the newest one took
         self.slow_answer_s = policy.slow_answer_s
         self.is_closed = True  # every breaker is: the path asks nothing else
         self.alarms: list[Alarm] = []  # new since the last tick
@@ -105,8 +107,20 @@ class Watch:
         self._way(carrier).health.receipted(delivered, undelivered, lag_s, now)
 
     def link_failed(self, times: float = 1.0) -> None:
-        """A connect or a login failed, or the last link was lost."""
+        """A connect, a login or a link test failed, or the last link was lost."""
         self._link_errors += times
+
+    def link_tested(self, seconds: float, now: float, part: float = 1.0) -> None:
+        """A link test was answered after so long; `part` of a channel's sessions made it."""
+        self.tested_at, self.link_test_s = now, seconds
+        if seconds < self._policy.link_test_s:
+            self._link_errors = 0
+        else:
+            self._link_errors += part
+
+    def heard_at(self) -> float:
+        """When its carrier last showed to be there: an answer, or one to a link test."""
+        return max(self._whole.health.heard_at, self.tested_at)
 
     # -- what messages ask -----------------------------------------------------------------
 
@@ -122,6 +136,11 @@ class Watch:
         self._whole.breaker.bound()
         if (way := self._ways.get(carrier)) is not None:
             way.breaker.bound()
+
+    def unbound(self) -> None:
+        """What was bound to it and did not leave is chosen anew, and may be bound again."""
+        for way in (self._whole, *self._ways.values()):
+            way.breaker.unbound()
 
     def rank(self, carrier: Carrier) -> Badness:
         """How bad the channel is for the carrier, the lowest best."""
@@ -153,6 +172,11 @@ class Watch:
             for way in limits
         ]
         return max(rooms, default=window)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nothing goes over it but a try, of any carrier."""
+        return not self.is_closed and self._whole.breaker.state is _OPEN
 
     def state(self) -> BreakerState:
         """The worst of its breakers, for gauges."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
+    gc.disable()  # nothing that is imported is garbage
     from gateway.up import up  # here, not above: a client command starts twice as fast
+
+    gc.enable()
 
     given = {"workers": arguments.workers, "role": arguments.role}
     named = {name: value for name, value in given.items() if value is not None}
@@ -64,7 +68,10 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _worker(_: argparse.Namespace) -> int:
+    gc.disable()  # nothing that is imported is garbage: a sixth of a worker's start
     from gateway.worker import run
+
+    gc.enable()
 
     return run(Settings.load())
 

@@ -31,8 +31,8 @@ class ChannelRuntime:
     claiming: int = 0  # segments whose claim is in a flush
     is_up: bool = False
     was_up: bool = False  # until it is, another process may have it
-    down_at: float = 0.0  # monotonic
-    is_lent: bool = False  # down for long: others send what would be held here
+    down_at: float = 0.0  # monotonic, when it went down or was left
+    is_lent: bool = False  # that is long ago: others send what would be held here
     is_pumping: bool = False
     # Its health and its breakers; wiring gives the one that outlives a change of sessions.
     watch: Watch = field(default_factory=lambda: Watch(HealthPolicy(), 0.0, lambda: 0.5))
@@ -89,6 +89,11 @@ class ChannelRuntime:
         """Whether it takes less than its window: a breaker is not closed, or it starts again."""
         return not self.watch.is_closed or self.start is not None
 
+    @property
+    def is_away(self) -> bool:
+        """Whether nothing of ours goes over it, though we had it: its sessions, or its health."""
+        return self.was_up and (not self.is_up or self.watch.is_left)
+
     def room(self, now: float) -> int:
         """How many segments may leave while it is eased."""
         sent_ats = [submit.sent_at for submit in self.adapter.waiting()]
@@ -107,6 +112,8 @@ class ChannelRuntime:
 
     def moved(self, now: float) -> None:
         """One of its breakers moved: what waited till it is closed goes by class."""
+        if self.is_up:
+            self.is_lent, self.down_at = False, now
         self.strict_until = now if self.watch.is_closed else math.inf
 
     def tick(self, now: float) -> None:

@@ -47,6 +47,13 @@ class ChannelChoice:
             return fit
         return next((one for one in channels if self._is_up(one, message_class)), None)
 
+    def taker(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
+        """The channel that takes ordinary messages of these now; None while all only wait.
+
+        One that is on its ramp counts as waiting.
+        """
+        return self._first_fit(channels, message_class, ())
+
     def _is_up(self, channel: int, message_class: MessageClass) -> bool:
         """Whether a session of ours takes the class, whatever its breakers say."""
         runtime = self.channels.get(channel)
@@ -57,10 +64,16 @@ class ChannelChoice:
     ) -> bool:
         runtime = self.channels.get(channel)
         if runtime is None or not runtime.is_up:
-            return self.is_remote(channel) and self._is_open(channel, message_class)
+            return self._is_taken_elsewhere(channel, message_class)
         if message_class not in runtime.takes:
             return False
         return runtime.watch.is_closed or self._is_taken(runtime, message)
+
+    def _is_taken_elsewhere(self, channel: int, message_class: MessageClass) -> bool:
+        """Whether it is another process's channel, and one of them sends over it."""
+        if self.remote is None or not self.is_remote(channel):
+            return False
+        return self.remote.takes(channel) and self._is_open(channel, message_class)
 
     def _is_taken(self, runtime: ChannelRuntime, message: Message | None) -> bool:
         """Whether its breakers, not all closed, take the message."""
@@ -89,12 +102,13 @@ class ChannelChoice:
     def is_lent(self, channel: int) -> bool:
         """Whether another process sends what no other channel of its route can take here.
 
-        Ours has been down for `LEND_AFTER_S`; it is ours again as soon as it is up.
+        Ours has been down, or left for its health, for `LEND_AFTER_S`; it is ours again as soon as
+        it is up, or is to be tried.
         """
         runtime = self.channels.get(channel)
         if self.remote is None or runtime is None or not runtime.is_lent:
             return False
-        return self.remote.is_up(channel)
+        return self.remote.takes(channel)
 
     def _is_elsewhere(self, channel: int) -> bool:
         return self.is_remote(channel) or self.is_lent(channel)

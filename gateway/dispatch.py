@@ -31,7 +31,7 @@ from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
-from gateway.watching import feed, glance, tell
+from gateway.watching import feed, glance, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
 from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
@@ -102,6 +102,7 @@ class Dispatcher(ChannelChoice):
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
         self.last_look = LastLook(self._ends.reject, self.withdrawn)
+        self.health_news: Callable[[], None] = lambda: None  # the other processes are told
         self.is_stopped = False
         self.start_step_s = 1.0  # of a channel that comes up with a crowd before it
         self.drain_after_s = math.inf  # without an open submit a draining channel logs out
@@ -123,7 +124,7 @@ class Dispatcher(ChannelChoice):
             # HELD has no runtime; a changed channel starts down
             is_open = bool(channel) and self.can_send(channel)
             if not is_open or (has_other_texts and channel in snapshot.demanding):
-                self._moves.rechoose(channel)
+                self._rechoose(channel)
 
     def _use_states(self, snapshot: config.Snapshot) -> None:
         """What waits for a channel that an operator has paused since is chosen again.
@@ -264,10 +265,10 @@ class Dispatcher(ChannelChoice):
         if channel != message.channel:
             if primary and channel and not message.is_adopted:
                 self._count_failover(message, primary, channel)
-            runtime = self.channels.get(channel)
-            if runtime is not None and not runtime.watch.is_closed:
-                runtime.watch.bound(message.carrier)
             message.channel = channel
+        runtime = self.channels.get(channel)
+        if runtime is not None and not runtime.watch.is_closed:
+            runtime.watch.bound(message.carrier)
         return channel
 
     def _may_know_soon(self, message: Message) -> bool:
@@ -293,10 +294,10 @@ class Dispatcher(ChannelChoice):
             self._lanes.put(channel, message)
         return channel
 
-    def spill(self, message: Message, channel: int) -> None:
-        """Put a message that is throttled for too long into a spare channel's lane, at its head."""
+    def spill(self, message: Message, channel: int, cause: str) -> None:
+        """Put a message that its channel cannot take into a spare one's lane, at its head."""
         names = self._ledger.channel_names
-        labels = names.get(message.channel, ""), names.get(channel, ""), "throttled"
+        labels = names.get(message.channel, ""), names.get(channel, ""), cause
         self._metrics.failover_total.inc(labels)
         message.throttled_at = message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
@@ -320,10 +321,12 @@ class Dispatcher(ChannelChoice):
         runtime = self.channels.get(channel)
         if self.is_stopped:
             return
-        if runtime is None or not runtime.is_up:
+        if runtime is None or not runtime.is_up or runtime.is_lent:
             if self.remote is not None and self._is_elsewhere(channel):
                 self.remote.pump(channel)
-            return
+                return
+            if runtime is None or not runtime.is_up:
+                return
         if runtime.is_pumping:
             return
         runtime.is_pumping = True
@@ -563,7 +566,7 @@ class Dispatcher(ChannelChoice):
         runtime.unsent.clear()
         if unsent and self.not_sent is not None:
             self.not_sent(runtime.config.id, unsent, reason)
-        self._moves.rechoose(runtime.config.id)
+        self._rechoose(runtime.config.id)
 
     def heard(self, channel: int, results: Sequence[tuple[Submit, Outcome]]) -> None:
         """What carriers answered, and what they did not: the channel's health."""
@@ -592,6 +595,7 @@ class Dispatcher(ChannelChoice):
         self._watch_at = now + WATCH_S
         moved: list[ChannelRuntime] = []
         for channel, runtime in self.channels.items():
+            link_tests(runtime, self._metrics, now)
             moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
             tell(runtime, moves)
             if moves:
@@ -602,15 +606,13 @@ class Dispatcher(ChannelChoice):
                 self._leave(runtime, "channel.unavailable")
         if moved:
             self._rechoose_waiting()
-            for channel, runtime in self.channels.items():
-                if runtime not in moved and not runtime.watch.is_closed:
-                    self._moves.rechoose(channel)
+            self.health_news()
 
     def remote_changed(self, came: Iterable[int], went: Iterable[int]) -> None:
         """Other processes have got or lost their last session of these channels."""
         for channel in went:
             if not self.can_send(channel):
-                self._moves.rechoose(channel)
+                self._rechoose(channel)
         came = list(came)
         if came:
             self._rechoose_waiting()
@@ -618,20 +620,32 @@ class Dispatcher(ChannelChoice):
             self.pump(channel)
 
     def _rechoose_waiting(self) -> None:
-        """A channel can be used: it may take what is held, and what waits for a lent channel."""
+        """A channel can be used: it may take what is held, and what waits for a worse one.
+
+        Worse is one that is lent, or that a breaker keeps: there messages wait as nothing else
+        was up.
+        """
         for channel, runtime in self.channels.items():
-            if runtime.is_lent:
-                self._moves.rechoose(channel)
-        self._moves.rechoose(HELD)
+            if runtime.is_lent or not runtime.watch.is_closed:
+                self._rechoose(channel)
+        self._rechoose(HELD)
+
+    def _rechoose(self, channel: int) -> None:
+        """What waits in a lane is bound anew, also to the same channel: its probes are too."""
+        runtime = self.channels.get(channel)
+        if runtime is not None:
+            runtime.watch.unbound()
+        self._moves.rechoose(channel)
 
     def _lend(self, runtime: ChannelRuntime, now: float) -> None:
-        """Our sessions stay away: what is held for want of them may go to another process."""
-        if runtime.is_up or runtime.is_lent or not runtime.was_up:
+        """Ours stays away: what is held for want of it, or waits for it, may go elsewhere."""
+        if runtime.is_lent or not runtime.is_away:
             return
         if now - runtime.down_at >= LEND_AFTER_S:
             runtime.is_lent = True
             if self.is_lent(runtime.config.id):
-                self._moves.rechoose(HELD)
+                self._rechoose(runtime.config.id)
+                self._rechoose(HELD)
 
     def answered(self, channel: int, taken: int, throttled: int, answer_s: float) -> None:
         """What a burst of answers says of the carrier's pace: segments, and seconds for one."""

@@ -7,7 +7,6 @@ read in those: `admit` → `accept` → `lanes` → `dispatch` → `settle` / `r
 from __future__ import annotations
 
 import math
-import shutil
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from gateway.reports import Reports
 from gateway.schedule import Schedule
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
+from gateway.shedding import Shedding
 from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
 from ratelimit.tenants import TenantLimits
@@ -51,14 +51,6 @@ from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
 log = get_logger(__name__)
-
-# Intake closes by class: marketing first, otp last (RELIABILITY section 7).
-_SHED_FACTOR = {
-    MessageClass.MARKETING: 1.0,
-    MessageClass.TRANSACTIONAL: 1.5,
-    MessageClass.OTP: 2.5,
-}
-STORAGE_CHECK_S = 5.0
 
 
 class JournalGate:
@@ -150,7 +142,6 @@ class Flow:
         self.journal = parts.journal
         self.supervisor_socket = parts.supervisor_socket
         self.public_metrics = parts.public_metrics
-        self._data_dir = parts.data_dir
         self._monotonic = parts.monotonic
         self.snapshot, self.calls = Snapshot(), Calls(self)
         self.access = Access()  # filled by wiring
@@ -164,11 +155,15 @@ class Flow:
         self.loop_lag_s = 0.0
         self.is_draining = False
         self.is_intake_closed = False
-        self._storage_at = -STORAGE_CHECK_S
-        self._storage_share = 0.0
-        self._queue_bound = 0.0
         self.accepting = 1  # living processes that take messages; each has its part of the queue
-        self._closed: dict[MessageClass, tuple[str, str, int]] = {}
+        self.shedding = Shedding(
+            limits=parts.reliability,
+            backlog=parts.backlog,
+            lanes=parts.lanes,
+            dispatcher=parts.dispatcher,
+            data_dir=parts.data_dir,
+            monotonic=parts.monotonic,
+        )
         self.tenant_names: dict[int, str] = {}
 
     # -- for the API -----------------------------------------------------------------------
@@ -230,41 +225,21 @@ class Flow:
         """(code, detail, Retry-After s) while intake of the class is closed."""
         if self.is_intake_closed:
             return "shed.draining", "This process is shutting down; another one takes over.", 5
-        return self._closed.get(message_class)
+        return self.shedding.closed.get(message_class)
+
+    def route_full(self, message: Message) -> tuple[str, str, int] | None:
+        """The same of an open class, while too much waits for the channels of its route."""
+        return self.shedding.route_full(message)
 
     def refresh_shed(self) -> None:
         """Look at database, event loop, queues and disk, some twenty times a second."""
-        is_up = self.acceptor is not None and self.acceptor.is_up()
-        self._closed = {}
-        for message_class, factor in _SHED_FACTOR.items():
-            why = self._overload(factor)
-            if not is_up or not self.lease.is_valid():
-                why = "store.unavailable", "The gateway waits for its database.", 2
-            if why is not None:
-                self._closed[message_class] = why
-
-    def _overload(self, factor: float) -> tuple[str, str, int] | None:
-        """RELIABILITY section 9; `factor` makes the classes close one after another."""
-        limits = self.reliability
-        age_s = self.acceptor.oldest_write_age_s() if self.acceptor is not None else 0.0
-        if age_s > limits.shed_write_age_s * factor:
-            return "shed.store_slow", "The database answers too slowly just now.", 2
-        if self.loop_lag_s > limits.shed_loop_lag_s * factor:
-            return "shed.overloaded", "The gateway is overloaded just now.", 1
-        bound = self._queue_bound / self.accepting
-        if bound and self.backlog.queued() > bound * factor:
-            return "shed.queue_full", "More is queued than the channels can send in time.", 10
-        if self._storage() > limits.shed_storage_share:
-            return "shed.storage_full", "The gateway's disk is almost full.", 60
-        return None
-
-    def _storage(self) -> float:
-        now = self._monotonic()
-        if now - self._storage_at >= STORAGE_CHECK_S:
-            self._storage_at = now
-            usage = shutil.disk_usage(self._data_dir)
-            self._storage_share = 1.0 - usage.free / usage.total if usage.total else 0.0
-        return self._storage_share
+        acceptor = self.acceptor
+        self.shedding.refresh(
+            is_writable=acceptor is not None and acceptor.is_up() and self.lease.is_valid(),
+            write_age_s=0.0 if acceptor is None else acceptor.oldest_write_age_s(),
+            loop_lag_s=self.loop_lag_s,
+            accepting=self.accepting,
+        )
 
     def is_ready(self) -> list[str]:
         """What is missing before this process may take traffic; empty = ready."""
@@ -377,8 +352,6 @@ class Flow:
         self.tenant_names = {tenant.id: tenant.name for tenant in snapshot.tenants.values()}
         for channel in snapshot.channels.values():
             self.ledger.channel_names[channel.id] = channel.name
-        rate = sum(channel.segments_per_second for channel in snapshot.channels.values())
-        self._queue_bound = rate * self.reliability.shed_queue_s
         self.limiter.configure(snapshot)
         self.reports_desk.use(snapshot.channels.values())
         self.vendors.use(snapshot.channels.values())
@@ -408,9 +381,12 @@ class Flow:
         metrics.channel_state.clear()  # a channel may be another process's now
         metrics.channel_receiving.clear()
         metrics.channel_pace.clear()
+        metrics.channel_heard_age_seconds.clear()
         for runtime in self.dispatcher.channels.values():
             if runtime.throttle.pace < math.inf:
                 metrics.channel_pace.set((runtime.config.name,), runtime.throttle.pace)
+            heard_s = max(0.0, now - runtime.watch.heard_at())
+            metrics.channel_heard_age_seconds.set((runtime.config.name,), heard_s)
             is_receiving = float(runtime.adapter.is_receiving())
             metrics.channel_receiving.set((runtime.config.name,), is_receiving)
             for state in ("up", "down"):

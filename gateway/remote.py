@@ -63,6 +63,7 @@ class RemoteChannels:
         self._metrics = metrics
         self._unix = unix
         self._up: dict[int, tuple[int, ...]] = {}  # by channel; processes of our node first
+        self._left: frozenset[int] = frozenset()  # channels that are up only where they are left
         self._near: frozenset[int] = frozenset()  # the processes of our node
         self._turns: dict[int, int] = {}
         self._sizes: dict[int, int] = {}  # messages of a block, by channel
@@ -87,19 +88,28 @@ class RemoteChannels:
 
     def is_up(self, channel: int) -> bool:
         """Whether another process has a session of the channel."""
+        return channel in self._up or channel in self._left
+
+    def takes(self, channel: int) -> bool:
+        """Whether one sends over it, too: its breaker does not keep the channel."""
         return channel in self._up
 
     def receivers(self, channel: int) -> tuple[int, ...]:
-        """The other processes that have the channel up, those of our node first."""
+        """The other processes that send over the channel, those of our node first."""
         return self._up.get(channel, ())
 
     def update(
-        self, up: Mapping[int, Sequence[int]], near: Collection[int]
+        self,
+        up: Mapping[int, Sequence[int]],
+        near: Collection[int],
+        left: Collection[int] = (),
     ) -> tuple[set[int], set[int]]:
         """Take over a new picture: processes by channel, and who is on our node.
 
-        Returns the channels that came up and those that went down.
+        `left` are channels that processes have a session of and do not send over. Returns the
+        channels that came up and those that went down.
         """
+        self._left = frozenset(left)
         self._near = frozenset(near)
         before = self._up.keys()
         now = {
@@ -250,7 +260,7 @@ class RemoteChannels:
             self.go_on(channel)
 
     def must_come_back(self, handover: Handover) -> bool:
-        """Whether its receiver cannot send it: it is dead, or has lost the channel."""
+        """Whether its receiver cannot send it: it is dead, or has lost or left the channel."""
         return bool(handover.channel) and handover.receiver not in self.receivers(handover.channel)
 
     def oldest_age_s(self) -> float:

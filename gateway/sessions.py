@@ -106,7 +106,7 @@ class Sessions:
         self._wake.set()
 
     def link_changed(self) -> None:
-        """One of our channels got or lost its sessions: tell the others."""
+        """One of our channels got or lost its sessions, or was left for its health: tell it."""
         self._must_publish = True
         self._wake.set()
 
@@ -144,7 +144,7 @@ class Sessions:
         """Say which channels are up here; the others are woken."""
         self._must_publish = False
         rows = [
-            (channel, runtime.config.sessions, runtime.is_up)
+            (channel, 0 if runtime.watch.is_left else runtime.config.sessions, runtime.is_up)
             for channel, runtime in self._dispatcher.channels.items()
             if not self._is_leaving
         ]
@@ -163,17 +163,18 @@ class Sessions:
     async def look(self) -> None:
         """See which channels the others have."""
         up: dict[int, list[int]] = {}
+        left: dict[int, list[int]] = {}
         nodes: dict[int, set[str]] = {}
         near: set[int] = set()
-        for process, node, channel in await channels_up(self._pool):
+        for process, node, channel, is_left in await channels_up(self._pool):
             if process == self._place.process:
                 continue
-            up.setdefault(channel, []).append(process)
+            (left if is_left else up).setdefault(channel, []).append(process)
             if node == self._place.node:
                 near.add(process)
             else:
                 nodes.setdefault(channel, set()).add(node)
-        came, went = self._remote.update(up, near)
+        came, went = self._remote.update(up, near, left)
         if came or went:
             self._dispatcher.remote_changed(came, went)
         counts = {channel: len(names) for channel, names in nodes.items()}

@@ -96,6 +96,7 @@ class Reliability(BaseModel):
     restart_ready_s: Seconds = 60  # a restarted worker is ready by then, or the restart stops
     channel_drain_s: Seconds = 60  # a draining channel logs out with nothing open for so long
     enquire_link_s: Seconds = 15  # link test of an idle session
+    probe_s: Seconds = 10  # probe of an idle vendor over HTTP: a connection, no request
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step
     reconnect_max_s: Seconds = 60  # and its cap
@@ -119,9 +120,14 @@ class Reliability(BaseModel):
     shed_loop_lag_s: Seconds = 0.2  # event loop later than this: 503
     shed_storage_share: Share = 0.95  # disk fuller than this: 503
     shed_queue_s: Seconds = 600  # queue longer than this at the channel's rate: 503
+    # The same while no channel of a route takes messages: it is held, and intake closes by class.
+    shed_held_marketing_s: Seconds = 60
+    shed_held_transactional_s: Seconds = 300
+    shed_held_otp_s: Seconds = 600
     valkey_timeout_s: Seconds = 0.05  # of a question about limits; then each process by itself
     # When a channel is left and come back to (RELIABILITY 7); `failover.health.HealthPolicy`.
     health_link_errors: Count = 5  # connects, logins or links lost, in a row
+    health_link_test_s: Seconds = 5  # a link test or probe answered later is a link error as well
     health_config_errors: Count = 3  # answers that refuse the account, none taken in between
     health_no_answer_s: Seconds = 10  # nothing heard for so long …
     health_no_answer_waiting: Count = 8  # … while so many submits wait
@@ -179,6 +185,9 @@ class Reliability(BaseModel):
             raise ValueError("lease_renew_s must be at most half of lease_s")
         if self.drain_before_s + self.drain_answers_s > self.drain_total_s:
             raise ValueError("drain_before_s + drain_answers_s must fit into drain_total_s")
+        held = self.shed_held_marketing_s, self.shed_held_transactional_s, self.shed_held_otp_s
+        if list(held) != sorted(held):
+            raise ValueError("shed_held_… must not fall from marketing over transactional to otp")
         if self.marketing_opens_h >= self.marketing_closes_h:
             raise ValueError("marketing_opens_h must be below marketing_closes_h")
         if self.reconnect_min_s > self.reconnect_max_s:

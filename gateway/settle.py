@@ -29,6 +29,7 @@ from telemetry.metrics import Metrics
 
 # Another channel may do better.
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.NETWORK, Cause.UNKNOWN})
+NOT_CONNECTED = "channel.not_connected"  # no connection for a request: nothing of it left
 THROTTLE_MIN_S, THROTTLE_MAX_S = 1.0, 5.0  # RELIABILITY section 6
 # A throttled message that would wait longer than this for its channel goes to a backup.
 PATIENCE_S, OTP_PATIENCE_S = 10.0, 1.0
@@ -99,7 +100,8 @@ class Burst:
     sql: list[str] = field(default_factory=list)
     unparked: list[int] = field(default_factory=list)  # in one statement, after `sql`
     again: list[Message] = field(default_factory=list)  # back into their lanes now
-    spilled: list[tuple[Message, int]] = field(default_factory=list)  # into these backups' lanes
+    # Into these backups' lanes, for these causes.
+    spilled: list[tuple[Message, int, str]] = field(default_factory=list)
     # back into their lanes after the commit, if that row is stored then
     after: list[tuple[Message, EventRow]] = field(default_factory=list)
     is_urgent: bool = False
@@ -201,8 +203,8 @@ class Settler:
             )
         if burst.again:
             self._dispatcher.put(burst.again, first=True)
-        for message, channel in burst.spilled:
-            self._dispatcher.spill(message, channel)
+        for message, channel, cause in burst.spilled:
+            self._dispatcher.spill(message, channel, cause)
         self._evidence.ask()
 
     def _settle(self, burst: Burst, submit: Submit, outcome: Outcome) -> None:
@@ -375,8 +377,8 @@ class Settler:
                 self._rejected(burst, message, outcome)
             case Throttled(retry_after_s):
                 self._throttled(burst, message, retry_after_s)
-            case NotSent():
-                self._come_back(burst, message)
+            case NotSent(reason=reason):
+                self._not_sent(burst, message, reason)
             case Submitted():
                 raise AssertionError("a taken segment is decided elsewhere")
             case _:
@@ -393,9 +395,19 @@ class Settler:
         if burst.now + wait_s - message.throttled_at > patience_s and not message.copy:
             spare = self._dispatcher.spare(message, burst.channel)
             if spare and undo_attempt(message):
-                burst.spilled.append((message, spare))
+                burst.spilled.append((message, spare, "throttled"))
                 return
         self._come_back(burst, message, _jitter(wait_s))
+
+    def _not_sent(self, burst: Burst, message: Message, reason: str) -> None:
+        """Not written. A vendor that could not be reached is left by it at once: its link, which
+        takes some failures to fall, would keep it waiting for a connection each time."""
+        is_link = reason == NOT_CONNECTED and not message.copy
+        spare = self._dispatcher.spare(message, burst.channel) if is_link else 0
+        if spare and undo_attempt(message):
+            burst.spilled.append((message, spare, "link"))
+            return
+        self._come_back(burst, message)
 
     def _rejected(self, burst: Burst, message: Message, outcome: Rejected) -> None:
         goes_on = self._may_try_next(burst.channel, message, outcome)

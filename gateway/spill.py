@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from math import ceil
 from operator import attrgetter
@@ -268,6 +268,7 @@ class Spill:
             message_class: {} for message_class in MessageClass
         }
         self._sizes = dict.fromkeys(MessageClass, 0)
+        self._by_route: dict[MessageClass, dict[Route, int]] = {each: {} for each in MessageClass}
         self._ages = {message_class: _Moments(_AGE_SHIFT) for message_class in MessageClass}
         self._floor = _Moments(_FLOOR_SHIFT)
         self._unparked: dict[int, int] = {}
@@ -331,6 +332,8 @@ class Spill:
         if not queue.is_in_ring:
             self._into_ring(queue, first=False)
         self._sizes[message_class] += 1
+        by_route = self._by_route[message_class]
+        by_route[route] = by_route.get(route, 0) + 1
         self.total += 1
         self._ages[message_class].add(message_id)
         if not is_parked:
@@ -349,6 +352,10 @@ class Spill:
         queue.is_in_ring = True
 
     # -- out -------------------------------------------------------------------------------
+
+    def waiting(self, message_class: MessageClass) -> Mapping[Route, int]:
+        """How many ids of the class wait, by route; those in hand too."""
+        return self._by_route[message_class]
 
     def routes(self, message_class: MessageClass) -> list[Route]:
         """The routes that something of the class waits for."""
@@ -409,6 +416,10 @@ class Spill:
             queue = one.queue
             queue.in_hand -= 1
             self._sizes[queue.message_class] -= 1
+            by_route = self._by_route[queue.message_class]
+            by_route[queue.route] -= 1
+            if not by_route[queue.route]:
+                del by_route[queue.route]
             self.total -= 1
             self._ages[queue.message_class].remove(one.id)
             if not one.is_parked:

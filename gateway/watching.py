@@ -24,6 +24,7 @@ from sms import config
 from sms.model import Carrier, Submit
 from sms.outcomes import Cause, Outcome, Rejected, Submitted, Throttled, Uncertain
 from telemetry.logs import get_logger
+from telemetry.metrics import Metrics
 
 log = get_logger(__name__)
 
@@ -142,13 +143,25 @@ def glance(runtime: ChannelRuntime, lane: Lane, now: float) -> Glance:
     """What a channel looks like; called once a second."""
     adapter = runtime.adapter
     failures, runtime.link_failures = runtime.link_failures, adapter.failures
-    if not runtime.is_up and adapter.failures > failures:
+    if adapter.failures > failures and not (runtime.is_up and adapter.has_sessions):
         # each of its sessions tries by itself: together they are one channel's error
-        runtime.watch.link_failed((adapter.failures - failures) / runtime.config.sessions)
+        sessions = runtime.config.sessions if adapter.has_sessions else 1
+        runtime.watch.link_failed((adapter.failures - failures) / sessions)
     waiting: dict[Carrier, list[float]] = {}
     for submit in adapter.waiting():
         waiting.setdefault(submit.message.carrier, []).append(submit.sent_at)
     return Glance(runtime.is_up, adapter.free() > 0, waiting, _head_age_s(runtime, lane, now))
+
+
+def link_tests(runtime: ChannelRuntime, metrics: Metrics, now: float) -> None:
+    """Take note of what link tests and probes came to; called once a second."""
+    tests = runtime.adapter.link_tests()
+    part = 1.0 / runtime.config.sessions if runtime.adapter.has_sessions else 1.0
+    if tests.lost:
+        runtime.watch.link_failed(tests.lost * part)
+    for seconds in tests.answered_s:
+        metrics.link_test_seconds.observe((runtime.config.name,), seconds)
+        runtime.watch.link_tested(seconds, now, part)
 
 
 def _head_age_s(runtime: ChannelRuntime, lane: Lane, now: float) -> float:

@@ -336,6 +336,7 @@ def _join_sessions(worker: Worker, numbers: Reliability) -> None:
     dispatcher, sessions = worker.flow.dispatcher, worker.peers.sessions
     dispatcher.drain_after_s = numbers.channel_drain_s
     dispatcher.start_step_s = numbers.channel_start_step_s
+    dispatcher.health_news = sessions.link_changed
     dispatcher.drained = partial(_drained, worker)
     worker.inbound.opted_out = worker.canaries.opted_out
     sessions.changed = lambda: _sessions_changed(worker, numbers)
@@ -612,6 +613,7 @@ def _session_policy(numbers: Reliability, lease: ProcessLease) -> SessionPolicy:
         life=lease.epoch,
         response_timeout_s=numbers.response_timeout_s,
         link_test_s=numbers.enquire_link_s,
+        probe_s=numbers.probe_s,
         submit_timeout_otp_s=numbers.submit_timeout_otp_s,
         submit_timeout_s=numbers.submit_timeout_s,
         uncertain_slot_s=numbers.uncertain_slot_s,

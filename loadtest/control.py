@@ -72,7 +72,7 @@ class Controlled(ABC):
         except ValueError:
             after = -1
         if after < 0 or set(request.query) - {"after"}:
-            return _problem([("/after", "give a whole number, 0 or more; nothing else is known")])
+            return problem([("/after", "give a whole number, 0 or more; nothing else is known")])
         record = self._desk.record
         count = record.count
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -96,10 +96,10 @@ class Controlled(ABC):
         try:
             raw = json.loads(await request.read())
         except ValueError:
-            return _problem([("", "give a JSON object")], status=400)
+            return problem([("", "give a JSON object")], status=400)
         changed = change(self._desk.behaviour, raw)
         if isinstance(changed, list):
-            return _problem(changed)
+            return problem(changed)
         before, self._desk.behaviour = self._desk.behaviour, changed
         try:
             await self.set_link(changed.link)
@@ -109,7 +109,7 @@ class Controlled(ABC):
                 f"stays down: port {self.port} cannot be opened, somebody else may have it; free "
                 "it, then send this again"
             )
-            return _problem([("/link", detail)], status=409, code="behaviour.port_taken")
+            return problem([("/link", detail)], status=409, code="behaviour.port_taken")
         return web.json_response(changed.shown())
 
     async def post_inbound(self, request: web.Request) -> web.Response:
@@ -117,10 +117,10 @@ class Controlled(ABC):
         try:
             raw = json.loads(await request.read())
         except ValueError:
-            return _problem([("", "give a JSON object")], status=400, code="inbound.invalid")
+            return problem([("", "give a JSON object")], status=400, code="inbound.invalid")
         text = parse_phone_text(raw)
         if isinstance(text, list):
-            return _problem(text, code="inbound.invalid")
+            return problem(text, code="inbound.invalid")
         segments = self.phone(text)
         return web.json_response({"segments": segments}, status=202)
 
@@ -144,9 +144,10 @@ class Controlled(ABC):
         return application
 
 
-def _problem(
+def problem(
     wrong: list[tuple[str, str]], status: int = 422, code: str = "behaviour.invalid"
 ) -> web.Response:
+    """What a control port says no with: every wrong field, as (JSON pointer, remedy)."""
     pointer, detail = wrong[0]
     body = {
         "type": "about:blank",

@@ -140,9 +140,19 @@ class StockGateway:
         return str(self._told["sink"]["url"])
 
     @property
+    def url(self) -> str:
+        """The public door."""
+        return str(self._told["url"])
+
+    @property
     def api_key(self) -> str:
         """The sandbox tenant's key."""
         return str(self._told["api_key"])
+
+    @property
+    def admin_key(self) -> str:
+        """The sandbox's admin key."""
+        return str(self._told["admin_key"])
 
     # -- starting and stopping -------------------------------------------------------------
 

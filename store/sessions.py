@@ -28,6 +28,7 @@ class ChannelUp(NamedTuple):
     process: int
     node: str
     channel: int
+    is_left: bool = False  # it has a session, and a breaker keeps messages from it
 
 
 async def hold_sessions(  # noqa: PLR0913 - who asks for what, keyword-only
@@ -114,10 +115,11 @@ async def let_sessions_go(pool: Pool, process: int, channel: int | None = None) 
 
 
 async def publish_channels(pool: Pool, process: int, rows: Sequence[tuple[int, int, bool]]) -> None:
-    """Say which channels this process has: (channel, sessions held, is up), all at once.
+    """Say which channels this process has: (channel, sessions used, is up), all at once.
 
-    What it said before is gone. `pool` is the process's own. Raises StoreUnavailable, and
-    LeaseLost when the process has a newer owner.
+    Up with no session used is one that the process has left for its health: to older versions it
+    is simply up. What it said before is gone. `pool` is the process's own. Raises
+    StoreUnavailable, and LeaseLost when the process has a newer owner.
     """
     channels = [row[0] for row in rows]
     async with acquire(pool) as conn, conn.transaction():
@@ -144,7 +146,7 @@ async def channels_up(pool: Pool) -> list[ChannelUp]:
     """Who has a session of which channel: living processes only. Raises StoreUnavailable."""
     async with acquire(pool) as conn:
         rows = await conn.fetch(
-            "SELECT process, p.node, c.channel FROM process_channels c"
+            "SELECT process, p.node, c.channel, c.sessions = 0 FROM process_channels c"
             " JOIN processes p USING (process)"
             " WHERE c.is_up AND p.node IS NOT NULL AND p.lease_until > clock_timestamp()"
             " ORDER BY channel, process"

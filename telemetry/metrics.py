@@ -445,6 +445,17 @@ class Metrics:
             ("channel",),
             "max",
         )
+        self.link_test_seconds = Histogram(
+            "link_test_seconds",
+            "Time of a link test's answer, or of a connection to a vendor that is idle.",
+            ("channel",),
+        )
+        self.channel_heard_age_seconds = Gauge(
+            "channel_heard_age_seconds",
+            "Seconds since a channel's carrier last answered a submit, a link test or a probe.",
+            ("channel",),
+            "max",
+        )
         self.channel_pace = Gauge(
             "channel_pace",
             "Segments per second that throttling answers leave of a channel; absent without any.",

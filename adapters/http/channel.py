@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import assert_never
 
-from adapters.base import ChannelSink, Lost
+from adapters.base import ChannelSink, LinkTests, Lost
 from adapters.http import settings
 from adapters.http.asking import ASKS, NEVER_ACCEPTED, Asker
 from adapters.http.book import Book, Key, key_of
@@ -161,6 +161,11 @@ class HttpChannel:
     def congestion(self) -> int:
         """No vendor says how busy it is."""
         return 0
+
+    def link_tests(self) -> LinkTests:
+        """What the probes of an idle vendor have told; those that failed are `failures`."""
+        probes_s, self._link.probes_s = self._link.probes_s, []
+        return LinkTests(probes_s)
 
     def submit(self, submits: Sequence[Submit]) -> list[Submit]:
         """Journal one burst and send it; returns its tail that did not leave, in order.

@@ -1,8 +1,8 @@
 """Whether a vendor can be reached: told from connections that stood or failed, and probed for.
 
     down ──a connection stood──▶ up ──FAILURES in a row failed──▶ down: probed with backoff
-                                └──no request for LOOK_S: probed too, so that nobody is told "up"
-                                   of a vendor that has been away since the last message
+                                └──no request for `probe_s`: probed too, so that nobody is told
+                                   "up" of a backup that has been away since the last message
 
 What a vendor answers is no matter of the link: an account that it refuses is said once a minute.
 """
@@ -25,7 +25,7 @@ from telemetry.logs import get_logger
 log = get_logger(__name__)
 
 FAILURES = 5  # in a row, and the link is down (RELIABILITY section 7)
-LOOK_S = 10.0  # without a connection made or used; at most the longest pause between probes
+JITTER = 0.2  # of the time between two probes, either way: they come from many processes
 
 
 class Link:
@@ -41,6 +41,7 @@ class Link:
         self.is_up = False
         self.failures = 0  # connections that failed, in all
         self.last_reason = ""  # why the newest one did
+        self.probes_s: list[float] = []  # how long each that worked took, until taken
         self._channel = channel
         self._sink = sink
         self._policy = policy
@@ -158,7 +159,8 @@ class Link:
 
     async def _has_fallen(self, client: Client, url: str) -> bool:
         """Wait for its fall, and probe once when nothing was sent meanwhile; whether it fell."""
-        longest = min(LOOK_S, self._policy.reconnect_max_s)
+        spread = 1.0 + JITTER * (2.0 * self._dice() - 1.0)
+        longest = min(self._policy.probe_s * spread, self._policy.reconnect_max_s)
         if await _pause(self._went_down, self._policy.reconnect_min_s if self._row else longest):
             return True
         is_idle, self._was_used = not self._was_used, False
@@ -174,7 +176,13 @@ class Link:
     async def _probe(self, client: Client, url: str) -> Failed | None:
         """An address that parts of a message complete is known when there is one: no doubt of it
         before."""
-        return await client.reach(url) if names_host(url) else None
+        if not names_host(url):
+            return None
+        began = time.monotonic()
+        failed = await client.reach(url)
+        if failed is None:
+            self.probes_s.append(time.monotonic() - began)
+        return failed
 
     def _tell_down(self) -> None:
         """Log why: each reason when it is new, then once a minute."""

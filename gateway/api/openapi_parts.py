@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from gateway.api.problems import KINDS
@@ -77,6 +78,7 @@ _MAIN_CASE = {
 }
 
 
+@cache
 def _refused(status: int) -> str:
     codes = ", ".join(f"`{code}`" for code, kind in KINDS.items() if kind.status == status)
     return f"{_MAIN_CASE[status]} Codes: {codes}."

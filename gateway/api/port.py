@@ -379,6 +379,10 @@ class FlowPort(Protocol):
         """(code, detail, Retry-After in seconds) when intake of the class is closed for now."""
         ...
 
+    def route_full(self, message: Message) -> tuple[str, str, int] | None:
+        """The same where only too much waits for the channels that the message would take."""
+        ...
+
     @property
     def intake(self) -> IntakePort:
         """Keys that a request is known by."""

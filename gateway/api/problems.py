@@ -237,6 +237,12 @@ KINDS: dict[str, Kind] = {
     ),
     "store.unavailable": Kind(503, "Store not available", _WAIT),
     "shed.queue_full": Kind(503, "Queue full", _WAIT),
+    "shed.no_channel": Kind(
+        503,
+        "All channels of the route are away",
+        "Send again after Retry-After, the urgent first: otp is held longest, marketing refused"
+        " first. If it lasts, ask the operator which channels are away.",
+    ),
     "outcome_unknown": Kind(
         503,
         "Outcome unknown",

@@ -197,7 +197,7 @@ class QuickDoor:
         if errors or isinstance(message, Refused) or flow.shed(message.message_class) is not None:
             return None
         keys = self._keys(message, name, body)
-        if keys and flow.holder(keys) is not None:
+        if flow.route_full(message) is not None or (keys and flow.holder(keys) is not None):
             return None
         taken = flow.limiter.take(tenant.id, message.message_class, len(message.texts), started)
         if taken is None or taken.retry_after_s:

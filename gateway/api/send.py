@@ -14,7 +14,7 @@ promise of a 202 is made by the await on `accept` and nowhere else.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -410,10 +410,7 @@ class SendDoor:
         if key is not None:
             keys.insert(0, key)
         wanted = _by_class(messages)
-        for message_class in wanted:
-            closed = flow.shed(message_class)
-            if closed is not None:
-                raise ProblemError(retry_after(*closed))
+        self._refuse_shed(wanted, messages)
         segments = await self._charge(request, tenant, wanted, pointer)
         if not self._take_room(wanted):
             self._put_back(request, tenant, segments)
@@ -437,6 +434,18 @@ class SendDoor:
         except OutcomeUnknown:
             detail = "The store went away during the commit; nobody can say whether it holds this."
             raise ProblemError(Problem("outcome_unknown", detail)) from None
+
+    def _refuse_shed(self, wanted: Iterable[MessageClass], messages: Sequence[Message]) -> None:
+        """Raise the refusal where intake of a class, or of a route, is closed just now."""
+        flow = self._flow
+        for message_class in wanted:
+            closed = flow.shed(message_class)
+            if closed is not None:
+                raise ProblemError(retry_after(*closed))
+        for message in messages:
+            closed = flow.route_full(message)
+            if closed is not None:
+                raise ProblemError(retry_after(*closed))
 
     async def _charge(
         self,

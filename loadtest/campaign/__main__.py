@@ -17,7 +17,7 @@ from random import Random, SystemRandom
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest.campaign import planning, report
+from loadtest.campaign import planning, report, troubles
 from loadtest.campaign.course import Outcome, Plan, run
 from loadtest.campaign.faults import CATALOGUE
 from loadtest.campaign.node import Broken
@@ -26,6 +26,7 @@ from loadtest.command import end_on_sigterm, print_problems
 from sms.errors import GatewayError
 
 TABLE_WIDTH = 140  # where nobody looks
+UNDER_ONLY = "kill.*,power.cut"  # an armed place might never be reached without a carrier
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -33,6 +34,12 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make campaign", description=__doc__)
     parser.add_argument("--kills", type=int, default=300, help="at least so many (default 300)")
     parser.add_argument("--only", metavar="PATTERNS", help="faults by name, as kill.*,power.cut")
+    parser.add_argument(
+        "--under",
+        metavar="PATTERNS",
+        help="carriers in trouble at each fault, one trouble at a time: link.*,silent or '*'; "
+        f"faults are then {UNDER_ONLY} unless named",
+    )
     parser.add_argument("--list", action="store_true", help="print the names of all faults")
     parser.add_argument("--seed", type=int, help="of an earlier run; random without")
     parser.add_argument("--per-round", type=int, default=10, help="faults between two judgements")
@@ -65,7 +72,10 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def plan_of(options: argparse.Namespace, seed: int) -> Plan:
     """What the options ask for; raises ValueError."""
-    kinds = planning.choose(options.only, options.workers)
+    under = troubles.choose(options.under) if options.under else []
+    if options.under and not under:
+        raise ValueError("--under: no trouble has such a name; --list prints them")
+    kinds = planning.choose(options.only or (UNDER_ONLY if under else None), options.workers)
     if not kinds:
         raise ValueError("--only: no fault has such a name; --list prints them")
     if options.kills < 1 or options.per_round < 1 or options.rate <= 0:
@@ -76,6 +86,7 @@ def plan_of(options: argparse.Namespace, seed: int) -> Plan:
         seed=seed,
         rates=Rates().scaled(options.rate),
         place=options.place,
+        under=under,
         parent=options.data_parent,
     )
 
@@ -105,6 +116,7 @@ def main() -> int:
     console = Console(stderr=True)
     if options.list:
         sys.stdout.write("".join(f"{fault.name}\n" for fault in CATALOGUE))
+        sys.stdout.write("".join(f"--under {one.name}\n" for one in troubles.TROUBLES))
         return 0
     seed = SystemRandom().randrange(2**32) if options.seed is None else options.seed
     try:

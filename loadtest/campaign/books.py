@@ -12,7 +12,7 @@ from typing import Final
 from receipts.state import STATES_OF_PATH, Path, fold
 from sms.errors import StoreUnavailable
 from sms.ids import id_at
-from sms.model import FINAL_STATES, MessageClass, State
+from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State
 from store import database
 from store.read import Reader, Stored
 from store.seal import Keyring, read_master_key
@@ -57,6 +57,7 @@ class Life:
     segments: int
     state: State
     is_marked: bool
+    is_to_hold: bool  # when its answer is lost: by its own policy, or else its class's
     owed: tuple[int, ...]  # sequences that the tenant must be told
     uncertain_at: tuple[float, ...]  # when an answer was given up
     illegal: int  # rows that no table allows
@@ -65,12 +66,11 @@ class Life:
     def is_at_rest(self) -> bool:
         """At its end, or held by policy: nothing more follows but evidence.
 
-        Marketing is held when its answer is lost, the others when that of their copy is.
+        Some are held when their answer is lost, the others when that of their copy is.
         """
         if self.state in FINAL_STATES:
             return True
-        is_held = self.message_class is MessageClass.MARKETING or self.is_marked
-        return self.state is State.UNCERTAIN and is_held
+        return self.state is State.UNCERTAIN and (self.is_to_hold or self.is_marked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +276,17 @@ def life_of(stored: Stored) -> Life:
         message.segments,
         message.state,
         message.duplicate_risk,
+        _is_to_hold(message),
         tuple(owed),
         tuple(uncertain),
         illegal,
     )
+
+
+def _is_to_hold(message: Message) -> bool:
+    if message.on_uncertain is not None:
+        return message.on_uncertain is OnUncertain.HOLD
+    return message.message_class is MessageClass.MARKETING
 
 
 def _moment(unix_s: float) -> datetime:

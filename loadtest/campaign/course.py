@@ -16,8 +16,8 @@ import tempfile
 import time
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
+from loadtest.campaign import troubles
 from loadtest.campaign.books import Books, Law, Life
 from loadtest.campaign.faults import Fault as Kind
 from loadtest.campaign.faults import Ground, NotDone, Struck
@@ -35,6 +36,7 @@ from loadtest.campaign.planning import Round
 from loadtest.campaign.records import Event, Records
 from loadtest.campaign.timeline import Timeline, timelines
 from loadtest.campaign.traffic import Rates, Text, Traffic, cancelled
+from loadtest.campaign.troubles import Bench, Trouble
 from sms.errors import StoreUnavailable
 from store.spawn import started_at
 
@@ -42,6 +44,8 @@ RECOVER_S: Final = 120.0  # from a fault to the next 202
 REST_S: Final = 180.0  # from the end of a round's traffic until all is at rest
 WARM_S: Final = 1.0
 ASK_S: Final = 10.0
+TROUBLED_S: Final = (0.5, 4.0)  # so long before a fault its trouble begins, …
+STANDING_S: Final = (0.5, 3.0)  # … and so long after it the trouble ends
 GAUGE_S: Final = 30.0  # the gauge looks every 10 s
 LOOK_S: Final = 0.1
 SAMPLE: Final = 20  # messages of a round that the API is asked about
@@ -60,6 +64,7 @@ class Plan:
     reliability: Mapping[str, str] = field(default_factory=dict)  # settings of that kind
     place: str = "auto"  # see place.choose_place
     most_hits: int = 40
+    under: Sequence[Trouble] = ()  # one of them stands at each fault, by turns
     parent: Path | None = None  # where the data lies; default: the system's temporary directory
 
     @property
@@ -77,6 +82,7 @@ class Outcome:
     verdicts: list[Verdict] = field(default_factory=list)
     timelines: list[Timeline] = field(default_factory=list)
     total: Total = field(default_factory=Total)
+    taken: Mapping[str, int] = field(default_factory=dict)  # by each carrier, what it recorded
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -86,7 +92,8 @@ class Outcome:
             "place": self.place,
             "seconds": round(self.seconds, 1),
             "is_good": self.total.is_good,
-            "total": {name: getattr(self.total, name) for name in self.total.__dataclass_fields__},
+            "total": asdict(self.total),
+            "taken": dict(self.taken),
             "faults": [
                 {**verdict.as_json(), "timeline": timeline.as_json()}
                 for verdict, timeline in zip(self.verdicts, self.timelines, strict=True)
@@ -98,13 +105,21 @@ class Course:
     """One campaign; `run` it once."""
 
     def __init__(
-        self, plan: Plan, node: Node, place: Place, tell: Callable[[int, str], None]
+        self,
+        plan: Plan,
+        node: Node,
+        place: Place,
+        tell: Callable[[int, str], None],
+        bench: Bench | None = None,
     ) -> None:
+        """`bench`: where the plan's troubles are made."""
         self._plan = plan
+        self._bench = bench
         self._node = node
         self._place = place
         self._tell = tell  # (faults done, what is going on)
         self._rng = Random(plan.seed)
+        self._troubles = iter(troubles.by_turns(plan.under, plan.size, Random(plan.seed + 2)))
         self._traffic = Traffic(node.url, Random(plan.seed + 1), plan.rates)
         self._records = Records(node.records)
         self._books = Books(node.data_dir, node.dsn)
@@ -133,6 +148,7 @@ class Course:
             await cancelled(sending)
             await self._ground.close()
             await self._books.close()
+        self.outcome.taken = self._records.taken
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
 
@@ -148,14 +164,29 @@ class Course:
         for number, kind in enumerate(kinds, first + 1):
             self._tell(number - 1, kind.name)
             await asyncio.sleep(self._rng.uniform(*self._plan.pause_s))
-            done.append(await self._strike(number, kind))
+            done.append(await self._strike(number, kind, await self._trouble()))
         await asyncio.sleep(WARM_S)
         texts = await self._traffic.close()
         self._tell(first + len(kinds), "until all is at rest")
         await self._conclude(done, texts)
         self._tell(first + len(kinds), "")
 
-    async def _strike(self, number: int, kind: Kind) -> Fault:
+    async def _trouble(self) -> Trouble | None:
+        """Begin the next one, where there are any, and let it work for a while."""
+        trouble = next(self._troubles, None)
+        if trouble is None or self._bench is None:
+            return None
+        await trouble.begin(self._bench)
+        await asyncio.sleep(self._rng.uniform(*TROUBLED_S))
+        return trouble
+
+    async def _healed(self, trouble: Trouble | None) -> None:
+        """The trouble goes on for a while, and ends."""
+        if trouble is not None and self._bench is not None:
+            await asyncio.sleep(self._rng.uniform(*STANDING_S))
+            await self._bench.heal()
+
+    async def _strike(self, number: int, kind: Kind, trouble: Trouble | None) -> Fault:
         asked_at = time.time()
         problems: list[str] = []
         try:
@@ -163,11 +194,16 @@ class Course:
         except (NotDone, StoreUnavailable) as error:
             struck = Struck(asked_at)
             problems.append(f"not done: {error}")
-        recovered_at = await self._recovered(struck)
+        # While the gateway recovers: with all carriers gone it does not call itself ready.
+        healed = asyncio.create_task(self._healed(trouble))
+        try:
+            recovered_at = await self._recovered(struck)
+        finally:
+            await healed
         await self._node.behave(ROUGH)  # a carrier that was started again is as new
         return Fault(
             number,
-            kind.name,
+            f"{kind.name} under {trouble.name}" if trouble else kind.name,
             struck.at,
             recovered_at,
             struck.kills,
@@ -321,7 +357,8 @@ async def standing(plan: Plan) -> AsyncIterator[tuple[Node, Place]]:
     timeout = aiohttp.ClientTimeout(total=10.0)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as http:
         workers = plan.rounds[0].workers
-        node = Node(folder, http, workers=workers, reliability=plan.reliability)
+        soon = troubles.NOTICED_SOON if plan.under else {}
+        node = Node(folder, http, workers=workers, reliability={**soon, **plan.reliability})
         place: Place | None = None
         try:
             place = choose_place(node, plan.place)
@@ -339,5 +376,8 @@ async def standing(plan: Plan) -> AsyncIterator[tuple[Node, Place]]:
 async def run(plan: Plan, tell: Callable[[int, str], None]) -> Outcome:
     """A whole campaign; `tell` hears how many faults are done and what is going on."""
     tell(0, "starting the gateway")
-    async with standing(plan) as (node, place):
-        return await Course(plan, node, place, tell).run()
+    async with standing(plan) as (node, place), contextlib.AsyncExitStack() as stack:
+        bench = None
+        if plan.under:
+            bench = await stack.enter_async_context(troubles.opened(node, plan.seed))
+        return await Course(plan, node, place, tell, bench).run()

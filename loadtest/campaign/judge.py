@@ -41,6 +41,7 @@ class Kind(StrEnum):
     TWO_ROWS = "is stored twice"
     TWO_ANSWERS = "got another id when it was sent again with its key"
     STRANGER = "is stored, but nobody sent it"
+    HELD_COPIED = "is to be held when its answer is lost, and has a second copy or a mark"
     SENT_LATE = "was sent again after it had come to its end"
     NOT_CANCELED = "was canceled, says a 200, and did not end so"
     SENT_CANCELED = "ended canceled, and carriers have it"
@@ -61,6 +62,7 @@ DUPLICATED: Final = frozenset(
     {
         Kind.UNMARKED,
         Kind.THIRD_COPY,
+        Kind.HELD_COPIED,
         Kind.TWO_ROWS,
         Kind.TWO_ANSWERS,
         Kind.SENT_LATE,
@@ -87,6 +89,28 @@ class Fault:
 
 
 @dataclass(slots=True)
+class Lost:
+    """Messages of one policy whose answer was lost."""
+
+    answers: int = 0
+    held: int = 0  # still, with nothing known
+    marked: int = 0  # a second copy may be out
+    twice: int = 0  # of these the ones that carriers have twice, marked or not
+
+    def add(self, other: Lost) -> None:
+        """Count another fault's too."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def told(self) -> str:
+        """For a person."""
+        return (
+            f"{self.answers} lost answers, {self.held} held, {self.marked} marked, "
+            f"{self.twice} at the carriers twice"
+        )
+
+
+@dataclass(slots=True)
 class Verdict:
     """What one fault came to; counts are of messages."""
 
@@ -106,6 +130,8 @@ class Verdict:
     twice: int = 0  # of these the ones that carriers have twice
     open_ms: int = 0  # how long before the fault the oldest of those had been submitted
     illegal: int = 0
+    with_hold: Lost = field(default_factory=Lost)
+    with_resend: Lost = field(default_factory=Lost)
     findings: Counter[Kind] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
@@ -167,6 +193,8 @@ class Verdict:
                     ),
                 )
             },
+            "with_hold": asdict(self.with_hold),
+            "with_resend": asdict(self.with_resend),
             "recovered_s": round(self.recovered_s, 2),
             "findings": {kind.name.lower(): n for kind, n in self.findings.items()},
             "examples": self.examples,
@@ -306,7 +334,14 @@ def _copied(about: _Round, life: Life, copies: Mapping[int, Sequence[float]], wh
     if verdict is not None:
         verdict.uncertain += 1
         verdict.held += life.state is State.UNCERTAIN
+        lost = verdict.with_hold if life.is_to_hold else verdict.with_resend
+        lost.answers += 1
+        lost.held += life.state is State.UNCERTAIN
+        lost.marked += life.is_marked
+        lost.twice += most > 1
     text_verdict = about.of_moment(about.texts[life.number].sent_at)
+    if life.is_to_hold and (most > 1 or life.is_marked):
+        text_verdict.add(Kind.HELD_COPIED, who)
     if most > 2:
         text_verdict.add(Kind.THIRD_COPY, f"{who}: {most} times,")
     elif most == 2 and not life.is_marked:
@@ -346,6 +381,8 @@ class Total:
     quarantined: int = 0
     residual: int = 0
     slowest_s: float = 0.0
+    with_hold: Lost = field(default_factory=Lost)
+    with_resend: Lost = field(default_factory=Lost)
     problems: list[str] = field(default_factory=list)
 
     def add(self, verdict: Verdict) -> None:
@@ -357,6 +394,8 @@ class Total:
         summed = ("sent", "accepted", "retried", "replayed", "missing", "unmarked", "marked")
         for name in (*summed, "scheduled", "canceled", "twice", "held"):
             setattr(self, name, getattr(self, name) + getattr(verdict, name))
+        self.with_hold.add(verdict.with_hold)
+        self.with_resend.add(verdict.with_resend)
         self.illegal += verdict.illegal
         self.quarantined += len(fault.quarantined)
         self.residual += fault.law.residual if fault.law is not None else 0

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,6 +99,7 @@ class Node:
         self.starts = 0
         self.sandbox: Json = {}
         self.workers = workers
+        self.beside: list[Json] = []  # carriers that are not the sandbox's: name, control_url
         self._http = http
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[int, psutil.Process] = {}  # everything ever seen below us
@@ -310,7 +311,7 @@ class Node:
 
     async def behave(self, changes: Mapping[str, Any], *names: str) -> None:
         """Tell carriers (all of them without names) how to behave; who is away is left out."""
-        for carrier in self.sandbox["carriers"]:
+        for carrier in [*self.sandbox["carriers"], *self.beside]:
             if not names or carrier["name"] in names:
                 await self._post(carrier["control_url"], changes)
 
@@ -376,13 +377,44 @@ class Node:
             view: Json = await got.json()
             return view
 
-    async def metric(self, name: str) -> float:
-        """The sum of a series over its labels, without the sign; 0 without any."""
+    async def apply(self, yaml: str) -> None:
+        """`smsgw apply` of a file beside the sandbox's secrets; raises Broken with its words."""
+        file = self.data_dir / "campaign.yaml"
+        file.write_text(yaml, "utf-8")
+        env = {name: value for name, value in self._env.items() if name != "SMSGW_FAILPOINT"}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "gateway", "apply", str(file)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=env,
+        )
+        told, _ = await process.communicate()
+        if process.returncode:
+            raise Broken(f"smsgw apply: {told.decode('utf-8', 'replace')}")
+
+    async def has_links(self, names: Iterable[str], timeout_s: float) -> None:
+        """Wait until these channels have sessions; raises Broken."""
+        end = time.monotonic() + timeout_s
+        while not await self._are_up(names):
+            if time.monotonic() > end:
+                raise Broken(f"{', '.join(names)} do not come up\n{self.last_words()}")
+            await asyncio.sleep(LOOK_S)
+
+    async def _are_up(self, names: Iterable[str]) -> bool:
+        text = await self._metrics()
+        lines = [f'smsgw_channel_state{{channel="{name}",state="up"}} 1' for name in names]
+        return all(line in text for line in lines)
+
+    async def _metrics(self) -> str:
         try:
             async with self._http.get(f"{self.admin_url}/metrics") as answer:
-                text = await answer.text()
+                return await answer.text()
         except (aiohttp.ClientError, TimeoutError, OSError):
-            return 0.0
+            return ""
+
+    async def metric(self, name: str) -> float:
+        """The sum of a series over its labels, without the sign; 0 without any."""
+        text = await self._metrics()
         return sum(
             abs(sample.value)
             for family in text_string_to_metric_families(text)

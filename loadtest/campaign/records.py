@@ -61,6 +61,7 @@ class Records:
         self._folder = folder
         self._carriers: dict[Path, Tail] = {}
         self._sink = Tail(folder / SINK)
+        self.taken: Counter[str] = Counter()  # by carrier: segments, or whole texts of a vendor
         self.from_phones: Counter[str] = Counter()  # texts of `inbound.received`, repeats included
 
     def submits(self) -> list[Submit]:
@@ -68,7 +69,12 @@ class Records:
         for path in self._folder.glob("*.jsonl"):
             if path.name != SINK and path not in self._carriers:
                 self._carriers[path] = Tail(path)
-        return [submit_of(line) for tail in self._carriers.values() for line in tail.lines()]
+        found: list[Submit] = []
+        for path, tail in self._carriers.items():
+            fresh = [submit_of(line) for line in tail.lines()]
+            self.taken[path.stem] += sum(submit.is_taken for submit in fresh)
+            found += fresh
+        return found
 
     def events(self) -> list[Event]:
         """Every event of a message since the last call, repeats included."""

@@ -63,15 +63,17 @@ def cells(verdict: Verdict) -> tuple[str, ...]:
 def sentence(outcome: Outcome) -> str:
     """All of it in one line."""
     total = outcome.total
+    taken = ", ".join(f"{name} {count:,}" for name, count in sorted(outcome.taken.items()))
     return (
         f"{total.kills} kills in {total.faults} faults, seed {outcome.seed}, on {outcome.place}: "
         f"{total.accepted:,} accepted ({total.retried} asked again with their key, "
         f"{total.replayed} of them stored before; {total.scheduled} scheduled, "
         f"{total.canceled} canceled), {total.missing} missing, "
         f"{total.unmarked} unmarked copies, {total.marked} marked ({total.twice} at the carriers "
-        f"twice), {total.held} held, "
+        f"twice), {total.held} held (with hold: {total.with_hold.told()}; "
+        f"with resend: {total.with_resend.told()}), "
         f"{total.illegal} illegal transitions, {total.quarantined} quarantined, residual of the "
-        f"law {total.residual}; slowest recovery {total.slowest_s:.1f} s; "
+        f"law {total.residual}; taken by {taken}; slowest recovery {total.slowest_s:.1f} s; "
         f"{outcome.seconds / 60:.1f} minutes"
     )
 

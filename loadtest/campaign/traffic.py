@@ -5,7 +5,8 @@ and sink got can be told apart text by text. Half of the requests have an Idempo
 those whose outcome nobody knows is sent again, the same bytes with the same key, until somebody
 does; and one in twenty is sent again though its 202 came: the answer must be the same. What has no
 key is sent once, whatever the gateway answers. Some texts are scheduled, and some are canceled
-after their 202, over whatever connection and so by whatever worker comes.
+after their 202, over whatever connection and so by whatever worker comes. Some say themselves what
+is to be done when their answer is lost: hold, or resend.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ CANCEL_SHARE: Final = 0.5  # of what is scheduled
 CANCEL_OTHERS: Final = 0.02
 RETRY_S: Final = 30.0  # from the first try
 PAUSE_S: Final = 0.25  # between two
+POLICIES: Final = ("hold", "resend")
+POLICY_SHARE: Final = 0.4  # of the texts name one of them, the others leave it to their class
 CLASSES: Final = ("otp", "transactional", "marketing")
 
 UNKNOWN: Final = "unknown"  # no answer, or one that says nobody knows
@@ -72,6 +75,7 @@ class Text:
     is_replayed: bool = False  # its 202 says that it is an earlier one's
     other_id: int = 0  # a second 202 named another message
     send_at: float = 0.0  # 0 = at once
+    on_uncertain: str = ""  # one of POLICIES, or "" = what its class says
     is_unwanted: bool = False  # it is canceled after its 202
     cancel: str = ""  # CANCELED, NOT_CANCELED, UNKNOWN; "" = nobody asked for it
 
@@ -96,6 +100,8 @@ class Text:
         }
         if self.client_ref:
             body["client_ref"] = self.client_ref
+        if self.on_uncertain:
+            body["on_uncertain"] = self.on_uncertain
         if self.send_at:
             body["send_at"] = datetime.fromtimestamp(self.send_at, UTC).isoformat()
         return body
@@ -206,6 +212,8 @@ class Traffic:
         text = Text(self._next, self._rng.choice(CLASSES), segments, now)
         if self._rng.random() < SCHEDULED_SHARE:
             text.send_at = round(now + self._rng.uniform(*AHEAD_S), 3)
+        if self._rng.random() < POLICY_SHARE:
+            text.on_uncertain = self._rng.choice(POLICIES)
         text.is_unwanted = self._rng.random() < (CANCEL_SHARE if text.send_at else CANCEL_OTHERS)
         return text
 

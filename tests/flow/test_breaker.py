@@ -96,3 +96,34 @@ def test_a_carrier_that_hangs_is_left_and_come_back_to_on_a_ramp(gateway: Gatewa
     assert {gateway.status(one)["channel"] for one in whole.values()} == {PRIMARY}
     again = Counter(row["to"] for row in gateway.submits_of(*back, *climbing, *whole, taken=False))
     assert set(again.values()) == {1}
+
+
+def test_with_every_carrier_away_all_is_held_and_goes_out_by_class(
+    gateway: GatewayProcess,
+) -> None:
+    for carrier in gateway.carriers.values():
+        carrier.behave(link="down")
+    eventually(lambda: not state(gateway, "up"), "the links are down")
+    classes = ("marketing", "transactional", "otp")
+    sent = {name: send(gateway, name, 30) for name in classes}
+    held = [status(gateway, sent[name]) for name in classes]
+    assert held == [{"queued"}] * 3
+    for carrier in gateway.carriers.values():
+        carrier.behave(link="up")
+    for messages in sent.values():
+        for message_id in messages.values():
+            gateway.wait_for_status(message_id, "delivered")
+    rank = {
+        number.lstrip("+"): classes[::-1].index(name)
+        for name, messages in sent.items()
+        for number in messages
+    }
+    rows = gateway.submits_of(*rank, taken=False)
+    assert Counter(row["to"] for row in rows) == dict.fromkeys(rank, 1)
+    for name in gateway.carriers:
+        order = [rank[row["to"]] for row in rows if row["carrier"] == name]
+        assert order == sorted(order)
+
+
+def status(gateway: GatewayProcess, sent: dict[str, str]) -> set[str]:
+    return {gateway.status(one)["status"] for one in sent.values()}

@@ -87,7 +87,7 @@ def test_both_workers_get_traffic_and_the_numbers_are_the_node_s(gateway):
     before = {name: answered_by(gateway, name) for name in ("worker-0", "worker-1")}
     accepted = gateway.metric("accepted_total")
     with SteadyLoad(gateway) as load:
-        loaded(gateway, load, 600)
+        loaded(gateway, load, 300)
         spread = [gateway.metric("http_connections", process=f"worker-{slot}") for slot in range(2)]
     assert load.errors == []
     worked = {name: answered_by(gateway, name) - before[name] for name in before}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -13,6 +14,7 @@ from gateway.canaries import Canaries
 from gateway.canary_judge import CanaryJudge
 from gateway.settings import Reliability
 from sms.errors import StoreUnavailable, Unavailable
+from sms.model import Submit
 from sms.outcomes import Cause, Rejected, Submitted
 from store import database
 from store.audit import Author
@@ -39,6 +41,11 @@ def channel(name: str, **more: object) -> Upsert:
 
 def route(*channels: str) -> Upsert:
     return Upsert("route", ROUTE, {"tenant": "*", "channels": list(channels)}, {})
+
+
+def sent_at(monotonic: float) -> Submit:
+    """A segment as a meter sees it: nothing else of it matters."""
+    return cast("Submit", SimpleNamespace(sent_at=monotonic))
 
 
 class World:
@@ -87,7 +94,7 @@ class World:
         for one in self.counting:
             for number, rate in ((3, candidate), (1, baseline)):
                 meter = one.meters[number]
-                submit = SimpleNamespace(sent_at=99.8)
+                submit = sent_at(99.8)
                 meter.answered([(submit, Submitted("x"))] * each, 100.0, has_sessions=True)
                 delivered = round(each * rate)
                 meter.receipted(delivered, each - delivered, 0.0)
@@ -212,9 +219,7 @@ async def test_at_full_share_the_primary_of_the_earlier_steps_is_the_measure(wor
     await to_full_share(world)
     world.now += 600.0
     for one in world.counting:  # the primary has nothing any more
-        one.meters[3].answered(
-            [(SimpleNamespace(sent_at=99.8), Submitted("x"))] * 2000, 100.0, has_sessions=True
-        )
+        one.meters[3].answered([(sent_at(99.8), Submitted("x"))] * 2000, 100.0, has_sessions=True)
         one.meters[3].receipted(1900, 100, 0.0)
         await one.flush()
     await world.gate()
@@ -223,7 +228,7 @@ async def test_at_full_share_the_primary_of_the_earlier_steps_is_the_measure(wor
 
 async def test_failed_submits_take_it_back_before_any_receipt(world: World) -> None:
     refused = Rejected("8", Cause.CHANNEL, "carrier.system_error")
-    submit = SimpleNamespace(sent_at=99.9)
+    submit = sent_at(99.9)
     world.now += 60.0
     for one in world.counting:
         one.meters[3].answered([(submit, refused)] * 60, 100.0, has_sessions=True)

@@ -299,12 +299,12 @@ async def check_away_and_back(valkey: ValkeyServer, rate: float, seconds: float)
 
 @pytest.mark.parametrize("rate", [1.0, 1000.0])
 async def test_four_processes_share_one_bucket(valkey: ValkeyServer, rate: float) -> None:
-    await check_one_bucket(valkey, rate, 10.0)
+    await check_one_bucket(valkey, rate, 6.0)
 
 
 @pytest.mark.parametrize("rate", [1.0, 1000.0])
 async def test_valkey_goes_and_comes_back(valkey: ValkeyServer, rate: float) -> None:
-    await check_away_and_back(valkey, rate, 12.0)
+    await check_away_and_back(valkey, rate, 9.0)
 
 
 @pytest.mark.campaign

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.integration
 
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
 EXAMPLES = 20  # of each operation in each mode; to make one up takes longer than to answer it
-BUDGET_S = 30.0  # for all of them; a slow machine tries fewer, but not fewer than
+BUDGET_S = 20.0  # for all of them; a slow machine tries fewer, but not fewer than
 LEAST = 3
 OF_THE_PLATFORM = (
     *("/v1/tenants", "/v1/admin-keys", "/v1/audit-events", "/v1/ported-numbers"),

@@ -187,7 +187,7 @@ async def test_a_seized_number_tells_where_its_debts_begin_and_is_alive_no_more(
     start = dead.lease.id_floor
     await dead.lease.renew(id_high_water=start + 9, low_water=start + 3, event_cursor=start + 5)
     await publish_channels(dead.pool, 0, [(4, 1, True)])
-    assert await channels_up(taker.pool) == [(0, "node", 4)]
+    assert await channels_up(taker.pool) == [(0, "node", 4, False)]
     await die(dead)
     seized = await take_over(dead, taker)
     assert (seized.process, seized.node) == (0, "node")

@@ -150,11 +150,17 @@ async def test_others_hear_of_channels_that_are_up_at_the_living(worlds):
     first, second, third = worlds
     await publish_channels(first.pool, 0, [(3, 1, True), (4, 1, False), (5, 2, True)])
     await publish_channels(second.pool, 1, [(3, 1, True)])
-    assert await channels_up(third.pool) == [(0, "node", 3), (1, "node", 3), (0, "node", 5)]
+    assert await channels_up(third.pool) == [
+        (0, "node", 3, False),
+        (1, "node", 3, False),
+        (0, "node", 5, False),
+    ]
     await publish_channels(first.pool, 0, [(4, 1, True)])
-    assert await channels_up(third.pool) == [(1, "node", 3), (0, "node", 4)]
+    assert await channels_up(third.pool) == [(1, "node", 3, False), (0, "node", 4, False)]
     await end_lease(second)
-    assert await channels_up(third.pool) == [(0, "node", 4)]
+    assert await channels_up(third.pool) == [(0, "node", 4, False)]
+    await publish_channels(first.pool, 0, [(4, 0, True), (5, 0, False)])  # left for its health
+    assert await channels_up(third.pool) == [(0, "node", 4, True)]
     await publish_channels(first.pool, 0, [])
     assert await channels_up(third.pool) == []
 

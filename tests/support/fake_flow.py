@@ -263,6 +263,7 @@ class FakeFlow:
         self.public_metrics = True
         self.free = dict.fromkeys(MessageClass, 10_000)
         self.closed: tuple[str, str, int] | None = None
+        self.crowded: tuple[str, str, int] | None = None
         self.missing: list[str] = []
         self.error: Exception | None = None
         self.accepted: list[list[Message]] = []
@@ -287,6 +288,9 @@ class FakeFlow:
 
     def shed(self, message_class: MessageClass) -> tuple[str, str, int] | None:
         return self.closed
+
+    def route_full(self, message: Message) -> tuple[str, str, int] | None:
+        return self.crowded
 
     def accept(
         self,

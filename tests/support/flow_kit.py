@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from adapters.base import Lost
+from adapters.base import LinkTests, Lost
 from gateway.carrier_words import CarrierWords
 from gateway.channel import ChannelRuntime
 from gateway.dispatch import Dispatcher
@@ -52,6 +52,7 @@ class FakeChannel:
         self.sends_whole = False
         self.can_ask = False
         self.failures = 0
+        self.tests = LinkTests()
         self.has_sessions = True
 
     def start(self) -> None:
@@ -78,6 +79,10 @@ class FakeChannel:
     def congestion(self) -> int:
         state, self.busy = self.busy, 0
         return state
+
+    def link_tests(self) -> LinkTests:
+        tests, self.tests = self.tests, LinkTests()
+        return tests
 
     def submit(self, submits: Sequence[Submit]) -> list[Submit]:
         room = self.free()

@@ -63,12 +63,13 @@ class Client:
         config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None)
         config.load()
         self._config = config
-        state = ServerState()
-        state.default_headers = [(b"date", b"now")]
-        self.connect(state)
+        self.state = ServerState()
+        self.state.default_headers = [(b"date", b"now")]
+        self.connect()
 
-    def connect(self, state: ServerState) -> None:
-        """Begin with a new connection, to the server that has this state."""
+    def connect(self, state: ServerState | None = None) -> None:
+        """Begin with a new connection, to the server that has this state or to the same one."""
+        state = state or self.state
         self.protocol = GatewayHttp(self._config, state, {}, door=self.door, shared=self.shared)
         self.wire = Wire()
         transport: Any = self.wire

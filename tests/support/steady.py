@@ -28,7 +28,7 @@ from store.seal import Keyring, read_master_key
 from tests.support.gateway_process import GatewayProcess
 
 KEEPING, FRESH, RARE = 10, 4, 6  # clients of each kind
-PAUSE_S = 0.04  # of a client between two requests
+PAUSE_S = 0.08  # of a client between two requests
 RARE_PAUSE_S = 1.5
 ANSWER_S = 20.0
 

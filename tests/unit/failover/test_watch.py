@@ -37,6 +37,8 @@ class Does:
     receipts: float = 1.0
     is_up: bool = True
     head_age_s: float = 0.0
+    link_test_s: float | None = 0.05  # None: link tests are not answered
+    only: Carrier | None = None  # of whose messages; those of the others are taken and answered
 
 
 GOOD = Does()
@@ -50,10 +52,11 @@ class World:
     rate: int = 20
     otp_share: float = 0.0
     submit_timeout_s: float = 60.0
+    carriers: tuple[Carrier, ...] = (Carrier.CM,)
     seed: int = 1
     now: float = 1000.0
-    waiting: list[Any] = field(default_factory=list)  # [sent_at, answer_at or None, word, given up]
-    receipts: list[Any] = field(default_factory=list)  # (at, taken_at)
+    waiting: list[Any] = field(default_factory=list)  # [sent_at, carrier, given up]
+    receipts: list[Any] = field(default_factory=list)  # (at, taken_at, carrier)
     moves: list[Any] = field(default_factory=list)  # (now, state, signal)
     sent: int = 0
     offered: int = 0
@@ -81,45 +84,59 @@ class World:
                 self.watch.link_failed()
                 self.waiting.clear()
             self.answer(does)
+            self.test_link(does)
             self.look(does)
         return self
+
+    def test_link(self, does):
+        """An idle link is tested; here every few seconds."""
+        if not does.is_up or self.rate or round(self.now) % 2:
+            return
+        if does.link_test_s is None:
+            self.watch.link_failed()
+        else:
+            self.watch.link_tested(does.link_test_s, self.now)
 
     def offer(self, does):
         self.sent = self.offered = 0
         for _ in range(self.rate):
             is_otp = self.dice.random() < self.otp_share
             self.offered += 1
-            if not self.watch.takes(Carrier.CM, self.dice.randrange(10**6), is_otp=is_otp):
+            carrier = self.carriers[self.dice.randrange(len(self.carriers))]
+            if not self.watch.takes(carrier, self.dice.randrange(10**6), is_otp=is_otp):
                 continue
-            self.watch.bound(Carrier.CM)
+            self.watch.bound(carrier)
             self.sent += 1
             at = self.now - self.dice.random()
-            self.waiting.append([at, None, "", False])
+            self.waiting.append([at, carrier, False])
 
     def answer(self, does):
-        since = self.watch.since(Carrier.CM)
         keep = []
         for one in self.waiting:
-            at, _, _, is_given_up = one
+            at, carrier, is_given_up = one
+            now_does = does if does.only in (None, carrier) else GOOD
+            since = self.watch.since(carrier)
             age = self.now - at
-            if not does.hangs and age >= does.answer_s * self.scale:
-                self.hear(at, self.word(does), age, since, is_given_up, does)
+            if not now_does.hangs and age >= now_does.answer_s * self.scale:
+                self.hear(one, age, since, now_does)
                 continue
             if age >= self.submit_timeout_s * self.scale and not is_given_up:
-                one[3] = True
+                one[2] = True
                 if at >= since:
-                    self.watch.answered(Carrier.CM, Answers(total=1, failed=2, slow=1), self.now)
+                    self.watch.answered(carrier, Answers(total=1, failed=2, slow=1), self.now)
             if age < (self.submit_timeout_s + SLOT_S) * self.scale:
                 keep.append(one)
         self.waiting = keep
-        due = [taken_at for at, taken_at in self.receipts if at <= self.now]
+        due = [one for one in self.receipts if one[0] <= self.now]
         self.receipts = [one for one in self.receipts if one[0] > self.now]
-        for taken_at in due:
-            self.watch.receipted(Carrier.CM, 1, 0, self.now - taken_at, self.now)
+        for _, taken_at, carrier in due:
+            self.watch.receipted(carrier, 1, 0, self.now - taken_at, self.now)
 
-    def hear(self, at, word, age, since, is_given_up, does):
+    def hear(self, one, age, since, does):
+        at, carrier, is_given_up = one
+        word = self.word(does)
         if at < since:
-            self.watch.answered(Carrier.CM, Answers(is_heard=True), self.now)
+            self.watch.answered(carrier, Answers(is_heard=True), self.now)
             return
         failed = {"fails": 2, "config": 2, "unknown": 1}.get(word, 0)
         answers = Answers(
@@ -130,19 +147,25 @@ class World:
             config=int(word == "config"),
             is_heard=True,
         )
-        self.watch.answered(Carrier.CM, answers, self.now)
+        self.watch.answered(carrier, answers, self.now)
         if word == "taken" and self.dice.random() < does.receipts:
-            self.receipts.append((self.now + 5.0 * self.scale, self.now))
+            self.receipts.append((self.now + 5.0 * self.scale, self.now, carrier))
 
     def look(self, does):
         glance = Glance(
             is_up=does.is_up,
             has_room=len(self.waiting) < 100_000,
-            waiting={Carrier.CM: [one[0] for one in self.waiting]},
+            waiting=self.waiting_by_carrier(),
             head_age_s=does.head_age_s,
         )
         for move in self.watch.tick(glance, self.now):
             self.moves.append((self.now, move.change.state, move.change.signal, move))
+
+    def waiting_by_carrier(self):
+        found: dict[Carrier, list[float]] = {}
+        for at, carrier, _ in self.waiting:
+            found.setdefault(carrier, []).append(at)
+        return found
 
     def first(self, state, after=0.0):
         return next((at for at, new, *_ in self.moves if new is state and at >= after), None)
@@ -302,6 +325,8 @@ DOES = st.builds(
     receipts=st.sampled_from([1.0, 1.0, 0.0]),
     is_up=st.sampled_from([True, True, True, False]),
     head_age_s=st.sampled_from([0.0, 0.0, 1000.0]),
+    link_test_s=st.sampled_from([0.05, 0.05, 8.0, None]),
+    only=st.sampled_from([None, None, Carrier.CM, Carrier.CT]),
 )
 HISTORY = st.lists(st.tuples(DOES, st.integers(1, 80)), max_size=6)
 # What was sent in bad times is judged no longer than receipts are waited for; then the longest
@@ -316,9 +341,16 @@ RECOVERY_S = (
 
 
 @settings(max_examples=40, deadline=None)
-@given(HISTORY, st.sampled_from([0, 1, 3, 15]), st.sampled_from([0.0, 1.0]), st.integers(0, 9))
-def test_no_history_keeps_a_healthy_channel_closed_out(history, rate, otp_share, seed):
-    world = World(policy=QUICK, rate=rate, otp_share=otp_share, seed=seed)
+@given(
+    HISTORY,
+    st.sampled_from([0, 1, 3, 15]),
+    st.sampled_from([0.0, 1.0]),
+    st.sampled_from([(Carrier.CM,), (Carrier.CM, Carrier.CU, Carrier.CT)]),
+    st.integers(0, 9),
+)
+def test_no_history_keeps_a_healthy_channel_closed_out(history, rate, otp_share, carriers, seed):
+    """Of no carrier's messages: within a time that the settings bound it takes all of them."""
+    world = World(policy=QUICK, rate=rate, otp_share=otp_share, carriers=carriers, seed=seed)
     for does, seconds in history:
         world.run(seconds, does)
     world.run(RECOVERY_S / SCALE + 20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from failover.canary import CanaryPolicy
@@ -11,7 +13,7 @@ from gateway.settings import Reliability
 from sms.config import Canary, CanaryState, Route, Snapshot
 from sms.model import Carrier
 from sms.outcomes import Cause, Outcome, Rejected, Submitted, Throttled, Uncertain
-from store.canaries import Slot
+from store.canaries import CanaryStore, Slot
 from telemetry.metrics import Metrics
 from tests.support.flow_kit import UNIX, Kit
 
@@ -28,13 +30,13 @@ def snapshot(*canaries: Canary) -> Snapshot:
     return Snapshot(routes=(Route(1, 0, None, None, 0, (1, 3)),), canaries=canaries)
 
 
-class Kept:
+class Kept(CanaryStore):
     """The store, in memory."""
 
     def __init__(self) -> None:
         self.slots: list[Slot] = []
 
-    async def add(self, process: int, life: int, slots: list[Slot]) -> None:
+    async def add(self, process: int, life: int, slots: Collection[Slot]) -> None:
         assert (process, life) == (4, 7)
         self.slots += slots
 
@@ -116,7 +118,7 @@ async def test_the_dispatcher_counts_as_the_health_does() -> None:
     burst(kit, Submitted("x"))
     burst(kit, BUSY)
     burst(kit, ABSENT)
-    burst(kit, Throttled("8", 1.0))
+    burst(kit, Throttled(1.0, "8"))
     burst(kit, Uncertain("timeout"), 1, 60.0)
     kit.dispatcher.receipted(1, Carrier.CM, 5, 2, 1.0)
     desk.canaries.opted_out(1, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+import pytest
+
 from failover.breaker import BreakerState
 from sms.model import FINAL_STATES, Message, MessageClass, State
 from sms.outcomes import Cause, Outcome, Rejected, Submitted
@@ -13,6 +15,21 @@ from tests.support.flow_kit import Kit
 OTP, TRANSACTIONAL, MARKETING = MessageClass.OTP, MessageClass.TRANSACTIONAL, MessageClass.MARKETING
 SYSTEM = Rejected("8", Cause.CHANNEL, "carrier.system_error")
 ids = itertools.count(1)
+
+
+class FakeRemote:
+    """Other processes have these channels, and take nothing yet."""
+
+    def __init__(self, up: set[int]) -> None:
+        self.up = up
+
+    def is_up(self, channel: int) -> bool:
+        return channel in self.up
+
+    takes = is_up
+
+    def pump(self, channel: int) -> None:
+        return None
 
 
 class World:
@@ -70,8 +87,9 @@ class World:
         return {runtime.watch.state() for runtime in self.kit.dispatcher.channels.values()}
 
 
-def test_held_messages_outlive_the_outage_and_go_out_by_class_then_age() -> None:
-    world = World()
+@pytest.mark.parametrize("channels", [1, 4])
+def test_held_messages_outlive_the_outage_and_go_out_by_class_then_age(channels: int) -> None:
+    world = World(channels)
     world.links(is_up=False)
     marketing = world.many(100, MARKETING)
     transactional = world.many(100, TRANSACTIONAL)
@@ -83,10 +101,24 @@ def test_held_messages_outlive_the_outage_and_go_out_by_class_then_age() -> None
     assert {message.state for message in short} == {State.EXPIRED}  # by their own validity
     late = world.many(20, TRANSACTIONAL)
     assert not any(m.state in FINAL_STATES for m in marketing + transactional + otp + late)
+    up_at = world.kit.clock.now
     world.links(is_up=True)
     world.live(400.0)
-    assert world.sent() == otp + transactional + late + marketing
     assert world.states() == {BreakerState.CLOSED}
+    waited = otp + transactional + late + marketing
+    places = {message.id: place for place, message in enumerate(waited)}
+    for adapter in world.kit.channels.values():
+        order = [places[submit.message.id] for submit in adapter.seen]
+        assert order == sorted(order)
+    assert sorted(message.id for message in world.sent()) == sorted(places)
+    left_at = {
+        submit.message.id: submit.sent_at
+        for adapter in world.kit.channels.values()
+        for submit in adapter.seen
+    }
+    otp_gone_at = max(left_at[m.id] for m in otp)
+    assert otp_gone_at <= up_at + 10.0  # also where they wait for one of four that all climb
+    assert otp_gone_at < max(left_at[m.id] for m in transactional + marketing)
 
 
 def test_a_crowd_comes_back_by_steps_and_not_at_once() -> None:
@@ -184,3 +216,54 @@ def test_what_goes_back_first_keeps_its_order() -> None:
         kit.answer(1, Submitted("x"))
         kit.clock.now += 1.0
     assert [one.message for one in kit.channels[1].seen] == again + messages
+
+
+def left(world: World, number: int) -> None:
+    """The channel hangs until its breaker opens; what it has stays unanswered."""
+    adapter = world.kit.channels[number]
+    runtime = world.kit.dispatcher.channels[number]
+    world.many(20, TRANSACTIONAL)
+    for _ in range(130):
+        world.kit.clock.now += 0.1
+        world.kit.dispatcher.tick()
+        world.kit.events.flush()
+    assert runtime.watch.state() is BreakerState.OPEN
+    adapter.open = []
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_what_waits_for_the_least_bad_goes_to_any_other_that_comes_up(is_remote: bool) -> None:
+    """Nothing waits behind a channel that is left once there is a better one."""
+    world = World(channels=2, window=64)
+    kit = world.kit
+    kit.dispatcher.link_changed(2, is_up=False)
+    left(world, 1)
+    waiting = world.many(30, TRANSACTIONAL)
+    assert kit.lanes.lane(1).size() == 29  # one tries it
+    if is_remote:
+        kit.dispatcher.channels[2].was_up = False
+        kit.dispatcher.remote = FakeRemote({2})  # type: ignore[assignment]
+        kit.dispatcher.remote_changed([2], [])
+        assert kit.lanes.lane(2).size() == 29
+        return
+    kit.dispatcher.link_changed(2, is_up=True)
+    kit.events.flush()
+    assert [one.message for one in kit.channels[2].seen] == waiting[1:]
+
+
+def test_what_waits_before_a_half_open_channel_does_not_stay_when_another_is_well() -> None:
+    world = World(channels=2, window=64)
+    kit = world.kit
+    kit.dispatcher.link_changed(2, is_up=False)
+    left(world, 1)
+    waiting = world.many(60, TRANSACTIONAL)
+    kit.channels[1].open = []
+    while kit.dispatcher.channels[1].watch.state() is not BreakerState.HALF_OPEN:
+        kit.clock.now += 0.1
+        kit.dispatcher.tick()
+        kit.events.flush()
+    kit.dispatcher.link_changed(2, is_up=True)
+    kit.events.flush()
+    gone = len(kit.channels[1].open) + kit.lanes.lane(1).size()
+    assert gone <= 25  # what tries it, and as many that wait to
+    assert len(kit.channels[2].seen) + gone >= len(waiting) - 1  # one was tried before

@@ -308,7 +308,7 @@ def test_link_down_moves_what_waits_and_all_down_holds_it() -> None:
     kit.events.flush()
     assert len(kit.channels[2].seen) == 2  # more wait than a window holds: it begins slowly
     kit.clock.now += 5.0
-    kit.dispatcher.pump(2)
+    kit.dispatcher.tick()
     kit.events.flush()
     assert len(kit.channels[2].seen) == 7
     assert kit.lanes.lane(0).size() == 0
@@ -538,3 +538,32 @@ def test_a_long_message_whose_taken_segments_ended_before_the_last_was_refused_e
     kit.answer(1, NUMBER)
     assert message.state is State.PARTIALLY_DELIVERED
     assert kit.paths(message)[-2:] == [Path.SUBMITTED, Path.PARTIALLY_DELIVERED]
+
+
+def test_a_vendor_that_cannot_be_reached_is_left_by_each_message_at_once() -> None:
+    """Its link falls with the fifth failure in a row, each after seconds where nothing answers."""
+    kit = Kit()
+    message = kit.message(MessageClass.OTP)
+    kit.accept(message)
+    kit.answer(1, NotSent("channel.not_connected"))
+    assert [submit.message for submit in kit.channels[2].seen] == [message]
+    assert message.attempt == 1  # what was not written was none
+    assert dict(kit.metrics.failover_total.values) == {("c1", "c2", "link"): 1}
+
+
+def test_without_another_channel_it_is_tried_again() -> None:
+    kit = Kit(channels=1)
+    message = kit.message()
+    kit.accept(message)
+    kit.answer(1, NotSent("channel.not_connected"))
+    assert [submit.message for submit in kit.channels[1].seen] == [message, message]
+
+
+def test_a_lost_link_makes_nothing_wait_and_the_backup_has_it_in_the_same_moment() -> None:
+    kit = Kit(window=8)
+    waiting = [kit.message() for _ in range(20)]
+    kit.accept(*waiting)
+    kit.dispatcher.link_changed(1, is_up=False)
+    kit.events.flush()
+    assert kit.lanes.lane(1).size() == 0
+    assert [one.message for one in kit.channels[2].seen] == waiting[7:14]  # no tick, no time

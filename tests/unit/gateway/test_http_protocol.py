@@ -13,7 +13,7 @@ import pytest
 from gateway.http_protocol import ALL_OF_THEM, HEAD_TIMEOUT_S, MAX_FRAMING, Connections
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.metrics import render
-from tests.support.fake_flow import SHOP, FakeFlow, Taken
+from tests.support.fake_flow import SHOP, Taken
 from tests.support.http_client import GOOD, READY, Client, answers, held_back, request
 
 VOLATILE = {"id", "created_at", "request_id", "instance"}
@@ -239,15 +239,14 @@ async def test_what_the_limiter_must_ask_for_goes_the_long_way(wait_s: float) ->
 
 
 async def test_a_request_cut_at_every_byte_is_answered_once() -> None:
-    whole = request(FakeFlow(), GOOD)
+    client = Client()
+    whole = request(client.flow, GOOD)
     for cut in range(1, len(whole)):
-        client = Client()
-        data = request(client.flow, GOOD)
-        at = min(cut, len(data) - 1)
-        found = await client.send(data[:at], data[at:])
+        found = await client.send(whole[:cut], whole[cut:])
         assert [status for status, _, _ in found] == [202], cut
-        assert len(client.flow.accepted) == 1
-        client.end()
+        assert len(client.flow.accepted) == cut
+        client.lose()
+        client.connect()
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:

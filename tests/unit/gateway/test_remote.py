@@ -481,3 +481,77 @@ def test_every_message_is_in_exactly_one_place(steps: list[str]) -> None:
     assert ours.keys() == set(given_away) | party.ledger.live.keys() | gone
     assert party.ledger.live.keys().isdisjoint(given_away)
     assert sum(party.lanes.used(cls) for cls in MessageClass) == len(party.ledger.live)
+
+
+# -- a process for which a channel hangs ----------------------------------------------------
+
+
+def hangs(party: Party) -> None:
+    """The local channel answers nothing until its breaker opens."""
+    party.dispatcher.link_changed(LOCAL, is_up=True)
+    party.own(*party.some(10))
+    party.events.flush()
+    watch = party.dispatcher.channels[LOCAL].watch
+    while not watch.is_left:
+        party.clock.now += 0.1
+        party.dispatcher.tick()
+        party.events.flush()
+
+
+def test_what_waits_for_a_channel_that_hangs_here_goes_to_a_process_where_it_does_not() -> None:
+    party = Party(route=(LOCAL,))
+    party.remote.update({LOCAL: [FAR]}, ())
+    hangs(party)
+    waiting = party.some(5)
+    party.own(*waiting)
+    party.events.flush()
+    assert (party.given(), party.lanes.lane(LOCAL).size()) == ([], 4)  # one tries it
+    party.clock.now += LEND_AFTER_S
+    party.dispatcher.tick()
+    party.events.flush()
+    assert [(to, ids) for to, _, ids in party.given()] == [(FAR, [m.id for m in waiting[1:]])]
+    party.own(*party.some(3))
+    party.events.flush()
+    assert len(party.given()) == 2
+    while party.dispatcher.channels[LOCAL].watch.is_left:
+        party.clock.now += 0.1
+        party.dispatcher.tick()
+    party.channels[LOCAL].open.clear()
+    party.own(*party.some(3))  # it is tried again: they are ours
+    party.events.flush()
+    assert len(party.given()) == 2
+    assert len(party.channels[LOCAL].open) == 3
+
+
+def test_where_every_process_has_left_it_nothing_goes_to_and_fro() -> None:
+    party = Party(route=(LOCAL,))
+    party.remote.update({}, (), left=[LOCAL])
+    hangs(party)
+    party.own(*party.some(5))
+    party.clock.now += LEND_AFTER_S
+    party.dispatcher.tick()
+    party.events.flush()
+    assert (party.given(), party.lanes.lane(LOCAL).size()) == ([], 4)  # one tries it
+    assert party.dispatcher.is_reachable(LOCAL)  # it has its session
+
+
+def test_nothing_is_given_for_a_channel_that_its_processes_have_left() -> None:
+    """It waits here, with what they did not take yet, and goes to who can send it."""
+    party = Party()
+    party.up(NEAR)
+    party.own(party.message())
+    party.events.flush()
+    assert [to for to, _, _ in party.given()] == [NEAR]
+    party.dispatcher.remote_changed(*party.remote.update({}, (), left=[REMOTE]))
+    assert party.dispatcher.is_reachable(REMOTE)  # readiness asks for sessions, not for health
+    late = party.message()
+    party.own(late)
+    party.events.flush()
+    assert len(party.given()) == 1
+    assert party.lanes.lane(HELD).size() == 1
+    [block] = party.remote.blocks.values()
+    handover = Handover(block.id, 1, NEAR, REMOTE, TRANSACTIONAL, [1], party.clock.unix() + 9)
+    assert party.remote.must_come_back(handover)
+    party.dispatcher.remote_changed(*party.remote.update({REMOTE: [FAR]}, (), left=[REMOTE]))
+    party.events.flush()
+    assert party.given()[-1] == (FAR, 1, [late.id])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from adapters.base import LinkTests
 from failover.breaker import BreakerState
 from failover.health import HealthPolicy, Signal
 from failover.watch import Glance, Watch
@@ -234,3 +235,55 @@ def test_a_channel_that_is_known_elsewhere_only_has_no_watch_to_ask() -> None:
     assert isinstance(removed, ChannelRuntime)
     kit.dispatcher.heard(1, [])
     kit.dispatcher.receipted(1, Carrier.CM, 1, 0, 1.0)
+
+
+# -- idle backups ---------------------------------------------------------------------------
+
+
+def test_link_tests_are_measured_and_say_when_the_carrier_was_heard_last() -> None:
+    kit = Kit(channels=2)
+    watch = kit.dispatcher.channels[2].watch
+    kit.channels[2].tests = LinkTests([0.05, 0.07])
+    live(kit, 1.0)
+    heard_at = watch.heard_at()
+    assert kit.clock.now - heard_at <= 1.0
+    assert watch.link_test_s == 0.07
+    live(kit, 30.0)
+    assert watch.heard_at() == heard_at  # nothing said since
+    counted = kit.metrics.link_test_seconds.values["c2",]
+    assert sum(counted[:-1]) == 2
+    assert counted[-1] == pytest.approx(0.12)
+
+
+@pytest.mark.parametrize(
+    "tests", [LinkTests([], 1), LinkTests([6.0])], ids=["unanswered", "answered late"]
+)
+def test_a_backup_whose_link_tests_fail_is_left_before_it_is_needed(tests: LinkTests) -> None:
+    kit = Kit(channels=2)
+    for _ in range(4):
+        kit.channels[2].tests = tests
+        live(kit, 1.0)
+    assert state(kit, 2) is BreakerState.CLOSED
+    kit.channels[2].tests = LinkTests([0.1])  # one that is answered in time: no more in a row
+    live(kit, 1.0)
+    for _ in range(5):
+        assert state(kit, 2) is BreakerState.CLOSED
+        kit.channels[2].tests = tests
+        live(kit, 1.0)
+    live(kit, 1.0)
+    assert state(kit, 2) is BreakerState.OPEN
+    assert kit.dispatcher.channels[2].watch.cause(Carrier.CM) is Signal.LINK
+    kit.channels[2].tests = LinkTests([0.1])
+    live(kit, 30.0 + 60.0 + 240.0 + 5.0)  # no message came by: health alone closes it
+    assert state(kit, 2) is BreakerState.CLOSED
+
+
+def test_a_vendor_whose_probes_fail_is_left_at_once_with_the_fifth() -> None:
+    kit = Kit(channels=2)
+    kit.channels[2].has_sessions = False
+    kit.channels[2].failures = 4
+    live(kit, 1.0)
+    assert state(kit, 2) is BreakerState.CLOSED
+    kit.channels[2].failures = 5
+    live(kit, 1.0)
+    assert state(kit, 2) is BreakerState.OPEN

@@ -38,6 +38,7 @@ class World:
         fields = {
             "state": State.DELIVERED,
             "is_marked": False,
+            "is_to_hold": False,
             "owed": (2, 3),
             "uncertain_at": (),
             "illegal": 0,
@@ -109,6 +110,7 @@ def test_what_has_not_ended_is_found_and_what_policy_holds_is_not(world):
     world.seen.lives[-1].state = State.SUBMITTED
     held = world.text(AT, message_class="marketing")
     world.seen.lives[-1].state = State.UNCERTAIN
+    world.seen.lives[-1].is_to_hold = True
     world.seen.lives[-1].uncertain_at = (FIRST + 0.5,)
     world.text(AT, message_class="transactional")
     world.seen.lives[-1].state = State.UNCERTAIN
@@ -334,3 +336,48 @@ def test_the_total_counts_what_was_scheduled_and_canceled(world):
     for verdict in world.judged():
         total.add(verdict)
     assert (total.scheduled, total.canceled, total.is_good) == (1, 1, True)
+
+
+def test_what_is_to_be_held_may_have_no_second_copy_though_it_is_marked(world):
+    text = world.text(FIRST - 1)
+    life = world.seen.lives[-1]
+    life.uncertain_at, life.is_to_hold = (FIRST + 0.4,), True
+    assert world.findings() == [{}, {}]
+    world.submit(text, 0, FIRST + 3)
+    life.is_marked = True
+    assert world.findings() == [{Kind.HELD_COPIED: 1}, {}]
+
+
+def test_a_mark_alone_breaks_a_hold_too(world):
+    world.text(FIRST - 1)
+    life = world.seen.lives[-1]
+    life.uncertain_at, life.is_to_hold, life.is_marked = (FIRST + 0.4,), True, True
+    assert world.findings() == [{Kind.HELD_COPIED: 1}, {}]
+
+
+def test_lost_answers_are_counted_policy_by_policy(world):
+    for is_to_hold in (True, True, False):
+        text = world.text(FIRST - 1)
+        life = world.seen.lives[-1]
+        life.uncertain_at, life.is_to_hold = (FIRST + 0.4,), is_to_hold
+    life.is_marked = True
+    world.submit(text, 0, FIRST + 3)
+    world.seen.lives[0].state = State.UNCERTAIN
+    first, _ = world.judged()
+    assert (first.with_hold.answers, first.with_hold.held, first.with_hold.twice) == (2, 1, 0)
+    assert (first.with_resend.answers, first.with_resend.marked) == (1, 1)
+    assert first.with_resend.twice == 1
+    total = Total()
+    total.add(first)
+    assert total.with_hold == first.with_hold
+
+
+def test_at_rest_is_who_is_to_be_held_or_was_sent_twice(world):
+    world.text(FIRST - 1)
+    life = world.seen.lives[-1]
+    life.state = State.UNCERTAIN
+    assert not life.is_at_rest
+    life.is_to_hold = True
+    assert life.is_at_rest
+    life.is_to_hold, life.is_marked = False, True
+    assert life.is_at_rest

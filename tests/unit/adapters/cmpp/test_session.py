@@ -435,6 +435,7 @@ def test_an_active_test_is_sent_three_times_before_the_link_counts_as_dead():
     assert len(set(asked)) == 3
     [ended] = session.tick(60.0)
     assert ended == Ended("active test was not answered")
+    assert session.tests_lost == 3
 
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"0x00"])  # pycmpp writes the last one
@@ -445,6 +446,7 @@ def test_an_answered_active_test_keeps_the_session(body):
     [_, (_, sequence)] = sent(session)
     answer = pdu.pack_header(12 + len(body), pdu.ACTIVE_TEST_RESP, sequence) + body
     assert session.receive(answer, 41.0) == []
+    assert (session.tests_s, session.tests_lost) == ([11.0], 1)  # from the first of them on
     assert session.tick(70.9) == []
     assert sent(session) == []
     for now in (71.0, 81.0, 91.0):  # and it has three tries again

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from typing import cast
 
 import pytest
 
 from adapters.http import link
-from adapters.http.client import Fail, Failed
+from adapters.http.client import Client, Fail, Failed
 from adapters.http.link import FAILURES, Link
 from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
@@ -135,3 +136,53 @@ async def test_an_answer_that_says_nothing_is_told_once_a_minute(lines, clock):
     ours.answered(Reply(200, {}, b""), [Submitted("id"), Uncertain("carrier.unknown_outcome")])
     told = [fields for event, fields in lines.found if "does not say" in event]
     assert [(one["status"], one["messages"]) for one in told] == [(500, 2), (200, 1)]
+
+
+async def until(is_true):
+    async with asyncio.timeout(5):
+        while not is_true():  # noqa: ASYNC110 (nobody signals it, and the loop's turns are the wait)
+            await asyncio.sleep(0)
+
+
+class Probed:
+    """A client whose vendor is reached or not, and the moments of its probes."""
+
+    def __init__(self, failed=None):
+        self.failed, self.at = failed, []
+
+    async def reach(self, url):
+        self.at.append(asyncio.get_running_loop().time())
+        return self.failed
+
+
+async def test_an_idle_vendor_is_probed_and_found_dead_before_it_is_needed(lines):
+    policy = SessionPolicy(probe_s=0.02, reconnect_min_s=0.01, reconnect_max_s=1.0)
+    sink, client = FakeSink(), Probed()
+    ours = Link(config.Channel(7, "cloud", "http", {}), sink, policy, lambda: 0.5)
+    ours.start(cast("Client", client), "https://vendor.example")
+    await until(lambda: len(client.at) >= 3)
+    assert len(ours.probes_s) >= 3
+    client.failed = Failed(Fail.UNREACHED, "refused")
+    await until(lambda: not ours.is_up)
+    assert sink.links[-1] == (False, "refused")
+    assert ours.failures == FAILURES
+    client.failed = None
+    await until(lambda: ours.is_up)
+    await ours.stop()
+
+
+@pytest.mark.parametrize(("dice", "wait_s"), [(0.0, 8.0), (0.5, 10.0), (1.0, 12.0)])
+async def test_probes_of_many_processes_do_not_come_together(monkeypatch, dice, wait_s):
+    waited = []
+
+    async def pause(event, timeout_s):
+        waited.append(timeout_s)
+        return True
+
+    monkeypatch.setattr(link, "_pause", pause)
+    ours = Link(
+        config.Channel(7, "cloud", "http", {}), FakeSink(), SessionPolicy(probe_s=10), lambda: dice
+    )
+    ours.reached()
+    await ours._has_fallen(cast("Client", Probed()), "https://vendor.example")
+    assert waited == [pytest.approx(wait_s)]

@@ -263,6 +263,7 @@ def test_silence_is_answered_with_a_link_test_and_its_answer_keeps_the_session()
     assert session.to_send() == b""
     session.receive(header(pdu.ENQUIRE_LINK_RESP, sequence), 20.0)
     assert session.tick(30.0) == []
+    assert (session.tests_s, session.tests_lost) == ([5.0], 0)
 
 
 def test_an_unanswered_link_test_ends_the_session():
@@ -270,6 +271,7 @@ def test_an_unanswered_link_test_ends_the_session():
     session.tick(15.0)
     assert session.tick(24.9) == []
     assert [type(event) for event in session.tick(25.0)] == [Ended]
+    assert (session.tests_s, session.tests_lost) == ([], 1)
 
 
 def test_a_nacked_link_test_says_that_somebody_is_there():

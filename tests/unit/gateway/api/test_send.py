@@ -537,6 +537,18 @@ async def test_shedding_takes_no_tokens(flow):
     assert flow.limiter.left == flow.limiter.depth
 
 
+@pytest.mark.parametrize("body", [ONE, {"messages": [ONE, ONE]}], ids=["single", "batch"])
+async def test_a_route_without_channels_is_503_and_takes_no_tokens(flow, body):
+    flow.crowded = ("shed.no_channel", "No channel takes messages now.", 15)
+    path = "/v1/batches" if "messages" in body else "/v1/messages"
+    answer = await post(flow, body, path=path)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "15")
+    assert problem(answer)["code"] == "shed.no_channel"
+    assert "otp is held longest" in problem(answer)["action"]
+    assert flow.limiter.left == flow.limiter.depth
+    assert flow.accepted == []
+
+
 async def test_a_store_that_is_away_is_503_and_gives_the_tokens_back(flow):
     flow.error = StoreUnavailable("gone")
     answer = await post(flow, ONE)
