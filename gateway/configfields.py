@@ -295,6 +295,10 @@ def _few(value: object) -> str | None:
     return None if is_good else f"must be a list of at most {MAX_BURSTS} entries"
 
 
+def _no_canaries(_: object) -> str:
+    return "stand in no file: applied again, it would begin them again; POST /v1/canaries instead"
+
+
 _later = Field(anything, is_later=True)
 
 TOP: Mapping[str, Field] = {
@@ -304,7 +308,8 @@ TOP: Mapping[str, Field] = {
     "routes": Field(anything),
     "templates": Field(anything),
     "webhook_endpoints": Field(anything),
-    **dict.fromkeys(("canaries", "signatures", "suppressions", "consents", "word_lists"), _later),
+    "canaries": Field(_no_canaries),
+    **dict.fromkeys(("signatures", "suppressions", "consents", "word_lists"), _later),
 }
 # A token bucket beside the tenant's own; its depth is two seconds' worth unless given.
 BUCKET: Mapping[str, Field] = {

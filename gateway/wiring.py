@@ -353,7 +353,11 @@ def _canaries(flow: Flow, pool: Pool, lease: ProcessLease) -> tuple[Canaries, Ca
     )
     flow.dispatcher.meters = canaries.meters
     judge = CanaryJudge(
-        config=ConfigStore(pool, flow.keyring), store=store, numbers=numbers, metrics=metrics
+        config=ConfigStore(pool, flow.keyring),
+        store=store,
+        numbers=numbers,
+        metrics=metrics,
+        has_canaries=lambda: bool(flow.snapshot.canaries),
     )
     return canaries, judge
 

@@ -228,7 +228,7 @@ async def test_what_an_operator_paused_stays_paused_until_a_file_says_otherwise(
         ("- a", 1, "", "must be an object"),
         ("tenants: {}", 1, "/tenants", "must be a list"),
         ("tennants: []", 1, "/tennants", "did you mean `tenants`"),
-        ("canaries: []", 1, "/canaries", "later version"),
+        ("word_lists: []", 1, "/word_lists", "later version"),
         ("tenants:\n  - {}", 2, "/tenants/0", "has no `name`"),
         ("tenants:\n  - name: 5", 2, "/tenants/0/name", "quotes"),
         ("tenants:\n  - name: a\n    name: b", 3, "/tenants/0/name", "twice"),
