@@ -89,6 +89,9 @@ def rig() -> Iterator[Rig]:
         keys = f"/v1/tenants/{tenant}/api-keys"
         for scope in ("send", "read"):
             made.keys[scope] = made.admin(keys, {"name": scope, "scopes": [scope]})["key"]
+        hooked = made.admin("/v1/tenants", {"name": "hooked"})["id"]  # it has nothing to be told of
+        both = {"name": "both", "scopes": ["send", "read"]}
+        made.keys["hooked"] = made.admin(f"/v1/tenants/{hooked}/api-keys", both)["key"]
         account = {"protocol": "smpp", "host": "127.0.0.1", "port": 1, "system_id": "usual"}
         drained = {**account, "name": "usual", "password": "x", "admin_state": "draining"}
         made.admin("/v1/channels", drained)  # what canaries are measured against
@@ -120,6 +123,7 @@ def fill(rig: Rig) -> None:
     entry = rig.gateway.request(
         "POST", "/v1/suppressions", {"to": "+8613800138111"}, key=rig.keys["send"]
     ).json()["id"]
+    endpoint = fresh_endpoint(rig)
     rig.ids = {
         "/v1/tenants/{id}": spoilt,
         "key_id": key,
@@ -130,8 +134,23 @@ def fill(rig: Rig) -> None:
         "/v1/templates/{id}": template,
         "/v1/channels/{id}": channel,
         "/v1/routes/{id}": route,
+        "/v1/webhook-endpoints/{id}": endpoint,
         "/v1/canaries/{id}": canary,
     }
+
+
+def fresh_endpoint(rig: Rig) -> str:
+    """A new one; that of before goes, for a tenant has a hundred at most."""
+    hooks, key = "/v1/webhook-endpoints", rig.keys["hooked"]
+    before = rig.ids.get(f"{hooks}/{{id}}")
+    if before is not None:
+        rig.gateway.request("DELETE", f"{hooks}/{before}", key=key)
+    hook = {"url": f"https://backend.example/{next(_names)}"}
+    while True:  # the key comes into force within 5 s
+        made = rig.gateway.request("POST", hooks, hook, key=key)
+        if made.status_code != 401:
+            assert made.status_code == 201, made.text
+            return str(made.json()["id"])
 
 
 def fresh_canary(rig: Rig, route: str) -> str:
@@ -154,6 +173,8 @@ def known_id(rig: Rig, path: str, name: str) -> str | None:
 def right_key(operation: Operation | SimpleNamespace) -> str:
     if operation.path.startswith(OF_THE_PLATFORM):
         return "admin"
+    if operation.path.startswith("/v1/webhook-endpoints"):
+        return "hooked"
     is_read = operation.method == "get" or operation.path.endswith(":search")
     return "read" if is_read else "send"
 

@@ -235,7 +235,7 @@ async def test_what_an_operator_paused_stays_paused_until_a_file_says_otherwise(
         ("tenants:\n  - name: a\n  - name: a", 3, "/tenants/1", "the same"),
         ("tenants:\n  - name: a\n    signatures: [【a】]", 3, "/tenants/0/signatures", "without"),
         ("tenants:\n  - name: a\n    countries: [0]", 3, "/tenants/0/countries", "1 to 999"),
-        ("tenants:\n  - name: a\n    on_uncertain: hold", 3, "/tenants/0/on_uncertain", "later"),
+        ("tenants:\n  - name: a\n    on_uncertain: wait", 3, "/tenants/0/on_uncertain", "ask"),
         (
             "tenants:\n  - name: a\n    otp_caps: {per_hour: 101}",
             3, "/tenants/0/otp_caps/per_hour", "from 0 to 100",
