@@ -157,6 +157,14 @@ class Watch:
         way = self._ways.get(carrier)
         return self._whole.breaker.cause or (None if way is None else way.breaker.cause)
 
+    def left(self) -> dict[Carrier | None, Signal]:
+        """Why breakers were left that are not closed yet: the whole channel's (None), carriers'."""
+        found: dict[Carrier | None, Signal] = {}
+        for carrier, way in ((None, self._whole), *self._ways.items()):
+            if way.breaker.cause is not None:
+                found[carrier] = way.breaker.cause
+        return found
+
     def room(self, window: int, waiting: Sequence[float], now: float) -> int:
         """How many submits more may wait for their answer, of `window` in all (`Breaker.room`).
 

@@ -20,17 +20,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Protocol
 
+from failover.budget import BudgetPolicy, RetryBudget
 from failover.start import Start
 from gateway.canaries import Meter
 from gateway.channel import OTP_SHARE, ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
+from gateway.detours import detour_of
 from gateway.ending import Ends
 from gateway.lanes import HELD, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
+from gateway.retries import Retries
 from gateway.watching import feed, glance, link_fell, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
@@ -101,6 +104,7 @@ class Dispatcher(ChannelChoice):
         self.withdrawn: dict[MessageClass, set[int]] = {}  # tenants with dead messages in lanes
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
+        self.retries = Retries(RetryBudget(BudgetPolicy(), now), metrics, monotonic)
         self.last_look = LastLook(self._ends.reject, self.withdrawn)
         self.health_news: Callable[[], None] = lambda: None  # the other processes are told
         self.is_stopped = False
@@ -284,8 +288,12 @@ class Dispatcher(ChannelChoice):
                 self._ends.all([message], Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
             return None
         if channel != message.channel:
-            if primary and channel and not message.is_adopted:
-                self._count_failover(message, primary, channel)
+            message.detour = ()
+            if primary and channel:
+                cause = self.why_not(message, primary)
+                message.detour = detour_of(cause, primary)
+                if not message.is_adopted:
+                    self._count_failover(primary, channel, cause)
             message.channel = channel
         runtime = self.channels.get(channel)
         if runtime is not None and not runtime.watch.is_closed:
@@ -300,10 +308,9 @@ class Dispatcher(ChannelChoice):
     def _delay(self, message: Message) -> None:
         heapq.heappush(self._delayed, (message.not_before, next(self._order), message))
 
-    def _count_failover(self, message: Message, primary: int, channel: int) -> None:
+    def _count_failover(self, primary: int, channel: int, cause: str) -> None:
         names = self._ledger.channel_names
-        labels = names.get(primary, ""), names.get(channel, ""), self.why_not(message, primary)
-        self._metrics.failover_total.inc(labels)
+        self._metrics.failover_total.inc((names.get(primary, ""), names.get(channel, ""), cause))
 
     def _enter(self, message: Message, *, first: bool) -> int:
         channel = self._bind(message)
@@ -317,9 +324,8 @@ class Dispatcher(ChannelChoice):
 
     def spill(self, message: Message, channel: int, cause: str) -> None:
         """Put a message that its channel cannot take into a spare one's lane, at its head."""
-        names = self._ledger.channel_names
-        labels = names.get(message.channel, ""), names.get(channel, ""), cause
-        self._metrics.failover_total.inc(labels)
+        self._count_failover(message.channel, channel, cause)
+        message.detour = detour_of(cause, message.channel)
         message.throttled_at = message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
             return
@@ -413,7 +419,9 @@ class Dispatcher(ChannelChoice):
             return False
         look = self.last_look
         is_watched = message.message_class in look.policy.watched
-        return not (is_watched and look.stops(message, unix))
+        if is_watched and look.stops(message, unix):
+            return False
+        return not message.attempt or self.retries.may_leave(message)
 
     def withdraw(self) -> None:
         """We leave, and every answer is here: what still waits for a slot is decided."""
@@ -477,6 +485,8 @@ class Dispatcher(ChannelChoice):
         """The submits of one attempt, all with one reference."""
         total = len(message.texts)
         begin_attempt(message, runtime.config.id)
+        if message.attempt == 1 and not message.throttled:  # it was not counted before
+            self.retries.first(message.tenant)
         message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
@@ -684,7 +694,9 @@ class Dispatcher(ChannelChoice):
         while self._delayed and self._delayed[0][0] <= now:
             due.append(heapq.heappop(self._delayed)[2])
         if due:
-            self.put(due, first=True)
+            self.put(sorted(due, key=_age), first=True)
+        if again := self.retries.due():
+            self.put(again, first=True)
         for channel, runtime in list(self.channels.items()):
             self._repair_due(channel, runtime, now)
             self._lend(runtime, now)
@@ -711,6 +723,7 @@ class Dispatcher(ChannelChoice):
         if tenants := self.withdrawn.pop(message_class, None):
             self._lanes.remove_withdrawn(message_class, tenants)
         late = self._lanes.remove_expired((message_class,), unix)
+        late += self.retries.remove_expired(message_class, unix)
         if any(entry[2].valid_until <= unix for entry in self._delayed):
             late += [entry[2] for entry in self._delayed if entry[2].valid_until <= unix]
             self._delayed = [entry for entry in self._delayed if entry[2].valid_until > unix]
@@ -738,9 +751,15 @@ class Dispatcher(ChannelChoice):
             for _, queue in lane.queues():
                 yield queue
         yield [entry[2] for entry in self._delayed]
+        yield self.retries
         yield self._late
         yield from list(self._claiming.values())
 
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""
         return [entry[2].id for entry in self._delayed]
+
+
+def _age(message: Message) -> int:
+    """Sorts by age, the oldest first."""
+    return message.id

@@ -31,6 +31,7 @@ log = get_logger(__name__)
 # What we gave up ourselves says nothing of the channel.
 _OURS = frozenset({"channel.removed", "process.lost", "internal.error"})
 _LINK_LOST = "channel.link_lost"
+_ACCOUNT = "channel.account"  # whose codes surely speak of the account as a whole
 
 
 def health_policy(numbers: Reliability) -> HealthPolicy:
@@ -125,6 +126,7 @@ def count_refused(answers: Answers, outcome: Outcome, *, is_slow: bool, has_sess
             answers.slow += is_slow
             answers.failed += _HALVES.get(cause, 0)
             answers.config += cause is Cause.CONFIG
+            answers.is_account |= outcome.reason == _ACCOUNT
         case Throttled():
             answers.is_heard = True
         case Uncertain(reason=reason):
