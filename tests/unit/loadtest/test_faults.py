@@ -27,7 +27,7 @@ class Records:
 
     def __init__(self):
         self.sent = {}
-        self.carriers = [[], [], [], []]
+        self.carriers: list[list[tuple[float, bytes]]] = [[], [], [], []]
         self.events = []
         self.log = []
 
