@@ -118,8 +118,12 @@ class Watch:
         else:
             self._link_errors += part
 
+    def link_came(self, now: float) -> None:
+        """A login was answered, or a connection made."""
+        self.tested_at = now
+
     def heard_at(self) -> float:
-        """When its carrier last showed to be there: an answer, or one to a link test."""
+        """When its carrier last showed to be there: an answer, of a login or link test too."""
         return max(self._whole.health.heard_at, self.tested_at)
 
     # -- what messages ask -----------------------------------------------------------------
@@ -152,6 +156,14 @@ class Watch:
         """Why it takes less than all of the carrier's messages; None when it takes all."""
         way = self._ways.get(carrier)
         return self._whole.breaker.cause or (None if way is None else way.breaker.cause)
+
+    def left(self) -> dict[Carrier | None, Signal]:
+        """Why breakers were left that are not closed yet: the whole channel's (None), carriers'."""
+        found: dict[Carrier | None, Signal] = {}
+        for carrier, way in ((None, self._whole), *self._ways.items()):
+            if way.breaker.cause is not None:
+                found[carrier] = way.breaker.cause
+        return found
 
     def room(self, window: int, waiting: Sequence[float], now: float) -> int:
         """How many submits more may wait for their answer, of `window` in all (`Breaker.room`).
@@ -255,6 +267,7 @@ class Watch:
             is_ready=glance.is_up and glance.has_room,
             overdue=sum(at >= since and now - at > limit_s for at in waiting),
             elsewhere=elsewhere,
+            is_proven=way.breaker.cause is not Signal.RECEIPTS or way.health.has_receipts(),
         )
         if change is not None and change.state in (_OPEN, _HALF_OPEN):
             way.health.forget(now)

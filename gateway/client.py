@@ -193,6 +193,8 @@ def _timeline(steps: list[Json], total: int) -> list[str]:
     lines = ["", "  what happened, seconds after the first step:"]
     for step in steps:
         details = [str(step["step"]).replace("_", " ")]
+        if step["step"] == "attempt" and step.get("attempt"):
+            details[0] += f" {step['attempt']}"
         if step.get("segment") is not None:
             of_all = f" of {total}" if total > 1 else ""
             details.append(f"segment {step['segment'] + 1}{of_all}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from sms.model import EventRow, InboundMessage, Message
+from store.channel_news import ChannelNewsStore
 from store.events import EventLane
 from store.fragments import ParkedWebhook, delete_webhooks_sql, park_webhooks_sql
 from store.inbound_read import InboundReader
@@ -77,6 +78,10 @@ class NoticeStore(Protocol):
         """Texts from phones with their rows; unknown ids are absent."""
         ...
 
+    async def channel_events(self, ids: Sequence[int]) -> Mapping[int, EventRow]:
+        """Rows about channels by event id; other ids are absent."""
+        ...
+
     async def events_after(self, cursor: int, limit: int) -> list[EventRow]:
         """This process's events with an id above the cursor, by event id."""
         ...
@@ -95,16 +100,16 @@ class LaneNoticeStore:
         reader: Reader,
         process: int,
         inbound: InboundReader,
-        accepting: Callable[[], int | None] = lambda: None,
-        receiving: Callable[[], int | None] = lambda: None,
+        news: ChannelNewsStore,
+        floors: Sequence[Callable[[], int | None]] = (),
     ) -> None:
-        """`accepting`, `receiving`: the lowest id of a message, and of an event of a text from a
-        phone, that is not committed yet.
+        """`floors`, beside the lane's: each the lowest id of an event that is not committed yet,
+        or of a message whose event commits with it.
         """
         self._lane = lane
         self._inbound = inbound
-        self._accepting = accepting
-        self._receiving = receiving
+        self._news = news
+        self._floors = floors
         self._reader = reader
         self._process = process
 
@@ -150,11 +155,15 @@ class LaneNoticeStore:
         """See `NoticeStore`."""
         return await self._inbound.messages(ids)
 
+    async def channel_events(self, ids: Sequence[int]) -> Mapping[int, EventRow]:
+        """See `NoticeStore`."""
+        return await self._news.events(ids)
+
     async def events_after(self, cursor: int, limit: int) -> list[EventRow]:
         """See `NoticeStore`."""
         return await self._reader.events_after(self._process, cursor, limit)
 
     def pending_floor(self) -> int | None:
         """See `NoticeStore`. The event of a scheduled message commits with it and has its id."""
-        floors = self._lane.pending_floor(), self._accepting(), self._receiving()
+        floors = [self._lane.pending_floor(), *(floor() for floor in self._floors)]
         return min([floor for floor in floors if floor is not None], default=None)

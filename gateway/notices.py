@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from gateway.views import mask_number, message_view, rfc3339, whole_number
-from receipts.state import ATTEMPTS, STATES_OF_PATH, Path, PhonePath, apply_row
+from receipts.state import ATTEMPTS, STATES_OF_PATH, ChannelPath, Path, PhonePath, apply_row
 from sms.ids import to_text
 from sms.model import Encoding, EventRow, Message, MessageClass, State
 from sms.reasons import is_retryable
@@ -29,15 +29,18 @@ from sms.reasons import is_retryable
 MAX_EVENT_BYTES = 20_000
 MAX_BATCH_BYTES = 262_144
 MAX_BATCH_EVENTS = 100
+TEST_TYPE = "webhook.test"
 ENVELOPE_BYTES = 96  # of a batch, besides its events
 
 # Tenants are not told of these: a text that waits or is being submitted is not news.
 _SILENT = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
 # By number of the path, as plain texts: a list look-up per row (an enum's `.value` costs 0.1 µs).
 _STATUS: list[str | None] = [None] * (max(Path) + 1)  # where it ends, None: tenants hear nothing
-_TYPES: list[str | None] = [None] * (max(PhonePath) + 1)
+_TYPES: list[str | None] = [None] * (max(ChannelPath) + 1)
 _TYPES[PhonePath.RECEIVED] = "inbound.received"
 _TYPES[PhonePath.OPTED_OUT] = "recipient.opted_out"
+_TYPES[ChannelPath.DEGRADED] = "channel.degraded"
+_TYPES[ChannelPath.RECOVERED] = "channel.recovered"
 # Where a path stands just before its end when the row alone says so. Live and read back from the
 # store a message enters these paths at different places, but its event must read the same.
 _BEFORE: list[str | None] = [None] * (max(Path) + 1)
@@ -64,13 +67,13 @@ class Notice:
     type: str
     sequence: int
     message_id: int
-    number: str  # digits, for endpoints that opted in
+    number: str  # digits, for endpoints that opted in; "" = it names none
     masked: bytes  # the single-event body
     _whole: bytes | None = None
 
     def body(self, *, full_number: bool) -> bytes:
         """The single-event body, with the number as the endpoint may see it."""
-        if not full_number:
+        if not full_number or not self.number:
             return self.masked
         if self._whole is None:
             # The first number in a body is `to`: before it stand only ids, type and a time.
@@ -86,6 +89,17 @@ def batch_body(bodies: Iterable[bytes], at: float) -> bytes:
         rfc3339(at).encode(),
         b",".join(bodies),
     )
+
+
+def test_body(endpoint_id: int, event_id: int, at: float) -> bytes:
+    """The body of a test event: it is about the endpoint itself; `at` is Unix seconds."""
+    event = {
+        "id": to_text("evt", event_id),
+        "type": TEST_TYPE,
+        "timestamp": rfc3339(at),
+        "data": {"id": to_text("whe", endpoint_id), "sequence": 1},
+    }
+    return _encode(event)
 
 
 def type_of_path(path: int) -> str | None:

@@ -138,7 +138,10 @@ class Owners:
         back for the sake of its parent.
         """
         while self._of_channel is None:
-            self._of_channel = await self._users_of_channels(self._snapshot)
+            snapshot = self._snapshot
+            found = await users_of_channels(snapshot)
+            if snapshot is self._snapshot:
+                self._of_channel = found
         asked = [self._candidates(text) for text in texts]
         try:
             sent = await self._sent(zip(texts, asked, strict=True), now)
@@ -150,26 +153,6 @@ class Owners:
             self._owned(text, tenants, sent.get(text.number, ()))
             for text, tenants in zip(texts, asked, strict=True)
         ]
-
-    async def _users_of_channels(self, snapshot: Snapshot) -> dict[int, tuple[int, ...]] | None:
-        """Whose messages may go over a channel; None when the configuration changed meanwhile."""
-        own_routes = {route.tenant for route in snapshot.routes}
-        alike: dict[tuple[int, ...], set[int]] = {}  # of tenants without routes of their own
-        users: dict[int, list[int]] = {}
-        for tenant in sorted(snapshot.tenants.values(), key=lambda one: one.id):
-            if tenant.id in own_routes:
-                await asyncio.sleep(0)
-                channels = _channels_of(snapshot, tenant.id, tenant.countries)
-            elif tenant.countries in alike:
-                channels = alike[tenant.countries]
-            else:
-                channels = _channels_of(snapshot, tenant.id, tenant.countries)
-                alike[tenant.countries] = channels
-            for channel in channels:
-                users.setdefault(channel, []).append(tenant.id)
-        if snapshot is not self._snapshot:
-            return None
-        return {channel: tuple(tenants) for channel, tenants in users.items()}
 
     async def _sent(
         self, asked: Iterable[tuple[Sought, tuple[int, ...]]], now: float
@@ -243,3 +226,22 @@ def _channels_of(snapshot: Snapshot, tenant: int, countries: Sequence[int]) -> s
             trial = snapshot.trial_for(*key)
             found.update(() if trial is None else trial[1])
     return found
+
+
+async def users_of_channels(snapshot: Snapshot) -> dict[int, tuple[int, ...]]:
+    """The tenants whose messages may go over a channel, by channel; lets the loop go in between."""
+    own_routes = {route.tenant for route in snapshot.routes}
+    alike: dict[tuple[int, ...], set[int]] = {}  # of tenants without routes of their own
+    users: dict[int, list[int]] = {}
+    for tenant in sorted(snapshot.tenants.values(), key=lambda one: one.id):
+        if tenant.id in own_routes:
+            await asyncio.sleep(0)
+            channels = _channels_of(snapshot, tenant.id, tenant.countries)
+        elif tenant.countries in alike:
+            channels = alike[tenant.countries]
+        else:
+            channels = _channels_of(snapshot, tenant.id, tenant.countries)
+            alike[tenant.countries] = channels
+        for channel in channels:
+            users.setdefault(channel, []).append(tenant.id)
+    return {channel: tuple(tenants) for channel, tenants in users.items()}

@@ -117,7 +117,7 @@ class Aside:
         """None is sought: whoever gets the message chooses."""
         return 0
 
-    def spill(self, message: Message, channel: int) -> None:
+    def spill(self, message: Message, channel: int, cause: str) -> None:
         """Never asked: no channel is spare here."""
         raise AssertionError("a dead process's messages are handed over")
 

@@ -18,15 +18,18 @@ from cluster.wake import Wakes
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
+from failover.budget import BudgetPolicy, RetryBudget
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.canaries import Canaries
 from gateway.canary_judge import CanaryJudge
 from gateway.carrier_words import CarrierWords
 from gateway.channel import OTP_SHARE, ChannelRuntime
+from gateway.channel_news import ChannelNews
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
+from gateway.copies import Copies
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
@@ -37,9 +40,11 @@ from gateway.inbound import InboundDesk
 from gateway.inbound_commit import InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
+from gateway.lostanswer import Policies
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
+from gateway.orphans import Orphans
 from gateway.owners import Owners
 from gateway.peers import Peers
 from gateway.porting import Porting
@@ -47,6 +52,7 @@ from gateway.protocols import PROTOCOLS
 from gateway.pumping import Pumping
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
+from gateway.retries import Retries
 from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
@@ -57,6 +63,7 @@ from gateway.suppressing import Suppressing
 from gateway.takeover import Aside, Takeover, Taker
 from gateway.usage import usage_moves
 from gateway.watching import Watches, health_policy
+from gateway.webhook_desk import open_desk
 from gateway.withdraw import Withdrawals
 from ratelimit.leases import ChannelBucket, Leases
 from ratelimit.limiter import Valkey
@@ -69,6 +76,7 @@ from sms.ids import IdClock
 from sms.model import EventRow, MessageClass
 from store.accept import AcceptHooks, Acceptor
 from store.canaries import CanaryStore
+from store.channel_news import ChannelNewsStore
 from store.claims import ClaimBook
 from store.commands import CommandTable
 from store.config import ConfigStore
@@ -78,6 +86,7 @@ from store.handovers import Handovers
 from store.inbound import InboundStore
 from store.inbound_read import InboundReader
 from store.intake import Intake
+from store.orphans import OrphanStore
 from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
@@ -117,6 +126,7 @@ class Worker:
     quotas: Quotas
     suppressing: Suppressing
     inbound: InboundDesk
+    news: ChannelNews
     watches: Watches
     canaries: Canaries
     canary_judge: CanaryJudge
@@ -180,7 +190,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         ),
         unix=time.time,
     )
-    policy, schedule = _policy(numbers, pool, keyring, dispatcher, ledger, backlog, reader, metrics)
+    policy, schedule = _policy(
+        numbers, pool, keyring, dispatcher, evidence, ledger, backlog, reader, metrics
+    )
     matches = Matches(numbers.match_cache)
     journal = JournalGate(metrics)
     settler = Settler(
@@ -212,6 +224,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         unix=time.time,
         max_attempts=numbers.max_attempts,
     )
+
+    reports.orphans = _orphans(pool, keyring, dispatcher, numbers)
 
     def live() -> int:
         return len(peers.sessions.live)
@@ -270,8 +284,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
             reader,
             lease.process,
             InboundReader(pool, keyring),
-            accepting=flow.acceptor.pending_floor,
-            receiving=flow.receiving_floor,
+            ChannelNewsStore(pool),
+            floors=(flow.acceptor.pending_floor, flow.receiving_floor),
         ),
         deliver=deliverer.deliver,
         metrics=metrics,
@@ -279,7 +293,19 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         cursor=lease.event_cursor,
         policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
     )
+    flow.webhooks = notifier.join(open_desk(settings, lease, pool, keyring, metrics, ids.next))
     ledger.told = notifier
+    news = flow.news = ChannelNews(
+        process=lease.process,
+        store=ChannelNewsStore(pool),
+        dispatcher=dispatcher,
+        names=ledger.channel_names,
+        ids=ids,
+        reserve=reserve,
+        told=notifier,
+        unix=time.time,
+        monotonic=time.monotonic,
+    )
     peers = _peers(settings, flow, pool, ids, claims, notifier)
     flow.smg_port = SmgPort(
         settings.smg_fds,
@@ -305,6 +331,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         quotas,
         _suppressing(flow, pool),
         _inbound(flow, pool, ids, notifier),
+        news,
         Watches(health_policy(numbers), time.monotonic),
         *_canaries(flow, pool, lease),
         Standing(flow, claims, peers, lease.process, numbers.parked_after_s),
@@ -326,7 +353,11 @@ def _canaries(flow: Flow, pool: Pool, lease: ProcessLease) -> tuple[Canaries, Ca
     )
     flow.dispatcher.meters = canaries.meters
     judge = CanaryJudge(
-        config=ConfigStore(pool, flow.keyring), store=store, numbers=numbers, metrics=metrics
+        config=ConfigStore(pool, flow.keyring),
+        store=store,
+        numbers=numbers,
+        metrics=metrics,
+        has_canaries=lambda: bool(flow.snapshot.canaries),
     )
     return canaries, judge
 
@@ -361,12 +392,24 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     pool: Pool,
     keyring: Keyring,
     dispatcher: Dispatcher,
+    evidence: Evidence,
     ledger: Ledger,
     backlog: Backlog,
     reader: Reader,
     metrics: Metrics,
 ) -> tuple[SendingPolicy, Schedule]:
-    """Hours and suppressions, asked by dispatch too, and where what must wait is put."""
+    """What dispatch asks before something leaves – hours, suppressions, the retry budget – and
+    where what must wait is put. `evidence` gets what follows a lost answer.
+    """
+    evidence.policies = Policies(
+        {
+            MessageClass.OTP: numbers.on_uncertain_otp,
+            MessageClass.TRANSACTIONAL: numbers.on_uncertain_transactional,
+            MessageClass.MARKETING: numbers.on_uncertain_marketing,
+        }
+    )
+    budget = BudgetPolicy(numbers.retry_share, numbers.retry_window_s, numbers.retry_least)
+    dispatcher.retries = Retries(RetryBudget(budget, time.monotonic()), metrics, time.monotonic)
     policy = dispatcher.last_look.policy = SendingPolicy(
         Hours(numbers.marketing_opens_h, numbers.marketing_closes_h),
         Suppressions(keyring.number_index),
@@ -382,6 +425,16 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     )
     dispatcher.last_look.put_off = schedule.put_off
     return policy, schedule
+
+
+def _orphans(pool: Pool, keyring: Keyring, dispatcher: Dispatcher, numbers: Reliability) -> Orphans:
+    """Whose a receipt with an unknown id may be."""
+
+    def sends_whole(channel: int) -> bool:
+        runtime = dispatcher.channels.get(channel)
+        return runtime is not None and runtime.adapter.sends_whole
+
+    return Orphans(OrphanStore(pool, keyring), sends_whole, numbers.orphan_window_s)
 
 
 def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
@@ -547,6 +600,7 @@ def _commands(
         ids=ids,
         metrics=flow.metrics,
     )
+    flow.commands.copies = Copies(flow.ledger, flow.evidence, flow.reader)
     return flow.commands
 
 

@@ -57,6 +57,13 @@ class PhonePath(IntEnum):
     OPTED_OUT = 65
 
 
+class ChannelPath(IntEnum):
+    """Rows about a channel: they move no message. Same column and rule as `Path`."""
+
+    DEGRADED = 66
+    RECOVERED = 67
+
+
 STATES_OF_PATH: dict[Path, tuple[State, ...]] = {
     Path.NOTE: (),
     Path.SUBMITTED: (State.QUEUED, State.SUBMITTING, State.SUBMITTED),

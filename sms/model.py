@@ -54,6 +54,20 @@ class OnUncertain(StrEnum):
     HOLD = "hold"
 
 
+class UncertainPolicy(StrEnum):
+    """The same as platform and tenants may choose it: an operator may be asked as well."""
+
+    RESEND = "resend"
+    PROBE_THEN_RESEND = "probe_then_resend"
+    HOLD = "hold"
+    ASK = "ask"  # hold, until an operator says `:resend`
+
+    @property
+    def is_resending(self) -> bool:
+        """Whether a second copy follows by itself."""
+        return self is UncertainPolicy.RESEND or self is UncertainPolicy.PROBE_THEN_RESEND
+
+
 class State(StrEnum):
     """The states of a message (RELIABILITY section 2)."""
 
@@ -151,6 +165,8 @@ class Message:
     # On a route whose channels do not take every text: the version of the configuration by which
     # it was found, and the channels that take this one. None = not looked for yet.
     takers: tuple[int, tuple[int, ...]] | None = None
+    # Why it is bound to another channel than its first (gateway.detours); () = it is not.
+    detour: tuple[int, ...] = ()
     is_parked: bool = False  # a row in `parked` waits for it
     is_adopted: bool = False  # taken over from another process: its claim is what we find it by
     is_handed: bool = False  # handed over: this object is nobody's, wherever it still stands

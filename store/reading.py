@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from store.attempts import AttemptReader
+from store.channel_news import ChannelNewsStore
 from store.database import Pool, open_pool
 from store.inbound_read import InboundReader
 from store.lists import Lists
@@ -31,6 +33,8 @@ class Reading:
     usage: Usage
     tellings: Tellings
     inbound: InboundReader
+    attempts: AttemptReader
+    news: ChannelNewsStore
 
 
 async def open_reading(dsn: str, keyring: Keyring) -> Reading:
@@ -44,4 +48,6 @@ async def open_reading(dsn: str, keyring: Keyring) -> Reading:
         Usage(pool),
         Tellings(pool),
         InboundReader(pool, keyring),
+        AttemptReader(pool, keyring),
+        ChannelNewsStore(pool),
     )

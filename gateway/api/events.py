@@ -18,6 +18,7 @@ from gateway.api.cursors import place_of, seal_cursor
 from gateway.api.filters import DEFAULT_LIMIT, EVENT_FILTERS, from_query, position_of, refusal
 from gateway.api.problems import ProblemError
 from gateway.api.reply import caller
+from gateway.channel_notices import notice_of_channel
 from gateway.inbound_notices import notices_of_inbound
 from gateway.notices import notices_of_stored
 from store.pull import Pulled, oldest_cursor
@@ -77,6 +78,8 @@ class Events:
         reading = self._flow.reading
         stored = await reading.reader.messages(list(wanted))
         from_phones = await reading.inbound.messages([one for one in wanted if one not in stored])
+        rest = [one for one in wanted if one not in stored and one not in from_phones]
+        of_channels = await reading.news.events(rest)
         names = self._flow.channel_names
         built: dict[int, bytes] = {}
         for message_id, sequences in wanted.items():
@@ -88,4 +91,6 @@ class Events:
             sequences = wanted[message_id]
             for notice in notices_of_inbound(text.message, text.rows, sequences, names):
                 built[notice.event_id] = notice.masked
+        for event_id, row in of_channels.items():
+            built[event_id] = notice_of_channel(row, names).masked
         return [built[event.event_id] for event in events if event.event_id in built]

@@ -97,7 +97,8 @@ def read_schemas() -> Json:
                 "id": {**ID, "description": "Equals the `webhook-id` of the same event."},
                 "type": {
                     "type": "string",
-                    "pattern": "^(message\\.|inbound\\.received$|recipient\\.opted_out$)",
+                    "pattern": "^(message\\.|inbound\\.received$|recipient\\.opted_out$"
+                    "|channel\\.(degraded|recovered)$)",
                 },
                 "timestamp": TIME,
                 "data": {
@@ -105,7 +106,9 @@ def read_schemas() -> Json:
                     "description": "Of `message.…`: the message as it stood then, its number "
                     "masked, with `status` and `previous_status`. Of `inbound.received`: an "
                     "InboundMessage. Of `recipient.opted_out`: `to` (masked) and the `classes` "
-                    "that are suppressed for it now.",
+                    "that are suppressed for it now. Of `channel.…`: `name`, `carrier` (null: the "
+                    "whole channel), `cause` and `since` of a channel in the tenant's routes; its "
+                    "`sequence` only grows.",
                     "required": ["id", "sequence"],
                 },
             }

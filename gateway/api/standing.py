@@ -7,9 +7,10 @@ whose attempt is under way would look as if nothing happened. The owner's live o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gateway.views import rfc3339
+from gateway.detours import in_words, told_detour
+from gateway.timeline import Step, blank_step
 from sms.model import Message, State
 
 HELD = "held: no channel of its route has a session"
@@ -28,7 +29,7 @@ class Clocks(NamedTuple):
 
 def standing_of(
     live: Message, channel_name: Callable[[int], str | None], now: Clocks
-) -> dict[str, Any] | None:
+) -> Step | None:
     """A step as in the timeline, with `detail` in words; None when nothing is awaited here."""
     if live.state is State.SUBMITTING:
         return _attempt(live, channel_name, now)
@@ -42,33 +43,30 @@ def standing_of(
     detail = f"waits in the queue of {name}"
     if pause_s > 0:
         detail = f"waits to be tried again in {pause_s:.0f} s"
+    detail += _detour(live, channel_name)
     return _step("waiting", live, now.at(waits_since), detail) | {"channel": name}
 
 
-def _attempt(
-    live: Message, channel_name: Callable[[int], str | None], now: Clocks
-) -> dict[str, Any]:
+def _attempt(live: Message, channel_name: Callable[[int], str | None], now: Clocks) -> Step:
     name = channel_name(live.channel)
     sent_at = live.sent_at or now.monotonic
     detail = f"attempt on {name}, no answer yet"
     total = len(live.texts)
     if total > 1:
         detail = f"attempt on {name}, {live.open_segments} of {total} segments not answered yet"
+    detail += _detour(live, channel_name)
     step = _step("attempt", live, now.at(sent_at), detail)
-    step["channel"] = name
+    step["channel"], step["attempt"] = name, live.attempt
+    step["follows"] = live.attempt - 1 or None
     step["ms"] = max(0, round((now.monotonic - sent_at) * 1000))
     return step
 
 
-def _step(step: str, live: Message, at: float, detail: str) -> dict[str, Any]:
-    return {
-        "at": rfc3339(at),
-        "step": step,
-        "status": live.state.value,
-        "channel": None,
-        "segment": None,
-        "carrier_id": None,
-        "code": None,
-        "ms": None,
-        "detail": detail,
-    }
+def _detour(live: Message, channel_name: Callable[[int], str | None]) -> str:
+    """Why it is not the first channel of its route, where it is another."""
+    detour = told_detour((0, 0, *live.detour))
+    return "" if detour is None else f", {in_words(detour[0], channel_name(detour[1]))}"
+
+
+def _step(step: str, live: Message, at: float, detail: str) -> Step:
+    return {**blank_step(at, step, live.state), "detail": detail}

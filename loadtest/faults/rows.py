@@ -96,7 +96,7 @@ ROWS: Final[Mapping[str, Row]] = {
             after_s=10,
             scaled="nothing",
             numbers={},
-            channel={"segments_per_second": 530},
+            channel={"segments_per_second": 500},
         ),
         Row(
             "refused",

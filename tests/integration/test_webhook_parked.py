@@ -18,6 +18,7 @@ from sms.config import Snapshot, WebhookEndpoint
 from sms.ids import to_text
 from sms.model import EventRow, State
 from store import database
+from store.channel_news import ChannelNewsStore
 from store.fragments import ParkedWebhook
 from store.inbound_read import InboundReader
 from telemetry.metrics import Metrics
@@ -66,7 +67,8 @@ class Clock:
 
 def notice_store(world: World, lane) -> LaneNoticeStore:
     inbound = InboundReader(world.pool, world.keyring)
-    return LaneNoticeStore(lane, world.reader, world.lease.process, inbound)
+    news = ChannelNewsStore(world.pool)
+    return LaneNoticeStore(lane, world.reader, world.lease.process, inbound, news)
 
 
 def joined(world: World, lane, endpoint: Endpoint, clock: Clock, cursor: int = 0) -> Notifier:
@@ -189,7 +191,11 @@ async def test_a_dead_endpoint_with_5000_due_rows_hides_no_row_of_another(world:
     assert await store.due([], now, 300) == []
     assert await store.oldest_parked() == ids[0]
     other = LaneNoticeStore(
-        lane, world.reader, world.lease.process + 1, InboundReader(world.pool, world.keyring)
+        lane,
+        world.reader,
+        world.lease.process + 1,
+        InboundReader(world.pool, world.keyring),
+        ChannelNewsStore(world.pool),
     )
     assert await other.due([5, 6], now, 300) == []
     assert await other.oldest_parked() is None

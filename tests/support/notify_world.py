@@ -54,6 +54,7 @@ class MemoryStore:
         self.waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.entries: dict[int, Entry] = {}
         self.texts: dict[int, StoredInbound] = {}  # from phones
+        self.news: dict[int, EventRow] = {}  # about channels
         self.floor: int | None = None
         self.due_calls: list[list[int]] = []
         self.probes: list[int] = []  # of how many endpoints was asked whether they have any
@@ -112,6 +113,9 @@ class MemoryStore:
 
     async def inbound(self, ids: Sequence[int]) -> dict[int, StoredInbound]:
         return {one: self.texts[one] for one in ids if one in self.texts}
+
+    async def channel_events(self, ids: Sequence[int]) -> dict[int, EventRow]:
+        return {one: self.news[one] for one in ids if one in self.news}
 
     async def events_after(self, cursor: int, limit: int) -> list[EventRow]:
         rows = [row for entry in self.entries.values() for row in entry.rows]

@@ -327,5 +327,5 @@ def test_events_that_share_their_look_do_not_share_their_fields() -> None:
 
 
 def test_a_path_of_a_newer_version_is_no_event_of_ours() -> None:
-    assert type_of_path(66) is None
+    assert type_of_path(68) is None
     assert type_of_path(200) is None

@@ -268,7 +268,7 @@ def test_an_event_that_commits_with_its_accept_holds_the_cursor(
     lane: int | None, accepting: int | None, floor: int | None
 ) -> None:
     events = type("Lane", (), {"pending_floor": lambda self: lane})()
-    store = LaneNoticeStore(events, None, 1, None, accepting=lambda: accepting)  # type: ignore[arg-type]  # fakes
+    store = LaneNoticeStore(events, None, 1, None, None, [lambda: accepting])  # type: ignore[arg-type]  # fakes
     assert store.pending_floor() == floor
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.views import add_codes, mask_number, message_view, rfc3339, timeline
+from gateway.views import add_codes, mask_number, message_view, rfc3339
 from receipts.state import Path, fold
 from sms.model import Carrier, Encoding, EventRow, Message, MessageClass, State
 
@@ -58,39 +58,3 @@ def test_a_long_message_whose_segments_differ():
         {"index": 0, "status": "undelivered", "carrier_code": "UNDELIV"},
         {"index": 1, "status": "delivered", "carrier_code": "DELIVRD"},
     ]
-    steps = timeline(message, rows, {7: "mobile-a"}.get)
-    assert [(step["step"], step["segment"], step["carrier_id"], step["ms"]) for step in steps] == [
-        ("accepted", None, None, None),
-        ("queued", None, None, 5),
-        ("attempt", 0, "x0", None),
-        ("attempt", 1, "x1", 100),
-        ("receipt", 1, "x1", 900),
-        ("receipt", 0, "x0", 2000),
-    ]
-
-
-def test_a_failed_attempt_and_a_second_channel():
-    message = make()
-    rows = [
-        row(2, Path.REQUEUED, State.QUEUED, AT + 1, channel=7, code="0x08",
-            reason="channel.unavailable", times=(1, 20)),
-        row(3, Path.SUBMITTED, State.SUBMITTED, AT + 2, segment=0, channel=8, carrier_id="y",
-            times=(3, 30)),
-    ]  # fmt: skip
-    steps = timeline(message, rows, {7: "a", 8: "b"}.get)
-    assert [(step["step"], step["channel"], step["code"], step["ms"]) for step in steps] == [
-        ("accepted", None, None, None),
-        ("queued", None, None, 1),
-        ("attempt", "a", "0x08", 20),
-        ("queued", None, None, 3),
-        ("attempt", "b", None, 30),
-    ]
-
-
-def test_an_end_without_a_carrier_is_told_by_its_status():
-    steps = timeline(
-        make(),
-        [row(2, Path.EXPIRED, State.EXPIRED, AT + 300, reason="validity.expired")],
-        lambda _: None,
-    )
-    assert (steps[1]["step"], steps[1]["code"]) == ("expired", "validity.expired")
