@@ -272,8 +272,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         statement_timeout_s=numbers.statement_timeout_s,
     )
     acceptor = flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
-    flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
-    _join_lanes(flow, acceptor, conflicts)
+    events = flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
+    _join_lanes(flow, acceptor, events, conflicts)
     deliverer = Deliverer(DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s))
     notifier = Notifier(
         store=LaneNoticeStore(
@@ -337,12 +337,13 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     return worker
 
 
-def _join_lanes(flow: Flow, acceptor: Acceptor, conflicts: Conflicts) -> None:
+def _join_lanes(flow: Flow, acceptor: Acceptor, events: EventLane, conflicts: Conflicts) -> None:
     """The commit lanes, where those that came before them look for them."""
     flow.conflicts = conflicts
+    conflicts.settled = events.settled
     flow.dispatcher.claim_soon = acceptor.kick
     flow.ledger.live = acceptor.live
-    flow.ledger.events = flow.events
+    flow.ledger.events = events
 
 
 def _canaries(flow: Flow, pool: Pool, lease: ProcessLease) -> tuple[Canaries, CanaryJudge]:
