@@ -88,7 +88,7 @@ class Dispatcher(ChannelChoice):
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moves = Moves(lanes, self.put_moved, call_later)
+        self._moves = Moves(lanes, self.put, self.put_moved, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
