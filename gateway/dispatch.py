@@ -98,6 +98,7 @@ class Dispatcher(ChannelChoice):
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self._watch_at = now
         self.meters: Mapping[int, Meter] = {}  # of the channels that a canary compares
+        self.spilled: Callable[[], int] = lambda: 0  # as well: how many wait in the store
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         # Of what enters a lane, what goes on: set while a batch is halted (gateway.withdraw).
         self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
@@ -377,8 +378,10 @@ class Dispatcher(ChannelChoice):
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
         now, unix = self._monotonic(), self._unix()
         free, reserve = runtime.adapter.free(), runtime.adapter.window() // OTP_SHARE
-        if runtime.is_eased:
+        if not runtime.watch.is_closed:
             free, reserve = min(free, runtime.room(now)), 0
+        elif runtime.start is not None:  # otp does not wait for a start
+            reserve = max(reserve, free - runtime.room(now))
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent or runtime.is_paused:
             return burst
@@ -582,7 +585,8 @@ class Dispatcher(ChannelChoice):
             return
         now = self._monotonic()
         if is_up:
-            is_crowd = self._lanes.lane(HELD).size() > runtime.adapter.window()
+            waiting = self._lanes.lane(HELD).size() + self.spilled()
+            is_crowd = waiting > runtime.adapter.window()
             runtime.came_up(now, Start(now, self.start_step_s) if is_crowd else None)
             self._rechoose_waiting()
             self.pump(channel)
