@@ -23,7 +23,7 @@ from typing import Protocol
 from failover.budget import BudgetPolicy, RetryBudget
 from failover.start import Start
 from gateway.canaries import Meter
-from gateway.channel import OTP_SHARE, ChannelRuntime
+from gateway.channel import ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
 from gateway.detours import detour_of
@@ -377,11 +377,7 @@ class Dispatcher(ChannelChoice):
 
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
         now, unix = self._monotonic(), self._unix()
-        free, reserve = runtime.adapter.free(), runtime.adapter.window() // OTP_SHARE
-        if not runtime.watch.is_closed:
-            free, reserve = min(free, runtime.room(now)), 0
-        elif runtime.start is not None:  # otp does not wait for a start
-            reserve = max(reserve, free - runtime.room(now))
+        free, reserve = runtime.slots(now)
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent or runtime.is_paused:
             return burst
