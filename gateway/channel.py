@@ -93,17 +93,21 @@ class ChannelRuntime:
         return wait_s
 
     @property
-    def is_eased(self) -> bool:
-        """Whether it takes less than its window: a breaker is not closed, or it starts again."""
-        return not self.watch.is_closed or self.start is not None
-
-    @property
     def is_away(self) -> bool:
         """Whether nothing of ours goes over it, though we had it: its sessions, or its health."""
         return self.was_up and (not self.is_up or self.watch.is_left)
 
+    def slots(self, now: float) -> tuple[int, int]:
+        """Segments that may leave now, and so many of them as are kept for otp."""
+        free, reserve = self.adapter.free(), self.adapter.window() // OTP_SHARE
+        if not self.watch.is_closed:
+            return min(free, self.room(now)), 0
+        if self.start is not None:  # otp does not wait for a start
+            reserve = max(reserve, free - self.room(now))
+        return free, reserve
+
     def room(self, now: float) -> int:
-        """How many segments may leave while it is eased."""
+        """How many segments may leave while it takes less than its window."""
         sent_ats = [submit.sent_at for submit in self.adapter.waiting()]
         window = self.adapter.window()
         room = window if self.watch.is_closed else self.watch.room(window, sent_ats, now)

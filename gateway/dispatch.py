@@ -23,7 +23,7 @@ from typing import Protocol
 from failover.budget import BudgetPolicy, RetryBudget
 from failover.start import Start
 from gateway.canaries import Meter
-from gateway.channel import OTP_SHARE, ChannelRuntime
+from gateway.channel import ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
 from gateway.detours import detour_of
@@ -88,7 +88,7 @@ class Dispatcher(ChannelChoice):
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moves = Moves(lanes, self.put_moved, call_later)
+        self._moves = Moves(lanes, self.put, self.put_moved, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -98,6 +98,7 @@ class Dispatcher(ChannelChoice):
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self._watch_at = now
         self.meters: Mapping[int, Meter] = {}  # of the channels that a canary compares
+        self.spilled: Callable[[], int] = lambda: 0  # as well: how many wait in the store
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         # Of what enters a lane, what goes on: set while a batch is halted (gateway.withdraw).
         self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
@@ -382,9 +383,7 @@ class Dispatcher(ChannelChoice):
 
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
         now, unix = self._monotonic(), self._unix()
-        free, reserve = runtime.adapter.free(), runtime.adapter.window() // OTP_SHARE
-        if runtime.is_eased:
-            free, reserve = min(free, runtime.room(now)), 0
+        free, reserve = runtime.slots(now)
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent or runtime.is_paused:
             return burst
@@ -588,7 +587,8 @@ class Dispatcher(ChannelChoice):
             return
         now = self._monotonic()
         if is_up:
-            is_crowd = self._lanes.lane(HELD).size() > runtime.adapter.window()
+            waiting = self._lanes.lane(HELD).size() + self.spilled()
+            is_crowd = waiting > runtime.adapter.window()
             runtime.came_up(now, Start(now, self.start_step_s) if is_crowd else None)
             self._rechoose_waiting()
             self.pump(channel)

@@ -33,11 +33,13 @@ class Moves:
         self,
         lanes: Lanes,
         put: Put,
+        put_moved: Callable[[Iterable[Message]], None],
         call_later: Callable[[float, Callable[[], None]], object],
     ) -> None:
-        """`put` binds messages to the channels that take them now."""
+        """Both bind messages to the channels that take them now; `put_moved` queues by age."""
         self._lanes = lanes
         self._put = put
+        self._put_moved = put_moved
         self._call_later = call_later
         self.lanes: deque[Lane] = deque()
 
@@ -68,6 +70,6 @@ class Moves:
         if tried:  # a carrier failed them: they go first (RELIABILITY 6), the oldest before all
             self._put(sorted(tried, key=lambda message: message.id), first=True)
             some = [message for message in some if not message.attempt]
-        self._put(some)
+        self._put_moved(some)
         if self.lanes:
             self._call_later(0.0, self._move_some)

@@ -158,6 +158,16 @@ def test_a_process_that_was_started_in_the_outage_does_not_storm_either() -> Non
     assert rates[5] >= 500
 
 
+def test_login_codes_do_not_wait_for_a_start() -> None:
+    world = World(channels=1, window=64)
+    world.links(is_up=False)
+    world.many(4000, TRANSACTIONAL)
+    otp = world.many(50, OTP)
+    world.links(is_up=True)
+    assert {submit.message.id for submit in world.kit.channels[1].open} >= {m.id for m in otp}
+    assert len(world.kit.channels[1].open) <= 54
+
+
 def test_few_that_waited_start_nothing() -> None:
     world = World(channels=1, window=64)
     world.links(is_up=False)
