@@ -239,8 +239,14 @@ class Dispatcher(ChannelChoice):
         for channel in touched:
             self.pump(channel)
 
-    def put_moved(self, messages: Iterable[Message]) -> None:
-        """Queue what comes out of another lane where it belongs now, by age."""
+    def put_moved(self, messages: Iterable[Message], *, first: bool = False) -> None:
+        """Queue what comes out of another lane where it belongs now, by age.
+
+        `first`: before all that waits there, in the order given.
+        """
+        if first:
+            self.put(messages, first=True)
+            return
         if self.sift is not None:
             messages = self.sift(messages)
         now = self._monotonic()

@@ -271,12 +271,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         epoch=lease.epoch,
         statement_timeout_s=numbers.statement_timeout_s,
     )
-    flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
+    acceptor = flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
     flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
-    flow.conflicts = conflicts
-    dispatcher.claim_soon = flow.acceptor.kick
-    ledger.live = flow.acceptor.live
-    ledger.events = flow.events
+    _join_lanes(flow, acceptor, conflicts)
     deliverer = Deliverer(DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s))
     notifier = Notifier(
         store=LaneNoticeStore(
@@ -338,6 +335,14 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     )
     _join_sessions(worker, numbers)
     return worker
+
+
+def _join_lanes(flow: Flow, acceptor: Acceptor, conflicts: Conflicts) -> None:
+    """The commit lanes, where those that came before them look for them."""
+    flow.conflicts = conflicts
+    flow.dispatcher.claim_soon = acceptor.kick
+    flow.ledger.live = acceptor.live
+    flow.ledger.events = flow.events
 
 
 def _canaries(flow: Flow, pool: Pool, lease: ProcessLease) -> tuple[Canaries, CanaryJudge]:

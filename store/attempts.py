@@ -22,6 +22,7 @@ from store.seal import Keyring, date_of
 PREFIX = "wha"
 KEPT_DAYS = 30  # RELIABILITY section 12
 MAX_TOLD = 200  # attempts of one message's events
+_LOCK = 54
 _TABLE = "webhook_attempts"
 _COLUMNS = (
     *("id", "endpoint", "event_id", "event_ids", "at", "ms", "tries", "status", "code"),
@@ -200,9 +201,11 @@ class AttemptReader:
 async def drop_old(conn: Connection, now: float) -> list[str]:
     """Drop the partitions of attempts whose last day is over; returns their names.
 
-    Detached beside the writers; what a crash left detached is dropped by the next call. `conn` is
-    in no transaction.
+    Detached beside the writers, by one process at a time; what a crash left detached is dropped by
+    the next call. `conn` is in no transaction and closed afterwards, which gives the lock back.
     """
+    if not await conn.fetchval("SELECT pg_try_advisory_lock($1, 0)", _LOCK):
+        return []
     last = today(now) - KEPT_DAYS - 1
     rows = await conn.fetch(
         "SELECT relname FROM pg_class WHERE relkind = 'r'"

@@ -107,7 +107,7 @@ class Books:
         self._dsn = dsn
         self._conn: database.Connection | None = None
         self._sums = (0, 0, 0)
-        self._open: list[int] = []
+        self._held: list[int] = []
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[database.Connection]:
@@ -131,7 +131,7 @@ class Books:
         What is held may still end in this round, by evidence that comes late.
         """
         self._sums = await self._counted()
-        self._open = await self.open_ids(0.0)
+        self._held = await self.open_ids(0.0)
 
     async def _counted(self) -> tuple[int, int, int]:
         async with self._open() as conn:
@@ -150,13 +150,13 @@ class Books:
                 _moment(since),
                 ENDING,
                 SUBMITTING,
-                self._open if since else [],
+                self._held if since else [],
             )
         if row is None:
             raise StoreUnavailable("PostgreSQL counted nothing")
         accepted, submitted, final = self._sums if since else (0, 0, 0)
         return Law(
-            row["stored"] - (len(self._open) if since else 0),
+            row["stored"] - (len(self._held) if since else 0),
             int(row["counted"]) - accepted,
             row["submitted"],
             int(row["counted_submitted"]) - submitted,

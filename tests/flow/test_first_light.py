@@ -118,7 +118,8 @@ def test_webhooks_verify_with_the_independent_library(gateway):
 
 def test_an_endpoint_is_made_tested_and_looked_at_over_the_api(gateway):
     def ask(method: str, path: str, body: object = None) -> httpx.Response:
-        return gateway.request(method, f"/v1/webhook-endpoints{path}", body)
+        answer: httpx.Response = gateway.request(method, f"/v1/webhook-endpoints{path}", body)
+        return answer
 
     with Hooks() as hooks:
         made = ask("POST", "", {"url": hooks.url, "events": ["message.delivered"]})
@@ -130,9 +131,9 @@ def test_an_endpoint_is_made_tested_and_looked_at_over_the_api(gateway):
         assert sent.status_code == 202, sent.text
         event = sent.json()["event_id"]
 
-        def attempt() -> dict[str, Any] | None:
+        def attempt() -> dict[str, Any]:
             listed = ask("GET", f"{one}/attempts").json()["data"]
-            return next((row for row in listed if event in row["event_ids"]), None)
+            return next((row for row in listed if event in row["event_ids"]), {})
 
         row = eventually(attempt, "the attempt of the test event")
         [(headers, body, told)] = hooks.about(made.json()["id"])

@@ -18,9 +18,9 @@ from sms.errors import OutcomeUnknown
 from sms.ids import to_text
 from sms.model import MessageClass, OnUncertain, Report, State, UncertainPolicy
 from sms.outcomes import Cause, Rejected, Submitted, Uncertain
-from store.read import Stored
 from tests.integration.test_commands import start, status
 from tests.support.admin_world import audit, code, open_world
+from tests.support.fake_flow import Stored
 from tests.support.inside import Inside, inside, text
 
 pytestmark = pytest.mark.integration
@@ -145,8 +145,8 @@ async def test_an_orphan_receipt_finds_the_one_lost_answer_from_any_process(dsn,
 async def test_a_crash_while_attempts_wait_for_their_budget_loses_and_doubles_nothing(
     dsn, tmp_path
 ):
-    numbers = {"retry_window_s": 1.0}  # ten in a second
-    async with inside(dsn, tmp_path, channels=2, **numbers) as worker:
+    ten_a_second = 1.0
+    async with inside(dsn, tmp_path, channels=2, retry_window_s=ten_a_second) as worker:
         for number in worker.channels:
             worker.link(number, is_up=True)
         ids = await worker.send(40)

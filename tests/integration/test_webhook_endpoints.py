@@ -30,6 +30,7 @@ def code(answer):
 
 
 async def running(rig) -> WebhookEndpoint:
+    one: WebhookEndpoint
     [one] = (await rig.config.load()).endpoints.values()
     return one
 

@@ -21,6 +21,7 @@ from gateway.webhook_desk import HealthPolicy, WebhookDesk
 from receipts.state import Path, apply_row
 from sms.model import EventRow, Message, State
 from store.attempts import AttemptStore
+from store.channel_news import ChannelNewsStore
 from store.config import ConfigStore
 from store.events import EventLane
 from store.inbound_read import InboundReader
@@ -81,7 +82,9 @@ class Rig:
         )
         inbound = InboundReader(world.pool, world.keyring)
         self.notifier = Notifier(
-            store=LaneNoticeStore(lane, world.reader, world.lease.process, inbound),
+            store=LaneNoticeStore(
+                lane, world.reader, world.lease.process, inbound, ChannelNewsStore(world.pool)
+            ),
             deliver=self._deliver,
             metrics=self.metrics,
             allow=self.desk.allow,
