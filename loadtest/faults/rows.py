@@ -66,7 +66,8 @@ ROWS: Final[Mapping[str, Row]] = {
             fault_s=20,
             after_s=35,
             numbers=SLOW,
-            scaled=f"p95 of 4 answers (20) in 2 s (10 s) above 2 s (10 s) for 6 s (30 s); {WAITS_SCALED}",
+            scaled="p95 of 4 answers (20) in 2 s (10 s) above 2 s (10 s) for 6 s (30 s);"
+            f" {WAITS_SCALED}",
         ),
         Row(
             "errors",
