@@ -210,7 +210,9 @@ def test_what_was_held_leaves_by_class_and_age():
         return made.failed("dark")
 
     assert dark((OTP, TRANSACTIONAL, MARKETING)) == []
-    assert dark((TRANSACTIONAL, OTP, MARKETING)) == ["otp leaves before transactional"]
+    assert dark((TRANSACTIONAL, OTP, MARKETING)) == [
+        "otp leaves before transactional, busiest channel"
+    ]
 
 
 def canary_at(until):
