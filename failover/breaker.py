@@ -37,6 +37,7 @@ _CLOSED, _OPEN = BreakerState.CLOSED, BreakerState.OPEN
 _HALF_OPEN, _RAMP = BreakerState.HALF_OPEN, BreakerState.RAMP
 # How bad a channel is that somebody must take: the lowest first.
 _RANKS: Final = {_CLOSED: 0, _RAMP: 1, _HALF_OPEN: 2, _OPEN: 3}
+ALONE: Final = frozenset({_RANKS[_CLOSED], _RANKS[_OPEN]})  # of equals one gets all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,12 @@ class Breaker:
         return 1.0 if self.state is _CLOSED else 0.0
 
     def rank(self) -> tuple[int, int]:
-        """How bad it is, the lowest best: for messages that no channel takes."""
+        """How bad it is, the lowest best: for messages that no channel takes.
+
+        On the ramp by how far it has come, else by how often it was left in a row.
+        """
+        if self.state is _RAMP:
+            return _RANKS[_RAMP], len(self._policy.ramp) - self._step
         return _RANKS[self.state], self._opened
 
     def room(self, window: int, waiting: int) -> int:
@@ -151,12 +157,19 @@ class Breaker:
         return Change(_OPEN, fault.signal, f"{fault.words}; left for {wait_s:.0f} s", is_page)
 
     def tick(
-        self, now: float, *, is_ready: bool, overdue: int = 0, elsewhere: int = 0
+        self,
+        now: float,
+        *,
+        is_ready: bool,
+        overdue: int = 0,
+        elsewhere: int = 0,
+        is_proven: bool = True,
     ) -> Change | None:
         """Once a second. `is_ready`: its link is tested and has a free slot.
 
         `overdue` is how many probes are unanswered for too long, `elsewhere` how many switches
-        another breaker made lately with the same messages.
+        another breaker made lately with the same messages. `is_proven`: whether what it was left
+        for is over; good answers alone do not say it of silent receipts.
         """
         match self.state:
             case BreakerState.CLOSED:
@@ -168,7 +181,7 @@ class Breaker:
             case BreakerState.HALF_OPEN:
                 return self._judge_probes(now, overdue)
             case BreakerState.RAMP:
-                return self._climb(now)
+                return self._climb(now, is_proven=is_proven)
 
     def probed(self, good: int, bad: int) -> None:
         """Answers to what was sent since it is half-open; the next tick judges them."""
@@ -217,9 +230,12 @@ class Breaker:
         self._move(_RAMP, now)
         return Change(_RAMP, None, f"{words}; it takes {self.share():.0%}")
 
-    def _climb(self, now: float) -> Change | None:
-        if now - self._moved_at < self._policy.ramp_step_s:
+    def _climb(self, now: float, *, is_proven: bool) -> Change | None:
+        passed_s = now - self._moved_at
+        if passed_s < self._policy.ramp_step_s:
             return None
+        if not is_proven and not self._step and passed_s < self._policy.receipts_until_s:
+            return None  # by then it was judged again, if there is enough to judge
         if self._step + 1 < len(self._policy.ramp):
             self._step += 1
             self._moved_at = now

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from failover.breaker import ALONE
+
 Badness = tuple[int, int]  # `Breaker.rank`, the lowest best
 
 
@@ -31,15 +33,23 @@ def least_bad(
     channels: Sequence[int],
     badness: Callable[[int], Badness | None],
     tried: Collection[int],
+    key: int,
 ) -> int | None:
-    """Return the channel to wait for when none is fit: the least bad, the route's order decides.
+    """Return the channel to wait for when none is fit: the least bad.
 
     `badness` is None for a channel that cannot be used at all: down, or of another class. What
-    waits for it leaves as slowly as its breaker says (`Breaker.room`).
+    waits for it leaves as slowly as its breaker says (`Breaker.room`), so among equals that are
+    tried or climb the message's `key` decides: each gets its part. Of those that are open the
+    first one is tried, and no other.
     """
-    best, found = None, None
+    best, found = None, list[int]()
     for channel in channels:
         bad = None if channel in tried else badness(channel)
-        if bad is not None and (best is None or bad < best):
-            best, found = bad, channel
-    return found
+        if bad is None or (best is not None and bad > best):
+            continue
+        if bad != best:
+            best, found = bad, []
+        found.append(channel)
+    if best is None:
+        return None
+    return found[0] if best[0] in ALONE else found[key % len(found)]

@@ -95,6 +95,7 @@ class Answers:
     slow: int = 0  # later than `slow_answer_s`, or given up
     taken: int = 0  # of them, by the carrier: they await receipts
     config: int = 0  # of the failed ones, those that name the account or the sender
+    is_account: bool = False  # one of them names the account as a whole
     is_heard: bool = False  # the carrier said anything at all
 
 
@@ -184,6 +185,7 @@ class Health:
         "_aged_until",
         "_baseline",
         "_config",
+        "_is_account",
         "_policy",
         "_ring",
         "_silent_from",
@@ -200,6 +202,7 @@ class Health:
         self._baseline = Baseline(policy.receipts_baseline_s, now)
         self._aged_until = int(now)  # up to this second submits went into the baseline
         self._config = 0  # in a row
+        self._is_account = False  # one of them was enough
         self._silent_from = now  # nothing was heard since, or what was heard does not count
         self._slow_since: float | None = None
         self.heard_at = now  # when the carrier said anything at all
@@ -223,8 +226,9 @@ class Health:
         if answers.is_heard:
             self.heard_at = self._silent_from = now
         if answers.taken:
-            self._config = 0
+            self._config, self._is_account = 0, False
         self._config += answers.config
+        self._is_account |= answers.is_account
 
     def receipted(self, delivered: int, undelivered: int, lag_s: float, now: float) -> None:
         """Final receipts came for submits that were taken `lag_s` ago."""
@@ -237,7 +241,7 @@ class Health:
         """Judge by what is submitted from now on; what is usual of receipts stays known."""
         self.turn(now)
         self._ring.clear()
-        self._config = 0
+        self._config, self._is_account = 0, False
         self._slow_since = None
         self.since = now
         self._silent_from = now
@@ -288,6 +292,8 @@ class Health:
 
     def misconfigured(self) -> Fault | None:
         """The carrier refuses our account or what it permits, and takes nothing."""
+        if self._is_account:
+            return Fault(Signal.CONFIG, "an answer names the account: its login, balance or quota")
         if self._config < self._policy.config_errors:
             return None
         words = f"{self._config} answers in a row refuse the account, its balance or permission"
@@ -356,6 +362,17 @@ class Health:
             f"{policy.receipts_from_s:g} s, usually {usually / usual:.0%}"
         )
         return Fault(Signal.RECEIPTS, words)
+
+    def has_receipts(self) -> bool:
+        """Whether receipts come again for what was submitted since it was left; none was: yes."""
+        policy = self._policy
+        old_s = min(policy.ramp_step_s, policy.receipts_from_s)
+        submitted = self._ring.total(_SUBMITTED, old_s, policy.receipts_until_s)
+        usual, usually = self.baseline()
+        if not submitted or not usual:
+            return True
+        receipted = self._ring.total(_RECEIPTED, 0, policy.receipts_until_s)
+        return receipted >= policy.receipts_part * usually / usual * submitted
 
     def _is_silent(self, submitted: int, receipted: int, usual: int, usually: int) -> bool:
         """Whether the share with a receipt is too small a part of the usual one."""

@@ -118,8 +118,12 @@ class Watch:
         else:
             self._link_errors += part
 
+    def link_came(self, now: float) -> None:
+        """A login was answered, or a connection made."""
+        self.tested_at = now
+
     def heard_at(self) -> float:
-        """When its carrier last showed to be there: an answer, or one to a link test."""
+        """When its carrier last showed to be there: an answer, of a login or link test too."""
         return max(self._whole.health.heard_at, self.tested_at)
 
     # -- what messages ask -----------------------------------------------------------------
@@ -263,6 +267,7 @@ class Watch:
             is_ready=glance.is_up and glance.has_room,
             overdue=sum(at >= since and now - at > limit_s for at in waiting),
             elsewhere=elsewhere,
+            is_proven=way.breaker.cause is not Signal.RECEIPTS or way.health.has_receipts(),
         )
         if change is not None and change.state in (_OPEN, _HALF_OPEN):
             way.health.forget(now)

@@ -114,6 +114,7 @@ class Backlog:
         self._routes: dict[MessageClass, frozenset[Route]] = {}
         self.spill = Spill()
         dispatcher.is_behind = self.is_behind
+        dispatcher.spilled = lambda: self.spill.total
 
     # -- what is accepted ------------------------------------------------------------------
 

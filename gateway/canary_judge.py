@@ -11,7 +11,7 @@ of them judge it. It decides from rows alone, so that another goes on where one 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final
@@ -42,7 +42,7 @@ from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
 AUTHOR: Final = Author("gateway", "canary")
-DUE_PART: Final = 0.9  # of the time between two gates: the ticks of several processes differ
+LOOKS: Final = 30  # for one that is due, in the time from gate to gate; without a canary one
 # What makes a channel another one, whose figures say nothing of the former.
 _IDENTITY: Final = ("protocol", "settings", "sender")
 
@@ -72,27 +72,39 @@ class _Verdict:
 
 
 class CanaryJudge:
-    """One for each process; `round` is called every `canary_check_s`."""
+    """One for each process; `round` is called `LOOKS` times in `canary_check_s`."""
 
     def __init__(
-        self, *, config: ConfigStore, store: CanaryStore, numbers: Reliability, metrics: Metrics
+        self,
+        *,
+        config: ConfigStore,
+        store: CanaryStore,
+        numbers: Reliability,
+        metrics: Metrics,
+        has_canaries: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`has_canaries`: whether any is live, as far as this process knows."""
         self._config = config
         self._store = store
         self._numbers = numbers
-        self._every_s = DUE_PART * numbers.canary_check_s
+        self._every_s = numbers.canary_check_s
         self._metrics = metrics
+        self._has_canaries = has_canaries
+        self._looks = 0
 
     async def round(self) -> None:
         """Judge what is due, tell what was not told yet, drop old counts.
 
         Raises StoreUnavailable; what is left is done next time, here or elsewhere.
         """
+        self._looks += 1
+        if not self._has_canaries() and self._looks % LOOKS:
+            return
         for canary in await self._store.due(self._every_s):
             try:
                 verdict = await self._check(canary)
             except OutcomeUnknown as error:  # the rows know, and the next round reads them
-                log.warning("canary: gate in doubt", error=str(error))
+                log.warning("canary gate in doubt", error=str(error))
                 continue
             if verdict is not None:
                 self._log(verdict)
@@ -114,16 +126,16 @@ class CanaryJudge:
         if verdict.check is None:
             log.warning("canary aborted", **about)
         elif verdict.action is Action.STEP:
-            log.info("canary takes its next step", **about)
+            log.info("canary stepped", **about)
         elif verdict.action is Action.PROMOTE:
-            log.info("canary promoted: the route has its channels", **about)
+            log.info("canary promoted", **about)
         elif verdict.check is Check.BAD:
-            log.warning("canary: bad gate", **about)
+            log.warning("canary gate bad", **about)
 
     async def _tell(self) -> None:
         """Page for what was taken back: once, and again by others if we end before that is kept."""
         for number, name, last in await self._store.untold():
-            log.error("canary rolled back: look at it now", canary=name, why=last.get("why", ""))
+            log.error("canary rolled back", canary=name, why=last.get("why", ""))
             self._metrics.canary_rollbacks_total.inc()
             await self._store.told(number)
 

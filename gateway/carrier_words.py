@@ -12,7 +12,7 @@ give up ten numbers, and one more for each ten segments that it takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from gateway.views import mask_number
@@ -21,10 +21,12 @@ from sms.model import Held, Message, MessageClass
 from store.audit import Author
 from store.suppressions import Wanted
 from telemetry.logs import get_logger
-from telemetry.metrics import Metrics, code_label
+from telemetry.metrics import OTHER, Metrics, code_label
 
 MAX_WAITING: Final = 1000
-MAX_NAMED: Final = 1000  # different codes that are named in the log
+MAX_NAMED: Final = 1000  # different codes, and templates, that are named in the log
+LOOKS: Final = 20  # for a text's template, in a second
+NO_TEMPLATE: Final = "none"
 FREE: Final = 10.0  # numbers that a channel may give up before it took anything
 EARNED: Final = 0.1  # more for each segment that it took, never above
 MOST: Final = 1000.0
@@ -47,8 +49,29 @@ class CarrierWords:
         self._metrics = metrics
         self._suppresses = suppresses
         self._named: set[tuple[str, str]] = set()
+        self._refused: set[tuple[str, str]] = set()  # channel, template
         self._left: dict[str, float] = {}  # by channel: numbers that it may still give up
         self._waiting: dict[tuple[int, str], Wanted] = {}
+        self._looks = 0  # for a template, in this round
+        # The template that made a text, as its id; None = none did. Set with each configuration.
+        self.template_of: Callable[[Message], str | None] = lambda message: None
+
+    def content_refused(self, channel: str, message: Message, code: str) -> None:
+        """A carrier refused the text, its signature or template: an alarm per template."""
+        template = OTHER
+        if self._looks < LOOKS:  # a carrier that refuses everything must not keep us busy
+            self._looks += 1
+            template = self.template_of(message) or NO_TEMPLATE
+        self._metrics.content_refused_total.inc((channel, template))
+        if (channel, template) not in self._refused and len(self._refused) < MAX_NAMED:
+            self._refused.add((channel, template))
+            log.warning(
+                "a carrier refuses what a text says",
+                channel=channel,
+                template=template,
+                code=code_label(code),
+                action="register text or signature there, or correct the template",
+            )
 
     def unmapped(self, channel: str, code: str) -> None:
         """Name a code that no table has: RELIABILITY 6 asks for an alarm to map it."""
@@ -85,7 +108,8 @@ class CarrierWords:
         self._waiting.setdefault((message.tenant, message.number), wanted)
 
     def waiting(self) -> list[Wanted]:
-        """What is to be written; it stays until `written`."""
+        """What is to be written; it stays until `written`. Asked once a second."""
+        self._looks = 0
         return list(self._waiting.values())
 
     def written(self, wanted: list[Wanted]) -> None:

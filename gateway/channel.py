@@ -10,6 +10,7 @@ from adapters.base import Channel
 from failover.health import HealthPolicy
 from failover.start import Start
 from failover.watch import Watch
+from gateway.lanes import Lane
 from ratelimit.bucket import Tokens
 from ratelimit.throttle import Throttle
 from sms import config
@@ -17,6 +18,10 @@ from sms.config import AdminState
 from sms.model import MessageClass, Submit
 
 OTP_SHARE = 8  # 1/8 of each window and of the tokens is kept for otp
+# What would wait longer for a carrier that throttles goes to a backup that does not.
+PATIENCE_S = 10.0
+OTP_PATIENCE_S = 1.0
+_NOBODY: frozenset[MessageClass] = frozenset()
 
 
 @dataclass(slots=True)
@@ -47,6 +52,9 @@ class ChannelRuntime:
     takes: frozenset[MessageClass] = field(init=False)
     state: AdminState = field(init=False)
     quiet_at: float | None = None  # draining: since when nothing is open, monotonic
+
+    # Classes of which a message would wait too long behind the carrier's pace (RELIABILITY 6).
+    crowded: frozenset[MessageClass] = frozenset()
 
     throttle: Throttle = field(init=False)  # what the carrier's throttling answers leave of it
 
@@ -85,17 +93,21 @@ class ChannelRuntime:
         return wait_s
 
     @property
-    def is_eased(self) -> bool:
-        """Whether it takes less than its window: a breaker is not closed, or it starts again."""
-        return not self.watch.is_closed or self.start is not None
-
-    @property
     def is_away(self) -> bool:
         """Whether nothing of ours goes over it, though we had it: its sessions, or its health."""
         return self.was_up and (not self.is_up or self.watch.is_left)
 
+    def slots(self, now: float) -> tuple[int, int]:
+        """Segments that may leave now, and so many of them as are kept for otp."""
+        free, reserve = self.adapter.free(), self.adapter.window() // OTP_SHARE
+        if not self.watch.is_closed:
+            return min(free, self.room(now)), 0
+        if self.start is not None:  # otp does not wait for a start
+            reserve = max(reserve, free - self.room(now))
+        return free, reserve
+
     def room(self, now: float) -> int:
-        """How many segments may leave while it is eased."""
+        """How many segments may leave while it takes less than its window."""
         sent_ats = [submit.sent_at for submit in self.adapter.waiting()]
         window = self.adapter.window()
         room = window if self.watch.is_closed else self.watch.room(window, sent_ats, now)
@@ -108,6 +120,7 @@ class ChannelRuntime:
         self.is_up = self.was_up = True
         self.is_lent = False
         self.up_at = self.strict_until = now
+        self.watch.link_came(now)
         self.start = start
 
     def moved(self, now: float) -> None:
@@ -115,6 +128,20 @@ class ChannelRuntime:
         if self.is_up:
             self.is_lent, self.down_at = False, now
         self.strict_until = now if self.watch.is_closed else math.inf
+
+    def look_at(self, lane: Lane) -> None:
+        """A few times a second: which classes the carrier's pace keeps waiting too long."""
+        pace = self.throttle.pace
+        if pace == math.inf:
+            self.crowded = _NOBODY
+            return
+        ahead, found = 0, []
+        for message_class, queue in lane.queues():
+            ahead += queue.size
+            patience_s = OTP_PATIENCE_S if message_class is MessageClass.OTP else PATIENCE_S
+            if ahead > pace * patience_s:
+                found.append(message_class)
+        self.crowded = frozenset(found)
 
     def tick(self, now: float) -> None:
         """A few times a second: what the carrier said of its load, and the pace from it."""

@@ -50,9 +50,15 @@ class ChannelChoice:
     def taker(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
         """The channel that takes ordinary messages of these now; None while all only wait.
 
-        One that is on its ramp counts as waiting.
+        One that is on its ramp counts as waiting, one whose carrier throttles does not.
         """
-        return self._first_fit(channels, message_class, ())
+        fit = self._first_fit(channels, message_class, ())
+        if fit is not None:
+            return fit
+        return next((one for one in channels if self._is_well(one, message_class)), None)
+
+    def _is_well(self, channel: int, message_class: MessageClass) -> bool:
+        return self._is_up(channel, message_class) and self.channels[channel].watch.is_closed
 
     def _is_up(self, channel: int, message_class: MessageClass) -> bool:
         """Whether a session of ours takes the class, whatever its breakers say."""
@@ -65,7 +71,7 @@ class ChannelChoice:
         runtime = self.channels.get(channel)
         if runtime is None or not runtime.is_up:
             return self._is_taken_elsewhere(channel, message_class)
-        if message_class not in runtime.takes:
+        if message_class not in runtime.takes or message_class in runtime.crowded:
             return False
         return runtime.watch.is_closed or self._is_taken(runtime, message)
 
@@ -79,7 +85,8 @@ class ChannelChoice:
         """Whether its breakers, not all closed, take the message."""
         if message is None:
             return False
-        key = crc32(message.number.encode())  # who is on it stays on it while it climbs
+        # Who is on it stays on it while it climbs; of channels that climb each has others.
+        key = crc32(message.number.encode(), runtime.config.id)
         is_otp = message.message_class is MessageClass.OTP
         return runtime.watch.takes(message.carrier, key, is_otp=is_otp)
 
@@ -210,7 +217,8 @@ class ChannelChoice:
         fit = self._first_fit(channels, message.message_class, tried, message)
         if fit is not None:
             return fit
-        return least_bad(channels, lambda channel: self._badness(channel, message), tried)
+        key = crc32(message.number.encode())
+        return least_bad(channels, lambda channel: self._badness(channel, message), tried, key)
 
     def why_not(self, message: Message, primary: int) -> str:
         """Why a message goes to another channel than its route's first one, in one word."""
@@ -224,7 +232,9 @@ class ChannelChoice:
         if runtime is None or not runtime.is_up:
             return "link"
         cause = runtime.watch.cause(message.carrier)
-        return "link" if cause is None else cause.value
+        if cause is not None:
+            return cause.value
+        return "throttled" if message.message_class in runtime.crowded else "link"
 
     def is_left(self, channel: int) -> bool:
         """Whether a breaker of a channel of ours is open: nothing that waits for it may stay."""

@@ -1,4 +1,4 @@
-"""What one process asks of the others: cancel, pause, resume (DESIGN decision 7).
+"""What one process asks of the others: cancel, pause, resume, resend (DESIGN decision 7).
 
     API ─▶ whose is it? ─ ours ─▶ withdraw ═COMMIT═▶ answer
                         └ another's ─▶ a row in `commands` ═COMMIT═▶ owner ─▶ withdraw ═COMMIT═▶
@@ -18,7 +18,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
+from gateway.copies import Copies
 from gateway.ledger import ENDS, Ledger
+from gateway.lostanswer import CopyVerdict
 from gateway.withdraw import BY_TENANT, Verdict, Withdrawals
 from sms.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, Unavailable
 from sms.ids import IdClock
@@ -93,7 +95,9 @@ class CommandDesk:
         self._handlers: dict[int, Callable[[Command], Awaitable[Json]]] = {
             Kind.CANCEL: self._cancel_here,
             Kind.BATCH: self._follow_batch,
+            Kind.RESEND: self._resend_here,
         }
+        self.copies: Copies  # joined by wiring
         self.wake: Callable[[int, str], None] = lambda process, what: None  # joined by wiring
 
     # -- asking ----------------------------------------------------------------------------
@@ -123,6 +127,35 @@ class CommandDesk:
             return found[message_id]
         answers = await self._ask([owner], Kind.CANCEL, tenant, message_id, message_id)
         return next((v for v in Verdict if answers[owner].get(v)), Verdict.ELSEWHERE)
+
+    async def resend(self, tenant: int, message_id: int) -> CopyVerdict:
+        """An operator wants a second copy of a tenant's uncertain message, wherever it is.
+
+        MADE: it is committed. Raises OutcomeUnknown when nobody could say so within 2 s: it may
+        be made yet.
+        """
+        return await _in_time(self._resend(tenant, message_id))
+
+    async def _resend(self, tenant: int, message_id: int) -> CopyVerdict:
+        was_lost = False
+        while True:
+            verdict = await self._resend_once(tenant, message_id)
+            if verdict is CopyVerdict.DONE and was_lost:
+                return CopyVerdict.MADE  # by this very wish, behind the row it had lost to
+            was_lost |= verdict is CopyVerdict.LOST
+            if verdict not in (CopyVerdict.ELSEWHERE, CopyVerdict.LOST):
+                return verdict
+            await asyncio.sleep(AGAIN_S)
+
+    async def _resend_once(self, tenant: int, message_id: int) -> CopyVerdict:
+        places = await self._table.places([message_id])
+        owner = places[0].owner() if places else None
+        if owner is None:
+            return CopyVerdict.ELSEWHERE
+        if owner == self._process:
+            return await self._whole(self.copies.make(message_id))
+        answers = await self._ask([owner], Kind.RESEND, tenant, message_id, message_id)
+        return CopyVerdict(answers[owner]["verdict"])
 
     async def switch(self, tenant: int, first_id: int, state: BatchState) -> BatchState | None:
         """Pause, resume or cancel a batch; gives its state now: one that was canceled stays so.
@@ -328,6 +361,9 @@ class CommandDesk:
         found = await self.withdrawals.end(command.tenant, ids, BY_TENANT)
         verdicts = list(found.values())
         return {verdict.value: verdicts.count(verdict) for verdict in Verdict}
+
+    async def _resend_here(self, command: Command) -> Json:
+        return {"verdict": str(await self.copies.make(command.first_id))}
 
     async def _follow_batch(self, command: Command) -> Json:
         await self.withdrawals.follow(command.first_id)

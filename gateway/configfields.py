@@ -17,7 +17,7 @@ from compliance.opt_out import MAX_LINE, is_line
 from compliance.signature import is_brand
 from receipts.normalise import own_classes_refusal
 from sms.config import AdminState
-from sms.model import Carrier, Encoding, MessageClass, State
+from sms.model import Carrier, Encoding, MessageClass, OnUncertain, State, UncertainPolicy
 from sms.templates import MAX_VARIABLES, names_in, text_refusal
 
 Check = Callable[[object], str | None]
@@ -295,6 +295,10 @@ def _few(value: object) -> str | None:
     return None if is_good else f"must be a list of at most {MAX_BURSTS} entries"
 
 
+def _no_canaries(_: object) -> str:
+    return "stand in no file: applied again, it would begin them again; POST /v1/canaries instead"
+
+
 _later = Field(anything, is_later=True)
 
 TOP: Mapping[str, Field] = {
@@ -304,7 +308,8 @@ TOP: Mapping[str, Field] = {
     "routes": Field(anything),
     "templates": Field(anything),
     "webhook_endpoints": Field(anything),
-    **dict.fromkeys(("canaries", "signatures", "suppressions", "consents", "word_lists"), _later),
+    "canaries": Field(_no_canaries),
+    **dict.fromkeys(("signatures", "suppressions", "consents", "word_lists"), _later),
 }
 # A token bucket beside the tenant's own; its depth is two seconds' worth unless given.
 BUCKET: Mapping[str, Field] = {
@@ -339,12 +344,14 @@ TENANT_OBJECT: Mapping[str, Field] = {
     "inbound_numbers": Field(list_of(_digits), json=list),
     "limits": Field(anything, json=dict),
     "otp_caps": Field(anything, json=dict),  # members: OTP_CAPS
+    "on_uncertain": Field(
+        one_of([str(word) for word in UncertainPolicy]), json=str, is_nullable=True
+    ),
 }
 TENANT: Mapping[str, Field] = {
     **TENANT_OBJECT,
     "suspended": Field(flag),
     "api_keys": Field(anything),
-    "on_uncertain": _later,
 }
 TENANT_SCOPES = ("send", "read")
 KEY_OBJECT: Mapping[str, Field] = {
@@ -398,6 +405,7 @@ ROUTE: Mapping[str, Field] = {
 TEMPLATE_CHANGE: Mapping[str, Field] = {
     "text": Field(_template_text, is_required=True, json=str),
     "twins": Field(anything, json=dict),  # by channel: `twins_refusals`
+    "on_uncertain": Field(one_of([str(word) for word in OnUncertain]), json=str, is_nullable=True),
 }
 TEMPLATE: Mapping[str, Field] = {
     "tenant": Field(text(64), json=str),
@@ -405,12 +413,17 @@ TEMPLATE: Mapping[str, Field] = {
     "class": Field(one_of(_CLASSES), is_required=True, json=str),
     **TEMPLATE_CHANGE,
 }
+# What both the API and a file may say of a webhook endpoint; the API never changes the secret so.
+ENDPOINT_CHANGE: Mapping[str, Field] = {
+    "url": Field(text(2048), is_required=True, json=str),
+    "events": Field(list_of(one_of(EVENTS), least=1), json=list),
+    "batch": Field(flag, json=bool),
+    "full_number": Field(flag, json=bool),
+    "enabled": Field(flag, json=bool),
+}
+ENDPOINT: Mapping[str, Field] = {**ENDPOINT_CHANGE, "secret": Field(text(200), json=str)}
 WEBHOOK_ENDPOINT: Mapping[str, Field] = {
     "tenant": Field(name, is_required=True),
-    "url": Field(text(2048), is_required=True),
-    "events": Field(list_of(one_of(EVENTS), least=1)),
-    "batch": Field(flag),
-    "full_number": Field(flag),
-    "secret": Field(text(200)),
+    **ENDPOINT,
     "secret_file": Field(text(4096)),
 }

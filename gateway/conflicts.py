@@ -56,6 +56,8 @@ class Conflicts:
         self._ids = ids
         self._metrics = metrics
         self._resend = resend
+        # The event lane keeps back what was judged before these were read (`EventLane.settled`).
+        self.settled: Callable[[list[int], int], None] = lambda message_ids, mark: None
         self._rows: list[EventRow] = []
         self._wake = asyncio.Event()
 
@@ -84,6 +86,7 @@ class Conflicts:
         """Read the messages again and give each row its place, or none."""
         stored = await self._reader.messages(sorted({row.message_id for row in rows}))
         fresh: dict[int, Message] = {}
+        self.settled(sorted({row.message_id for row in rows}), self._ids.next())
         for message_id, record in stored.items():
             fold(record.message, record.rows)
             fresh[message_id] = record.message
@@ -111,6 +114,8 @@ class Conflicts:
         )
         if path is None or not (apply_row(fresh, again) or _as_note(fresh, again)):
             self._metrics.reports_total.inc(("", "conflict_settled"))
+            if live is not None:
+                refresh(live, fresh)
             return  # the other writer's row already says it, or says better
         if live is not None:
             refresh(live, fresh)

@@ -15,11 +15,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from gateway.endpoint_queue import EndpointQueue, Item
 from gateway.notice_store import NoticeStore
 from gateway.notices import batch_body
+from sms.config import WebhookEndpoint
 from sms.ids import to_text
 from store.fragments import ParkedWebhook
 from telemetry.failpoints import failpoints
@@ -29,7 +30,8 @@ from webhooks.deliver import Delivered, Delivery, Failed, Fault, Gone, Target
 from webhooks.schedule import DEAD, next_due
 
 _SLOW_STATUS = frozenset({502, 504})
-_DELIVERED = ("delivered",)
+_DELIVERED, _GONE = ("delivered",), ("gone",)
+MOST_TESTS = 4  # of one endpoint, under way at once
 
 log = get_logger(__name__)
 
@@ -43,6 +45,18 @@ class Clocks:
     monotonic: Callable[[], float] = time.monotonic
     unix: Callable[[], float] = time.time
     dice: Callable[[], float] = random.random  # jitter: no secret depends on it
+
+
+class Tried(NamedTuple):
+    """One request that was made, for who keeps a list of them; times are Unix seconds."""
+
+    endpoint: WebhookEndpoint
+    event_ids: Sequence[int]
+    at: float
+    ms: int
+    tries: int  # of the event that was tried most often; 0 = a test
+    delivery: Delivery
+    next_at: float | None  # None = it is not tried again
 
 
 class Courier:
@@ -60,6 +74,8 @@ class Courier:
         self.held = 0  # events in the queues
         self.oldest_parked: int | None = None  # event id, dead letters left out
         self.on_disabled: Callable[[], None] = lambda: None
+        self.tried: Callable[[Tried], None] = lambda _: None
+        self._tests: dict[int, int] = {}  # under way, by endpoint
 
     # -- workers ---------------------------------------------------------------------------
 
@@ -143,47 +159,88 @@ class Courier:
         """One request, and what follows from its answer."""
         if failpoints.is_armed:
             failpoints.hit("notify.before_send")
-        started = self._clocks.monotonic()
+        started, at = self._clocks.monotonic(), self._clocks.unix()
+        bodies = [item.body for item in items]
+        event_ids = [item.notice.event_id for item in items]
         try:
-            delivery = await self._request(queue, items)
+            delivery = await self._request(queue.config, queue.target, event_ids, bodies)
         except asyncio.CancelledError:  # at stop: nobody knows, so it is sent again
             fresh = [item for item in items if item.flush is not None]
             self.park(queue, fresh, self._clocks.unix())
             raise
-        except Exception:
-            # One bad request must not end an endpoint's worker.
-            log.exception("webhook request crashed", endpoint=queue.config.id)
-            delivery = Failed(Fault.INTERNAL)
         finally:
             queue.in_flight -= 1
         ended = self._clocks.monotonic()
+        tries = 1 + max(item.tries for item in items)
+        next_at = None
         match delivery:
             case Delivered():
                 if failpoints.is_armed:
                     failpoints.hit("notify.sent")
-                label = _DELIVERED
                 self._delivered(queue, items, ended)
             case Failed():
-                label = (delivery.fault.removeprefix("webhook."),)
-                self._failed(queue, items, delivery, ended)
+                next_at = self._failed(queue, items, delivery, ended)
             case Gone():
-                label = ("gone",)
                 self._gone(queue, items)
             case _:
                 assert_never(delivery)
+        label = _label(delivery)
         self._metrics.webhook_seconds.observe(label, ended - started)
         self._metrics.webhook_attempts_total.inc(label)
+        ms = round((ended - started) * 1000)
+        self.tried(Tried(queue.config, event_ids, at, ms, tries, delivery, next_at))
 
-    async def _request(self, queue: EndpointQueue, items: list[Item]) -> Delivery:
-        if queue.target is None:
+    def send_once(
+        self, config: WebhookEndpoint, target: Target | None, event_id: int, body: bytes
+    ) -> bool:
+        """One request that is not tried again and tells nothing of the endpoint's health.
+
+        False when `MOST_TESTS` of them are under way there.
+        """
+        if self._tests.get(config.id, 0) >= MOST_TESTS:
+            return False
+        self._tests[config.id] = self._tests.get(config.id, 0) + 1
+        task = asyncio.get_running_loop().create_task(self._once(config, target, event_id, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _once(
+        self, config: WebhookEndpoint, target: Target | None, event_id: int, body: bytes
+    ) -> None:
+        started, at = self._clocks.monotonic(), self._clocks.unix()
+        try:
+            delivery = await self._request(config, target, [event_id], [body])
+        finally:
+            self._tests[config.id] -= 1
+            if not self._tests[config.id]:
+                del self._tests[config.id]
+        ms = round((self._clocks.monotonic() - started) * 1000)
+        self._metrics.webhook_attempts_total.inc(_label(delivery))
+        self.tried(Tried(config, [event_id], at, ms, 0, delivery, None))
+
+    async def _request(
+        self,
+        config: WebhookEndpoint,
+        target: Target | None,
+        event_ids: Sequence[int],
+        bodies: list[bytes],
+    ) -> Delivery:
+        if target is None:
             return Failed(Fault.ADDRESS_REFUSED)
-        if queue.config.batch:
+        unix = self._clocks.unix()
+        if config.batch:
             webhook_id = f"whb_{uuid.uuid4().hex}"
-            body = batch_body([item.body for item in items], self._clocks.unix())
+            body = batch_body(bodies, unix)
         else:
-            webhook_id = to_text("evt", items[0].notice.event_id)
-            body = items[0].body
-        return await self._deliver(queue.target, queue.config.secrets, webhook_id, body)
+            webhook_id = to_text("evt", event_ids[0])
+            body = bodies[0]
+        try:
+            return await self._deliver(target, config.keys(unix), webhook_id, body)
+        except Exception:
+            # One bad request must not end an endpoint's worker.
+            log.exception("webhook request crashed", endpoint=config.id)
+            return Failed(Fault.INTERNAL)
 
     def _delivered(self, queue: EndpointQueue, items: list[Item], now: float) -> None:
         keys = []
@@ -200,7 +257,10 @@ class Courier:
             queue.due_in(0.0, now)
         self.wake(queue, now)  # a higher limit or a closed breaker may let more workers in
 
-    def _failed(self, queue: EndpointQueue, items: list[Item], why: Failed, now: float) -> None:
+    def _failed(
+        self, queue: EndpointQueue, items: list[Item], why: Failed, now: float
+    ) -> float | None:
+        """Put the events off; when the first of them is tried again, Unix, None = never."""
         unix = self._clocks.unix()
         dice = self._clocks.dice
         rows = []
@@ -225,6 +285,8 @@ class Courier:
                     status=why.status,
                 )
             self.set_aside(queue, self.unix_of_probe(queue, now))
+        first = min(row.due for row in rows)
+        return None if first == DEAD else first
 
     def _gone(self, queue: EndpointQueue, items: list[Item]) -> None:
         """410: stop calling it; what is open stays in the store as dead letters."""
@@ -283,6 +345,13 @@ class Courier:
         """When events of this endpoint can be tried, Unix: now, or when its breaker allows."""
         until = queue.breaker.until
         return self._clocks.unix() + (0.0 if until is None else max(until - now, 0.0))
+
+
+def _label(delivery: Delivery) -> tuple[str]:
+    """Of the metrics."""
+    if isinstance(delivery, Failed):
+        return (delivery.fault.removeprefix("webhook."),)
+    return _GONE if isinstance(delivery, Gone) else _DELIVERED
 
 
 def _row(queue: EndpointQueue, item: Item, tries: int, due: float) -> ParkedWebhook:

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Protocol
 
+from failover.budget import BudgetPolicy, RetryBudget
 from failover.start import Start
 from gateway.canaries import Meter
-from gateway.channel import OTP_SHARE, ChannelRuntime
+from gateway.channel import ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
 from gateway.detours import detour_of
@@ -32,7 +33,8 @@ from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
-from gateway.watching import feed, glance, link_tests, tell
+from gateway.retries import Retries
+from gateway.watching import feed, glance, link_fell, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
 from sms.model import FINAL_STATES, Carrier, Message, MessageClass, State, Submit
@@ -86,7 +88,7 @@ class Dispatcher(ChannelChoice):
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moves = Moves(lanes, self.put, call_later)
+        self._moves = Moves(lanes, self.put, self.put_moved, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -96,12 +98,14 @@ class Dispatcher(ChannelChoice):
         self._sweep_at = {cls: now + SWEEP_S * n / 3 for n, cls in enumerate(MessageClass)}
         self._watch_at = now
         self.meters: Mapping[int, Meter] = {}  # of the channels that a canary compares
+        self.spilled: Callable[[], int] = lambda: 0  # as well: how many wait in the store
         self.is_behind: Callable[[Message], bool] = lambda message: False  # set by the backlog
         # Of what enters a lane, what goes on: set while a batch is halted (gateway.withdraw).
         self.sift: Callable[[Iterable[Message]], list[Message]] | None = None
         self.withdrawn: dict[MessageClass, set[int]] = {}  # tenants with dead messages in lanes
         self.claim_soon: Callable[[], None] = lambda: None  # an idle accept lane may commit claims
         self.hungry: Callable[[int], None] = lambda channel: None  # there may be room again
+        self.retries = Retries(RetryBudget(BudgetPolicy(), now), metrics, monotonic)
         self.last_look = LastLook(self._ends.reject, self.withdrawn)
         self.health_news: Callable[[], None] = lambda: None  # the other processes are told
         self.is_stopped = False
@@ -236,6 +240,33 @@ class Dispatcher(ChannelChoice):
         for channel in touched:
             self.pump(channel)
 
+    def put_moved(self, messages: Iterable[Message], *, first: bool = False) -> None:
+        """Queue what comes out of another lane where it belongs now, by age.
+
+        `first`: before all that waits there, in the order given.
+        """
+        if first:
+            self.put(messages, first=True)
+            return
+        if self.sift is not None:
+            messages = self.sift(messages)
+        now = self._monotonic()
+        runs: dict[int, list[Message]] = {}
+        for message in messages:
+            if message.state in FINAL_STATES or message.is_handed:
+                continue
+            message.queued_at = message.queued_at or now
+            channel = self._bind(message)
+            if channel is not None:
+                runs.setdefault(channel, []).append(message)
+        for channel, run in runs.items():
+            self._lanes.put_moved(channel, run)
+        if failpoints.is_armed:
+            failpoints.hit("lanes.put")
+        for channel in runs:
+            if channel:
+                self.pump(channel)
+
     def put_adopted(self, messages: Iterable[Message]) -> None:
         """Queue what other processes had accepted, by turns with our own."""
         if self.sift is not None:
@@ -352,9 +383,7 @@ class Dispatcher(ChannelChoice):
 
     def _collect(self, runtime: ChannelRuntime) -> list[Submit]:
         now, unix = self._monotonic(), self._unix()
-        free, reserve = runtime.adapter.free(), runtime.adapter.window() // OTP_SHARE
-        if runtime.is_eased:
-            free, reserve = min(free, runtime.room(now)), 0
+        free, reserve = runtime.slots(now)
         burst = self._take_unsent(runtime, free) if runtime.unsent else []
         if runtime.unsent or runtime.is_paused:
             return burst
@@ -395,7 +424,9 @@ class Dispatcher(ChannelChoice):
             return False
         look = self.last_look
         is_watched = message.message_class in look.policy.watched
-        return not (is_watched and look.stops(message, unix))
+        if is_watched and look.stops(message, unix):
+            return False
+        return not message.attempt or self.retries.may_leave(message)
 
     def withdraw(self) -> None:
         """We leave, and every answer is here: what still waits for a slot is decided."""
@@ -459,6 +490,8 @@ class Dispatcher(ChannelChoice):
         """The submits of one attempt, all with one reference."""
         total = len(message.texts)
         begin_attempt(message, runtime.config.id)
+        if message.attempt == 1 and not message.throttled:  # it was not counted before
+            self.retries.first(message.tenant)
         message.sent_at = 0.0
         message.open_segments = total
         message.answers = [None] * total
@@ -554,13 +587,14 @@ class Dispatcher(ChannelChoice):
             return
         now = self._monotonic()
         if is_up:
-            is_crowd = self._lanes.lane(HELD).size() > runtime.adapter.window()
+            waiting = self._lanes.lane(HELD).size() + self.spilled()
+            is_crowd = waiting > runtime.adapter.window()
             runtime.came_up(now, Start(now, self.start_step_s) if is_crowd else None)
             self._rechoose_waiting()
             self.pump(channel)
             return
         runtime.is_up, runtime.is_lent, runtime.down_at = False, False, now
-        runtime.watch.link_failed()
+        link_fell(runtime)
         self._leave(runtime, "channel.link_lost")
 
     def _leave(self, runtime: ChannelRuntime, reason: str) -> None:
@@ -600,7 +634,7 @@ class Dispatcher(ChannelChoice):
         for channel, runtime in self.channels.items():
             link_tests(runtime, self._metrics, now)
             moves = runtime.watch.tick(glance(runtime, self._lanes.lane(channel), now), now)
-            tell(runtime, moves)
+            tell(runtime, moves, self._metrics)
             if moves:
                 runtime.moved(now)
                 moved.append(runtime)
@@ -666,11 +700,14 @@ class Dispatcher(ChannelChoice):
         while self._delayed and self._delayed[0][0] <= now:
             due.append(heapq.heappop(self._delayed)[2])
         if due:
-            self.put(due, first=True)
+            self.put(sorted(due, key=_age), first=True)
+        if again := self.retries.due():
+            self.put(again, first=True)
         for channel, runtime in list(self.channels.items()):
             self._repair_due(channel, runtime, now)
             self._lend(runtime, now)
             runtime.tick(now)
+            runtime.look_at(self._lanes.lane(channel))
             if runtime.is_drained(now, self.drain_after_s):
                 self.drained(channel)
             if runtime.unsent or self._lanes.lane(channel).size():
@@ -692,6 +729,7 @@ class Dispatcher(ChannelChoice):
         if tenants := self.withdrawn.pop(message_class, None):
             self._lanes.remove_withdrawn(message_class, tenants)
         late = self._lanes.remove_expired((message_class,), unix)
+        late += self.retries.remove_expired(message_class, unix)
         if any(entry[2].valid_until <= unix for entry in self._delayed):
             late += [entry[2] for entry in self._delayed if entry[2].valid_until <= unix]
             self._delayed = [entry for entry in self._delayed if entry[2].valid_until > unix]
@@ -719,9 +757,15 @@ class Dispatcher(ChannelChoice):
             for _, queue in lane.queues():
                 yield queue
         yield [entry[2] for entry in self._delayed]
+        yield self.retries
         yield self._late
         yield from list(self._claiming.values())
 
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""
         return [entry[2].id for entry in self._delayed]
+
+
+def _age(message: Message) -> int:
+    """Sorts by age, the oldest first."""
+    return message.id

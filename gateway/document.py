@@ -26,7 +26,14 @@ from gateway.owners import taken_detail, taken_numbers
 from gateway.protocols import CarrierProtocol
 from gateway.routefit import clashes, misfits
 from gateway.secretfiles import SecretFiles
-from gateway.specs import in_state, suspended, template_spec, tenant_spec
+from gateway.specs import (
+    endpoint_name,
+    endpoint_spec,
+    in_state,
+    suspended,
+    template_spec,
+    tenant_spec,
+)
 from gateway.templatefit import crowded, lacks
 from gateway.weburl import url_refusal
 from gateway.yamlfile import Complaint, member, read_yaml
@@ -632,14 +639,10 @@ class _Document:
                 self.complain(f"{pointer}/url", wrong)
         if "tenant" not in good or "url" not in good:
             return
-        spec = {
-            "tenant": good["tenant"],
-            "url": good["url"],
-            "events": good.get("events", ["message.*"]),
-            "batch": good.get("batch", False),
-            "full_number": good.get("full_number", False),
-        }
-        wanted = Wanted("webhook_endpoint", f"{good['tenant']} {good['url']}", spec)
+        name = endpoint_name(good["tenant"], good["url"])
+        standing = self._around.known.get(("webhook_endpoint", name), {})
+        spec = endpoint_spec(good, good["tenant"], standing.get("disabled"))
+        wanted = Wanted("webhook_endpoint", name, spec)
         secret = self._secrets.read(good, pointer, "secret")
         wanted.is_secret_open = "secret" not in good and "secret_file" not in good
         if isinstance(secret, Path):

@@ -9,6 +9,9 @@ from receipts.state import Path, path_to, settled
 from sms.model import FINAL_STATES, EventRow, Message, State
 from store.fragments import unpark_sql
 
+# What a message that waits ends in, where what a carrier said before says more (RELIABILITY 6).
+_NO_NEWS = frozenset({State.EXPIRED, State.FAILED})
+
 
 class Ends:
     """Makes last rows; a message that has one already, or that was handed over, is left alone."""
@@ -43,6 +46,9 @@ class Ends:
     ) -> EventRow | None:
         if message.state in FINAL_STATES or message.is_handed:
             return None
+        code = None
+        if message.attempt and message.reason and status in _NO_NEWS:
+            reason, code = message.reason, message.carrier_code  # why it had to wait at all
         if message.duplicate_risk:  # a copy may be with a carrier: never expired, never failed
             end = settled(message)
             known = None if end is None else path_to(message, end)
@@ -50,6 +56,7 @@ class Ends:
                 path, status, reason = known, end, None
             else:
                 path, status, reason = Path.UNKNOWN, State.UNKNOWN, "evidence.none"
+            code = None
         return self._ledger.row(
-            message, path, status, self._unix(), copy=message.copy, reason=reason
+            message, path, status, self._unix(), copy=message.copy, code=code, reason=reason
         )

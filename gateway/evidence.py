@@ -22,15 +22,25 @@ from itertools import islice
 from adapters.base import Lost
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
+from gateway.lostanswer import CopyVerdict, Policies
 from gateway.vendors import Vendors
 from receipts.state import NOT_ACCEPTED, Path, derive, report_path
-from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State, Submit
+from sms.model import (
+    FINAL_STATES,
+    EventRow,
+    Message,
+    MessageClass,
+    State,
+    Submit,
+    UncertainPolicy,
+)
 from sms.outcomes import NotSent, Uncertain
 from store.fragments import Why, hasten_reports_sql, park_sql, unpark_sql
 from telemetry.metrics import Metrics
 
 MAX_WAITING = 20_000  # live objects of uncertain messages
 REPARK_S = 600.0  # what came back keeps its parked row, pushed out this far, until it has left
+BUDGET_WAIT_S = 2.0  # until the retry budget is asked for a second copy again
 ASK_WAIT_S = 5.0  # a decision waits so long for a vendor that was not asked yet in this life
 MAX_ASKED = 100_000  # messages that were asked about; beyond, the oldest counts as not asked
 # Between two looks at what only its vendor can clear up: as old as it is, within these.
@@ -63,6 +73,7 @@ class Evidence:
         unix: Callable[[], float],
         vendors: Vendors | None = None,
     ) -> None:
+        self.policies = Policies()  # wiring gives the platform's
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._metrics = metrics
@@ -70,6 +81,7 @@ class Evidence:
         self._unix = unix
         self.waiting: dict[int, Message] = {}  # live objects; a restart reads them back
         self._unasked: list[Message] = []  # uncertain just now
+        self._lately: set[int] = set()  # channels on which an answer was lost just now
         self._asked: dict[int, float] = {}  # since when, Unix seconds, in this life
         # By the configuration, also where another process runs the channel.
         self.vendors = Vendors() if vendors is None else vendors
@@ -81,12 +93,18 @@ class Evidence:
         message.is_parked = True
         message.uncertain_at = unix
         self._keep(message)
+        self._lately.add(message.channel)
         if self._asks(message.channel):
             self._unasked.append(message)
         sql = self._park(message, unix + self._wait_s(message), Why.UNCERTAIN)
         if self.is_vendor(message.channel):  # its receipt may have been quicker than its answer
             sql += hasten_reports_sql(message.id, message.attempt)
         return sql
+
+    def lately_lost(self) -> set[int]:
+        """Channels on which answers were lost since this was asked last."""
+        channels, self._lately = self._lately, set()
+        return channels
 
     def unheard(self, unix: float, most: int) -> list[Message]:
         """Some whose vendor was asked and has said nothing for a while; by turns.
@@ -114,8 +132,7 @@ class Evidence:
             del self.waiting[next(iter(self.waiting))]
 
     def _wait_s(self, message: Message) -> float:
-        policy = effective_policy(message)
-        if message.copy or policy is OnUncertain.HOLD:
+        if message.copy or not self.policies.of(message).is_resending:
             deadline_s = self._policy.receipt_deadline_s
             return min(LOOK_MIN_S, deadline_s) if self._asks(message.channel) else deadline_s
         if message.message_class is MessageClass.OTP:
@@ -140,8 +157,12 @@ class Evidence:
             self._give_up(message, unix)
         elif wait_s := self._ask_first(message, unix):
             self._ledger.commit([], sql=self._park(message, unix + wait_s, Why.UNCERTAIN))
-        elif self._may_resend(message, unix):
-            self._resend(message, unix)
+        elif self._refusal(message, unix) is None:
+            if self._dispatcher.retries.take(message):
+                self._resend(message, unix, "uncertain.resend")
+            else:
+                later = unix + BUDGET_WAIT_S
+                self._ledger.commit([], sql=self._park(message, later, Why.UNCERTAIN))
         else:
             look = min(deadline, unix + self._look_s(message, unix))
             self._ledger.commit([], sql=self._park(message, look, Why.UNCERTAIN))
@@ -235,6 +256,7 @@ class Evidence:
         if row is None:
             return
         self.found(message)
+        self._dispatcher.retries.free(message)  # as what was not sent
         if not goes_on:
             message.is_parked = False
             self._ledger.commit([row], sql=unpark_sql([message.id]))
@@ -280,14 +302,38 @@ class Evidence:
 
     # -- deciding --------------------------------------------------------------------------
 
-    def _may_resend(self, message: Message, unix: float) -> bool:
-        if message.copy or effective_policy(message) is OnUncertain.HOLD:
-            return False
+    def _refusal(
+        self, message: Message, unix: float, *, is_asked: bool = False
+    ) -> CopyVerdict | None:
+        """Why there may be no second copy; None = there may. `is_asked`: an operator wants it."""
+        if message.copy:
+            return CopyVerdict.DONE
+        if message.state is not State.UNCERTAIN:
+            return CopyVerdict.KNOWN
+        policy = self.policies.of(message)
+        if policy is not UncertainPolicy.ASK if is_asked else not policy.is_resending:
+            return CopyVerdict.POLICY
+        if message.attempt >= self._policy.max_attempts:
+            return CopyVerdict.ATTEMPTS
         is_otp = message.message_class is MessageClass.OTP
         needed_s = self._policy.otp_min_validity_s if is_otp else 1.0
-        return message.valid_until - unix >= needed_s
+        return None if message.valid_until - unix >= needed_s else CopyVerdict.LATE
 
-    def _resend(self, message: Message, unix: float) -> None:
+    def order(self, message: Message, done: Callable[[], None]) -> CopyVerdict | EventRow:
+        """An operator wants the second copy: its row, or why there is none.
+
+        `done` is called after the commit of the row; `is_stored` then says whether it stands.
+        """
+        unix = self._unix()
+        refusal = self._refusal(message, unix, is_asked=True)
+        if refusal is not None:
+            return refusal
+        self._dispatcher.retries.free(message)
+        row = self._resend(message, unix, "uncertain.operator")
+        self._ledger.commit([], done=done)
+        return CopyVerdict.KNOWN if row is None else row
+
+    def _resend(self, message: Message, unix: float, reason: str) -> EventRow | None:
         """Transition 14: the one marked copy, committed before it is dispatched."""
         row = self._ledger.row(
             message,
@@ -296,10 +342,10 @@ class Evidence:
             unix,
             copy=1,
             channel=message.channel,
-            reason="uncertain.resend",
+            reason=reason,
         )
         if row is None:
-            return
+            return None
         self.found(message)
         self._metrics.duplicate_copies_total.inc()
         self._ledger.commit(
@@ -307,6 +353,7 @@ class Evidence:
             sql=self._park(message, unix + REPARK_S, Why.QUEUED),
             done=lambda: self._dispatcher.resend(message) if row.is_stored else None,
         )
+        return row
 
     def _give_up(self, message: Message, unix: float) -> None:
         """Transition 18: the receipt deadline passed without evidence."""
@@ -322,17 +369,6 @@ class Evidence:
         self.found(message)
         message.is_parked = False
         self._ledger.commit([row] if row else [], sql=unpark_sql([message.id]))
-
-
-def effective_policy(message: Message) -> OnUncertain:
-    """The message's own policy, else its class's (RELIABILITY section 5)."""
-    if message.on_uncertain is not None:
-        return message.on_uncertain
-    if message.message_class is MessageClass.OTP:
-        return OnUncertain.RESEND
-    if message.message_class is MessageClass.TRANSACTIONAL:
-        return OnUncertain.PROBE_THEN_RESEND
-    return OnUncertain.HOLD
 
 
 def submit_of(message: Message) -> Submit:

@@ -7,9 +7,11 @@ read in those: `admit` → `accept` → `lanes` → `dispatch` → `settle` / `r
 from __future__ import annotations
 
 import math
+import time
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path as FilePath
 
 from compliance.policy import SendingPolicy
@@ -36,6 +38,8 @@ from gateway.settle import AnswerLine, Settler
 from gateway.shedding import Shedding
 from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
+from gateway.twins import template_of
+from gateway.webhook_desk import WebhookDesk
 from ratelimit.tenants import TenantLimits
 from sms.config import Snapshot
 from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, Submit
@@ -122,6 +126,7 @@ class Flow:
     inbound_desk: InboundDesk | None = None  # joined by wiring: it calls back into this object
     news: ChannelNews | None = None  # joined by wiring, of what it tells the webhooks
     pumping: Pumping | None = None  # joined by wiring
+    webhooks: WebhookDesk | None = None  # as well
 
     def __init__(self, parts: Parts) -> None:
         self.reliability = parts.reliability
@@ -359,6 +364,8 @@ class Flow:
         self.limiter.configure(snapshot)
         self.reports_desk.use(snapshot.channels.values())
         self.vendors.use(snapshot.channels.values())
+        self.settler.words.template_of = partial(template_of, snapshot)
+        self.evidence.policies.use(snapshot.tenants.values())
         self.settler.prices = {
             channel.id: float(channel.price_per_segment)
             for channel in snapshot.channels.values()
@@ -407,5 +414,6 @@ class Flow:
         for channel, count in self.smg_port.sessions(self.snapshot.channels.values()).items():
             metrics.smg_sessions.set((self.channel_name(channel) or str(channel),), count)
         self.backlog.set_gauges()
+        self.dispatcher.retries.set_gauges(time.time())
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
         metrics.parked_reports.set((), self.reports_desk.parked)

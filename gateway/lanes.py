@@ -15,10 +15,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from heapq import merge
+from operator import attrgetter
 
 from sms.model import Message, MessageClass, State
 
 HELD = 0
+_QUEUED_AT = attrgetter("queued_at")
 _OTP, _TRANSACTIONAL = MessageClass.OTP, MessageClass.TRANSACTIONAL  # a call each in Python 3.11
 _CANCELED, _REJECTED = State.CANCELED, State.REJECTED
 TRANSACTIONAL_TURNS = 4  # transactional to marketing 4:1 (RELIABILITY section 9)
@@ -68,6 +71,27 @@ class FairQueue:
         else:
             waiting.append(message)
         self.size += 1
+
+    def put_moved(self, messages: Iterable[Message]) -> None:
+        """Queue what has waited elsewhere among the tenants' messages here, by age.
+
+        In the order of their age, as they came out of another queue.
+        """
+        runs: dict[int, list[Message]] = {}
+        for message in messages:
+            runs.setdefault(message.tenant, []).append(message)
+        for tenant, run in runs.items():
+            self.size += len(run)
+            waiting = self._by_tenant.get(tenant)
+            if waiting is None:
+                self._by_tenant[tenant] = deque(run)
+                self._ring.append(tenant)
+            elif waiting[-1].queued_at <= run[0].queued_at:
+                waiting.extend(run)
+            elif run[-1].queued_at <= waiting[0].queued_at:
+                waiting.extendleft(reversed(run))
+            else:
+                self._by_tenant[tenant] = deque(merge(waiting, run, key=_QUEUED_AT))
 
     def next_at(self) -> float:
         """The `queued_at` of the message that is next; inf when nothing waits."""
@@ -251,6 +275,14 @@ class Lanes:
     def put_adopted(self, channel: int, message: Message) -> None:
         """Queue what another process had accepted, by turns with the tenant's own here."""
         self.lane(channel).queue(message.message_class).put_adopted(message)
+
+    def put_moved(self, channel: int, messages: Iterable[Message]) -> None:
+        """Queue what comes out of another lane, each class by age among what waits here."""
+        runs: dict[MessageClass, list[Message]] = {}
+        for message in messages:
+            runs.setdefault(message.message_class, []).append(message)
+        for message_class, run in runs.items():
+            self.lane(channel).queue(message_class).put_moved(run)
 
     def detach(self, channel: int) -> Lane:
         """Put an empty lane in place of one whose messages need another channel."""

@@ -29,6 +29,7 @@ from sms.reasons import is_retryable
 MAX_EVENT_BYTES = 20_000
 MAX_BATCH_BYTES = 262_144
 MAX_BATCH_EVENTS = 100
+TEST_TYPE = "webhook.test"
 ENVELOPE_BYTES = 96  # of a batch, besides its events
 
 # Tenants are not told of these: a text that waits or is being submitted is not news.
@@ -88,6 +89,17 @@ def batch_body(bodies: Iterable[bytes], at: float) -> bytes:
         rfc3339(at).encode(),
         b",".join(bodies),
     )
+
+
+def test_body(endpoint_id: int, event_id: int, at: float) -> bytes:
+    """The body of a test event: it is about the endpoint itself; `at` is Unix seconds."""
+    event = {
+        "id": to_text("evt", event_id),
+        "type": TEST_TYPE,
+        "timestamp": rfc3339(at),
+        "data": {"id": to_text("whe", endpoint_id), "sequence": 1},
+    }
+    return _encode(event)
 
 
 def type_of_path(path: int) -> str | None:

@@ -7,8 +7,8 @@
 An event is done when a 2xx was read and parked when that is committed; the cursor passes it only
 then, so that a restart repeats events but never loses one (at least once; receivers order by
 `sequence`). One endpoint's trouble stays with it: queue, requests in flight and breaker are its
-own. There is no task, future or log line per event. An endpoint that answers 410 is left alone
-until its configuration changes or the process restarts; its open events are kept as dead letters.
+own. There is no task, future or log line per event. An endpoint that answers 410 is left alone at
+once, and disabled for all processes by `WebhookDesk`; its open events are kept as dead letters.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from gateway.courier import Clocks, Courier, Deliver
 from gateway.endpoint_queue import EndpointQueue, Flush, Item, NotifyPolicy
 from gateway.inbound_notices import notices_of_inbound
 from gateway.notice_store import NoticeStore
-from gateway.notices import Notice, notice_of_row, notices_of_stored, type_of_path
-from sms.config import Snapshot
+from gateway.notices import Notice, notice_of_row, notices_of_stored, test_body, type_of_path
+from gateway.webhook_desk import WebhookDesk
+from sms.config import Snapshot, WebhookEndpoint
 from sms.ids import unix_of
 from sms.model import EventRow
 from store.fragments import ParkedWebhook
@@ -33,6 +34,7 @@ from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 from webhooks.address import AllowList
 from webhooks.deliver import Target, parse_target
+from webhooks.schedule import DEAD, Breaker
 
 TICK_S = 0.25
 AWAY_S = 1.0  # after a failed tick
@@ -79,7 +81,28 @@ class Notifier:
         self._highest = cursor
         self._swept_at = self._clocks.monotonic()
         self._ticker: asyncio.Task[None] | None = None
+        self.desk: WebhookDesk | None = None
         metrics.before_scrape.append(self._show_age)
+
+    def join(self, desk: WebhookDesk) -> WebhookDesk:
+        """Tell it of every request; it runs with this and has replays and tests sent."""
+        self.desk = desk
+        self._courier.tried = desk.note
+        desk.hurry, desk.send_test = self.hurry, self.send_test
+        return desk
+
+    def hurry(self, endpoint_id: int) -> None:
+        """Look at once at what is due at an endpoint."""
+        queue = self._endpoints.get(endpoint_id)
+        if queue is not None:
+            queue.due_in(0.0, self._clocks.monotonic())
+
+    def send_test(self, config: WebhookEndpoint, event_id: int) -> bool:
+        """Send a test event, once; False when too many of them are under way."""
+        parsed = parse_target(config.url, self._allow)
+        target = parsed if isinstance(parsed, Target) else None
+        body = test_body(config.id, event_id, self._clocks.unix())
+        return self._courier.send_once(config, target, event_id, body)
 
     # -- configuration ---------------------------------------------------------------------
 
@@ -97,7 +120,13 @@ class Notifier:
         for config in changed:
             held = self._endpoints.get(config.id)
             if held is not None and held.config.url == config.url:
-                held.is_disabled = held.is_disabled and held.config == config
+                held.is_disabled = config.is_disabled or (
+                    held.is_disabled and held.config == config
+                )
+                if held.is_disabled:
+                    self._courier.set_aside(held, DEAD)
+                elif held.config != config:
+                    held.breaker = Breaker()  # whoever changed it wants to know whether it helped
                 held.config = config
                 continue
             if held is not None:  # another URL: its events wait in the store for the new one
@@ -105,12 +134,15 @@ class Notifier:
                 self._drop(held)
             parsed = parse_target(config.url, self._allow)
             target = parsed if isinstance(parsed, Target) else None
-            self._endpoints[config.id] = EndpointQueue(config, target, self._policy)
+            queue = self._endpoints[config.id] = EndpointQueue(config, target, self._policy)
+            queue.is_disabled = config.is_disabled
         if gone or changed:
             self._by_tenant.clear()
             for queue in self._endpoints.values():
                 self._by_tenant.setdefault(queue.config.tenant, []).append(queue)
         self._forget_routes()
+        if self.desk is not None:
+            self.desk.reconfigure(snapshot.endpoints)
 
     def _drop(self, queue: EndpointQueue) -> None:
         """Let an endpoint go; nobody wants its events any more."""
@@ -299,6 +331,8 @@ class Notifier:
     def start(self) -> None:
         """Begin; called on the running loop."""
         self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
+        if self.desk is not None:
+            self.desk.start()
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Send what waits for at most so long and park the rest.
@@ -309,6 +343,8 @@ class Notifier:
             self._ticker.cancel()
             await asyncio.wait([self._ticker])
         await self._courier.stop(self._endpoints.values(), timeout_s)
+        if self.desk is not None:
+            await self.desk.stop()
 
     async def _tick_forever(self) -> None:
         while True:

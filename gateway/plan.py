@@ -182,9 +182,11 @@ def _compare(wanted: Wanted, standing: StoredObject | None, keyring: Keyring) ->
         return _compare_key(wanted, standing, keyring)
     secrets: list[str] = []
     if wanted.kind == "webhook_endpoint":
-        given: list[bytes] = wanted.secrets.get("secrets", [])
-        wanted.secrets = {"secrets": [base64.b64encode(raw).decode("ascii") for raw in given]}
-        if not given and wanted.is_secret_open and standing is not None:
+        given = [base64.b64encode(raw).decode("ascii") for raw in wanted.secrets.get("secrets", [])]
+        wanted.secrets = {"secrets": given}
+        if standing is not None and (
+            wanted.is_secret_open if not given else given == standing.secrets.get("secrets", [])[:1]
+        ):  # the same newest one: what it was rotated from signs as long as it would
             wanted.secrets = dict(standing.secrets)
         elif not given:
             secrets.append(_to_be_made("secret", wanted.make_in))

@@ -6,7 +6,8 @@ report ─▶ id, or our own word for the attempt, in memory? ──yes──▶
           look-up in the store, in batches ──found──▶ fold, row ═COMMIT═▶ answer
              │ nobody's yet: another process may just be committing it; once more after 0.2 s
              ▼
-          parked_reports ═COMMIT═▶ answer; tried again 1 s, 5 s, 30 s, 5 min, hourly, dropped
+          parked_reports ═COMMIT═▶ answer; tried again 1 s, 5 s, 30 s, 5 min, hourly, dropped,
+                                   and when an answer was lost: orphans.py
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ from gateway.echoed import match_stored, match_waiting, message_of, segments_of
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Match, Matches
+from gateway.orphans import LOOK_S, Orphans
 from receipts.normalise import ReportCodes, Verdict
 from receipts.state import Path, come_due, fold, report_path
 from sms.config import Channel
 from sms.errors import Unavailable
-from sms.ids import IdClock, unix_of
+from sms.ids import IdClock, id_at, unix_of
 from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
 from store.fragments import (
     ParkedReport,
     Why,
     delete_reports_sql,
+    hasten_orphans_sql,
     park_reports_sql,
     park_sql,
     unpark_sql,
@@ -138,6 +141,7 @@ class Reports:
         self._looked_at = 0.0  # Unix; when the store was asked about what waits
         self._polled_at = 0.0  # Unix; when parked reports were looked for
         self.parked = 0  # how many stand in parked_reports, as last seen
+        self.orphans: Orphans | None = None  # joined by wiring
         self.share = (0, 1)  # (our index, how many) among the living processes
 
     def use(self, channels: Iterable[Channel]) -> None:
@@ -223,7 +227,9 @@ class Reports:
 
     # -- one report ------------------------------------------------------------------------
 
-    def _settle(self, batch: Batch, report: Report, match: Match) -> Settled:
+    def _settle(
+        self, batch: Batch, report: Report, match: Match, *, is_orphan: bool = False
+    ) -> Settled:
         """Judge one report; returns its rows, or whether it may be answered without one.
 
         A report that crashes its handler is sent again by the carrier and given up after five
@@ -231,7 +237,7 @@ class Reports:
         """
         before = len(batch.rows)
         try:
-            end = self._judge(batch, report, match)
+            end = self._judge(batch, report, match, report.carrier_id if is_orphan else None)
         except Exception:  # one bad report must not end the session or the worker
             log.exception("report crashed its handler", message_id=match[0].id)
             return self._crashed(report)
@@ -249,8 +255,11 @@ class Reports:
         self._metrics.quarantined_total.inc(("report",))
         return True
 
-    def _judge(self, batch: Batch, report: Report, match: Match) -> str:
-        """One word about all segments that it is about: what became of the last."""
+    def _judge(self, batch: Batch, report: Report, match: Match, new_id: str | None) -> str:
+        """One word about all segments that it is about: what became of the last.
+
+        `new_id`: the carrier's id, where it is not known yet and is to be kept.
+        """
         message, _, copy, attempt = match
         codes = self._codes.get(report.channel, _USUAL)
         verdict, code = codes.read(report.state, report.error)
@@ -267,12 +276,12 @@ class Reports:
             return "duplicate"  # the vendor says no more of an attempt that a newer one replaced
         for segment in segments_of(report, match, is_delivered=is_delivered):
             about = message, segment, copy, attempt
-            end = self._judge_one(batch, report, about, verdict, verdict.state, code)
+            end = self._judge_one(batch, report, about, verdict, verdict.state, code, new_id)
         if end == "matched" and verdict.is_bad_number and verdict.state is State.UNDELIVERED:
             self._words.bad_number(name, message, verdict.reason)
         return end
 
-    def _judge_one(
+    def _judge_one(  # noqa: PLR0913, PLR0917 (what `_judge` knows, once for each segment)
         self,
         batch: Batch,
         report: Report,
@@ -280,6 +289,7 @@ class Reports:
         verdict: Verdict,
         state: State,
         code: str,
+        new_id: str | None,
     ) -> str:
         message, segment, copy, attempt = about
         # Found by our own word: that says which attempt it is about, whatever id it has beside.
@@ -298,6 +308,7 @@ class Reports:
             segment=segment,
             copy=copy,
             channel=report.channel,
+            carrier_id=new_id,
             code=code,
             reason=verdict.reason,
         )
@@ -551,8 +562,41 @@ class Reports:
         if _is_kept(settled):
             self._ledger.commit([], sql=delete_reports_sql([parked_id]))
 
+    async def _match_orphans(
+        self, missing: list[Report], parked_of: Mapping[int, ParkedReport]
+    ) -> list[Report]:
+        """Settle those that can only be about one lost answer; returns the others."""
+        unix = self._unix()
+        young = [one for one in missing if unix - unix_of(parked_of[id(one)].id) <= LOOK_S]
+        if self.orphans is None or not young:
+            return missing
+        candidates = await self.orphans.candidates(young)
+        ids = sorted({one for some in candidates.values() for one in some})
+        stored = await self._reader.messages(ids)
+        messages: dict[int, tuple[Message, Stored]] = {}
+        for message_id, record in stored.items():
+            fresh = fold_stored(record)
+            fresh.is_parked = fresh.state is State.UNCERTAIN
+            messages[message_id] = self._at_hand(message_id) or fresh, record
+        left: list[Report] = []
+        for report in missing:
+            parked_id = parked_of[id(report)].id
+            match = self.orphans.match(report, unix_of(parked_id), candidates, messages)
+            batch = Batch(unix)
+            settled = match is not None and self._settle(batch, report, match, is_orphan=True)
+            if settled is False:
+                left.append(report)
+                continue
+            self._finish(report.channel, batch, [])
+            self._count(report.channel, {"adopted": 1})
+            self._ledger.commit([], done=partial(self._forget_parked, parked_id, settled))
+        return left
+
     async def _retry_parked(self) -> None:
         unix = self._unix()
+        if channels := self._evidence.lately_lost():  # a receipt may have been quicker
+            since = id_at(unix - LOOK_S)
+            self._ledger.commit([], sql=hasten_orphans_sql(channels, since))
         due = await self._reader.due_reports(unix, LOOKUP_BATCH, share=self.share)
         self.parked = len(due)
         if not due:
@@ -569,6 +613,7 @@ class Reports:
             self._finish(report.channel, batch, [])
             parked_id = by_report[id(report)].id
             self._ledger.commit([], done=partial(self._forget_parked, parked_id, settled))
+        missing = await self._match_orphans(missing, by_report)
         later: list[ParkedReport] = []
         dropped: list[int] = []
         for report in missing:
@@ -579,6 +624,8 @@ class Reports:
             else:
                 parked.tries += 1
                 parked.due = unix + retry_after_s(parked.tries)
+                if parked.tries == len(RETRY_AFTER_S):
+                    self._count(parked.channel, {"orphan": 1})
                 later.append(parked)
         sql = park_reports_sql(self._keyring, later) if later else ""
         if dropped:

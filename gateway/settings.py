@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from sms.errors import ConfigError
+from sms.model import UncertainPolicy
 from store.durable import write_once
 from telemetry import failpoints
 
@@ -75,6 +76,11 @@ class Reliability(BaseModel):
     submit_timeout_s: Seconds = 60  # the same for the other classes
     uncertain_wait_otp_s: Seconds = 8  # evidence is awaited so long before the second copy
     uncertain_wait_transactional_s: Seconds = 120  # the same for transactional
+    # What follows a lost answer, where neither message, template nor tenant says (RELIABILITY 5).
+    on_uncertain_otp: UncertainPolicy = UncertainPolicy.RESEND
+    on_uncertain_transactional: UncertainPolicy = UncertainPolicy.PROBE_THEN_RESEND
+    on_uncertain_marketing: UncertainPolicy = UncertainPolicy.HOLD
+    orphan_window_s: Seconds = 120  # a receipt with an unknown id is of an attempt so long before
     uncertain_slot_s: Seconds = 120  # the window slot of an uncertain submit stays taken
     receipt_deadline_s: Seconds = 259_200  # 72 h without a receipt: unknown
     otp_min_validity_s: Seconds = 60  # an otp with less left gets no second copy
@@ -87,6 +93,9 @@ class Reliability(BaseModel):
     parked_after_s: Seconds = 600  # what stood in a lane so long moves to `parked`
     conservation_s: Seconds = 10  # every owner says what it holds so often; a reading after it
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4  # one per channel, the copy included
+    retry_share: Share = 0.1  # extra attempts, of the first ones …
+    retry_window_s: Seconds = 60  # … of so long, of a tenant and in total; beyond it they wait
+    retry_least: Count = 10  # so many in any case
     drain_before_s: Annotated[float, Field(ge=0, le=600)] = 5  # not ready, still accepting
     drain_answers_s: Seconds = 20  # waiting for carriers' answers
     drain_requests_s: Seconds = 5  # requests under way get their answer
@@ -105,6 +114,8 @@ class Reliability(BaseModel):
     webhook_connect_s: Seconds = 3
     webhook_total_s: Seconds = 15
     webhook_in_flight: Count = 32  # requests per endpoint
+    webhook_warn_s: Seconds = 86_400  # an endpoint to which all has failed for so long: warned of
+    webhook_disable_s: Seconds = 432_000  # … and disabled
     webhook_linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 50  # batch gathers so long
     restart_max_s: Seconds = 10  # a child that keeps ending is started again after so long
     partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2

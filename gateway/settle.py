@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
 from gateway.carrier_words import CarrierWords
+from gateway.channel import OTP_PATIENCE_S, PATIENCE_S
 from gateway.cutting import segments_of
 from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
@@ -31,8 +32,6 @@ from telemetry.metrics import Metrics
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.NETWORK, Cause.UNKNOWN})
 NOT_CONNECTED = "channel.not_connected"  # no connection for a request: nothing of it left
 THROTTLE_MIN_S, THROTTLE_MAX_S = 1.0, 5.0  # RELIABILITY section 6
-# A throttled message that would wait longer than this for its channel goes to a backup.
-PATIENCE_S, OTP_PATIENCE_S = 10.0, 1.0
 
 AnswerLine = tuple[int, int, int, int, int, str, str]
 
@@ -430,15 +429,17 @@ class Settler:
         if is_first_open and not self._resettle(burst, message):
             self._end_unknown(burst, message)
         if not goes_on:
+            name = self._ledger.channel_names.get(burst.channel, "")
             if outcome.cause is Cause.NUMBER:
-                name = self._ledger.channel_names.get(burst.channel, "")
                 self.words.bad_number(name, message, outcome.reason)
+            elif outcome.reason.startswith("content."):
+                self.words.content_refused(name, message, outcome.code)
             self._left(burst, message)
             return
         message.throttled_at = 0.0
         if outcome.cause is Cause.CHANNEL:
-            wait_s = min(2.0 ** (message.attempt - 1), self._policy.backoff_cap_s)
-            message.not_before = burst.now + _jitter(wait_s)
+            wait_s = min(_jitter(2.0 ** (message.attempt - 1)), self._policy.backoff_cap_s)
+            message.not_before = burst.now + wait_s
         burst.after.append((message, row))
 
     def _end_unknown(self, burst: Burst, message: Message) -> None:
@@ -457,7 +458,7 @@ class Settler:
     def _may_try_next(self, channel: int, message: Message, outcome: Rejected) -> bool:
         if outcome.cause not in _CHANNEL_CAUSES or message.attempt >= self._policy.max_attempts:
             return False
-        if outcome.cause is Cause.UNKNOWN and message.attempt > 1:
+        if outcome.cause is Cause.UNKNOWN and message.reason == outcome.reason:
             return False  # an unknown code gets one other channel, then it is final
         return self._dispatcher.has_other(message, channel)
 

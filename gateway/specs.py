@@ -14,11 +14,15 @@ from typing import Any
 
 from gateway.views import rfc3339
 from sms.config import AdminState, OtpCaps, Tenant, default_burst
+from sms.ids import to_text
 from sms.templates import names_in
-from store.objects import StoredObject
+from store.attempts import PREFIX as ATTEMPT
+from store.attempts import Attempt, Standing
+from store.objects import StoredObject, public_spec
 
 Json = dict[str, Any]
 _DEFAULT = Tenant(0, "")
+BY_REQUEST = "request"  # why an endpoint is disabled, when somebody asked for it
 _MORE_LIMITS = ("segments_per_day", "segments_per_month", "classes", "bursts")
 
 
@@ -35,7 +39,7 @@ def tenant_spec(good: Mapping[str, Any], limits: Mapping[str, Any]) -> Json:
         spec,
         {
             name: good[name]
-            for name in ("allowed_ips", "inbound_numbers", "otp_caps")
+            for name in ("allowed_ips", "inbound_numbers", "otp_caps", "on_uncertain")
             if name in good
         },
         {name: limits[name] for name in _MORE_LIMITS if name in limits},
@@ -47,7 +51,7 @@ def changed_tenant(
 ) -> Json:
     """A tenant with the given fields replaced and everything else as it was."""
     changed = dict(spec)
-    for name in ("signatures", "countries", "inbound_numbers"):
+    for name in ("signatures", "countries", "inbound_numbers", "on_uncertain"):
         if name in good:
             changed[name] = good[name]
     if "allowed_ips" in good:
@@ -59,7 +63,7 @@ def changed_tenant(
         changed["classes"] = {word: _bucket(one) for word, one in limits["classes"].items()}
     if "bursts" in limits:
         changed["bursts"] = [_burst(one) for one in limits["bursts"]]
-    for name in ("allowed_ips", "inbound_numbers", "otp_caps", *_MORE_LIMITS):
+    for name in ("allowed_ips", "inbound_numbers", "otp_caps", "on_uncertain", *_MORE_LIMITS):
         if not changed.get(name, True):
             del changed[name]
     return changed
@@ -108,6 +112,7 @@ def tenant_view(stored: StoredObject) -> Json:
             "bursts": spec.get("bursts", []),
         },
         "otp_caps": asdict(OtpCaps.of(spec.get("otp_caps", {}))),
+        "on_uncertain": spec.get("on_uncertain"),
         "created_at": _moment(stored),
         "version": stored.version,
     }
@@ -140,7 +145,10 @@ def template_spec(good: Mapping[str, Any], tenant: str) -> Json:
 
 def changed_template(spec: Mapping[str, Any], good: Mapping[str, Any]) -> Json:
     """A template with the given fields replaced and everything else as it was."""
-    changed = {**spec, **{name: good[name] for name in ("text", "twins") if name in good}}
+    named = ("text", "twins", "on_uncertain")
+    changed = {**spec, **{name: good[name] for name in named if name in good}}
+    if not changed.get("on_uncertain"):
+        changed.pop("on_uncertain", None)
     names = names_in(changed["text"])
     changed["twins"] = {
         channel: {"code": twin["code"], "order": twin.get("order", names)}
@@ -160,8 +168,79 @@ def template_view(stored: StoredObject, tenants: Mapping[str, str]) -> Json:
         "text": spec["text"],
         "variables": names_in(spec["text"]),
         "twins": spec["twins"],
+        "on_uncertain": spec.get("on_uncertain"),
         "created_at": _moment(stored),
         "version": stored.version,
+    }
+
+
+def endpoint_name(tenant: str, url: str) -> str:
+    """By which name a webhook endpoint is kept; a tenant has one of each URL."""
+    return f"{tenant} {url}"
+
+
+def endpoint_spec(good: Mapping[str, Any], tenant: str, disabled: str | None = None) -> Json:
+    """A webhook endpoint from checked fields; `tenant` by name.
+
+    `disabled`: why it is now; it stays so until the fields say otherwise.
+    """
+    spec = {
+        "tenant": tenant,
+        "url": good["url"],
+        "events": good.get("events", ["message.*"]),
+        "batch": good.get("batch", False),
+        "full_number": good.get("full_number", False),
+    }
+    is_enabled = good.get("enabled", disabled is None)
+    return spec if is_enabled else spec | {"disabled": disabled or BY_REQUEST}
+
+
+def endpoint_view(
+    stored: StoredObject, tenant: str, health: Standing | None, now: float, *, is_own: bool
+) -> Json:
+    """A webhook endpoint as the API shows it; `tenant` by id, `now` in Unix seconds.
+
+    `is_own`: to the tenant itself, which sees its URL whole: it may carry a secret.
+    """
+    spec = stored.spec if is_own else public_spec(stored)
+    known = health or Standing(None, None, None)
+    ends = [end for end in stored.secrets.get("ends", ()) if end is not None and end > now]
+    return {
+        "id": stored.public_id,
+        "tenant": tenant,
+        "url": spec["url"],
+        "events": spec.get("events", ["message.*"]),
+        "batch": spec.get("batch", False),
+        "full_number": spec.get("full_number", False),
+        "enabled": "disabled" not in spec,
+        "disabled_reason": spec.get("disabled"),
+        "failing_since": _time(known.failing_since),
+        "last_delivered_at": _time(known.delivered_at),
+        "previous_secret_until": _time(max(ends, default=None)),
+        "created_at": _moment(stored),
+        "version": stored.version,
+    }
+
+
+def attempt_view(one: Attempt) -> Json:
+    """One request to a webhook endpoint as the API shows it."""
+    is_test = not one.tries
+    outcome = "failed" if one.next_at is not None or is_test else "given_up"
+    outcome = {"webhook.delivered": "delivered", "webhook.gone": "gone"}.get(one.code, outcome)
+    text = one.answer.decode("utf-8", "replace")
+    return {
+        "id": to_text(ATTEMPT, one.id),
+        "event_id": None if one.is_batch else to_text("evt", one.event_ids[0]),
+        "event_ids": [to_text("evt", event_id) for event_id in one.event_ids],
+        "at": rfc3339(one.at),
+        "outcome": outcome,
+        "code": one.code,
+        "status": one.status,
+        "ms": one.ms,
+        "try": one.tries or 1,
+        "test": is_test,
+        "answer": "".join(char if char.isprintable() else " " for char in text) or None,
+        "next_try_at": _time(one.next_at),
     }
 
 
@@ -215,6 +294,10 @@ def route_view(
         "created_at": _moment(stored),
         "version": stored.version,
     }
+
+
+def _time(unix_s: float | None) -> str | None:
+    return None if unix_s is None else rfc3339(unix_s)
 
 
 def canary_view(

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from compliance.opt_out import line_for, without_line
 from compliance.signature import unsigned
 from sms.config import Channel, Snapshot
+from sms.ids import to_text
 from sms.model import Filled, Message, MessageClass
-from sms.templates import Book, Look
+from sms.templates import Book, Look, Places
 
 
 def takers(
@@ -38,6 +39,24 @@ def filled_for(message: Message, channel: Channel, book: Book) -> Filled | None:
     text = "".join(message.texts)
     look = Look(book, message.tenant, message.message_class)
     return _twin(look, channel, message.message_class, message.country, text)
+
+
+def template_of(snapshot: Snapshot, message: Message) -> str | None:
+    """The id of the template that a text is of, with or without twins; None where it is of none.
+
+    A look through all that the tenant may use, up to 5 ms: for alarms, not for the path.
+    """
+    line = ""
+    if message.message_class is MessageClass.MARKETING:
+        line = line_for(None, message.country)
+    places = Places()
+    for body in _bodies("".join(message.texts), message.country, line):
+        for one in snapshot.templates.values():
+            is_for_it = one.tenant in (0, message.tenant)
+            is_for_it = is_for_it and one.message_class is message.message_class
+            if is_for_it and one.match(body, places) is not None:
+                return to_text("tpl", one.id)
+    return None
 
 
 def _twin(

@@ -31,6 +31,7 @@ log = get_logger(__name__)
 # What we gave up ourselves says nothing of the channel.
 _OURS = frozenset({"channel.removed", "process.lost", "internal.error"})
 _LINK_LOST = "channel.link_lost"
+_ACCOUNT = "channel.account"  # whose codes surely speak of the account as a whole
 
 
 def health_policy(numbers: Reliability) -> HealthPolicy:
@@ -125,6 +126,7 @@ def count_refused(answers: Answers, outcome: Outcome, *, is_slow: bool, has_sess
             answers.slow += is_slow
             answers.failed += _HALVES.get(cause, 0)
             answers.config += cause is Cause.CONFIG
+            answers.is_account |= outcome.reason == _ACCOUNT
         case Throttled():
             answers.is_heard = True
         case Uncertain(reason=reason):
@@ -143,7 +145,7 @@ def glance(runtime: ChannelRuntime, lane: Lane, now: float) -> Glance:
     """What a channel looks like; called once a second."""
     adapter = runtime.adapter
     failures, runtime.link_failures = runtime.link_failures, adapter.failures
-    if adapter.failures > failures and not (runtime.is_up and adapter.has_sessions):
+    if not runtime.is_up and adapter.failures > failures:
         # each of its sessions tries by itself: together they are one channel's error
         sessions = runtime.config.sessions if adapter.has_sessions else 1
         runtime.watch.link_failed((adapter.failures - failures) / sessions)
@@ -151,6 +153,12 @@ def glance(runtime: ChannelRuntime, lane: Lane, now: float) -> Glance:
     for submit in adapter.waiting():
         waiting.setdefault(submit.message.carrier, []).append(submit.sent_at)
     return Glance(runtime.is_up, adapter.free() > 0, waiting, _head_age_s(runtime, lane, now))
+
+
+def link_fell(runtime: ChannelRuntime) -> None:
+    """Its last session was lost; without sessions so many connections in a row have failed."""
+    failed = 1 if runtime.adapter.has_sessions else runtime.adapter.failures - runtime.link_failures
+    runtime.watch.link_failed(max(1, failed))
 
 
 def link_tests(runtime: ChannelRuntime, metrics: Metrics, now: float) -> None:
@@ -174,7 +182,7 @@ def _head_age_s(runtime: ChannelRuntime, lane: Lane, now: float) -> float:
     return min(max(ages, default=0.0), now - runtime.up_at)
 
 
-def tell(runtime: ChannelRuntime, moves: Sequence[Move]) -> None:
+def tell(runtime: ChannelRuntime, moves: Sequence[Move], metrics: Metrics) -> None:
     """Log what moved and what a person should look at; errors are what pages."""
     name = runtime.config.name
     for carrier, change in moves:
@@ -183,6 +191,8 @@ def tell(runtime: ChannelRuntime, moves: Sequence[Move]) -> None:
         if change.signal is not None:
             about["cause"] = change.signal.value
         if change.is_page:
+            cause = "switches" if change.signal is None else change.signal.value
+            metrics.channel_pages_total.inc((name, cause))
             log.error("channel degraded: look at it now", **about)
         elif change.state is BreakerState.OPEN:
             log.warning("channel degraded", **about)
@@ -191,6 +201,8 @@ def tell(runtime: ChannelRuntime, moves: Sequence[Move]) -> None:
         else:
             log.info("channel comes back", **about)
     for alarm in runtime.watch.alarms:
+        labels = name, alarm.carrier.value, alarm.fault.signal.value
+        metrics.channel_alarms_total.inc(labels)
         log.warning(
             "channel alarm",
             channel=name,

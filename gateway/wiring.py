@@ -18,6 +18,7 @@ from cluster.wake import Wakes
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
+from failover.budget import BudgetPolicy, RetryBudget
 from gateway.apply import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.canaries import Canaries
@@ -28,6 +29,7 @@ from gateway.channel_news import ChannelNews
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
+from gateway.copies import Copies
 from gateway.dispatch import MIN_DEPTH_SEGMENTS, Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
@@ -38,9 +40,11 @@ from gateway.inbound import InboundDesk
 from gateway.inbound_commit import InboundPolicy
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger, tally
+from gateway.lostanswer import Policies
 from gateway.matches import Matches
 from gateway.notice_store import LaneNoticeStore
 from gateway.notify import Notifier
+from gateway.orphans import Orphans
 from gateway.owners import Owners
 from gateway.peers import Peers
 from gateway.porting import Porting
@@ -48,6 +52,7 @@ from gateway.protocols import PROTOCOLS
 from gateway.pumping import Pumping
 from gateway.remote import RemoteChannels
 from gateway.reports import Reports
+from gateway.retries import Retries
 from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
@@ -58,6 +63,7 @@ from gateway.suppressing import Suppressing
 from gateway.takeover import Aside, Takeover, Taker
 from gateway.usage import usage_moves
 from gateway.watching import Watches, health_policy
+from gateway.webhook_desk import open_desk
 from gateway.withdraw import Withdrawals
 from ratelimit.leases import ChannelBucket, Leases
 from ratelimit.limiter import Valkey
@@ -80,6 +86,7 @@ from store.handovers import Handovers
 from store.inbound import InboundStore
 from store.inbound_read import InboundReader
 from store.intake import Intake
+from store.orphans import OrphanStore
 from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
@@ -183,7 +190,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         ),
         unix=time.time,
     )
-    policy, schedule = _policy(numbers, pool, keyring, dispatcher, ledger, backlog, reader, metrics)
+    policy, schedule = _policy(
+        numbers, pool, keyring, dispatcher, evidence, ledger, backlog, reader, metrics
+    )
     matches = Matches(numbers.match_cache)
     journal = JournalGate(metrics)
     settler = Settler(
@@ -215,6 +224,8 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         unix=time.time,
         max_attempts=numbers.max_attempts,
     )
+
+    reports.orphans = _orphans(pool, keyring, dispatcher, numbers)
 
     def live() -> int:
         return len(peers.sessions.live)
@@ -260,12 +271,9 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         epoch=lease.epoch,
         statement_timeout_s=numbers.statement_timeout_s,
     )
-    flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
-    flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
-    flow.conflicts = conflicts
-    dispatcher.claim_soon = flow.acceptor.kick
-    ledger.live = flow.acceptor.live
-    ledger.events = flow.events
+    acceptor = flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
+    events = flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
+    _join_lanes(flow, acceptor, events, conflicts)
     deliverer = Deliverer(DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s))
     notifier = Notifier(
         store=LaneNoticeStore(
@@ -282,6 +290,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         cursor=lease.event_cursor,
         policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
     )
+    flow.webhooks = notifier.join(open_desk(settings, lease, pool, keyring, metrics, ids.next))
     ledger.told = notifier
     news = flow.news = ChannelNews(
         process=lease.process,
@@ -328,6 +337,15 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     return worker
 
 
+def _join_lanes(flow: Flow, acceptor: Acceptor, events: EventLane, conflicts: Conflicts) -> None:
+    """The commit lanes, where those that came before them look for them."""
+    flow.conflicts = conflicts
+    conflicts.settled = events.settled
+    flow.dispatcher.claim_soon = acceptor.kick
+    flow.ledger.live = acceptor.live
+    flow.ledger.events = events
+
+
 def _canaries(flow: Flow, pool: Pool, lease: ProcessLease) -> tuple[Canaries, CanaryJudge]:
     """What counts for canaries here, and the judge, of which one process at a time is."""
     store, numbers, metrics = CanaryStore(pool), flow.reliability, flow.metrics
@@ -341,7 +359,11 @@ def _canaries(flow: Flow, pool: Pool, lease: ProcessLease) -> tuple[Canaries, Ca
     )
     flow.dispatcher.meters = canaries.meters
     judge = CanaryJudge(
-        config=ConfigStore(pool, flow.keyring), store=store, numbers=numbers, metrics=metrics
+        config=ConfigStore(pool, flow.keyring),
+        store=store,
+        numbers=numbers,
+        metrics=metrics,
+        has_canaries=lambda: bool(flow.snapshot.canaries),
     )
     return canaries, judge
 
@@ -376,12 +398,24 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     pool: Pool,
     keyring: Keyring,
     dispatcher: Dispatcher,
+    evidence: Evidence,
     ledger: Ledger,
     backlog: Backlog,
     reader: Reader,
     metrics: Metrics,
 ) -> tuple[SendingPolicy, Schedule]:
-    """Hours and suppressions, asked by dispatch too, and where what must wait is put."""
+    """What dispatch asks before something leaves – hours, suppressions, the retry budget – and
+    where what must wait is put. `evidence` gets what follows a lost answer.
+    """
+    evidence.policies = Policies(
+        {
+            MessageClass.OTP: numbers.on_uncertain_otp,
+            MessageClass.TRANSACTIONAL: numbers.on_uncertain_transactional,
+            MessageClass.MARKETING: numbers.on_uncertain_marketing,
+        }
+    )
+    budget = BudgetPolicy(numbers.retry_share, numbers.retry_window_s, numbers.retry_least)
+    dispatcher.retries = Retries(RetryBudget(budget, time.monotonic()), metrics, time.monotonic)
     policy = dispatcher.last_look.policy = SendingPolicy(
         Hours(numbers.marketing_opens_h, numbers.marketing_closes_h),
         Suppressions(keyring.number_index),
@@ -397,6 +431,16 @@ def _policy(  # noqa: PLR0913, PLR0917 (parts of one worker, called once)
     )
     dispatcher.last_look.put_off = schedule.put_off
     return policy, schedule
+
+
+def _orphans(pool: Pool, keyring: Keyring, dispatcher: Dispatcher, numbers: Reliability) -> Orphans:
+    """Whose a receipt with an unknown id may be."""
+
+    def sends_whole(channel: int) -> bool:
+        runtime = dispatcher.channels.get(channel)
+        return runtime is not None and runtime.adapter.sends_whole
+
+    return Orphans(OrphanStore(pool, keyring), sends_whole, numbers.orphan_window_s)
 
 
 def _suppressing(flow: Flow, pool: Pool) -> Suppressing:
@@ -562,6 +606,7 @@ def _commands(
         ids=ids,
         metrics=flow.metrics,
     )
+    flow.commands.copies = Copies(flow.ledger, flow.evidence, flow.reader)
     return flow.commands
 
 

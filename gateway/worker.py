@@ -24,6 +24,7 @@ import uvloop
 from cluster.nonces import Nonces
 from gateway.api.access import Access
 from gateway.api.address import Addresses
+from gateway.canary_judge import LOOKS
 from gateway.channel_news import NEWS_S
 from gateway.garbage import Garbage
 from gateway.guard import LeaseGuard
@@ -344,7 +345,7 @@ class _Life:
             self._every(self.worker.standing.every_s, "standing", self.worker.standing.park),
             self._every(self.numbers.conservation_s, "conservation", self._conserve),
             self._every(self.numbers.canary_flush_s, "canary counts", self.worker.canaries.flush),
-            self._every(self.numbers.canary_check_s, "canaries", self.worker.canary_judge.round),
+            self._every(self._canaries_s(), "canaries", self.worker.canary_judge.round),
             self._every(SWEEP_S, "expiry", self.worker.flow.backlog.sweep),
             self.worker.flow.backlog.run(),
             self._every(self.numbers.config_poll_s, "config", self.reload_if_changed),
@@ -395,6 +396,9 @@ class _Life:
             await loop
         except LeaseLost:
             _lease_lost()
+
+    def _canaries_s(self) -> float:
+        return max(TICK_S, self.numbers.canary_check_s / LOOKS)
 
     async def _conserve(self) -> None:
         await self.worker.conservation.round()

@@ -35,6 +35,8 @@ _CAUSES: Final[Mapping[str, tuple[Cause, str]]] = {
     # a final no that names neither number nor text: resending elsewhere would not help
     "perm_other": (Cause.CONTENT, "carrier.rejected"),
     "perm_config": (Cause.CONFIG, "channel.misconfigured"),
+    # it names the account as a whole, whoever's message it was: its login, balance, quota
+    "perm_account": (Cause.CONFIG, "channel.account"),
     "temp_network": (Cause.CHANNEL, "carrier.system_error"),
     "ported": (Cause.NETWORK, "recipient.ported"),
     UNKNOWN: (Cause.UNKNOWN, "carrier.unknown_code"),

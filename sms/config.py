@@ -17,7 +17,7 @@ from itertools import compress, product
 from typing import Any, TypeAlias
 
 from sms.codes import family_of
-from sms.model import Carrier, Encoding, MessageClass
+from sms.model import Carrier, Encoding, MessageClass, UncertainPolicy
 from sms.templates import Book, Template
 
 MAX_BURST_SEGMENTS = 1_000_000
@@ -103,6 +103,7 @@ class Tenant:
     is_suspended: bool = False
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()  # empty = from everywhere
     inbound_numbers: tuple[str, ...] = ()  # replies to numbers that begin so are the tenant's
+    on_uncertain: UncertainPolicy | None = None  # after a lost answer; None = the platform's
 
     def limit_at(self, unix: float) -> tuple[float, int]:
         """Rate and depth of the tenant's bucket at that time: the largest in force."""
@@ -250,6 +251,14 @@ class WebhookEndpoint:
     batch: bool = False
     full_number: bool = False
     secrets: tuple[bytes, ...] = ()  # the raw keys that sign now, newest first
+    ends: tuple[float, ...] = ()  # until when each of them signs, Unix; () = all of them for good
+    is_disabled: bool = False  # nothing is sent to it
+
+    def keys(self, now: float) -> Sequence[bytes]:
+        """The keys that sign at `now`, Unix seconds: several while a secret is rotated."""
+        if not self.ends:
+            return self.secrets
+        return [key for key, end in zip(self.secrets, self.ends, strict=True) if now < end]
 
 
 def wants_event(events: Collection[str], kind: str) -> bool:

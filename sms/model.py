@@ -54,6 +54,20 @@ class OnUncertain(StrEnum):
     HOLD = "hold"
 
 
+class UncertainPolicy(StrEnum):
+    """The same as platform and tenants may choose it: an operator may be asked as well."""
+
+    RESEND = "resend"
+    PROBE_THEN_RESEND = "probe_then_resend"
+    HOLD = "hold"
+    ASK = "ask"  # hold, until an operator says `:resend`
+
+    @property
+    def is_resending(self) -> bool:
+        """Whether a second copy follows by itself."""
+        return self is UncertainPolicy.RESEND or self is UncertainPolicy.PROBE_THEN_RESEND
+
+
 class State(StrEnum):
     """The states of a message (RELIABILITY section 2)."""
 

@@ -66,6 +66,7 @@ REASONS: tuple[Reason, ...] = (
     Reason(50, "channel.rejected", "The channel refused the submit.", _YES, _CONFIG),
     Reason(51, "channel.misconfigured", "Account, sender or format is wrong.", _NO, _CONFIG),
     Reason(52, "channel.account", "Account, balance or permission is missing.", _YES, _CONFIG),
+    Reason(60, "channel.permission", "The account may not send to there, or this.", _YES, _CONFIG),
     Reason(53, "channel.error", "The channel had a fault.", _YES, _CHANNEL),
     Reason(54, "channel.timeout", "The channel did not answer in time.", _NO),
     Reason(55, "channel.link_lost", "The connection broke before the answer.", _NO),
@@ -85,6 +86,7 @@ REASONS: tuple[Reason, ...] = (
     Reason(78, "route.missing", "No route leads to this number.", _YES),
     Reason(79, "internal.quarantined", "It failed inside the gateway; operators know.", _YES),
     Reason(80, "internal.error", "The gateway made an error.", _YES),
+    Reason(81, "uncertain.operator", "No answer came: an operator sent a marked copy.", _NO),
     # Policy and people
     Reason(90, "policy.frequency_cap", "The cap per number is reached.", _YES),
     Reason(91, "policy.quiet_hours", "Outside the hours of its class.", _YES),

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sms.model import Filled, MessageClass
+from sms.model import Filled, MessageClass, OnUncertain
 
 MAX_VALUE = 200  # characters of one value
 MAX_VARIABLES = 20
@@ -68,6 +68,7 @@ class Template:
     message_class: MessageClass
     text: str
     twins: Mapping[int, Twin] = field(default_factory=dict)
+    on_uncertain: OnUncertain | None = None  # of its messages that do not say; None = the tenant's
 
     names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     literals: tuple[str, ...] = field(init=False, repr=False, compare=False)  # one more than names

@@ -30,7 +30,8 @@ _LIVE: Final = (
     " AND spec ->> 'state' = ANY ($1)"
 )
 _DUE: Final = (
-    f"{_LIVE} AND NOT EXISTS (SELECT FROM canary_gates g WHERE g.canary = id"
+    f"{_LIVE} AND created_at <= clock_timestamp() - make_interval(secs => $2)"
+    " AND NOT EXISTS (SELECT FROM canary_gates g WHERE g.canary = id"
     " AND g.checked_at > clock_timestamp() - make_interval(secs => $2))"
 )
 _TOTALS: Final = (
@@ -94,7 +95,7 @@ class CanaryStore:
             await conn.executemany(_ADD, rows)
 
     async def due(self, every_s: float) -> list[int]:
-        """Live canaries that nobody has looked at for so long."""
+        """Live canaries that stand, and that nobody has looked at, for so long."""
         async with acquire(self._pool) as conn:
             return [row["id"] for row in await conn.fetch(f"{_DUE} ORDER BY id", LIVE, every_s)]
 

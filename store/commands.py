@@ -43,6 +43,7 @@ class Kind(IntEnum):
 
     CANCEL = 0  # the messages first_id … last_id
     BATCH = 1  # look at the batch's row and act on its state
+    RESEND = 2  # an operator wants a second copy of the message first_id
 
 
 class BatchState(IntEnum):

@@ -15,7 +15,7 @@ import asyncpg
 
 from sms.config import Snapshot
 from sms.errors import GatewayError
-from store.audit import AuditLog, Author
+from store.audit import AuditLog, Author, Entry, append
 from store.canaries import CanaryStore
 from store.database import AnyConnection, Pool, acquire, committing
 from store.objects import (
@@ -189,6 +189,14 @@ class ConfigStore:
                     verb = "revoked" if write.kind == "api_key" else "removed"
                     await change.remove(standing, verb)
             return change.version - change.is_empty
+
+    async def note(self, author: Author, entry: Entry) -> None:
+        """Write into the audit log what changes no object of the configuration.
+
+        Raises StoreUnavailable, or OutcomeUnknown when the connection is lost in COMMIT.
+        """
+        async with committing(self._pool) as conn:
+            await append(conn, self._keyring.audit_key, author, [entry])
 
 
 async def _lock(conn: AnyConnection) -> int:

@@ -7,14 +7,19 @@
 Nothing added is ever dropped: a broken connection means the same rows again, where a row that
 already stands there with our event_id counts as written; a row PostgreSQL cannot hold goes to
 `quarantine` alone. An entry is one commit: its rows and its SQL together.
+
+A row that lost its key was judged on a history that is not the message's, and so was every later
+row of that message: they lose with it, in the same flush and in those after it, until who judges
+them anew has read what stands there (`settled`). Else an end could be stored twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -50,6 +55,7 @@ _INSERT = (
     " ORDER BY message_id, sequence ON CONFLICT DO NOTHING"
     " RETURNING message_id, sequence, event_id"
 )
+_TAKE_OUT = "DELETE FROM pg_temp.incoming WHERE event_id = ANY($1::bigint[])"
 
 
 def _nothing(_: list[EventRow]) -> Moves:
@@ -120,6 +126,8 @@ class EventLane:
         self._entries: list[_Entry] = []
         self._flying: list[_Entry] = []
         self._rows = 0
+        # By message: its rows up to this event_id were judged on one that lost its key.
+        self._losing: dict[int, float] = {}
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
@@ -180,6 +188,15 @@ class EventLane:
             self.kick()
         elif self._timer is None and not self._is_due:
             self._timer = asyncio.get_running_loop().call_later(self._delay_s, self._time_out)
+
+    def settled(self, message_ids: Iterable[int], mark: int) -> None:
+        """These messages were read again: their rows with an event_id above `mark` may be stored.
+
+        What is older goes to `on_conflict`, without a try.
+        """
+        for message_id in message_ids:
+            if message_id in self._losing:
+                self._losing[message_id] = mark
 
     def kick(self) -> None:
         """Flush soon, if only what the claims have pending."""
@@ -309,6 +326,7 @@ class EventLane:
         could go one by one; waits as long as it takes.
         """
         rows = sorted((row for entry in entries for row in entry.rows), key=_KEY)
+        rows, stale = self._divide(rows)
         sql = "".join([entry.sql for entry in entries])
         try:
             data = payload([build_events(rows)]) if rows else None
@@ -318,7 +336,7 @@ class EventLane:
         backoff = Backoff()
         while True:
             try:
-                await self._try(rows, data, sql, is_contested=is_contested)
+                lost = await self._try(rows, data, sql, is_contested=is_contested)
             except Aborted as error:
                 if error.sqlstate == UNIQUE_VIOLATION and not is_contested:
                     is_contested = True
@@ -336,11 +354,25 @@ class EventLane:
             except StoreUnavailable:
                 await self._reconnect(backoff)
             else:
+                self._report(rows, lost, stale)
                 return
+
+    def _divide(self, rows: list[EventRow]) -> tuple[list[EventRow], list[EventRow]]:
+        """(what may be stored, what was judged on a row that lost).
+
+        Forgets what nothing waits for any more.
+        """
+        if not self._losing:
+            return rows, []
+        floor = min(self.pending_floor() or math.inf, rows[0].event_id if rows else math.inf)
+        self._losing = {one: mark for one, mark in self._losing.items() if mark >= floor}
+        stale = [row for row in rows if row.event_id <= self._losing.get(row.message_id, 0)]
+        return _without(rows, stale), stale
 
     async def _try(
         self, rows: list[EventRow], data: memoryview | None, sql: str, *, is_contested: bool
-    ) -> None:
+    ) -> list[EventRow]:
+        """One transaction; returns the rows that lost their keys."""
         began = time.monotonic()
         claims_sql, token = self._claims.take_sql()
         lost: list[EventRow] = []
@@ -361,7 +393,9 @@ class EventLane:
         if failpoints.is_armed and rows:
             failpoints.hit("settle.committed")
         self._claims.committed(token)
-        self._report(rows, lost, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        ask(self._hooks.on_flush, None, "events", len(rows) - len(lost), seconds)
+        return lost
 
     @staticmethod
     def _is_bad(error: Aborted, sql: str) -> bool:
@@ -394,10 +428,7 @@ class EventLane:
             async with conn.transaction():
                 await conn.execute(_MAKE_INCOMING)
                 await copy_in(conn, _COPY_INCOMING, data, self._timeout_s)
-                won = {tuple(row) for row in await conn.fetch(_INSERT)}
-                new = [row for row in rows if _IDENTITY(row) in won]
-                rest = [row for row in rows if _IDENTITY(row) not in won]
-                lost = await _not_ours(conn, rest)
+                new, lost = await _insert(conn, rows)
                 riders = sql + self._deltas(new)
                 if riders:
                     await conn.execute(riders)
@@ -405,15 +436,14 @@ class EventLane:
             raise self._link.judge(error) from error
         return lost
 
-    def _report(self, rows: list[EventRow], lost: list[EventRow], seconds: float) -> None:
+    def _report(self, rows: list[EventRow], lost: list[EventRow], stale: list[EventRow]) -> None:
         if lost:
-            keys = {id(row) for row in lost}
-            rows = [row for row in rows if id(row) not in keys]
+            rows = _without(rows, lost)
+            self._losing.update(dict.fromkeys((row.message_id for row in lost), math.inf))
         if rows:
             ask(self._hooks.on_committed, None, rows)
-        if lost:
-            ask(self._hooks.on_conflict, None, lost)
-        ask(self._hooks.on_flush, None, "events", len(rows), seconds)
+        if lost or stale:
+            ask(self._hooks.on_conflict, None, sorted(lost + stale, key=_KEY))
 
     async def _quarantine(self, piece: _Entry, error: str) -> None:
         row = piece.rows[0] if piece.rows else None
@@ -436,6 +466,34 @@ class EventLane:
                 break
         if row is not None:
             ask(self._hooks.on_quarantined, None, [row], error)
+
+
+def _without(rows: list[EventRow], some: list[EventRow]) -> list[EventRow]:
+    keys = {id(row) for row in some}
+    return [row for row in rows if id(row) not in keys]
+
+
+async def _insert(conn: Connection, rows: list[EventRow]) -> tuple[list[EventRow], list[EventRow]]:
+    """What of `incoming` is new, and what lost: its key is another's, or that of one before it.
+
+    Another writer may commit while the statement runs, so what stands behind a lost row is known
+    only afterwards: then it is taken out and the rest goes once more.
+    """
+    while True:
+        savepoint = conn.transaction()
+        await savepoint.start()
+        won = {tuple(row) for row in await conn.fetch(_INSERT)}
+        new = [row for row in rows if _IDENTITY(row) in won]
+        lost = await _not_ours(conn, [row for row in rows if _IDENTITY(row) not in won])
+        lowest: dict[int, int] = {}
+        for row in lost:
+            lowest.setdefault(row.message_id, row.sequence)  # `rows` are sorted
+        behind = [row for row in new if row.sequence > lowest.get(row.message_id, row.sequence)]
+        if not behind:
+            await savepoint.commit()
+            return new, lost
+        await savepoint.rollback()
+        await conn.execute(_TAKE_OUT, [row.event_id for row in behind])
 
 
 async def _not_ours(conn: Connection, rows: Sequence[EventRow]) -> list[EventRow]:

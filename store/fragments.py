@@ -151,6 +151,15 @@ def hasten_reports_sql(message_id: int, attempt: int) -> str:
     )
 
 
+def hasten_orphans_sql(channels: Iterable[int], since: int) -> str:
+    """Look again at once at parked reports of these channels with an id from `since` on."""
+    listed = ",".join(str(int(channel)) for channel in sorted(channels))
+    return (
+        f"UPDATE parked_reports SET due = now() WHERE id >= {int(since)}"
+        f" AND channel IN ({listed}) AND due > now();"
+    )
+
+
 def delete_reports_sql(ids: Iterable[int]) -> str:
     """Take reports out of `parked_reports`."""
     listed = ",".join(str(int(value)) for value in ids)

@@ -170,10 +170,12 @@ class Change:
         )
         if row is None or row["is_deleted"]:
             return None
-        secrets = open_secrets(self._keyring, standing.kind, standing.name, row["secrets"])
-        return replace(
-            standing, version=row["version"], spec=json.loads(row["spec"]), secrets=secrets
-        )
+        spec = json.loads(row["spec"])
+        name = standing.name
+        if standing.kind == "webhook_endpoint":  # its name goes with its URL
+            name = f"{spec['tenant']} {spec['url']}"
+        secrets = open_secrets(self._keyring, standing.kind, name, row["secrets"])
+        return replace(standing, name=name, version=row["version"], spec=spec, secrets=secrets)
 
     async def put(self, upsert: Upsert) -> StoredObject:
         """Write one object; what does not differ from what stands is left as it is."""

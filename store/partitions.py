@@ -1,4 +1,4 @@
-"""Partitions of messages, events and inbound, one a UTC day by id range, made ahead (DESIGN 3).
+"""Partitions of messages, events and others, one a UTC day by id range, made ahead (DESIGN 3).
 
 CREATE LIKE, then ATTACH: `PARTITION OF` would lock the parent against everybody. The CHECK
 spares the ATTACH its scan and is dropped afterwards. There is no default partition: a row for
@@ -13,7 +13,12 @@ from store.database import TROUBLE, Connection
 from store.seal import Keyring, date_of
 
 _LOCK = 44
-_KEY_COLUMNS = {"messages": "id", "events": "message_id", "inbound": "id"}
+_KEY_COLUMNS = {
+    "messages": "id",
+    "events": "message_id",
+    "inbound": "id",
+    "webhook_attempts": "id",
+}
 TABLES = tuple(_KEY_COLUMNS)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from store.attempts import AttemptReader
 from store.channel_news import ChannelNewsStore
 from store.database import Pool, open_pool
 from store.inbound_read import InboundReader
@@ -32,6 +33,7 @@ class Reading:
     usage: Usage
     tellings: Tellings
     inbound: InboundReader
+    attempts: AttemptReader
     news: ChannelNewsStore
 
 
@@ -46,5 +48,6 @@ async def open_reading(dsn: str, keyring: Keyring) -> Reading:
         Usage(pool),
         Tellings(pool),
         InboundReader(pool, keyring),
+        AttemptReader(pool, keyring),
         ChannelNewsStore(pool),
     )

@@ -34,7 +34,7 @@ from sms.config import (
     encodings_of,
 )
 from sms.errors import ConfigError
-from sms.model import Carrier, Encoding, MessageClass
+from sms.model import Carrier, Encoding, MessageClass, OnUncertain, UncertainPolicy
 from sms.templates import Template, Twin
 from store.objects import KINDS, StoredObject
 
@@ -146,6 +146,8 @@ def _tenant(stored: StoredObject, _: Objects) -> Tenant:
             spec[key] = tuple(spec[key])
     if "allowed_ips" in spec:
         spec["allowed_ips"] = tuple(ip_network(text) for text in spec["allowed_ips"])
+    if "on_uncertain" in spec:
+        spec["on_uncertain"] = UncertainPolicy(spec["on_uncertain"])
     classes = stored.spec.get("classes", {})
     spec["class_limits"] = tuple(ClassLimit.of(word, classes[word]) for word in sorted(classes))
     spec["bursts"] = tuple(Burst.of(burst) for burst in spec.get("bursts", ()))
@@ -204,17 +206,26 @@ def _route(stored: StoredObject, objects: Objects) -> Route:
     )
 
 
-def _endpoint(stored: StoredObject, objects: Objects) -> WebhookEndpoint:
+def endpoint_of(stored: StoredObject, tenant: int) -> WebhookEndpoint:
+    """A webhook endpoint as it runs; `tenant` by id."""
     spec = stored.spec
     return WebhookEndpoint(
         id=stored.id,
-        tenant=_id_of("tenant", spec["tenant"], objects, f"webhook endpoint {spec['url']}"),
+        tenant=tenant,
         url=spec["url"],
         events=tuple(spec.get("events", ("message.*",))),
         batch=bool(spec.get("batch", False)),
         full_number=bool(spec.get("full_number", False)),
         secrets=tuple(base64.b64decode(text) for text in stored.secrets.get("secrets", ())),
+        ends=tuple(math.inf if end is None else end for end in stored.secrets.get("ends", ())),
+        is_disabled="disabled" in spec,
     )
+
+
+def _endpoint(stored: StoredObject, objects: Objects) -> WebhookEndpoint:
+    spec = stored.spec
+    user = f"webhook endpoint {spec['url']}"
+    return endpoint_of(stored, _id_of("tenant", spec["tenant"], objects, user))
 
 
 def _template(stored: StoredObject, objects: Objects) -> Template:
@@ -231,6 +242,7 @@ def _template(stored: StoredObject, objects: Objects) -> Template:
             _id_of("channel", word, objects, user): Twin(twin["code"], tuple(twin["order"]))
             for word, twin in spec.get("twins", {}).items()
         },
+        on_uncertain=OnUncertain(spec["on_uncertain"]) if "on_uncertain" in spec else None,
     )
 
 

@@ -57,6 +57,7 @@ POINTS: Final[Mapping[str, str]] = {
     "notify.taken": "12: committed events stand in the webhook queues; nothing was sent",
     "notify.before_send": "12: a webhook request is about to be sent",
     "notify.sent": "12: the receiver took it; it is not marked",
+    "notify.logged": "12: requests were made; the list of attempts does not have them yet",
     "notify.parked": "12: events that an endpoint did not take are parked",
     "marks.written": "12: the cursor and the low-water mark are in the process row",
     "spill.kept": "beside 5: accepted messages are kept as ids alone; no 202",

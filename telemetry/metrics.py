@@ -411,6 +411,28 @@ class Metrics:
         )
         self._more()
 
+    def _outcomes(self) -> None:
+        """What carriers' answers led to, beyond the message."""
+        self.retries_denied_total = Counter(
+            "retries_denied_total",
+            "Extra attempts that had to wait, by whose budget was used up: tenant or total.",
+            ("budget",),
+        )
+        self.retries_waiting = Gauge(
+            "retries_waiting", "Messages that wait for a retry budget.", ("class",)
+        )
+        self.retries_oldest_age_seconds = Gauge(
+            "retries_oldest_age_seconds",
+            "Age of the oldest message that waits for a retry budget.",
+            ("class",),
+            "max",
+        )
+        self.content_refused_total = Counter(
+            "content_refused_total",
+            "Texts that a carrier refused for what they say, by template where it is known.",
+            ("channel", "template"),
+        )
+
     def _procedures(self) -> None:
         """What the gateway does to its own configuration."""
         self.canary_share = Gauge(
@@ -428,6 +450,7 @@ class Metrics:
 
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
+        self._outcomes()
         self._procedures()
         self.smg_sessions = Gauge(
             "smg_sessions",
@@ -444,6 +467,16 @@ class Metrics:
             "Whether any process of the node has a session that the channel's receipts come over.",
             ("channel",),
             "max",
+        )
+        self.channel_pages_total = Counter(
+            "channel_pages_total",
+            "Times that a person must look at a channel now: it stays left, or its account fails.",
+            ("channel", "cause"),
+        )
+        self.channel_alarms_total = Counter(
+            "channel_alarms_total",
+            "Times that a channel's failures or deliveries became strange; it is not left for it.",
+            ("channel", "carrier", "cause"),
         )
         self.link_test_seconds = Histogram(
             "link_test_seconds",
@@ -545,6 +578,15 @@ class Metrics:
         )
         self.log_lines_total = Counter(
             "log_lines_total", "Log lines of warnings and worse, by logger.", ("level", "logger")
+        )
+        self.webhook_notices_total = Counter(
+            "webhook_notices_total",
+            "Webhook endpoints warned of, and disabled because all failed or it was gone.",
+            ("what",),
+        )
+        self.webhook_attempts_unlogged_total = Counter(
+            "webhook_attempts_unlogged_total",
+            "Webhook requests that no list of attempts shows: the store was away for too long.",
         )
 
     def series(self) -> Iterator[Series]:

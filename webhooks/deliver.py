@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import aiohttp
@@ -31,6 +31,7 @@ RESOLVER_THREADS = 16  # a name server that does not answer holds one for up to 
 # Below the 5 s after which uvicorn and Node close an idle connection: a request that crosses such
 # a close is lost and waits for its first retry.
 KEEPALIVE_S = 4.0
+EXCERPT_BYTES = 512  # of an answer's body, kept for who looks for a fault
 
 
 class Fault(StrEnum):
@@ -50,9 +51,10 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A 2xx status was read."""
+    """A 2xx status was read. `answer` is the beginning of what came with it."""
 
     status: int
+    answer: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,14 @@ class Failed:
     fault: Fault
     status: int | None = None
     retry_after_s: float | None = None
+    answer: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
     """410: the endpoint wants nothing any more."""
+
+    answer: bytes = field(default=b"", compare=False, repr=False)
 
 
 Delivery = Delivered | Failed | Gone
@@ -230,28 +235,31 @@ class Deliverer:
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:  # OSError: TimeoutError too
             return Failed(_fault_of(error))
-        delivery = _judge(answer.status, answer.headers.get("retry-after"), now)
-        await self._drain(answer)
-        return delivery
+        excerpt = await self._drain(answer)
+        return _judge(answer.status, answer.headers.get("retry-after"), now, excerpt)
 
-    async def _drain(self, answer: aiohttp.ClientResponse) -> None:
-        """Read the answer's body away so that the connection can be used again.
+    async def _drain(self, answer: aiohttp.ClientResponse) -> bytes:
+        """Read the answer's body away so that the connection can be used again; its beginning.
 
         The status has decided already: a body that is cut, slow or endless only costs the
         connection.
         """
         left = self._policy.answer_bytes
+        excerpt = b""
         try:
             while left > 0:
                 chunk = await answer.content.read(left)
                 if not chunk:
-                    return
+                    break
                 left -= len(chunk)
+                if len(excerpt) < EXCERPT_BYTES:
+                    excerpt += chunk[: EXCERPT_BYTES - len(excerpt)]
         except (aiohttp.ClientError, OSError):
             pass  # closed below; the outcome stands
         finally:
             if not answer.content.is_eof():
                 answer.close()
+        return excerpt
 
     async def close(self) -> None:
         """Close all connections."""
@@ -260,16 +268,15 @@ class Deliverer:
         await self._resolver.close()
 
 
-def _judge(status: int, retry_after: str | None, now: float) -> Delivery:
+def _judge(status: int, retry_after: str | None, now: float, excerpt: bytes) -> Delivery:
     if 200 <= status < 300:
-        return Delivered(status)
+        return Delivered(status, excerpt)
     if status == 410:
-        return Gone()
+        return Gone(excerpt)
     if 300 <= status < 400:
-        return Failed(Fault.REDIRECT, status)
-    if status in (429, 503):
-        return Failed(Fault.STATUS, status, parse_retry_after(retry_after, now))
-    return Failed(Fault.STATUS, status)
+        return Failed(Fault.REDIRECT, status, answer=excerpt)
+    wait_s = parse_retry_after(retry_after, now) if status in (429, 503) else None
+    return Failed(Fault.STATUS, status, wait_s, excerpt)
 
 
 def _fault_of(error: BaseException) -> Fault:

@@ -40,7 +40,11 @@ TOO_MANY: Final = 429  # RFC 6585, 4
 _UNCLEAR: Final = "carrier.unknown_outcome"
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 # What a status alone says where the recipe has no class for it: the login is at fault.
-_STATUS_CLASSES: Final = {f"http_{status}": "perm_config" for status in (401, 402, 403)}
+_STATUS_CLASSES: Final = {
+    "http_401": "perm_account",
+    "http_402": "perm_account",
+    "http_403": "perm_config",  # it may be this text, or this number, that is forbidden
+}
 
 
 class By(StrEnum):
@@ -94,7 +98,7 @@ class Answers:
             tree = None
         said = self._judge(self.whole, reply, tree, submits[0] if submits else None)
         if isinstance(said, Rejected):
-            # `perm_config` is what the recipe calls the account's own fault
+            # `perm_config`, `perm_account`: what the recipe calls the account's own fault
             return refused(submits, said, is_shared=said.cause is Cause.CONFIG)
         if self.items is None or not isinstance(said, Submitted):
             return [self._of_one(said, submit) for submit in submits]

@@ -49,11 +49,13 @@ from gateway.api.preview import Previews
 from gateway.api.problems import Problem, ProblemError, not_allowed
 from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
+from gateway.api.resends import Resends
 from gateway.api.routes import RouteRoutes
 from gateway.api.send import SendDoor
 from gateway.api.suppressions import SuppressionRoutes
 from gateway.api.templates import TemplateRoutes
 from gateway.api.usage import UsageReport
+from gateway.api.webhooks import EndpointRoutes
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from telemetry.logs import get_logger
 
@@ -90,6 +92,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     app.add_exception_handler(Exception, _on_bug)
     MessageLists(flow).register(app)
     Messages(flow).register(app)
+    Resends(flow).register(app)
     Batches(flow).register(app)
     Events(flow).register(app)
     InboundMessages(flow).register(app)
@@ -99,6 +102,7 @@ def _behind(flow: FlowPort) -> FastAPI:
     TemplateRoutes(flow).register(app)
     ChannelRoutes(flow).register(app)
     RouteRoutes(flow).register(app)
+    EndpointRoutes(flow).register(app)
     CanaryRoutes(flow).register(app)
     SuppressionRoutes(flow).register(app)
     PortedNumbers(flow).register(app)

@@ -84,6 +84,17 @@ class MessageRoutes:
     def _clocks(self) -> Clocks:
         return Clocks(self._monotonic(), self._unix())
 
+    async def _stored(self, message_id: int, tenant: int | None) -> tuple[Message, list[EventRow]]:
+        """The message, folded, with its rows; of any tenant where None. Raises the 404."""
+        stored = await self._flow.reader.message(message_id, tenant)
+        if stored is None:
+            raise not_found()
+        message = stored.message
+        fold(message, stored.rows)
+        if message.send_at is not None and message.send_at <= self._unix():
+            come_due(message)  # no row tells of it: from its hour on it waits for a channel
+        return message, stored.rows
+
 
 class Messages(MessageRoutes):
     """The routes under /v1/messages/{id}."""
@@ -136,8 +147,9 @@ class Messages(MessageRoutes):
         events = events_told(rows)
         if not mine or not events:
             return []
-        told = await self._flow.reading.tellings.of(sorted(mine)[:MAX_ENDPOINTS], sorted(events))
-        return webhook_steps(events, mine, told)
+        reading = self._flow.reading
+        told = await reading.tellings.of(sorted(mine)[:MAX_ENDPOINTS], sorted(events))
+        return webhook_steps(events, mine, told, await reading.attempts.of_events(events))
 
     async def _find(
         self, request: Request, scope: str, *, only_stops: bool = False
@@ -149,16 +161,6 @@ class Messages(MessageRoutes):
         if message_id is None:
             raise not_found()
         return await self._stored(message_id, key.tenant)
-
-    async def _stored(self, message_id: int, tenant: int) -> tuple[Message, list[EventRow]]:
-        stored = await self._flow.reader.message(message_id, tenant)
-        if stored is None:
-            raise not_found()
-        message = stored.message
-        fold(message, stored.rows)
-        if message.send_at is not None and message.send_at <= self._unix():
-            come_due(message)  # no row tells of it: from its hour on it waits for a channel
-        return message, stored.rows
 
 
 async def answered(work: Awaitable[T]) -> T:

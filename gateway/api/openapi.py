@@ -29,6 +29,7 @@ from gateway.api.openapi_parts import (
 from gateway.api.openapi_policy import policy_paths, policy_schemas
 from gateway.api.openapi_ported import ported_paths, ported_schemas
 from gateway.api.openapi_reads import list_operation, read_paths, read_schemas
+from gateway.api.openapi_webhooks import endpoint_paths, endpoint_schemas
 from gateway.api.problems import KINDS
 from sms.model import FINAL_STATES, Encoding, MessageClass, State
 from sms.reasons import REASONS
@@ -134,6 +135,7 @@ def build_document(app: FastAPI) -> bytes:
         elif route.name in _COMMANDS:
             paths[route.path_format] = {"post": _command_operation(route.name)}
     paths |= read_paths() | policy_paths(SEND_EXAMPLES) | ported_paths() | admin_paths()
+    paths |= endpoint_paths()
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -188,7 +190,7 @@ def _schemas() -> Json:
         },
     }
     answers = _answer_schemas() | read_schemas() | policy_schemas() | ported_schemas()
-    return schemas | answers | admin_schemas()
+    return schemas | answers | admin_schemas() | endpoint_schemas()
 
 
 def _answer_schemas() -> Json:
@@ -478,6 +480,10 @@ _HEALTH_ANSWERS: dict[str, Json] = {
 }
 _COMMANDS: dict[str, tuple[str, str]] = {
     "cancelMessage": ("Cancel a message: 200 when it will certainly not be sent", "Message"),
+    "resendMessage": (
+        "Send an uncertain message once more, where its policy is `ask`; for admin keys",
+        "Message",
+    ),
     "pauseBatch": ("Let nothing more of a batch be submitted", "Batch"),
     "resumeBatch": ("Let a paused batch go on", "Batch"),
     "cancelBatch": ("Cancel what of a batch was not submitted yet; for good", "Batch"),

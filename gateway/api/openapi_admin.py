@@ -28,7 +28,7 @@ from gateway.configfields import (
     TENANT_SCOPES,
 )
 from sms.config import OtpCaps
-from sms.model import MessageClass
+from sms.model import MessageClass, UncertainPolicy
 
 EXAMPLES: dict[str, dict[str, Json]] = {
     "TenantNew": {
@@ -208,6 +208,12 @@ _TENANT: Json = {
         ),
         "description": "How many otp messages are accepted; more are 429 `policy.frequency_cap`. "
         "0 = no such cap. A change replaces the named ones.",
+    },
+    "on_uncertain": {
+        "enum": [*(str(word) for word in UncertainPolicy), None],
+        "description": "What follows when a carrier's answer is lost, for messages that do not "
+        "say themselves, nor their template; null = the platform's, by class. `ask`: hold, until "
+        "an operator calls `:resend` of the message.",
     },
 }
 _VERSION: Json = {

@@ -11,7 +11,7 @@ from gateway.api.openapi_parts import (
     ref,
 )
 from gateway.configfields import MAX_TWINS
-from sms.model import MessageClass
+from sms.model import MessageClass, OnUncertain
 from sms.templates import MAX_TEXT, MAX_VARIABLES
 
 TEMPLATE_EXAMPLES: dict[str, dict[str, Json]] = {
@@ -56,6 +56,11 @@ _TWINS: Json = {
         },
     },
 }
+_ON_UNCERTAIN: Json = {
+    "enum": [*(str(word) for word in OnUncertain), None],
+    "description": "What follows when a carrier's answer to one of its messages is lost, unless "
+    "the message says so itself; null = the tenant's choice.",
+}
 _CHANGE: Json = {
     "text": {
         "type": "string",
@@ -65,6 +70,7 @@ _CHANGE: Json = {
         f"two side by side, at most {MAX_VARIABLES}.",
     },
     "twins": _TWINS,
+    "on_uncertain": _ON_UNCERTAIN,
 }
 _CLASS: Json = {"enum": [str(word) for word in MessageClass]}
 _NAME: Json = {"type": "string", "minLength": 1, "maxLength": 64}
@@ -87,6 +93,7 @@ def template_schemas() -> Json:
         "text": {"type": "string"},
         "variables": {"type": "array", "items": {"type": "string"}},
         "twins": _TWINS,
+        "on_uncertain": _ON_UNCERTAIN,
         "created_at": TIME,
         "version": {"type": "integer", "description": "Its ETag is this in double quotes."},
     }

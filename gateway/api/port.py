@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from gateway.api.access import Access
     from gateway.calls import Calls
     from gateway.commands import BatchLook
+    from gateway.lostanswer import CopyVerdict
     from gateway.pumping import Pumping
     from gateway.vendors import Vendors
+    from gateway.webhook_desk import WebhookDesk
     from gateway.withdraw import Verdict
     from sms.portability import Portability
     from store.commands import BatchState
@@ -235,6 +237,10 @@ class CommandsPort(Protocol):
         """ENDED or BUSY; raises OutcomeUnknown after 2 s without an answer."""
         ...
 
+    async def resend(self, tenant: int, message_id: int) -> CopyVerdict:
+        """What became of an operator's wish for a second copy; raises the same."""
+        ...
+
     async def switch(self, tenant: int, first_id: int, state: BatchState) -> BatchState | None:
         """Change a batch's state; what it is now, None when there is none. Raises the same."""
         ...
@@ -315,6 +321,11 @@ class FlowPort(Protocol):
     @property
     def pumping(self) -> Pumping | None:
         """The guard of otp messages, None where they are not counted."""
+        ...
+
+    @property
+    def webhooks(self) -> WebhookDesk | None:
+        """What tenants see and do of their endpoints, None where it is not offered."""
         ...
 
     @property

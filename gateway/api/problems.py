@@ -106,6 +106,11 @@ KINDS: dict[str, Kind] = {
     "message.submitting": Kind(
         409, "With a carrier", "It cannot be taken back; read the message for its end."
     ),
+    "message.not_uncertain": Kind(409, "Not uncertain", "Nothing is to be done; read the message."),
+    "message.copy_made": Kind(409, "Sent again already", "Nothing is to be done."),
+    "message.copy_refused": Kind(
+        409, "No second copy", "Read the message; send it anew if it is still wanted."
+    ),
     "batch.canceled": Kind(409, "Batch canceled", "Send what is still wanted as a new batch."),
     "key.own": Kind(409, "The key that asks", "Use another admin key, or `smsgw apply`."),
     "key.rotated_out": Kind(409, "Rotated out already", "Rotate the key that took its place."),
@@ -195,6 +200,13 @@ KINDS: dict[str, Kind] = {
     "template.too_many": Kind(
         422, "Too many templates", "Delete templates that nobody sends any more."
     ),
+    "webhook_endpoint.too_many": Kind(
+        422, "Too many webhook endpoints", "Delete endpoints that nobody needs any more."
+    ),
+    "webhook_endpoint.disabled": Kind(
+        409, "Endpoint disabled", "Repair the receiver; then PATCH `enabled` to true, try again."
+    ),
+    "webhook_endpoint.busy": Kind(429, "Tests under way", _WAIT),
     "channel.in_use": Kind(
         409, "Something names it", "Change first what `detail` names; then try again."
     ),

@@ -1,7 +1,8 @@
-"""The webhooks in a message's timeline: which of its events were told, and which wait.
+"""The webhooks in a message's timeline: each request that told of it, and what still waits.
 
-A webhook that was delivered leaves no row, so its step stands at the moment of its event and knows
-no milliseconds; where it cannot be told for certain, there is no step (`store/told.py`).
+A request is a row of `webhook_attempts`, written soon after it. Of one that has no row, yet or for
+good, cursor and parked rows tell what became of it (`store/told.py`): its step stands at the moment
+of its event and knows no milliseconds; where nothing is certain, there is none.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from sms.ids import to_text
 from sms.model import EventRow
 
 if TYPE_CHECKING:
+    from store.attempts import Attempt
     from store.told import Told
 
+DELIVERED: Final = "webhook.delivered"
 MAX_ENDPOINTS: Final = 20  # of a tenant, told in one timeline
 # A process looks for a new configuration each second: until then it may not know the endpoint.
 IN_FORCE_S: Final = 2.0
@@ -31,11 +34,23 @@ def events_told(rows: Sequence[EventRow]) -> dict[int, EventRow]:
 
 
 def webhook_steps(
-    events: Mapping[int, EventRow], endpoints: Mapping[int, WebhookEndpoint], told: Sequence[Told]
+    events: Mapping[int, EventRow],
+    endpoints: Mapping[int, WebhookEndpoint],
+    told: Sequence[Told],
+    attempts: Sequence[Attempt] = (),
 ) -> list[dict[str, Any]]:
-    """A step for each event and endpoint of which something is certain."""
+    """A step for each request, and for each event and endpoint of which more is certain."""
     steps = []
+    arrived: set[tuple[int, int]] = set()
+    for attempt in attempts:
+        for event_id in attempt.event_ids if attempt.endpoint in endpoints else ():
+            if event_id in events:
+                steps.append(_request(attempt, events[event_id]))
+                if attempt.code == DELIVERED:
+                    arrived.add((attempt.endpoint, event_id))
     for one in told:
+        if one.tries is None and (one.endpoint, one.event_id) in arrived:
+            continue
         row = events[one.event_id]
         kind = type_of_path(row.path)
         if kind is None or not wants_event(endpoints[one.endpoint].events, kind):
@@ -48,6 +63,22 @@ def webhook_steps(
         step = blank_step(row.at, "webhook", row.status)
         steps.append({**step, "code": code, "detail": words})
     return steps
+
+
+def _request(attempt: Attempt, row: EventRow) -> dict[str, Any]:
+    status = "" if attempt.status is None else f"{attempt.status}, "
+    kind = type_of_path(row.path)
+    return {
+        "at": rfc3339(attempt.at),
+        "step": "webhook",
+        "status": row.status.value,
+        "channel": None,
+        "segment": None,
+        "carrier_id": None,
+        "code": attempt.code,
+        "ms": attempt.ms,
+        "detail": f"{kind} to {to_text('whe', attempt.endpoint)}: {status}try {attempt.tries}",
+    }
 
 
 def _standing(one: Told, row: EventRow) -> tuple[str, str] | None:
@@ -63,7 +94,7 @@ def _standing(one: Told, row: EventRow) -> tuple[str, str] | None:
         return "webhook.waiting", "on its way, or its delivery not noted yet"
     if one.sure_below is not None and one.event_id >= one.sure_below:
         return None  # it may have been left alone after a 410
-    return "webhook.delivered", "delivered"
+    return DELIVERED, "delivered"
 
 
 def _tries(count: int) -> str:

@@ -51,6 +51,8 @@ def resolve(
         return plain
     if plain.message_class is UNSET:
         plain.message_class = template.message_class
+    if plain.on_uncertain is UNSET and template.on_uncertain is not None:
+        plain.on_uncertain = template.on_uncertain
     found = template.fill({} if entry.variables is UNSET else entry.variables)
     if isinstance(found, str):
         plain.text = found

@@ -12,7 +12,7 @@ from typing import Final
 from receipts.state import STATES_OF_PATH, Path, fold
 from sms.errors import StoreUnavailable
 from sms.ids import id_at
-from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State
+from sms.model import FINAL_STATES, EventRow, Message, MessageClass, OnUncertain, State
 from store import database
 from store.read import Reader, Stored
 from store.seal import Keyring, read_master_key
@@ -32,7 +32,7 @@ WITH newest AS (
     SELECT path FROM events WHERE message_id = m.id AND path <> 0
     ORDER BY sequence DESC LIMIT 1
   ) AS path
-  FROM messages m WHERE id >= $1 AND created_at >= $2
+  FROM messages m WHERE (id >= $1 AND created_at >= $2) OR id = ANY($5)
 )
 SELECT count(*) AS stored,
   count(*) FILTER (WHERE path = ANY($4)) AS submitted,
@@ -61,6 +61,7 @@ class Life:
     owed: tuple[int, ...]  # sequences that the tenant must be told
     uncertain_at: tuple[float, ...]  # when an answer was given up
     illegal: int  # rows that no table allows
+    rows: tuple[str, ...] = ()  # all of them in words, where one is illegal
 
     @property
     def is_at_rest(self) -> bool:
@@ -77,7 +78,8 @@ class Life:
 class Law:
     """The conservation law in one snapshot: rows counted one by one, and the flushes' own counts.
 
-    All since a moment; both were written in the same commits, so they never differ.
+    All since a moment, with what was held then; both were written in the same commits, so they
+    never differ.
     """
 
     stored: int
@@ -105,6 +107,7 @@ class Books:
         self._dsn = dsn
         self._conn: database.Connection | None = None
         self._sums = (0, 0, 0)
+        self._held: list[int] = []
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[database.Connection]:
@@ -123,8 +126,12 @@ class Books:
             conn.terminate()
 
     async def begin(self) -> None:
-        """A new round: what was counted so far is not its own. Nothing may be under way."""
+        """A new round: what was counted so far is not its own. Nothing may be under way.
+
+        What is held may still end in this round, by evidence that comes late.
+        """
         self._sums = await self._counted()
+        self._held = await self.open_ids(0.0)
 
     async def _counted(self) -> tuple[int, int, int]:
         async with self._open() as conn:
@@ -143,12 +150,13 @@ class Books:
                 _moment(since),
                 ENDING,
                 SUBMITTING,
+                self._held if since else [],
             )
         if row is None:
             raise StoreUnavailable("PostgreSQL counted nothing")
         accepted, submitted, final = self._sums if since else (0, 0, 0)
         return Law(
-            row["stored"],
+            row["stored"] - (len(self._held) if since else 0),
             int(row["counted"]) - accepted,
             row["submitted"],
             int(row["counted_submitted"]) - submitted,
@@ -165,7 +173,7 @@ class Books:
         async with self._open() as conn:
             rows = await conn.fetch(
                 _OPEN,
-                id_at(since),
+                max(0, id_at(since)),
                 _moment(since),
                 ENDING,
             )
@@ -280,6 +288,16 @@ def life_of(stored: Stored) -> Life:
         tuple(owed),
         tuple(uncertain),
         illegal,
+        tuple(map(_in_words, stored.rows)) if illegal else (),
+    )
+
+
+def _in_words(row: EventRow) -> str:
+    """For whoever looks for the reason; the event's id says which process wrote it."""
+    return (
+        f"{row.sequence} {Path(row.path).name} {row.status} segment {row.segment} copy {row.copy} "
+        f"channel {row.channel} {row.carrier_id or '-'} {row.code or '-'} {row.reason or '-'} "
+        f"at {row.at:.3f} event {row.event_id:016x}"
     )
 
 

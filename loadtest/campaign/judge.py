@@ -292,6 +292,8 @@ def _kept(about: _Round, text: Text, life: Life) -> None:
     verdict = about.of_moment(text.sent_at)
     who = _who(text)
     verdict.illegal += life.illegal
+    if life.rows and len(verdict.examples) < SHOWN:
+        verdict.examples.append(f"{who} {life.message_id:016x} has an illegal row: {life.rows}")
     copies = about.copies.get(life.number, {})
     if not life.is_at_rest:
         verdict.add(Kind.UNFINISHED, f"{who}: {life.state}")

@@ -32,7 +32,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--protocol", choices=(*PROTOCOLS, "both"), default="both")
     parser.add_argument("--row", action="append", choices=tuple(ROWS), help="may be repeated")
     parser.add_argument("--rate", type=float, default=500.0, help="messages a second")
-    parser.add_argument("--quick", action="store_true", help="6 s a row at 60 messages/s")
+    parser.add_argument("--quick", action="store_true", help="4 s a row at 60 messages/s")
     parser.add_argument("--seed", type=int, default=7, help="of the proxies")
     parser.add_argument("--out", type=Path, default=Path("faults-report"), help="folder")
     add_report_options(parser, "a table")

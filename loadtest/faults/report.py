@@ -54,7 +54,10 @@ def plot_of(verdict: Verdict) -> dict[str, Any]:
 def _marks(verdict: Verdict) -> Iterator[dict[str, Any]]:
     """What was done, and the first carrier's moves of the primary's breaker."""
     told: set[str] = set()
+    last = verdict.series["seconds"][-1]
     for at, text in verdict.moments:
+        if at > last:
+            return
         state = text.partition(" ")[2]
         if state in ("open", "half_open", "ramp", "closed"):
             if state in told:

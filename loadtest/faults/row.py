@@ -40,6 +40,7 @@ class Row:
     fault_s: float = 15.0
     after_s: float = 20.0
     rate: float = 500.0
+    stall_s: float = 6.0  # beyond the longest wait for evidence nothing more comes
     numbers: Mapping[str, object] = field(default_factory=lambda: dict(WAITS))
     scaled: str = WAITS_SCALED
     channel: Mapping[str, Any] = field(default_factory=dict)  # more fields of every channel
@@ -65,5 +66,11 @@ class Row:
         """The same story on small numbers: a look at whether it works at all."""
         numbers = {**self.numbers, **dict.fromkeys(EVIDENCE, 1)}
         return replace(
-            self, rate=QUICK_RATE, before_s=1.5, fault_s=3.0, after_s=1.5, numbers=numbers
+            self,
+            rate=QUICK_RATE,
+            before_s=1.0,
+            fault_s=2.0,
+            after_s=1.0,
+            numbers=numbers,
+            stall_s=2.0,
         )

@@ -20,7 +20,6 @@ from loadtest.faults.trace import Trace
 from loadtest.progress import Bar
 
 LEAD_S: Final = 1.0  # before the first message
-STALL_S: Final = 6.0  # beyond the longest wait for evidence nothing more comes
 LOOK_S: Final = 0.3
 STEP_S: Final = 0.5  # of the plot
 
@@ -69,7 +68,7 @@ async def tell(row: Row, protocol: str, options: argparse.Namespace, bar: Bar) -
         bar.step(f"{name}: {row.title}", row.seconds)
         sent = await _play(row, stage, bar)
         bar.step(f"{name}: until everything has arrived")
-        await _drain(stage, sent, STALL_S + row.evidence_s, bar)
+        await _drain(stage, sent, row.stall_s + row.evidence_s, bar)
         after = await gateway.metrics()
         seen = Seen(
             protocol=protocol,

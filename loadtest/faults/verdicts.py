@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
 from loadtest.faults import judging
 from loadtest.faults.judging import Check, Seen
 from loadtest.faults.row import FAULT, HEALED, Row
+from loadtest.faults.senders import CLASSES
 from loadtest.faults.stage import REFUSALS
+from loadtest.faults.trace import Life
 
 RAMP: Final = (0.01, 0.1, 0.5, 1.0)
 SUCCESS_LIMIT_S: Final = 1.0
@@ -167,32 +170,38 @@ RAMPED_SHARE: Final = 0.5  # of what was held may leave in the first second at m
 def dark(_: Row, seen: Seen) -> list[Check]:
     """Nothing fails; what was held leaves by class, then age, ramped."""
     fault, healed = seen.when(FAULT), seen.when(HEALED)
-    held = {
-        name: sorted(
-            (life.sent_at, life.copies[0].at)
-            for life in seen.trace.between(fault, healed - 0.5, name)
-            if life.copies and not life.uncertain_at and life.copies[0].at >= healed
-        )
-        for name in ("otp", "transactional", "marketing")
-    }
-    leaving = {name: sorted(at for _, at in pairs) for name, pairs in held.items()}
-    everything = sorted(at for times in leaving.values() for at in times)
-    first_second = [at for at in everything if at < everything[0] + 1] if everything else []
+    held = [
+        life
+        for life in seen.trace.between(fault, healed - 0.5)
+        if life.copies and not life.uncertain_at and life.copies[0].at >= healed
+    ]
+    places = Counter(life.copies[0].place for life in held)
+    busiest = places.most_common(1)[0][0] if places else 0
+    whole = _pairs(held)
+    there = _pairs([life for life in held if life.copies[0].place == busiest])
+    everything = sorted(life.copies[0].at for life in held)
+    first_second = [at for at in everything if at < everything[0] + 1]
     return [
         judging.all_delivered(seen),
         judging.told(
-            "held, by class", ", ".join(f"{len(pairs):,} {name}" for name, pairs in held.items())
+            "held, by class", ", ".join(f"{len(pairs):,} {name}" for name, pairs in whole.items())
         ),
         *(
-            _before(leaving, first, second)
+            _before(there, first, second)
             for first, second in (("otp", "transactional"), ("transactional", "marketing"))
         ),
         *(
             judging.at_least(
-                f"{name}: leave in the order of their age", _in_order(pairs), ORDER_SHARE
+                f"{name}: leave in the order of their age, busiest channel",
+                _in_order(pairs),
+                ORDER_SHARE,
             )
-            for name, pairs in held.items()
+            for name, pairs in there.items()
             if len(pairs) > 1
+        ),
+        judging.told(
+            "the same, all channels",
+            ", ".join(f"{name} {_in_order(pairs):.2f}" for name, pairs in whole.items()),
         ),
         judging.at_most(
             "of the held ones, left in the first second",
@@ -206,14 +215,27 @@ def dark(_: Row, seen: Seen) -> list[Check]:
     ]
 
 
-def _before(leaving: Mapping[str, list[float]], first: str, second: str) -> Check:
+Pairs = Mapping[str, list[tuple[float, float]]]  # by class: (accepted, left), by age
+
+
+def _pairs(lives: list[Life]) -> Pairs:
+    return {
+        name: sorted(
+            (life.sent_at, life.copies[0].at) for life in lives if life.message_class == name
+        )
+        for name in CLASSES
+    }
+
+
+def _before(pairs: Pairs, first: str, second: str) -> Check:
     """What part of a class left before half of the next one had."""
-    name = f"{first} leaves before {second}"
-    if not leaving[first] or not leaving[second]:
+    name = f"{first} leaves before {second}, busiest channel"
+    if not pairs[first] or not pairs[second]:
         return judging.told(name, "nothing was held")
-    middle = leaving[second][len(leaving[second]) // 2]
-    early = sum(at <= middle for at in leaving[first])
-    return judging.at_least(name, early / len(leaving[first]), FIRST_SHARE)
+    leaving = sorted(at for _, at in pairs[second])
+    middle = leaving[len(leaving) // 2]
+    early = sum(at <= middle for _, at in pairs[first])
+    return judging.at_least(name, early / len(pairs[first]), FIRST_SHARE)
 
 
 def _in_order(pairs: list[tuple[float, float]]) -> float:

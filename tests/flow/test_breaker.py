@@ -1,6 +1,7 @@
 """A carrier that keeps its link and says nothing: its messages go another way, and come back.
+And one that is tried by a canary: taken back when it delivers less, else the route's.
 
-The numbers of RELIABILITY section 7 are scaled down; how they scale up is simulated
+The numbers of RELIABILITY sections 7 and 8 are scaled down; how they scale up is simulated
 (tests/unit/failover).
 """
 
@@ -10,7 +11,9 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.gateway_process import GatewayProcess, eventually
@@ -31,6 +34,12 @@ def running() -> Iterator[GatewayProcess]:
         health_open_s="1",
         health_ramp="0.5,1",
         health_ramp_step_s="2",
+        canary_check_s="0.3",
+        canary_flush_s="0.1",
+        canary_step_s="1",
+        canary_step_finals="100",
+        canary_delivery_lower="0.05",
+        canary_answer_floor_s="10",  # what the machine takes says nothing of a carrier
     ) as gateway:
         yield gateway
 
@@ -118,7 +127,15 @@ def test_with_every_carrier_away_all_is_held_and_goes_out_by_class(
 ) -> None:
     for carrier in gateway.carriers.values():
         carrier.behave(link="down")
-    eventually(lambda: not state(gateway, "up"), "the links are down")
+    eventually(
+        lambda: (
+            not any(
+                gateway.metric("channel_state", channel=name, state="up")
+                for name in gateway.carriers
+            )
+        ),
+        "all links are down",
+    )
     classes = ("marketing", "transactional", "otp")
     sent = {name: send(gateway, name, 30) for name in classes}
     held = [status(gateway, sent[name]) for name in classes]
@@ -142,3 +159,64 @@ def test_with_every_carrier_away_all_is_held_and_goes_out_by_class(
 
 def status(gateway: GatewayProcess, sent: dict[str, str]) -> set[str]:
     return {gateway.status(one)["status"] for one in sent.values()}
+
+
+CANDIDATE = "telecom-a"
+
+
+def begin_canary(gateway: GatewayProcess, name: str) -> str:
+    """The candidate for half of China Mobile's numbers; where it stands."""
+    wanted = {"name": name, "route": "*/*/*/*", "channel": CANDIDATE, "steps": [50, 100]}
+    told = gateway.request("POST", "/v1/canaries", wanted, key=gateway.sandbox["admin_key"])
+    assert told.status_code == 201, told.text
+    return str(told.headers["location"])
+
+
+def ended(gateway: GatewayProcess, canary: str, *, kills: bool = False) -> dict[str, Any]:
+    """Send until it is over; `kills`: after the first batch the worker, its judge with it."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            for message_id in list(send(gateway, "transactional", 100).values())[-1:]:
+                gateway.wait_for_status(message_id, "delivered", "undelivered")
+            found = gateway.request("GET", canary, key=gateway.sandbox["admin_key"]).json()
+        except httpx.TransportError:  # it is just killed
+            gateway.wait_ready()
+            continue
+        if found["state"] != "running":
+            return dict(found)
+        if kills:
+            gateway.kill("worker-0")
+            gateway.wait_ready()
+            kills = False
+    pytest.fail("the canary did not end")
+
+
+def test_a_canary_that_delivers_less_is_taken_back_and_a_good_one_is_the_route(
+    gateway: GatewayProcess,
+) -> None:
+    gateway.carriers[CANDIDATE].behave(undelivered_share=0.3)
+    worse = ended(gateway, begin_canary(gateway, "worse"))
+    assert (worse["state"], worse["share"]) == ("rolled_back", 0)
+    assert worse["last_gate"]["bad_in_a_row"] == 2
+    assert "delivered" in worse["reason"]
+    assert gateway.metric("canary_rollbacks_total") == 1
+    assert gateway.log_lines("worker-0", "canary rolled back")
+    eventually(lambda: not gateway.metric("canary_share"), "its share is gone", 10)
+    after = send(gateway, "transactional", 50)
+    for message_id in after.values():
+        assert gateway.wait_for_status(message_id, "delivered")["channel"] == PRIMARY
+
+    gateway.carriers[CANDIDATE].behave(undelivered_share=0)
+    good = ended(gateway, begin_canary(gateway, "good"), kills=True)
+    assert (good["state"], good["share"]) == ("promoted", 100)
+    assert len(gateway.log_lines("worker-0", "recovered")) == 2
+    routes = gateway.request("GET", "/v1/routes", key=gateway.sandbox["admin_key"]).json()["data"]
+    [route] = [one for one in routes if one["id"] == good["route_id"]]
+    assert route["channels"] == good["channels"]
+    assert (good["channels"][:2], good["baseline"]) == ([CANDIDATE, PRIMARY], PRIMARY)
+    eventually(lambda: not gateway.metric("canary_share"), "it is over everywhere", 10)
+    later = send(gateway, "transactional", 50)
+    assert {gateway.wait_for_status(one, "delivered")["channel"] for one in later.values()} == {
+        CANDIDATE
+    }

@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 from typing import Any
 
+import httpx
 import pytest
 from standardwebhooks import Webhook
 
@@ -113,6 +114,40 @@ def test_webhooks_verify_with_the_independent_library(gateway):
     assert delivered["sequence"] > events["message.submitted"]["sequence"]
     assert delivered["metadata"] == {"order": "7"}
     assert "*" in delivered["to"]  # the whole number only where the endpoint asked for it
+
+
+def test_an_endpoint_is_made_tested_and_looked_at_over_the_api(gateway):
+    def ask(method: str, path: str, body: object = None) -> httpx.Response:
+        answer: httpx.Response = gateway.request(method, f"/v1/webhook-endpoints{path}", body)
+        return answer
+
+    with Hooks() as hooks:
+        made = ask("POST", "", {"url": hooks.url, "events": ["message.delivered"]})
+        assert made.status_code == 201, made.text
+        one = f"/{made.json()['id']}"
+        secret = Webhook(made.json()["secret"])
+        rotated = ask("POST", f"{one}:rotate-secret").json()["secret"]
+        sent = ask("POST", f"{one}:test")
+        assert sent.status_code == 202, sent.text
+        event = sent.json()["event_id"]
+
+        def attempt() -> dict[str, Any]:
+            listed = ask("GET", f"{one}/attempts").json()["data"]
+            return next((row for row in listed if event in row["event_ids"]), {})
+
+        row = eventually(attempt, "the attempt of the test event")
+        [(headers, body, told)] = hooks.about(made.json()["id"])
+        message_id = gateway.accept(to=a_number(), text="到货通知")
+        gateway.wait_for_status(message_id, "delivered")
+        eventually(lambda: hooks.about(message_id), "its event")
+        again = hooks.about(message_id)[0][2]["id"]
+        assert ask("POST", f"{one}:replay", {"event_id": again}).status_code == 202
+        eventually(lambda: len(hooks.about(message_id)) >= 2, "the same event again")
+        assert ask("DELETE", one).status_code == 204
+    assert (row["status"], row["outcome"], row["test"]) == (204, "delivered", True)
+    assert (told["id"], told["type"]) == (event, "webhook.test")
+    for judge in (secret, Webhook(rotated)):
+        judge.verify(body, dict(headers))
 
 
 def in_force(gateway: GatewayProcess, key: str) -> str:

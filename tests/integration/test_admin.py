@@ -42,6 +42,7 @@ async def test_a_tenant_is_made_read_and_listed(world):
         "countries": [86, 1],
         "allowed_ips": ["203.0.113.0/24", "2001:db8::7/128"],
         "inbound_numbers": [],
+        "on_uncertain": None,
         "limits": {
             "segments_per_second": 2000,
             "burst_segments": 4000,

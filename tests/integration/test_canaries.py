@@ -280,6 +280,10 @@ async def test_two_judges_at_once_are_one_gate(pool: Pool) -> None:
     world = World(pool, SHORT.model_copy(update={"canary_check_s": 30.0}))
     await world.begin()
     await world.traffic(candidate=0.90)
+    await world.judges[0].round()
+    assert await world.store.gates([1]) == {}  # it has just begun
+    async with acquire(pool) as conn:
+        await conn.execute("UPDATE objects SET created_at = created_at - interval '30 seconds'")
     await asyncio.gather(*(judge.round() for judge in world.judges * 2))
     [last] = (await world.store.gates([1])).values()
     assert last.bad == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.canaryspec import at_share, rolled_back
@@ -106,7 +108,7 @@ async def test_route_and_channel_go_by_id_and_a_list_is_what_it_will_be(world):
     assert route_now["channels"] == ["third", "new"]
 
 
-WRONG = [
+WRONG: list[tuple[dict[str, Any], tuple[str, str]]] = [
     ({"name": None}, ("/name", "field.missing")),
     ({"route": "*/otp/CM/*"}, ("/route", "field.value")),
     ({"route": None}, ("/route", "field.missing")),

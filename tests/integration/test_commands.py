@@ -281,7 +281,7 @@ async def test_a_copy_that_a_replayed_cancel_finds_as_an_id_goes_on(dsn, tmp_pat
         gateway.flow.outcomes(1, [(opened.pop(0), Uncertain("no answer"))])
         await gateway.drained_but(0)
         gateway.link(is_up=False)
-        gateway.flow.evidence._resend(message, time.time())
+        gateway.flow.evidence._resend(message, time.time(), "uncertain.resend")
         await gateway.worker.standing.committed()
         assert message.duplicate_risk
         me = gateway.life.lease.process

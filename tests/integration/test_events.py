@@ -113,6 +113,41 @@ async def test_of_two_writers_of_a_key_one_wins_and_the_other_is_told(world):
     assert (await world.reader.deltas())[1] == (2, 2, 0)  # the loser is not counted
 
 
+async def test_what_stands_behind_a_lost_row_is_lost_with_it(world):
+    """Judged on a history that is not the message's: an end could be stored twice."""
+    [first, second] = await accepted(world, 2)
+    lane, other = await world.event_lane(), await world.event_lane()
+    await flush(other, [world.event(first, 2)])
+    world.heard.events.clear()
+    rows = [world.event(first, 2), world.event(first, 3), world.event(first, 4)]
+    kept = [world.event(second, 2), world.event(second, 3)]
+    await flush(lane, rows + kept)
+    assert world.heard.conflicts == rows
+    assert world.heard.events == kept
+    assert len((await world.reader.message(first)).rows) == 1
+    assert (await world.reader.deltas())[1] == (2, 3, 0)
+
+
+async def test_until_it_is_judged_anew_nothing_of_a_losing_message_is_stored(world):
+    [first, second] = await accepted(world, 2)
+    lane, other = await world.event_lane(), await world.event_lane()
+    await flush(other, [world.event(first, 2)])
+    await flush(lane, [world.event(first, 2)])
+    stale, kept = world.event(first, 3), world.event(second, 2)
+    await flush(lane, [stale, kept])
+    assert world.heard.conflicts[1:] == [stale]
+    late = world.event(first, 3)  # made before it was read again, flushed after
+    again = world.event(first, 3)
+    lane.settled([first], late.event_id)
+    await flush(lane, [late])
+    await flush(lane, [again])
+    assert world.heard.conflicts[2:] == [late]
+    stored = await world.reader.message(first)
+    assert [row.event_id for row in stored.rows][1:] == [again.event_id]
+    await flush(lane, [world.event(second, 3)])
+    assert not lane._losing  # and nothing is remembered for ever
+
+
 async def test_the_same_key_twice_in_one_flush_stores_one_and_tells_the_other(world):
     [first] = await accepted(world)
     lane = await world.event_lane()

@@ -50,7 +50,7 @@ BUDGET_S = 20.0  # for all of them; a slow machine tries fewer, but not fewer th
 LEAST = 3
 OF_THE_PLATFORM = (
     *("/v1/tenants", "/v1/admin-keys", "/v1/audit-events", "/v1/ported-numbers"),
-    *("/v1/templates", "/v1/channels", "/v1/routes"),
+    *("/v1/templates", "/v1/channels", "/v1/routes", "/v1/canaries"),
 )
 NOTHING_TO_SAY = ("/metrics", "/healthz", "/readyz")
 CHECKS = [
@@ -89,6 +89,12 @@ def rig() -> Iterator[Rig]:
         keys = f"/v1/tenants/{tenant}/api-keys"
         for scope in ("send", "read"):
             made.keys[scope] = made.admin(keys, {"name": scope, "scopes": [scope]})["key"]
+        hooked = made.admin("/v1/tenants", {"name": "hooked"})["id"]  # it has nothing to be told of
+        both = {"name": "both", "scopes": ["send", "read"]}
+        made.keys["hooked"] = made.admin(f"/v1/tenants/{hooked}/api-keys", both)["key"]
+        account = {"protocol": "smpp", "host": "127.0.0.1", "port": 1, "system_id": "usual"}
+        drained = {**account, "name": "usual", "password": "x", "admin_state": "draining"}
+        made.admin("/v1/channels", drained)  # what canaries are measured against
         fill(made)
         yield made
 
@@ -104,6 +110,8 @@ def fill(rig: Rig) -> None:
     drained = {**account, "name": named["name"], "password": "x", "admin_state": "draining"}
     channel = rig.admin("/v1/channels", drained)["id"]  # it never connects
     route = rig.admin("/v1/routes", {"tenant": spoilt, "channels": ["mobile-a"]})["id"]
+    tried = rig.admin("/v1/routes", {"tenant": spoilt, "country": 86, "channels": ["usual"]})["id"]
+    canary = fresh_canary(rig, tried)
     later = datetime.now(UTC) + timedelta(days=1)  # still to be had back, paused and resumed
     body = {"to": "+8613800138000", "text": "您的包裹已到", "send_at": later.isoformat()}
     message = batch = None
@@ -115,6 +123,7 @@ def fill(rig: Rig) -> None:
     entry = rig.gateway.request(
         "POST", "/v1/suppressions", {"to": "+8613800138111"}, key=rig.keys["send"]
     ).json()["id"]
+    endpoint = fresh_endpoint(rig)
     rig.ids = {
         "/v1/tenants/{id}": spoilt,
         "key_id": key,
@@ -125,7 +134,32 @@ def fill(rig: Rig) -> None:
         "/v1/templates/{id}": template,
         "/v1/channels/{id}": channel,
         "/v1/routes/{id}": route,
+        "/v1/webhook-endpoints/{id}": endpoint,
+        "/v1/canaries/{id}": canary,
     }
+
+
+def fresh_endpoint(rig: Rig) -> str:
+    """A new one; that of before goes, for a tenant has a hundred at most."""
+    hooks, key = "/v1/webhook-endpoints", rig.keys["hooked"]
+    before = rig.ids.get(f"{hooks}/{{id}}")
+    if before is not None:
+        rig.gateway.request("DELETE", f"{hooks}/{before}", key=key)
+    hook = {"url": f"https://backend.example/{next(_names)}"}
+    while True:  # the key comes into force within 5 s
+        made = rig.gateway.request("POST", hooks, hook, key=key)
+        if made.status_code != 401:
+            assert made.status_code == 201, made.text
+            return str(made.json()["id"])
+
+
+def fresh_canary(rig: Rig, route: str) -> str:
+    """A live one; that of before is over, for a channel is in one only."""
+    before = rig.ids.get("/v1/canaries/{id}")
+    if before is not None:
+        rig.gateway.request("POST", f"/v1/canaries/{before}:abort", key=rig.keys["admin"])
+    named = {"name": f"spoilt-{next(_names)}", "route": route, "channel": "telecom-a"}
+    return str(rig.admin("/v1/canaries", named)["id"])
 
 
 def known_id(rig: Rig, path: str, name: str) -> str | None:
@@ -139,6 +173,8 @@ def known_id(rig: Rig, path: str, name: str) -> str | None:
 def right_key(operation: Operation | SimpleNamespace) -> str:
     if operation.path.startswith(OF_THE_PLATFORM):
         return "admin"
+    if operation.path.startswith("/v1/webhook-endpoints"):
+        return "hooked"
     is_read = operation.method == "get" or operation.path.endswith(":search")
     return "read" if is_read else "send"
 
@@ -224,6 +260,8 @@ def test_every_operation_does_what_its_first_example_asks(
         if operation.path.endswith(":rollback"):  # which version there is no example knows
             now = ask(rig, "get", operation.path.removesuffix(":rollback")).json()["version"]
             body = {"body": {"version": now}}
+        if operation.label == "DELETE /v1/canaries/{id}":  # of one that is over
+            ask(rig, "post", f"{operation.path}:abort")
         case = operation.Case(
             path_parameters=places,
             headers={"If-Match": "*"},

@@ -14,8 +14,10 @@ from gateway.api.auth import new_key
 from gateway.api.port import PolicyPort, SuppressionsPort
 from gateway.calls import Calls
 from gateway.commands import BatchLook
+from gateway.lostanswer import CopyVerdict
 from gateway.pumping import Pumping
 from gateway.vendors import Vendors
+from gateway.webhook_desk import WebhookDesk
 from gateway.withdraw import Verdict
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
@@ -148,7 +150,8 @@ class FakeReader:
         if self.error is not None:
             raise self.error
         found = self.stored.get(message_id)
-        return None if found is None or found.message.tenant != tenant else found
+        is_foreign = found is not None and tenant not in (None, found.message.tenant)
+        return None if is_foreign else found
 
     async def batch(self, first_id: int, tenant: int) -> Batch | None:
         found = self.batches.get(first_id)
@@ -203,6 +206,7 @@ class FakeCommands:
         self.asked: list[tuple[object, ...]] = []
         self.error: Exception | None = None
         self.verdict = Verdict.ENDED
+        self.copy_verdict = CopyVerdict.MADE
         self.batches: dict[tuple[int, int], BatchLook] = {}
         self.canceled: set[int] = set()
         self.held: set[int] = set()
@@ -214,6 +218,15 @@ class FakeCommands:
         if self.verdict is Verdict.ENDED:
             self._reader.stored[message_id].message.state = State.CANCELED
         return self.verdict
+
+    async def resend(self, tenant: int, message_id: int) -> CopyVerdict:
+        self.asked.append(("resend", tenant, message_id))
+        if self.error is not None:
+            raise self.error
+        if self.copy_verdict is CopyVerdict.MADE:
+            message = self._reader.stored[message_id].message
+            message.state, message.copy, message.duplicate_risk = State.QUEUED, 1, True
+        return self.copy_verdict
 
     async def switch(self, tenant: int, first_id: int, state: BatchState) -> BatchState | None:
         self.asked.append((state, tenant, first_id))
@@ -253,6 +266,7 @@ class FakeFlow:
         self.policy = SendingPolicy()
         self.suppressions: SuppressionsPort | None = None
         self.pumping: Pumping | None = None  # otp messages are not counted
+        self.webhooks: WebhookDesk | None = None
         self.porting = FakePorting()
         self.vendors, self.calls = Vendors(), Calls(self)
         self.reported: list[Report] = []

@@ -172,7 +172,9 @@ def test_what_nobody_else_takes_goes_slowly_over_what_is_not_closed():
 
 
 def test_the_better_one_ranks_first():
-    ranks = [breaker().rank(), ramping().rank(), half_open().rank()]
+    further = ramping()
+    further.tick(90.0, is_ready=True)
+    ranks = [breaker().rank(), further.rank(), ramping().rank(), half_open().rank()]
     opened = breaker()
     opened.trip(FAULT, 0.0)
     ranks.append(opened.rank())
@@ -181,4 +183,4 @@ def test_the_better_one_ranks_first():
     opened.tick(30.0, is_ready=True)
     ranks.append(opened.rank())
     assert ranks == sorted(ranks)
-    assert len(set(ranks)) == 5
+    assert len(set(ranks)) == 6

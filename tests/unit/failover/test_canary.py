@@ -83,6 +83,11 @@ def test_a_quantile_of_buckets_is_within_a_quarter(seconds):
     assert later_than(made.answers, found) <= 0.05 * len(seconds) + 1e-6
 
 
+def test_counts_add_up():
+    one = Counts(1, 2, 3, 4, 5, 6, [1, *[0] * (BUCKETS - 1)])
+    assert Counts.sum([one, one]) == Counts(2, 4, 6, 8, 10, 12, [2, *[0] * (BUCKETS - 1)])
+
+
 # -- the gate --------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,17 @@ BADNESS = {11: (3, 2), 12: (3, 1), 13: (1, 4), 14: (3, 1)}
 @pytest.mark.parametrize("usable", SUBSETS)
 @pytest.mark.parametrize("tried", SUBSETS)
 def test_the_least_bad_is_the_first_of_the_lowest(usable, tried):
-    found = least_bad(ROUTE, lambda channel: BADNESS[channel] if channel in usable else None, tried)
+    found = least_bad(
+        ROUTE, lambda channel: BADNESS[channel] if channel in usable else None, tried, 0
+    )
     left = [channel for channel in ROUTE if channel in usable - tried]
     assert found == (min(left, key=BADNESS.__getitem__) if left else None)
+
+
+@pytest.mark.parametrize(("rank", "spread"), [(0, 1), (1, 3), (2, 3), (3, 1)])
+def test_of_equals_that_climb_or_are_tried_each_gets_its_part(rank, spread):
+    bad = {11: (rank, 1), 12: (rank, 1), 13: (rank, 2), 14: (rank, 1)}
+    found = [least_bad(ROUTE, bad.__getitem__, (), key) for key in range(300)]
+    assert len(set(found)) == spread
+    assert 13 not in found
+    assert max(map(found.count, set(found))) == 300 / spread

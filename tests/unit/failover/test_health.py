@@ -211,3 +211,17 @@ def test_alarms_say_what_a_person_should_look_at():
     assert [fault.signal for fault in health.alarms()] == [Signal.FAILURES, Signal.DELIVERY]
     health.receipted(100, 0, 1.0, 5.0)
     assert [fault.signal for fault in health.alarms()] == [Signal.FAILURES]
+
+
+def test_one_answer_that_names_the_account_as_a_whole_is_enough() -> None:
+    health = Health(HealthPolicy(), 0.0)
+    account = Answers(total=1, failed=2, config=1, is_account=True, is_heard=True)
+    health.heard(account, 1.0)
+    fault = health.misconfigured()
+    assert fault is not None
+    assert fault.signal is Signal.CONFIG
+    health.heard(Answers(total=1, taken=1, is_heard=True), 2.0)  # it takes messages all the same
+    assert health.misconfigured() is None
+    health.heard(account, 3.0)
+    health.forget(4.0)
+    assert health.misconfigured() is None

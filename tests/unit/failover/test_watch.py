@@ -234,6 +234,30 @@ def test_silent_receipts_are_left_for_within_six_minutes():
     assert signal is Signal.RECEIPTS
 
 
+def test_silent_receipts_keep_it_on_the_first_step_until_they_come_again():
+    """Its answers are good all the time, so ten messages that try it prove nothing."""
+    world = World(rate=200).run(1000)
+    world.run(360, Does(receipts=0.0))
+    assert world.watch.cause(Carrier.CM) is Signal.RECEIPTS
+    sent = offered = 0
+    for _ in range(3600):
+        world.run(1, Does(receipts=0.0))
+        sent, offered = sent + world.sent, offered + world.offered
+    assert sent < 0.02 * offered
+    assert world.watch.cause(Carrier.CM) is Signal.RECEIPTS
+    world.run(RECOVERY_S)
+    assert world.watch.is_closed
+
+
+def test_receipts_that_come_again_do_not_slow_its_coming_back():
+    world = World(rate=200).run(1000).run(360, Does(receipts=0.0))
+    began = world.now
+    world.run(600)
+    at = world.first(BreakerState.CLOSED, after=began)
+    assert at is not None
+    assert at - began <= POLICY.open_s * 1.2 + 2 + 240 + 10
+
+
 def test_a_queue_that_stands_is_left():
     took_s, signal = left_after(Does(head_age_s=301.0))
     assert took_s <= 1.0
@@ -331,10 +355,11 @@ DOES = st.builds(
 HISTORY = st.lists(st.tuples(DOES, st.integers(1, 80)), max_size=6)
 # What was sent in bad times is judged no longer than receipts are waited for; then the longest
 # time open, or the switches that must be forgotten; then probes that do not come, and the ramp.
-# The whole and one carrier's breaker may come back one after the other.
+# The whole and one carrier's breaker may come back one after the other; of silent receipts the
+# first step lasts until they come, or are judged again.
 _AGAIN_S = POLICY.half_open_s + POLICY.ramp_step_s * len(POLICY.ramp)
 RECOVERY_S = (
-    POLICY.receipts_until_s
+    2 * POLICY.receipts_until_s
     + max(POLICY.open_cap_s * (1 + POLICY.jitter), POLICY.switches_s)
     + 2 * _AGAIN_S
 )

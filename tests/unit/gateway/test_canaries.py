@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -11,7 +13,7 @@ from gateway.canaries import KEPT_S, Canaries, Meter
 from gateway.canary_judge import canary_policy
 from gateway.settings import Reliability
 from sms.config import Canary, CanaryState, Route, Snapshot
-from sms.model import Carrier
+from sms.model import Carrier, Submit
 from sms.outcomes import Cause, Outcome, Rejected, Submitted, Throttled, Uncertain
 from store.canaries import CanaryStore, Slot
 from telemetry.metrics import Metrics
@@ -174,3 +176,10 @@ async def test_the_first_slot_of_a_step_begins_with_it(desk: Desk) -> None:
     assert slots[-2:] == [1001, 1061]
     assert len(slots) == 3
     assert slots[0] < 1000.4
+
+
+async def test_an_answer_counts_in_the_minute_of_its_submit(desk: Desk) -> None:
+    desk.now = NOON + 70
+    submit = cast("Submit", SimpleNamespace(sent_at=985.0))  # nothing else of it matters
+    desk.meter().answered([(submit, Submitted("x"))], 1000.0, has_sessions=True)
+    assert await desk.flushed() == {0: (1, 0, 1, 0, 0, 0)}

@@ -98,3 +98,9 @@ def test_a_file_does_not_make_a_channel_of_a_live_canary_unfit(name: str) -> Non
     assert ("/channels/0/reference_bits", "route.misfit") in complaints(TRIAL, channels=[wide])
     # alone in its route it may
     assert complaints(aborted(TRIAL, NOW), channels=[wide]) == []
+
+
+def test_a_file_says_no_canaries_and_is_told_where_they_are_made() -> None:
+    _, found = check_value({"canaries": []}, Surroundings(Path(), {}, PROTOCOLS, AllowList()))
+    assert [one.pointer for one in found] == ["/canaries"]
+    assert "POST /v1/canaries" in found[0].detail

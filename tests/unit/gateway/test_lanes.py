@@ -164,3 +164,28 @@ def test_what_a_command_withdrew_is_taken_out_of_its_tenants_queues() -> None:
     assert sorted(m.id for m in queue) == [stays.id, other.id]
     assert queue.size == 2
     assert sorted(m.id for m in take_all(queue)) == [stays.id, other.id]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 50)), max_size=40),
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 50)), max_size=40),
+)
+def test_what_is_moved_stands_by_its_age_among_what_waits(
+    here: list[tuple[int, int]], moved: list[tuple[int, int]]
+) -> None:
+    queue = FairQueue()
+    made: list[Message] = []
+    for number, (tenant, at) in enumerate(sorted(here, key=lambda one: one[1])):
+        made.append(message(number, tenant))
+        made[-1].queued_at = float(at)
+        queue.put(made[-1])
+    run = [message(100 + number, tenant) for number, (tenant, _) in enumerate(moved)]
+    for one, at in zip(run, sorted(at for _, at in moved), strict=True):
+        one.queued_at = float(at)
+    queue.put_moved(run)
+    assert queue.size == len(made) + len(run)
+    taken = take_all(queue)
+    assert sorted(one.id for one in taken) == sorted(one.id for one in made + run)
+    for tenant in (1, 2, 3):
+        ages = [one.queued_at for one in taken if one.tenant == tenant]
+        assert ages == sorted(ages)

@@ -385,10 +385,10 @@ def test_one_report_that_crashes_its_handler_leaves_the_others_alone(
     reports._answer = answer
     judge = Reports._judge
 
-    def crash(self: Reports, batch: Any, report: Report, match: Any) -> str:
+    def crash(self: Reports, batch: Any, report: Report, match: Any, new_id: str | None) -> str:
         if report.carrier_id == "bad":
             raise ZeroDivisionError
-        return judge(self, batch, report, match)
+        return judge(self, batch, report, match, new_id)
 
     monkeypatch.setattr(Reports, "_judge", crash)
     for _ in range(5):

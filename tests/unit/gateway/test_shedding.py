@@ -153,6 +153,14 @@ def test_a_backup_that_is_too_slow_for_its_queue_is_said() -> None:
     assert refused[MARKETING][0] == "shed.queue_full"
 
 
+def test_a_carrier_that_throttles_takes_messages_all_the_same() -> None:
+    world = World()
+    world.links(2, is_up=False)
+    world.kit.dispatcher.channels[1].crowded = frozenset(MessageClass)
+    world.accept(60, TRANSACTIONAL)
+    assert world.refused() == {}
+
+
 def test_of_several_processes_each_has_its_part() -> None:
     world = World()
     world.links(1, 2, is_up=False)

@@ -278,12 +278,29 @@ def test_a_backup_whose_link_tests_fail_is_left_before_it_is_needed(tests: LinkT
     assert state(kit, 2) is BreakerState.CLOSED
 
 
-def test_a_vendor_whose_probes_fail_is_left_at_once_with_the_fifth() -> None:
+def test_a_vendor_that_five_connections_in_a_row_do_not_reach_is_left_at_once() -> None:
     kit = Kit(channels=2)
     kit.channels[2].has_sessions = False
-    kit.channels[2].failures = 4
-    live(kit, 1.0)
+    for failures in range(0, 100, 10):  # here and there, others between them are made
+        kit.channels[2].failures = failures
+        live(kit, 1.0)
     assert state(kit, 2) is BreakerState.CLOSED
-    kit.channels[2].failures = 5
+    kit.channels[2].failures += 5
+    kit.dispatcher.link_changed(2, is_up=False)  # as its link says with the fifth in a row
     live(kit, 1.0)
     assert state(kit, 2) is BreakerState.OPEN
+
+
+def test_what_pages_and_what_alarms_is_counted() -> None:
+    kit = Kit(channels=2, window=300)
+    kit.accept(*many(kit, 200))
+    answer(kit, 1)
+    live(kit, 1.0)
+    kit.accept(*many(kit, 15))
+    answer(kit, 1, Rejected("x", Cause.CHANNEL, "carrier.system_error"))
+    live(kit, 1.0)
+    assert dict(kit.metrics.channel_alarms_total.values) == {("c1", "CM", "failures"): 1}
+    kit.accept(*many(kit, 3))
+    answer(kit, 1, Rejected("y", Cause.CONFIG, "channel.account"))
+    live(kit, 1.0)
+    assert dict(kit.metrics.channel_pages_total.values) == {("c1", "config"): 1}

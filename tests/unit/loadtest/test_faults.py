@@ -27,7 +27,7 @@ class Records:
 
     def __init__(self):
         self.sent = {}
-        self.carriers = [[], [], [], []]
+        self.carriers: list[list[tuple[float, bytes]]] = [[], [], [], []]
         self.events = []
         self.log = []
 
@@ -210,7 +210,28 @@ def test_what_was_held_leaves_by_class_and_age():
         return made.failed("dark")
 
     assert dark((OTP, TRANSACTIONAL, MARKETING)) == []
-    assert dark((TRANSACTIONAL, OTP, MARKETING)) == ["otp leaves before transactional"]
+    assert dark((TRANSACTIONAL, OTP, MARKETING)) == [
+        "otp leaves before transactional, busiest channel"
+    ]
+
+
+def canary_at(until):
+    """One in twenty goes to the candidate, up to a moment."""
+    made = Records()
+    for step in range(800):
+        at = step / 10
+        place = 1 if step % 20 == 0 and 5 < at < until else 0
+        made.message(TRANSACTIONAL + step, at, (at, place))
+    return made.failed("canary", fault=5.0, healed=80.0)
+
+
+def test_a_bad_canary_is_back_at_nothing_in_time():
+    assert canary_at(65) == []
+    assert canary_at(79) == ["the last message went to the candidate after"]
+    assert canary_at(4) == [
+        "share of the candidate until then",
+        "the last message went to the candidate after",
+    ]
 
 
 def test_classes_are_told_by_the_index_and_every_protocol_has_its_words():

@@ -145,6 +145,7 @@ def test_a_change_with_faults_names_each():
         "both": 1,
     }
     found = change(LinkFault(), wrong)
+    assert isinstance(found, list)
     assert [pointer for pointer, _ in found] == [
         *("/door", "/left", "/up/delay_ms", "/up/colour", "/down/garble_share", "/both"),
     ]

@@ -33,6 +33,7 @@ CAUSES = {
     "temp_handset": Cause.NUMBER,
     "perm_content": Cause.CONTENT,  # "content, signature, template refused": final
     "perm_config": Cause.CONFIG,  # "account, balance, permission": next channel
+    "perm_account": Cause.CONFIG,  # those that name the account as a whole
     "temp_network": Cause.CHANNEL,  # "system error": next channel after 1 s x 2^n
     "unknown": Cause.UNKNOWN,  # "unknown code": next channel once, then failed
     "perm_other": Cause.CONTENT,  # the file: final failure, no retry
@@ -41,14 +42,19 @@ CAUSES = {
 }
 
 
-# Recorded as a number's cap, but the account's own quota: RELIABILITY 6, "account", wins.
-QUOTAS = {("sgip", "182"), ("smgp", "75")}
+# Recorded as a number's cap, but the account's own quota, or as one configuration among others,
+# but the login: RELIABILITY 6, "account", wins.
+ACCOUNTS = {
+    *(("sgip", code) for code in ("1", "182")),
+    *(("smgp", code) for code in ("20", "21", "74", "75", "76")),
+    *(("smpp", f"0x0000000{digit}") for digit in "def"),
+}
 
 
 def cases():
     for family, section in SECTIONS.items():
         for code, (recorded, _) in TABLES[section].items():
-            kind = "perm_config" if (family, code) in QUOTAS else recorded
+            kind = "perm_account" if (family, code) in ACCOUNTS else recorded
             for number in numbers_of(code):
                 if number:  # 0 is success
                     yield pytest.param(family, number, kind, id=f"{family}-{code}-{number}")

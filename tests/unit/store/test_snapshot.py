@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 
 from sms.config import Canary, CanaryState
-from sms.errors import ConfigError
 from store.objects import StoredObject
 from store.snapshot import Loaded
 
@@ -65,6 +64,8 @@ def test_one_that_is_over_has_no_share_and_may_outlive_what_it_names(state: str)
     assert load(Loaded(), 3, over, *EVERYTHING[2:]).snapshot().canaries == ()
 
 
-def test_a_live_one_that_names_nothing_is_told() -> None:
-    with pytest.raises(ConfigError, match="canary to-new names the channel 'new'"):
-        load(Loaded(), 1, EVERYTHING[0], *EVERYTHING[2:])
+def test_a_live_one_whose_channel_is_gone_has_no_share_and_stops_nobody() -> None:
+    loaded = load(Loaded(), 1, *EVERYTHING)
+    gone = row("channel", NEW, "new", CHANNEL, deleted_at=datetime.now(UTC))
+    assert load(loaded, 2, gone).snapshot().canaries == ()
+    assert load(Loaded(), 2, EVERYTHING[0], *EVERYTHING[2:]).snapshot().canaries == ()

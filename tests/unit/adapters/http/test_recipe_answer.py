@@ -42,7 +42,7 @@ def read(settings: dict[str, Any], body: bytes | str, status: int = 200, **heade
         (404, "", UNCLEAR),
         (400, '{"code": 4}', Rejected("4", Cause.NUMBER, "recipient.invalid")),
         (400, '{"code": 5}', Rejected("5", Cause.UNKNOWN, "carrier.unknown_code")),
-        (401, '{"code": 6}', Rejected("6", Cause.CONFIG, "channel.misconfigured")),
+        (401, '{"code": 6}', Rejected("6", Cause.CONFIG, "channel.account")),
         (200, '{"code": 8}', Throttled(1.0, "8")),
         (500, '{"code": 4}', Rejected("4", Cause.NUMBER, "recipient.invalid")),
         (503, '{"message": "later"}', UNCLEAR),

@@ -183,7 +183,7 @@ def test_one_that_failed_while_it_was_made_was_refused():
         (400, 21614, Cause.NUMBER, "recipient.invalid"),
         (400, 21610, Cause.NUMBER, "recipient.blocked"),
         (400, 21617, Cause.CONTENT, "carrier.rejected"),
-        (400, 21408, Cause.CONFIG, "channel.account"),
+        (400, 21408, Cause.CONFIG, "channel.permission"),
         (400, 21606, Cause.CONFIG, "channel.misconfigured"),
         (400, 21612, Cause.NETWORK, "channel.rejected"),
         (401, 20003, Cause.CONFIG, "channel.account"),

@@ -148,12 +148,17 @@ async def test_the_timeline_names_webhooks_in_the_order_of_their_events(flow):
             asked.append((endpoints, event_ids))
             return [Told(5, event, None, None, True, 0.0, None) for event in event_ids]
 
+    class Attempts:
+        async def of_events(self, event_ids):
+            assert sorted(event_ids) == [1, 2]
+            return []
+
     hooks = {
         number: WebhookEndpoint(number, tenant, "https://hooks.example/sms")
         for number, tenant in ((5, 1), (6, 2))
     }
     flow.snapshot = replace(flow.snapshot, endpoints=hooks)
-    flow.reading = SimpleNamespace(tellings=Tellings())
+    flow.reading = SimpleNamespace(tellings=Tellings(), attempts=Attempts())
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline")).json()["data"]
     assert [step["step"] for step in steps] == [
         "accepted", "queued", "attempt", "webhook", "receipt", "webhook",

@@ -15,9 +15,10 @@ from referencing.jsonschema import DRAFT202012
 from compliance.hours import Hours
 from compliance.policy import SendingPolicy
 from compliance.suppressions import unkeyed_index
+from failover.share import Share
 from gateway.api.app import build
 from gateway.api.openapi import SEND_EXAMPLES
-from sms.config import Route
+from sms.config import Canary, CanaryState, Route
 from sms.model import MessageClass
 from tests.support.fake_flow import FakeFlow
 
@@ -186,4 +187,20 @@ async def test_the_channel_is_the_one_that_the_route_s_weights_give_the_number(f
     told = [(await preview(flow, to=number))["channel"] for number in numbers]
     again = [(await preview(flow, to=number))["channel"] for number in numbers]
     assert told == again
+    assert 8 <= told.count("unicom-b") <= 28
+
+
+async def test_the_channel_is_the_candidate_for_numbers_that_are_on_a_canary(flow):
+    everything, known = Route(9, 0, None, None, 0, (7,)), flow.snapshot.channels
+    trial = Canary(1, "trial", 9, (8, 7), 30, CanaryState.RUNNING, 0.0)
+    flow.snapshot = replace(
+        flow.snapshot,
+        routes=(everything,),
+        channels={**known, 8: replace(known[7], id=8, name="unicom-b")},
+        canaries=(trial,),
+    )
+    numbers = [f"1380013{number:04d}" for number in range(8000, 8060)]
+    told = [(await preview(flow, to=number))["channel"] for number in numbers]
+    on_it = [Share(1, 30).has(f"86{number}") for number in numbers]
+    assert told == ["unicom-b" if is_on else known[7].name for is_on in on_it]
     assert 8 <= told.count("unicom-b") <= 28

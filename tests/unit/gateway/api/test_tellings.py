@@ -10,6 +10,7 @@ from gateway.api.tellings import IN_FORCE_S, events_told, webhook_steps
 from receipts.state import Path
 from sms.config import WebhookEndpoint
 from sms.model import EventRow, State
+from store.attempts import Attempt
 from store.told import Told
 
 AT = 1_800_000_000.0
@@ -86,3 +87,40 @@ def test_an_endpoint_hears_only_what_its_filter_lets_through() -> None:
 def test_rows_that_are_no_event_have_no_webhook() -> None:
     note = EventRow(70, 4, 3, 1, Path.NOTE, State.SUBMITTING, AT)
     assert set(events_told([*ROWS, note])) == {1, 2}
+
+
+def attempt(**known: object) -> Attempt:
+    usual = {"id": 9, "endpoint": 5, "event_ids": (2,), "is_batch": False, "at": AT + 2.0, "ms": 31}
+    usual |= {"tries": 1, "status": 200, "code": "webhook.delivered", "next_at": None, **known}
+    return Attempt(**usual)  # type: ignore[arg-type]  # by name
+
+
+def with_attempts(*attempts: Attempt, **known: object) -> list[tuple[object, object]]:
+    found = webhook_steps(events_told(ROWS), {5: HOOK}, [told(**known)], attempts)
+    return [(step["code"], step["ms"]) for step in found]
+
+
+def test_each_request_is_a_step_with_its_milliseconds() -> None:
+    refused = attempt(status=500, code="webhook.status", next_at=AT + 7)
+    arrived = attempt(tries=2, event_ids=(77, 2), is_batch=True)
+    assert with_attempts(refused, arrived) == [("webhook.status", 31), ("webhook.delivered", 31)]
+    waiting = with_attempts(refused, tries=1, due=AT + 7)
+    assert waiting == [("webhook.status", 31), ("webhook.waiting", None)]
+    [step] = webhook_steps(events_told(ROWS), {5: HOOK}, [], [arrived])
+    assert step["at"] == "2027-01-15T08:00:02.000Z"
+    assert step["detail"] == "message.delivered to whe_0000000000000005: 200, try 2"
+
+
+def test_what_the_list_of_attempts_lost_is_told_by_the_cursor() -> None:
+    refused = attempt(status=None, code="webhook.timeout", next_at=AT + 7)
+    assert with_attempts(refused) == [("webhook.timeout", 31), ("webhook.delivered", None)]
+
+
+def test_an_event_that_is_sent_again_waits_though_it_arrived_before() -> None:
+    assert with_attempts(attempt(), tries=0, due=AT + 9) == [
+        ("webhook.delivered", 31), ("webhook.waiting", None),
+    ]  # fmt: skip
+
+
+def test_requests_to_others_and_of_other_events_are_nobody_s_business() -> None:
+    assert with_attempts(attempt(endpoint=6), attempt(event_ids=(3,)), sure_below=1) == []

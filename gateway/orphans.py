@@ -1,0 +1,130 @@
+"""Orphan matching: a receipt with an id that nobody knows, as evidence for a lost answer.
+
+    unknown id, kept in `parked_reports` ─▶ what is open to its number, in every process
+        exactly one, uncertain, on this channel, left within 120 s before ─▶ it is that one's
+        none, or more than one, or one whose answer may yet come ─▶ looked at again, then counted
+
+RELIABILITY section 5. A wrong guess would call a text delivered that is not, so whatever leaves a
+doubt leaves the receipt an orphan. With its row the id is known, so that a repeat is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from gateway.matches import Match
+from receipts.state import ATTEMPTS, Path
+from sms.model import FINAL_STATES, EventRow, Message, Report, State
+from sms.numbers import phone_of
+from store.orphans import Candidate
+from store.read import Stored
+
+LOOK_S = 900.0  # receipts that came longer ago are not looked at for this any more
+_CLOCKS_S = 2.0  # a carrier is not quicker than we are; two processes' clocks may differ so much
+_CLOSED = FINAL_STATES | {State.SUBMITTED}
+
+
+class CandidateStore(Protocol):
+    """The store, as far as orphans need it."""
+
+    async def candidates(self, numbers: Sequence[str]) -> list[Candidate]:
+        """The open messages to these numbers."""
+        ...
+
+
+class Orphans:
+    """Finds the message of a receipt by channel, number and time."""
+
+    def __init__(
+        self,
+        store: CandidateStore,
+        sends_whole: Callable[[int], bool],
+        window_s: float = 120.0,
+    ) -> None:
+        """`sends_whole` says of a channel that its receipts are about whole texts."""
+        self._store = store
+        self._sends_whole = sends_whole
+        self._window_s = window_s
+
+    async def candidates(self, reports: Sequence[Report]) -> dict[str, list[int]]:
+        """Ids of the open messages by number. Raises StoreUnavailable."""
+        numbers = sorted({number for one in reports for number in numbers_of(one)})
+        found: dict[str, list[int]] = {}
+        for candidate in await self._store.candidates(numbers) if numbers else ():
+            found.setdefault(candidate.number, []).append(candidate.id)
+        return found
+
+    def match(
+        self,
+        report: Report,
+        heard_at: float,
+        candidates: Mapping[str, Sequence[int]],
+        messages: Mapping[int, tuple[Message, Stored]],
+    ) -> Match | None:
+        """The one message that it can be about; None while there is a doubt.
+
+        `messages` are the candidates as they stand now, with their stored rows.
+        """
+        ids = {one for number in numbers_of(report) for one in candidates.get(number, ())}
+        open_ones = [messages[one] for one in ids if one in messages]
+        open_ones = [one for one in open_ones if one[0].state not in _CLOSED]
+        if any(message.state is not State.UNCERTAIN for message, _ in open_ones):
+            return None  # its answer may yet come, and bring the id
+        matches = [
+            match
+            for message, record in open_ones
+            if (match := self._match_one(report, heard_at, message, record.rows)) is not None
+        ]
+        return matches[0] if len(matches) == 1 else None
+
+    def _match_one(
+        self, report: Report, heard_at: float, message: Message, rows: Sequence[EventRow]
+    ) -> Match | None:
+        attempts = [row for row in rows if row.path in ATTEMPTS]
+        lost = [
+            (number, row)
+            for number, row in enumerate(attempts, start=1)
+            if row.path == Path.UNCERTAIN
+            and row.channel == report.channel
+            and row.carrier_id is None
+            and self._is_near(row, heard_at)
+        ]
+        if len(lost) != 1:
+            return None
+        attempt, row = lost[0]
+        segments = _open_segments(message, row.copy)
+        if not segments:
+            return None
+        if not self._sends_whole(report.channel):
+            segments = segments[:1]
+        return message, segments, row.copy, attempt
+
+    def _is_near(self, row: EventRow, heard_at: float) -> bool:
+        """Whether the attempt left at most the window before; after a kill nobody knows when."""
+        if len(row.times) == 2:
+            left_at = row.at - row.times[1] / 1000
+            return left_at - _CLOCKS_S <= heard_at <= left_at + self._window_s
+        return heard_at <= row.at + self._window_s
+
+
+def numbers_of(report: Report) -> tuple[str, ...]:
+    """The number of a receipt as E.164 digits: carriers leave out the country's code, or not."""
+    digits = report.number.lstrip("+")
+    if not (digits.isascii() and digits.isdigit()):
+        return ()
+    return tuple({digits, phone_of(digits, is_mainland=True).lstrip("+")})
+
+
+def _open_segments(message: Message, copy: int) -> tuple[int, ...]:
+    """The segments of a copy of whose end, and id, nothing is known."""
+    size = message.segments
+    if copy < message.copy:
+        states = message.first_states
+        return tuple(n for n in range(size) if n >= len(states) or states[n] not in _CLOSED)
+    states, ids = message.segment_states, message.carrier_ids
+    return tuple(
+        n
+        for n in range(size)
+        if (n >= len(states) or states[n] not in _CLOSED) and (n >= len(ids) or ids[n] is None)
+    )

@@ -1,0 +1,247 @@
+"""A receipt with an unknown id: the one lost answer that it can be about, or an orphan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.orphans import Orphans, numbers_of
+from sms.model import Message, MessageClass, Report, State
+from sms.outcomes import Cause, Rejected, Submitted, Uncertain
+from store.fragments import ParkedReport
+from store.orphans import Candidate
+from store.read import Stored
+from tests.unit.gateway.test_reports import Desk
+
+NUMBER = "8613800138000"
+
+
+def state_of(message: Message) -> State:
+    """Its state read anew: mypy holds that what an assert saw before still stands."""
+    return message.state
+
+
+class FakeStore:
+    """The open messages to a number, by hand."""
+
+    def __init__(self) -> None:
+        self.open: list[Message] = []
+        self.asked: list[list[str]] = []
+
+    async def candidates(self, numbers: Any) -> list[Candidate]:
+        self.asked.append(list(numbers))
+        return [
+            Candidate(one.id, one.number, one.state is State.UNCERTAIN)
+            for one in self.open
+            if one.number in numbers
+        ]
+
+
+class OrphanDesk(Desk):
+    """Reports with a store of candidates; parked reports are due at once."""
+
+    def __init__(self, *, sends_whole: bool = False) -> None:
+        super().__init__()
+        self.store = FakeStore()
+        self.reports.orphans = Orphans(self.store, lambda channel: sends_whole)
+        self.kit.clock.now = 1000.0
+
+    def lost(self, *, texts: tuple[str, ...] = ("hello",), after_s: float = 10.0) -> Message:
+        """A message whose answer is given up `after_s` after it left."""
+        message = self.kit.message(texts=texts, valid_s=40_000.0)
+        self.kit.accept(message)
+        submits = list(self.kit.channels[1].open)
+        self.kit.clock.now += after_s
+        for submit in submits:
+            self.kit.answer(1, Uncertain("submit.timeout"), submit)
+        self.keep(message)
+        return message
+
+    def keep(self, message: Message) -> None:
+        """What the store knows of it: its rows."""
+        rows = [row for row in self.kit.events.rows if row.message_id == message.id]
+        self.reader.stored[message.id] = Stored(self.accepted(message), rows)
+        if message not in self.store.open:
+            self.store.open.append(message)
+
+    def accepted(self, message: Message) -> Message:
+        fresh = self.kit.message(texts=message.texts)
+        fresh.id, fresh.valid_until = message.id, message.valid_until
+        return fresh
+
+    async def retry(
+        self,
+        *,
+        number: str = NUMBER,
+        state: str = "DELIVRD",
+        ago_s: float = 0.0,
+        channel: int = 1,
+        carrier_id: str = "unknown",
+    ) -> None:
+        """A parked report, heard `ago_s` ago, is due."""
+        report_id = self.kit.ids.next() - (int(ago_s * 1000) << 22)
+        self.reader.due = [
+            ParkedReport(report_id, channel, carrier_id, state, "000", number, 0, 0.0)
+        ]
+        await self.reports._retry_parked()
+        self.kit.events.flush()
+
+    def ends(self, end: str) -> float:
+        return self.kit.metrics.reports_total.values.get(("c1", end), 0)
+
+
+@pytest.mark.parametrize("number", [NUMBER, "13800138000", "+8613800138000", "008613800138000"])
+async def test_exactly_one_candidate_is_its_message(number: str) -> None:
+    desk = OrphanDesk()
+    message = desk.lost()
+    await desk.retry(number=number)
+    assert state_of(message) is State.DELIVERED
+    assert not message.duplicate_risk
+    [row] = desk.kit.events.rows[-1:]
+    assert row.carrier_id == "unknown"  # a repeat finds it
+    assert desk.ends("adopted") == 1
+    assert message.id not in desk.kit.evidence.waiting
+    assert any("DELETE FROM parked_reports" in sql for sql in desk.kit.events.sql)
+
+
+async def test_in_another_process_the_store_says_enough() -> None:
+    desk = OrphanDesk()
+    message = desk.lost()
+    del desk.kit.evidence.waiting[message.id]
+    await desk.retry()
+    assert desk.kit.events.rows[-1].status is State.DELIVERED
+    assert any("DELETE FROM parked WHERE" in sql for sql in desk.kit.events.sql)
+
+
+async def test_two_candidates_leave_it_an_orphan() -> None:
+    desk = OrphanDesk()
+    both = [desk.lost(), desk.lost()]
+    await desk.retry()
+    assert {message.state for message in both} == {State.UNCERTAIN}
+    assert desk.ends("adopted") == 0
+
+
+async def test_one_whose_answer_may_yet_come_leaves_a_doubt() -> None:
+    desk = OrphanDesk()
+    message, other = desk.lost(), desk.kit.message()
+    desk.kit.accept(other)
+    desk.keep(other)
+    await desk.retry()
+    assert state_of(message) is State.UNCERTAIN
+    desk.kit.answer(1, Submitted("its-own"))
+    desk.keep(other)
+    await desk.retry()
+    assert state_of(message) is State.DELIVERED
+
+
+@pytest.mark.parametrize(("ago_s", "is_found"), [(0.0, False), (20.0, True), (139.0, True)])
+async def test_only_within_two_minutes_of_the_attempt(ago_s: float, *, is_found: bool) -> None:
+    """It left 140 s before now: a report heard now is 20 s too late, one heard earlier is not."""
+    desk = OrphanDesk()
+    message = desk.lost(after_s=10.0)
+    desk.kit.clock.now += 130.0
+    await desk.retry(ago_s=ago_s)
+    assert (message.state is State.DELIVERED) is is_found
+
+
+@pytest.mark.parametrize(("channel", "number"), [(2, NUMBER), (1, "8613900139000"), (1, "")])
+async def test_another_channel_or_number_is_not_its(channel: int, number: str) -> None:
+    desk = OrphanDesk()
+    message = desk.lost()
+    await desk.retry(channel=channel, number=number)
+    assert state_of(message) is State.UNCERTAIN
+
+
+async def test_a_report_heard_before_the_attempt_is_not_its() -> None:
+    desk = OrphanDesk()
+    message = desk.lost(after_s=10.0)
+    await desk.retry(ago_s=15.0)
+    assert state_of(message) is State.UNCERTAIN
+
+
+async def test_an_intermediate_report_says_that_the_carrier_has_it() -> None:
+    desk = OrphanDesk()
+    message = desk.lost()
+    await desk.retry(state="ENROUTE")
+    assert state_of(message) is State.SUBMITTED
+    assert message.carrier_ids == ["unknown"]
+
+
+async def test_each_receipt_settles_one_segment_or_all_where_texts_leave_whole() -> None:
+    for sends_whole in (False, True):
+        desk = OrphanDesk(sends_whole=sends_whole)
+        message = desk.lost(texts=("a" * 153, "b"))
+        await desk.retry(carrier_id="first")
+        desk.keep(message)
+        is_over = message.state is State.DELIVERED
+        assert is_over is sends_whole
+        await desk.retry(carrier_id="second")
+        assert state_of(message) is State.DELIVERED
+
+
+async def test_a_segment_whose_id_is_known_is_no_candidate() -> None:
+    desk = OrphanDesk()
+    message = desk.kit.message(texts=("a" * 153, "b"), valid_s=40_000.0)
+    desk.kit.accept(message)
+    first, second = list(desk.kit.channels[1].open)
+    desk.kit.answer(1, Submitted("known"), first)
+    desk.kit.answer(1, Uncertain("submit.timeout"), second)
+    desk.keep(message)
+    await desk.retry()
+    assert state_of(message) is not State.DELIVERED
+    assert desk.kit.events.rows[-1].segment == 1
+
+
+async def test_of_two_copies_the_channel_says_which() -> None:
+    desk = OrphanDesk()
+    message = desk.lost()
+    desk.kit.clock.now += 60.0
+    assert not isinstance(desk.kit.evidence._resend(message, 0.0, "uncertain.resend"), type(None))
+    desk.kit.events.flush()
+    desk.kit.answer(2, Uncertain("submit.timeout"))
+    desk.keep(message)
+    await desk.retry(channel=2, state="UNDELIV")
+    assert state_of(message) is State.UNCERTAIN
+    await desk.retry(channel=1)
+    assert state_of(message) is State.DELIVERED
+
+
+async def test_what_nobody_lost_is_counted_as_an_orphan_once_and_kept() -> None:
+    desk = OrphanDesk()
+    desk.kit.ledger.channel_names[1] = "c1"
+    report = ParkedReport(desk.kit.ids.next(), 1, "x", "DELIVRD", "000", NUMBER, 3, 0.0)
+    desk.reader.due = [report]
+    for _ in range(2):
+        await desk.reports._retry_parked()
+        desk.kit.events.flush()
+    assert desk.ends("orphan") == 1
+    assert report.tries == 5
+
+
+async def test_a_lost_answer_hastens_what_waits_on_its_channel() -> None:
+    desk = OrphanDesk()
+    desk.reader.due = []
+    await desk.reports._retry_parked()
+    desk.kit.events.flush()
+    assert not any("UPDATE parked_reports" in sql for sql in desk.kit.events.sql)
+    desk.lost()
+    await desk.reports._retry_parked()
+    desk.kit.events.flush()
+    [hasten] = [sql for sql in desk.kit.events.sql if "UPDATE parked_reports" in sql]
+    assert "channel IN (1)" in hasten
+
+
+def test_words_are_no_numbers() -> None:
+    assert numbers_of(Report(1, "x", "DELIVRD", "", "Brand")) == ()
+    assert numbers_of(Report(1, "x", "DELIVRD", "", "")) == ()
+
+
+async def test_a_refused_one_is_no_candidate() -> None:
+    desk = OrphanDesk()
+    message = desk.kit.message(MessageClass.MARKETING)
+    desk.kit.accept(message)
+    desk.kit.answer(1, Rejected("11", Cause.NUMBER, "recipient.invalid"))
+    desk.keep(message)
+    await desk.retry()
+    assert state_of(message) is State.FAILED
