@@ -6,8 +6,10 @@
 
 Asked as late as possible, when a slot and tokens are there, so that the budget counts what
 leaves. Next comes who is first by class, then by age, whoever's it is; a tenant whose own budget
-is used up lets the others pass. What waits is in its owner's memory, as in a lane, and its rows
-say that it is queued: a restart finds it.
+is used up lets the others pass. Who hands a message over asks, too, and the receiver does not: the
+budget is that of the process in which it failed, which counted its firsts, and what waits for it
+takes no room of a receiver's. What waits is in its owner's memory, as in a lane, and its rows say
+that it is queued: a restart finds it.
 """
 
 from __future__ import annotations
