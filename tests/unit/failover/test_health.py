@@ -225,3 +225,21 @@ def test_one_answer_that_names_the_account_as_a_whole_is_enough() -> None:
     health.heard(account, 3.0)
     health.forget(4.0)
     assert health.misconfigured() is None
+
+
+def test_slow_answers_of_several_carriers_are_judged_together():
+    """Each has few under way: a small window is shared by four networks."""
+    whole = [Health(POLICY, 0.0) for _ in range(4)]
+    found = []
+    for second in range(60):
+        for one in whole:
+            feed(one, float(second), Answers(total=1, taken=1, slow=1, is_heard=True), second % 2)
+            found.append(judged(one, second + 0.5, [float(second)] * 3, whole=whole))
+    assert Signal.SLOW in found
+    alone = [Health(POLICY, 0.0) for _ in range(4)]
+    for second in range(60):
+        for one in alone:
+            slow = one is alone[0]
+            feed(one, float(second), Answers(total=1, taken=1, slow=slow, is_heard=True), 4)
+            if not slow:
+                assert judged(one, second + 0.5, whole=alone) is None
