@@ -34,6 +34,7 @@ from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
 from gateway.retries import Retries
+from gateway.routes import are_same
 from gateway.watching import feed, glance, link_fell, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
@@ -120,6 +121,7 @@ class Dispatcher(ChannelChoice):
     def reconfigure(self, snapshot: config.Snapshot) -> None:
         """Use the new routes; channels are added and removed by wiring before this."""
         has_other_texts = snapshot.templates != self.snapshot.templates
+        has_other_routes = not are_same(self.snapshot, snapshot)
         self.snapshot = snapshot
         self.routes.use(snapshot)
         if self.remote is not None:
@@ -128,7 +130,8 @@ class Dispatcher(ChannelChoice):
         for channel, _ in list(self._lanes.items()):
             # HELD has no runtime; a changed channel starts down
             is_open = bool(channel) and self.can_send(channel)
-            if not is_open or (has_other_texts and channel in snapshot.demanding):
+            is_stale = has_other_routes or (has_other_texts and channel in snapshot.demanding)
+            if not is_open or is_stale:
                 self._rechoose(channel)
 
     def _use_states(self, snapshot: config.Snapshot) -> None:
