@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.orphans import Orphans, numbers_of
+from gateway.reports import PARKED_POLL_S
 from sms.model import Message, MessageClass, Report, State
 from sms.outcomes import Cause, Rejected, Submitted, Uncertain
 from store.fragments import ParkedReport
@@ -267,6 +268,41 @@ async def test_a_lost_answer_hastens_what_waits_on_its_channel() -> None:
     desk.kit.events.flush()
     [hasten] = [sql for sql in desk.kit.events.sql if "UPDATE parked_reports" in sql]
     assert "channel IN (1)" in hasten
+
+
+async def test_while_answers_are_lost_the_others_are_hastened_now_and_then() -> None:
+    """Each hurry is a look at all that wait on the channel."""
+    desk = OrphanDesk()
+    desk.reader.due = []
+    for _ in range(24):
+        desk.lost(after_s=PARKED_POLL_S)
+        await desk.reports._retry_parked()
+        desk.kit.events.flush()
+    hurries = [sql for sql in desk.kit.events.sql if "UPDATE parked_reports" in sql]
+    assert 3 <= len(hurries) <= 4
+
+
+async def test_whose_row_came_between_the_looks_is_its_own() -> None:
+    """Its id was not there yet, and by the second look it is no candidate any more."""
+    desk = OrphanDesk()
+    message, other = desk.lost(), desk.kit.message()
+    desk.kit.accept(other)
+    asked = desk.store.candidates
+
+    async def candidates(numbers: Any) -> list[Candidate]:
+        if other.state is State.SUBMITTING:
+            desk.kit.answer(1, Submitted("late"))
+            desk.keep(other)
+            desk.reader.owners[1, "late"] = other.id, (0,), 0
+        return await asked(numbers)
+
+    desk.store.candidates = candidates  # type: ignore[method-assign]  # to be in between
+    desk.kit.matches.get = lambda channel, carrier_id: None  # type: ignore[method-assign]  # far
+    await desk.retry(carrier_id="late")
+    assert state_of(message) is State.UNCERTAIN
+    row = desk.kit.events.rows[-1]
+    assert (row.message_id, row.status) == (other.id, State.DELIVERED)
+    assert desk.ends("adopted") == 0
 
 
 def test_words_are_no_numbers() -> None:
