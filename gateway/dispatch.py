@@ -89,7 +89,7 @@ class Dispatcher(ChannelChoice):
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moves = Moves(lanes, self.put, self.put_moved, call_later)
+        self._moves = Moves(lanes, self.put_moved, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -243,14 +243,8 @@ class Dispatcher(ChannelChoice):
         for channel in touched:
             self.pump(channel)
 
-    def put_moved(self, messages: Iterable[Message], *, first: bool = False) -> None:
-        """Queue what comes out of another lane where it belongs now, by age.
-
-        `first`: before all that waits there, in the order given.
-        """
-        if first:
-            self.put(messages, first=True)
-            return
+    def put_moved(self, messages: Iterable[Message]) -> None:
+        """Queue what comes out of another lane where it belongs now, by age (`Lanes.put_moved`)."""
         if self.sift is not None:
             messages = self.sift(messages)
         now = self._monotonic()
