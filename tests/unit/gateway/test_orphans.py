@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,14 +48,16 @@ class OrphanDesk(Desk):
         self.reports.orphans = Orphans(self.store, lambda channel: sends_whole)
         self.kit.clock.now = 1000.0
 
-    def lost(self, *, texts: tuple[str, ...] = ("hello",), after_s: float = 10.0) -> Message:
-        """A message whose answer is given up `after_s` after it left."""
+    def lost(
+        self, *, texts: tuple[str, ...] = ("hello",), after_s: float = 10.0, channel: int = 1
+    ) -> Message:
+        """A message whose answer is given up `after_s` after it left over the channel."""
         message = self.kit.message(texts=texts, valid_s=40_000.0)
         self.kit.accept(message)
-        submits = list(self.kit.channels[1].open)
+        submits = list(self.kit.channels[channel].open)
         self.kit.clock.now += after_s
         for submit in submits:
-            self.kit.answer(1, Uncertain("submit.timeout"), submit)
+            self.kit.answer(channel, Uncertain("submit.timeout"), submit)
         self.keep(message)
         return message
 
@@ -158,6 +161,40 @@ async def test_a_report_heard_before_the_attempt_is_not_its() -> None:
     message = desk.lost(after_s=10.0)
     await desk.retry(ago_s=15.0)
     assert state_of(message) is State.UNCERTAIN
+
+
+async def test_over_a_backup_too_a_report_heard_before_the_attempt_is_not_its() -> None:
+    desk = OrphanDesk()
+    desk.kit.dispatcher.link_changed(1, is_up=False)
+    message = desk.lost(after_s=10.0, channel=2)
+    assert len(desk.kit.events.rows[-1].times) == 4  # it tells of its detour
+    await desk.retry(ago_s=15.0, channel=2)
+    assert state_of(message) is State.UNCERTAIN
+    await desk.retry(ago_s=5.0, channel=2)
+    assert state_of(message) is State.DELIVERED
+
+
+async def test_a_row_of_an_earlier_version_has_no_detour() -> None:
+    desk = OrphanDesk()
+    desk.kit.dispatcher.link_changed(1, is_up=False)
+    message = desk.lost(after_s=10.0, channel=2)
+    rows = desk.reader.stored[message.id].rows
+    rows[-1] = replace(rows[-1], times=rows[-1].times[:2])
+    await desk.retry(ago_s=15.0, channel=2)
+    assert state_of(message) is State.UNCERTAIN
+    await desk.retry(ago_s=5.0, channel=2)
+    assert state_of(message) is State.DELIVERED
+
+
+async def test_after_a_kill_it_left_between_accept_and_recovery() -> None:
+    desk = OrphanDesk()
+    message = desk.lost(after_s=10.0)
+    rows = desk.reader.stored[message.id].rows
+    rows[-1] = replace(rows[-1], times=())
+    await desk.retry(ago_s=15.0)  # heard before it was accepted
+    assert state_of(message) is State.UNCERTAIN
+    await desk.retry(ago_s=5.0)
+    assert state_of(message) is State.DELIVERED
 
 
 async def test_an_intermediate_report_says_that_the_carrier_has_it() -> None:
