@@ -148,6 +148,8 @@ class Dispatcher(ChannelChoice):
         for runtime in changed:  # once all know: nothing moves from one paused channel to another
             if runtime.is_paused:
                 self._leave(runtime, "channel.unavailable")
+            else:
+                runtime.watch.try_soon(self._monotonic())
 
     def add_channel(self, runtime: ChannelRuntime) -> None:
         """Know a channel; it takes part once its link is up."""
