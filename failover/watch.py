@@ -126,6 +126,11 @@ class Watch:
         """When its carrier last showed to be there: an answer, of a login or link test too."""
         return max(self._whole.health.heard_at, self.tested_at)
 
+    def try_soon(self, now: float) -> None:
+        """Somebody has looked at the channel: what is left is tried at the next tick."""
+        for way in (self._whole, *self._ways.values()):
+            way.breaker.try_soon(now)
+
     # -- what messages ask -----------------------------------------------------------------
 
     def takes(self, carrier: Carrier, key: int, *, is_otp: bool) -> bool:

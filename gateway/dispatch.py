@@ -89,7 +89,7 @@ class Dispatcher(ChannelChoice):
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moves = Moves(lanes, self.put, self.put_moved, call_later)
+        self._moves = Moves(lanes, self.put_moved, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -148,6 +148,8 @@ class Dispatcher(ChannelChoice):
         for runtime in changed:  # once all know: nothing moves from one paused channel to another
             if runtime.is_paused:
                 self._leave(runtime, "channel.unavailable")
+            else:
+                runtime.watch.try_soon(self._monotonic())
 
     def add_channel(self, runtime: ChannelRuntime) -> None:
         """Know a channel; it takes part once its link is up."""
@@ -243,14 +245,8 @@ class Dispatcher(ChannelChoice):
         for channel in touched:
             self.pump(channel)
 
-    def put_moved(self, messages: Iterable[Message], *, first: bool = False) -> None:
-        """Queue what comes out of another lane where it belongs now, by age.
-
-        `first`: before all that waits there, in the order given.
-        """
-        if first:
-            self.put(messages, first=True)
-            return
+    def put_moved(self, messages: Iterable[Message]) -> None:
+        """Queue what comes out of another lane where it belongs now, by age (`Lanes.put_moved`)."""
         if self.sift is not None:
             messages = self.sift(messages)
         now = self._monotonic()

@@ -292,6 +292,21 @@ def test_what_one_carrier_s_probes_wait_for_is_no_silence_of_the_channel():
     assert all(move.carrier is Carrier.CM for move in moves)
 
 
+def test_what_stays_on_the_backup_is_tried_at_once_when_somebody_has_looked():
+    world = World()
+    for _ in range(40):  # good for a while, bad for a while
+        world.run(60, Does(fails=1.0)).run(60)
+        if any("stays on the backup" in move[3].change.words for move in world.moves):
+            break
+    world.run(1)
+    assert world.watch.state() is BreakerState.OPEN
+    world.watch.try_soon(world.now)
+    world.run(1)
+    assert world.watch.state() is BreakerState.HALF_OPEN
+    world.run(300)
+    assert world.watch.is_closed
+
+
 def test_five_link_errors_in_a_row():
     took_s, signal = left_after(Does(is_up=False))
     assert took_s == 5.0
