@@ -224,7 +224,10 @@ class EndpointRoutes:
             detail = "Nothing is sent to this endpoint while it is disabled; enable it first."
             raise ProblemError(Problem("webhook_endpoint.disabled", detail))
         if asked.event_id is None:
-            await self._webhooks.replay(config, asked.after, asked.until, is_failed=asked.is_failed)
+            span = asked.after, asked.until
+            if not await self._webhooks.replay(config, *span, is_failed=asked.is_failed):
+                detail = "A replay of this endpoint is not done yet; it has one at a time."
+                raise ProblemError(Problem("webhook_endpoint.replaying", detail))
         elif not await self._webhooks.replay_one(config, asked.event_id):
             detail = "`event_id` is not that of an event of this tenant that webhooks tell of."
             raise ProblemError(of_fields([FieldError("/event_id", "field.value", detail)]))
