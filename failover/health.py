@@ -191,6 +191,7 @@ class Health:
         "_silent_from",
         "_slow_since",
         "heard_at",
+        "lately",
         "since",
         "touched_at",
     )
@@ -206,6 +207,7 @@ class Health:
         self._silent_from = now  # nothing was heard since, or what was heard does not count
         self._slow_since: float | None = None
         self.heard_at = now  # when the carrier said anything at all
+        self.lately = 0, 0  # answers and what waits, late ones of them, as last judged
         self.since = now
         self.touched_at = -math.inf  # when anything was answered last
 
@@ -243,6 +245,7 @@ class Health:
         self._ring.clear()
         self._config, self._is_account = 0, False
         self._slow_since = None
+        self.lately = 0, 0
         self.since = now
         self._silent_from = now
 
@@ -274,17 +277,25 @@ class Health:
         return (
             self.no_answer(waiting, now)
             or self._failures(whole)
-            or self._slow(waiting, now)
+            or self._slow(waiting, whole, now)
             or self._receipts(whole)
         )
 
     def no_answer(self, waiting: Sequence[float], now: float) -> Fault | None:
-        """Nothing was heard since long, while enough submits wait for it."""
+        """Nothing was heard since long, while enough submits wait for it.
+
+        What was long overdue when something was heard is lost, and no sign of silence now. One
+        that was lost before and many that left just now are none either: enough of them must have
+        waited for half of that time.
+        """
         policy = self._policy
-        waiting = [at for at in waiting if at >= self.since]
+        overdue_at = max(self.since, self._silent_from - policy.no_answer_s)
+        waiting = sorted(at for at in waiting if at >= overdue_at)
         if len(waiting) < policy.no_answer_waiting:
             return None
-        silent_s = now - max(self._silent_from, min(waiting))
+        if now - waiting[policy.no_answer_waiting - 1] < policy.no_answer_s / 2:
+            return None
+        silent_s = now - max(self._silent_from, waiting[0])
         if silent_s < policy.no_answer_s:
             return None
         words = f"no answer for {silent_s:.0f} s while {len(waiting)} submits wait"
@@ -327,12 +338,15 @@ class Health:
         """(answers, failed ones in halves) of so many seconds."""
         return self._ring.total(_ANSWERS, 0, seconds), self._ring.total(_FAILED, 0, seconds)
 
-    def _slow(self, waiting: Sequence[float], now: float) -> Fault | None:
+    def _slow(self, waiting: Sequence[float], whole: Sequence[Health], now: float) -> Fault | None:
         """The p95 of what was answered lately, and of what waits by its age, for a while."""
         policy = self._policy
         total = self._ring.total(_ANSWERS, 0, policy.failure_s) + len(waiting)
         late = sum(now - at > policy.slow_answer_s for at in waiting)
         late += self._ring.total(_SLOW, 0, policy.failure_s)
+        self.lately = total, late
+        if total < policy.failure_least and late > P95 * total:
+            total, late = _sum(one.lately for one in whole)
         if total < policy.failure_least or late <= P95 * total:
             self._slow_since = None
             return None

@@ -73,6 +73,8 @@ class RemoteChannels:
         self.wake: Callable[[int, str], None] = lambda process, what: None
         self.go_on: Callable[[int], None] = self.pump  # if the channel is still another's
         self.expired: Callable[[Message], None] = lambda message: None
+        # Of one that was tried before: whether it has its budget; it waits elsewhere if not.
+        self.may_try: Callable[[Message], bool] = lambda message: True
 
     def configure(self, snapshot: Snapshot) -> None:
         """Use the windows of a new configuration: a block is no larger than what a channel takes.
@@ -216,7 +218,7 @@ class RemoteChannels:
                 continue
             if message.valid_until <= unix:
                 self.expired(message)
-            else:
+            elif not message.attempt or self.may_try(message):
                 messages.append(message)
         return messages
 

@@ -33,7 +33,7 @@ from store.database import OpenConnection, Pool, connector
 from store.database import close as close_connection
 from store.objects import Upsert
 from store.processes import ProcessLease
-from store.replays import PAGE, Replay, ReplayStore
+from store.replays import Replay, ReplayStore
 from store.seal import Keyring
 from telemetry.failpoints import failpoints
 from telemetry.logs import get_logger
@@ -46,6 +46,7 @@ MAINTENANCE_S = 3600.0
 MOST_WAITING = 20_000  # attempts in memory while the store is away; more are only counted
 _ROWS = 500  # of one COPY, made ready in one turn of the loop: some 2 ms
 _PAGES = 5  # of replays in one round
+_LOOKS = 25  # at replays in one round; endpoints that have enough are passed over
 _DELIVERED_S = 60.0  # between two words about an endpoint that takes everything
 _STOP_S = 1.0
 _AWAY_S = 5.0  # after a round that failed as none should
@@ -152,15 +153,17 @@ class WebhookDesk:
 
     async def replay(
         self, config: WebhookEndpoint, after: int, until: int, *, is_failed: bool
-    ) -> None:
+    ) -> bool:
         """Send the events above `after`, up to `until`, again; durable when this returns.
 
-        `is_failed`: only dead letters. Raises StoreUnavailable, OutcomeUnknown.
+        `is_failed`: only dead letters. False, and nothing follows: the endpoint has a replay that
+        is not done. Raises StoreUnavailable, OutcomeUnknown.
         """
-        await self._replays.add(
+        is_taken = await self._replays.add(
             Replay(self.next_id(), config.id, config.tenant, is_failed, after, until)
         )
         self._soon.set()
+        return is_taken
 
     async def replay_one(self, config: WebhookEndpoint, event_id: int) -> bool:
         """Send one event again, whatever the filter says; False when the tenant has none such."""
@@ -290,14 +293,18 @@ class WebhookDesk:
 
     async def _replay(self) -> None:
         known = {one.id for one in self._endpoints.values() if not one.is_disabled}
-        for _ in range(_PAGES):
-            step = await self._replays.step(known, self._wants) if known else None
+        pages = looks = 0
+        while known and pages < _PAGES and looks < _LOOKS:
+            looks += 1
+            step = await self._replays.step(known, self._wants)
             if step is None:
                 return
-            endpoint, count = step
-            self.hurry(endpoint)
-            if count < PAGE:
-                return
+            if step.count:
+                self.hurry(step.endpoint)
+            if step.has_more or step.count:
+                pages += 1
+            if not step.has_more:
+                known.discard(step.endpoint)  # the others' turn
 
     def _wants(self, endpoint: int, path: int) -> bool:
         kind = type_of_path(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -22,6 +23,7 @@ PAGE = 1000  # events of one step
 MOST_WAITING = 5000  # events due at an endpoint; a replay waits while there are more
 # A dead letter is as old as its event and three days of tries, and is kept 30 more.
 _DEAD_KEPT = (KEPT_DAYS + 4) * DAY_MS << TIME_SHIFT
+_ADD_LOCK = 57  # beside the id of the endpoint
 _CLEANED = 5000  # rows of one step
 # How much older than its event a message may be, as in `store.pull`.
 _OLDEST_MESSAGE = 45 * DAY_MS << TIME_SHIFT
@@ -74,6 +76,14 @@ class Replay:
     until: int
 
 
+class Step(NamedTuple):
+    """What became of one page: so many events were parked, and whether the next may follow now."""
+
+    endpoint: int
+    count: int
+    has_more: bool  # False: it is done, the endpoint has enough, or events are not certain yet
+
+
 class ReplayStore:
     """Raises StoreUnavailable; LeaseLost when this process has a newer owner."""
 
@@ -82,9 +92,18 @@ class ReplayStore:
         self._pool = pool
         self._process = process
 
-    async def add(self, replay: Replay) -> None:
-        """Keep a replay until it is done; raises OutcomeUnknown too."""
+    async def add(self, replay: Replay) -> bool:
+        """Keep a replay until it is done; raises OutcomeUnknown too.
+
+        False, and nothing is kept: the endpoint has one that is not done.
+        """
         async with committing(self._pool) as conn:
+            await conn.execute("SELECT pg_advisory_xact_lock($1, $2)", _ADD_LOCK, replay.endpoint)
+            is_busy: bool = await conn.fetchval(
+                "SELECT EXISTS (SELECT FROM webhook_replays WHERE endpoint = $1)", replay.endpoint
+            )
+            if is_busy:
+                return False
             await conn.execute(
                 "INSERT INTO webhook_replays (id, endpoint, tenant, is_failed, position, until, at)"
                 " VALUES ($1, $2, $3, $4, $5, $6, now())",
@@ -95,6 +114,7 @@ class ReplayStore:
                 replay.after,
                 replay.until,
             )
+        return True
 
     async def one(self, endpoint: int, tenant: int, event_id: int, wants: Wants) -> bool:
         """Have one event of the tenant sent again; False when there is none to tell."""
@@ -104,8 +124,8 @@ class ReplayStore:
             await self._park(conn, endpoint, rows)
         return bool(rows)
 
-    async def step(self, endpoints: Collection[int], wants: Wants) -> tuple[int, int] | None:
-        """A page of the replay that has waited longest: (endpoint, events); None = nothing to do.
+    async def step(self, endpoints: Collection[int], wants: Wants) -> Step | None:
+        """A page of the replay that has waited longest; None = nothing to do.
 
         Of these endpoints only. One that another process is at is left to it.
         """
@@ -117,37 +137,39 @@ class ReplayStore:
             )
             if row is None:
                 return None
-            endpoint: int = row["endpoint"]
-            if await self._waiting(conn, endpoint) > MOST_WAITING:
+            if await self._is_full(conn, row["endpoint"]):
                 await self._move(conn, row["id"], row["position"])
-                return None
+                return Step(row["endpoint"], 0, has_more=False)
             page = self._revived if row["is_failed"] else self._parked
-            position, count = await page(conn, row, wants)
+            position, step = await page(conn, row, wants)
             if position >= row["until"]:
                 await conn.execute("DELETE FROM webhook_replays WHERE id = $1", row["id"])
             else:
                 await self._move(conn, row["id"], position)
-        return endpoint, count
+        return step
 
     async def _parked(
         self, conn: AnyConnection, row: asyncpg.Record, wants: Wants
-    ) -> tuple[int, int]:
+    ) -> tuple[int, Step]:
         # Nothing is passed that may still be committed below.
         horizon: int = await conn.fetchval(HORIZON_SQL)
         until = min(row["until"], horizon - 1)
         if until <= row["position"]:
-            return row["position"], 0
+            return row["position"], Step(row["endpoint"], 0, has_more=False)
         found = await _events(conn, row["tenant"], row["position"], until, PAGE)
         wanted = [one for one in found if wants(row["endpoint"], one["path"])]
         await self._park(conn, row["endpoint"], wanted)
-        return found[-1]["event_id"] if len(found) == PAGE else until, len(wanted)
+        has_more = len(found) == PAGE
+        step = Step(row["endpoint"], len(wanted), has_more)
+        return found[-1]["event_id"] if has_more else until, step
 
     async def _revived(
         self, conn: AnyConnection, row: asyncpg.Record, _wants: Wants
-    ) -> tuple[int, int]:
+    ) -> tuple[int, Step]:
         span = row["endpoint"], self._process, row["position"], row["until"], PAGE
         found = [one["event_id"] for one in await conn.fetch(_REVIVE_SQL, *span)]
-        return max(found) if len(found) == PAGE else row["until"], len(found)
+        has_more = len(found) == PAGE
+        return max(found) if has_more else row["until"], Step(row["endpoint"], len(found), has_more)
 
     async def _park(
         self, conn: AnyConnection, endpoint: int, rows: Sequence[asyncpg.Record]
@@ -168,14 +190,14 @@ class ReplayStore:
         )
 
     @staticmethod
-    async def _waiting(conn: AnyConnection, endpoint: int) -> int:
-        count: int = await conn.fetchval(
-            "SELECT count(*) FROM (SELECT FROM webhook_parked"
-            " WHERE endpoint = $1 AND due <= now() LIMIT $2) due",
+    async def _is_full(conn: AnyConnection, endpoint: int) -> bool:
+        is_full: bool = await conn.fetchval(
+            "SELECT EXISTS (SELECT FROM webhook_parked"
+            " WHERE endpoint = $1 AND due <= now() OFFSET $2)",
             endpoint,
-            MOST_WAITING + 1,
+            MOST_WAITING,
         )
-        return count
+        return is_full
 
     async def give_up(self, endpoints: Collection[int]) -> int:
         """Make dead letters of what waits for endpoints that are switched off; rows of one step."""

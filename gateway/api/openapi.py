@@ -317,8 +317,9 @@ def _answer_schemas() -> Json:
                     "description": "accepted, queued (the wait in a lane is over, `ms` = how "
                     "long), failover (it goes over another channel than its first, `code` says "
                     "why), attempt (`ms` = until the answer), receipt (`ms` = since the attempt), "
-                    "webhook (stands at the moment of its event; `code` is webhook.delivered, "
-                    "webhook.waiting or webhook.given_up; none where it is not certain), "
+                    "webhook (each request, `ms` = until its answer; what has none or waits stands "
+                    "at the moment of its event; `code` as in the list of attempts, or "
+                    "webhook.waiting, webhook.given_up; none where it is not certain), "
                     "held or waiting (now, last in the list), or the status that it brought.",
                 },
                 "status": own_state,

@@ -206,6 +206,11 @@ KINDS: dict[str, Kind] = {
     "webhook_endpoint.disabled": Kind(
         409, "Endpoint disabled", "Repair the receiver; then PATCH `enabled` to true, try again."
     ),
+    "webhook_endpoint.replaying": Kind(
+        409,
+        "A replay is under way",
+        "Wait until it is done; /attempts shows what it sends. Single events can be sent again.",
+    ),
     "webhook_endpoint.busy": Kind(429, "Tests under way", _WAIT),
     "channel.in_use": Kind(
         409, "Something names it", "Change first what `detail` names; then try again."

@@ -69,12 +69,7 @@ def _request(attempt: Attempt, row: EventRow) -> dict[str, Any]:
     status = "" if attempt.status is None else f"{attempt.status}, "
     kind = type_of_path(row.path)
     return {
-        "at": rfc3339(attempt.at),
-        "step": "webhook",
-        "status": row.status.value,
-        "channel": None,
-        "segment": None,
-        "carrier_id": None,
+        **blank_step(attempt.at, "webhook", row.status),
         "code": attempt.code,
         "ms": attempt.ms,
         "detail": f"{kind} to {to_text('whe', attempt.endpoint)}: {status}try {attempt.tries}",

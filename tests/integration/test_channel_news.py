@@ -150,7 +150,7 @@ async def test_the_first_that_leaves_and_the_last_that_is_back_are_told_to_the_c
     assert about[:2] == [(DEGRADED, None), (DEGRADED, "CM")]
     assert sorted(about[2:], key=str) == [(RECOVERED, "CM"), (RECOVERED, None)]
     sequences = [one["data"]["sequence"] for one in told]
-    assert sequences[0] < sequences[1] < sequences[2] <= sequences[3]
+    assert sequences == sorted(set(sequences))
     assert {one["data"]["since"] for one in told if one["data"]["carrier"] is None} == {
         told[0]["data"]["since"]
     }

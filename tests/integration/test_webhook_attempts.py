@@ -216,7 +216,39 @@ async def test_a_replay_waits_for_what_is_due_and_for_other_processes(rig):
         await conn.execute("SELECT FROM webhook_replays FOR UPDATE")
         assert await rig.desk._replays.step([config.id], lambda _e, _p: True) is None
     assert await rig.desk._replays.step([config.id + 1], lambda _e, _p: True) is None
-    assert await rig.desk._replays.step([config.id], lambda _e, _p: True) == (config.id, 0)
+    assert await rig.desk._replays.step([config.id], lambda _e, _p: True) == (
+        config.id, 0, False,
+    )  # fmt: skip
+
+
+async def test_one_replay_at_a_time_and_none_waits_for_an_endpoint_that_has_enough(
+    rig, monkeypatch
+):
+    slow, quick = await rig.make(), await rig.make(url=f"{URL}/2")
+    rig.answer = lambda _: BROKEN
+    await rig.delivered()
+    monkeypatch.setattr("store.replays.MOST_WAITING", 0)  # one that is due is enough
+    number = {one.url: one.id for one in rig.flow.snapshot.endpoints.values()}
+    await rig.world.pool.execute(
+        "UPDATE webhook_parked SET due = CASE endpoint WHEN $1 THEN now() ELSE 'infinity' END",
+        number[URL],
+    )
+    ask = {"failed": True}
+    answers = await asyncio.gather(
+        *(rig.call("POST", f"{PATH}/{slow['id']}:replay", ask) for _ in range(8))
+    )
+    assert sorted(one.status_code for one in answers) == [202] + [409] * 7
+    assert {one.json()["code"] for one in answers[1:]} >= {"webhook_endpoint.replaying"}
+    taken = await rig.call("POST", f"{PATH}/{quick['id']}:replay", ask)
+    assert taken.status_code == 202
+    hurried: list[int] = []
+    rig.desk.hurry = hurried.append
+    await rig.desk.round()
+    assert hurried == [number[f"{URL}/2"]]
+    left = await rig.world.pool.fetch("SELECT endpoint FROM webhook_replays")
+    assert [row["endpoint"] for row in left] == [number[URL]]
+    again = await rig.call("POST", f"{PATH}/{quick['id']}:replay", ask)
+    assert again.status_code == 202
 
 
 async def test_what_a_replay_may_not_be_asked(rig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from gateway.apply import apply_document
 from sms.config import WebhookEndpoint
+from store import database
 from tests.support.webhook_world import PATH, STAR, URL, open_rig
 from webhooks import sign
 
@@ -277,3 +279,15 @@ async def test_a_tenant_has_a_hundred_at_most(rig, monkeypatch):
     await rig.make(url=f"{URL}/2")
     full = await rig.call("POST", PATH, {"url": f"{URL}/3"})
     assert code(full) == (422, "webhook_endpoint.too_many")
+
+
+async def test_many_are_made_at_once_with_few_connections(rig, monkeypatch):
+    """Making one needs one connection: none holds the lock and waits for another's."""
+    pool = await database.open_pool(rig.world.dsn, size=2)
+    monkeypatch.setattr(rig.config, "_pool", pool)
+    try:
+        wanted = [rig.call("POST", PATH, {"url": f"{URL}/{number}"}) for number in range(8)]
+        made = await asyncio.gather(*wanted)
+    finally:
+        pool.terminate()
+    assert [answer.status_code for answer in made] == [201] * 8

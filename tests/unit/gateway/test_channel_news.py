@@ -132,9 +132,13 @@ def test_what_it_says():
             "carrier": None,
             "cause": "no_answer",
             "since": "2027-01-15T08:00:00.000Z",
-            "sequence": 7,
+            "sequence": 7 << 12 | 5,
         },
     }
+    assert [json.loads(notice_of_channel(row(since=UNIX + ms / 1e3), {}).masked)["data"]["since"]
+            for ms in (0.4, 1.0004, 90_499.9)] == [
+        "2027-01-15T08:00:00.000Z", "2027-01-15T08:00:00.001Z", "2027-01-15T08:01:30.500Z"
+    ]  # fmt: skip
     back = row(ChannelPath.RECOVERED, carrier=Carrier.CU, since=0.0, cause="slow")
     told = json.loads(notice_of_channel(back, {}).body(full_number=True))
     assert told["type"] == "channel.recovered"

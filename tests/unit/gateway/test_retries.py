@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sms.model import Message, MessageClass, State
@@ -139,6 +141,21 @@ def test_what_a_command_ended_or_held_is_not_let_go(ended: str) -> None:
     later(kit, 62.0)
     assert first not in on_backup(kit)
     assert second in on_backup(kit)
+    assert kit.dispatcher.retries.size == 0
+
+
+def test_one_that_was_held_and_read_back_waits_beside_what_it_was() -> None:
+    kit = Kit(window=100)
+    refused(kit, *[kit.message() for _ in range(11)])
+    [held] = kit.dispatcher.retries
+    held.is_handed = True  # that object is nobody's from here on
+    back = replace(held, is_handed=False, not_before=0.0)
+    kit.ledger.live[back.id] = back
+    kit.dispatcher.put([back])
+    assert kit.dispatcher.retries.size == 2
+    later(kit, 62.0)
+    gone = [message for message in on_backup(kit) if message.id == held.id]
+    assert [id(message) for message in gone] == [id(back)]
     assert kit.dispatcher.retries.size == 0
 
 

@@ -190,12 +190,12 @@ def test_an_answer_that_changed_the_time_part_still_finds_its_submit():
 @pytest.mark.parametrize(
     ("result", "cause", "reason"),
     [
-        (1, Cause.CONFIG, "channel.misconfigured"),
+        (1, Cause.CONFIG, "channel.account"),
         (5, Cause.CONFIG, "channel.misconfigured"),
         (6, Cause.NUMBER, "recipient.invalid"),
         (23, Cause.NETWORK, "recipient.ported"),
         (32, Cause.CHANNEL, "carrier.system_error"),
-        (182, Cause.CONFIG, "channel.misconfigured"),
+        (182, Cause.CONFIG, "channel.account"),
         (99, Cause.UNKNOWN, "carrier.unknown_code"),
     ],
 )

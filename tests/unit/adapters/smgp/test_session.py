@@ -183,11 +183,11 @@ def test_answers_in_any_order_give_the_ten_octets_as_id():
     ("status", "cause", "reason"),
     [
         (10, Cause.CONFIG, "channel.misconfigured"),
-        (21, Cause.CONFIG, "channel.misconfigured"),
+        (21, Cause.CONFIG, "channel.account"),
         (37, Cause.NUMBER, "recipient.absent"),
         (39, Cause.NETWORK, "recipient.ported"),
         (47, Cause.NUMBER, "recipient.invalid"),
-        (75, Cause.CONFIG, "channel.misconfigured"),
+        (75, Cause.CONFIG, "channel.account"),
         (130, Cause.UNKNOWN, "carrier.unknown_code"),
     ],
 )

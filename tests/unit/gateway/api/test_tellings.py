@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import httpx
 import pytest
 
+from gateway.api.app import build
 from gateway.api.tellings import IN_FORCE_S, events_told, webhook_steps
 from receipts.state import Path
 from sms.config import WebhookEndpoint
 from sms.model import EventRow, State
 from store.attempts import Attempt
 from store.told import Told
+from tests.support.fake_flow import FakeFlow
 
 AT = 1_800_000_000.0
 HOOK = WebhookEndpoint(5, 1, "https://hooks.example/sms")
@@ -109,6 +112,17 @@ def test_each_request_is_a_step_with_its_milliseconds() -> None:
     [step] = webhook_steps(events_told(ROWS), {5: HOOK}, [], [arrived])
     assert step["at"] == "2027-01-15T08:00:02.000Z"
     assert step["detail"] == "message.delivered to whe_0000000000000005: 200, try 2"
+
+
+async def test_each_step_has_what_the_document_of_the_interface_requires() -> None:
+    transport = httpx.ASGITransport(build(FakeFlow()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        document = (await http.get("/openapi.json")).json()
+    schema = document["components"]["schemas"]["Step"]
+    found = webhook_steps(events_told(ROWS), {5: HOOK}, [told(tries=1, due=AT + 7)], [attempt()])
+    assert len(found) == 2
+    for step in found:
+        assert set(schema["required"]) <= set(step) <= set(schema["properties"])
 
 
 def test_what_the_list_of_attempts_lost_is_told_by_the_cursor() -> None:
