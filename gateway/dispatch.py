@@ -391,7 +391,8 @@ class Dispatcher(ChannelChoice):
         free -= runtime.claiming
         to_claim: list[Message] = []
         look, strict_until = self.last_look, runtime.strict_until
-        while free > 0 and len(look.stopped) < SLICE:
+        most = self.retries.size + SLICE  # may find no budget in one turn of the loop
+        while free > 0 and len(look.stopped) < SLICE and self.retries.size < most:
             message = lane.take(otp_only=free <= reserve, strict_until=strict_until)
             if message is None:
                 break
@@ -410,7 +411,7 @@ class Dispatcher(ChannelChoice):
                 to_claim.append(message)
         if to_claim:
             self._claim(runtime, to_claim)
-        if look.stopped and look.settle():
+        if (look.stopped and look.settle()) or self.retries.size >= most:
             self._wake(runtime.config.id, 0.0)
         return burst
 
