@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from gateway.apply import allow_list
+from gateway.changelimit import ChangeLimit
 from gateway.courier import Tried
 from gateway.notices import type_of_path
 from gateway.settings import Settings
@@ -43,6 +44,7 @@ from webhooks.deliver import Delivered, Failed, Gone
 
 ROUND_S = 0.5
 MAINTENANCE_S = 3600.0
+DEFAULT_CHANGES_PER_MIN = 30
 MOST_WAITING = 20_000  # attempts in memory while the store is away; more are only counted
 _ROWS = 500  # of one COPY, made ready in one turn of the loop: some 2 ms
 _PAGES = 5  # of replays in one round
@@ -80,10 +82,12 @@ class WebhookDesk:
         allow: AllowList,
         open_conn: OpenConnection,
         policy: HealthPolicy | None = None,
+        changes: ChangeLimit | None = None,
         unix: Callable[[], float] = time.time,
     ) -> None:
         """`next_id` gives attempts and replays their ids; `open_conn` is for maintenance."""
         self.allow = allow
+        self.changes = changes or ChangeLimit(DEFAULT_CHANGES_PER_MIN)
         self.next_id = next_id
         self.hurry: Callable[[int], None] = lambda _: None  # the notifier's: look at its due events
         self.send_test: Callable[[WebhookEndpoint, int], bool] = lambda _config, _id: False
@@ -346,6 +350,7 @@ def open_desk(
             statement_timeout_s=_CLEAN_S,
         ),
         policy=HealthPolicy(numbers.webhook_warn_s, numbers.webhook_disable_s),
+        changes=ChangeLimit(numbers.webhook_changes_per_min),
     )
 
 

@@ -206,7 +206,7 @@ def endpoint_paths() -> Json:
                 "requestBody": _body("EndpointNew"),
                 "responses": {
                     "201": _ok("EndpointWithSecret", "ETag", "Location"),
-                    **problems(*_WITH_BODY, 409),
+                    **problems(*_WITH_BODY, 409, 429),
                 },
             },
             "get": {
@@ -227,7 +227,7 @@ def endpoint_paths() -> Json:
                 "requestBody": _body("EndpointChange"),
                 "responses": {
                     "200": _ok("Endpoint", "ETag"),
-                    **problems(*_WITH_BODY, 404, 409, 412, 428),
+                    **problems(*_WITH_BODY, 404, 409, 412, 428, 429),
                 },
             },
             "delete": {
@@ -235,7 +235,7 @@ def endpoint_paths() -> Json:
                 "parameters": [_OF_ONE, _if_match()],
                 "responses": {
                     "204": {"description": "Done; nothing more is to be said."},
-                    **problems(*_WITH_BODY, 404, 412),
+                    **problems(*_WITH_BODY, 404, 412, 429),
                 },
             },
         },
@@ -246,7 +246,7 @@ def endpoint_paths() -> Json:
                 "requestBody": _body("Rollback", {"first": {"value": {"version": 1}}}),
                 "responses": {
                     "200": _ok("Endpoint", "ETag"),
-                    **problems(*_WITH_BODY, 404, 409, 412),
+                    **problems(*_WITH_BODY, 404, 409, 412, 429),
                 },
             }
         },
@@ -257,7 +257,7 @@ def endpoint_paths() -> Json:
                 "requestBody": {**_body("SecretRotation"), "required": False},
                 "responses": {
                     "200": _ok("EndpointWithSecret", "ETag"),
-                    **problems(*_WITH_BODY, 404, 412),
+                    **problems(*_WITH_BODY, 404, 412, 429),
                 },
             }
         },

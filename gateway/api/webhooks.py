@@ -11,6 +11,7 @@ a key that changes one needs both `send` and `read`.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,6 +98,9 @@ class EndpointRoutes:
         good, checked = await desk.body(request, table)
         self._check_url(good, checked)
         secret, keys = given_key(good, checked)
+        if whose.tenant:
+            checked.stop()  # only what is well said is counted
+        self._pay(whose)
         async with desk.store.change(desk.author(request, whose.key)) as change:
             tenant = whose.tenant or await _named(change, good, checked)
             checked.stop()
@@ -266,6 +270,7 @@ class EndpointRoutes:
         """The endpoint under the configuration's lock; raises the 404."""
         author = self._desk.author(request, whose.key)
         number = id_in(request, "id", PREFIXES[_KIND])
+        self._pay(whose)
         async with self._desk.store.change(author) as change:
             standing = await change.by_id(_KIND, number)
             if standing is None or not whose.may_see(standing):
@@ -290,6 +295,14 @@ class EndpointRoutes:
             detail = "This process sends no webhooks."
             raise ProblemError(retry_after("store.unavailable", detail, 2))
         return self._flow.webhooks
+
+    def _pay(self, whose: _Whose) -> None:
+        """Count a change by a tenant's key; raises the 429."""
+        limit = self._webhooks.changes
+        wait_s = limit.wait_s(whose.key.tenant, time.monotonic()) if whose.tenant else 0
+        if wait_s:
+            detail = f"A tenant changes its endpoints at most {limit.per_min} times a minute."
+            raise ProblemError(retry_after("webhook_endpoint.too_fast", detail, wait_s))
 
     def _check_url(self, good: Mapping[str, Any], checked: Checked, at: str = "/url") -> None:
         wrong = url_refusal(good["url"], self._webhooks.allow) if "url" in good else None

@@ -10,6 +10,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from gateway.apply import apply_document
+from gateway.changelimit import ChangeLimit
 from sms.config import WebhookEndpoint
 from tests.support.webhook_world import PATH, STAR, URL, open_rig
 from webhooks import sign
@@ -277,3 +278,25 @@ async def test_a_tenant_has_a_hundred_at_most(rig, monkeypatch):
     await rig.make(url=f"{URL}/2")
     full = await rig.call("POST", PATH, {"url": f"{URL}/3"})
     assert code(full) == (422, "webhook_endpoint.too_many")
+
+
+async def test_a_tenant_s_changes_are_limited_and_the_operator_s_are_not(rig):
+    rig.desk.changes = ChangeLimit(3)
+    told = await rig.make()
+    one = f"{PATH}/{told['id']}"
+    for _ in range(2):
+        assert (await rig.call("POST", f"{one}:rotate-secret")).status_code == 200
+    version = (await rig.read(told["id"]))["version"]
+    for method, path, body in [
+        ("POST", f"{one}:rotate-secret", None),
+        ("PATCH", one, {"batch": True}),
+        ("POST", f"{one}:rollback", {"version": told["version"]}),
+        ("DELETE", one, None),
+        ("POST", PATH, {"url": f"{URL}/2"}),
+    ]:
+        refused = await rig.call(method, path, body, headers=STAR)
+        assert code(refused) == (429, "webhook_endpoint.too_fast"), path
+        assert 1 <= int(refused.headers["retry-after"]) <= 20
+    assert (await rig.read(told["id"]))["version"] == version
+    assert (await rig.call("POST", PATH, {"url": URL}, key="other")).status_code == 201
+    assert (await rig.call("DELETE", one, key="ops")).status_code == 204
