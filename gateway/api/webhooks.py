@@ -133,9 +133,11 @@ class EndpointRoutes:
 
     async def patch(self, request: Request) -> Response:
         """PATCH: the named fields replaced."""
-        whose = self._enter(request, is_change=True)
+        whose = self._enter(request, is_change=True, only_stops=True)
         check_query(request)
         good, checked = await self._desk.body(request, ENDPOINT_CHANGE, is_partial=True)
+        if good != {"enabled": False}:
+            self._enter(request, is_change=True)
         self._check_url(good, checked)
         checked.stop()
         async with self._change(request, whose) as (change, standing):
@@ -165,7 +167,7 @@ class EndpointRoutes:
 
     async def remove(self, request: Request) -> Response:
         """DELETE: nothing is sent to it any more; what waits is forgotten."""
-        whose = self._enter(request, is_change=True)
+        whose = self._enter(request, is_change=True, only_stops=True)
         check_query(request)
         await self._desk.no_body(request)
         async with self._change(request, whose) as (change, standing):
@@ -239,13 +241,15 @@ class EndpointRoutes:
 
     # -- whose -----------------------------------------------------------------------------
 
-    def _enter(self, request: Request, *, is_change: bool = False) -> _Whose:
+    def _enter(
+        self, request: Request, *, is_change: bool = False, only_stops: bool = False
+    ) -> _Whose:
         key: ApiKey = request.state.key
         if not key.tenant:
             return _Whose(caller(request, self._flow, "admin"), None)
         caller(request, self._flow, "read")
         if is_change:
-            caller(request, self._flow, "send", only_stops=True)
+            caller(request, self._flow, "send", only_stops=only_stops)
         return _Whose(key, self._flow.snapshot.tenants[key.tenant].name)
 
     def _owner(self, named: str) -> str:
