@@ -104,7 +104,8 @@ class WebhookDesk:
         self._waiting: deque[Attempt] = deque()
         self._seen: dict[int, Noted] = {}  # since the last word to the store
         self._said_at: dict[int, float] = {}  # when a delivery was told last
-        self._gone: dict[int, WebhookEndpoint] = {}
+        self._to_disable: dict[int, tuple[WebhookEndpoint, str]] = {}  # … and why
+        self._disable_from = 0.0  # Unix; later after one that could not be
         self._soon = asyncio.Event()
         self._maintained_at = -MAINTENANCE_S
         self._task: asyncio.Task[None] | None = None
@@ -143,7 +144,7 @@ class WebhookDesk:
                 self._seen[number] = Noted(number, tried.at, None)
             return
         if isinstance(tried.delivery, Gone):
-            self._gone[number] = tried.endpoint
+            self._to_disable[number] = tried.endpoint, GONE
         seen = self._seen.get(number, Noted(number, None, None))
         if seen.failing_since is None:
             self._seen[number] = seen._replace(failing_since=tried.at)
@@ -212,9 +213,7 @@ class WebhookDesk:
         """Write, judge, replay, clean: one of each."""
         await self._write()
         await self._judge()
-        for config in list(self._gone.values()):
-            await self._disable(config, GONE)
-            del self._gone[config.id]
+        await self._disable_some()
         while self._off:
             if await self._replays.give_up(self._off) == 0:
                 self._off = set()
@@ -266,7 +265,7 @@ class WebhookDesk:
                 continue
             for_s = now - stands.failing_since
             if for_s >= self._policy.disable_s:
-                await self._disable(config, FAILING)
+                self._to_disable.setdefault(number, (config, FAILING))
             elif for_s >= self._policy.warn_s and stands.warned_at is None:
                 await self._warn(config, for_s)
 
@@ -279,6 +278,23 @@ class WebhookDesk:
                 tenant=config.tenant,
                 for_s=round(for_s),
             )
+
+    async def _disable_some(self) -> None:
+        # One that cannot be disabled ends the round for nobody: it goes behind the others.
+        now = self._unix()
+        if now < self._disable_from:
+            return
+        for number, (config, why) in list(self._to_disable.items()):
+            try:
+                await self._disable(config, why)
+            except LeaseLost:
+                raise
+            except Exception:
+                log.exception("webhook endpoint not disabled yet", endpoint=number, why=why)
+                self._to_disable[number] = self._to_disable.pop(number)
+                self._disable_from = now + _AWAY_S
+                return
+            del self._to_disable[number]
 
     async def _disable(self, config: WebhookEndpoint, why: str) -> None:
         """Switch it off for all processes: a version of the object, by us."""
@@ -296,11 +312,17 @@ class WebhookDesk:
         log.error("webhook endpoint disabled", endpoint=config.id, tenant=config.tenant, why=why)
 
     async def _replay(self) -> None:
-        known = {one.id for one in self._endpoints.values() if not one.is_disabled}
+        endpoints = self._endpoints  # others may come while a step waits
+        known = {one.id for one in endpoints.values() if not one.is_disabled}
+
+        def wants(endpoint: int, path: int) -> bool:
+            kind = type_of_path(path)
+            return kind is not None and wants_event(endpoints[endpoint].events, kind)
+
         pages = looks = 0
         while known and pages < _PAGES and looks < _LOOKS:
             looks += 1
-            step = await self._replays.step(known, self._wants)
+            step = await self._replays.step(known, wants)
             if step is None:
                 return
             if step.count:
@@ -309,10 +331,6 @@ class WebhookDesk:
                 pages += 1
             if not step.has_more:
                 known.discard(step.endpoint)  # the others' turn
-
-    def _wants(self, endpoint: int, path: int) -> bool:
-        kind = type_of_path(path)
-        return kind is not None and wants_event(self._endpoints[endpoint].events, kind)
 
     async def _maintain(self, now: float) -> None:
         self._off |= {one.id for one in self._endpoints.values() if one.is_disabled}
