@@ -136,7 +136,11 @@ def endpoint_schemas() -> Json:
         "ms": {"type": "integer"},
         "try": {"type": "integer", "description": "1 = the first one, of at most 10."},
         "test": {"type": "boolean"},
-        "answer": {**NULLABLE_TEXT, "description": "The beginning of the answer's body."},
+        "answer": {
+            **NULLABLE_TEXT,
+            "description": "The beginning of the answer's body; null for "
+            "origins that the operator exempts.",
+        },
         "next_try_at": NULLABLE_TIME,
     }
     return {

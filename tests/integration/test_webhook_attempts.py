@@ -146,6 +146,15 @@ async def test_what_an_endpoint_answered_is_sealed(rig):
     assert b"secret words" not in stored
 
 
+async def test_what_an_exempt_origin_answered_is_not_kept(rig):
+    made = await rig.make(url="http://127.0.0.1:9900/internal")
+    rig.answer = lambda _: Failed(Fault.STATUS, 400, answer=b"secret words")
+    await rig.delivered()
+    [newest, *_] = await rig.attempts(made["id"])
+    assert (newest["status"], newest["answer"]) == (400, None)
+    assert await rig.world.pool.fetchval("SELECT count(answer) FROM webhook_attempts") == 0
+
+
 async def test_one_event_is_sent_again(rig):
     made = await rig.make(events=["message.delivered"])
     [submitted, delivered] = await rig.delivered()
