@@ -116,6 +116,7 @@ class Reliability(BaseModel):
     webhook_in_flight: Count = 32  # requests per endpoint
     webhook_warn_s: Seconds = 86_400  # an endpoint to which all has failed for so long: warned of
     webhook_disable_s: Seconds = 432_000  # … and disabled
+    webhook_changes_per_min: Count = 30  # changes of endpoints by a tenant's own keys, a process
     webhook_linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 50  # batch gathers so long
     restart_max_s: Seconds = 10  # a child that keeps ending is started again after so long
     partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2

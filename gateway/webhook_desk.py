@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from gateway.apply import allow_list
+from gateway.changelimit import ChangeLimit
 from gateway.courier import Tried
 from gateway.notices import type_of_path
 from gateway.settings import Settings
@@ -43,6 +44,7 @@ from webhooks.deliver import Delivered, Failed, Gone
 
 ROUND_S = 0.5
 MAINTENANCE_S = 3600.0
+DEFAULT_CHANGES_PER_MIN = 30
 MOST_WAITING = 20_000  # attempts in memory while the store is away; more are only counted
 _ROWS = 500  # of one COPY, made ready in one turn of the loop: some 2 ms
 _PAGES = 5  # of replays in one round
@@ -80,10 +82,12 @@ class WebhookDesk:
         allow: AllowList,
         open_conn: OpenConnection,
         policy: HealthPolicy | None = None,
+        changes: ChangeLimit | None = None,
         unix: Callable[[], float] = time.time,
     ) -> None:
         """`next_id` gives attempts and replays their ids; `open_conn` is for maintenance."""
         self.allow = allow
+        self.changes = changes or ChangeLimit(DEFAULT_CHANGES_PER_MIN)
         self.next_id = next_id
         self.hurry: Callable[[int], None] = lambda _: None  # the notifier's: look at its due events
         self.send_test: Callable[[WebhookEndpoint, int], bool] = lambda _config, _id: False
@@ -100,7 +104,8 @@ class WebhookDesk:
         self._waiting: deque[Attempt] = deque()
         self._seen: dict[int, Noted] = {}  # since the last word to the store
         self._said_at: dict[int, float] = {}  # when a delivery was told last
-        self._gone: dict[int, WebhookEndpoint] = {}
+        self._to_disable: dict[int, tuple[WebhookEndpoint, str]] = {}  # … and why
+        self._disable_from = 0.0  # Unix; later after one that could not be
         self._soon = asyncio.Event()
         self._maintained_at = -MAINTENANCE_S
         self._task: asyncio.Task[None] | None = None
@@ -110,6 +115,8 @@ class WebhookDesk:
     def note(self, tried: Tried) -> None:
         """A request was made. Returns at once; the row follows with the next batch."""
         code, status, answer = _told(tried)
+        if self.allow.lists(tried.endpoint.url):
+            answer = b""  # what stands in the operator's network says is not for tenants to read
         if len(self._waiting) >= MOST_WAITING:
             self._metrics.webhook_attempts_unlogged_total.inc()
         else:
@@ -139,7 +146,7 @@ class WebhookDesk:
                 self._seen[number] = Noted(number, tried.at, None)
             return
         if isinstance(tried.delivery, Gone):
-            self._gone[number] = tried.endpoint
+            self._to_disable[number] = tried.endpoint, GONE
         seen = self._seen.get(number, Noted(number, None, None))
         if seen.failing_since is None:
             self._seen[number] = seen._replace(failing_since=tried.at)
@@ -208,9 +215,7 @@ class WebhookDesk:
         """Write, judge, replay, clean: one of each."""
         await self._write()
         await self._judge()
-        for config in list(self._gone.values()):
-            await self._disable(config, GONE)
-            del self._gone[config.id]
+        await self._disable_some()
         while self._off:
             if await self._replays.give_up(self._off) == 0:
                 self._off = set()
@@ -262,7 +267,7 @@ class WebhookDesk:
                 continue
             for_s = now - stands.failing_since
             if for_s >= self._policy.disable_s:
-                await self._disable(config, FAILING)
+                self._to_disable.setdefault(number, (config, FAILING))
             elif for_s >= self._policy.warn_s and stands.warned_at is None:
                 await self._warn(config, for_s)
 
@@ -275,6 +280,23 @@ class WebhookDesk:
                 tenant=config.tenant,
                 for_s=round(for_s),
             )
+
+    async def _disable_some(self) -> None:
+        # One that cannot be disabled ends the round for nobody: it goes behind the others.
+        now = self._unix()
+        if now < self._disable_from:
+            return
+        for number, (config, why) in list(self._to_disable.items()):
+            try:
+                await self._disable(config, why)
+            except LeaseLost:
+                raise
+            except Exception:
+                log.exception("webhook endpoint not disabled yet", endpoint=number, why=why)
+                self._to_disable[number] = self._to_disable.pop(number)
+                self._disable_from = now + _AWAY_S
+                return
+            del self._to_disable[number]
 
     async def _disable(self, config: WebhookEndpoint, why: str) -> None:
         """Switch it off for all processes: a version of the object, by us."""
@@ -292,11 +314,17 @@ class WebhookDesk:
         log.error("webhook endpoint disabled", endpoint=config.id, tenant=config.tenant, why=why)
 
     async def _replay(self) -> None:
-        known = {one.id for one in self._endpoints.values() if not one.is_disabled}
+        endpoints = self._endpoints  # others may come while a step waits
+        known = {one.id for one in endpoints.values() if not one.is_disabled}
+
+        def wants(endpoint: int, path: int) -> bool:
+            kind = type_of_path(path)
+            return kind is not None and wants_event(endpoints[endpoint].events, kind)
+
         pages = looks = 0
         while known and pages < _PAGES and looks < _LOOKS:
             looks += 1
-            step = await self._replays.step(known, self._wants)
+            step = await self._replays.step(known, wants)
             if step is None:
                 return
             if step.count:
@@ -305,10 +333,6 @@ class WebhookDesk:
                 pages += 1
             if not step.has_more:
                 known.discard(step.endpoint)  # the others' turn
-
-    def _wants(self, endpoint: int, path: int) -> bool:
-        kind = type_of_path(path)
-        return kind is not None and wants_event(self._endpoints[endpoint].events, kind)
 
     async def _maintain(self, now: float) -> None:
         self._off |= {one.id for one in self._endpoints.values() if one.is_disabled}
@@ -346,6 +370,7 @@ def open_desk(
             statement_timeout_s=_CLEAN_S,
         ),
         policy=HealthPolicy(numbers.webhook_warn_s, numbers.webhook_disable_s),
+        changes=ChangeLimit(numbers.webhook_changes_per_min),
     )
 
 

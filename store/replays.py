@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from sms.errors import StoreUnavailable
 from sms.ids import DAY_MS, TIME_SHIFT, id_at
 from store.attempts import KEPT_DAYS
 from store.database import AnyConnection, Pool, acquire, committing
@@ -49,6 +50,7 @@ _REVIVE_SQL = (
     " UPDATE webhook_parked w SET process = $2, tries = 0, due = now() FROM page"
     " WHERE w.endpoint = page.endpoint AND w.event_id = page.event_id RETURNING w.event_id"
 )
+_BACK_SQL = "UPDATE webhook_replays SET at = clock_timestamp() WHERE id = $1"
 # Each endpoint that has rows, found by leaps along the primary key: ten thousand dead letters of
 # one cost one leap.
 _ENDPOINTS_SQL = (
@@ -129,23 +131,36 @@ class ReplayStore:
 
         Of these endpoints only. One that another process is at is left to it.
         """
-        async with committing(self._pool) as conn:
-            row = await conn.fetchrow(
-                "SELECT id, endpoint, tenant, is_failed, position, until FROM webhook_replays"
-                " WHERE endpoint = ANY ($1::int[]) ORDER BY at LIMIT 1 FOR UPDATE SKIP LOCKED",
-                list(endpoints),
-            )
-            if row is None:
-                return None
-            if await self._is_full(conn, row["endpoint"]):
-                await self._move(conn, row["id"], row["position"])
-                return Step(row["endpoint"], 0, has_more=False)
-            page = self._revived if row["is_failed"] else self._parked
-            position, step = await page(conn, row, wants)
-            if position >= row["until"]:
-                await conn.execute("DELETE FROM webhook_replays WHERE id = $1", row["id"])
-            else:
-                await self._move(conn, row["id"], position)
+        taken: list[int] = []
+        try:
+            async with committing(self._pool) as conn:
+                return await self._step(conn, endpoints, wants, taken)
+        except StoreUnavailable:
+            for number in taken:  # it may be this page alone that takes too long: others first
+                async with committing(self._pool) as conn:
+                    await conn.execute(_BACK_SQL, number)
+            raise
+
+    async def _step(
+        self, conn: AnyConnection, endpoints: Collection[int], wants: Wants, taken: list[int]
+    ) -> Step | None:
+        row = await conn.fetchrow(
+            "SELECT id, endpoint, tenant, is_failed, position, until FROM webhook_replays"
+            " WHERE endpoint = ANY ($1::int[]) ORDER BY at LIMIT 1 FOR UPDATE SKIP LOCKED",
+            list(endpoints),
+        )
+        if row is None:
+            return None
+        taken.append(row["id"])
+        if await self._is_full(conn, row["endpoint"]):
+            await conn.execute(_BACK_SQL, row["id"])
+            return Step(row["endpoint"], 0, has_more=False)
+        page = self._revived if row["is_failed"] else self._parked
+        position, step = await page(conn, row, wants)
+        if position >= row["until"]:
+            await conn.execute("DELETE FROM webhook_replays WHERE id = $1", row["id"])
+        else:
+            await self._move(conn, row["id"], position)
         return step
 
     async def _parked(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 PORTS = frozenset({443, 8443})
 
@@ -96,6 +97,14 @@ class AllowList:
             frozenset(_canonical(text) for text in origins),
             None if loopback_except is None else frozenset(loopback_except),
         )
+
+    def lists(self, url: str) -> bool:
+        """Whether the operator named the origin of this URL; one that is right already."""
+        if not self.origins:
+            return False
+        parts = urlsplit(url)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        return origin(parts.scheme, parts.hostname or "", port) in self.origins
 
     def allows(self, scheme: str, host: str, port: int) -> bool:
         """Whether the origin is exempt; `host` in lower case, a v6 address without brackets."""

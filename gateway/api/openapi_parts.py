@@ -70,7 +70,7 @@ _MAIN_CASE = {
     413: "The body is too large.",
     415: "The body is not declared as application/json in UTF-8.",
     422: "Understood and refused: a field is missing, wrong or not allowed; see `errors`.",
-    429: "More segments than the tenant's limits allow; wait for `Retry-After`.",
+    429: "More than the tenant's limits allow; wait for `Retry-After`.",
     500: "A fault of the gateway; tell the operator the `request_id`. On a send the message may "
     "exist.",
     503: "Too busy or the store is away; wait for `Retry-After`. With the code `outcome_unknown` "

@@ -136,7 +136,11 @@ def endpoint_schemas() -> Json:
         "ms": {"type": "integer"},
         "try": {"type": "integer", "description": "1 = the first one, of at most 10."},
         "test": {"type": "boolean"},
-        "answer": {**NULLABLE_TEXT, "description": "The beginning of the answer's body."},
+        "answer": {
+            **NULLABLE_TEXT,
+            "description": "The beginning of the answer's body; null for "
+            "origins that the operator exempts.",
+        },
         "next_try_at": NULLABLE_TIME,
     }
     return {
@@ -206,7 +210,7 @@ def endpoint_paths() -> Json:
                 "requestBody": _body("EndpointNew"),
                 "responses": {
                     "201": _ok("EndpointWithSecret", "ETag", "Location"),
-                    **problems(*_WITH_BODY, 409),
+                    **problems(*_WITH_BODY, 409, 429),
                 },
             },
             "get": {
@@ -227,7 +231,7 @@ def endpoint_paths() -> Json:
                 "requestBody": _body("EndpointChange"),
                 "responses": {
                     "200": _ok("Endpoint", "ETag"),
-                    **problems(*_WITH_BODY, 404, 409, 412, 428),
+                    **problems(*_WITH_BODY, 404, 409, 412, 428, 429),
                 },
             },
             "delete": {
@@ -235,7 +239,7 @@ def endpoint_paths() -> Json:
                 "parameters": [_OF_ONE, _if_match()],
                 "responses": {
                     "204": {"description": "Done; nothing more is to be said."},
-                    **problems(*_WITH_BODY, 404, 412),
+                    **problems(*_WITH_BODY, 404, 412, 429),
                 },
             },
         },
@@ -246,7 +250,7 @@ def endpoint_paths() -> Json:
                 "requestBody": _body("Rollback", {"first": {"value": {"version": 1}}}),
                 "responses": {
                     "200": _ok("Endpoint", "ETag"),
-                    **problems(*_WITH_BODY, 404, 409, 412),
+                    **problems(*_WITH_BODY, 404, 409, 412, 429),
                 },
             }
         },
@@ -257,7 +261,7 @@ def endpoint_paths() -> Json:
                 "requestBody": {**_body("SecretRotation"), "required": False},
                 "responses": {
                     "200": _ok("EndpointWithSecret", "ETag"),
-                    **problems(*_WITH_BODY, 404, 412),
+                    **problems(*_WITH_BODY, 404, 412, 429),
                 },
             }
         },

@@ -211,6 +211,7 @@ KINDS: dict[str, Kind] = {
         "A replay is under way",
         "Wait until it is done; /attempts shows what it sends. Single events can be sent again.",
     ),
+    "webhook_endpoint.too_fast": Kind(429, "Too many changes", _WAIT),
     "webhook_endpoint.busy": Kind(429, "Tests under way", _WAIT),
     "channel.in_use": Kind(
         409, "Something names it", "Change first what `detail` names; then try again."

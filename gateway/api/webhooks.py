@@ -11,6 +11,7 @@ a key that changes one needs both `send` and `read`.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,6 +98,9 @@ class EndpointRoutes:
         good, checked = await desk.body(request, table)
         self._check_url(good, checked)
         secret, keys = given_key(good, checked)
+        if whose.tenant:
+            checked.stop()  # only what is well said is counted
+        self._pay(whose)
         async with desk.store.change(desk.author(request, whose.key)) as change:
             tenant = whose.tenant or await _named(change, good, checked)
             checked.stop()
@@ -129,9 +133,11 @@ class EndpointRoutes:
 
     async def patch(self, request: Request) -> Response:
         """PATCH: the named fields replaced."""
-        whose = self._enter(request, is_change=True)
+        whose = self._enter(request, is_change=True, only_stops=True)
         check_query(request)
         good, checked = await self._desk.body(request, ENDPOINT_CHANGE, is_partial=True)
+        if good != {"enabled": False}:
+            self._enter(request, is_change=True)
         self._check_url(good, checked)
         checked.stop()
         async with self._change(request, whose) as (change, standing):
@@ -161,7 +167,7 @@ class EndpointRoutes:
 
     async def remove(self, request: Request) -> Response:
         """DELETE: nothing is sent to it any more; what waits is forgotten."""
-        whose = self._enter(request, is_change=True)
+        whose = self._enter(request, is_change=True, only_stops=True)
         check_query(request)
         await self._desk.no_body(request)
         async with self._change(request, whose) as (change, standing):
@@ -235,13 +241,15 @@ class EndpointRoutes:
 
     # -- whose -----------------------------------------------------------------------------
 
-    def _enter(self, request: Request, *, is_change: bool = False) -> _Whose:
+    def _enter(
+        self, request: Request, *, is_change: bool = False, only_stops: bool = False
+    ) -> _Whose:
         key: ApiKey = request.state.key
         if not key.tenant:
             return _Whose(caller(request, self._flow, "admin"), None)
         caller(request, self._flow, "read")
         if is_change:
-            caller(request, self._flow, "send", only_stops=True)
+            caller(request, self._flow, "send", only_stops=only_stops)
         return _Whose(key, self._flow.snapshot.tenants[key.tenant].name)
 
     def _owner(self, named: str) -> str:
@@ -266,6 +274,7 @@ class EndpointRoutes:
         """The endpoint under the configuration's lock; raises the 404."""
         author = self._desk.author(request, whose.key)
         number = id_in(request, "id", PREFIXES[_KIND])
+        self._pay(whose)
         async with self._desk.store.change(author) as change:
             standing = await change.by_id(_KIND, number)
             if standing is None or not whose.may_see(standing):
@@ -290,6 +299,14 @@ class EndpointRoutes:
             detail = "This process sends no webhooks."
             raise ProblemError(retry_after("store.unavailable", detail, 2))
         return self._flow.webhooks
+
+    def _pay(self, whose: _Whose) -> None:
+        """Count a change by a tenant's key; raises the 429."""
+        limit = self._webhooks.changes
+        wait_s = limit.wait_s(whose.key.tenant, time.monotonic()) if whose.tenant else 0
+        if wait_s:
+            detail = f"A tenant changes its endpoints at most {limit.per_min} times a minute."
+            raise ProblemError(retry_after("webhook_endpoint.too_fast", detail, wait_s))
 
     def _check_url(self, good: Mapping[str, Any], checked: Checked, at: str = "/url") -> None:
         wrong = url_refusal(good["url"], self._webhooks.allow) if "url" in good else None

@@ -81,7 +81,7 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    with GatewayProcess() as gateway, requests.Session() as session:
+    with GatewayProcess(webhook_changes_per_min="100000") as gateway, requests.Session() as session:
         session.trust_env = False
         made = Rig(gateway, session, {"admin": gateway.sandbox["admin_key"]})
         fields = {"name": "fuzzed", "signatures": ["某商城"], "countries": [86, 1]}

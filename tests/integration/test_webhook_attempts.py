@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sms.errors import StoreUnavailable
+from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.ids import id_at, to_text
 from store.attempts import AttemptStore, Noted, drop_old
 from store.database import connect
@@ -144,6 +144,15 @@ async def test_what_an_endpoint_answered_is_sealed(rig):
     stored = await rig.world.pool.fetchval("SELECT answer FROM webhook_attempts LIMIT 1")
     assert stored
     assert b"secret words" not in stored
+
+
+async def test_what_an_exempt_origin_answered_is_not_kept(rig):
+    made = await rig.make(url="http://127.0.0.1:9900/internal")
+    rig.answer = lambda _: Failed(Fault.STATUS, 400, answer=b"secret words")
+    await rig.delivered()
+    [newest, *_] = await rig.attempts(made["id"])
+    assert (newest["status"], newest["answer"]) == (400, None)
+    assert await rig.world.pool.fetchval("SELECT count(answer) FROM webhook_attempts") == 0
 
 
 async def test_one_event_is_sent_again(rig):
@@ -307,6 +316,58 @@ async def test_an_endpoint_that_is_gone_is_disabled_for_everybody(rig):
     await rig.tick()
     assert sorted(told(rig)) == sorted(to_text("evt", row.event_id) for row in rows)
     assert await parked(rig) == []
+
+
+async def test_one_that_cannot_be_disabled_ends_the_round_for_nobody(rig, monkeypatch):
+    made = [await rig.make(url=f"{URL}/{n}") for n in range(3)]
+    number = {one.url: one.id for one in rig.flow.snapshot.endpoints.values()}
+    disable, rounds = rig.desk._disable, []
+
+    async def in_doubt(config, why):
+        if config.url == f"{URL}/0":
+            raise OutcomeUnknown("the connection was lost in COMMIT")
+        await disable(config, why)
+
+    async def replay():
+        rounds.append(rig.now())
+
+    monkeypatch.setattr(rig.desk, "_disable", in_doubt)
+    monkeypatch.setattr(rig.desk, "_replay", replay)
+    rig.desk._to_disable = {
+        number[f"{URL}/{n}"]: (rig.flow.snapshot.endpoints[number[f"{URL}/{n}"]], "gone")
+        for n in range(3)
+    }
+    await rig.desk.round()
+    assert len(rounds) == 1
+    rig.ahead_s += 6
+    await rig.desk.round()
+    assert [(await rig.read(one["id"]))["enabled"] for one in made] == [True, False, False]
+    monkeypatch.setattr(rig.desk, "_disable", disable)
+    rig.ahead_s += 6
+    await rig.desk.round()
+    assert (await rig.read(made[0]["id"]))["disabled_reason"] == "gone"
+
+
+async def test_a_replay_whose_page_takes_too_long_lets_the_others_go_first(rig, monkeypatch):
+    slow, quick = await rig.make(), await rig.make(url=f"{URL}/2")
+    for one in (slow, quick):
+        asked = await rig.call("POST", f"{PATH}/{one['id']}:replay", {"failed": True})
+        assert asked.status_code == 202
+    number = {one.url: one.id for one in rig.flow.snapshot.endpoints.values()}
+    replays = rig.desk._replays
+    revived = replays._revived
+
+    async def late(conn, row, wants):
+        if row["endpoint"] == number[URL]:
+            raise StoreUnavailable("the statement took too long")
+        return await revived(conn, row, wants)
+
+    monkeypatch.setattr(replays, "_revived", late)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await rig.desk.round()
+    left = await rig.world.pool.fetch("SELECT endpoint FROM webhook_replays")
+    assert [row["endpoint"] for row in left] == [number[URL]]
 
 
 async def test_a_day_of_failures_is_warned_of_once_and_five_disable(rig):

@@ -11,8 +11,11 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from gateway.apply import apply_document
+from gateway.changelimit import ChangeLimit
 from sms.config import WebhookEndpoint
 from store import database
+from store.objects import Upsert
+from tests.support.admin_world import SETUP
 from tests.support.webhook_world import PATH, STAR, URL, open_rig
 from webhooks import sign
 
@@ -291,3 +294,47 @@ async def test_many_are_made_at_once_with_few_connections(rig, monkeypatch):
     finally:
         pool.terminate()
     assert [answer.status_code for answer in made] == [201] * 8
+async def test_a_tenant_s_changes_are_limited_and_the_operator_s_are_not(rig):
+    rig.desk.changes = ChangeLimit(3)
+    told = await rig.make()
+    one = f"{PATH}/{told['id']}"
+    for _ in range(2):
+        assert (await rig.call("POST", f"{one}:rotate-secret")).status_code == 200
+    version = (await rig.read(told["id"]))["version"]
+    for method, path, body in [
+        ("POST", f"{one}:rotate-secret", None),
+        ("PATCH", one, {"batch": True}),
+        ("POST", f"{one}:rollback", {"version": told["version"]}),
+        ("DELETE", one, None),
+        ("POST", PATH, {"url": f"{URL}/2"}),
+    ]:
+        refused = await rig.call(method, path, body, headers=STAR)
+        assert code(refused) == (429, "webhook_endpoint.too_fast"), path
+        assert 1 <= int(refused.headers["retry-after"]) <= 20
+    assert (await rig.read(told["id"]))["version"] == version
+    assert (await rig.call("POST", PATH, {"url": URL}, key="other")).status_code == 201
+    assert (await rig.call("DELETE", one, key="ops")).status_code == 204
+
+
+async def test_a_suspended_tenant_may_only_stop_what_is_sent(rig):
+    told = await rig.make()
+    one = f"{PATH}/{told['id']}"
+    suspended = Upsert("tenant", "shop", {"signatures": ["某商城"], "is_suspended": True}, {})
+    await rig.config.apply([suspended], SETUP)
+    await rig.poll()
+    for method, path, body in [
+        ("POST", PATH, {"url": f"{URL}/2"}),
+        ("PATCH", one, {"batch": True}),
+        ("PATCH", one, {"enabled": True}),
+        ("PATCH", one, {"enabled": False, "batch": True}),
+        ("POST", f"{one}:rotate-secret", None),
+        ("POST", f"{one}:rollback", {"version": 1}),
+        ("POST", f"{one}:test", None),
+        ("POST", f"{one}:replay", {"failed": True}),
+    ]:
+        refused = await rig.call(method, path, body, headers=STAR)
+        assert code(refused) == (403, "tenant.suspended"), path
+    off = await rig.call("PATCH", one, {"enabled": False}, headers=STAR)
+    assert (off.status_code, off.json()["enabled"]) == (200, False)
+    assert (await rig.call("GET", f"{one}/attempts")).status_code == 200
+    assert (await rig.call("DELETE", one)).status_code == 204

@@ -119,3 +119,12 @@ def test_the_sandbox_allows_high_loopback_ports_except_those_in_use():
     assert not allow.allows("http", "127.0.0.2", 9900)
     assert not allow.allows("https", "127.0.0.1", 9900)
     assert not AllowList.of([]).allows("http", "127.0.0.1", 9900)
+
+
+def test_only_what_the_operator_named_is_listed() -> None:
+    allow = AllowList.of(["http://10.0.0.7:9000", "https://[fd00::1]"], loopback_except=[])
+    for url in ("http://10.0.0.7:9000/h?x=1", "HTTP://10.0.0.7:9000", "https://[FD00::1]:443/h"):
+        assert allow.lists(url), url
+    for url in ("http://10.0.0.7/h", "https://10.0.0.7:9000/h", "http://127.0.0.1:9000/h"):
+        assert not allow.lists(url), url
+    assert not AllowList.of([]).lists("http://10.0.0.7:9000/h")
