@@ -70,7 +70,11 @@ class Meter:
     def answered(
         self, results: Sequence[tuple[Submit, Outcome]], now: float, *, has_sessions: bool
     ) -> None:
-        """A burst of outcomes, counted as the channel's health counts them; `now` is monotonic."""
+        """A burst of outcomes; `now` is monotonic.
+
+        Counted as the health of a channel without sessions counts them, whatever `has_sessions`:
+        a lost link is one error for a breaker, but a gate asks what became of each segment.
+        """
         unix = self._unix()
         for submit, outcome in results:
             if not submit.sent_at:  # it never left, or nobody knows when
@@ -85,7 +89,7 @@ class Meter:
                 counts.answered(waited_s)
                 continue
             answers = Answers()
-            count_refused(answers, outcome, is_slow=False, has_sessions=has_sessions)
+            count_refused(answers, outcome, is_slow=False, has_sessions=False)
             if answers.total:
                 counts.submits += 1
                 counts.failed += answers.failed

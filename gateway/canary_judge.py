@@ -11,8 +11,8 @@ of them judge it. It decides from rows alone, so that another goes on where one 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from failover.canary import (
     Check,
     Counts,
     Decision,
+    Finding,
     Gate,
     Standing,
     decide,
@@ -32,7 +33,7 @@ from gateway import canaryspec
 from gateway.canaries import KEPT_S
 from gateway.settings import Reliability
 from gateway.views import rfc3339
-from sms.config import CanaryState
+from sms.config import AdminState, CanaryState
 from sms.errors import OutcomeUnknown
 from store.audit import Author
 from store.canaries import CanaryStore, Judging, Totals
@@ -58,6 +59,53 @@ def canary_policy(
     named = {one.name: getattr(numbers, f"canary_{one.name}") for one in fields(CanaryPolicy)}
     own = {name: value for name, value in (stricter or {}).items() if name in named}
     return CanaryPolicy(**(named | own))
+
+
+@dataclass(frozen=True, slots=True)
+class Bearing:
+    """Whether the candidate takes messages now: good figures of earlier say nothing of that."""
+
+    check: Check
+    why: str = ""  # it does not
+
+    def on(self, found: Gate) -> tuple[Gate, str]:
+        """The gate with this as one finding more, and what speaks against the candidate."""
+        worst = min((self.check, found.check), key=_WORST_FIRST.index)
+        words = [
+            word
+            for check, word in ((self.check, self.why), (found.check, found.words()))
+            if word and check is worst
+        ]
+        finding = Finding("health", self.check, None, None, 0)
+        return replace(found, check=worst, findings=(*found.findings, finding)), "; ".join(words)
+
+
+_WORST_FIRST: Final = (Check.BAD, Check.UNCLEAR, Check.GOOD)
+
+
+def bearing(
+    candidate: str,
+    state: str,
+    *,
+    is_up: bool,
+    causes: Collection[str],
+    is_baseline_left: bool,
+) -> Bearing:
+    """What a candidate's state says: left is bad, away is no ground to go on. Pure.
+
+    `causes`: why processes have left it. Where they have left the baseline as well, the trouble
+    may be ours.
+    """
+    if state != AdminState.ACTIVE:
+        return Bearing(Check.UNCLEAR, f"channel {candidate} is {state}")
+    if causes:
+        why = f"channel {candidate} is left ({', '.join(sorted(set(causes)))})"
+        if is_baseline_left:
+            return Bearing(Check.UNCLEAR, f"{why}, and so is the baseline")
+        return Bearing(Check.BAD, why)
+    if not is_up:
+        return Bearing(Check.UNCLEAR, f"channel {candidate} has no session")
+    return Bearing(Check.GOOD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +211,17 @@ class _Case:
             await self._keep(self._canary, 0, last.gate if last else {})
             return None
         ours, theirs, since = await self._counts(now)
-        found = gate(self._policy, ours, theirs)
+        found, why = (await self._bearing()).on(gate(self._policy, ours, theirs))
         last = await self._judging.last(self._canary.id)
         bad = last.bad if last is not None and last.version == self._canary.version else 0
         standing = Standing(self._spec["steps"], self._spec["share"], since, bad)
         decision = decide(self._policy, standing, found.check, ours.finals, now)
-        after = await self._follow(decision, found, now)
-        told = _told(found, decision, now)
+        after = await self._follow(decision, why, now)
+        told = _told(found, why, decision, now)
         is_told = decision.action is not Action.ROLL_BACK
         await self._keep(after, decision.bad, told, is_told=is_told)
         name = self._canary.name
-        return _Verdict(name, decision.action, decision.share, found.check, found.words())
+        return _Verdict(name, decision.action, decision.share, found.check, why)
 
     async def _keep(
         self, canary: StoredObject, bad: int, told: Mapping[str, Any], *, is_told: bool = True
@@ -200,6 +248,21 @@ class _Case:
                 return f"channel {name} was changed"
         return ""
 
+    async def _bearing(self) -> Bearing:
+        name = self._spec["channels"][0]
+        candidate = await self._change.by_name("channel", name)
+        if candidate is None:
+            raise RuntimeError("a canary without its channel was aborted")
+        left = await self._judging.left()
+        baseline = await self._id(self._spec["baseline"])
+        return bearing(
+            name,
+            candidate.spec.get("admin_state", AdminState.ACTIVE),
+            is_up=await self._judging.is_up(candidate.id),
+            causes=[row.cause for row in left if row.way[0] == candidate.id],
+            is_baseline_left=any(row.way[0] == baseline for row in left),
+        )
+
     async def _counts(self, now: float) -> tuple[Counts, Counts, float]:
         """The candidate's and the baseline's, and when the step began.
 
@@ -223,7 +286,7 @@ class _Case:
 
     # -- what follows ----------------------------------------------------------------------
 
-    async def _follow(self, decision: Decision, found: Gate, now: float) -> StoredObject:
+    async def _follow(self, decision: Decision, why: str, now: float) -> StoredObject:
         spec = self._spec
         match decision.action:
             case Action.STEP:
@@ -232,7 +295,7 @@ class _Case:
                 await self._promote()
                 return await self._put(canaryspec.promoted(spec, now), "promoted")
             case Action.ROLL_BACK:
-                ended = {**canaryspec.rolled_back(spec, now), "reason": found.words()}
+                ended = {**canaryspec.rolled_back(spec, now), "reason": why}
                 return await self._put(ended, "rolled_back")
             case _:
                 return self._canary
@@ -264,13 +327,13 @@ def _counts(totals: Totals | None) -> Counts:
     return Counts(submits, failed, taken, delivered, undelivered, complaints, answers)
 
 
-def _told(found: Gate, decision: Decision, now: float) -> dict[str, Any]:
+def _told(found: Gate, why: str, decision: Decision, now: float) -> dict[str, Any]:
     """A gate as it is kept and shown."""
     return {
         "checked_at": rfc3339(now),
         "verdict": found.check.value,
         "bad_in_a_row": decision.bad,
-        "why": found.words(),
+        "why": why,
         "findings": [
             {
                 "signal": one.signal,

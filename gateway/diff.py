@@ -83,7 +83,10 @@ def _future(one: Planned) -> StoredObject:
 
 
 def _public(stored: StoredObject) -> dict[str, Any]:
-    return public_spec(stored)
+    spec = public_spec(stored)
+    if stored.kind == "route":
+        spec["country"] = spec["country"] or "*"  # as a file says it
+    return spec
 
 
 def _name(one: Planned) -> str:

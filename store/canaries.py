@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from store.channel_news import Left, rows_left
 from store.database import AnyConnection, Pool, acquire
 from store.objects import Change
 
@@ -43,6 +44,11 @@ _ANSWERS: Final = (
     "SELECT channel, slot >= $2 AS is_step, place::int AS place, sum(n)::bigint AS n"
     " FROM canary_counts, unnest(answers) WITH ORDINALITY AS a (n, place)"
     " WHERE canary = $1 AND slot >= $3 AND n > 0 GROUP BY 1, 2, 3"
+)
+_UP: Final = (
+    "SELECT EXISTS (SELECT FROM process_channels c JOIN processes p USING (process)"
+    " WHERE c.channel = $1 AND c.is_up AND p.node IS NOT NULL"
+    " AND p.lease_until > clock_timestamp())"
 )
 _JUDGED: Final = (
     "INSERT INTO canary_gates (canary, checked_at, version, bad, gate, is_told)"
@@ -179,6 +185,14 @@ class Judging:
             )
             for row in await self._conn.fetch(_TOTALS, *of)
         }
+
+    async def left(self) -> list[Left]:
+        """What living processes have left for its health, of all channels."""
+        return [row for row in await rows_left(self._conn) if not row.is_stale]
+
+    async def is_up(self, channel: int) -> bool:
+        """Whether any living process has a session of the channel."""
+        return bool(await self._conn.fetchval(_UP, channel))
 
     async def judged(
         self, canary: int, version: int, bad: int, gate: Mapping[str, Any], *, is_told: bool

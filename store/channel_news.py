@@ -18,6 +18,8 @@ from store.database import AnyConnection, Pool, acquire
 
 Way = tuple[int, Carrier | None]  # a channel, as a whole (None) or for one carrier
 
+STALE_S = 45.0  # a process that has not repeated its rows for so long is dead
+
 _LOCK = 52
 _WHOLE = -1
 _PATHS = "66, 67"  # receipts.state.ChannelPath
@@ -63,15 +65,15 @@ class Left:
 class ChannelNewsStore:
     """All SQL about it; raises StoreUnavailable, and LeaseLost when fenced."""
 
-    def __init__(self, pool: Pool, stale_s: float = 45.0) -> None:
-        """`stale_s`: a process that has not repeated its rows for so long is dead."""
+    def __init__(self, pool: Pool, stale_s: float = STALE_S) -> None:
+        """`stale_s`: see `STALE_S`."""
         self._pool = pool
         self._stale_s = stale_s
 
     async def left(self) -> list[Left]:
         """Who has left what, as it stands; not locked."""
         async with acquire(self._pool) as conn:
-            return await _left(conn, self._stale_s)
+            return await rows_left(conn, self._stale_s)
 
     async def events(self, ids: Collection[int]) -> dict[int, EventRow]:
         """Those of these events that are committed and are a channel's, by event id."""
@@ -101,7 +103,7 @@ class NewsTransaction:
 
     async def left(self) -> list[Left]:
         """Who has left what."""
-        return await _left(self._conn, self._stale_s)
+        return await rows_left(self._conn, self._stale_s)
 
     async def events(self, ids: Collection[int]) -> dict[int, EventRow]:
         """Those of these events that an earlier transaction committed, by event id."""
@@ -149,7 +151,8 @@ def _place(carrier: Carrier | None) -> int:
     return _WHOLE if carrier is None else CARRIERS.index(carrier)
 
 
-async def _left(conn: AnyConnection, stale_s: float) -> list[Left]:
+async def rows_left(conn: AnyConnection, stale_s: float = STALE_S) -> list[Left]:
+    """Who has left what, as it stands, the dead's rows too."""
     return [
         Left(
             (row["channel"], None if row["carrier"] == _WHOLE else CARRIERS[row["carrier"]]),

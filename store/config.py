@@ -17,6 +17,7 @@ from sms.config import Snapshot
 from sms.errors import GatewayError, StoreUnavailable
 from store.audit import AuditLog, Author, Entry, append
 from store.canaries import CanaryStore
+from store.channel_news import ChannelNewsStore
 from store.database import AnyConnection, Pool, acquire, committing
 from store.objects import (
     Change,
@@ -52,6 +53,7 @@ class ConfigStore:
         self._keyring = keyring
         self.audit = AuditLog(pool, keyring.audit_key)
         self.canaries = CanaryStore(pool)
+        self.news = ChannelNewsStore(pool)
         self._loading = asyncio.Lock()  # a load that began later must not end earlier
         self._loaded = Loaded()
         self._changing = asyncio.Lock()

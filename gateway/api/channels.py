@@ -9,7 +9,7 @@ Secrets go in and never come out; a PATCH that does not name them keeps them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,10 @@ from gateway.configfields import CHANNEL, Field
 from gateway.document import CHANNEL_SECRETS
 from gateway.protocols import PROTOCOLS
 from gateway.specs import channel_entry, channel_view, in_state
+from gateway.views import rfc3339
 from sms.config import AdminState
+from sms.model import Carrier
+from store.channel_news import Left
 from store.objects import Change, StoredObject, Upsert
 
 CHANNELS = "/v1/channels"
@@ -117,8 +120,9 @@ class ChannelRoutes(Objects):
         return await self.changed(request, key, decide)
 
     async def views(self, *found: StoredObject) -> Views:
-        """As the API shows them."""
-        return [channel_view(one) for one in found]
+        """As the API shows them; the health, which is no part of the ETag, beside it."""
+        left = [row for row in await self.desk.store.news.left() if not row.is_stale]
+        return [{**channel_view(one), "health": health_view(one.id, left)} for one in found]
 
     def entry(self, earlier: StoredObject, standing: StoredObject) -> dict[str, Any]:
         """Every field as it was, its secrets too; paused it stays."""
@@ -142,6 +146,25 @@ class ChannelRoutes(Objects):
                 detail = f"{what} names this channel; take it out there first."
                 return Problem("channel.in_use", detail)
         return None
+
+
+def health_view(channel: int, left: Collection[Left]) -> dict[str, Any]:
+    """What living processes have left of a channel, each way once, the whole channel first."""
+    by_way: dict[Carrier | None, list[Left]] = {}
+    for row in left:
+        of, carrier = row.way
+        if of == channel:
+            by_way.setdefault(carrier, []).append(row)
+    ways = [
+        {
+            "carrier": carrier,
+            "cause": (first := min(rows, key=lambda row: row.since)).cause,
+            "since": rfc3339(first.since),
+            "processes": len(rows),
+        }
+        for carrier, rows in sorted(by_way.items(), key=lambda item: item[0] or "")
+    ]
+    return {"state": "degraded" if ways else "ok", "left": ways}
 
 
 def _check_own(given: dict[str, Any], protocol: object, checked: Checked) -> None:

@@ -74,7 +74,10 @@ def canary_schemas() -> Json:
     closed: Json = {"type": "object", "additionalProperties": False}
     word: Json = {"type": "string", "minLength": 1, "maxLength": 128}
     finding = {
-        "signal": {"enum": ["delivery", "failure", "answers", "complaints"]},
+        "signal": {
+            "enum": ["delivery", "failure", "answers", "complaints", "health"],
+            "description": "health: whether the candidate takes messages now; without figures.",
+        },
         "verdict": _CHECK,
         "candidate": {**_FIGURE, "description": "A share, or seconds (p95); null without data."},
         "baseline": {**_FIGURE, "description": "null where the limit is a number of its own."},

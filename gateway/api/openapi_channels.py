@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from failover.health import Signal
 from gateway.api.openapi_parts import ID, NULLABLE_TEXT, TIME, Json, object_of, ref
 from gateway.configfields import CHANNEL, MAX_BACKUPS, MAX_RATE, MAX_WEIGHT
 from gateway.protocols import PROTOCOLS
@@ -137,6 +138,29 @@ _WHOSE: Json = {
         "description": "Calling code.",
     },
 }
+_HEALTH: Json = {
+    **object_of(
+        {
+            "state": {"enum": ["ok", "degraded"]},
+            "left": {
+                "type": "array",
+                "items": object_of(
+                    {
+                        "carrier": {
+                            "enum": [*_CARRIERS, None],
+                            "description": "null: the whole channel.",
+                        },
+                        "cause": {"enum": [str(signal) for signal in Signal]},
+                        "since": TIME,
+                        "processes": {"type": "integer", "minimum": 1},
+                    }
+                ),
+            },
+        }
+    ),
+    "description": "Whether processes have left it for its health, and for which carrier's "
+    "messages; until it takes everything again. No part of its version.",
+}
 _VERSION: Json = {"type": "integer", "description": "Its ETag is this in double quotes."}
 
 
@@ -166,6 +190,7 @@ def channel_schemas() -> Json:
             "items": {"type": "string"},
             "description": "The names of those it has.",
         },
+        "health": _HEALTH,
         "created_at": TIME,
         "version": _VERSION,
     }

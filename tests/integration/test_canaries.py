@@ -30,6 +30,9 @@ pytestmark = pytest.mark.integration
 
 TEST = Author("command", "test", os_user="somebody")
 ROUTE = "*/*/*/0"
+_AS_PROCESS_0 = (
+    "SELECT set_config('smsgw.process', '0', true), set_config('smsgw.epoch', '1', true)"
+)
 # A gate whenever a test asks for one. Time is the test's: a step has its ten minutes.
 SHORT = Reliability(canary_check_s=0.001)
 
@@ -80,7 +83,36 @@ class World:
             self.now = float(await conn.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
         spec = canaryspec.new_canary(ROUTE, ["c", "a"], "a", self.now)
         await self.config.apply([Upsert("canary", "try-c", spec, {})], TEST)
+        await self.link(is_up=True)
         await self.reload()
+
+    async def link(self, *, is_up: bool) -> None:
+        """A living process has sessions of the candidate, or it lost them."""
+        async with acquire(self.pool) as conn:
+            await conn.execute(
+                "INSERT INTO processes (process, epoch, node, slot, lease_until, id_high_water,"
+                " low_water, event_cursor) VALUES (0, 1, 'n', 0, now() + interval '1 day', 0, 0, 0)"
+                " ON CONFLICT DO NOTHING"
+            )
+            await conn.execute(
+                "INSERT INTO process_channels VALUES (0, 3, 1, $1, now())"
+                " ON CONFLICT (process, channel) DO UPDATE SET is_up = excluded.is_up",
+                is_up,
+            )
+
+    async def leave(self, number: int) -> None:
+        """A process leaves a channel for one carrier."""
+        async with acquire(self.pool) as conn, conn.transaction():
+            await conn.execute(_AS_PROCESS_0)
+            await conn.execute(
+                "INSERT INTO channels_left VALUES ($1, 0, 0, 'slow', now(), 0, now())", number
+            )
+
+    async def back(self) -> None:
+        """Nothing is left any more."""
+        async with acquire(self.pool) as conn, conn.transaction():
+            await conn.execute(_AS_PROCESS_0)
+            await conn.execute("DELETE FROM channels_left")
 
     async def reload(self) -> None:
         """Every process takes up the configuration."""
@@ -106,6 +138,10 @@ class World:
     async def state(self) -> tuple[str, int]:
         spec = (await self.canary()).spec
         return spec["state"], spec["share"]
+
+    async def why(self) -> str:
+        [last] = (await self.store.gates([1])).values()
+        return str(last.gate["why"])
 
     async def gate(self, judge: int = 0) -> None:
         self.now += 30.0
@@ -257,6 +293,40 @@ async def test_what_it_does_not_go_by(world: World) -> None:
         await world.gate()
     assert await world.state() == ("paused", 5)
     assert await world.audited() == []
+
+
+async def test_a_candidate_that_is_paused_or_away_goes_no_step_further(world: World) -> None:
+    await to_full_share(world)
+    world.now += 600.0
+    await world.traffic(candidate=0.95)
+    await world.config.apply([channel("c", admin_state="paused")], TEST)
+    await world.gate()
+    assert await world.state() == ("running", 100)
+    assert await world.why() == "channel c is paused"
+    await world.config.apply([channel("c")], TEST)
+    await world.link(is_up=False)
+    await world.gate()
+    assert await world.state() == ("running", 100)
+    assert await world.why() == "channel c has no session"
+    await world.link(is_up=True)
+    await world.gate()
+    assert await world.state() == ("promoted", 100)
+
+
+async def test_a_candidate_that_is_left_is_taken_back_with_the_best_figures(world: World) -> None:
+    world.now += 600.0
+    await world.traffic(candidate=0.95)
+    await world.leave(3)
+    await world.leave(1)  # and the baseline, as when the trouble is ours
+    for _ in range(3):
+        await world.gate()
+    assert await world.state() == ("running", 5)
+    await world.back()
+    await world.leave(3)
+    await world.gate()
+    await world.gate()
+    assert await world.state() == ("rolled_back", 0)
+    assert (await world.canary()).spec["reason"] == "channel c is left (slow)"
 
 
 async def test_another_route_or_channel_ends_it(world: World) -> None:

@@ -9,6 +9,10 @@ import pytest
 from gateway import check
 from gateway.settings import Settings
 from sms.config import AdminState
+from sms.model import Carrier
+from store.channel_news import ChannelNewsStore, Left
+from store.database import open_pool
+from store.processes import ProcessLease
 from tests.support.admin_world import NOBODY, audit, code, open_world
 from tests.support.postgres import MASTER
 
@@ -95,6 +99,35 @@ async def test_a_patch_keeps_what_it_does_not_name_and_a_rollback_brings_it_back
     assert actions == [f"channel.{word}" for word in ("rolled_back", "paused")] + [
         "channel.updated", "channel.updated", "channel.created",
     ]  # fmt: skip
+
+
+async def test_what_processes_have_left_is_shown_beside_the_version(world, dsn):
+    path = f"/v1/channels/{await make(world)}"
+    before = await world.admin("GET", path)
+    assert before.json()["health"] == {"state": "ok", "left": []}
+    number = int(path.rpartition("_")[2], 16)
+    since = 1_800_000_000.0
+    for slot in (0, 1):
+        lease = await ProcessLease.take(dsn, node="n", slot=slot, lease_s=15.0)
+        pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch, size=1)
+        async with ChannelNewsStore(pool).transaction() as tx:
+            ways = [(number, Carrier.CM), *([(number, None)] if slot else [])]
+            await tx.put([Left(way, lease.process, "no_answer", since, 0) for way in ways])
+        pool.terminate()
+        await lease.close()
+    told = await world.admin("GET", path)
+    found = {"cause": "no_answer", "since": "2027-01-15T08:00:00.000Z"}
+    assert told.json()["health"] == {
+        "state": "degraded",
+        "left": [
+            {"carrier": None, **found, "processes": 1},
+            {"carrier": "CM", **found, "processes": 2},
+        ],
+    }
+    assert told.headers["etag"] == before.headers["etag"]
+    listed = (await world.admin("GET", "/v1/channels")).json()["data"]
+    states = {one["name"]: one["health"]["state"] for one in listed}
+    assert states == {"unicom-b": "degraded", "mobile-a": "ok"}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import cast
 
 import pytest
 
-from failover.canary import CanaryPolicy
+from failover.canary import CanaryPolicy, Check, Counts, gate
 from gateway.canaries import KEPT_S, Canaries, Meter
-from gateway.canary_judge import canary_policy
+from gateway.canary_judge import bearing, canary_policy
 from gateway.settings import Reliability
 from sms.config import Canary, CanaryState, Route, Snapshot
 from sms.model import Carrier, Submit
@@ -183,3 +183,46 @@ async def test_an_answer_counts_in_the_minute_of_its_submit(desk: Desk) -> None:
     submit = cast("Submit", SimpleNamespace(sent_at=985.0))  # nothing else of it matters
     desk.meter().answered([(submit, Submitted("x"))], 1000.0, has_sessions=True)
     assert await desk.flushed() == {0: (1, 0, 1, 0, 0, 0)}
+
+
+async def test_what_a_lost_link_swallowed_counts_as_failed(desk: Desk) -> None:
+    """For a breaker it is one link error; a candidate that falls every minute is no good one."""
+    desk.now = NOON + 10
+    submit = cast("Submit", SimpleNamespace(sent_at=999.0))  # nothing else of it matters
+    lost = [(submit, Uncertain("channel.link_lost"))] * 2 + [(submit, Uncertain("process.lost"))]
+    desk.meter().answered(lost, 1000.0, has_sessions=True)
+    assert await desk.flushed() == {0: (2, 4, 0, 0, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("state", "is_up", "causes", "both", "check", "why"),
+    [
+        ("active", True, [], False, Check.GOOD, ""),
+        ("paused", True, ["slow"], False, Check.UNCLEAR, "channel c is paused"),
+        ("draining", False, [], False, Check.UNCLEAR, "channel c is draining"),
+        ("active", False, [], False, Check.UNCLEAR, "channel c has no session"),
+        ("active", False, ["link", "link"], False, Check.BAD, "channel c is left (link)"),
+        ("active", True, ["slow"], True, Check.UNCLEAR,
+         "channel c is left (slow), and so is the baseline"),
+    ],
+)  # fmt: skip
+def test_a_candidate_that_takes_nothing_now_is_not_good(
+    state: str, is_up: bool, causes: list[str], both: bool, check: Check, why: str
+) -> None:
+    well = Counts(1000, 0, 1000, 950, 50, 0)
+    well.answers[10] = 1000
+    found = gate(CanaryPolicy(), well, well)
+    assert found.check is Check.GOOD
+    held = bearing("c", state, is_up=is_up, causes=causes, is_baseline_left=both)
+    seen, words = held.on(found)
+    assert (seen.check, words, seen.findings[-1].check) == (check, why, check)
+
+
+def test_bad_figures_stay_bad_whatever_its_state() -> None:
+    ill, well = Counts(1000, 0, 1000, 500, 500), Counts(1000, 0, 1000, 950, 50)
+    found = gate(CanaryPolicy(), ill, well)
+    paused = bearing("c", "paused", is_up=True, causes=[], is_baseline_left=False)
+    seen, words = paused.on(found)
+    assert (seen.check, words) == (Check.BAD, found.words())
+    left = bearing("c", "active", is_up=True, causes=["slow"], is_baseline_left=False)
+    assert left.on(found)[1] == f"channel c is left (slow); {found.words()}"

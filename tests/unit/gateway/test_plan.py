@@ -109,6 +109,17 @@ async def test_the_second_run_says_unchanged(folder, store):
     assert (again.version, len(again.unchanged), again.shown, again.files) == (1, 6, [], [])
 
 
+async def test_a_route_is_shown_in_the_words_of_the_file(folder, store):
+    found = await plan(WHOLE, folder, store)
+    assert "country                *\n" in shown(found)
+    [route] = [
+        json.loads(line) for line in shown(found, is_json=True).splitlines() if "*/*/*" in line
+    ]
+    assert {one["pointer"]: one["after"] for one in route["fields"]}["/country"] == "*"
+    text = WHOLE.replace('{tenant: "*", ch', '{tenant: "*", country: 86, ch')
+    assert "country                86\n" in shown(await plan(text, folder, store))
+
+
 async def test_weights_of_a_route_are_shown_and_backups_need_none(folder, store):
     second = "host: h, port: 2775, system_id: two, password: hush-8"
     text = WHOLE.replace("routes:", f"  - {{name: b, protocol: smpp, {second}}}\nroutes:")
