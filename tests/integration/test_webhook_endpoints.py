@@ -294,6 +294,8 @@ async def test_many_are_made_at_once_with_few_connections(rig, monkeypatch):
     finally:
         pool.terminate()
     assert [answer.status_code for answer in made] == [201] * 8
+
+
 async def test_a_tenant_s_changes_are_limited_and_the_operator_s_are_not(rig):
     rig.desk.changes = ChangeLimit(3)
     told = await rig.make()

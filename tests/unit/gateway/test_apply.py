@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from gateway import apply, templatefit
+from gateway import apply
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.apply import _report, apply_document
 from gateway.document import Wanted
@@ -747,63 +747,3 @@ def test_a_dry_run_shows_them_too_as_far_as_they_are_known(monkeypatch):
         ("new", "receipts", f"{path}/<id, once applied>/receipts"),
         ("new", "inbound", f"{path}/<id, once applied>/inbound"),
     ]
-
-
-TEMPLATES = """
-tenants: [{name: shop, signatures: [某商城]}]
-channels:
-  - {name: a, protocol: smpp, host: a.example, port: 2775, system_id: x, password: "1"}
-  - {name: b, protocol: smpp, host: b.example, port: 2775, system_id: x, password: "1"}
-routes: [{tenant: "*", class: "*", carrier: "*", channels: [a, b]}]
-templates:
-  - name: code
-    tenant: shop
-    class: otp
-    text: 验证码{code}，{minutes}分钟
-    twins:
-      b: {code: SMS_1, order: [minutes, code]}
-"""
-
-
-async def test_a_tenant_has_no_more_templates_than_a_text_is_compared_with(
-    folder, store, monkeypatch
-):
-    monkeypatch.setattr(templatefit, "MAX_TEMPLATES", 1)
-    await put(TEMPLATES, folder, store)
-    more = TEMPLATES + "  - {name: more, tenant: shop, class: otp, text: x}\n"
-    [complaint] = await put(more, folder, store)
-    assert complaint.pointer == "/templates/1/tenant"
-    everybodys = more.replace("more, tenant: shop", "more")
-    assert isinstance(await put(everybodys, folder, store), Applied)
-
-
-async def test_templates_are_applied_with_a_diff_and_twice_the_same(folder, store):
-    applied = await put(TEMPLATES, folder, store)
-    assert ("template", "shop/code") in applied.made
-    assert store.objects["template", "shop/code"].spec == {
-        "tenant": "shop",
-        "name": "code",
-        "class": "otp",
-        "text": "验证码{code}，{minutes}分钟",
-        "twins": {"b": {"code": "SMS_1", "order": ["minutes", "code"]}},
-    }
-    assert ("template", "shop/code") in (await put(TEMPLATES, folder, store)).unchanged
-    other = TEMPLATES.replace("SMS_1", "SMS_2")
-    assert (await put(other, folder, store)).changed == [("template", "shop/code")]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "pointer"),
-    [
-        ("{minutes}分钟", "{minutes}{x}", "/templates/0/text"),
-        ("tenant: shop", "tenant: nobody", "/templates/0/tenant"),
-        ("class: otp", "class: urgent", "/templates/0/class"),
-        ("      b:", "      c:", "/templates/0/twins/c"),
-        ("[minutes, code]", "[minutes]", "/templates/0/twins/b/order"),
-        ("code: SMS_1, ", "", "/templates/0/twins/b"),
-        ("name: code", "nmae: code", "/templates/0/nmae"),
-    ],
-)
-async def test_a_wrong_template_is_named_with_its_place(folder, store, before, after, pointer):
-    complaints = await put(TEMPLATES.replace(before, after, 1), folder, store)
-    assert pointer in {complaint.pointer for complaint in complaints}

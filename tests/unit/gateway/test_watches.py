@@ -1,4 +1,4 @@
-"""What is known of a channel's health, and which change of it makes processes judge from nothing."""
+"""What is known of a channel's health, and which change of it ends that."""
 
 from __future__ import annotations
 
