@@ -327,9 +327,9 @@ class WebhookDesk:
             step = await self._replays.step(known, wants)
             if step is None:
                 return
-            if step.count:
+            if step.parked:
                 self.hurry(step.endpoint)
-            if step.has_more or step.count:
+            if step.has_more or step.parked:
                 pages += 1
             if not step.has_more:
                 known.discard(step.endpoint)  # the others' turn

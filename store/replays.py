@@ -82,7 +82,7 @@ class Step(NamedTuple):
     """What became of one page: so many events were parked, and whether the next may follow now."""
 
     endpoint: int
-    count: int
+    parked: int
     has_more: bool  # False: it is done, the endpoint has enough, or events are not certain yet
 
 
