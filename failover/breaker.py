@@ -183,6 +183,12 @@ class Breaker:
             case BreakerState.RAMP:
                 return self._climb(now, is_proven=is_proven)
 
+    def try_soon(self, now: float) -> None:
+        """Somebody has looked: the next tick tries it, however often it has switched."""
+        if self.state is _OPEN:
+            self.until = now
+            self._switches.clear()
+
     def probed(self, good: int, bad: int) -> None:
         """Answers to what was sent since it is half-open; the next tick judges them."""
         if self.state is _HALF_OPEN:

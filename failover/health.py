@@ -282,12 +282,20 @@ class Health:
         )
 
     def no_answer(self, waiting: Sequence[float], now: float) -> Fault | None:
-        """Nothing was heard since long, while enough submits wait for it."""
+        """Nothing was heard since long, while enough submits wait for it.
+
+        What was long overdue when something was heard is lost, and no sign of silence now. One
+        that was lost before and many that left just now are none either: enough of them must have
+        waited for half of that time.
+        """
         policy = self._policy
-        waiting = [at for at in waiting if at >= self.since]
+        overdue_at = max(self.since, self._silent_from - policy.no_answer_s)
+        waiting = sorted(at for at in waiting if at >= overdue_at)
         if len(waiting) < policy.no_answer_waiting:
             return None
-        silent_s = now - max(self._silent_from, min(waiting))
+        if now - waiting[policy.no_answer_waiting - 1] < policy.no_answer_s / 2:
+            return None
+        silent_s = now - max(self._silent_from, waiting[0])
         if silent_s < policy.no_answer_s:
             return None
         words = f"no answer for {silent_s:.0f} s while {len(waiting)} submits wait"

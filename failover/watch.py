@@ -126,6 +126,11 @@ class Watch:
         """When its carrier last showed to be there: an answer, of a login or link test too."""
         return max(self._whole.health.heard_at, self.tested_at)
 
+    def try_soon(self, now: float) -> None:
+        """Somebody has looked at the channel: what is left is tried at the next tick."""
+        for way in (self._whole, *self._ways.values()):
+            way.breaker.try_soon(now)
+
     # -- what messages ask -----------------------------------------------------------------
 
     def takes(self, carrier: Carrier, key: int, *, is_otp: bool) -> bool:
@@ -217,18 +222,29 @@ class Watch:
 
     def _tick_whole(self, glance: Glance, now: float) -> Change | None:
         whole = self._whole
-        waiting = [at for ats in glance.waiting.values() for at in ats]
+        waiting = [
+            at
+            for carrier, ats in glance.waiting.items()
+            for at in ats
+            if at >= self._way(carrier).health.since
+        ]
         fault = self._broken(glance, waiting, now)
         if fault is not None:
-            for way in self._ways.values():  # what was sent into the broken channel is not theirs
-                way.health.forget(now)
+            self._forget_ways(now)
             self._link_errors = 0
             return self._trip(whole, fault, now)
         elsewhere = max((way.breaker.recent(now) for way in self._ways.values()), default=0)
         change = self._advance(whole, glance, waiting, elsewhere, now)
+        if change is not None and change.state in (_OPEN, _HALF_OPEN):
+            self._forget_ways(now)
         if change is not None and change.state is _HALF_OPEN:
             self._link_errors = 0  # those of the time when it was down
         return change
+
+    def _forget_ways(self, now: float) -> None:
+        """What was sent into the broken channel, or tried it, says nothing of any carrier."""
+        for way in self._ways.values():
+            way.health.forget(now)
 
     def _broken(self, glance: Glance, waiting: Sequence[float], now: float) -> Fault | None:
         """What is wrong with the channel itself."""

@@ -34,6 +34,7 @@ from gateway.ledger import Ledger
 from gateway.moving import Moves
 from gateway.references import References
 from gateway.retries import Retries
+from gateway.routes import are_same
 from gateway.watching import feed, glance, link_fell, link_tests, tell
 from receipts.state import Path, begin_attempt
 from sms import config
@@ -88,7 +89,7 @@ class Dispatcher(ChannelChoice):
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
         self._delayed: list[tuple[float, int, Message]] = []
-        self._moves = Moves(lanes, self.put, self.put_moved, call_later)
+        self._moves = Moves(lanes, self.put_moved, call_later)
         self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
@@ -120,6 +121,7 @@ class Dispatcher(ChannelChoice):
     def reconfigure(self, snapshot: config.Snapshot) -> None:
         """Use the new routes; channels are added and removed by wiring before this."""
         has_other_texts = snapshot.templates != self.snapshot.templates
+        has_other_routes = not are_same(self.snapshot, snapshot)
         self.snapshot = snapshot
         self.routes.use(snapshot)
         if self.remote is not None:
@@ -128,7 +130,8 @@ class Dispatcher(ChannelChoice):
         for channel, _ in list(self._lanes.items()):
             # HELD has no runtime; a changed channel starts down
             is_open = bool(channel) and self.can_send(channel)
-            if not is_open or (has_other_texts and channel in snapshot.demanding):
+            is_stale = has_other_routes or (has_other_texts and channel in snapshot.demanding)
+            if not is_open or is_stale:
                 self._rechoose(channel)
 
     def _use_states(self, snapshot: config.Snapshot) -> None:
@@ -145,6 +148,8 @@ class Dispatcher(ChannelChoice):
         for runtime in changed:  # once all know: nothing moves from one paused channel to another
             if runtime.is_paused:
                 self._leave(runtime, "channel.unavailable")
+            else:
+                runtime.watch.try_soon(self._monotonic())
 
     def add_channel(self, runtime: ChannelRuntime) -> None:
         """Know a channel; it takes part once its link is up."""
@@ -240,14 +245,8 @@ class Dispatcher(ChannelChoice):
         for channel in touched:
             self.pump(channel)
 
-    def put_moved(self, messages: Iterable[Message], *, first: bool = False) -> None:
-        """Queue what comes out of another lane where it belongs now, by age.
-
-        `first`: before all that waits there, in the order given.
-        """
-        if first:
-            self.put(messages, first=True)
-            return
+    def put_moved(self, messages: Iterable[Message]) -> None:
+        """Queue what comes out of another lane where it belongs now, by age (`Lanes.put_moved`)."""
         if self.sift is not None:
             messages = self.sift(messages)
         now = self._monotonic()
@@ -392,7 +391,8 @@ class Dispatcher(ChannelChoice):
         free -= runtime.claiming
         to_claim: list[Message] = []
         look, strict_until = self.last_look, runtime.strict_until
-        while free > 0 and len(look.stopped) < SLICE:
+        most = self.retries.size + SLICE  # may find no budget in one turn of the loop
+        while free > 0 and len(look.stopped) < SLICE and self.retries.size < most:
             message = lane.take(otp_only=free <= reserve, strict_until=strict_until)
             if message is None:
                 break
@@ -411,7 +411,7 @@ class Dispatcher(ChannelChoice):
                 to_claim.append(message)
         if to_claim:
             self._claim(runtime, to_claim)
-        if look.stopped and look.settle():
+        if (look.stopped and look.settle()) or self.retries.size >= most:
             self._wake(runtime.config.id, 0.0)
         return burst
 

@@ -310,14 +310,27 @@ class Evidence:
             return CopyVerdict.DONE
         if message.state is not State.UNCERTAIN:
             return CopyVerdict.KNOWN
-        policy = self.policies.of(message)
-        if policy is not UncertainPolicy.ASK if is_asked else not policy.is_resending:
+        if not (self._is_for_operator(message, unix) if is_asked else self._is_resending(message)):
             return CopyVerdict.POLICY
         if message.attempt >= self._policy.max_attempts:
             return CopyVerdict.ATTEMPTS
         is_otp = message.message_class is MessageClass.OTP
         needed_s = self._policy.otp_min_validity_s if is_otp else 1.0
         return None if message.valid_until - unix >= needed_s else CopyVerdict.LATE
+
+    def _is_resending(self, message: Message) -> bool:
+        return self.policies.of(message).is_resending
+
+    def _is_for_operator(self, message: Message, unix: float) -> bool:
+        """Whether `ask` holds, or did when the answer was lost and its copy is wanted now.
+
+        One that waited for an operator then is not sent by itself, whatever its tenant has
+        become; so where copies are made the operator may, once it would have been its time.
+        """
+        if self.policies.of(message) is UncertainPolicy.ASK:
+            return True
+        wait_s = self._wait_s(message)
+        return self._is_resending(message) and unix >= message.uncertain_at + wait_s
 
     def order(self, message: Message, done: Callable[[], None]) -> CopyVerdict | EventRow:
         """An operator wants the second copy: its row, or why there is none.

@@ -210,6 +210,10 @@ class Flow:
             return replace(message, state=State.QUEUED)
         return message
 
+    def is_taken(self, channels: Sequence[int], message_class: MessageClass) -> bool:
+        """Whether a channel of a route takes messages now."""
+        return self.dispatcher.first_fit(channels, message_class) is not None
+
     def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
         """The channel of a route that a message would go to now; its primary while all are down."""
         fit = self.dispatcher.first_fit(channels, message_class)

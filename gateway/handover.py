@@ -53,6 +53,7 @@ class Taken:
     ids: list[int]
     message_class: MessageClass
     is_beyond: bool  # there was no room for it: only what expires was to be had
+    is_paid: bool = False  # its giver's retry budget has let it go: the one that saw it fail
 
 
 @dataclass(slots=True)
@@ -251,7 +252,9 @@ class HandoverDesk:
             block = blocks[handover.id]
             self._claims.adopt(block, ids)
             is_beyond = handover.id in beyond
-            self._adopting.append(Taken(block, ids, handover.message_class, is_beyond))
+            is_paid = handover.channel != ANY
+            taken_one = Taken(block, ids, handover.message_class, is_beyond, is_paid)
+            self._adopting.append(taken_one)
             self._held.setdefault(handover.channel, []).append(block)
             self._metrics.handovers_total.inc((end,), len(ids))
         await self._adopt()
@@ -289,6 +292,8 @@ class HandoverDesk:
             message.claim = taken.block
             message.is_adopted = True
             self._ledger.take_back(message)
+            if taken.is_paid and message.attempt:
+                self._dispatcher.retries.free(message)
         self._claims.settled(taken.block, len(taken.ids) - len(mine))
         soon = self._unix() + LATE_S if taken.is_beyond else math.inf
         self._dispatcher.put_adopted([m for m in mine if m.valid_until <= soon])

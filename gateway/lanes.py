@@ -13,18 +13,34 @@ carrier or ended (`release`). What finds no room is kept as an id only (`gateway
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
-from operator import attrgetter
 
 from sms.model import Message, MessageClass, State
 
 HELD = 0
-_QUEUED_AT = attrgetter("queued_at")
 _OTP, _TRANSACTIONAL = MessageClass.OTP, MessageClass.TRANSACTIONAL  # a call each in Python 3.11
 _CANCELED, _REJECTED = State.CANCELED, State.REJECTED
 TRANSACTIONAL_TURNS = 4  # transactional to marketing 4:1 (RELIABILITY section 9)
+
+
+def turn_of(message: Message) -> tuple[bool, float]:
+    """Sorts what moves: what a carrier has failed first (RELIABILITY 6), each part by age."""
+    if message.attempt:
+        return False, message.id  # it was queued anew each time it came back
+    return True, message.queued_at
+
+
+def _merge(waiting: deque[Message], run: list[Message]) -> None:
+    """Put a run in its place; looks only at what stands between its first and its last."""
+    low = bisect_right(waiting, turn_of(run[0]), key=turn_of)
+    high = bisect_left(waiting, turn_of(run[-1]), lo=low, key=turn_of)
+    waiting.rotate(-low)
+    between = [waiting.popleft() for _ in range(high - low)]
+    waiting.extendleft(reversed(list(merge(between, run, key=turn_of))))
+    waiting.rotate(low)
 
 
 class FairQueue:
@@ -73,25 +89,22 @@ class FairQueue:
         self.size += 1
 
     def put_moved(self, messages: Iterable[Message]) -> None:
-        """Queue what has waited elsewhere among the tenants' messages here, by age.
-
-        In the order of their age, as they came out of another queue.
-        """
+        """Queue what has waited elsewhere among the tenants' messages here, by `turn_of`."""
         runs: dict[int, list[Message]] = {}
         for message in messages:
             runs.setdefault(message.tenant, []).append(message)
         for tenant, run in runs.items():
+            run.sort(key=turn_of)  # as they came out of another queue: almost, or quite
             self.size += len(run)
             waiting = self._by_tenant.get(tenant)
             if waiting is None:
                 self._by_tenant[tenant] = deque(run)
-                self._ring.append(tenant)
-            elif waiting[-1].queued_at <= run[0].queued_at:
-                waiting.extend(run)
-            elif run[-1].queued_at <= waiting[0].queued_at:
-                waiting.extendleft(reversed(run))
+                if run[0].attempt:
+                    self._ring.appendleft(tenant)
+                else:
+                    self._ring.append(tenant)
             else:
-                self._by_tenant[tenant] = deque(merge(waiting, run, key=_QUEUED_AT))
+                _merge(waiting, run)
 
     def next_at(self) -> float:
         """The `queued_at` of the message that is next; inf when nothing waits."""

@@ -88,7 +88,7 @@ class Orphans:
             if row.path == Path.UNCERTAIN
             and row.channel == report.channel
             and row.carrier_id is None
-            and self._is_near(row, heard_at)
+            and self._is_near(message, row, heard_at)
         ]
         if len(lost) != 1:
             return None
@@ -100,12 +100,15 @@ class Orphans:
             segments = segments[:1]
         return message, segments, row.copy, attempt
 
-    def _is_near(self, row: EventRow, heard_at: float) -> bool:
-        """Whether the attempt left at most the window before; after a kill nobody knows when."""
-        if len(row.times) == 2:
-            left_at = row.at - row.times[1] / 1000
-            return left_at - _CLOCKS_S <= heard_at <= left_at + self._window_s
-        return heard_at <= row.at + self._window_s
+    def _is_near(self, message: Message, row: EventRow, heard_at: float) -> bool:
+        """Whether the attempt left at most the window before.
+
+        After a kill only that it left between accept and recovery is known.
+        """
+        first, last = message.created_at, row.at
+        if len(row.times) >= 2:  # over a backup its detour stands behind them
+            first = last = row.at - row.times[1] / 1000
+        return first - _CLOCKS_S <= heard_at <= last + self._window_s
 
 
 def numbers_of(report: Report) -> tuple[str, ...]:

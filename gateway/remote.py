@@ -73,6 +73,8 @@ class RemoteChannels:
         self.wake: Callable[[int, str], None] = lambda process, what: None
         self.go_on: Callable[[int], None] = self.pump  # if the channel is still another's
         self.expired: Callable[[Message], None] = lambda message: None
+        # Of one that was tried before: whether it has its budget; it waits elsewhere if not.
+        self.may_try: Callable[[Message], bool] = lambda message: True
 
     def configure(self, snapshot: Snapshot) -> None:
         """Use the windows of a new configuration: a block is no larger than what a channel takes.
@@ -138,8 +140,9 @@ class RemoteChannels:
             if message_class is not _OTP:
                 self._turns[channel] = self._turns.get(channel, 0) + 1
             messages = self._take(lane, message_class, self._sizes.get(channel, BLOCK))
-            if messages:
-                self.give(messages, receiver, channel)
+            if not messages:  # the rest of a long lane with the next tick
+                return
+            self.give(messages, receiver, channel)
 
     def give(self, messages: Sequence[Message], receiver: int, channel: int) -> None:
         """Hand over a block of owned messages of one class that stand in no lane any more."""
@@ -210,14 +213,17 @@ class RemoteChannels:
     def _take(self, lane: Lane, message_class: MessageClass, size: int) -> list[Message]:
         queue, unix = lane.queue(message_class), self._unix()
         messages: list[Message] = []
-        while queue.size and len(messages) < size:
+        short = 0  # that have no budget
+        while queue.size and len(messages) < size and short < BLOCK:
             message = queue.take()
             if message is None or message.is_handed or message.state in FINAL_STATES:
                 continue
             if message.valid_until <= unix:
                 self.expired(message)
-            else:
+            elif not message.attempt or self.may_try(message):
                 messages.append(message)
+            else:
+                short += 1
         return messages
 
     # -- what became of it -----------------------------------------------------------------

@@ -54,6 +54,7 @@ RETRY_AFTER_S = (1.0, 5.0, 30.0, 300.0)  # then hourly (issue of receipts: decis
 HOURLY_S = 3600.0
 SECOND_LOOK_S = 0.2  # what another process submitted is in the store by then
 PARKED_POLL_S = 0.5
+HASTEN_S = 3.0  # between two such hurries, while answers are lost
 ELSEWHERE_S = 10.0  # between two looks at what waits here and may have ended in another process
 KEPT_S = 259_200.0  # 72 h, then counted and dropped
 LOOKUP_BATCH = 500
@@ -141,6 +142,7 @@ class Reports:
         self._looked_at = 0.0  # Unix; when the store was asked about what waits
         self._polled_at = 0.0  # Unix; when parked reports were looked for
         self.parked = 0  # how many stand in parked_reports, as last seen
+        self._hastened_at = 0.0  # Unix; when parked reports were, for lost answers
         self.orphans: Orphans | None = None  # joined by wiring
         self.share = (0, 1)  # (our index, how many) among the living processes
 
@@ -568,9 +570,10 @@ class Reports:
         """Settle those that can only be about one lost answer; returns the others."""
         unix = self._unix()
         young = [one for one in missing if unix - unix_of(parked_of[id(one)].id) <= LOOK_S]
-        if self.orphans is None or not young:
+        orphans = self.orphans
+        if orphans is None or not young:
             return missing
-        candidates = await self.orphans.candidates(young)
+        candidates = await orphans.candidates(young)
         ids = sorted({one for some in candidates.values() for one in some})
         stored = await self._reader.messages(ids)
         messages: dict[int, tuple[Message, Stored]] = {}
@@ -578,11 +581,21 @@ class Reports:
             fresh = fold_stored(record)
             fresh.is_parked = fresh.state is State.UNCERTAIN
             messages[message_id] = self._at_hand(message_id) or fresh, record
-        left: list[Report] = []
+
+        def match_of(report: Report) -> Match | None:
+            at = unix_of(parked_of[id(report)].id)
+            return orphans.match(report, at, candidates, messages)
+
+        likely = [report for report in missing if match_of(report) is not None]
+        # A row that says whose it is may have come since it was looked for: then that one is at
+        # its end for the candidates, and not in doubt.
+        found, _ = await self._owners(likely) if likely else ([], [])
+        left = self._settle_parked(found, parked_of)
+        known = {id(report) for report, _ in found}
         for report in missing:
-            parked_id = parked_of[id(report)].id
-            match = self.orphans.match(report, unix_of(parked_id), candidates, messages)
-            batch = Batch(unix)
+            if id(report) in known:
+                continue
+            parked_id, match, batch = parked_of[id(report)].id, match_of(report), Batch(unix)
             settled = match is not None and self._settle(batch, report, match, is_orphan=True)
             if settled is False:
                 left.append(report)
@@ -592,11 +605,34 @@ class Reports:
             self._ledger.commit([], done=partial(self._forget_parked, parked_id, settled))
         return left
 
+    def _settle_parked(
+        self, found: Sequence[tuple[Report, Match]], parked_of: Mapping[int, ParkedReport]
+    ) -> list[Report]:
+        """Settle those whose owner is known; returns those that crashed, to be tried again."""
+        crashed: list[Report] = []
+        for report, match in found:
+            batch = Batch(self._unix())
+            settled = self._settle(batch, report, match)
+            if settled is False:
+                crashed.append(report)
+                continue
+            self._finish(report.channel, batch, [])
+            parked_id = parked_of[id(report)].id
+            self._ledger.commit([], done=partial(self._forget_parked, parked_id, settled))
+        return crashed
+
+    def _hasten(self, unix: float) -> None:
+        """Answers were lost: a receipt may have been quicker, and waits."""
+        if unix - self._hastened_at < HASTEN_S:
+            return
+        if channels := self._evidence.lately_lost():
+            self._hastened_at = unix
+            sql = hasten_orphans_sql(channels, id_at(unix - LOOK_S), len(RETRY_AFTER_S))
+            self._ledger.commit([], sql=sql)
+
     async def _retry_parked(self) -> None:
         unix = self._unix()
-        if channels := self._evidence.lately_lost():  # a receipt may have been quicker
-            since = id_at(unix - LOOK_S)
-            self._ledger.commit([], sql=hasten_orphans_sql(channels, since))
+        self._hasten(unix)
         due = await self._reader.due_reports(unix, LOOKUP_BATCH, share=self.share)
         self.parked = len(due)
         if not due:
@@ -604,16 +640,8 @@ class Reports:
         reports = [_unpark(parked) for parked in due]
         by_report = {id(report): parked for report, parked in zip(reports, due, strict=True)}
         found, missing = await self._owners(reports)
-        for report, match in found:
-            batch = Batch(unix)
-            settled = self._settle(batch, report, match)
-            if settled is False:  # it crashed: kept, and tried again like one nobody knows
-                missing.append(report)
-                continue
-            self._finish(report.channel, batch, [])
-            parked_id = by_report[id(report)].id
-            self._ledger.commit([], done=partial(self._forget_parked, parked_id, settled))
-        missing = await self._match_orphans(missing, by_report)
+        crashed = self._settle_parked(found, by_report)
+        missing = crashed + await self._match_orphans(missing, by_report)
         later: list[ParkedReport] = []
         dropped: list[int] = []
         for report in missing:

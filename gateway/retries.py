@@ -6,14 +6,17 @@
 
 Asked as late as possible, when a slot and tokens are there, so that the budget counts what
 leaves. Next comes who is first by class, then by age, whoever's it is; a tenant whose own budget
-is used up lets the others pass. What waits is in its owner's memory, as in a lane, and its rows
-say that it is queued: a restart finds it.
+is used up lets the others pass. Who hands a message over asks, too, and the receiver does not: the
+budget is that of the process in which it failed, which counted its firsts, and what waits for it
+takes no room of a receiver's. What waits is in its owner's memory, as in a lane, and its rows say
+that it is queued: a restart finds it.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from itertools import count
 
 from failover.budget import RetryBudget
 from sms.ids import unix_of
@@ -21,6 +24,8 @@ from sms.model import FINAL_STATES, Message, MessageClass
 from telemetry.metrics import Metrics
 
 MAX_AT_ONCE = 500  # messages let go in one turn of the loop, some 2 ms
+
+_Entry = tuple[int, int, Message]  # id, the turn in which it came, message
 
 
 class Retries:
@@ -33,10 +38,12 @@ class Retries:
         self._monotonic = monotonic
         self._metrics = metrics
         self.first = budget.first  # a tenant's first attempt leaves: on the path
-        # Messages by id, the oldest on top of each heap.
-        self._waiting: dict[MessageClass, dict[int, list[tuple[int, Message]]]] = {
+        # Messages by id, the oldest on top of each heap. A held one whose object is nobody's any
+        # more may stand here beside the one read back, so that ids alone do not say which is first.
+        self._waiting: dict[MessageClass, dict[int, list[_Entry]]] = {
             message_class: {} for message_class in MessageClass
         }
+        self._order = count()
         self.size = 0
 
     def may_leave(self, message: Message) -> bool:
@@ -44,7 +51,7 @@ class Retries:
         if self.take(message):
             return True
         queue = self._waiting[message.message_class].setdefault(message.tenant, [])
-        heapq.heappush(queue, (message.id, message))
+        heapq.heappush(queue, (message.id, next(self._order), message))
         self.size += 1
         return False
 
@@ -73,7 +80,7 @@ class Retries:
             while heads and len(some) < MAX_AT_ONCE:
                 _, tenant = heapq.heappop(heads)
                 queue = queues[tenant]
-                message = queue[0][1]
+                message = queue[0][2]
                 is_over = message.state in FINAL_STATES or message.is_handed
                 attempt = message.attempt + 1
                 if not is_over and self._budget.ask(message.id, attempt, tenant, now) is not None:
@@ -93,9 +100,9 @@ class Retries:
         late: list[Message] = []
         queues = self._waiting[message_class]
         for tenant, queue in list(queues.items()):
-            kept: list[tuple[int, Message]] = []
+            kept: list[_Entry] = []
             for entry in queue:
-                message = entry[1]
+                message = entry[2]
                 if message.state in FINAL_STATES or message.is_handed:
                     continue
                 if message.valid_until <= unix:
@@ -115,7 +122,7 @@ class Retries:
     def __iter__(self) -> Iterator[Message]:
         for queues in self._waiting.values():
             for queue in queues.values():
-                yield from (message for _, message in queue)
+                yield from (message for _, _, message in queue)
 
     def set_gauges(self, unix: float) -> None:
         """Before a scrape: how many wait, and how old the oldest of them is."""

@@ -132,6 +132,18 @@ class Routes:
         return found
 
 
+def are_same(before: Snapshot, after: Snapshot) -> bool:
+    """Whether every message that waits still has its channels, as far as routes and canaries say.
+
+    A canary that is only paused, or judged anew, has the same numbers on the same channels.
+    """
+    return before.routes == after.routes and _trials(before) == _trials(after)
+
+
+def _trials(snapshot: Snapshot) -> set[tuple[int, int, int, tuple[int, ...]]]:
+    return {(one.route, one.id, one.share, one.channels) for one in snapshot.canaries}
+
+
 def in_turn(snapshot: Snapshot, key: RouteKey, number: str, text: str) -> tuple[int, ...]:
     """The same for a message that is none yet: its channels in its own order, by its final text."""
     kind = _kind_of(snapshot, key)

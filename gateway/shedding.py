@@ -1,8 +1,8 @@
 """When new messages are refused, 503, before what is accepted suffers: marketing first, otp last.
 
     database, event loop, disk, all queues ─────▶ a class is closed, whatever its route
-    what waits for a route's channels ─┬─ one takes messages ─▶ full: it needs too long for them
-                                       └─ none does ─────────▶ full much sooner: it is only held
+    a route ─┬─ a channel takes messages ─▶ full: it needs too long for what waits for it
+             └─ none does ────────────────▶ full much sooner: what waits for any is only held
 
 Looked at some twenty times a second, the routes once a second and only when much waits, so that
 a request costs two dictionary lookups. RELIABILITY sections 7 and 9.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,14 @@ _HELD_WORDS: Final = (
     " held of this class. What was accepted is kept and goes out first."
 )
 _FULL_WORDS: Final = "More waits for the channel of the message's route than it can send in time."
+
+
+@dataclass
+class _Aside:
+    """How many messages of a class stand in no channel's lane: spilled, or held."""
+
+    by_channels: dict[MessageClass, dict[Channels, int]] = field(default_factory=dict)
+    by_taker: dict[MessageClass, dict[int, int]] = field(default_factory=dict)  # where there is one
 
 
 class Shedding:
@@ -156,11 +165,7 @@ class Shedding:
         return min(self._limits.shed_queue_s, *self._held_s.values())
 
     def _why_full(
-        self,
-        message_class: MessageClass,
-        channels: Channels,
-        aside: Mapping[MessageClass, Mapping[Channels, int]],
-        accepting: int,
+        self, message_class: MessageClass, channels: Channels, aside: _Aside, accepting: int
     ) -> Refusal | None:
         known = self._dispatcher.snapshot.channels
         taker = self._dispatcher.taker(channels, message_class)
@@ -172,36 +177,43 @@ class Shedding:
             bound = known[taker].segments_per_second * self._limits.shed_queue_s
             bound *= FACTORS[message_class]
             why = "shed.queue_full", _FULL_WORDS, 10
-        ahead = _AHEAD[message_class]
-        return why if self._waiting(channels, ahead, aside) > bound / accepting else None
+        waiting = self._waiting(message_class, channels, taker, aside)
+        return why if waiting > bound / accepting else None
 
     def _waiting(
-        self,
-        channels: Channels,
-        classes: tuple[MessageClass, ...],
-        aside: Mapping[MessageClass, Mapping[Channels, int]],
+        self, message_class: MessageClass, channels: Channels, taker: int | None, aside: _Aside
     ) -> int:
-        """How many messages of these classes wait for any of these channels."""
+        """How many messages a new one waits for, of its class or one before it.
+
+        With a channel that takes it: those that wait for that one, whatever stands at the route's
+        others. Without: those that wait for any of them.
+        """
+        places = channels if taker is None else (taker,)
         count = 0
-        for message_class in classes:
-            for channel in channels:
-                count += self._lanes.lane(channel).queue(message_class).size
-            for others, number in aside[message_class].items():
+        for ahead in _AHEAD[message_class]:
+            for channel in places:
+                count += self._lanes.lane(channel).queue(ahead).size
+            if taker is not None:
+                count += aside.by_taker[ahead].get(taker, 0)
+                continue
+            for others, number in aside.by_channels[ahead].items():
                 if not set(others).isdisjoint(channels):
                     count += number
         return count
 
-    def _aside(self) -> dict[MessageClass, dict[Channels, int]]:
-        """What stands in no channel's lane: spilled, or held, by the channels that it waits for.
-
-        Of what is held a sixteenth of its class's memory is here, the rest is spilled.
-        """
+    def _aside(self) -> _Aside:
+        """Of what is held a sixteenth of its class's memory is here, the rest is spilled."""
         routes = self._dispatcher.routes
-        found: dict[MessageClass, dict[Channels, int]] = {}
+        found = _Aside()
         for message_class, queue in self._lanes.lane(HELD).queues():
             counts = dict(self._backlog.spill.waiting(message_class))
             for message in queue:
                 channels = routes.of(message)
                 counts[channels] = counts.get(channels, 0) + 1
-            found[message_class] = counts
+            takers: dict[int, int] = {}
+            for channels, number in counts.items():
+                taker = self._dispatcher.taker(channels, message_class)
+                if taker is not None:
+                    takers[taker] = takers.get(taker, 0) + number
+            found.by_channels[message_class], found.by_taker[message_class] = counts, takers
         return found

@@ -570,6 +570,7 @@ def _peers(
     peers = Peers(flow, process, remote, sessions, desk, takeover, commands, wakes)
     dispatcher.remote, dispatcher.hungry = remote, desk.hungry
     remote.go_on = dispatcher.pump
+    remote.may_try = dispatcher.retries.may_leave
     remote.expired, takeover.kick, sessions.lived = dispatcher.expire, desk.kick, peers.lived
     takeover.inherited = peers.inherited
     if wakes is not None:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 import asyncpg
 
 from sms.config import Snapshot
-from sms.errors import GatewayError
+from sms.errors import GatewayError, StoreUnavailable
 from store.audit import AuditLog, Author, Entry, append
 from store.canaries import CanaryStore
 from store.database import AnyConnection, Pool, acquire, committing
@@ -33,6 +33,7 @@ _READ = (
     " WHERE {} ORDER BY kind, id"
 )
 ObjectKey = tuple[str, str]  # kind, name
+TURN_S = 2.0  # as for a connection
 
 
 class ConfigMovedError(GatewayError):
@@ -53,6 +54,7 @@ class ConfigStore:
         self.canaries = CanaryStore(pool)
         self._loading = asyncio.Lock()  # a load that began later must not end earlier
         self._loaded = Loaded()
+        self._changing = asyncio.Lock()
 
     async def version(self) -> int:
         """The number that grows with every change."""
@@ -158,7 +160,7 @@ class ConfigStore:
         COMMIT, KeyReusedError when an API key's id was given before.
         """
         try:
-            async with committing(self._pool) as conn:
+            async with self._turn(), committing(self._pool) as conn:
                 change = Change(conn, self._keyring, await _lock(conn) + 1, author)
                 yield change
                 await change.finish()
@@ -166,6 +168,23 @@ class ConfigStore:
             if error.constraint_name == "objects_key_id":
                 raise KeyReusedError("an API key's id was given before") from error
             raise
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One change of this process at a time, so that those that wait hold no connection.
+
+        A tenant may make changes too; many at once are not to take the pool from what else uses
+        it. Raises StoreUnavailable when it takes too long.
+        """
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._changing.acquire()
+        except TimeoutError as error:
+            raise StoreUnavailable("other changes of the configuration are under way") from error
+        try:
+            yield
+        finally:
+            self._changing.release()
 
     async def apply(
         self, writes: Sequence[Upsert | Removal], author: Author, based_on: int | None = None

@@ -151,12 +151,17 @@ def hasten_reports_sql(message_id: int, attempt: int) -> str:
     )
 
 
-def hasten_orphans_sql(channels: Iterable[int], since: int) -> str:
-    """Look again at once at parked reports of these channels with an id from `since` on."""
+def hasten_orphans_sql(channels: Iterable[int], since: int, steps: int) -> str:
+    """Look again soon at parked reports of these channels with an id from `since` on.
+
+    Only at those that would wait longer than the first steps do, and the look is none of their
+    steps. Who has had all `steps` loses none: so many tries are counted once.
+    """
     listed = ",".join(str(int(channel)) for channel in sorted(channels))
     return (
-        f"UPDATE parked_reports SET due = now() WHERE id >= {int(since)}"
-        f" AND channel IN ({listed}) AND due > now();"
+        f"UPDATE parked_reports SET due = now(), tries = tries - (tries <> {int(steps)})::int"
+        f" WHERE id >= {int(since)} AND channel IN ({listed}) AND tries > 0"
+        f" AND due > now() + interval '5 s';"
     )
 
 

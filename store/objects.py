@@ -138,6 +138,17 @@ class Change:
         )
         return {row["name"]: json.loads(row["spec"]) for row in rows}
 
+    async def count(self, kind: str, tenant: str) -> int:
+        """How many objects of a kind in force are the tenant's, by its name."""
+        return int(
+            await self._conn.fetchval(
+                "SELECT count(*) FROM objects WHERE kind = $1 AND deleted_at IS NULL"
+                " AND spec ->> 'tenant' = $2",
+                kind,
+                tenant,
+            )
+        )
+
     async def specs(self, *kinds: str) -> dict[tuple[str, str], dict[str, Any]]:
         """Specs of every object in force of some kinds, by kind and name; their secrets unread."""
         rows = await self._conn.fetch(

@@ -89,7 +89,7 @@ class CanaryRoutes(Stored):
                 route.name,
                 good["channels"],
                 route.spec["channels"][0],
-                self.desk.now(),
+                await self._now(change),
                 steps=good.get("steps", STEPS),
                 gates=good.get("gates"),
             )
@@ -146,7 +146,7 @@ class CanaryRoutes(Stored):
             # Paused it stays; the step begins now: what happened since is not of it.
             spec = {**earlier.spec, "state": standing.spec["state"]}
             share = earlier.spec["share"]
-            spec = at_share(spec, share, self.desk.now())
+            spec = at_share(spec, share, await self._now(change))
             return await self._put(change, standing, spec, "rolled_back")
 
         return await self.changed(request, key, decide)
@@ -185,9 +185,14 @@ class CanaryRoutes(Stored):
             _refuse_over(standing)
             if state is CanaryState.PROMOTED:
                 await _promote_route(change, standing.spec)
-            return await self._put(change, standing, made(standing.spec, self.desk.now()), verb)
+            spec = made(standing.spec, await self._now(change))
+            return await self._put(change, standing, spec, verb)
 
         return await self.changed(request, key, decide)
+
+    async def _now(self, change: Change) -> float:
+        """The clock that the judge goes by, whatever this host's says."""
+        return await self.desk.store.canaries.judging(change).now()
 
     async def _put(
         self, change: Change, standing: StoredObject, spec: Spec, verb: str

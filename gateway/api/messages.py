@@ -14,6 +14,7 @@ from gateway.api.desk import no_body
 from gateway.api.frame import BodyReader
 from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.api.reply import caller, check_query, json_response, not_found
+from gateway.api.standing import HELD as HELD_FOR_CHANNEL
 from gateway.api.standing import Clocks, standing_of
 from gateway.api.tellings import MAX_ENDPOINTS, events_told, webhook_steps
 from gateway.timeline import timeline
@@ -62,9 +63,18 @@ def view_of(
     if awaited is not None:
         view["waiting"] = awaited["detail"]
     else:
-        is_held = message.state in _WAITS and flow.commands.is_held(message.id)
-        view["waiting"] = HELD if is_held else None
+        view["waiting"] = _held(flow, message) if message.state in _WAITS else None
     return view
+
+
+def _held(flow: FlowPort, message: Message) -> str | None:
+    """Why a message waits that this process does not have in memory, where it can be told."""
+    if flow.commands.is_held(message.id):
+        return HELD
+    channels = flow.snapshot.channels_for(
+        message.tenant, message.message_class, message.carrier, message.country
+    )
+    return None if flow.is_taken(channels, message.message_class) else HELD_FOR_CHANNEL
 
 
 class MessageRoutes:

@@ -424,6 +424,10 @@ class FlowPort(Protocol):
         """The owner's object, fresher than the store; None when this process does not own it."""
         ...
 
+    def is_taken(self, channels: Sequence[int], message_class: MessageClass) -> bool:
+        """Whether a channel of a route takes messages now."""
+        ...
+
     def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
         """The channel of a route that a message would go to now; its primary while all are down."""
         ...

@@ -33,8 +33,8 @@ _REFUSALS: Final[Mapping[CopyVerdict, tuple[str, str]]] = {
     ),
     CopyVerdict.POLICY: (
         "message.copy_refused",
-        "What follows a lost answer of this message is not `ask`; set `on_uncertain` of its tenant "
-        "to `ask`, unless the message or its template says otherwise itself.",
+        "What follows a lost answer of this message is not `ask` but `hold`, or its own copy may "
+        "yet be made: look at its state again in two minutes.",
     ),
     CopyVerdict.LATE: (
         "message.copy_refused",

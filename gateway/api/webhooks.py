@@ -105,7 +105,7 @@ class EndpointRoutes:
         async with desk.store.change(desk.author(request, whose.key)) as change:
             tenant = whose.tenant or await _named(change, good, checked)
             checked.stop()
-            await self._check_room(tenant)
+            await _check_room(change, tenant)
             name = endpoint_name(tenant, good["url"])
             await _refuse_taken(change, name)
             made = await change.put(Upsert(_KIND, name, endpoint_spec(good, tenant), keys))
@@ -318,12 +318,6 @@ class EndpointRoutes:
         if wrong is not None:
             checked.add(at, "field.value", f"`url` {wrong}.")
 
-    async def _check_room(self, tenant: str) -> None:
-        standing = await self._desk.store.page(_KIND, MAX_ENDPOINTS, owner=tenant)
-        if len(standing) >= MAX_ENDPOINTS:
-            detail = f"A tenant has at most {MAX_ENDPOINTS} webhook endpoints; delete one first."
-            raise ProblemError(of_fields([FieldError("", "webhook_endpoint.too_many", detail)]))
-
     def _running(self, stored: StoredObject) -> WebhookEndpoint:
         """As it is called; also one that this process has not heard of yet."""
         for tenant in self._flow.snapshot.tenants.values():
@@ -383,6 +377,12 @@ async def _put(
     if name != standing.name:
         await _refuse_taken(change, name)
     return await change.put(Upsert(_KIND, name, spec, standing.secrets, verb, was=standing.name))
+
+
+async def _check_room(change: Change, tenant: str) -> None:
+    if await change.count(_KIND, tenant) >= MAX_ENDPOINTS:
+        detail = f"A tenant has at most {MAX_ENDPOINTS} webhook endpoints; delete one first."
+        raise ProblemError(of_fields([FieldError("", "webhook_endpoint.too_many", detail)]))
 
 
 async def _refuse_taken(change: Change, name: str) -> None:

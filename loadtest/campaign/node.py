@@ -46,6 +46,7 @@ RELIABILITY: Final[Mapping[str, str]] = {
     "reconnect_max_s": "1",
     "health_link_errors": "1000",  # tried so often, five in a row are a matter of seconds
     "drain_before_s": "0.2",
+    "retry_least": "1000",  # extra attempts in a minute: a kill leaves hundreds of answers open
     "marketing_opens_h": "0",  # campaigns run at night too
     "marketing_closes_h": "24",
     "lane_otp": "160",  # what is held beyond a sixteenth of it is kept as ids: seen in each run

@@ -30,6 +30,7 @@ def running() -> Iterator[GatewayProcess]:
         submit_timeout_s="3",
         submit_timeout_otp_s="3",
         uncertain_slot_s="1",
+        retry_least="100",  # what hung is more than the budget of a minute
         health_no_answer_s="2",
         health_open_s="1",
         health_ramp="0.5,1",

@@ -9,6 +9,7 @@ import pytest
 from gateway.canaryspec import at_share, rolled_back
 from sms.config import CanaryState
 from store.audit import Author
+from store.canaries import Judging
 from store.objects import Upsert
 from tests.support.admin_world import audit, code, open_world
 
@@ -19,9 +20,17 @@ ACCOUNT = {"protocol": "smpp", "host": "127.0.0.1", "port": 2775, "password": "s
 
 
 @pytest.fixture
-async def world(dsn):
-    """With a route for login codes over `old`, and channels `new` and `third` beside it."""
+async def world(dsn, monkeypatch):
+    """With a route for login codes over `old`, and channels `new` and `third` beside it.
+
+    The database's clock, which every step goes by, is a minute behind the host's.
+    """
     async with open_world(dsn) as made:
+
+        async def now(_):
+            return made.one.now - 60.0
+
+        monkeypatch.setattr(Judging, "now", now)
         for name in ("old", "new", "third"):
             await channel(made, name)
         await route(made, "old", **{"class": "otp"})
@@ -83,7 +92,7 @@ async def test_a_canary_is_made_read_listed_and_in_force_elsewhere(world):
         "steps": [5, 30, 100],
         "share": 5,
         "state": "running",
-        "since": "2027-01-15T08:00:00.000Z",
+        "since": "2027-01-15T07:59:00.000Z",
         "reason": None,
         "gates": {},
         "last_gate": None,
@@ -211,7 +220,7 @@ async def test_a_pause_keeps_the_share_and_an_abort_takes_it(world):
         told = answer.json()
         return told["state"], told["share"], told["since"], len(world.two.flow.snapshot.canaries)
 
-    begun, paused = "2027-01-15T08:00:00.000Z", "2027-01-15T08:05:00.000Z"
+    begun, paused = "2027-01-15T07:59:00.000Z", "2027-01-15T08:04:00.000Z"
     world.one.now += 300
     assert await post("pause") == ("paused", 5, begun, 1)
     assert await post("resume") == ("running", 5, paused, 1)
@@ -219,7 +228,7 @@ async def test_a_pause_keeps_the_share_and_an_abort_takes_it(world):
     assert code(stale) == (412, "if_match.mismatch")
     world.one.now += 300
     ended = await post("abort")
-    assert ended == ("aborted", 0, "2027-01-15T08:10:00.000Z", 0)
+    assert ended == ("aborted", 0, "2027-01-15T08:09:00.000Z", 0)
     world.one.now += 300
     assert await post("abort") == ended  # asked again, for the answer was lost
     for action in ("pause", "resume", "promote"):
@@ -270,7 +279,7 @@ async def test_steps_and_limits_change_under_way_and_go_back(world):
     path, known = f"{one}:rollback", {"version": made["version"]}
     back = (await world.admin("POST", path, known)).json()
     assert (back["share"], back["steps"], back["gates"]) == (5, made["steps"], made["gates"])
-    assert (back["state"], back["since"]) == ("running", "2027-01-15T08:10:00.000Z")
+    assert (back["state"], back["since"]) == ("running", "2027-01-15T08:09:00.000Z")
     unknown = {"version": made["version"] - 1}
     assert pointers(await world.admin("POST", path, unknown)) == [("/version", "version.unknown")]
 

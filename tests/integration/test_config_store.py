@@ -67,6 +67,16 @@ async def store(dsn):
     pool.terminate()
 
 
+async def test_changes_that_wait_for_each_other_hold_no_connection(store):
+    """A tenant may make changes as well; the pool is everybody's."""
+    async with store.change(TEST) as change:
+        waiting = [asyncio.create_task(store.apply([SHOP], TEST)) for _ in range(6)]
+        for _ in range(6):  # and so they get as far as they can
+            assert await asyncio.wait_for(store.version(), 1.0) == 0
+        await change.put(SHOP)
+    assert await asyncio.gather(*waiting) == [1] * 6
+
+
 async def test_what_is_applied_is_what_runs(store):
     assert (await store.load()).version == 0
     assert await store.apply(ALL, TEST) == 1

@@ -17,6 +17,7 @@ from store import database, partitions
 from store.fragments import (
     ParkedReport,
     Why,
+    hasten_orphans_sql,
     hasten_reports_sql,
     holdings_sql,
     park_reports_sql,
@@ -179,6 +180,23 @@ async def test_a_parked_report_keeps_our_word_and_comes_at_once_when_its_attempt
     await write(world, [], park_reports_sql(world.keyring, [replace(found, due=due + 300)]))
     later = await world.reader.due_reports(due + 600, 9)
     assert sorted(later, key=lambda one: one.id)[0] == replace(found, due=due + 300)
+
+
+async def test_a_lost_answer_hastens_what_would_wait_long_and_takes_it_no_step(world):
+    """Five seconds are no wait; with its last step done one is not counted a second time."""
+    now, start = time.time(), id_at(time.time())
+    stand = [(1, 1, 4.0), (1, 2, 30.0), (1, 3, 300.0), (1, 4, 3600.0), (1, 5, 3600.0)]
+    told = [
+        ParkedReport(start + number, channel, "x", "DELIVRD", "", "", tries, now + due_s)
+        for number, (channel, tries, due_s) in enumerate([*stand, (2, 3, 300.0)])
+    ]
+    old = start - (1000 << TIME_SHIFT)
+    told.append(ParkedReport(old, 1, "x", "DELIVRD", "", "", 5, now + 3600.0))
+    await write(world, [], park_reports_sql(world.keyring, told))
+    for _ in range(2):  # what is due is not hastened
+        await write(world, [], hasten_orphans_sql([1], start, steps=4))
+    due = await world.reader.due_reports(time.time() + 1, 9)
+    assert {one.id - start: one.tries for one in due} == {1: 1, 2: 2, 3: 4, 4: 4}
 
 
 async def test_our_word_is_found_by_its_index(world):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from gateway.apply import apply_document
 from gateway.changelimit import ChangeLimit
 from sms.config import WebhookEndpoint
+from store import database
 from store.objects import Upsert
 from tests.support.admin_world import SETUP
 from tests.support.webhook_world import PATH, STAR, URL, open_rig
@@ -331,3 +333,15 @@ async def test_a_suspended_tenant_may_only_stop_what_is_sent(rig):
     assert (off.status_code, off.json()["enabled"]) == (200, False)
     assert (await rig.call("GET", f"{one}/attempts")).status_code == 200
     assert (await rig.call("DELETE", one)).status_code == 204
+
+
+async def test_many_are_made_at_once_with_few_connections(rig, monkeypatch):
+    """Making one needs one connection: none holds the lock and waits for another's."""
+    pool = await database.open_pool(rig.world.dsn, size=2)
+    monkeypatch.setattr(rig.config, "_pool", pool)
+    try:
+        wanted = [rig.call("POST", PATH, {"url": f"{URL}/{number}"}) for number in range(8)]
+        made = await asyncio.gather(*wanted)
+    finally:
+        pool.terminate()
+    assert [answer.status_code for answer in made] == [201] * 8

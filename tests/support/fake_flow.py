@@ -283,6 +283,7 @@ class FakeFlow:
         self.accepted: list[list[Message]] = []
         self.verdicts: list[bytes | None] = []
         self.live_messages: dict[int, Message] = {}
+        self.is_all_down = False
         self._ids = IdClock(1, 0, lambda: NOW)
 
     def reports(self, channel: int, reports: Sequence[Report]) -> None:
@@ -340,6 +341,9 @@ class FakeFlow:
 
     def live(self, message_id: int) -> Message | None:
         return self.live_messages.get(message_id)
+
+    def is_taken(self, channels: Sequence[int], message_class: MessageClass) -> bool:
+        return not self.is_all_down
 
     def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
         return channels[0] if channels else None

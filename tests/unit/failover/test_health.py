@@ -58,6 +58,29 @@ def judged(health, now, waiting=(), whole=()):
     return None if fault is None else fault.signal
 
 
+def test_submits_that_were_lost_long_ago_are_no_sign_of_silence_now():
+    """A carrier came back after it had swallowed some; slow answers are no missing ones."""
+    health = Health(POLICY, 0.0)
+    lost = [1.0] * 9
+    assert health.no_answer(lost, 10.9) is None
+    assert health.no_answer(lost, 11.1) is not None
+    health.heard(GOOD, 30.0)  # these had been overdue by then
+    assert health.no_answer(lost, 45.0) is None
+    few, many = [1.0] * 3, [36.0] * 60
+    fresh = Health(POLICY, 0.0)
+    assert fresh.no_answer(few + many, 36.1) is None
+    assert fresh.no_answer(few + many, 40.9) is None
+    assert fresh.no_answer(few + many, 41.1) is not None
+
+
+def test_a_hang_is_seen_from_its_first_submit_also_where_few_are_sent():
+    health = Health(POLICY, 0.0)
+    health.heard(GOOD, 100.0)
+    sent = [100.0 + n for n in range(14)]  # one a second
+    seen = [at for at in sent if health.no_answer([one for one in sent if one <= at], at)]
+    assert seen[0] == pytest.approx(112.0, abs=1.01)
+
+
 @pytest.mark.parametrize(
     ("failed", "good", "is_left"),
     [(10, 10, True), (9, 11, False), (10, 9, False), (19, 0, False), (20, 0, True)],

@@ -29,6 +29,7 @@ class Does:
 
     answer_s: float = 0.1
     hangs: bool = False
+    lost_until: float = 0.0  # what left before that moment is never answered
     fails: float = 0.0
     unknown: float = 0.0
     refuses: float = 0.0  # numbers and contents
@@ -117,7 +118,8 @@ class World:
             now_does = does if does.only in (None, carrier) else GOOD
             since = self.watch.since(carrier)
             age = self.now - at
-            if not now_does.hangs and age >= now_does.answer_s * self.scale:
+            is_answering = not now_does.hangs and at >= now_does.lost_until
+            if is_answering and age >= now_does.answer_s * self.scale:
                 self.hear(one, age, since, now_does)
                 continue
             if age >= self.submit_timeout_s * self.scale and not is_given_up:
@@ -262,6 +264,47 @@ def test_a_queue_that_stands_is_left():
     took_s, signal = left_after(Does(head_age_s=301.0))
     assert took_s <= 1.0
     assert signal is Signal.HEAD_AGE
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_it_swallowed_while_it_was_tried_says_nothing_once_it_answers(seed):
+    """At 1 % of few messages it may be asked nothing for ten seconds: that is no silence."""
+    world = World(seed=seed).run(100).run(85, Does(hangs=True))
+    assert [move[1] for move in world.moves].count(BreakerState.HALF_OPEN) == 1
+    began = world.now
+    world.run(600, Does(lost_until=began))
+    assert {move[2] for move in world.moves if move[0] > began} <= {None, Signal.PROBES}
+    assert world.watch.is_closed
+
+
+def test_what_one_carrier_s_probes_wait_for_is_no_silence_of_the_channel():
+    watch = Watch(POLICY, 0.0, lambda: 0.5)
+    for now in range(1, 12):
+        watch.answered(Carrier.CM, Answers(total=5, failed=10, is_heard=True), float(now))
+        watch.tick(Glance(is_up=True, has_room=True), float(now))
+    assert watch.cause(Carrier.CM) is Signal.FAILURES
+    before = [3.0] * 8  # sent into it before it was left, and never answered
+    moves = [
+        move
+        for now in range(12, 40)
+        for move in watch.tick(Glance(True, True, {Carrier.CM: before}), float(now))
+    ]
+    assert all(move.carrier is Carrier.CM for move in moves)
+
+
+def test_what_stays_on_the_backup_is_tried_at_once_when_somebody_has_looked():
+    world = World()
+    for _ in range(40):  # good for a while, bad for a while
+        world.run(60, Does(fails=1.0)).run(60)
+        if any("stays on the backup" in move[3].change.words for move in world.moves):
+            break
+    world.run(1)
+    assert world.watch.state() is BreakerState.OPEN
+    world.watch.try_soon(world.now)
+    world.run(1)
+    assert world.watch.state() is BreakerState.HALF_OPEN
+    world.run(300)
+    assert world.watch.is_closed
 
 
 def test_five_link_errors_in_a_row():

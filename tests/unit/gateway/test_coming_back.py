@@ -231,6 +231,31 @@ def test_what_goes_back_first_keeps_its_order() -> None:
     assert [one.message for one in kit.channels[1].seen] == again + messages
 
 
+def test_what_a_carrier_failed_goes_first_by_age_when_what_waits_is_chosen_again() -> None:
+    """More than is moved in one turn; its timers run as the loop would run them."""
+    kit = Kit(channels=2, window=8)
+    kit.dispatcher.link_changed(2, is_up=False)
+    kit.channels[1].size = 0
+    messages = [kit.message() for _ in range(2500)]
+    failed = messages[100:1400]
+    for message in failed:
+        message.attempt, message.tried = 1, (9,)
+    kit.accept(*(message for message in messages if not message.attempt))
+    for message in failed:
+        kit.lanes.reserve(message.message_class, 1)
+    kit.ledger.took(failed)
+    kit.clock.now += 1.0
+    for start in (0, 500, 1000):  # they came back in another order
+        kit.dispatcher.put(failed[start : start + 500], first=True)
+    kit.dispatcher.link_changed(2, is_up=True)
+    kit.channels[2].size = 0
+    kit.dispatcher.link_changed(1, is_up=False)
+    while kit.timers:
+        kit.timers.pop(0)[1]()
+    waiting = kit.lanes.lane(2).queue(TRANSACTIONAL)
+    assert list(waiting) == failed + [message for message in messages if not message.attempt]
+
+
 def left(world: World, number: int) -> None:
     """The channel hangs until its breaker opens; what it has stays unanswered."""
     adapter = world.kit.channels[number]

@@ -201,6 +201,18 @@ async def test_a_worker_with_a_long_lane_of_its_own_still_takes_from_others_by_t
     assert 0.4 < share < 0.6
 
 
+@pytest.mark.parametrize(("channel", "left"), [(1, 30), (0, 10)])
+async def test_what_was_tried_elsewhere_has_its_budget_from_there(channel: int, left: int) -> None:
+    """What is for any channel was not let go by a budget: its giver leaves."""
+    party = Party(window=100)
+    for number in party.block(30, channel=channel).ids:
+        message = party.store.messages_by_id[number]
+        message.state, message.attempt, message.tried = State.QUEUED, 1, (9,)
+    await party.round()
+    assert len(party.seen()) == left
+    assert party.dispatcher.retries.size == 30 - left
+
+
 async def test_a_channel_that_runs_low_makes_the_desk_look_at_once() -> None:
     party = Party(window=16)
     for _ in range(4):

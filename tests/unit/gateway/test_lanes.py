@@ -166,26 +166,30 @@ def test_what_a_command_withdrew_is_taken_out_of_its_tenants_queues() -> None:
     assert sorted(m.id for m in take_all(queue)) == [stays.id, other.id]
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 50)), max_size=40),
-    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 50)), max_size=40),
+WAITING = st.lists(
+    st.tuples(st.integers(1, 3), st.integers(0, 50), st.booleans()),  # tenant, age, was it tried
+    max_size=40,
 )
-def test_what_is_moved_stands_by_its_age_among_what_waits(
-    here: list[tuple[int, int]], moved: list[tuple[int, int]]
+
+
+@given(WAITING, st.lists(WAITING, min_size=1, max_size=3))
+def test_what_is_moved_stands_by_its_age_and_what_a_carrier_failed_before_all(
+    here: list[tuple[int, int, bool]], moved: list[list[tuple[int, int, bool]]]
 ) -> None:
-    queue = FairQueue()
-    made: list[Message] = []
-    for number, (tenant, at) in enumerate(sorted(here, key=lambda one: one[1])):
-        made.append(message(number, tenant))
-        made[-1].queued_at = float(at)
-        queue.put(made[-1])
-    run = [message(100 + number, tenant) for number, (tenant, _) in enumerate(moved)]
-    for one, at in zip(run, sorted(at for _, at in moved), strict=True):
-        one.queued_at = float(at)
-    queue.put_moved(run)
-    assert queue.size == len(made) + len(run)
+    """Whatever comes in one slice, or in the next."""
+    queue, made = FairQueue(), list[Message]()
+    for some in [here, *moved]:
+        run = []
+        for tenant, at, was_tried in some:
+            one = message(len(made), tenant)
+            # What comes back is queued anew: its age is its id's.
+            one.id, one.attempt, one.queued_at = 1000 * at + len(made), int(was_tried), float(at)
+            run.append(one)
+            made.append(one)
+        queue.put_moved(run)
+    assert queue.size == len(made)
     taken = take_all(queue)
-    assert sorted(one.id for one in taken) == sorted(one.id for one in made + run)
+    assert sorted(one.id for one in taken) == sorted(one.id for one in made)
     for tenant in (1, 2, 3):
-        ages = [one.queued_at for one in taken if one.tenant == tenant]
-        assert ages == sorted(ages)
+        turns = [(not one.attempt, one.queued_at) for one in taken if one.tenant == tenant]
+        assert turns == sorted(turns)

@@ -98,6 +98,22 @@ def test_what_an_operator_cannot_have() -> None:
     assert kit.metrics.duplicate_copies_total.values.get((), 0) == 0
 
 
+@pytest.mark.parametrize("now", [None, UncertainPolicy.HOLD])
+def test_what_waited_for_an_operator_still_may_where_copies_are_made(
+    now: UncertainPolicy | None,
+) -> None:
+    kit = Kit()
+    asking(kit)
+    message = lost(kit, kit.message(valid_s=40_000.0))
+    kit.evidence.policies.use([Tenant(1, "shop", on_uncertain=now)])
+    kit.clock.now += 119.0  # a copy of its own could still come
+    assert order(kit, message) is CopyVerdict.POLICY
+    kit.clock.now += 2.0
+    assert message.state is State.UNCERTAIN
+    found = order(kit, message)
+    assert isinstance(found, EventRow) if now is None else found is CopyVerdict.POLICY
+
+
 def test_the_copy_is_one_of_the_four_attempts() -> None:
     kit = Kit(channels=5)
     message = kit.message(valid_s=4000.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway.orphans import Orphans, numbers_of
+from gateway.reports import PARKED_POLL_S
 from sms.model import Message, MessageClass, Report, State
 from sms.outcomes import Cause, Rejected, Submitted, Uncertain
 from store.fragments import ParkedReport
@@ -47,14 +49,16 @@ class OrphanDesk(Desk):
         self.reports.orphans = Orphans(self.store, lambda channel: sends_whole)
         self.kit.clock.now = 1000.0
 
-    def lost(self, *, texts: tuple[str, ...] = ("hello",), after_s: float = 10.0) -> Message:
-        """A message whose answer is given up `after_s` after it left."""
+    def lost(
+        self, *, texts: tuple[str, ...] = ("hello",), after_s: float = 10.0, channel: int = 1
+    ) -> Message:
+        """A message whose answer is given up `after_s` after it left over the channel."""
         message = self.kit.message(texts=texts, valid_s=40_000.0)
         self.kit.accept(message)
-        submits = list(self.kit.channels[1].open)
+        submits = list(self.kit.channels[channel].open)
         self.kit.clock.now += after_s
         for submit in submits:
-            self.kit.answer(1, Uncertain("submit.timeout"), submit)
+            self.kit.answer(channel, Uncertain("submit.timeout"), submit)
         self.keep(message)
         return message
 
@@ -160,6 +164,40 @@ async def test_a_report_heard_before_the_attempt_is_not_its() -> None:
     assert state_of(message) is State.UNCERTAIN
 
 
+async def test_over_a_backup_too_a_report_heard_before_the_attempt_is_not_its() -> None:
+    desk = OrphanDesk()
+    desk.kit.dispatcher.link_changed(1, is_up=False)
+    message = desk.lost(after_s=10.0, channel=2)
+    assert len(desk.kit.events.rows[-1].times) == 4  # it tells of its detour
+    await desk.retry(ago_s=15.0, channel=2)
+    assert state_of(message) is State.UNCERTAIN
+    await desk.retry(ago_s=5.0, channel=2)
+    assert state_of(message) is State.DELIVERED
+
+
+async def test_a_row_of_an_earlier_version_has_no_detour() -> None:
+    desk = OrphanDesk()
+    desk.kit.dispatcher.link_changed(1, is_up=False)
+    message = desk.lost(after_s=10.0, channel=2)
+    rows = desk.reader.stored[message.id].rows
+    rows[-1] = replace(rows[-1], times=rows[-1].times[:2])
+    await desk.retry(ago_s=15.0, channel=2)
+    assert state_of(message) is State.UNCERTAIN
+    await desk.retry(ago_s=5.0, channel=2)
+    assert state_of(message) is State.DELIVERED
+
+
+async def test_after_a_kill_it_left_between_accept_and_recovery() -> None:
+    desk = OrphanDesk()
+    message = desk.lost(after_s=10.0)
+    rows = desk.reader.stored[message.id].rows
+    rows[-1] = replace(rows[-1], times=())
+    await desk.retry(ago_s=15.0)  # heard before it was accepted
+    assert state_of(message) is State.UNCERTAIN
+    await desk.retry(ago_s=5.0)
+    assert state_of(message) is State.DELIVERED
+
+
 async def test_an_intermediate_report_says_that_the_carrier_has_it() -> None:
     desk = OrphanDesk()
     message = desk.lost()
@@ -230,6 +268,41 @@ async def test_a_lost_answer_hastens_what_waits_on_its_channel() -> None:
     desk.kit.events.flush()
     [hasten] = [sql for sql in desk.kit.events.sql if "UPDATE parked_reports" in sql]
     assert "channel IN (1)" in hasten
+
+
+async def test_while_answers_are_lost_the_others_are_hastened_now_and_then() -> None:
+    """Each hurry is a look at all that wait on the channel."""
+    desk = OrphanDesk()
+    desk.reader.due = []
+    for _ in range(24):
+        desk.lost(after_s=PARKED_POLL_S)
+        await desk.reports._retry_parked()
+        desk.kit.events.flush()
+    hurries = [sql for sql in desk.kit.events.sql if "UPDATE parked_reports" in sql]
+    assert 3 <= len(hurries) <= 4
+
+
+async def test_whose_row_came_between_the_looks_is_its_own() -> None:
+    """Its id was not there yet, and by the second look it is no candidate any more."""
+    desk = OrphanDesk()
+    message, other = desk.lost(), desk.kit.message()
+    desk.kit.accept(other)
+    asked = desk.store.candidates
+
+    async def candidates(numbers: Any) -> list[Candidate]:
+        if other.state is State.SUBMITTING:
+            desk.kit.answer(1, Submitted("late"))
+            desk.keep(other)
+            desk.reader.owners[1, "late"] = other.id, (0,), 0
+        return await asked(numbers)
+
+    desk.store.candidates = candidates  # type: ignore[method-assign]  # to be in between
+    desk.kit.matches.get = lambda channel, carrier_id: None  # type: ignore[method-assign]  # far
+    await desk.retry(carrier_id="late")
+    assert state_of(message) is State.UNCERTAIN
+    row = desk.kit.events.rows[-1]
+    assert (row.message_id, row.status) == (other.id, State.DELIVERED)
+    assert desk.ends("adopted") == 0
 
 
 def test_words_are_no_numbers() -> None:

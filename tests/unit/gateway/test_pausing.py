@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from failover.breaker import BreakerState
 from gateway.lanes import HELD
 from sms.config import AdminState
 from sms.model import FINAL_STATES, State
@@ -48,6 +49,22 @@ def test_what_waits_goes_to_the_backup_and_what_is_under_way_ends_here(state):
     kit.accept(after)
     assert (sent(kit, 1), sent(kit, 2)) == (first, [*rest, after.id])
     assert kit.metrics.failover_total.values == {("c1", "c2", "paused"): 4}
+
+
+@pytest.mark.parametrize("is_looked_at", [True, False])
+def test_a_channel_that_is_left_is_tried_at_once_when_somebody_resumes_it(is_looked_at):
+    kit = Kit()
+    watch = kit.dispatcher.channels[1].watch
+    watch.link_failed(5)
+    kit.dispatcher.tick()
+    assert watch.state() is BreakerState.OPEN
+    if is_looked_at:
+        use(kit, c1=PAUSED)
+    use(kit, c1=ACTIVE)
+    kit.clock.now += 1.0
+    kit.dispatcher.tick()
+    assert (watch.state() is BreakerState.HALF_OPEN) is is_looked_at
+    assert watch.is_left is not is_looked_at
 
 
 def test_with_no_other_channel_it_is_held_until_it_is_resumed():

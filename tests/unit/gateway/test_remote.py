@@ -15,7 +15,7 @@ from gateway.remote import BLOCK, OPEN_BLOCKS, RemoteChannels
 from ratelimit.bucket import Bucket
 from sms import config
 from sms.model import Message, MessageClass
-from sms.outcomes import Submitted
+from sms.outcomes import Cause, Rejected, Submitted
 from store.handovers import Handover
 from tests.support.flow_kit import FakeChannel, Kit
 
@@ -40,6 +40,7 @@ class Party(Kit):
         self.remote.wake = lambda process, what: self.woken.append((process, what))
         self.remote.expired = self.dispatcher.expire
         self.remote.go_on = self.dispatcher.pump
+        self.remote.may_try = self.dispatcher.retries.may_leave
         self.dispatcher.remote = self.remote
         far = config.Channel(
             REMOTE, "far", "smpp", {}, window=window, classes=frozenset(MessageClass)
@@ -101,6 +102,26 @@ def test_no_claim_is_made_for_what_another_process_will_send() -> None:
     party = Party()
     party.up(NEAR)
     assert party.dispatcher.choose_claims(party.some(3)) == []
+
+
+def test_what_failed_here_waits_here_for_its_budget() -> None:
+    """Each process counts its own first attempts, so a receiver has none for what we tried."""
+    party = Party(route=(LOCAL, REMOTE))
+    party.up(NEAR)
+    party.accept(*party.some(16))
+    while party.channels[LOCAL].open:
+        party.answer(LOCAL, Rejected("8", Cause.CHANNEL, "carrier.system_error"))
+    party.clock.now += 1.3
+    party.dispatcher.tick()
+    party.events.flush()
+    given = [number for _, _, ids in party.given() for number in ids]
+    waiting = [message.id for message in party.dispatcher.retries]
+    assert (len(given), len(waiting)) == (10, 6)
+    party.clock.now += 62.0
+    party.dispatcher.tick()
+    party.events.flush()
+    again = [number for _, _, ids in party.given() for number in ids]
+    assert sorted(again) == sorted(given + waiting)
 
 
 def test_a_message_is_ours_until_its_handover_is_committed() -> None:

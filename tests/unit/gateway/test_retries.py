@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from gateway.lastlook import SLICE
 from sms.model import Message, MessageClass, State
 from sms.outcomes import Cause, NotSent, Rejected, Submitted
 from tests.support.flow_kit import Kit
@@ -140,6 +143,35 @@ def test_what_a_command_ended_or_held_is_not_let_go(ended: str) -> None:
     assert first not in on_backup(kit)
     assert second in on_backup(kit)
     assert kit.dispatcher.retries.size == 0
+
+
+def test_one_that_was_held_and_read_back_waits_beside_what_it_was() -> None:
+    kit = Kit(window=100)
+    refused(kit, *[kit.message() for _ in range(11)])
+    [held] = kit.dispatcher.retries
+    held.is_handed = True  # that object is nobody's from here on
+    back = replace(held, is_handed=False, not_before=0.0)
+    kit.ledger.live[back.id] = back
+    kit.dispatcher.put([back])
+    assert kit.dispatcher.retries.size == 2
+    later(kit, 62.0)
+    gone = [message for message in on_backup(kit) if message.id == held.id]
+    assert [id(message) for message in gone] == [id(back)]
+    assert kit.dispatcher.retries.size == 0
+
+
+def test_a_long_lane_without_budget_is_gone_through_in_slices() -> None:
+    kit = Kit(window=100)
+    messages = [kit.message() for _ in range(2 * SLICE + 30)]
+    for message in messages:
+        message.state, message.attempt, message.tried = State.QUEUED, 1, (2,)
+    kit.ledger.took(messages)
+    kit.dispatcher.put(messages)
+    sizes = [kit.dispatcher.retries.size]
+    while kit.timers:
+        kit.timers.pop(0)[1]()
+        sizes.append(kit.dispatcher.retries.size)
+    assert sizes == [SLICE, 2 * SLICE, 2 * SLICE + 20]  # ten have left
 
 
 def test_gauges_and_counters_tell_of_it() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.routes import Routes, in_turn
 from sms.config import Canary, CanaryState, Channel, Route, Snapshot
 from sms.model import Carrier, MessageClass
+from sms.outcomes import Submitted
 from sms.templates import Template, Twin
 from tests.support.flow_kit import Kit
 
@@ -225,6 +226,48 @@ def test_the_candidate_is_the_primary_of_its_numbers_and_the_route_s_first_their
     kit.accept(*some[5:])
     assert len(kit.channels[1].seen) == 4
     assert kit.metrics.failover_total.values == {("c3", "c1", "link"): 4}
+
+
+def on_three_of_three(**changes):
+    """Twenty messages whose first channel is 3, which has room for four of them."""
+    kit = Kit(3, window=4)
+    known = replace(kit.dispatcher.snapshot, version=2, routes=snapshot(channels=(1, 2)).routes)
+    kit.dispatcher.reconfigure(replace(known, **changes))
+    kit.accept(*messages(kit, 20))
+    assert [len(kit.channels[number].seen) for number in (1, 2, 3)] == [0, 0, 4]
+    return kit, known
+
+
+@pytest.mark.parametrize("end", [{}, {"canaries": (canary(3, 1, share=0),)}])
+def test_what_waits_for_the_candidate_leaves_over_the_route_s_own_once_the_canary_ends(end):
+    kit, known = on_three_of_three(canaries=(canary(3, 1, 2, share=100),))
+    kit.dispatcher.reconfigure(replace(known, version=3, **end))
+    kit.events.flush()
+    assert kit.lanes.lane(3).size() == 0
+    for _ in range(20):
+        for number in (1, 3):
+            if kit.channels[number].open:
+                kit.answer(number, Submitted("x"))
+    assert [len(kit.channels[number].seen) for number in (1, 2, 3)] == [16, 0, 4]
+    assert not kit.metrics.failover_total.values  # nothing was wrong with a channel
+
+
+@pytest.mark.parametrize("channels", [(1, 2), (1, 3)])
+def test_what_waits_follows_its_route_s_change(channels):
+    kit, known = on_three_of_three(routes=snapshot(channels=(3, 1)).routes)
+    changed = snapshot(channels=channels).routes
+    kit.dispatcher.reconfigure(replace(known, version=3, routes=changed))
+    kit.events.flush()
+    assert (kit.lanes.lane(1).size(), kit.lanes.lane(3).size()) == (12, 0)
+
+
+def test_what_waits_stays_where_it_is_when_no_route_changed():
+    kit, known = on_three_of_three(canaries=(canary(3, 1, share=100),))
+    lane = kit.lanes.lane(3)
+    paused = canary(3, 1, share=100, state=CanaryState.PAUSED)
+    kit.dispatcher.reconfigure(replace(known, version=3, canaries=(paused,)))
+    assert kit.lanes.lane(3) is lane
+    assert lane.size() == 16
 
 
 @given(st.lists(st.sampled_from(["none", "small", "whole"]), min_size=2, max_size=6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,23 @@ def test_a_backup_that_is_too_slow_for_its_queue_is_said() -> None:
     refused = world.refused()
     assert refused.keys() == {MARKETING}
     assert refused[MARKETING][0] == "shed.queue_full"
+
+
+def test_who_has_an_idle_channel_is_not_refused_for_what_waits_at_its_backup() -> None:
+    """2 is the first channel of CU's route, and the backup of CM's, whose own has nothing to do."""
+    world = World()
+    dispatcher = world.kit.dispatcher
+    own, others = dispatcher.snapshot.routes
+    shared = (own, replace(others, channels=(2, 3)))
+    dispatcher.reconfigure(replace(dispatcher.snapshot, version=3, routes=shared))
+    world.kit.lanes._limits = dict.fromkeys(MessageClass, 1000)
+    world.accept(400, TRANSACTIONAL, Carrier.CU)
+    waiting = world.kit.lanes.lane(2).size()
+    assert min(waiting, world.backlog.spill.total) > 100  # in its lane, and spilled
+    assert world.refused(Carrier.CU).keys() >= {MARKETING, TRANSACTIONAL}
+    assert world.refused() == {}
+    world.links(1, is_up=False)  # now it waits behind them
+    assert world.refused().keys() >= {MARKETING, TRANSACTIONAL}
 
 
 def test_a_carrier_that_throttles_takes_messages_all_the_same() -> None:

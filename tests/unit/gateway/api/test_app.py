@@ -416,6 +416,16 @@ async def test_a_message_whose_attempt_is_under_way_says_so(flow):
     assert 1900 <= steps[1]["ms"] <= 60_000
 
 
+async def test_a_held_message_says_why_where_no_process_has_it_in_memory(flow):
+    message_id = await make(flow)
+    assert (await get(flow, f"/v1/messages/{message_id}", "read")).json()["waiting"] is None
+    flow.is_all_down = True
+    told = (await get(flow, f"/v1/messages/{message_id}", "read")).json()
+    assert told["waiting"] == "held: no channel of its route has a session"
+    deliver(flow)
+    assert (await get(flow, f"/v1/messages/{message_id}", "read")).json()["waiting"] is None
+
+
 async def test_a_held_message_says_why(flow):
     message_id = await make(flow)
     stored = flow.reader.stored[next(iter(flow.reader.stored))].message
