@@ -9,6 +9,7 @@ from webhooks.deliver import parse_target
 
 _NO_URL = "is not a URL; write it as https://host/path"
 _EXCEPTION = "or let the operator name the origin in SMSGW_WEBHOOK_ALLOW"
+_SANDBOX = "or, in this sandbox, http://127.0.0.1:PORT (no name; from 1024 on, none of its own)"
 _ANY_PUBLIC = "1.1.1.1"
 
 
@@ -27,7 +28,8 @@ def url_refusal(url: str, allow: AllowList) -> str | None:
     wrong = None
     if not allow.allows(parts.scheme, host, port):
         if parts.scheme != "https":
-            return f"must begin with https://; use TLS, {_EXCEPTION}"
+            is_sandbox = allow.loopback_except is not None
+            return f"must begin with https://; use TLS, {_SANDBOX if is_sandbox else _EXCEPTION}"
         wrong = _address_refusal(host, port)
     if wrong is None:  # the last word has the room that will call it
         target = parse_target(url, allow)

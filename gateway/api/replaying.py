@@ -20,6 +20,7 @@ REPLAY: Mapping[str, Field] = {
     "failed": Field(flag, json=bool),
 }
 _FORMS = ({"event_id"}, {"created_after", "created_before"}, {"failed"})
+_WORDS = "`event_id`, or `created_after` and `created_before`, or `failed`: true"
 
 
 class Asked(NamedTuple):
@@ -35,13 +36,12 @@ class Asked(NamedTuple):
 def asked_of(good: Mapping[str, Any], checked: Checked, now: float) -> Asked:
     """Raises the 422 with all that is wrong; `now` is Unix seconds."""
     checked.stop()
-    if set(good) not in _FORMS or good.get("failed") is False:
-        detail = (
-            "Say what to send again: `event_id`, or `created_after` and `created_before`, or "
-            "`failed`: true."
-        )
-        checked.add("", "field.missing", detail)
-        checked.stop()
+    if sum(not form.isdisjoint(good) for form in _FORMS) > 1:
+        detail = f"Only one of these at a time, remove the others: {_WORDS}."
+        checked.add("", "field.value", detail)
+    elif set(good) not in _FORMS or good.get("failed") is False:
+        checked.add("", "field.missing", f"Say what to send again: {_WORDS}.")
+    checked.stop()
     if "event_id" in good:
         event_id = from_text("evt", good["event_id"])
         if event_id is None:

@@ -51,6 +51,7 @@ ENDPOINTS = "/v1/webhook-endpoints"
 MAX_ENDPOINTS = 100  # of a tenant: each of its events is sent to every one that wants it
 DEFAULT_OVERLAP_S = 86_400  # RELIABILITY section 10: while a secret is rotated both sign for 24 h
 _BUSY_RETRY_S = 5
+_ROTATE = "`secret` is not changed here; POST to …:rotate-secret, which keeps both for a while."
 Views = list[dict[str, Any]]  # `list` is a route inside the class
 _ONE = ENDPOINTS + "/{id:oid}"
 _KIND = "webhook_endpoint"
@@ -136,6 +137,10 @@ class EndpointRoutes:
         whose = self._enter(request, is_change=True, only_stops=True)
         check_query(request)
         good, checked = await self._desk.body(request, ENDPOINT_CHANGE, is_partial=True)
+        checked.errors = [
+            one._replace(detail=_ROTATE) if one.pointer == "/secret" else one
+            for one in checked.errors
+        ]
         if good != {"enabled": False}:
             self._enter(request, is_change=True)
         self._check_url(good, checked)

@@ -195,7 +195,12 @@ async def test_what_is_wrong_is_named(rig):
     await rig.make()
     assert code(await rig.call("POST", PATH, {"url": URL})) == (409, "name.taken")
     other = await rig.make(url=f"{URL}/2")
-    taken = await rig.call("PATCH", f"{PATH}/{other['id']}", {"url": URL}, headers=STAR)
+    one = f"{PATH}/{other['id']}"
+    by_hand = await rig.call("PATCH", one, {"secret": SECRET}, headers=STAR)
+    [wrong] = by_hand.json()["errors"]
+    assert (wrong["pointer"], wrong["code"]) == ("/secret", "field.unknown")
+    assert ":rotate-secret" in wrong["detail"]
+    taken = await rig.call("PATCH", one, {"url": URL}, headers=STAR)
     assert code(taken) == (409, "name.taken")
 
 

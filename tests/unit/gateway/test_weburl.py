@@ -1,0 +1,14 @@
+"""What is said of a webhook's URL that is refused names the way out."""
+
+from __future__ import annotations
+
+from gateway.weburl import url_refusal
+from webhooks.address import AllowList
+
+
+def test_a_name_for_loopback_is_told_how_the_sandbox_takes_it() -> None:
+    sandbox = AllowList.of([], loopback_except=[9000])
+    for url in ("http://localhost:9100/h", "http://127.0.0.1:9000/h", "http://127.0.0.1:80/h"):
+        assert "http://127.0.0.1:PORT" in (url_refusal(url, sandbox) or ""), url
+    assert url_refusal("http://127.0.0.1:9100/h", sandbox) is None
+    assert "SMSGW_WEBHOOK_ALLOW" in (url_refusal("http://localhost:9100/h", AllowList.of([])) or "")
