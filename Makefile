@@ -15,10 +15,11 @@ OTHER_TIERS := integration or flow or campaign or load
 TESTED := not (campaign or load)
 # What comes after `make check`, in three parts of about the same length: what kills and restarts,
 # and the rest by name.
-KILLING := $(wildcard $(addprefix tests/flow/test_,failpoints.py kill.py node_life.py nodes.py restart.py) \
+KILLING := $(wildcard $(addprefix tests/flow/test_,breaker.py failpoints.py faults.py kill.py node_life.py nodes.py restart.py) \
 	$(addprefix tests/integration/test_,limiter_valkey.py supervisor.py takeover.py))
 SECOND := $(filter-out $(KILLING),\
-	$(wildcard tests/flow/test_[k-z]*.py tests/integration/test_[p-z]*.py))
+	$(wildcard $(addprefix tests/flow/test_,first_light.py inbound.py [k-z]*.py) \
+	tests/integration/test_[p-z]*.py))
 
 # A moved folder or a removed interpreter makes an environment useless whatever the stamps say.
 stale = $(shell test "$$(cat $(1)/place 2>/dev/null)" = "$$(pwd -P)" \

@@ -79,6 +79,9 @@ class Rig:
         return told
 
 
+RESEND = "/v1/messages/{id}:resend"
+
+
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     with GatewayProcess(webhook_changes_per_min="100000") as gateway, requests.Session() as session:
@@ -171,7 +174,7 @@ def known_id(rig: Rig, path: str, name: str) -> str | None:
 
 
 def right_key(operation: Operation | SimpleNamespace) -> str:
-    if operation.path.startswith(OF_THE_PLATFORM):
+    if operation.path.startswith(OF_THE_PLATFORM) or operation.path == RESEND:
         return "admin"
     if operation.path.startswith("/v1/webhook-endpoints"):
         return "hooked"
@@ -269,7 +272,9 @@ def test_every_operation_does_what_its_first_example_asks(
             **body,
         )
         status = check(rig, case, right_key(operation))
-        if status >= 300:
+        if operation.path == RESEND:  # no message of this gateway lost its answer
+            assert status == 409
+        elif status >= 300:
             wrong.append((operation.label, status))
     assert not wrong
 

@@ -48,6 +48,7 @@ WRITES = [
             ("holdings", "held"),
             ("parked_reports", "tries"),
             ("commands", "kind"),
+            ("channels_left", "cause"),
         )
         for sql in (
             f"INSERT INTO {table} SELECT * FROM {table} WHERE false",
