@@ -214,6 +214,7 @@ async def stranded(gateway: GatewayProcess, day: int) -> int:
         await pool.close()
 
 
+@pytest.mark.load  # `make backlog` is the same with a million; the tests around it hold its parts
 def test_the_measured_backlog_in_small_while_others_expire(gateway):
     """What `python -m loadtest.backlog` does, 8,000 messages; how fast is not asked here.
 

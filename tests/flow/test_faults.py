@@ -1,4 +1,8 @@
-"""One row of the table of faults on small numbers: the whole command, over real sockets."""
+"""One row of the table of faults on small numbers: the whole command, over real sockets.
+
+Beside the load tests: it keeps two cores busy, and what it does to a primary is done in
+test_breaker.py as well.
+"""
 
 import json
 import subprocess
@@ -6,7 +10,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.flow
+pytestmark = [pytest.mark.flow, pytest.mark.load]
 
 
 def test_a_primary_that_is_reset_and_refused_costs_nothing(tmp_path):

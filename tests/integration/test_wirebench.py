@@ -46,6 +46,7 @@ def test_who_costs_more_than_twice_smpp_s_is_named():
     assert "cmpp3 at window 16" in problem
 
 
+@pytest.mark.load
 def test_its_json_is_one_object_and_nothing_else():
     done = subprocess.run(
         [sys.executable, "-m", "loadtest.wirebench", "--json", "--protocol", "cmpp2"],
