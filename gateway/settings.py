@@ -108,7 +108,8 @@ class Reliability(BaseModel):
     probe_s: Seconds = 10  # probe of an idle vendor over HTTP: a connection, no request
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step
-    reconnect_max_s: Seconds = 60  # and its cap
+    reconnect_max_s: Seconds = 60  # and its cap, where the carrier refuses our login …
+    reconnect_link_max_s: Seconds = 5  # … and where nobody answers
     config_poll_s: Seconds = 1  # configuration version asked so often (in force <= 5 s)
     statement_timeout_s: Seconds = 2  # one database statement
     webhook_connect_s: Seconds = 3

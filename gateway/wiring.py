@@ -680,6 +680,7 @@ def _session_policy(numbers: Reliability, lease: ProcessLease) -> SessionPolicy:
         uncertain_slot_s=numbers.uncertain_slot_s,
         reconnect_min_s=numbers.reconnect_min_s,
         reconnect_max_s=numbers.reconnect_max_s,
+        reconnect_link_max_s=numbers.reconnect_link_max_s,
     )
 
 
