@@ -31,7 +31,7 @@ from gateway.api.openapi_ported import ported_paths, ported_schemas
 from gateway.api.openapi_reads import list_operation, read_paths, read_schemas
 from gateway.api.openapi_webhooks import endpoint_paths, endpoint_schemas
 from gateway.api.problems import KINDS
-from sms.model import FINAL_STATES, Encoding, MessageClass, State
+from sms.model import FINAL_STATES, Encoding, MessageClass, State, UncertainPolicy
 from sms.reasons import REASONS
 
 SIGNATURE = "某商城"
@@ -287,9 +287,26 @@ def _answer_schemas() -> Json:
                     "attempt without answer. Null otherwise, and in events.",
                 },
                 "tenant": {**ID, "description": "Only where an admin key reads."},
+                "uncertain": object_of(
+                    {
+                        "since": TIME,
+                        "policy": {"enum": [policy.value for policy in UncertainPolicy]},
+                        "until": {
+                            **TIME,
+                            "description": "Then its policy decides: its one marked copy, or "
+                            "`unknown` at the receipt deadline.",
+                        },
+                        "resend_until": {
+                            **NULLABLE_TIME,
+                            "description": "Until then `:resend` is taken; null where it is not.",
+                        },
+                    }
+                )
+                | {"description": "Of an uncertain message, only where an admin key reads."},
             },
             "waiting",
             "tenant",
+            "uncertain",
         ),
         "Batch": object_of(
             {
@@ -434,8 +451,11 @@ def _batch_operation() -> Json:
 
 
 _READ_OPERATIONS: dict[str, tuple[str, str]] = {
-    "readMessage": ("Read a message", "Message"),
-    "readTimeline": ("Read what happened to a message", "Timeline"),
+    "readMessage": ("Read a message; with an admin key any tenant's, masked", "Message"),
+    "readTimeline": (
+        "Read what happened to a message; with an admin key any tenant's",
+        "Timeline",
+    ),
     "readBatch": ("Read where the messages of a batch stand", "Batch"),
     "readHealth": ("Whether the process lives", ""),
     "readReadiness": ("Whether traffic may come", ""),

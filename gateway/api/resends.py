@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from gateway.api.desk import Desk, id_in, private_response
-from gateway.api.messages import MESSAGE, MessageRoutes, answered, view_of
+from gateway.api.messages import MESSAGE, MessageRoutes, answered, operator_view
 from gateway.api.problems import Problem, ProblemError
 from gateway.lostanswer import CopyVerdict
 from sms.ids import to_text
@@ -71,9 +71,7 @@ class Resends(MessageRoutes):
         if verdict in _REFUSALS:
             raise ProblemError(Problem(*_REFUSALS[verdict]))
         message, rows = await self._stored(message_id, None)
-        return private_response(
-            view_of(self._flow, message, rows, self._clocks(), full_number=False)
-        )
+        return private_response(operator_view(self._flow, message, rows, self._clocks()))
 
 
 def _refuse(message: Message) -> None:
