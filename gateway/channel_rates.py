@@ -15,7 +15,7 @@ from ratelimit.leases import ChannelBucket
 from sms import config
 
 if TYPE_CHECKING:
-    from gateway.worker import Worker
+    from gateway.wiring import Worker
 
 # The longest message must fit beside what is kept for otp.
 _DEPTH: Final = math.ceil(MIN_DEPTH_SEGMENTS * OTP_SHARE / (OTP_SHARE - 1))

@@ -13,9 +13,9 @@ from adapters.backoff import Backoff
 from adapters.session import SessionPolicy
 from adapters.smpp.channel import SmppChannel
 from sms import config
+from tests.support.smpp import SETTINGS, FakeSink
 
 POLICY = SessionPolicy()
-SETTINGS = {"host": "127.0.0.1", "port": 1, "system_id": "me", "password": "secret"}
 
 
 @given(st.floats(0.0, 86_400.0), st.integers(0, 10**6))
@@ -61,9 +61,9 @@ def test_the_smaller_cap_holds():
 async def test_who_says_nothing_is_asked_sooner_than_who_refuses(monkeypatch, word, last):
     """A port that refuses, or a login without a word: nobody is there. Bytes: somebody is."""
     channel = SmppChannel(
-        config.Channel(7, "x", "smpp", SETTINGS, window=4), Sink(), POLICY, dice=lambda: 0.5
+        config.Channel(7, "x", "smpp", SETTINGS, window=4), FakeSink(), POLICY, dice=lambda: 0.5
     )
-    waits = []
+    waits: list[float] = []
 
     async def dial(number):
         link = shell.Link(channel, channel.make_session(number))
@@ -84,11 +84,3 @@ async def test_who_says_nothing_is_asked_sooner_than_who_refuses(monkeypatch, wo
     assert waits[:3] == [1.0, 2.0, 4.0]
     assert waits[-1] == last
     assert channel.failures == 8
-
-
-class Sink:
-    """Owns its lease."""
-
-    def may_submit(self):
-        """Always."""
-        return True

@@ -182,7 +182,7 @@ class Slots:
     def __init__(self, slots, rate, answer_s, carriers):
         self.health = [Health(POLICY, 0.0) for _ in range(carriers)]
         self.slots, self.rate, self.answer_s = slots, rate, answer_s
-        self.waiting = [[] for _ in range(carriers)]
+        self.waiting: list[list[float]] = [[] for _ in range(carriers)]
         self.due = self.sent = 0.0
 
     def left_at(self, seconds, signals):
