@@ -725,10 +725,10 @@ def echoing(sequence, carrier_id, bits, number="8613800138000"):
 def an_echoing_pair(**settings):
     """Two sessions of one channel: what the one has lost the other is told of."""
     lost = LostSubmits()
-    settings = parse({**SETTINGS, "user_message_reference": True, **settings})
+    chosen = parse({**SETTINGS, "user_message_reference": True, **settings})
     found = []
     for _ in range(2):
-        session = Session(7, settings, SessionPolicy(), 16)
+        session = Session(7, chosen, SessionPolicy(), 16)
         session.lost_submits = lost
         session.connected(0.0)
         session.receive(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, {"system_id": "S"}), 0.0)
