@@ -18,8 +18,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from adapters.http.callbacks import CALLBACKS, path_of
 from adapters.http.vendor import CallKind
 from adapters.http.vendors import VENDORS
@@ -239,9 +237,9 @@ def _rehearse(plan: Plan, terminal: Terminal) -> None:
         if terminal.is_json:
             terminal.raw({"event": "rehearsal", "channel": wanted.name, "lines": lines})
             continue
-        terminal.styled(Text(f"{wanted.name} would send:", style="bold"))
+        terminal.styled(f"{wanted.name} would send:", "bold")
         for line in lines:
-            terminal.styled(Text(f"    {line}"))
+            terminal.styled(f"    {line}")
 
 
 def _show(plan: Plan, terminal: Terminal) -> None:
@@ -253,9 +251,9 @@ def _show(plan: Plan, terminal: Terminal) -> None:
             terminal.raw({"event": "note", "text": note})
         return
     for sign, line in diff.lines(plan):
-        terminal.styled(Text(f"{sign or '   '} {line}", style=diff.STYLES.get(sign, "")))
+        terminal.styled(f"{sign or '   '} {line}", diff.STYLES.get(sign, ""))
     for note in plan.notes:
-        terminal.styled(Text(note, style="bold"))
+        terminal.styled(note, "bold")
 
 
 def _report(applied: Applied, terminal: Terminal) -> None:
