@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ class FakeTransport(asyncio.Transport):
         self.written = b""
         self.is_closed = False
         self.stop_after = 1 << 30
-        self.protocol = None
+        self.protocol: Any = None
 
     def write(self, data):
         assert not self.is_closed
@@ -164,8 +165,7 @@ async def test_closing_lets_an_answer_end_and_takes_no_further_request(door):
     await client.say(b"GET /pieces HTTP/1.1\r\n\r\nGET /echo HTTP/1.1\r\n\r\n")
     closing = asyncio.ensure_future(door.close())
     await asyncio.sleep(0)
-    assert idle.transport.is_closed
-    assert not client.transport.is_closed
+    assert [one.transport.is_closed for one in (idle, client)] == [True, False]
     client.connection.resume_writing()
     await closing
     assert client.transport.is_closed
