@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import pwd
 import secrets
@@ -22,6 +21,7 @@ from adapters.http.callbacks import CALLBACKS, path_of
 from adapters.http.vendor import CallKind
 from adapters.http.vendors import VENDORS
 from gateway import diff, inforce
+from gateway.allowlist import allow_list
 from gateway.document import ObjectKey, Surroundings
 from gateway.plan import Applied, Plan, StorePort, carry_out, make_plan
 from gateway.protocols import PROTOCOLS
@@ -167,27 +167,6 @@ def _master_key(path: Path, *, is_dry: bool) -> bytes:
     if not is_dry:
         return load_or_create_master_key(path)
     return read_master_key(path) if path.exists() else secrets.token_bytes(KEY_BYTES)
-
-
-def allow_list(settings: Settings) -> AllowList:
-    """The operator's exceptions for webhooks; a sandbox's data directory allows loopback too."""
-    ports = set(settings.sandbox_ports) | {settings.port, settings.admin_port}
-    is_sandbox = settings.is_sandbox
-    if not is_sandbox and settings.sandbox_file.exists():
-        is_sandbox = True  # `smsgw apply` beside a running sandbox: its ports stand in that file
-        ports |= _sandbox_ports(settings.sandbox_file)
-    return AllowList.of(settings.webhook_allow, loopback_except=ports if is_sandbox else None)
-
-
-def _sandbox_ports(path: Path) -> set[int]:
-    try:
-        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        carriers = told["carriers"]
-        urls = [told["url"], told["admin_url"], *(carrier["control_url"] for carrier in carriers)]
-        ports = {int(url.rsplit(":", 1)[1].split("/", 1)[0]) for url in urls}
-        return ports | {int(carrier["port"]) for carrier in carriers}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return set()
 
 
 def callbacks_of(objects: Iterable[StoredObject]) -> list[tuple[str, str, str]]:
