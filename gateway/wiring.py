@@ -18,7 +18,7 @@ from compliance.hours import Hours
 from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
 from failover.budget import BudgetPolicy, RetryBudget
-from gateway.apply import allow_list
+from gateway.allowlist import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.canaries import Canaries
 from gateway.canary_judge import CanaryJudge

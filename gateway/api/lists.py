@@ -31,6 +31,7 @@ from gateway.api.frame import headers_of
 from gateway.api.messages import MessageRoutes, operator_view, view_of
 from gateway.api.problems import FieldError
 from gateway.api.reply import caller, check_query, json_response
+from gateway.api.routing import add_route
 from gateway.api.strict import parse_strict
 from gateway.ledger import ENDS
 from receipts.state import fold
@@ -80,10 +81,8 @@ class MessageLists(MessageRoutes):
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi_reads.py`."""
-        app.add_api_route("/v1/messages", self.browse, name="listMessages")
-        app.add_api_route(
-            "/v1/messages:search", self.search, name="searchMessages", methods=["POST"]
-        )
+        add_route(app, "/v1/messages", self.browse, name="listMessages")
+        add_route(app, "/v1/messages:search", self.search, name="searchMessages", methods=["POST"])
 
     async def browse(self, request: Request) -> Response:
         """By filters in the URL; an admin key sees all tenants', with masked numbers."""

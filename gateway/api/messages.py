@@ -14,6 +14,7 @@ from gateway.api.desk import no_body, private_response
 from gateway.api.frame import BodyReader
 from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.api.reply import caller, check_query, json_response, not_found
+from gateway.api.routing import add_route
 from gateway.api.standing import HELD as HELD_FOR_CHANNEL
 from gateway.api.standing import Clocks, standing_of
 from gateway.api.tellings import MAX_ENDPOINTS, events_told, webhook_steps
@@ -133,9 +134,9 @@ class Messages(MessageRoutes):
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi.py`."""
-        app.add_api_route(MESSAGE, self.read, name="readMessage")
-        app.add_api_route(MESSAGE + "/timeline", self.steps, name="readTimeline")
-        app.add_api_route(MESSAGE + ":cancel", self.cancel, name="cancelMessage", methods=["POST"])
+        add_route(app, MESSAGE, self.read, name="readMessage")
+        add_route(app, MESSAGE + "/timeline", self.steps, name="readTimeline")
+        add_route(app, MESSAGE + ":cancel", self.cancel, name="cancelMessage", methods=["POST"])
 
     async def read(self, request: Request) -> Response:
         """The message as it stands now; the number masked for an admin key, the text never."""

@@ -17,6 +17,7 @@ from fastapi.responses import Response
 from gateway.api.desk import Desk, id_in, private_response
 from gateway.api.messages import MESSAGE, MessageRoutes, answered, operator_view
 from gateway.api.problems import Problem, ProblemError
+from gateway.api.routing import add_route
 from gateway.lostanswer import CopyVerdict
 from sms.ids import to_text
 from sms.model import Message, State
@@ -53,7 +54,7 @@ class Resends(MessageRoutes):
 
     def register(self, app: FastAPI) -> None:
         """Add the route; what it answers is described in `openapi.py`."""
-        app.add_api_route(MESSAGE + ":resend", self.resend, name="resendMessage", methods=["POST"])
+        add_route(app, MESSAGE + ":resend", self.resend, name="resendMessage", methods=["POST"])
 
     async def resend(self, request: Request) -> Response:
         """200 with the message when its one marked copy is committed."""
