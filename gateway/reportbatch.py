@@ -73,6 +73,8 @@ class Batch:
     sql: list[str] = field(default_factory=list)
     # transition 17, after the commit, if that row is stored then
     back: list[tuple[Message, EventRow]] = field(default_factory=list)
+    # ids of messages that end here: until the commit a repeat is known by them, then by its row
+    over: list[tuple[int, str]] = field(default_factory=list)
     # what was submitted in one burst, Unix seconds, waited equally long for its reports
     sent: dict[tuple[Carrier, float], int] = field(default_factory=dict)
     undelivered: dict[Carrier, int] = field(default_factory=dict)  # of those in `sent`

@@ -161,11 +161,13 @@ class Reports:
 
     def finish(self, channel: int, batch: Batch, tokens: list[Pending]) -> None:
         """Commit the batch, then answer and count its reports."""
-        back = batch.back
+        back, over = batch.back, batch.over
         self._observe(channel, batch)
 
         def done() -> None:
             self._answer_after(channel, tokens)
+            for of_channel, carrier_id in over:
+                self._matches.forget(of_channel, carrier_id)
             for message, row in back:
                 if row.is_stored:
                     self._come_back(message)
@@ -350,11 +352,11 @@ class Reports:
     def _ended(self, batch: Batch, report: Report, message: Message) -> None:
         self._found(batch, message)
         if len(message.texts) == 1:
-            self._matches.forget(report.channel, report.carrier_id)
+            batch.over.append((report.channel, report.carrier_id))
         elif message.state is State.DELIVERED:  # no segment's receipt is outstanding
             for answer in message.answers:
                 if isinstance(answer, Submitted | Uncertain):
-                    self._matches.forget(report.channel, answer.carrier_id)
+                    batch.over.append((report.channel, answer.carrier_id))
 
     def _may_resend(self, message: Message, path: Path, channel: int) -> bool:
         """Transition 17: the receipt names a temporary or channel fault, and another may do."""
@@ -403,7 +405,7 @@ class Reports:
     # -- look-ups --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Look up unknown ids and parked reports until cancelled."""
+        """Look up unknown ids and parked reports until cancelled. Raises LeaseLost."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._wait_s())

@@ -21,7 +21,7 @@ EARLY: Final = "early"  # the same, but it came before the answer to its submit 
 ADOPTED: Final = "adopted"  # an unknown id that can only be about one lost answer (row 13)
 RESENT: Final = "resent"  # a temporary fault: the message goes out once more (row 17)
 CORRECTED: Final = "corrected"  # after `unknown`: the one correction (row 19)
-LATE: Final = "late"  # a segment's first end, after the message had its own: noted, nothing moves
+LATE: Final = "late"  # a segment's first word, after the message had its end: nothing moves
 INTERMEDIATE: Final = "intermediate"  # no end: the carrier will report again
 # The report says nothing new, or nothing that may still change anything.
 DUPLICATE: Final = "duplicate"  # the segment has ended so already
@@ -42,6 +42,7 @@ ENDS: Final = (
     *(DUPLICATE, CONTRADICTORY, SUPERSEDED, ILLEGAL),
     *(GONE, ORPHAN, FOREIGN, UNREADABLE, REFUSED, GIVEN_UP),
 )
+_CARRIERS: Final = frozenset({State.DELIVERED, State.UNDELIVERED, State.EXPIRED})  # their ends
 # A report about several segments ends as the most that it did to one of them.
 RANK: Final = {
     end: rank
@@ -67,6 +68,8 @@ def end_without_row(message: Message, segment: int, copy: int, state: State) -> 
     if copy < message.copy:
         states = message.first_states
     known = states[segment] if segment < len(states) else None
-    if known not in FINAL_STATES or (known is State.UNKNOWN and state is not known):
+    if known is state:
+        return DUPLICATE
+    if known not in FINAL_STATES or known is State.UNKNOWN:
         return SUPERSEDED  # not yet at an end: so it was about an older attempt
-    return DUPLICATE if known is state else CONTRADICTORY
+    return CONTRADICTORY if known in _CARRIERS else LATE
