@@ -403,7 +403,7 @@ class Played:
         self.messages.append(self.desk.kit.message(MessageClass.OTP, texts=("x",) * segments))
         self.desk.kit.accept(self.messages[-1])
 
-    def answer(self, is_there: bool) -> None:  # noqa: FBT001 (drawn)
+    def answer(self, is_there: bool) -> None:
         if self.desk.kit.channels[1].open:
             name = f"id{self.answered % 6}"
             self.desk.kit.answer(1, Submitted(name) if is_there else Uncertain("submit.timeout"))
@@ -414,7 +414,7 @@ class Played:
         self.desk.reports.receive(1, some)
         self.given += len(some)
 
-    def flush(self, is_stored: bool) -> None:  # noqa: FBT001 (drawn)
+    def flush(self, is_stored: bool) -> None:
         events = self.desk.kit.events
         committed, events.committed = events.committed, None
         if is_stored:
