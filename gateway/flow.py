@@ -422,4 +422,4 @@ class Flow:
         self.backlog.set_gauges()
         self.dispatcher.retries.set_gauges(time.time())
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
-        metrics.parked_reports.set((), self.reports_desk.parked)
+        self.reports_desk.parked.set_gauges()
