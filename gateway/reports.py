@@ -29,6 +29,7 @@ from gateway.matches import Match, Matches
 from gateway.parked import ParkedReports
 from gateway.parked import Store as ParkedStore
 from gateway.reportbatch import Answerer, Batch, Owners, Pending, Settled, is_kept
+from gateway.slices import SLICE
 from receipts import ends
 from receipts.normalise import ReportCodes, Verdict
 from receipts.state import Path, come_due, fold, report_path
@@ -471,18 +472,25 @@ class Reports:
     async def _look_up(self, reports: list[Report], *, has_waited: bool = False) -> list[Report]:
         """Settle those whose message is known; returns the others."""
         owners = await self.owners(reports)
-        batches: dict[int, tuple[Batch, list[Pending]]] = {}
         for pairs, waited in ((owners.found, has_waited), (owners.early, True)):
-            for report, match in pairs:
-                batch, tokens = batches.setdefault(report.channel, (Batch(self._unix()), []))
-                settled = self.settle(batch, report, match, has_waited=waited)
-                tokens.append((report.token, *settled))
+            for start in range(0, len(pairs), SLICE):
+                self._settle_some(pairs[start : start + SLICE], has_waited=waited)
+                await asyncio.sleep(0)
+        gone: dict[int, list[Pending]] = {}
         for report in owners.gone:
-            _, tokens = batches.setdefault(report.channel, (Batch(self._unix()), []))
-            tokens.append((report.token, True, ends.GONE))
+            gone.setdefault(report.channel, []).append((report.token, True, ends.GONE))
+        for channel, tokens in gone.items():
+            self.finish(channel, Batch(self._unix()), tokens)
+        return owners.missing
+
+    def _settle_some(self, pairs: Sequence[tuple[Report, Match]], *, has_waited: bool) -> None:
+        batches: dict[int, tuple[Batch, list[Pending]]] = {}
+        for report, match in pairs:
+            batch, tokens = batches.setdefault(report.channel, (Batch(self._unix()), []))
+            settled = self.settle(batch, report, match, has_waited=has_waited)
+            tokens.append((report.token, *settled))
         for channel, (batch, tokens) in batches.items():
             self.finish(channel, batch, tokens)
-        return owners.missing
 
     async def owners(self, reports: Sequence[Report]) -> Owners:
         """Which of the reports are whose: memory once more, then the store. Raises Unavailable.
