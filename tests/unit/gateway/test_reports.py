@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway import reports as reports_module
 from gateway.evidence import LOOK_MIN_S
 from gateway.parked import retry_after_s
 from gateway.reports import SECOND_LOOK_S, Reports
+from gateway.unknown import Unknown
 from receipts.state import Path
 from sms.model import EventRow, Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
@@ -320,9 +320,9 @@ def test_a_report_that_names_an_id_known_without_its_answer_ends_the_wait() -> N
     assert len(desk.kit.matches) == 0
 
 
-def test_more_reports_than_can_wait_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports_module, "MAX_PENDING", 3)
+def test_more_reports_than_can_wait_are_told_to_come_again() -> None:
     desk = Desk()
+    desk.reports._unknown = Unknown(6)
     for number in range(5):
         desk.report(f"x{number}")
     assert [answer for answer in desk.answers if not answer[1]] == [
