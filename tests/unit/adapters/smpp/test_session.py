@@ -435,7 +435,7 @@ def test_a_report_that_says_nothing_is_answered_and_counted():
     assert isinstance(event, Reported)
     [report] = event.reports
     assert (report.carrier_id, report.state, report.number) == ("", "", "")
-    session.answer([report.token], accepted=True)
+    session.answer([cast(Token, report.token)], accepted=True)
     assert sent(session) == [(pdu.DELIVER_SM_RESP, 5, 0)]
 
 
