@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fuzz backlog bench bench-growth bench-wire bench-vendors load faults campaign lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors load faults campaign lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -27,7 +27,7 @@ stale = $(shell test "$$(cat $(1)/place 2>/dev/null)" = "$$(pwd -P)" \
 
 help: ## this list
 	@echo 'smsgw: an SMS gateway. First: make run'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(RUNS) ## make .venv with all that the gateway needs (from requirements.lock)
 	@echo 'Ready: $(BIN)/smsgw'
@@ -81,6 +81,9 @@ bench-growth: $(RUNS) ## the same against an empty store and a full one, few ten
 
 bench-wire: $(RUNS) ## one session per protocol: submits/s, CPU per submit and answer
 	@$(BIN)/python -m loadtest.wirebench
+
+bench-receipts: $(RUNS) ## 20,000 reports/s for a minute beside sends, half at a process that did not submit
+	@$(BIN)/python -m loadtest.flood
 
 bench-vendors: $(RUNS) ## one channel per HTTP vendor: messages/s, CPU per message, alone and batched
 	@$(BIN)/python -m loadtest.vendorbench

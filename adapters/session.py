@@ -178,7 +178,6 @@ class WireSession(ABC):
         self.window = Window(window)
         self.congestion = 0  # the highest that the peer told since it was last asked for
         self.strays = 0  # answers that nobody waited for
-        self.unreadable = 0  # reports without an id or a state, answered and dropped
         self.owed = 0  # reports and texts that wait for our answer
         self.faults = 0  # bursts whose reading failed by an error of ours
         self.submit_timeout_s: float | None = None  # the channel's own, over the class's

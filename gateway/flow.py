@@ -37,6 +37,7 @@ from gateway.schedule import Schedule
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
 from gateway.shedding import Shedding
+from gateway.slices import Slices
 from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
 from gateway.twins import template_of
@@ -147,6 +148,7 @@ class Flow:
         self.settler = parts.settler
         self.matches = parts.matches
         self.reports_desk = parts.reports
+        self._slices = Slices(parts.reports.receive)
         self.journal = parts.journal
         self.supervisor_socket = parts.supervisor_socket
         self.public_metrics = parts.public_metrics
@@ -290,7 +292,7 @@ class Flow:
 
     def reports(self, channel: int, reports: Sequence[Report]) -> None:
         """Status reports of one burst."""
-        self.reports_desk.receive(channel, reports)
+        self._slices.put(channel, reports)
 
     def inbound(self, channel: int, texts: Sequence[Inbound]) -> None:
         """Texts from phones of one burst."""
@@ -425,4 +427,4 @@ class Flow:
         self.backlog.set_gauges()
         self.dispatcher.retries.set_gauges(time.time())
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
-        metrics.parked_reports.set((), self.reports_desk.parked)
+        self.reports_desk.parked.set_gauges()

@@ -142,16 +142,26 @@ class Carrier(Controlled):
         self.flush()
         return segments
 
-    def counts(self) -> Mapping[str, int]:
-        """Counters since the start."""
+    def changed(self, before: Behaviour) -> None:
+        """The behaviour was changed: what was held may leave."""
+        self.smsc.changed(before)
+        self.flush()
+
+    def counts(self) -> Mapping[str, Any]:
+        """Counters since the start, and how the reports fare that leave at a rate."""
         names = (
             *("binds", "binds_refused", "submits", "accepted", "throttled", "silent"),
             *("reports_sent", "reports_answered", "reports_again", "inbound"),
         )
-        counts = {name: self.smsc.counts[name] for name in names}
+        counts: dict[str, Any] = {name: self.smsc.counts[name] for name in names}
         counts["sessions"] = self.smsc.sessions()
         counts["calls"] = self.smsc.sessions(calls=True)
         counts["reports_waiting"] = self.smsc.waiting()
+        offering = self.smsc.offering
+        if offering is not None:
+            offered = offering.offered(time.monotonic())
+            counts["offered"] = {"reports": offered, "answered": offering.answered}
+            counts["offered"]["wait_ms"] = offering.waits_ms()
         return counts
 
     async def call_back(self, host: str, port: int, *, login: tuple[str, str]) -> None:

@@ -45,7 +45,7 @@ class Controlled(ABC):
         """A text from a phone stands in line for the gateway from now on; its segments."""
 
     @abstractmethod
-    def counts(self) -> Mapping[str, int]:
+    def counts(self) -> Mapping[str, Any]:
         """Counters since the start."""
 
     @abstractmethod
@@ -55,6 +55,10 @@ class Controlled(ABC):
     def close(self) -> None:
         """After the link went down: nothing comes any more."""
         self._desk.record.close()
+
+    @abstractmethod
+    def changed(self, before: Behaviour) -> None:
+        """The behaviour is another one than `before` now: do what follows at once."""
 
     @abstractmethod
     def remember(self, repeat_s: float) -> None:
@@ -99,6 +103,7 @@ class Controlled(ABC):
                 "it, then send this again"
             )
             return problem([("/link", detail)], status=409, code="behaviour.port_taken")
+        self.changed(before)
         return answer(changed.shown())
 
     async def post_inbound(self, request: Request) -> Answer:

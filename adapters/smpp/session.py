@@ -246,9 +246,10 @@ class Session(WireSession):
                 word = self._named(frame, short, number)
                 one = Report(self.channel, carrier_id, state, error, number, token, *word)
                 burst.reports.append(one)
-                return
-            self.unreadable += 1
-        elif kind == 0:
+            else:  # it says nothing: counted, answered and dropped
+                burst.reports.append(Report(self.channel, "", "", "", "", token))
+            return
+        if kind == 0:
             number = short[0].decode("latin-1")
             if command_id == DELIVER_SM and number.isdigit() and is_international(frame):
                 number = f"+{number}"  # so that nobody takes it for a national one
@@ -256,8 +257,8 @@ class Session(WireSession):
             text, mark = parse_text(frame, short, self._settings.default_alphabet)
             burst.texts.append(Inbound(self.channel, number, to, text, token, mark=mark))
             return
-        # Acknowledgements of other machines, intermediate notices and reports that say nothing:
-        # kept unanswered they would only come again.
+        # Acknowledgements of other machines and intermediate notices: kept unanswered they would
+        # only come again.
         self._answer((token,), accepted=True)
 
     def _given_up(self, unanswered: Sequence[tuple[int, Submit]], reason: str) -> Answered:
