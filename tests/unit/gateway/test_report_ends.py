@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import parked as parked_module
-from gateway import reports as reports_module
 from gateway.parked import KEPT_S, MAX_PARKED, OLD_S, ParkedReports, next_due
 from gateway.reports import CRASHES, PARKED_POLL_S, SECOND_LOOK_S, Reports
 from gateway.unknown import Unknown
@@ -22,6 +21,7 @@ from sms.model import Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
 from store.fragments import ParkedReport
 from store.parked_reports import Stock
+from store.read import Stored
 from tests.unit.gateway.test_reports import Desk, elsewhere
 
 
@@ -175,7 +175,7 @@ def test_what_a_newer_attempt_replaced_is_superseded(desk: Counted) -> None:
     message = desk.submitted("a", cls=MessageClass.OTP)
     again = desk.kit.message(MessageClass.OTP)
     again.id = message.id
-    desk.reader.stored[message.id] = reports_module.Stored(again, [])
+    desk.reader.stored[message.id] = Stored(again, [])
     desk.report("a", "UNDELIV", "034")
     desk.kit.events.flush()
     desk.look()
@@ -208,7 +208,7 @@ def test_a_report_before_its_answer_is_early_however_long_it_waits(desk: Counted
 def test_a_message_whose_day_was_dropped_is_gone_and_keeps_nobody_waiting(desk: Counted) -> None:
     message_id, fresh, rows = elsewhere(desk)
     desk.reader.owners[1, "abc"] = (message_id, (0,), 0)
-    desk.reader.stored[message_id] = reports_module.Stored(fresh, rows)
+    desk.reader.stored[message_id] = Stored(fresh, rows)
     desk.reader.owners[1, "old"] = (message_id - 5, (0,), 0)
     desk.report("old")
     desk.report("abc")

@@ -428,14 +428,14 @@ def test_other_kinds_of_delivery_are_answered_and_dropped(esm_class):
     assert sent(session) == [(pdu.DELIVER_SM_RESP, 5, 0)]
 
 
-def test_a_report_that_says_nothing_is_answered_and_counted():
-    session = bound_session()
+def test_a_report_that_says_nothing_is_told_as_one_about_nothing():
     """As one about nothing: who counts the others counts it, and it does not come again."""
+    session = bound_session()
     [event] = session.receive(deliver(esm_class=4, short_message=b"hello"), 1.0)
     assert isinstance(event, Reported)
     [report] = event.reports
     assert (report.carrier_id, report.state, report.number) == ("", "", "")
-    session.answer([report.token], accepted=True)
+    session.answer([cast(Token, report.token)], accepted=True)
     assert sent(session) == [(pdu.DELIVER_SM_RESP, 5, 0)]
 
 
