@@ -74,6 +74,7 @@ def test_held_reports_leave_at_the_rate_once_they_may(tmp_path):
     client.answer([report.token for report in told], accepted=True)
     world.carry()
     assert len(told) == 50
+    assert world.smsc.offering is not None
     assert world.smsc.offering.answered == 50
 
 
