@@ -167,13 +167,15 @@ class _Connection(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def receiving(receiver: Receiver, port: int = 0) -> AsyncIterator[Receiver]:
-    """The receiver behind a port of 127.0.0.1, its URL filled in; connections end with it."""
+async def receiving(
+    receiver: Receiver, port: int = 0, host: str = "127.0.0.1"
+) -> AsyncIterator[Receiver]:
+    """The receiver behind a port, any free one unless given; connections end with it."""
     all_open: set[_Connection] = set()
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(receiver, all_open), "127.0.0.1", port
+        lambda: _Connection(receiver, all_open), host, port
     )
-    receiver.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{PATH}"
+    receiver.url = f"http://{host}:{server.sockets[0].getsockname()[1]}{PATH}"
     try:
         yield receiver
     finally:
