@@ -32,7 +32,7 @@ from loadtest.campaign.place import Place
 from loadtest.campaign.traffic import Rates, Traffic, cancelled
 from loadtest.faults.judging import Check
 from loadtest.sinks.cast import SETTINGS, Part, cast
-from loadtest.sinks.judge import Bodies, Heard, Seen, judge, wants
+from loadtest.sinks.judge import IN_FORCE_S, Bodies, Heard, Seen, judge, wants
 from loadtest.sinks.mending import Mender
 from loadtest.sinks.receiver import Event, Receiver, receiving
 from loadtest.sinks.signed import Secrets
@@ -130,6 +130,7 @@ class Course:
             tell(0, "endpoints are made")
             for seat in self._seats:
                 await self._make(seat)
+            await asyncio.sleep(IN_FORCE_S)  # until then another process may not know them
             await patient(self._books.begin)
             self._since = time.time()
             sending = asyncio.create_task(self._traffic.run(self._node.api_key))

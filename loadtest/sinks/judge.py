@@ -125,7 +125,11 @@ def _of_redirects(seen: Seen) -> Iterator[Check]:
 def _of_sink(heard: Heard, seen: Seen) -> Iterator[Check]:
     name = heard.part.name
     wanted = [event for event in seen.pulled if wants(heard.part, event)]
-    missing = [event["id"] for event in wanted if event["id"] not in heard.taken]
+    missing = [
+        f"{event['type']} {event['id']} of {event['timestamp']}"
+        for event in wanted
+        if event["id"] not in heard.taken
+    ]
     yield Check(f"{name}: events taken", f"{len(heard.taken):,}", f"{len(wanted):,}", not missing)
     yield _none(f"{name}: events lost", missing)
     yield _none(f"{name}: events nobody pulled", set(heard.taken) - {e["id"] for e in seen.pulled})

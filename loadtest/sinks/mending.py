@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from loadtest.sinks.cast import Remedy
-from loadtest.sinks.judge import wants
+from loadtest.sinks.judge import IN_FORCE_S, wants
 from loadtest.sinks.receiver import Event
 from loadtest.sinks.tenant import Tenant
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 CALM_S: Final = 60.0  # for those that need no help, until they have everything
 STILL_S: Final = 10.0  # nothing new for so long: what is left waits for a later try
 MEND_S: Final = 120.0  # for one sink
-IN_FORCE_S: Final = 5.0  # a change of an endpoint, in every process
 AT_ONCE: Final = 8
 LOOK_S: Final = 0.2
 SAMPLE: Final = 5  # messages whose timelines are asked for dead letters
