@@ -16,9 +16,8 @@ from gateway.idreserve import IdReserve
 from gateway.notices import notices_of_stored
 from receipts.state import Path
 from sms.ids import EPOCH_MS, TIME_SHIFT, IdClock, id_at
-from sms.model import EventRow, Message, State
+from sms.model import STATE_CODES, EventRow, Message, State
 from store import pull as pull_module
-from store.usage import STATE_CODES
 from store.events import EventLane
 from store.processes import NO_MORE_EVENTS, raise_event_floor
 from store.read import Reader
@@ -158,8 +157,8 @@ async def test_a_delayed_commit_in_one_process_leaves_no_hole(world, door):
 
 
 WRITTEN = (
-    "INSERT INTO events (message_id, sequence, event_id, tenant, path, channel, segment, at, status,"
-    " copy) VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, 0)"
+    "INSERT INTO events (message_id, sequence, event_id, tenant, path, channel, segment, at,"
+    " status, copy) VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, 0)"
 )
 
 
