@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import aiohttp
 import pytest
 
@@ -10,7 +12,9 @@ from loadtest.sinks.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.integration
 
-EVENTS = [{"id": f"evt_{n}", "type": "message.delivered", "data": {}} for n in range(3)]
+EVENTS: list[dict[str, Any]] = [
+    {"id": f"evt_{n}", "type": "message.delivered", "data": {}} for n in range(3)
+]
 
 
 async def test_a_receiver_takes_what_it_answered_and_nothing_else():
