@@ -173,7 +173,7 @@ async def test_a_writer_killed_in_its_transaction_holds_the_pull_until_its_succe
         found, cursor = await fetch_all(door)
         assert found == []
         lost = [lives(killed, [message])[0] for message in its]
-        writer = await asyncpg.connect(world.dsn)
+        writer = await killed.opener()()
         await writer.execute("BEGIN")
         for row in lost:
             of = (row.message_id, row.sequence, row.event_id, row.tenant, int(row.path))
