@@ -618,7 +618,7 @@ class Dispatcher(ChannelChoice):
             has_sessions, now = runtime.adapter.has_sessions, self._monotonic()
             feed(runtime.watch, results, now, has_sessions=has_sessions)
             if channel in self.meters:
-                self.meters[channel].answered(results, now, has_sessions=has_sessions)
+                self.meters[channel].answered(results, now)
 
     def receipted(
         self, channel: int, carrier: Carrier, delivered: int, undelivered: int, lag_s: float

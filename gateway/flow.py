@@ -27,6 +27,7 @@ from gateway.evidence import Evidence
 from gateway.inbound import InboundDesk
 from gateway.lanes import HELD, Lanes
 from gateway.ledger import Ledger
+from gateway.lostanswer import Prospect
 from gateway.matches import Matches
 from gateway.porting import Porting
 from gateway.pumping import Pumping
@@ -200,6 +201,10 @@ class Flow:
     def holder(self, keys: Iterable[IntakeKey]) -> Future[None] | None:
         """When an accept of this process that has one of the keys will be over; None = none has."""
         return None if self.acceptor is None else self.acceptor.holder(keys)
+
+    def prospect(self, message: Message) -> Prospect:
+        """What an uncertain message waits for (`Evidence.prospect`)."""
+        return self.evidence.prospect(message)
 
     def live(self, message_id: int) -> Message | None:
         """The owner's object as the API may show it, None when this process has none."""

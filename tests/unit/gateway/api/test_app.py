@@ -12,6 +12,7 @@ import pytest
 
 from gateway.api import app, health
 from gateway.api.app import build
+from gateway.views import rfc3339
 from receipts.state import Path
 from sms.config import WebhookEndpoint
 from sms.errors import StoreUnavailable
@@ -190,15 +191,57 @@ async def test_a_foreign_id_looks_like_a_missing_one(flow, tail):
     assert answers[0].json()["code"] == "resource.not_found"
 
 
+async def test_an_admin_key_reads_any_tenants_message_with_a_masked_number(flow):
+    message_id = await make(flow)
+    path = f"/v1/messages/{message_id}"
+    deliver(flow)
+    answer = await get(flow, path, "admin")
+    assert answer.status_code == 200
+    told, own = answer.json(), (await get(flow, path, "read")).json()
+    assert told.pop("tenant") == f"ten_{1:016x}"
+    assert told.pop("to") == "+86138****8000"
+    assert own.pop("to") == "+8613800138000"
+    assert told == own  # nothing is uncertain of it
+    assert answer.headers["cache-control"] == "no-store"
+    steps = await get(flow, path + "/timeline", "admin")
+    assert steps.json() == (await get(flow, path + "/timeline", "read")).json()
+    assert "13800138000" not in answer.text + steps.text
+    for tail in ("", "/timeline"):
+        assert (await get(flow, path + tail, "other")).status_code == 404
+        assert (await get(flow, f"/v1/messages/msg_{77:016x}{tail}", "admin")).status_code == 404
+
+
+async def test_an_operator_sees_until_when_an_uncertain_one_waits_for_him(flow):
+    message_id = await make(flow)
+    stored = next(iter(flow.reader.stored.values()))
+    message = stored.message
+    at = message.created_at + 10.0
+    stored.rows = [
+        EventRow(message.id, 2, 1, 1, Path.UNCERTAIN, State.UNCERTAIN, at, channel=7),
+    ]
+    path = f"/v1/messages/{message_id}"
+    assert (await get(flow, path, "admin")).json()["uncertain"] == {
+        "since": rfc3339(at),
+        "policy": "ask",
+        "until": rfc3339(at + 259_200.0),
+        "resend_until": rfc3339(message.valid_until),
+    }
+    assert "uncertain" not in (await get(flow, path, "read")).json()
+
+
 async def test_reading_needs_the_key_and_its_scope(flow):
     message_id = await make(flow)
     path = f"/v1/messages/{message_id}"
     missing = await get(flow, path, None)
     assert (missing.status_code, missing.json()["code"]) == (401, "auth.missing")
     assert missing.headers["www-authenticate"].startswith("Bearer")
-    for key in ("send", "admin"):
-        answer = await get(flow, path, key)
+    for tail in ("", "/timeline"):
+        answer = await get(flow, path + tail, "send")
         assert (answer.status_code, answer.json()["code"]) == (403, "auth.scope")
+    for tail in (":cancel", ":resend"):
+        answer = await get(flow, path + tail, "read", "POST")
+        assert (answer.status_code, answer.json()["code"]) == (403, "auth.scope")
+    assert (await get(flow, path + ":cancel", "admin", "POST")).status_code == 403
     assert (await get(flow, path, "read")).status_code == 200
 
 
