@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors load faults campaign lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors load faults campaign sinks lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -96,6 +96,9 @@ faults: $(RUNS) $(LOADS) ## what must hold when a carrier or its link goes bad, 
 
 campaign: $(RUNS) ## kill it at every place of the path and at random, and judge (CAMPAIGN='--kills 60')
 	@$(BIN)/python -m loadtest.campaign $(CAMPAIGN)
+
+sinks: $(TESTS) ## webhook receivers that misbehave, and kills meanwhile: is all told? (SINKS='--quick')
+	@$(BIN)/python -m loadtest.sinks $(SINKS)
 
 # No header, no annotations, no index: nothing of the machine that made them stands in the locks.
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -59,7 +59,7 @@ def _visible_refusal(url: URL, host: str, port: int, *, is_exempt: bool) -> str 
 
 def _is_numeric(host: str) -> bool:
     """Whether the host is an address in any spelling that getaddrinfo understands."""
-    if ":" in host:
+    if ":" in host or "%" in host:  # escapes may hide one, and belong into no name
         return True
     last = host.rstrip(".").rpartition(".")[2].lower()
     return last.isdigit() or last.startswith("0x")

@@ -336,13 +336,17 @@ def _answer_schemas() -> Json:
                 "at": TIME,
                 "step": {
                     "type": "string",
-                    "description": "accepted, queued (the wait in a lane is over, `ms` = how "
-                    "long), failover (it goes over another channel than its first, `code` says "
-                    "why), attempt (`ms` = until the answer), receipt (`ms` = since the attempt), "
-                    "webhook (each request, `ms` = until its answer; what has none or waits stands "
-                    "at the moment of its event; `code` as in the list of attempts, or "
-                    "webhook.waiting, webhook.given_up; none where it is not certain), "
-                    "held or waiting (now, last in the list), or the status that it brought.",
+                    "description": "accepted; policy (what allowed it, `detail`); queued (the wait "
+                    "in the lane of `channel` is over, `ms` = how long; `code` throttled, channel "
+                    "or budget when it waited for more than its turn); failover (it goes over "
+                    "another channel than its first, `code` says why); attempt (`ms` = until the "
+                    "answer); receipt (`ms` = since the attempt); webhook (each request, `ms` = "
+                    "until its answer; what has none or waits stands at the moment of its event; "
+                    "`code` as in the list of attempts, or webhook.waiting, webhook.given_up; "
+                    "none where it is not certain); held or waiting (now, last in the list); or "
+                    "the status that it brought, with policy's word in `code` "
+                    "(policy.quiet_hours …); `ms` of an end without an attempt is the wait "
+                    "before it.",
                 },
                 "status": own_state,
                 "channel": NULLABLE_TEXT,
@@ -362,7 +366,8 @@ def _answer_schemas() -> Json:
                 },
                 "detail": {
                     "type": "string",
-                    "description": "Of a failover: instead of which channel. Of a webhook: which "
+                    "description": "Of policy: what was looked at. Of queued: how long for what. "
+                    "Of a failover: instead of which channel. Of a webhook: which "
                     "event, to which endpoint. Else only on a step that is not over: what is "
                     "awaited.",
                 },

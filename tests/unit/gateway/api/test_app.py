@@ -78,8 +78,8 @@ async def test_a_scheduled_message_is_queued_from_its_moment_on(flow, in_s, stat
     assert told["reason"] == "policy.quiet_hours"
     assert told["send_at"].endswith("Z")
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline", "read")).json()["data"]
-    assert [step["step"] for step in steps] == ["accepted", "scheduled"]
-    assert steps[1]["code"] == "policy.quiet_hours"
+    assert [step["step"] for step in steps] == ["accepted", "policy", "scheduled"]
+    assert steps[2]["code"] == "policy.quiet_hours"
 
 
 async def test_a_message_reads_as_the_contract_says(flow):
@@ -131,11 +131,18 @@ async def test_the_timeline_names_every_step(flow):
     message_id = await make(flow)
     deliver(flow)
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline")).json()["data"]
-    assert [step["step"] for step in steps] == ["accepted", "queued", "attempt", "receipt"]
-    assert [step["ms"] for step in steps] == [None, 12, 34, 1500]
-    assert steps[2]["channel"] == "mobile-a"
-    assert [step["carrier_id"] for step in steps[2:]] == ["abc1", "abc1"]
-    assert steps[3]["code"] == "DELIVRD"
+    assert [step["step"] for step in steps] == [
+        "accepted",
+        "policy",
+        "queued",
+        "attempt",
+        "receipt",
+    ]
+    assert [step["ms"] for step in steps] == [None, None, 12, 34, 1500]
+    assert [step["channel"] for step in steps[2:]] == ["mobile-a"] * 3
+    assert [step["carrier_id"] for step in steps[3:]] == ["abc1", "abc1"]
+    assert steps[1]["code"] == "policy.allowed"
+    assert steps[4]["code"] == "DELIVRD"
     assert sorted(step["at"] for step in steps) == [step["at"] for step in steps]
 
 
@@ -162,7 +169,7 @@ async def test_the_timeline_names_webhooks_in_the_order_of_their_events(flow):
     flow.reading = SimpleNamespace(tellings=Tellings(), attempts=Attempts())
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline")).json()["data"]
     assert [step["step"] for step in steps] == [
-        "accepted", "queued", "attempt", "webhook", "receipt", "webhook",
+        "accepted", "policy", "queued", "attempt", "webhook", "receipt", "webhook",
     ]  # fmt: skip
     assert [step["code"] for step in steps if step["step"] == "webhook"] == [
         "webhook.delivered",
@@ -453,10 +460,10 @@ async def test_a_message_whose_attempt_is_under_way_says_so(flow):
     told = (await get(flow, f"/v1/messages/{message_id}", "read")).json()
     assert told["waiting"] == "attempt on mobile-a, no answer yet"
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline", "read")).json()["data"]
-    assert [step["step"] for step in steps] == ["accepted", "attempt"]
-    assert steps[1]["channel"] == "mobile-a"
-    assert steps[1]["code"] is None
-    assert 1900 <= steps[1]["ms"] <= 60_000
+    assert [step["step"] for step in steps] == ["accepted", "policy", "attempt"]
+    assert steps[2]["channel"] == "mobile-a"
+    assert steps[2]["code"] is None
+    assert 1900 <= steps[2]["ms"] <= 60_000
 
 
 async def test_a_held_message_says_why_where_no_process_has_it_in_memory(flow):
