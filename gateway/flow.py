@@ -420,4 +420,8 @@ class Flow:
         self.backlog.set_gauges()
         self.dispatcher.retries.set_gauges(time.time())
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
+        write_age_s = 0.0 if self.acceptor is None else self.acceptor.oldest_write_age_s()
+        metrics.store_write_age_seconds.set((), write_age_s)
+        metrics.disk_used_ratio.set((), self.shedding.storage_share())
+        self.evidence.set_gauges()
         metrics.parked_reports.set((), self.reports_desk.parked)

@@ -413,6 +413,15 @@ class Metrics:
 
     def _outcomes(self) -> None:
         """What carriers' answers led to, beyond the message."""
+        self.uncertain_messages = Gauge(
+            "uncertain_messages", "Messages whose answer was lost and is waited for.", ("class",)
+        )
+        self.uncertain_oldest_age_seconds = Gauge(
+            "uncertain_oldest_age_seconds",
+            "How long ago the oldest of them lost its answer.",
+            ("class",),
+            "max",
+        )
         self.retries_denied_total = Counter(
             "retries_denied_total",
             "Extra attempts that had to wait, by whose budget was used up: tenant or total.",
@@ -543,6 +552,14 @@ class Metrics:
         self.quarantined_total = Counter(
             "quarantined_total", "Rows set aside because they could not be written.", ("step",)
         )
+        self.store_write_age_seconds = Gauge(
+            "store_write_age_seconds",
+            "Age of the oldest accept that PostgreSQL has not committed; 0 when none waits.",
+            rule="max",
+        )
+        self.disk_used_ratio = Gauge(
+            "disk_used_ratio", "Used share of the data directory's disk, 0 to 1.", rule="max"
+        )
         self.journal_failures_total = Counter(
             "journal_failures_total", "Writes that the attempt journal did not take."
         )
@@ -584,6 +601,8 @@ class Metrics:
             "Webhook endpoints warned of, and disabled because all failed or it was gone.",
             ("what",),
         )
+        for what in ("warned", "failing", "gone"):  # from 0, as above
+            self.webhook_notices_total.inc((what,), 0)
         self.webhook_attempts_unlogged_total = Counter(
             "webhook_attempts_unlogged_total",
             "Webhook requests that no list of attempts shows: the store was away for too long.",

@@ -424,3 +424,22 @@ class ReaderOf:
         fresh.id = self._message.id
         rows = [row for row in self._world.kit.events.rows if row.message_id == fresh.id]
         return {fresh.id: Stored(fresh, rows)}
+
+
+def test_the_gauges_say_how_many_wait_and_since_when() -> None:
+    world = Asking()
+    metrics = world.kit.metrics
+    world.lost()
+    world.kit.clock.now += 40.0
+    second = world.lost()
+    world.kit.clock.now += 2.0
+    world.kit.evidence.set_gauges()
+    assert metrics.uncertain_messages.values["otp",] == 2
+    assert metrics.uncertain_oldest_age_seconds.values["otp",] == pytest.approx(42.0)
+    assert metrics.uncertain_messages.values["marketing",] == 0
+    world.kit.evidence.found(second)
+    for message in list(world.kit.evidence.waiting.values()):
+        world.kit.evidence.found(message)
+    world.kit.evidence.set_gauges()
+    assert metrics.uncertain_messages.values["otp",] == 0
+    assert metrics.uncertain_oldest_age_seconds.values["otp",] == 0.0
