@@ -601,8 +601,6 @@ class Metrics:
             "Webhook endpoints warned of, and disabled because all failed or it was gone.",
             ("what",),
         )
-        for what in ("warned", "failing", "gone"):  # from 0, as above
-            self.webhook_notices_total.inc((what,), 0)
         self.webhook_attempts_unlogged_total = Counter(
             "webhook_attempts_unlogged_total",
             "Webhook requests that no list of attempts shows: the store was away for too long.",
