@@ -12,8 +12,8 @@ import yaml
 
 from telemetry.metrics import Metrics, render
 from tests.support.alert_cases import CASES, Case
-from tests.support.promql import RULES, rules, series_of
 from tests.support.prometheus import promtool
+from tests.support.promql import RULES, rules, series_of
 
 pytestmark = pytest.mark.integration
 SCRAPED = 'up{job="smsgw",instance="a"}'
@@ -53,8 +53,14 @@ def as_test(case: Case) -> dict[str, object]:
     if SCRAPED not in series:
         series[SCRAPED] = f"1x{case.at}"
     labels = sorted(case.fires or {})
-    asked = f'count by ({", ".join(labels)}) (ALERTS{{alertname="{case.alert}",alertstate="firing"}})'
-    shown = "{" + ",".join(f'{label}="{case.fires[label]}"' for label in labels) + "}" if case.fires else "{}"
+    asked = (
+        f'count by ({", ".join(labels)}) (ALERTS{{alertname="{case.alert}",alertstate="firing"}})'
+    )
+    shown = (
+        "{" + ",".join(f'{label}="{case.fires[label]}"' for label in labels) + "}"
+        if case.fires
+        else "{}"
+    )
     return {
         "name": f"{case.alert}: {case.series} at {case.at}",
         "interval": "1m",
@@ -70,7 +76,7 @@ def as_test(case: Case) -> dict[str, object]:
 
 
 def rules_for(alert: str) -> list[dict[str, object]]:
-    """The alert and what it asks of recorded series: to evaluate all for each case takes minutes."""
+    """The alert and what it asks of recorded series: all of them for each case take minutes."""
     [rule] = [rule for rule in rules("alerts.yml") if rule["alert"] == alert]
     named = {series.name for series in series_of(rule["expr"])}
     return [*(rule for rule in rules("recording.yml") if rule["record"] in named), rule]
@@ -78,9 +84,13 @@ def rules_for(alert: str) -> list[dict[str, object]]:
 
 def judged(folder, cases):
     files = []
-    for alert, of_it in groupby(sorted(cases, key=lambda case: case.alert), lambda case: case.alert):
+    for alert, of_it in groupby(
+        sorted(cases, key=lambda case: case.alert), lambda case: case.alert
+    ):
         rule_file, file = folder / f"{alert}.rules.yml", folder / f"{alert}.yml"
-        rule_file.write_text(yaml.safe_dump({"groups": [{"name": alert, "rules": rules_for(alert)}]}))
+        rule_file.write_text(
+            yaml.safe_dump({"groups": [{"name": alert, "rules": rules_for(alert)}]})
+        )
         told = {
             "rule_files": [rule_file.name],
             "evaluation_interval": "1m",

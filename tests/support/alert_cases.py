@@ -70,7 +70,9 @@ CASES: list[Case] = [
         "800x30",
         **{"class": "otp"},
     ),
-    Case("UncertainOld", {'smsgw_uncertain_oldest_age_seconds{class="marketing"}': "9000x30"}, None),
+    Case(
+        "UncertainOld", {'smsgw_uncertain_oldest_age_seconds{class="marketing"}': "9000x30"}, None
+    ),
     Case("AnswersLost", {_SUBMITS: "0+100x30", _UNCERTAIN: "0+1x30"}, {"channel": "c"}),
     Case("AnswersLost", {_SUBMITS: "0+9000x30", _UNCERTAIN: "0+1x30"}, None),
     Case("AnswersLost", {_SUBMITS: "0+100x30", _UNCERTAIN: "0x28 1x2"}, None),
@@ -169,7 +171,11 @@ CASES: list[Case] = [
         channel="c",
         cause="delivery",
     ),
-    Case("ChannelDeaf", {'smsgw_channel_receiving{channel="c"}': "0x30", _UP: "1x30"}, {"channel": "c"}),
+    Case(
+        "ChannelDeaf",
+        {'smsgw_channel_receiving{channel="c"}': "0x30", _UP: "1x30"},
+        {"channel": "c"},
+    ),
     Case("ChannelDeaf", {'smsgw_channel_receiving{channel="c"}': "1x30", _UP: "1x30"}, None),
     Case("ChannelDeaf", {'smsgw_channel_receiving{channel="c"}': "0x30", _UP: "0x30"}, None),
     *single("SmgAway", 'smsgw_smg_sessions{channel="c"}', "0x30", "1x27 0x3", channel="c"),
@@ -186,7 +192,9 @@ CASES: list[Case] = [
         code="MK:0099",
     ),
     *grown("NumbersRefused", 'smsgw_bad_numbers_total{channel="c",end="left"}', channel="c"),
-    Case("NumbersRefused", {'smsgw_bad_numbers_total{channel="c",end="suppressed"}': "0+5x30"}, None),
+    Case(
+        "NumbersRefused", {'smsgw_bad_numbers_total{channel="c",end="suppressed"}': "0+5x30"}, None
+    ),
     *single(
         "ContentRefused",
         'smsgw_content_refused_total{channel="c",template="tpl_1"}',
@@ -267,6 +275,8 @@ CASES: list[Case] = [
         logger="gateway.flow",
     ),
     Case(
-        "ErrorsLogged", {'smsgw_log_lines_total{level="warning",logger="gateway.flow"}': "0+9x30"}, None
+        "ErrorsLogged",
+        {'smsgw_log_lines_total{level="warning",logger="gateway.flow"}': "0+9x30"},
+        None,
     ),
 ]

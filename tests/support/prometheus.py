@@ -1,7 +1,7 @@
 """Debian's promtool and Prometheus for tests: fetched once into the environment, never installed.
 
-    with Prometheus(tools, target="127.0.0.1:8081", folder=tmp_path) as prometheus:
-        prometheus.query("up")
+with Prometheus(tools, target="127.0.0.1:8081", folder=tmp_path) as prometheus:
+    prometheus.query("up")
 """
 
 import contextlib

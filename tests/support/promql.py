@@ -76,15 +76,15 @@ def recorded() -> dict[str, set[str]]:
 def complaints(expression: str) -> list[str]:
     """What an expression names that is not there."""
     known = catalogue() | recorded()
-    found = []
+    found: list[str] = []
     there = set(TARGET_LABELS)
     for one in series_of(expression):
         if one.name not in known:
             found.append(f"no metric {one.name}")
             continue
         there |= known[one.name]
-        wrong = one.labels - known[one.name] - TARGET_LABELS
-        found += [f"{one.name} has no label {label}" for label in sorted(wrong)]
+        strange = one.labels - known[one.name] - TARGET_LABELS
+        found += [f"{one.name} has no label {label}" for label in sorted(strange)]
     if "label_replace" not in expression:
         wrong = kept_labels(expression) - there
         found += [f"nothing in it has a label {label}" for label in sorted(wrong)]

@@ -19,7 +19,9 @@ HEADINGS = ["What it means", "What users feel", "Look", "Do", "Over when"]
 FREE = {"AlertingWorks"}  # names no metric and is never silent
 
 
-@pytest.mark.parametrize("rule", [*rules("recording.yml"), *ALERTS], ids=lambda rule: str(rule)[:60])
+@pytest.mark.parametrize(
+    "rule", [*rules("recording.yml"), *ALERTS], ids=lambda rule: str(rule)[:60]
+)
 def test_every_metric_and_label_of_a_rule_exists(rule):
     assert complaints(rule["expr"]) == []
     if rule.get("alert") not in FREE:
@@ -39,7 +41,10 @@ def test_every_metric_and_label_of_a_rule_exists(rule):
         ),
         ("smsgw_submit_seconds > 1", ["no metric smsgw_submit_seconds"]),
         ("smsgw:nobody:rate5m > 1", ["no metric smsgw:nobody:rate5m"]),
-        ('histogram_quantile(0.9, sum by (le) (rate(smsgw_submit_seconds_bucket{le="5"}[5m])))', []),
+        (
+            'histogram_quantile(0.9, sum by (le) (rate(smsgw_submit_seconds_bucket{le="5"}[5m])))',
+            [],
+        ),
     ],
 )
 def test_what_does_not_exist_is_seen(expression, told):
