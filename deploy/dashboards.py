@@ -285,7 +285,18 @@ CHANNELS: Final = Dashboard(
                     "{{channel}} {{end}}",
                     "mps",
                 ),
-                _line("Reports parked", "max(smsgw_parked_reports)", "parked", bad=1000),
+                _rare(
+                    "Reports parked",
+                    "max by (channel, age) (smsgw_parked_reports)",
+                    "{{channel}} {{age}}",
+                    bad=1000,
+                ),
+                _rare(
+                    "Oldest parked report",
+                    "max by (channel) (smsgw_parked_reports_oldest_age_seconds)",
+                    "{{channel}}",
+                    "s",
+                ),
                 _rare(
                     "Codes nobody mapped",
                     f"sum by (channel, code) (increase(smsgw_unmapped_codes_total{_CHANNEL}[1h]))",

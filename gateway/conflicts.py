@@ -77,7 +77,7 @@ class Conflicts:
             try:
                 await self.settle(rows)
             except Unavailable:
-                self._metrics.reports_total.inc(("", "conflict_waits"))
+                self._metrics.row_conflicts_total.inc(("waits",))
                 self._rows = rows + self._rows
                 await asyncio.sleep(0.5)
                 self._wake.set()
@@ -94,6 +94,7 @@ class Conflicts:
             message = fresh.get(row.message_id)
             if message is None or row.tries >= MAX_TRIES:
                 self._metrics.quarantined_total.inc(("conflict",))
+                self._metrics.row_conflicts_total.inc(("given_up",))
                 log.error("row given up after conflicts", message_id=row.message_id)
             else:
                 self._again(row, message)
@@ -113,7 +114,7 @@ class Conflicts:
             tries=row.tries + 1,
         )
         if path is None or not (apply_row(fresh, again) or _as_note(fresh, again)):
-            self._metrics.reports_total.inc(("", "conflict_settled"))
+            self._metrics.row_conflicts_total.inc(("needless",))
             if live is not None:
                 refresh(live, fresh)
             return  # the other writer's row already says it, or says better
@@ -125,6 +126,7 @@ class Conflicts:
             if again.is_stored and path in _COMES_BACK:
                 self._resend(back)
 
+        self._metrics.row_conflicts_total.inc(("again",))
         self._ledger.commit([again], done=done)
 
     def _ended_elsewhere(self, live: Message, fresh: Message) -> None:

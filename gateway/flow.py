@@ -424,4 +424,4 @@ class Flow:
         metrics.store_write_age_seconds.set((), write_age_s)
         metrics.disk_used_ratio.set((), self.shedding.storage_share())
         self.evidence.set_gauges()
-        metrics.parked_reports.set((), self.reports_desk.parked)
+        self.reports_desk.parked.set_gauges()

@@ -2,7 +2,7 @@
 
     unknown id, kept in `parked_reports` ─▶ what is open to its number, in every process
         exactly one, uncertain, on this channel, left within 120 s before ─▶ it is that one's
-        none, or more than one, or one whose answer may yet come ─▶ looked at again, then counted
+        none, or more than one, or one whose answer may yet come ─▶ looked at again (parked.py)
 
 RELIABILITY section 5. A wrong guess would call a text delivered that is not, so whatever leaves a
 doubt leaves the receipt an orphan. With its row the id is known, so that a repeat is one.
@@ -10,7 +10,7 @@ doubt leaves the receipt an orphan. With its row the id is known, so that a repe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.matches import Match
@@ -66,17 +66,32 @@ class Orphans:
 
         `messages` are the candidates as they stand now, with their stored rows.
         """
-        ids = {one for number in numbers_of(report) for one in candidates.get(number, ())}
-        open_ones = [messages[one] for one in ids if one in messages]
-        open_ones = [one for one in open_ones if one[0].state not in _CLOSED]
+        open_ones = _open_ones(report, candidates, messages)
         if any(message.state is not State.UNCERTAIN for message, _ in open_ones):
             return None  # its answer may yet come, and bring the id
-        matches = [
+        matches = self._matches(report, heard_at, open_ones)
+        return matches[0] if len(matches) == 1 else None
+
+    def is_near_one(
+        self,
+        report: Report,
+        heard_at: float,
+        candidates: Mapping[str, Sequence[int]],
+        messages: Mapping[int, tuple[Message, Stored]],
+    ) -> bool:
+        """Whether it might be about a lost answer, however much in doubt: no stranger for sure."""
+        open_ones = _open_ones(report, candidates, messages)
+        return bool(self._matches(report, heard_at, open_ones))
+
+    def _matches(
+        self, report: Report, heard_at: float, open_ones: Iterable[tuple[Message, Stored]]
+    ) -> list[Match]:
+        return [
             match
             for message, record in open_ones
-            if (match := self._match_one(report, heard_at, message, record.rows)) is not None
+            if message.state is State.UNCERTAIN
+            and (match := self._match_one(report, heard_at, message, record.rows)) is not None
         ]
-        return matches[0] if len(matches) == 1 else None
 
     def _match_one(
         self, report: Report, heard_at: float, message: Message, rows: Sequence[EventRow]
@@ -109,6 +124,16 @@ class Orphans:
         if len(row.times) >= 2:  # over a backup its detour stands behind them
             first = last = row.at - row.times[1] / 1000
         return first - _CLOCKS_S <= heard_at <= last + self._window_s
+
+
+def _open_ones(
+    report: Report,
+    candidates: Mapping[str, Sequence[int]],
+    messages: Mapping[int, tuple[Message, Stored]],
+) -> list[tuple[Message, Stored]]:
+    ids = {one for number in numbers_of(report) for one in candidates.get(number, ())}
+    found = [messages[one] for one in sorted(ids) if one in messages]
+    return [one for one in found if one[0].state not in _CLOSED]
 
 
 def numbers_of(report: Report) -> tuple[str, ...]:

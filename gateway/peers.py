@@ -107,10 +107,7 @@ class Peers:
                     self.remote.give(block, self.process, ANY)
 
     def lived(self, live: list[LiveProcess]) -> None:
-        """Who lives now: what belongs to nobody is shared out among them."""
-        numbers = [other.process for other in live]
-        if self.process in numbers:
-            self.flow.reports_desk.share = numbers.index(self.process), len(numbers)
+        """Who lives now."""
         for role in ROLES:
             count = sum(other.role == role for other in live)
             self.flow.metrics.processes.set((role,), count)

@@ -6,8 +6,9 @@ report ─▶ id, or our own word for the attempt, in memory? ──yes──▶
           look-up in the store, in batches ──found──▶ fold, row ═COMMIT═▶ answer
              │ nobody's yet: another process may just be committing it; once more after 0.2 s
              ▼
-          parked_reports ═COMMIT═▶ answer; tried again 1 s, 5 s, 30 s, 5 min, hourly, dropped,
-                                   and when an answer was lost: orphans.py
+          parked_reports ═COMMIT═▶ answer; looked up again for 72 h: parked.py
+
+Each report comes to one end (receipts/ends.py) and is counted there, when it is durable.
 """
 
 from __future__ import annotations
@@ -16,9 +17,6 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol
 
 from adapters.http.vendors import VENDORS
 from gateway.carrier_words import CarrierWords
@@ -28,35 +26,26 @@ from gateway.echoed import match_stored, match_waiting, message_of, segments_of
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Match, Matches
-from gateway.orphans import LOOK_S, Orphans
+from gateway.parked import ParkedReports
+from gateway.parked import Store as ParkedStore
+from gateway.reportbatch import Answerer, Batch, Owners, Pending, Settled, is_kept
+from receipts import ends
 from receipts.normalise import ReportCodes, Verdict
 from receipts.state import Path, come_due, fold, report_path
 from sms.config import Channel
 from sms.errors import Unavailable
-from sms.ids import IdClock, id_at, unix_of
-from sms.model import FINAL_STATES, Carrier, EventRow, Message, MessageClass, Report, State
+from sms.ids import IdClock
+from sms.model import FINAL_STATES, Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
-from store.fragments import (
-    ParkedReport,
-    Why,
-    delete_reports_sql,
-    hasten_orphans_sql,
-    park_reports_sql,
-    park_sql,
-    unpark_sql,
-)
+from store.fragments import Why, park_sql, unpark_sql
 from store.read import Reader, Stored
 from store.seal import Keyring
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
-RETRY_AFTER_S = (1.0, 5.0, 30.0, 300.0)  # then hourly (issue of receipts: decision 2)
-HOURLY_S = 3600.0
 SECOND_LOOK_S = 0.2  # what another process submitted is in the store by then
 PARKED_POLL_S = 0.5
-HASTEN_S = 3.0  # between two such hurries, while answers are lost
 ELSEWHERE_S = 10.0  # between two looks at what waits here and may have ended in another process
-KEPT_S = 259_200.0  # 72 h, then counted and dropped
 LOOKUP_BATCH = 500
 MAX_PENDING = 50_000  # reports that wait for a look-up; beyond, the carrier is told "later"
 REPARK_S = 600.0
@@ -66,34 +55,10 @@ MAX_CRASHES = 1000  # reports whose crashes are counted
 
 _USUAL = ReportCodes()  # for what a channel that was removed still brings
 
-# The rows that a report's answer waits for, or whether it may be answered without one.
-Settled = list[EventRow] | bool
-Pending = tuple[object, Settled]  # with the report's token
+# What an orphan must have done to its message to have found it.
+_ADOPTS = frozenset({ends.MATCHED, ends.INTERMEDIATE})
 
 log = get_logger(__name__)
-
-
-class Answerer(Protocol):
-    """How reports are answered: through the channel that brought them."""
-
-    def __call__(self, channel: int, tokens: Sequence[object], *, accepted: bool) -> None:
-        """Tell the carrier that these reports are kept (or to send them again later)."""
-        ...
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one burst of reports amounts to; mutable, one per burst."""
-
-    unix: float
-    rows: list[EventRow] = field(default_factory=list)
-    sql: list[str] = field(default_factory=list)
-    # transition 17, after the commit, if that row is stored then
-    back: list[tuple[Message, EventRow]] = field(default_factory=list)
-    ends: dict[str, int] = field(default_factory=dict)
-    # what was submitted in one burst, Unix seconds, waited equally long for its reports
-    sent: dict[tuple[Carrier, float], int] = field(default_factory=dict)
-    undelivered: dict[Carrier, int] = field(default_factory=dict)  # of those in `sent`
 
 
 def _vendor_words(protocol: str) -> Mapping[str, str]:
@@ -118,6 +83,7 @@ class Reports:
         words: CarrierWords,
         metrics: Metrics,
         answer: Answerer,
+        parked: ParkedStore,
         unix: Callable[[], float],
         max_attempts: int = 4,
     ) -> None:
@@ -126,8 +92,6 @@ class Reports:
         self._evidence = evidence
         self._matches = matches
         self._reader = reader
-        self._keyring = keyring
-        self._ids = ids
         self._words = words
         self._metrics = metrics
         self._answer = answer
@@ -141,10 +105,17 @@ class Reports:
         self._wake = asyncio.Event()
         self._looked_at = 0.0  # Unix; when the store was asked about what waits
         self._polled_at = 0.0  # Unix; when parked reports were looked for
-        self.parked = 0  # how many stand in parked_reports, as last seen
-        self._hastened_at = 0.0  # Unix; when parked reports were, for lost answers
-        self.orphans: Orphans | None = None  # joined by wiring
-        self.share = (0, 1)  # (our index, how many) among the living processes
+        self.parked = ParkedReports(
+            desk=self,
+            ledger=ledger,
+            store=parked,
+            keyring=keyring,
+            ids=ids,
+            metrics=metrics,
+            answer=answer,
+            lately_lost=evidence.lately_lost,
+            unix=unix,
+        )
 
     def use(self, channels: Iterable[Channel]) -> None:
         """Judge the channels' reports by what is configured now."""
@@ -161,19 +132,20 @@ class Reports:
         """Status reports of one burst of one channel."""
         batch = Batch(self._unix())
         tokens: list[Pending] = []
+        name = self._ledger.channel_names.get(channel, "")
+        self._metrics.reports_received_total.inc((name,), len(reports))
         for report in reports:
             match = self._matches.get(channel, report.carrier_id)
             if match is None and report.reference:
                 match = match_waiting(report, self._evidence.waiting.get(message_of(report) or 0))
             if match is not None:
-                tokens.append((report.token, self._settle(batch, report, match)))
+                tokens.append((report.token, *self.settle(batch, report, match)))
             elif report.carrier_id or message_of(report):
                 self._pending.append(report)
             else:  # it names nothing that anybody could ever look for
-                batch.ends["dropped"] = batch.ends.get("dropped", 0) + 1
-                tokens.append((report.token, True))
+                tokens.append((report.token, True, ends.UNREADABLE))
         if tokens:
-            self._finish(channel, batch, tokens)
+            self.finish(channel, batch, tokens)
         if self._pending:
             self._refuse_overflow(channel)
             self._wake.set()
@@ -185,15 +157,17 @@ class Reports:
             del self._pending[most:]
             tokens = [report.token for report in beyond if report.channel == channel]
             self._answer(channel, tokens, accepted=False)
-            self._count(channel, {"refused": len(beyond)})
+            self.count(channel, ends.REFUSED, len(beyond))
 
-    def _finish(self, channel: int, batch: Batch, tokens: list[Pending]) -> None:
-        back = batch.back
-        self._count(channel, batch.ends)
+    def finish(self, channel: int, batch: Batch, tokens: list[Pending]) -> None:
+        """Commit the batch, then answer and count its reports."""
+        back, over = batch.back, batch.over
         self._observe(channel, batch)
 
         def done() -> None:
             self._answer_after(channel, tokens)
+            for of_channel, carrier_id in over:
+                self._matches.forget(of_channel, carrier_id)
             for message, row in back:
                 if row.is_stored:
                     self._come_back(message)
@@ -204,17 +178,25 @@ class Reports:
         """A report whose row lost its key is not durable yet: the carrier sends it again."""
         kept: list[object] = []
         later: list[object] = []
-        for token, settled in tokens:
-            (kept if _is_kept(settled) else later).append(token)
+        numbers: dict[str, int] = {}
+        for token, settled, end in tokens:
+            if is_kept(settled):
+                kept.append(token)
+                numbers[end] = numbers.get(end, 0) + 1
+            else:
+                later.append(token)
         if kept:
             self._answer(channel, kept, accepted=True)
         if later:
             self._answer(channel, later, accepted=False)
+            numbers[ends.REFUSED] = len(later)
+        for end, number in numbers.items():
+            self.count(channel, end, number)
 
-    def _count(self, channel: int, ends: dict[str, int]) -> None:
+    def count(self, channel: int, end: str, number: int = 1) -> None:
+        """Reports of a channel came to this end."""
         name = self._ledger.channel_names.get(channel, "")
-        for end, number in ends.items():
-            self._metrics.reports_total.inc((name, end), number)
+        self._metrics.reports_total.inc((name, end), number)
 
     def _observe(self, channel: int, batch: Batch) -> None:
         """How long the reports took."""
@@ -229,10 +211,16 @@ class Reports:
 
     # -- one report ------------------------------------------------------------------------
 
-    def _settle(
-        self, batch: Batch, report: Report, match: Match, *, is_orphan: bool = False
-    ) -> Settled:
-        """Judge one report; returns its rows, or whether it may be answered without one.
+    def settle(
+        self,
+        batch: Batch,
+        report: Report,
+        match: Match,
+        *,
+        has_waited: bool = False,
+        is_orphan: bool = False,
+    ) -> tuple[Settled, str]:
+        """Judge one report: its rows, or whether it may be answered without one; and its end.
 
         A report that crashes its handler is sent again by the carrier and given up after five
         times (RELIABILITY section 4), so that it cannot take the others with it.
@@ -242,9 +230,12 @@ class Reports:
             end = self._judge(batch, report, match, report.carrier_id if is_orphan else None)
         except Exception:  # one bad report must not end the session or the worker
             log.exception("report crashed its handler", message_id=match[0].id)
-            return self._crashed(report)
-        batch.ends[end] = batch.ends.get(end, 0) + 1
-        return batch.rows[before:] or True
+            return self._crashed(report), ends.GIVEN_UP
+        if is_orphan and end in _ADOPTS:
+            end = ends.ADOPTED
+        elif has_waited and end == ends.MATCHED:
+            end = ends.EARLY
+        return batch.rows[before:] or True, end
 
     def _crashed(self, report: Report) -> bool:
         key = (report.channel, report.carrier_id or report.reference)
@@ -258,7 +249,7 @@ class Reports:
         return True
 
     def _judge(self, batch: Batch, report: Report, match: Match, new_id: str | None) -> str:
-        """One word about all segments that it is about: what became of the last.
+        """One word about all segments that it is about: the most that it did to one of them.
 
         `new_id`: the carrier's id, where it is not known yet and is to be kept.
         """
@@ -268,18 +259,20 @@ class Reports:
         name = self._ledger.channel_names.get(report.channel, "")
         if not verdict.is_known:
             self._words.unmapped(name, report.error or report.state)
-        end = "intermediate"
+        end = ends.INTERMEDIATE
         if verdict.state is None:
             if attempt and verdict.is_known:
                 self._adopt(batch, report, match)
             return end
         is_delivered = verdict.state is State.DELIVERED
         if attempt and attempt < message.attempt and copy == message.copy and not is_delivered:
-            return "duplicate"  # the vendor says no more of an attempt that a newer one replaced
+            return ends.SUPERSEDED  # the vendor says no more of what a newer attempt replaced
         for segment in segments_of(report, match, is_delivered=is_delivered):
             about = message, segment, copy, attempt
-            end = self._judge_one(batch, report, about, verdict, verdict.state, code, new_id)
-        if end == "matched" and verdict.is_bad_number and verdict.state is State.UNDELIVERED:
+            one = self._judge_one(batch, report, about, verdict, verdict.state, code, new_id)
+            if ends.RANK[one] > ends.RANK[end]:
+                end = one
+        if end == ends.MATCHED and verdict.is_bad_number and verdict.state is State.UNDELIVERED:
             self._words.bad_number(name, message, verdict.reason)
         return end
 
@@ -298,10 +291,10 @@ class Reports:
         carrier_id = None if attempt else report.carrier_id
         path = report_path(message, segment, copy, state, carrier_id=carrier_id)
         if path is None:
-            return "duplicate"
+            return ends.end_without_row(message, segment, copy, state)
         if verdict.is_temporary and self._may_resend(message, path, report.channel):
             return self._resend(batch, report, message, verdict)
-        submitted_at = message.submitted_at
+        before, submitted_at = message.state, message.submitted_at
         row = self._ledger.row(
             message,
             path,
@@ -315,7 +308,7 @@ class Reports:
             reason=verdict.reason,
         )
         if row is None:
-            return "illegal"
+            return ends.ILLEGAL
         batch.rows.append(row)
         if submitted_at is not None:
             sent = message.carrier, submitted_at
@@ -324,7 +317,7 @@ class Reports:
                 batch.undelivered[sent[0]] = batch.undelivered.get(sent[0], 0) + 1
         if message.state in FINAL_STATES:
             self._ended(batch, report, message)
-        return "matched"
+        return ends.end_of_row(before, row.path)
 
     def _adopt(self, batch: Batch, report: Report, match: Match) -> None:
         """Transition 13: not an end yet, but whoever reports about a text has it."""
@@ -359,11 +352,11 @@ class Reports:
     def _ended(self, batch: Batch, report: Report, message: Message) -> None:
         self._found(batch, message)
         if len(message.texts) == 1:
-            self._matches.forget(report.channel, report.carrier_id)
+            batch.over.append((report.channel, report.carrier_id))
         elif message.state is State.DELIVERED:  # no segment's receipt is outstanding
             for answer in message.answers:
                 if isinstance(answer, Submitted | Uncertain):
-                    self._matches.forget(report.channel, answer.carrier_id)
+                    batch.over.append((report.channel, answer.carrier_id))
 
     def _may_resend(self, message: Message, path: Path, channel: int) -> bool:
         """Transition 17: the receipt names a temporary or channel fault, and another may do."""
@@ -389,7 +382,7 @@ class Reports:
             reason=verdict.reason,
         )
         if row is None:
-            return "illegal"
+            return ends.ILLEGAL
         batch.rows.append(row)
         message.is_parked = True
         parked = (
@@ -402,7 +395,7 @@ class Reports:
         batch.sql.append(park_sql(self._ledger.process, [parked]))
         batch.sql.append(self._ledger.reclaim_sql(row))  # the submitter's block may stand yet
         batch.back.append((message, row))
-        return "resent"
+        return ends.RESENT
 
     def _come_back(self, message: Message) -> None:
         """The text was dropped when the carrier took it: read it back, then queue."""
@@ -412,7 +405,7 @@ class Reports:
     # -- look-ups --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Look up unknown ids and retry parked reports until cancelled."""
+        """Look up unknown ids and parked reports until cancelled. Raises LeaseLost."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._wait_s())
@@ -420,31 +413,35 @@ class Reports:
             try:
                 await self._round()
             except Unavailable:
-                self._metrics.reports_total.inc(("", "lookup_failed"))
+                self._metrics.report_lookups_failed_total.inc(())
                 await asyncio.sleep(0.5)
 
     def _wait_s(self) -> float:
-        if not self._second:
-            return PARKED_POLL_S
-        return min(PARKED_POLL_S, max(0.001, self._second[0][0] - self._unix()))
+        if self._pending or self._returning:
+            return 0.0
+        unix = self._unix()
+        wait_s = max(0.001, min(PARKED_POLL_S, self._polled_at + PARKED_POLL_S - unix))
+        if self._second:
+            wait_s = min(wait_s, max(0.001, self._second[0][0] - unix))
+        return wait_s
 
     async def _round(self) -> None:
-        while self._pending:
-            batch = self._pending[:LOOKUP_BATCH]
+        """A page of each kind: none of them waits behind all of another, however much comes."""
+        if batch := self._pending[:LOOKUP_BATCH]:
             missing = await self._look_up(batch)
             del self._pending[: len(batch)]
             if missing:
                 self._second.append((self._unix() + SECOND_LOOK_S, missing))
-        while self._second and self._second[0][0] <= self._unix():
-            missing = await self._look_up(self._second[0][1])
+        if self._second and self._second[0][0] <= self._unix():
+            missing = await self._look_up(self._second[0][1], has_waited=True)
             self._second.popleft()
             if missing:
-                self._park(missing)
-        while self._returning:
+                self.parked.park(missing)
+        if self._returning:
             await self._read_back(self._returning[:LOOKUP_BATCH])
         if self._unix() - self._polled_at >= PARKED_POLL_S:
-            self._polled_at = self._unix()
-            await self._retry_parked()
+            is_more = await self.parked.round()
+            self._polled_at = 0.0 if is_more else self._unix()
         if self._unix() - self._looked_at >= ELSEWHERE_S:
             self._looked_at = self._unix()
             await self._look_elsewhere()
@@ -471,207 +468,75 @@ class Reports:
                 self._dispatcher.resend(message)
         del self._returning[: len(messages)]
 
-    async def _look_up(self, reports: list[Report]) -> list[Report]:
+    async def _look_up(self, reports: list[Report], *, has_waited: bool = False) -> list[Report]:
         """Settle those whose message is known; returns the others."""
-        found, missing = await self._owners(reports)
-        by_channel: dict[int, list[tuple[Report, Match]]] = {}
-        for report, match in found:
-            by_channel.setdefault(report.channel, []).append((report, match))
-        for channel, pairs in by_channel.items():
-            batch = Batch(self._unix())
-            tokens = [(report.token, self._settle(batch, report, match)) for report, match in pairs]
-            self._finish(channel, batch, tokens)
-        return missing
+        owners = await self.owners(reports)
+        batches: dict[int, tuple[Batch, list[Pending]]] = {}
+        for pairs, waited in ((owners.found, has_waited), (owners.early, True)):
+            for report, match in pairs:
+                batch, tokens = batches.setdefault(report.channel, (Batch(self._unix()), []))
+                settled = self.settle(batch, report, match, has_waited=waited)
+                tokens.append((report.token, *settled))
+        for report in owners.gone:
+            _, tokens = batches.setdefault(report.channel, (Batch(self._unix()), []))
+            tokens.append((report.token, True, ends.GONE))
+        for channel, (batch, tokens) in batches.items():
+            self.finish(channel, batch, tokens)
+        return owners.missing
 
-    async def _owners(
-        self, reports: Sequence[Report]
-    ) -> tuple[list[tuple[Report, Match]], list[Report]]:
-        """Which of the reports are whose: memory once more, then the store.
+    async def owners(self, reports: Sequence[Report]) -> Owners:
+        """Which of the reports are whose: memory once more, then the store. Raises Unavailable.
 
         By the carrier's id first; our own word is asked where that says nothing.
         """
-        found: list[tuple[Report, Match]] = []
+        owners = Owners([], [], [], [])
         asked: list[Report] = []
         for report in reports:
             match = self._matches.get(report.channel, report.carrier_id)
             if match is None:
                 asked.append(report)
             else:
-                found.append((report, match))
+                owners.early.append((report, match))
         if not asked:
-            return found, []
+            return owners
         pairs = list({(one.channel, one.carrier_id) for one in asked if one.carrier_id})
         ids = await self._reader.by_carrier_ids(pairs, now=self._unix()) if pairs else {}
         named = {message_of(one) for one in asked if (one.channel, one.carrier_id) not in ids}
         wanted = {owner[0] for owner in ids.values() if self._at_hand(owner[0]) is None}
-        stored = await self._reader.messages(list(wanted | {one for one in named if one}))
-        folded = {message_id: fold_stored(record) for message_id, record in stored.items()}
-        for one in folded.values():  # whoever made it uncertain parked it in that commit
-            one.is_parked = one.state is State.UNCERTAIN
-        missing: list[Report] = []
+        found = await self.standing([*wanted, *(one for one in named if one)])
         for report in asked:
-            match = None
             hit = ids.get((report.channel, report.carrier_id))
             message_id = message_of(report) if hit is None else hit[0]
-            message = self._at_hand(message_id or 0) or folded.get(message_id or 0)
-            if message is not None and hit is not None:
+            stood = found.get(message_id or 0)
+            message = self._at_hand(message_id or 0) or (stood and stood[0])
+            match = None
+            if hit is not None:
+                if message is None:  # its row stands, or stood a moment ago, and it is no more
+                    owners.gone.append(report)
+                    continue
                 match = message, hit[1], hit[2], 0
-            elif message is not None and message.id in stored:
-                match = match_stored(report, message, stored[message.id].rows)
+            elif message is not None and stood is not None:
+                match = match_stored(report, message, stood[1].rows)
             if match is None:
-                missing.append(report)
+                owners.missing.append(report)
             else:
-                found.append((report, match))
-        return found, missing
+                owners.found.append((report, match))
+        return owners
+
+    async def standing(self, ids: Sequence[int]) -> dict[int, tuple[Message, Stored]]:
+        """These messages as they stand now, with their stored rows. Raises Unavailable.
+
+        Those whose day was dropped, or whose keys were, are left out: nobody can end them.
+        """
+        found: dict[int, tuple[Message, Stored]] = {}
+        for message_id, record in (await self._reader.readable(ids) if ids else {}).items():
+            fresh = fold_stored(record)
+            fresh.is_parked = fresh.state is State.UNCERTAIN  # whoever made it so parked it
+            found[message_id] = self._at_hand(message_id) or fresh, record
+        return found
 
     def _at_hand(self, message_id: int) -> Message | None:
         return self._ledger.live.get(message_id) or self._evidence.waiting.get(message_id)
-
-    # -- parked reports --------------------------------------------------------------------
-
-    def _park(self, reports: Sequence[Report]) -> None:
-        """Nobody knows the id yet: keep the report, then answer it."""
-        unix = self._unix()
-        parked = [
-            ParkedReport(
-                self._ids.next(),
-                report.channel,
-                report.carrier_id,
-                report.state,
-                report.error,
-                report.number,
-                0,
-                unix + RETRY_AFTER_S[0],
-                report.reference,
-                report.part,
-            )
-            for report in reports
-        ]
-        by_channel: dict[int, list[object]] = {}
-        for report in reports:
-            by_channel.setdefault(report.channel, []).append(report.token)
-        for channel, tokens in by_channel.items():
-            self._count(channel, {"parked": len(tokens)})
-
-        def done() -> None:
-            for channel, tokens in by_channel.items():
-                self._answer(channel, tokens, accepted=True)
-
-        self._ledger.commit([], sql=park_reports_sql(self._keyring, parked), done=done)
-
-    def _forget_parked(self, parked_id: int, settled: Settled) -> None:
-        """Only stored rows make the parked report needless; until then it is tried again."""
-        if _is_kept(settled):
-            self._ledger.commit([], sql=delete_reports_sql([parked_id]))
-
-    async def _match_orphans(
-        self, missing: list[Report], parked_of: Mapping[int, ParkedReport]
-    ) -> list[Report]:
-        """Settle those that can only be about one lost answer; returns the others."""
-        unix = self._unix()
-        young = [one for one in missing if unix - unix_of(parked_of[id(one)].id) <= LOOK_S]
-        orphans = self.orphans
-        if orphans is None or not young:
-            return missing
-        candidates = await orphans.candidates(young)
-        ids = sorted({one for some in candidates.values() for one in some})
-        stored = await self._reader.messages(ids)
-        messages: dict[int, tuple[Message, Stored]] = {}
-        for message_id, record in stored.items():
-            fresh = fold_stored(record)
-            fresh.is_parked = fresh.state is State.UNCERTAIN
-            messages[message_id] = self._at_hand(message_id) or fresh, record
-
-        def match_of(report: Report) -> Match | None:
-            at = unix_of(parked_of[id(report)].id)
-            return orphans.match(report, at, candidates, messages)
-
-        likely = [report for report in missing if match_of(report) is not None]
-        # A row that says whose it is may have come since it was looked for: then that one is at
-        # its end for the candidates, and not in doubt.
-        found, _ = await self._owners(likely) if likely else ([], [])
-        left = self._settle_parked(found, parked_of)
-        known = {id(report) for report, _ in found}
-        for report in missing:
-            if id(report) in known:
-                continue
-            parked_id, match, batch = parked_of[id(report)].id, match_of(report), Batch(unix)
-            settled = match is not None and self._settle(batch, report, match, is_orphan=True)
-            if settled is False:
-                left.append(report)
-                continue
-            self._finish(report.channel, batch, [])
-            self._count(report.channel, {"adopted": 1})
-            self._ledger.commit([], done=partial(self._forget_parked, parked_id, settled))
-        return left
-
-    def _settle_parked(
-        self, found: Sequence[tuple[Report, Match]], parked_of: Mapping[int, ParkedReport]
-    ) -> list[Report]:
-        """Settle those whose owner is known; returns those that crashed, to be tried again."""
-        crashed: list[Report] = []
-        for report, match in found:
-            batch = Batch(self._unix())
-            settled = self._settle(batch, report, match)
-            if settled is False:
-                crashed.append(report)
-                continue
-            self._finish(report.channel, batch, [])
-            parked_id = parked_of[id(report)].id
-            self._ledger.commit([], done=partial(self._forget_parked, parked_id, settled))
-        return crashed
-
-    def _hasten(self, unix: float) -> None:
-        """Answers were lost: a receipt may have been quicker, and waits."""
-        if unix - self._hastened_at < HASTEN_S:
-            return
-        if channels := self._evidence.lately_lost():
-            self._hastened_at = unix
-            sql = hasten_orphans_sql(channels, id_at(unix - LOOK_S), len(RETRY_AFTER_S))
-            self._ledger.commit([], sql=sql)
-
-    async def _retry_parked(self) -> None:
-        unix = self._unix()
-        self._hasten(unix)
-        due = await self._reader.due_reports(unix, LOOKUP_BATCH, share=self.share)
-        self.parked = len(due)
-        if not due:
-            return
-        reports = [_unpark(parked) for parked in due]
-        by_report = {id(report): parked for report, parked in zip(reports, due, strict=True)}
-        found, missing = await self._owners(reports)
-        crashed = self._settle_parked(found, by_report)
-        missing = crashed + await self._match_orphans(missing, by_report)
-        later: list[ParkedReport] = []
-        dropped: list[int] = []
-        for report in missing:
-            parked = by_report[id(report)]
-            if unix - unix_of(parked.id) > KEPT_S:
-                dropped.append(parked.id)
-                self._count(parked.channel, {"dropped": 1})
-            else:
-                parked.tries += 1
-                parked.due = unix + retry_after_s(parked.tries)
-                if parked.tries == len(RETRY_AFTER_S):
-                    self._count(parked.channel, {"orphan": 1})
-                later.append(parked)
-        sql = park_reports_sql(self._keyring, later) if later else ""
-        if dropped:
-            sql += delete_reports_sql(dropped)
-        if sql:
-            self._ledger.commit([], sql=sql)
-
-
-def _is_kept(settled: Settled) -> bool:
-    """Whether what a report says is durable, or needs no row."""
-    if isinstance(settled, bool):
-        return settled
-    return all(row.is_stored for row in settled)
-
-
-def retry_after_s(tries: int) -> float:
-    """How long a parked report waits before its next look-up."""
-    return RETRY_AFTER_S[tries] if tries < len(RETRY_AFTER_S) else HOURLY_S
 
 
 def fold_stored(stored: Stored) -> Message:
@@ -691,16 +556,3 @@ def fold_owned(stored: Stored) -> Message:
     message = fold_stored(stored)
     come_due(message)
     return message
-
-
-def _unpark(parked: ParkedReport) -> Report:
-    return Report(
-        parked.channel,
-        parked.carrier_id,
-        parked.state,
-        parked.error,
-        parked.number,
-        None,
-        parked.reference,
-        parked.part,
-    )

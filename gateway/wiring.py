@@ -87,6 +87,7 @@ from store.inbound import InboundStore
 from store.inbound_read import InboundReader
 from store.intake import Intake
 from store.orphans import OrphanStore
+from store.parked_reports import ParkedReportStore
 from store.ported import PortedStore
 from store.processes import ProcessLease
 from store.quotas import Quotas
@@ -221,11 +222,12 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         words=settler.words,
         metrics=metrics,
         answer=lambda channel, tokens, *, accepted: flow.answer(channel, tokens, accepted=accepted),
+        parked=ParkedReportStore(pool, keyring),
         unix=time.time,
         max_attempts=numbers.max_attempts,
     )
 
-    reports.orphans = _orphans(pool, keyring, dispatcher, numbers)
+    reports.parked.orphans = _orphans(pool, keyring, dispatcher, numbers)
 
     def live() -> int:
         return len(peers.sessions.live)

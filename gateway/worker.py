@@ -330,7 +330,7 @@ class _Life:
             self._tick_forever(),
             self._watch_lag(),
             self._every(CLAIMS_S, "claims", self._flush_claims),
-            self.worker.reports.run(),
+            self._while_owned(self.worker.reports.run()),
             self._while_owned(self.worker.inbound.run()),
             self._every(NEWS_S, "channel news", self.worker.news.round),
             self.worker.conflicts.run(),

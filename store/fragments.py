@@ -47,6 +47,7 @@ class ParkedReport:
     due: float
     reference: str = ""
     part: tuple[int, int] | None = None
+    is_orphan: bool = False  # it might have been about a lost answer of ours
 
 
 @dataclass(slots=True)
@@ -144,22 +145,23 @@ def hasten_reports_sql(message_id: int, attempt: int) -> str:
 
     For the commit that makes the attempt one that a report can be about. The word is a literal of
     its own (letters, digits, - and _): the planner does not look an expression up in the index.
+    One that is being looked at just now is due again as well: that look may have come too early.
     """
     return (
         "UPDATE parked_reports SET due = now()"
-        f" WHERE reference = '{reference(int(message_id), int(attempt))}' AND due > now();"
+        f" WHERE reference = '{reference(int(message_id), int(attempt))}';"
     )
 
 
-def hasten_orphans_sql(channels: Iterable[int], since: int, steps: int) -> str:
+def hasten_orphans_sql(channels: Iterable[int], since: int) -> str:
     """Look again soon at parked reports of these channels with an id from `since` on.
 
     Only at those that would wait longer than the first steps do, and the look is none of their
-    steps. Who has had all `steps` loses none: so many tries are counted once.
+    steps.
     """
     listed = ",".join(str(int(channel)) for channel in sorted(channels))
     return (
-        f"UPDATE parked_reports SET due = now(), tries = tries - (tries <> {int(steps)})::int"
+        "UPDATE parked_reports SET due = now(), tries = tries - 1"
         f" WHERE id >= {int(since)} AND channel IN ({listed}) AND tries > 0"
         f" AND due > now() + interval '5 s';"
     )

@@ -30,7 +30,7 @@ from sms.model import (
 from sms.reasons import CODE_BY_SMALLINT
 from store.copying import COUNTRY_SHIFT, EVENT_COLUMNS, ON_UNCERTAIN, texts_of
 from store.database import AnyConnection, Pool, acquire
-from store.fragments import ASIDE, ParkedReport, ParkedWebhook, Why, open_report
+from store.fragments import ASIDE, ParkedWebhook, Why
 from store.partitions import day_range, today
 from store.seal import COLUMN_OPTIONS, Keyring, Sealer, day_of
 
@@ -72,13 +72,6 @@ PARKED_HEADS_SQL = (
 # Whose they are is looked at afterwards: the planner takes such a filter for so rare that it
 # would sort all that follows for each page.
 UNFINISHED_SQL = "SELECT id FROM messages WHERE id > $1 ORDER BY id LIMIT $2"
-# Both halves of an id, so that each share gets its part of slow days and of bursts.
-DUE_REPORTS_SQL = (
-    "SELECT id, channel, carrier_id, raw, tries, due, reference, part, parts FROM ("
-    " SELECT * FROM parked_reports WHERE due <= $1 AND ($3::int IS NULL OR channel = $3)"
-    " ORDER BY due LIMIT $2::bigint * $5) page"
-    " WHERE ((id >> 22) + (id & 4095)) % $5 = $4 ORDER BY due LIMIT $2"
-)
 _CONSERVATION_SQL = (
     "SELECT tenant, sum(open)::bigint, sum(parked)::bigint, sum(handed)::bigint,"
     " sum(held)::bigint FROM ("
@@ -91,8 +84,13 @@ _CONSERVATION_SQL = (
     ") counts GROUP BY tenant"
 )
 _NO_KEY = "the data key of a message is gone: its day was destroyed"
-# Partitions a receipt is looked for in: first, next, then a week. Four hold what is three days old.
-NEWEST_DAYS = (2, 4, 7)
+# A message is scheduled at most 35 days ahead, valid for 3 more, its receipt awaited for 3 (after
+# that it is `unknown`), and a report that nobody knows is looked up for 3: beyond a day more for
+# the clocks it is nobody's. The other 180 partitions that may stand are never asked.
+OLDEST_DAYS = 45
+# Partitions a receipt is looked for in: first, next, then a week, then all that it may be in. Four
+# hold what is three days old.
+LOOK_DAYS = (2, 4, 7, OLDEST_DAYS)
 
 
 @dataclass(slots=True)
@@ -186,7 +184,13 @@ class Reader:
             return None
         return stored
 
-    async def messages(self, ids: Sequence[int]) -> dict[int, Stored]:
+    async def readable(self, ids: Sequence[int]) -> dict[int, Stored]:
+        """The same as `messages`, without those whose day's key was destroyed before its rows."""
+        return await self.messages(ids, is_key_needed=False)
+
+    async def messages(
+        self, ids: Sequence[int], *, is_key_needed: bool = True
+    ) -> dict[int, Stored]:
         """Those of the messages that exist, with their rows, in order of id."""
         if not ids:
             return {}
@@ -206,7 +210,7 @@ class Reader:
                     " ORDER BY message_id, sequence",
                     some,
                 )
-            stored = await self._restore(conn, rows, events)
+            stored = await self._restore(conn, rows, events, is_key_needed=is_key_needed)
         if self._seen is not None and events:
             await self._seen(max(row["event_id"] for row in events))
         return stored
@@ -216,14 +220,14 @@ class Reader:
     ) -> dict[tuple[int, str], Owner]:
         """Find the messages behind (channel, carrier id): (message_id, segments, copy).
 
-        Asked in the two newest partitions, then in the next two, the rest of a week, then in all:
-        a receipt may come three days later. A carrier id used twice means the newer message; one
-        for several segments of a message means all of them.
+        Asked in the two newest partitions, then in the next two, the rest of a week, then in the
+        rest of `OLDEST_DAYS`: a receipt may come three days later. A carrier id used twice means
+        the newer message; one for several segments of a message means all of them.
         """
         found: dict[tuple[int, str], Owner] = {}
         wanted = {pair for pair in pairs if "\0" not in pair[1]}  # no text column holds a NUL
-        lows = [day_range(max(today(now) - days + 1, 0))[0] for days in NEWEST_DAYS]
-        steps = zip([*lows, 0], [None, *lows], strict=True)
+        lows = [day_range(max(today(now) - days + 1, 0))[0] for days in LOOK_DAYS]
+        steps = zip(lows, [None, *lows[:-1]], strict=True)
         async with acquire(self._pool) as conn:
             for low, high in steps:
                 if wanted and (high is None or high > low):
@@ -371,7 +375,7 @@ class Reader:
         taken up by `store.scheduled`.
         """
         async with acquire(self._pool) as conn:
-            rows = await conn.fetch(DUE_PARKED_SQL, process, _moment(now), limit)
+            rows = await conn.fetch(DUE_PARKED_SQL, process, moment(now), limit)
         return [
             Parked(
                 row["message_id"],
@@ -407,34 +411,6 @@ class Reader:
             )
         return {(row["tenant"], row["why"]): row["n"] for row in rows}
 
-    async def due_reports(
-        self,
-        now: float,
-        limit: int,
-        channel: int | None = None,
-        share: tuple[int, int] = (0, 1),
-    ) -> list[ParkedReport]:
-        """Parked reports whose time has come, oldest due first.
-
-        `share` is (index of this process, number of living processes): they belong to nobody,
-        so each looks at its part.
-        """
-        async with acquire(self._pool) as conn:
-            rows = await conn.fetch(DUE_REPORTS_SQL, _moment(now), limit, channel, *share)
-        return [
-            ParkedReport(
-                row["id"],
-                row["channel"],
-                row["carrier_id"],
-                *open_report(self._keyring, row["id"], row["raw"]),
-                tries=row["tries"],
-                due=row["due"].timestamp(),
-                reference=row["reference"],
-                part=(row["part"], row["parts"]) if row["part"] else None,
-            )
-            for row in rows
-        ]
-
     async def due_webhooks(
         self, process: int, now: float, limit: int, *, endpoints: Sequence[int]
     ) -> list[ParkedWebhook]:
@@ -445,7 +421,7 @@ class Reader:
         """
         async with acquire(self._pool) as conn:
             rows = await conn.fetch(
-                DUE_WEBHOOKS_SQL, process, list(dict.fromkeys(endpoints)), _moment(now), limit
+                DUE_WEBHOOKS_SQL, process, list(dict.fromkeys(endpoints)), moment(now), limit
             )
         return [
             ParkedWebhook(
@@ -464,7 +440,7 @@ class Reader:
     ) -> set[int]:
         """Those of the endpoints that `due_webhooks` would find something for."""
         async with acquire(self._pool) as conn:
-            rows = await conn.fetch(WITH_DUE_WEBHOOKS_SQL, process, list(endpoints), _moment(now))
+            rows = await conn.fetch(WITH_DUE_WEBHOOKS_SQL, process, list(endpoints), moment(now))
         return {row["endpoint"] for row in rows}
 
     async def oldest_webhook(self, process: int) -> int | None:
@@ -547,22 +523,26 @@ class Reader:
         conn: AnyConnection,
         rows: Iterable[asyncpg.Record],
         events: Iterable[asyncpg.Record],
+        *,
+        is_key_needed: bool,
     ) -> dict[int, Stored]:
         stored: dict[int, Stored] = {}
         for row in rows:
-            stored[row["id"]] = Stored(_message(row, await self._sealer(conn, row)))
+            sealer = await self._sealer(conn, row)
+            if sealer is not None:
+                stored[row["id"]] = Stored(_message(row, sealer))
+            elif is_key_needed:
+                raise StoreUnavailable(_NO_KEY)
         for event in events:
             if (owner := stored.get(event["message_id"])) is not None:
                 owner.rows.append(_event(event))
         return stored
 
-    async def _sealer(self, conn: AnyConnection, row: asyncpg.Record) -> Sealer:
+    async def _sealer(self, conn: AnyConnection, row: asyncpg.Record) -> Sealer | None:
         sealer = self._keyring.sealer_for(row["tenant"], row["id"])
         if sealer is None:
             await self._keyring.load_days(conn, [day_of(row["id"])])
             sealer = self._keyring.sealer_for(row["tenant"], row["id"])
-        if sealer is None:
-            raise StoreUnavailable(_NO_KEY)
         return sealer
 
 
@@ -655,7 +635,8 @@ def _by_day(ids: Iterable[int]) -> Iterable[list[int]]:
     return groups.values()
 
 
-def _moment(unix_s: float) -> datetime:
+def moment(unix_s: float) -> datetime:
+    """A Unix time as PostgreSQL's parameters want it."""
     return datetime.fromtimestamp(unix_s, UTC)
 
 

@@ -327,18 +327,11 @@ class Metrics:
         self.receipt_lag_seconds = Histogram(
             "receipt_lag_seconds", "Time from submit to receipt.", ("channel", "carrier"), SLOW
         )
-        self.reports_total = Counter(
-            "reports_total", "Carrier reports, by what became of them.", ("channel", "end")
-        )
+        self._reports()
         self.carrier_calls_total = Counter(
             "carrier_calls_total",
             "Calls of vendors to our callbacks, by what became of them.",
             ("channel", "kind", "result"),
-        )
-        self.parked_reports = Gauge(
-            "parked_reports",
-            "Reports that wait for their message and were due at the last look.",
-            rule="max",
         )
         self.unmapped_codes_total = Counter(
             "unmapped_codes_total", "Carrier codes that no table knows.", ("channel", "code")
@@ -410,6 +403,43 @@ class Metrics:
             "stray_messages", "Messages that a process owns and that stand nowhere. Must be 0."
         )
         self._more()
+
+    def _reports(self) -> None:
+        """Status reports: what came, what became of it, what waits."""
+        self.reports_received_total = Counter(
+            "reports_received_total", "Carrier reports that came.", ("channel",)
+        )
+        self.reports_total = Counter(
+            "reports_total",
+            "Carrier reports that are at their end, by which: each is counted once.",
+            ("channel", "end"),
+        )
+        self.reports_parked_total = Counter(
+            "reports_parked_total",
+            "Carrier reports kept because nobody knew their message yet.",
+            ("channel",),
+        )
+        self.report_lookups_failed_total = Counter(
+            "report_lookups_failed_total", "Look-ups of reports put off: PostgreSQL was away."
+        )
+        self.row_conflicts_total = Counter(
+            "row_conflicts_total",
+            "Rows that another process's row came before, by what became of them.",
+            ("result",),
+        )
+        self.parked_reports = Gauge(
+            "parked_reports",
+            "Reports in the store that wait for their message, all processes' together; "
+            "new: for less than six minutes.",
+            ("channel", "age"),
+            "max",
+        )
+        self.parked_reports_oldest_age_seconds = Gauge(
+            "parked_reports_oldest_age_seconds",
+            "Age of the oldest report that waits for its message.",
+            ("channel",),
+            "max",
+        )
 
     def _outcomes(self) -> None:
         """What carriers' answers led to, beyond the message."""

@@ -25,10 +25,10 @@ from store.fragments import (
     unpark_sql,
 )
 from store.handovers import handover_sql
+from store.parked_reports import ParkedReportStore, later_sql
 from store.partitions import day_range, today
 from store.read import (
     DUE_PARKED_SQL,
-    DUE_REPORTS_SQL,
     DUE_WEBHOOKS_SQL,
     OLDEST_WEBHOOK_SQL,
     PARKED_HEADS_SQL,
@@ -62,6 +62,10 @@ async def write(world, rows, sql=""):
     lane = lane or await world.event_lane()
     lane.add(rows, urgent=True, sql=sql)
     assert await lane.drain(60)
+
+
+def parked(world):
+    return ParkedReportStore(world.pool, world.keyring)
 
 
 def test_resting_paths_are_those_that_end_with_a_carrier_or_for_good():
@@ -172,18 +176,19 @@ async def test_a_parked_report_keeps_our_word_and_comes_at_once_when_its_attempt
         ParkedReport(3, 1, "d", "DELIVRD", "", "", 0, due),
     ]
     await write(world, [], park_reports_sql(world.keyring, told))
-    assert await world.reader.due_reports(time.time(), 9) == []
+    store = parked(world)
+    assert await store.take(time.time(), 9) == []
     await write(world, [], hasten_reports_sql(5, 2))
-    [found] = await world.reader.due_reports(time.time() + 1, 9)
+    [found] = await store.take(time.time() + 1, 9)
     assert replace(found, due=due) == told[0]
-    found.tries = 1
-    await write(world, [], park_reports_sql(world.keyring, [replace(found, due=due + 300)]))
-    later = await world.reader.due_reports(due + 600, 9)
-    assert sorted(later, key=lambda one: one.id)[0] == replace(found, due=due + 300)
+    again = replace(found, tries=1, due=due + 300, is_orphan=True)
+    await write(world, [], later_sql([(again, found.due)]))
+    later = await store.take(due + 600, 9)
+    assert sorted(later, key=lambda one: one.id)[0] == again
 
 
 async def test_a_lost_answer_hastens_what_would_wait_long_and_takes_it_no_step(world):
-    """Five seconds are no wait; with its last step done one is not counted a second time."""
+    """Five seconds are no wait."""
     now, start = time.time(), id_at(time.time())
     stand = [(1, 1, 4.0), (1, 2, 30.0), (1, 3, 300.0), (1, 4, 3600.0), (1, 5, 3600.0)]
     told = [
@@ -194,9 +199,9 @@ async def test_a_lost_answer_hastens_what_would_wait_long_and_takes_it_no_step(w
     told.append(ParkedReport(old, 1, "x", "DELIVRD", "", "", 5, now + 3600.0))
     await write(world, [], park_reports_sql(world.keyring, told))
     for _ in range(2):  # what is due is not hastened
-        await write(world, [], hasten_orphans_sql([1], start, steps=4))
-    due = await world.reader.due_reports(time.time() + 1, 9)
-    assert {one.id - start: one.tries for one in due} == {1: 1, 2: 2, 3: 4, 4: 4}
+        await write(world, [], hasten_orphans_sql([1], start))
+    due = await parked(world).take(time.time() + 1, 9)
+    assert {one.id - start: one.tries for one in due} == {1: 1, 2: 2, 3: 3, 4: 4}
 
 
 async def test_our_word_is_found_by_its_index(world):
@@ -210,23 +215,6 @@ async def test_our_word_is_found_by_its_index(world):
         await conn.execute("ANALYZE parked_reports")
         plan = await conn.fetch(f"EXPLAIN {hasten_reports_sql(7, 1)}")
     assert any("parked_reports_reference" in row[0] for row in plan)
-
-
-async def test_each_share_of_the_parked_reports_is_looked_at_by_one_process(world):
-    """Ids of one burst (counters) and ids of quiet hours (counter 0) are spread alike."""
-    start = id_at(time.time())
-    ids = [start + n for n in range(300)] + [start + (n << TIME_SHIFT) for n in range(1, 301)]
-    reports = [ParkedReport(id, 1, f"c{id}", "DELIVRD", "000", "", 0, 5.0) for id in ids]
-    await write(world, [], park_reports_sql(world.keyring, reports))
-    for shares in (1, 2, 3, 4):
-        found = [
-            {report.id for report in await world.reader.due_reports(6.0, 999, share=(n, shares))}
-            for n in range(shares)
-        ]
-        assert sum(map(len, found)) == 600
-        assert set.union(*found) == set(ids)
-        assert min(map(len, found)) > 600 / shares * 0.9
-    assert 0 < len(await world.reader.due_reports(6.0, 10, share=(1, 2))) <= 10
 
 
 async def test_what_is_open_is_accounted_for_in_one_snapshot(world):
@@ -367,15 +355,10 @@ async def test_polls_and_pages_are_read_in_order_of_an_index(world):
         "INSERT INTO parked SELECT g, now() + g * interval '1 s', g % 5, 0, 1, g % 8"
         " FROM generate_series(1, 20000) g; ANALYZE parked"
     )
-    await conn.execute(
-        "INSERT INTO parked_reports SELECT g, 1, 'c', '', 0, now() + g * interval '1 s'"
-        " FROM generate_series(1, 20000) g; ANALYZE parked_reports"
-    )
     now = datetime.fromtimestamp(time.time() + 1e6, UTC)
     guards = (
         (DUE_PARKED_SQL, (3, now, 500), "parked_waiting", ("process =", "due <=")),
         (PARKED_HEADS_SQL, (3, 4, 77, 50), "parked_why", ("process =", "why =", "message_id >")),
-        (DUE_REPORTS_SQL, (now, 500, None, 0, 2), "parked_reports_due", ("due <=",)),
     )
     for sql, args, index, columns in guards:
         plan = "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN {sql}", *args))

@@ -77,7 +77,25 @@ CASES: list[Case] = [
     Case("AnswersLost", {_SUBMITS: "0+9000x30", _UNCERTAIN: "0+1x30"}, None),
     Case("AnswersLost", {_SUBMITS: "0+100x30", _UNCERTAIN: "0x28 1x2"}, None),
     *single("SecondCopies", "smsgw_duplicate_copies_total", "0+1x30", "0x20 1x10"),
-    *single("ReportsParked", "smsgw_parked_reports", "2000x30", "900x30"),
+    *single(
+        "ReportsParked",
+        'smsgw_parked_reports{channel="c",age="new"}',
+        "2000x30",
+        "900x30",
+        channel="c",
+    ),
+    # Old ones are most likely another system's.
+    Case("ReportsParked", {'smsgw_parked_reports{channel="c",age="old"}': "2000x30"}, None),
+    *single(
+        "ReportsUnreadable",
+        'smsgw_reports_total{channel="c",end="unreadable"}',
+        "0+1x30",
+        "0x20 3x10",
+        channel="c",
+        end="unreadable",
+    ),
+    Case("ReportsUnreadable", {'smsgw_reports_total{channel="c",end="matched"}': "0+90x30"}, None),
+    *single("ReportsNotLookedUp", "smsgw_report_lookups_failed_total", "0+1x30", "5x30"),
     # -- the contract
     Case("SendErrorsFast", errors("0+1000x70", "0+20x70"), {}, at=65),
     Case("SendErrorsFast", errors("0+1000x70", "0+2x70"), None, at=65),

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.orphans import Orphans, numbers_of
+from gateway.parked import KEPT_S
 from gateway.reports import PARKED_POLL_S
+from sms.ids import unix_of
 from sms.model import Message, MessageClass, Report, State
 from sms.outcomes import Cause, Rejected, Submitted, Uncertain
 from store.fragments import ParkedReport
@@ -46,7 +48,7 @@ class OrphanDesk(Desk):
     def __init__(self, *, sends_whole: bool = False) -> None:
         super().__init__()
         self.store = FakeStore()
-        self.reports.orphans = Orphans(self.store, lambda channel: sends_whole)
+        self.reports.parked.orphans = Orphans(self.store, lambda channel: sends_whole)
         self.kit.clock.now = 1000.0
 
     def lost(
@@ -88,7 +90,7 @@ class OrphanDesk(Desk):
         self.reader.due = [
             ParkedReport(report_id, channel, carrier_id, state, "000", number, 0, 0.0)
         ]
-        await self.reports._retry_parked()
+        await self.reports.parked.round()
         self.kit.events.flush()
 
     def ends(self, end: str) -> float:
@@ -245,26 +247,38 @@ async def test_of_two_copies_the_channel_says_which() -> None:
     assert state_of(message) is State.DELIVERED
 
 
-async def test_what_nobody_lost_is_counted_as_an_orphan_once_and_kept() -> None:
+@pytest.mark.parametrize(("candidates", "end"), [(2, "orphan"), (0, "foreign")])
+async def test_what_is_nobodys_for_72_hours_is_counted_by_whether_it_might_have_been_ours(
+    candidates: int, end: str
+) -> None:
     desk = OrphanDesk()
-    desk.kit.ledger.channel_names[1] = "c1"
-    report = ParkedReport(desk.kit.ids.next(), 1, "x", "DELIVRD", "000", NUMBER, 3, 0.0)
-    desk.reader.due = [report]
-    for _ in range(2):
-        await desk.reports._retry_parked()
-        desk.kit.events.flush()
-    assert desk.ends("orphan") == 1
-    assert report.tries == 5
+    for _ in range(candidates):
+        desk.lost()
+    await desk.retry()
+    [report] = desk.reader.due
+    assert (report.tries, report.is_orphan) == (1, candidates > 0)
+    desk.store.open.clear()  # by then they ended otherwise
+    desk.kit.clock.now += KEPT_S - 1.0
+    await desk.reports.parked.round()
+    desk.kit.events.flush()
+    assert (report.tries, desk.ends(end)) == (2, 0)
+    assert report.due == pytest.approx(unix_of(report.id) + KEPT_S)
+    desk.kit.clock.now += 1.0
+    await desk.reports.parked.round()
+    assert desk.ends(end) == 0  # not before its commit
+    desk.kit.events.flush()
+    assert desk.ends(end) == 1
+    assert f"DELETE FROM parked_reports WHERE id IN ({report.id})" in desk.kit.events.sql[-1]
 
 
 async def test_a_lost_answer_hastens_what_waits_on_its_channel() -> None:
     desk = OrphanDesk()
     desk.reader.due = []
-    await desk.reports._retry_parked()
+    await desk.reports.parked.round()
     desk.kit.events.flush()
     assert not any("UPDATE parked_reports" in sql for sql in desk.kit.events.sql)
     desk.lost()
-    await desk.reports._retry_parked()
+    await desk.reports.parked.round()
     desk.kit.events.flush()
     [hasten] = [sql for sql in desk.kit.events.sql if "UPDATE parked_reports" in sql]
     assert "channel IN (1)" in hasten
@@ -276,7 +290,7 @@ async def test_while_answers_are_lost_the_others_are_hastened_now_and_then() -> 
     desk.reader.due = []
     for _ in range(24):
         desk.lost(after_s=PARKED_POLL_S)
-        await desk.reports._retry_parked()
+        await desk.reports.parked.round()
         desk.kit.events.flush()
     hurries = [sql for sql in desk.kit.events.sql if "UPDATE parked_reports" in sql]
     assert 3 <= len(hurries) <= 4

@@ -38,6 +38,7 @@ def desk(kit: Kit) -> Reports:
         ids=kit.ids,
         words=kit.words,
         metrics=kit.metrics,
+        parked=nobody,
         answer=lambda channel, tokens, *, accepted: None,
         unix=kit.clock.unix,
     )

@@ -123,8 +123,8 @@ def test_a_histogram_is_cumulative_when_shown() -> None:
 
 def test_owners_set_their_gauges_before_a_scrape() -> None:
     one = m.Metrics()
-    one.before_scrape.append(lambda: one.parked_reports.set((), 11))
-    assert one.snapshot()["parked_reports"] == [([], [11])]
+    one.before_scrape.append(lambda: one.inbound_joins.set((), 11))
+    assert one.snapshot()["inbound_joins"] == [([], [11])]
 
 
 def test_a_cleared_gauge_forgets_channels_that_are_gone() -> None:
