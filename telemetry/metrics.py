@@ -411,6 +411,52 @@ class Metrics:
         )
         self._more()
 
+    def _silence(self) -> None:
+        """Receipts that do not come."""
+        self.receipts_expected_total = Counter(
+            "receipts_expected_total",
+            "Segments that were submitted health_receipts_until_s ago.",
+            ("channel",),
+        )
+        self.receipts_in_time_total = Counter(
+            "receipts_in_time_total",
+            "Final receipts that had come by then for such segments, here or elsewhere submitted.",
+            ("channel",),
+        )
+        self.overdue_total = Counter(
+            "overdue_total",
+            "Messages found without an end overdue_after_s after their accept.",
+            ("channel",),
+        )
+        self.overdue_messages = Gauge(
+            "overdue_messages",
+            "Overdue messages that are watched; one process of all says it.",
+            ("channel",),
+            "max",
+        )
+        self.overdue_oldest_age_seconds = Gauge(
+            "overdue_oldest_age_seconds",
+            "Time since the submit of the oldest overdue message that is watched.",
+            ("channel",),
+            "max",
+        )
+        self.reconciled_total = Counter(
+            "reconciled_total",
+            "Overdue messages whose vendor was asked, by what they were soon after.",
+            ("channel", "outcome"),
+        )
+        self.deadline_ended_total = Counter(
+            "deadline_ended_total",
+            "Messages that the receipt deadline ended.",
+            ("channel", "status"),
+        )
+        self.deadline_behind_seconds = Gauge(
+            "deadline_behind_seconds",
+            "How much later than it should the search for silent messages looks at them.",
+            (),
+            "max",
+        )
+
     def _outcomes(self) -> None:
         """What carriers' answers led to, beyond the message."""
         self.retries_denied_total = Counter(
@@ -451,6 +497,7 @@ class Metrics:
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
         self._outcomes()
+        self._silence()
         self._procedures()
         self.smg_sessions = Gauge(
             "smg_sessions",
