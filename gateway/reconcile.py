@@ -29,6 +29,8 @@ LOOK_S = 120.0  # so long after a question it is looked what came of it
 MOST_S = 43_200.0  # between two questions about one message
 WATCHED = 10_000  # overdue messages of a channel in the table; the oldest
 LOOKED_AT = 200  # of channels that cannot be asked, in one round
+WALK_EVERY = 5  # rounds: the walk's row is written each time
+PAGES = 10  # walked in one round at most
 STANDING_S = 60.0  # between two counts of the table
 NOT_SENT = 0  # in place of a channel
 
@@ -62,22 +64,34 @@ class Reconciler:
         self._walker = Walker(Walk.OVERDUE, after_s, store, reader, ledger)
         self._counts: dict[int, int] = {}  # in the table, as last counted and put there since
         self._counted_at = 0.0
+        self._rounds = 0
         self._overdue: dict[str, int] = {}  # of the page that is walked
 
     async def round(self) -> None:
-        """Walk a page, look at what is due; raises Unavailable, LeaseLost."""
+        """Walk on, look at what is due; raises Unavailable, LeaseLost."""
         if self._after_s >= self._deadline_s:
             return  # there would be nothing to ask about
-        turn = await self._walker.begin()
-        if turn is None:
-            self._silence()
-        else:
-            await self._count(turn)
+        is_walking = self._rounds % WALK_EVERY == 0 and await self._walk()
+        self._rounds += 1
+        await self._look(is_walking=is_walking)
+
+    async def _walk(self) -> bool:
+        """Some pages; whether the walk is ours."""
+        for page in range(PAGES):
+            turn = await self._walker.begin()
+            if turn is None:
+                self._silence()
+                return False
+            if not page:
+                await self._count(turn)
             self._overdue = {}
-            await self._walker.step(turn, self._walked, id_at(turn.now - self._deadline_s))
+            since = id_at(turn.now - self._deadline_s)
+            is_more = await self._walker.step(turn, self._walked, since)
             for name, number in self._overdue.items():
                 self._metrics.overdue_total.inc((name,), number)
-        await self._look(is_walking=turn is not None)
+            if not is_more:
+                break
+        return True
 
     # -- finding ---------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ _DUE: Final = (
 _TAKE: Final = (
     "UPDATE overdue o SET is_asked = NOT o.is_asked, tries = o.tries + (NOT o.is_asked)::int,"
     " due = clock_timestamp() + interval '1 s' * CASE WHEN o.is_asked"
-    "  THEN least($4 * 2.0 ^ o.tries, $5) ELSE $3 END"
+    "  THEN least($4 * 2.0 ^ (o.tries - 1), $5) ELSE $3 END"
     " FROM (SELECT one.message_id FROM unnest($1::int[]) AS wanted (channel)"
     "  CROSS JOIN LATERAL (SELECT message_id FROM overdue"
     "   WHERE channel = wanted.channel AND due <= clock_timestamp()"

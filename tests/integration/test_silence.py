@@ -1,20 +1,24 @@
-"""What nothing more is heard of, on a real PostgreSQL: its deadline, and questions to its vendor."""
+"""What nothing more is heard of, on a real PostgreSQL: its deadline, its vendor is asked."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path as FilePath
 
 import pytest
 
 from adapters.base import Lost
 from gateway import deadline, reconcile, walking
-from receipts.state import Path
+from gateway.ledger import Ledger
 from sms.ids import id_at
-from sms.model import MessageClass, Report, State
+from sms.model import EventRow, Message, MessageClass, Report, State
 from sms.outcomes import Submitted
 from store.partitions import day_range, today
+from store.read import Reader
 from store.silence import open_sql
 from tests.integration.test_commands import status
 from tests.support.inside import Inside, inside, text
@@ -33,6 +37,16 @@ def at_once(monkeypatch):
     monkeypatch.setattr(deadline, "LOST_S", 0.0)
 
 
+def late(dsn: str, folder: FilePath, slot: int = 0) -> AbstractAsyncContextManager[Inside]:
+    """A process whose receipts have little time."""
+    return inside(dsn, folder / str(slot), slot=slot, receipt_deadline_s=DEADLINE_S)
+
+
+def overdue(dsn: str, folder: FilePath, slot: int = 0) -> AbstractAsyncContextManager[Inside]:
+    """A process that soon asks for them."""
+    return inside(dsn, folder / str(slot), slot=slot, overdue_after_s=DEADLINE_S)
+
+
 async def submitted(gateway: Inside, count: int) -> list[int]:
     """Messages that the carrier has taken."""
     gateway.link(is_up=True)
@@ -48,12 +62,19 @@ def report(message_id: int | str, state: str = "DELIVRD") -> Report:
 async def until_rows(gateway: Inside, sql: str, count: int) -> None:
     async with asyncio.timeout(60):
         while len(await gateway.ask(sql)) < count:
-            await asyncio.sleep(0.01)
+            await gateway.ask("SELECT pg_sleep(0.01)")
 
 
 async def over() -> None:
     """What was submitted by now is beyond its deadline."""
     await asyncio.sleep(DEADLINE_S + 0.05)
+
+
+async def due_of(gateway: Inside) -> float:
+    """When the one watched message is looked at."""
+    [(due,)] = await gateway.ask("SELECT extract(epoch FROM due)::float8 FROM deadlines")
+    assert isinstance(due, float)
+    return due
 
 
 async def residual(gateway: Inside) -> tuple[object, ...]:
@@ -65,17 +86,14 @@ async def residual(gateway: Inside) -> tuple[object, ...]:
 
 
 async def test_each_ends_once_whoever_sent_it_and_however_many_look(dsn, tmp_path):
-    numbers = {"receipt_deadline_s": DEADLINE_S}
-    async with inside(dsn, tmp_path / "1", slot=1, **numbers) as one:
-        async with inside(dsn, tmp_path / "0", **numbers) as dead:
+    async with late(dsn, tmp_path, 1) as one:
+        async with late(dsn, tmp_path, 0) as dead:
             ids = await submitted(dead, 450)
             dead.flow.reports(1, [report(message_id) for message_id in ids[:50]])
             await until_rows(dead, "SELECT FROM events WHERE path = 9", 50)
-        async with inside(dsn, tmp_path / "2", slot=2, **numbers) as other:
+        async with late(dsn, tmp_path, 2) as other:
             for gateway in (one, other):
                 gateway.go(gateway.worker.conflicts.run())
-            await one.worker.silence.deadlines.round()
-            assert await one.ask(ENDED) == []
             await over()
             await asyncio.gather(
                 one.worker.silence.deadlines.round(), other.worker.silence.deadlines.round()
@@ -102,26 +120,23 @@ async def test_killed_in_the_middle_nothing_ends_twice_and_nothing_is_forgotten(
     dsn, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(walking, "SLICE", 10)
-    whole, calls = walking.commit, []
+    whole, is_cut, calls = walking.commit, asyncio.Event(), itertools.count(1)
 
-    async def cut(*args, **fields):
-        calls.append(args)
-        if len(calls) == 4:  # three slices are durable, the walk has not moved
+    async def cut(ledger: Ledger, rows: list[EventRow]) -> None:
+        if next(calls) == 4:  # three slices are durable, the walk has not moved
+            is_cut.set()
             await asyncio.sleep(3600)
-        await whole(*args, **fields)
+        await whole(ledger, rows)
 
-    numbers = {"receipt_deadline_s": DEADLINE_S}
-    async with inside(dsn, tmp_path / "0", **numbers) as gateway:
+    async with late(dsn, tmp_path, 0) as gateway:
         ids = await submitted(gateway, 100)
         await over()
         monkeypatch.setattr(deadline, "commit", cut)
         gateway.go(gateway.worker.silence.deadlines.round())
-        async with asyncio.timeout(60):
-            while len(calls) < 4:
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(is_cut.wait(), 60)
         assert len(await gateway.ask(ENDED)) == 30
     monkeypatch.setattr(deadline, "commit", whole)
-    async with inside(dsn, tmp_path / "1", slot=1, **numbers) as other:
+    async with late(dsn, tmp_path, 1) as other:
         await other.worker.silence.deadlines.round()
         assert [row[0] for row in await other.ask(f"{ENDED} ORDER BY 1")] == ids
         assert await residual(other) == (0, 0)
@@ -131,17 +146,16 @@ async def test_a_report_at_the_same_moment_wins_or_loses_and_there_is_one_end(
     dsn, tmp_path, monkeypatch
 ):
     """Killed with the judgement in memory, the next life still looks at what lost its place."""
-    numbers = {"receipt_deadline_s": DEADLINE_S}
     read = walking.read
     async with (
-        inside(dsn, tmp_path / "0", **numbers) as gateway,
-        inside(dsn, tmp_path / "1", slot=1, **numbers) as other,
+        late(dsn, tmp_path, 0) as gateway,
+        late(dsn, tmp_path, 1) as other,
     ):
         [message_id] = await submitted(gateway, 1)
         other.go(other.worker.reports.run())
         await over()
 
-        async def meanwhile(reader, ids: Sequence[int]):
+        async def meanwhile(reader: Reader, ids: Sequence[int]) -> list[Message]:
             found = await read(reader, ids)
             if not await other.ask("SELECT FROM events WHERE path = 9"):
                 other.flow.reports(1, [report(message_id)])
@@ -161,10 +175,9 @@ async def test_a_report_at_the_same_moment_wins_or_loses_and_there_is_one_end(
 async def test_of_a_long_text_what_arrived_counts_and_a_late_receipt_corrects_the_rest(
     dsn, tmp_path
 ):
-    numbers = {"receipt_deadline_s": DEADLINE_S}
     async with (
-        inside(dsn, tmp_path / "0", **numbers) as gateway,
-        inside(dsn, tmp_path / "1", slot=1, **numbers) as other,
+        late(dsn, tmp_path, 0) as gateway,
+        late(dsn, tmp_path, 1) as other,
     ):
         gateway.go(gateway.worker.reports.run())
         other.go(other.worker.reports.run(), other.worker.conflicts.run())
@@ -177,7 +190,7 @@ async def test_of_a_long_text_what_arrived_counts_and_a_late_receipt_corrects_th
         part, silent = (one.id for one in pair)
         await gateway.until_seen(silent)
         some, gateway.channels[1].open = gateway.channels[1].open, []
-        answers = [(one, Submitted(f"{one.message.id}-{one.index}")) for one in some]
+        answers = [(one, Submitted(f"{one.message.id}-{one.segment}")) for one in some]
         gateway.flow.outcomes(1, answers)
         await gateway.drained()
         gateway.flow.reports(1, [report(f"{part}-0")])
@@ -196,19 +209,18 @@ async def test_of_a_long_text_what_arrived_counts_and_a_late_receipt_corrects_th
 
 
 async def test_what_was_sent_late_has_its_whole_time(dsn, tmp_path):
-    async with inside(dsn, tmp_path / "0", receipt_deadline_s=DEADLINE_S) as gateway:
+    async with late(dsn, tmp_path) as gateway:
         [message_id] = await gateway.send(1)  # no link: it waits
         await over()
         silence = gateway.worker.silence.deadlines
         await silence.round()
-        [(due,)] = await gateway.ask("SELECT extract(epoch FROM due)::float8 FROM deadlines")
+        due = await due_of(gateway)
         sent = time.time()
         gateway.link(is_up=True)
         await gateway.drained()
-        while time.time() < due:
-            await asyncio.sleep(0.02)
+        await asyncio.sleep(max(0.0, due - time.time()) + 0.02)
         await silence.round()  # due, and submitted less than its deadline ago
-        [(later,)] = await gateway.ask("SELECT extract(epoch FROM due)::float8 FROM deadlines")
+        later = await due_of(gateway)
         assert sent + DEADLINE_S <= later
         assert await status(gateway, message_id) is State.SUBMITTED
         await asyncio.sleep(max(0.0, later - time.time()) + 0.05)
@@ -233,18 +245,18 @@ async def test_an_overdue_receipt_is_asked_for_by_one_process_and_counted(
     dsn, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(reconcile, "LOOK_S", 0.1)
-    numbers = {"overdue_after_s": DEADLINE_S, "receipt_deadline_s": 3600}
-    async with inside(dsn, tmp_path / "0", **numbers) as dead:
+    async with overdue(dsn, tmp_path, 0) as dead:
         ids = await submitted(dead, 3)
     async with (
-        inside(dsn, tmp_path / "1", slot=1, **numbers) as one,
-        inside(dsn, tmp_path / "2", slot=2, **numbers) as other,
+        overdue(dsn, tmp_path, 1) as one,
+        overdue(dsn, tmp_path, 2) as other,
     ):
         asked: list[tuple[str, int]] = []
         for gateway in (one, other):
             gateway.channels[1].can_ask = True
-            gateway.channels[1].ask = lambda lost: asked.extend(map(_about, lost))
-            gateway.flow.evidence.vendors.asks = lambda channel: True
+            monkeypatch.setattr(
+                gateway.channels[1], "ask", lambda lost: asked.extend(map(_about, lost))
+            )
             gateway.flow.ledger.channel_names[1] = "c1"
             gateway.link(is_up=True)
             gateway.go(gateway.worker.reports.run())
@@ -275,7 +287,3 @@ def total(one: Inside, other: Inside, name: str) -> dict[tuple[str, ...], float]
         for labels, values in gateway.metrics.snapshot().get(name, []):
             found[tuple(labels)] = found.get(tuple(labels), 0.0) + values[0]
     return found
-
-
-def test_the_paths_are_those_of_the_table():
-    assert (Path.DELIVERED, Path.UNKNOWN, Path.NOTE) == (9, 15, 0)

@@ -170,7 +170,9 @@ def test_an_overdue_receipt_is_asked_for_once_and_soon_forgotten():
     assert (question.asked.carrier_id, question.is_lost) == ("id", False)
     assert ours.is_open(question)
     assert ours.due(0.0, 1.0) is None
-    assert ours.due(0.0, 3.0).is_lost
+    lost = ours.due(0.0, 3.0)
+    assert lost is not None
+    assert lost.is_lost
     assert len(ours) == 2
     while ours.due(61.0, 61.0):
         pass
