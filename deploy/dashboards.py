@@ -311,6 +311,30 @@ CHANNELS: Final = Dashboard(
             ],
         ),
         Row(
+            "Receipts that do not come",
+            [
+                _rare(
+                    "Without a receipt after 6 min",
+                    f"1 - (sum by (channel) (rate(smsgw_receipts_in_time_total{_CHANNEL}[1h]))"
+                    f" or 0 * sum by (channel) (rate(smsgw_receipts_expected_total{_CHANNEL}[1h])))"
+                    f" / (sum by (channel) (rate(smsgw_receipts_expected_total{_CHANNEL}[1h])) > 0)",
+                    "{{channel}}",
+                    "percentunit",
+                    bad=0.2,
+                ),
+                _rare(
+                    "Overdue messages that are watched",
+                    f"max by (channel) (smsgw_overdue_messages{_CHANNEL})",
+                    "{{channel}}",
+                ),
+                _rare(
+                    "Ended by the deadline",
+                    f"sum by (channel) (increase(smsgw_deadline_ended_total{_CHANNEL}[1h]))",
+                    "{{channel}}",
+                ),
+            ],
+        ),
+        Row(
             "Failover",
             [
                 _rare(

@@ -25,7 +25,8 @@ from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
 from gateway.lostanswer import CopyVerdict, Policies
 from gateway.vendors import Vendors
-from receipts.state import NOT_ACCEPTED, Path, derive, report_path
+from receipts.deadline import NO_EVIDENCE, end_at_deadline
+from receipts.state import NOT_ACCEPTED, Path, derive, path_to, report_path
 from sms.model import (
     FINAL_STATES,
     EventRow,
@@ -386,15 +387,16 @@ class Evidence:
         return row
 
     def _give_up(self, message: Message, unix: float) -> None:
-        """Transition 18: the receipt deadline passed without evidence."""
+        """Transition 18: the receipt deadline passed without evidence; what is known counts."""
+        end = end_at_deadline(message)
         row = self._ledger.row(
             message,
-            Path.UNKNOWN,
-            State.UNKNOWN,
+            path_to(message, end) or Path.UNKNOWN,
+            end,
             unix,
             copy=message.copy,
             channel=message.channel,
-            reason="evidence.none",
+            reason=None if end is State.DELIVERED else NO_EVIDENCE,
         )
         self.found(message)
         message.is_parked = False

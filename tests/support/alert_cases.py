@@ -48,6 +48,13 @@ def slow(all_of_them: str, quick: str) -> Series:
     return {SENDS % "202": all_of_them, QUICK: quick}
 
 
+def receipts(expected: str, in_time: str) -> Series:
+    return {
+        'smsgw_receipts_expected_total{channel="c"}': expected,
+        'smsgw_receipts_in_time_total{channel="c"}': in_time,
+    }
+
+
 _STATE = 'smsgw_channel_state{channel="c",state="%s"}'
 _UP, _DOWN, _OPEN, _PAUSED = (_STATE % state for state in ("up", "down", "open", "paused"))
 _SUBMITS = 'smsgw_submits_total{channel="c",outcome="answered_ok"}'
@@ -96,6 +103,19 @@ CASES: list[Case] = [
     ),
     Case("ReportsUnreadable", {'smsgw_reports_total{channel="c",end="matched"}': "0+90x30"}, None),
     *single("ReportsNotLookedUp", "smsgw_report_lookups_failed_total", "0+1x30", "5x30"),
+    Case("ReceiptsMissing", receipts("0+10x60", "0+7x60"), {"channel": "c"}, at=50),
+    Case("ReceiptsMissing", receipts("0+10x60", "_x60"), {"channel": "c"}, at=50),  # not one
+    Case("ReceiptsMissing", receipts("0+10x60", "0+9x60"), None, at=50),
+    Case("ReceiptsMissing", receipts("0+1x60", "0x60"), None, at=50),  # too few to say
+    *single("DeadlineBehind", "smsgw_deadline_behind_seconds", "4000x30", "60x30"),
+    Case("DeadlineBehind", {}, {}),
+    *single(
+        "DeadlineEnds",
+        'smsgw_deadline_ended_total{channel="c",status="unknown"}',
+        "0+10x30",
+        "0x20 50x10",
+        channel="c",
+    ),
     # -- the contract
     Case("SendErrorsFast", errors("0+1000x70", "0+20x70"), {}, at=65),
     Case("SendErrorsFast", errors("0+1000x70", "0+2x70"), None, at=65),

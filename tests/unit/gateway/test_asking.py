@@ -70,7 +70,7 @@ def test_a_lost_answer_is_asked_about_at_once_with_the_moment_it_left() -> None:
     left = world.kit.clock.unix()
     world.kit.clock.now += 10.0
     world.kit.answer(1, Uncertain("http.timeout"))
-    [(submit, at, unsure_s)] = world.asked
+    [(submit, at, unsure_s, _)] = world.asked
     assert (submit.message, submit.attempt, submit.copy) == (message, 1, 0)
     assert at == pytest.approx(left)
     assert unsure_s == 0.0
@@ -236,7 +236,7 @@ def test_after_a_kill_it_is_asked_about_all_the_time_since_it_was_accepted() -> 
     world.asked.clear()
     world.kit.clock.now += 91.0
     world.kit.evidence.channel_up(1)
-    [(_, sent_unix, unsure_s)] = world.asked
+    [(_, sent_unix, unsure_s, _)] = world.asked
     assert (sent_unix, sent_unix - unsure_s) == (message.uncertain_at, message.created_at)
 
 
