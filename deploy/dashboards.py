@@ -182,6 +182,7 @@ OVERVIEW: Final = Dashboard(
     ],
 )
 
+_EXPECTED: Final = f"sum by (channel) (rate(smsgw_receipts_expected_total{_CHANNEL}[1h]))"
 CHANNELS: Final = Dashboard(
     "channels",
     "smsgw: channels and failover",
@@ -316,8 +317,7 @@ CHANNELS: Final = Dashboard(
                 _rare(
                     "Without a receipt after 6 min",
                     f"1 - (sum by (channel) (rate(smsgw_receipts_in_time_total{_CHANNEL}[1h]))"
-                    f" or 0 * sum by (channel) (rate(smsgw_receipts_expected_total{_CHANNEL}[1h])))"
-                    f" / (sum by (channel) (rate(smsgw_receipts_expected_total{_CHANNEL}[1h])) > 0)",
+                    f" or 0 * {_EXPECTED}) / ({_EXPECTED} > 0)",
                     "{{channel}}",
                     "percentunit",
                     bad=0.2,
