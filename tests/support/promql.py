@@ -6,6 +6,7 @@ named exists, so it takes rules written the way ours are.
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def kept_labels(expression: str) -> set[str]:
     return {word.strip() for found in _KEPT.findall(bare) for word in found.split(",")} - {""}
 
 
+@cache
 def catalogue() -> dict[str, set[str]]:
     """The labels of everything that /metrics may show, by name."""
     found: dict[str, set[str]] = {"up": set()}
@@ -57,6 +59,7 @@ def catalogue() -> dict[str, set[str]]:
     return found
 
 
+@cache
 def groups(file: str) -> list[dict[str, Any]]:
     """The groups of one of our rule files."""
     told: list[dict[str, Any]] = yaml.safe_load((RULES / file).read_text("utf-8"))["groups"]
@@ -68,6 +71,7 @@ def rules(file: str) -> list[dict[str, Any]]:
     return [rule for group in groups(file) for rule in group["rules"]]
 
 
+@cache
 def recorded() -> dict[str, set[str]]:
     """What the recording rules yield, with the labels they keep."""
     return {rule["record"]: kept_labels(rule["expr"]) - {"le"} for rule in rules("recording.yml")}
