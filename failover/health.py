@@ -187,6 +187,8 @@ class Health:
         "_aged_until",
         "_baseline",
         "_config",
+        "_expected",
+        "_in_time",
         "_is_account",
         "_late",
         "_policy",
@@ -204,6 +206,7 @@ class Health:
         self._policy = policy
         self._ring = Ring(span_s, 7, now)
         self._baseline = Baseline(policy.receipts_baseline_s, now)
+        self._expected = self._in_time = 0  # of `take_receipts`
         self._aged_until = int(now)  # up to this second submits went into the baseline
         self._config = 0  # in a row
         self._is_account = False  # one of them was enough
@@ -265,6 +268,8 @@ class Health:
         submitted = ring.total(_SUBMITTED, until_s, until_s + count)
         receipted = ring.total(_RECEIPTED, until_s, until_s + count)
         self._aged_until = second
+        self._expected += submitted
+        self._in_time += receipted
         if submitted:
             self._baseline.add(submitted, receipted, now)
 
@@ -427,6 +432,12 @@ class Health:
         """(submits of the window that should have their receipts, those that have)."""
         span = self._policy.receipts_from_s, self._policy.receipts_until_s
         return self._ring.total(_SUBMITTED, *span), self._ring.total(_RECEIPTED, *span)
+
+    def take_receipts(self) -> tuple[int, int]:
+        """(submits that became old enough since this was last asked, receipts of such ones)."""
+        taken = self._expected, self._in_time
+        self._expected = self._in_time = 0
+        return taken
 
     def baseline(self) -> tuple[int, int]:
         """The same of a day."""

@@ -83,6 +83,8 @@ class Reliability(BaseModel):
     orphan_window_s: Seconds = 120  # a receipt with an unknown id is of an attempt so long before
     uncertain_slot_s: Seconds = 120  # the window slot of an uncertain submit stays taken
     receipt_deadline_s: Seconds = 259_200  # 72 h without a receipt: unknown
+    overdue_after_s: Seconds = 3600  # without a receipt so long after accept: its vendor is asked …
+    reconcile_per_s: Count = 5  # … at most so many questions a second to one channel
     otp_min_validity_s: Seconds = 60  # an otp with less left gets no second copy
     flush_rows: Count = 2000  # rows of one COPY at most
     submitted_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5  # `submitted` rows may wait

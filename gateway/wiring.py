@@ -57,6 +57,7 @@ from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
+from gateway.silence import Silence, open_silence
 from gateway.smg_port import SmgPort
 from gateway.standing import Standing
 from gateway.suppressing import Suppressing
@@ -130,6 +131,7 @@ class Worker:
     canaries: Canaries
     canary_judge: CanaryJudge
     standing: Standing
+    silence: Silence
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -332,6 +334,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         Watches(health_policy(numbers), time.monotonic),
         *_canaries(flow, pool, lease),
         Standing(flow, claims, peers, lease.process, numbers.parked_after_s),
+        open_silence(flow, pool),
     )
     _join_sessions(worker, numbers)
     return worker

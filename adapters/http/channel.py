@@ -196,7 +196,7 @@ class HttpChannel:
         """Ask the vendor what became of submits whose answers were lost (adapters.base)."""
         if self.can_ask:
             for one in lost:
-                self._asker.lost(Asked(one.submit, one.sent_unix, unsure_s=one.unsure_s))
+                self._asker.lost(Asked(one.submit, one.sent_unix, one.carrier_id, one.unsure_s))
 
     def cut_unwritten(self) -> None:
         """Our lease is over: drop the connections whose requests may not have left whole.
