@@ -67,7 +67,7 @@ class Notifier:
         self._allow = allow
         self._policy = policy or NotifyPolicy()
         self._clocks = clocks or Clocks()
-        self._courier = Courier(store, deliver, metrics, self._clocks)
+        self._courier = Courier(store, deliver, metrics, self._clocks, self._policy.total_in_flight)
         self._courier.on_disabled = self._forget_routes
         self._endpoints: dict[int, EndpointQueue] = {}
         self._by_tenant: dict[int, list[EndpointQueue]] = {}
@@ -220,7 +220,7 @@ class Notifier:
                 highest = notice.event_id
             for queue in self._route(notice.tenant, notice.type):
                 pairs += 1
-                if room > 0 and queue.has_room(now):
+                if queue.has_room(now, room):
                     body = notice.body(full_number=queue.config.full_number)
                     queue.fresh.append(Item(notice, body, flush, 0, now))
                     room -= 1

@@ -240,7 +240,7 @@ class HookPlace:
         await self._drained(sum(told[index % len(turns)] for index in indexes))
         await asyncio.sleep(SETTLE_S)
         after = usage(*self._roots)
-        cpu_s: dict[str, float] = {**cpu_between(before, after)}
+        cpu_s = {str(group): used for group, used in cpu_between(before, after).items()}
         cpu_s["sink"] = self.sink.cpu_s - sink_before
         cpu_s["client"] = result.cpu_s
         busy, every = (now - then for then, now in zip(machine_before, machine_s(), strict=True))
