@@ -114,19 +114,30 @@ class Bench:
         await self._turn("warm-up", good, calm, options.warm_up)
         rounds = []
         for number, some in enumerate(bad, 1):
-            name = f"round {number}: all are well"
-            well = await self._turn(name, good, calm, options.turn)
-            ports = [one.port for one in some]
-            await place.sink.behave(ports[: options.each], "hang")
-            await place.sink.behave(ports[options.each :], "slow")
-            name = f"round {number}: {options.each} hang, {options.each} take 10 s"
-            ill = await self._turn(name, good, some, options.turn)
+            # Who is first changes: what the machine does besides hits both alike.
+            parts = [self._well(number, good, calm), self._ill(number, good, some)]
+            if number % 2:
+                well, ill = await parts[0], await parts[1]
+            else:
+                ill, well = await parts[1], await parts[0]
             rounds.append(Round(well, ill))
-            await place.silence(some)  # their probes are not part of the next round
-            await asyncio.sleep(SETTLE_S)
         verdict = judge(rounds)
         self.problems += verdict.problems
         return asdict(verdict)
+
+    async def _well(self, number: int, good: Sequence[Customer], calm: Sequence[Customer]) -> Turn:
+        return await self._turn(f"round {number}: all are well", good, calm, self._options.turn)
+
+    async def _ill(self, number: int, good: Sequence[Customer], bad: Sequence[Customer]) -> Turn:
+        place, each = self._place, self._options.each
+        ports = [one.port for one in bad]
+        await place.sink.behave(ports[:each], "hang")
+        await place.sink.behave(ports[each:], "slow")
+        name = f"round {number}: {each} hang, {each} take 10 s"
+        turn = await self._turn(name, good, bad, self._options.turn)
+        await place.silence(bad)  # their probes are not part of what follows
+        await asyncio.sleep(SETTLE_S)
+        return turn
 
     async def _turn(
         self, name: str, good: Sequence[Customer], others: Sequence[Customer], seconds: float

@@ -161,14 +161,16 @@ def show(found: Mapping[str, Any], then: Mapping[str, Any], console: Console) ->
     if "fairness" in found:
         told = found["fairness"]
         table = Table("round", title="the good endpoints, ms p50 · p99")
-        for name in ("without", "with bad ones", "p99 moved", "allowed"):
+        for name in ("without", "with bad ones", "p99 moved", "allowed", "others"):
             table.add_column(name, justify="right")
         for number, one in enumerate(told["rounds"]):
             cells = [f"{one[k]['ms']['p50']:.1f} · {one[k]['ms']['p99']:.1f}" for k in _TURNS]
             moved, allowed = told["moved_ms"][number], told["allowed_ms"][number]
-            table.add_row(str(number + 1), *cells, f"{moved:+.1f}", f"{allowed:.1f}")
+            others = max(one[k]["others_share"] for k in _TURNS)
+            cells += [f"{moved:+.1f}", f"{allowed:.1f}", f"{others:.0%}"]
+            table.add_row(str(number + 1), *cells)
         medians = f"{told['median_moved_ms']:+.1f}", f"{told['median_allowed_ms']:.1f}"
-        table.add_row("median", "", "", *medians, style="bold")
+        table.add_row("median", "", "", *medians, "", style="bold")
         console.print(table)
     if "at" in then:
         console.print(f"× = compared with the record of {then['at']}.", markup=False)

@@ -62,6 +62,7 @@ async def test_names_that_hang_do_not_keep_known_ones_waiting(world: World):
     assert all(isinstance(one, TimeoutError) for one in found)
     for host in known:
         assert await world.addresses(host) == ["192.0.2.1"]
+        assert world.asked[host] == 2  # a thread was free for it
 
 
 async def test_a_name_that_hangs_is_asked_for_once_and_holds_one_thread(world: World):
