@@ -69,16 +69,16 @@ class Courier:
         deliver: Deliver,
         metrics: Metrics,
         clocks: Clocks,
-        most_in_flight: int,
+        slots: Slots[EndpointQueue],
     ) -> None:
-        """`most_in_flight`: requests of all endpoints together, tests left out."""
+        """`slots`: for the requests of all endpoints together, tests left out."""
         self._store = store
         self._deliver = deliver
         self._metrics = metrics
         self._clocks = clocks
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
-        self._slots: Slots[EndpointQueue] = Slots(most_in_flight)
+        self._slots = slots
         self.held = 0  # events in the queues
         self.oldest_parked: int | None = None  # event id, dead letters left out
         self.on_disabled: Callable[[], None] = lambda: None

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-EACH: Final = 32  # what an endpoint that is alone may hold, of many
 LEAST_PARTS: Final = 16  # of few slots, an endpoint may hold a 16th of what is free
 LOOKS: Final = 32  # at those in the line for whom there may be no room, when a request ends
 
@@ -35,9 +34,10 @@ H = TypeVar("H", bound=Holder)
 class Slots(Generic[H]):
     """The requests under way of all endpoints of a process; those refused stand in a line."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, each: int) -> None:
+        """`each`: what an endpoint that is alone may have, where `most` is large enough."""
         self._most = most
-        self._parts = max(most // EACH, LEAST_PARTS)
+        self._parts = max(most // each, LEAST_PARTS)
         self.taken = 0
         self._promised = 0  # to those who are called and have not begun yet
         self._line: deque[H] = deque()

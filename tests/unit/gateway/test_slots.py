@@ -13,7 +13,7 @@ class World:
     """Holders that begin a request whenever they may, until told otherwise."""
 
     def __init__(self, most: int) -> None:
-        self.slots: Slots[Holder] = Slots(most)
+        self.slots: Slots[Holder] = Slots(most, 32)
         self.called: list[Holder] = []
         self.absent: set[Holder] = set()  # who do not come when they are called
 
