@@ -51,11 +51,11 @@ class Names(AbstractResolver):
     def __init__(
         self,
         timeout_s: float,
-        ask: Ask = socket.getaddrinfo,
+        ask: Ask | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._timeout_s = timeout_s
-        self._ask = ask
+        self._ask: Ask = ask or _ask_system
         self._monotonic = monotonic
         self._names: dict[str, _Name] = {}
         self._known = ThreadPoolExecutor(KNOWN_THREADS, thread_name_prefix="webhook-names")
@@ -144,3 +144,9 @@ class Names(AbstractResolver):
         """End; threads that wait for an answer end with the process."""
         for pool in (self._known, self._new, self._slow):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ask_system(
+    host: str, port: int, family: socket.AddressFamily, kind: socket.SocketKind
+) -> list[Any]:
+    return socket.getaddrinfo(host, port, family, kind)
