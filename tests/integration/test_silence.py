@@ -172,27 +172,29 @@ async def test_a_report_at_the_same_moment_wins_or_loses_and_there_is_one_end(
         assert await residual(other) == (0, 0)
 
 
+async def long_texts(gateway: Inside, count: int) -> list[int]:
+    """Messages of two segments, taken under the ids `<message>-0` and `<message>-1`."""
+    gateway.link(is_up=True)
+    some = [text(MessageClass.TRANSACTIONAL, 1, 3600.0) for _ in range(count)]
+    for one in some:
+        one.texts = ("the first half ", "and the second")
+    assert gateway.flow.room(MessageClass.TRANSACTIONAL, count)
+    await gateway.flow.accept(some)
+    await gateway.until_seen(some[-1].id)
+    submits, gateway.channels[1].open = gateway.channels[1].open, []
+    answers = [(one, Submitted(f"{one.message.id}-{one.segment}")) for one in submits]
+    gateway.flow.outcomes(1, answers)
+    await gateway.drained()
+    return [one.id for one in some]
+
+
 async def test_of_a_long_text_what_arrived_counts_and_a_late_receipt_corrects_the_rest(
     dsn, tmp_path
 ):
-    async with (
-        late(dsn, tmp_path, 0) as gateway,
-        late(dsn, tmp_path, 1) as other,
-    ):
+    async with late(dsn, tmp_path) as gateway, late(dsn, tmp_path, 1) as other:
         gateway.go(gateway.worker.reports.run())
         other.go(other.worker.reports.run(), other.worker.conflicts.run())
-        gateway.link(is_up=True)
-        pair = [text(MessageClass.TRANSACTIONAL, 1, 3600.0) for _ in range(2)]
-        for one in pair:
-            one.texts = ("the first half ", "and the second")
-        assert gateway.flow.room(MessageClass.TRANSACTIONAL, 2)
-        await gateway.flow.accept(pair)
-        part, silent = (one.id for one in pair)
-        await gateway.until_seen(silent)
-        some, gateway.channels[1].open = gateway.channels[1].open, []
-        answers = [(one, Submitted(f"{one.message.id}-{one.segment}")) for one in some]
-        gateway.flow.outcomes(1, answers)
-        await gateway.drained()
+        part, silent = await long_texts(gateway, 2)
         gateway.flow.reports(1, [report(f"{part}-0")])
         await until_rows(gateway, "SELECT FROM events WHERE status = 6", 1)
         await over()
@@ -200,11 +202,42 @@ async def test_of_a_long_text_what_arrived_counts_and_a_late_receipt_corrects_th
         assert await status(other, part) is State.PARTIALLY_DELIVERED
         assert await status(other, silent) is State.UNKNOWN
         other.flow.reports(1, [report(f"{silent}-0")])
-        await until_rows(other, f"SELECT FROM events WHERE message_id = {silent} AND path = 0", 2)
+        await until_rows(other, f"SELECT FROM events WHERE message_id = {silent} AND status = 6", 1)
         assert await status(gateway, silent) is State.UNKNOWN
         other.flow.reports(1, [report(f"{silent}-1")])
         await until_rows(other, f"SELECT FROM events WHERE message_id = {silent} AND path = 9", 1)
         assert await status(gateway, silent) is State.DELIVERED
+        assert await residual(other) == (0, 0)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_what_lost_its_place_is_judged_anew_here_or_by_who_comes_after(
+    dsn, tmp_path, monkeypatch, is_killed
+):
+    read = walking.read
+    async with late(dsn, tmp_path, 1) as other:
+        other.go(other.worker.reports.run())
+        async with late(dsn, tmp_path) as gateway:
+            [message_id] = await long_texts(gateway, 1)
+            await over()
+
+            async def meanwhile(reader: Reader, ids: Sequence[int]) -> list[Message]:
+                found = await read(reader, ids)
+                other.flow.reports(1, [report(f"{message_id}-0")])
+                await until_rows(other, "SELECT FROM events WHERE status = 6", 1)
+                return found
+
+            if not is_killed:
+                gateway.go(gateway.worker.conflicts.run())
+            monkeypatch.setattr(walking, "read", meanwhile)
+            await gateway.worker.silence.deadlines.round()
+            monkeypatch.setattr(walking, "read", read)
+            if not is_killed:
+                await until_rows(other, "SELECT FROM events WHERE path = 10", 1)
+        await other.worker.silence.deadlines.round()
+        assert await status(other, message_id) is State.PARTIALLY_DELIVERED
+        assert len(await other.ask("SELECT FROM events WHERE path IN (10, 15)")) == 1
+        assert await other.ask("SELECT FROM deadlines") == []
         assert await residual(other) == (0, 0)
 
 
