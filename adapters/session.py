@@ -43,7 +43,8 @@ class SessionPolicy:
     probe_s: float = 10.0  # of silence towards a vendor over HTTP
     response_timeout_s: float = 10.0  # connect, login, link test, logout
     reconnect_min_s: float = 1.0
-    reconnect_max_s: float = 60.0
+    reconnect_max_s: float = 60.0  # between two logins that are refused
+    reconnect_link_max_s: float = 5.0  # between two tries that nobody answers
     # Which process of the cluster this is, and which of its lives, for a protocol whose messages
     # are named by the sender's own numbers.
     process: int = 0
@@ -177,7 +178,6 @@ class WireSession(ABC):
         self.window = Window(window)
         self.congestion = 0  # the highest that the peer told since it was last asked for
         self.strays = 0  # answers that nobody waited for
-        self.unreadable = 0  # reports without an id or a state, answered and dropped
         self.owed = 0  # reports and texts that wait for our answer
         self.faults = 0  # bursts whose reading failed by an error of ours
         self.submit_timeout_s: float | None = None  # the channel's own, over the class's

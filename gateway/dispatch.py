@@ -27,6 +27,7 @@ from gateway.cutting import cut, joined
 from gateway.delayed import Delayed
 from gateway.detours import detour_of
 from gateway.ending import Ends
+from gateway.holds import Hold, begin, end, end_throttling
 from gateway.lanes import HELD, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
@@ -299,6 +300,10 @@ class Dispatcher(ChannelChoice):
                 if not message.is_adopted:
                     self._count_failover(primary, channel, cause)
             message.channel = channel
+        if not channel:
+            begin(message, self._monotonic())
+        elif message.held_at:
+            end(message, Hold.CHANNEL, self._monotonic())
         runtime = self.channels.get(channel)
         if runtime is not None and not runtime.watch.is_closed:
             runtime.watch.bound(message.carrier)
@@ -327,7 +332,8 @@ class Dispatcher(ChannelChoice):
         """Put a message that its channel cannot take into a spare one's lane, at its head."""
         self._count_failover(message.channel, channel, cause)
         message.detour = detour_of(cause, message.channel)
-        message.throttled_at = message.not_before = 0.0
+        end_throttling(message, self._monotonic())
+        message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
             return
         message.channel = channel
@@ -607,7 +613,7 @@ class Dispatcher(ChannelChoice):
             has_sessions, now = runtime.adapter.has_sessions, self._monotonic()
             feed(runtime.watch, results, now, has_sessions=has_sessions)
             if channel in self.meters:
-                self.meters[channel].answered(results, now, has_sessions=has_sessions)
+                self.meters[channel].answered(results, now)
 
     def receipted(
         self, channel: int, carrier: Carrier, delivered: int, undelivered: int, lag_s: float

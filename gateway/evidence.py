@@ -23,7 +23,7 @@ from itertools import islice
 from adapters.base import Lost
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
-from gateway.lostanswer import CopyVerdict, Policies
+from gateway.lostanswer import CopyVerdict, Policies, Prospect
 from gateway.vendors import Vendors
 from receipts.deadline import NO_EVIDENCE, end_at_deadline
 from receipts.state import NOT_ACCEPTED, Path, derive, path_to, report_path
@@ -332,9 +332,26 @@ class Evidence:
             return CopyVerdict.POLICY
         if message.attempt >= self._policy.max_attempts:
             return CopyVerdict.ATTEMPTS
+        return None if unix <= self._copy_until(message) else CopyVerdict.LATE
+
+    def _copy_until(self, message: Message) -> float:
+        """Unix seconds: a copy that leaves later would come too late."""
         is_otp = message.message_class is MessageClass.OTP
-        needed_s = self._policy.otp_min_validity_s if is_otp else 1.0
-        return None if message.valid_until - unix >= needed_s else CopyVerdict.LATE
+        return message.valid_until - (self._policy.otp_min_validity_s if is_otp else 1.0)
+
+    def prospect(self, message: Message) -> Prospect:
+        """What an uncertain message waits for, as its stored rows say; for the operator's list."""
+        unix = self._unix()
+        deadline = message.uncertain_at + self._policy.receipt_deadline_s
+        may_resend = self._refusal(message, unix, is_asked=True) is None
+        until = deadline
+        if self._refusal(message, unix) is None:  # at once, where it is late for its budget
+            until = max(unix, message.uncertain_at + self._wait_s(message))
+        return Prospect(
+            self.policies.of(message),
+            min(until, deadline),
+            min(self._copy_until(message), deadline) if may_resend else None,
+        )
 
     def _is_resending(self, message: Message) -> bool:
         return self.policies.of(message).is_resending

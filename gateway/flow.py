@@ -27,6 +27,7 @@ from gateway.evidence import Evidence
 from gateway.inbound import InboundDesk
 from gateway.lanes import Lanes
 from gateway.ledger import Ledger
+from gateway.lostanswer import Prospect
 from gateway.matches import Matches
 from gateway.porting import Porting
 from gateway.pumping import Pumping
@@ -37,6 +38,7 @@ from gateway.schedule import Schedule
 from gateway.settings import Reliability
 from gateway.settle import AnswerLine, Settler
 from gateway.shedding import Shedding
+from gateway.slices import Slices
 from gateway.smg_port import SmgPort
 from gateway.suppressing import Suppressing
 from gateway.twins import template_of
@@ -147,6 +149,7 @@ class Flow:
         self.settler = parts.settler
         self.matches = parts.matches
         self.reports_desk = parts.reports
+        self._slices = Slices(parts.reports.receive)
         self.journal = parts.journal
         self.supervisor_socket = parts.supervisor_socket
         self.public_metrics = parts.public_metrics
@@ -201,6 +204,10 @@ class Flow:
     def holder(self, keys: Iterable[IntakeKey]) -> Future[None] | None:
         """When an accept of this process that has one of the keys will be over; None = none has."""
         return None if self.acceptor is None else self.acceptor.holder(keys)
+
+    def prospect(self, message: Message) -> Prospect:
+        """What an uncertain message waits for (`Evidence.prospect`)."""
+        return self.evidence.prospect(message)
 
     def live(self, message_id: int) -> Message | None:
         """The owner's object as the API may show it, None when this process has none."""
@@ -286,7 +293,7 @@ class Flow:
 
     def reports(self, channel: int, reports: Sequence[Report]) -> None:
         """Status reports of one burst."""
-        self.reports_desk.receive(channel, reports)
+        self._slices.put(channel, reports)
 
     def inbound(self, channel: int, texts: Sequence[Inbound]) -> None:
         """Texts from phones of one burst."""

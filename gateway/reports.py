@@ -29,6 +29,8 @@ from gateway.matches import Match, Matches
 from gateway.parked import ParkedReports
 from gateway.parked import Store as ParkedStore
 from gateway.reportbatch import Answerer, Batch, Owners, Pending, Settled, is_kept
+from gateway.slices import SLICE
+from gateway.unknown import Unknown
 from receipts import ends
 from receipts.normalise import ReportCodes, Verdict
 from receipts.state import Path, come_due, fold, report_path
@@ -47,7 +49,7 @@ SECOND_LOOK_S = 0.2  # what another process submitted is in the store by then
 PARKED_POLL_S = 0.5
 ELSEWHERE_S = 10.0  # between two looks at what waits here and may have ended in another process
 LOOKUP_BATCH = 500
-MAX_PENDING = 50_000  # reports that wait for a look-up; beyond, the carrier is told "later"
+MAX_PENDING = 100_000  # reports that wait for a look-up; beyond, the carrier is told "later"
 REPARK_S = 600.0
 
 CRASHES = 5  # a report that crashes its handler so often is given up
@@ -97,7 +99,7 @@ class Reports:
         self._answer = answer
         self._unix = unix
         self._max_attempts = max_attempts
-        self._pending: list[Report] = []
+        self._unknown = Unknown(MAX_PENDING)
         self._second: deque[tuple[float, list[Report]]] = deque()  # unknown once, and until when
         self._returning: list[Message] = []
         self._crashes: dict[tuple[int, str], int] = {}
@@ -132,6 +134,7 @@ class Reports:
         """Status reports of one burst of one channel."""
         batch = Batch(self._unix())
         tokens: list[Pending] = []
+        unknown: list[Report] = []
         name = self._ledger.channel_names.get(channel, "")
         self._metrics.reports_received_total.inc((name,), len(reports))
         for report in reports:
@@ -141,23 +144,17 @@ class Reports:
             if match is not None:
                 tokens.append((report.token, *self.settle(batch, report, match)))
             elif report.carrier_id or message_of(report):
-                self._pending.append(report)
+                unknown.append(report)
             else:  # it names nothing that anybody could ever look for
                 tokens.append((report.token, True, ends.UNREADABLE))
         if tokens:
             self.finish(channel, batch, tokens)
-        if self._pending:
-            self._refuse_overflow(channel)
+        if unknown:
+            beyond = self._unknown.put(channel, unknown)
             self._wake.set()
-
-    def _refuse_overflow(self, channel: int) -> None:
-        most = max(0, MAX_PENDING - sum(len(reports) for _, reports in self._second))
-        beyond = self._pending[most:]
-        if beyond:
-            del self._pending[most:]
-            tokens = [report.token for report in beyond if report.channel == channel]
-            self._answer(channel, tokens, accepted=False)
-            self.count(channel, ends.REFUSED, len(beyond))
+            if beyond:
+                self._answer(channel, [report.token for report in beyond], accepted=False)
+                self.count(channel, ends.REFUSED, len(beyond))
 
     def finish(self, channel: int, batch: Batch, tokens: list[Pending]) -> None:
         """Commit the batch, then answer and count its reports."""
@@ -417,7 +414,7 @@ class Reports:
                 await asyncio.sleep(0.5)
 
     def _wait_s(self) -> float:
-        if self._pending or self._returning:
+        if self._unknown or self._returning:
             return 0.0
         unix = self._unix()
         wait_s = max(0.001, min(PARKED_POLL_S, self._polled_at + PARKED_POLL_S - unix))
@@ -427,9 +424,12 @@ class Reports:
 
     async def _round(self) -> None:
         """A page of each kind: none of them waits behind all of another, however much comes."""
-        if batch := self._pending[:LOOKUP_BATCH]:
-            missing = await self._look_up(batch)
-            del self._pending[: len(batch)]
+        if page := self._unknown.page(LOOKUP_BATCH):
+            try:
+                missing = await self._look_up(page)
+            except Unavailable:
+                self._unknown.back(page)
+                raise
             if missing:
                 self._second.append((self._unix() + SECOND_LOOK_S, missing))
         if self._second and self._second[0][0] <= self._unix():
@@ -437,6 +437,7 @@ class Reports:
             self._second.popleft()
             if missing:
                 self.parked.park(missing)
+                self._unknown.gone(missing)
         if self._returning:
             await self._read_back(self._returning[:LOOKUP_BATCH])
         if self._unix() - self._polled_at >= PARKED_POLL_S:
@@ -471,18 +472,27 @@ class Reports:
     async def _look_up(self, reports: list[Report], *, has_waited: bool = False) -> list[Report]:
         """Settle those whose message is known; returns the others."""
         owners = await self.owners(reports)
-        batches: dict[int, tuple[Batch, list[Pending]]] = {}
+        self._unknown.gone(report for report, _ in (*owners.found, *owners.early))
+        self._unknown.gone(owners.gone)
         for pairs, waited in ((owners.found, has_waited), (owners.early, True)):
-            for report, match in pairs:
-                batch, tokens = batches.setdefault(report.channel, (Batch(self._unix()), []))
-                settled = self.settle(batch, report, match, has_waited=waited)
-                tokens.append((report.token, *settled))
+            for start in range(0, len(pairs), SLICE):
+                self._settle_some(pairs[start : start + SLICE], has_waited=waited)
+                await asyncio.sleep(0)
+        gone: dict[int, list[Pending]] = {}
         for report in owners.gone:
-            _, tokens = batches.setdefault(report.channel, (Batch(self._unix()), []))
-            tokens.append((report.token, True, ends.GONE))
+            gone.setdefault(report.channel, []).append((report.token, True, ends.GONE))
+        for channel, tokens in gone.items():
+            self.finish(channel, Batch(self._unix()), tokens)
+        return owners.missing
+
+    def _settle_some(self, pairs: Sequence[tuple[Report, Match]], *, has_waited: bool) -> None:
+        batches: dict[int, tuple[Batch, list[Pending]]] = {}
+        for report, match in pairs:
+            batch, tokens = batches.setdefault(report.channel, (Batch(self._unix()), []))
+            settled = self.settle(batch, report, match, has_waited=has_waited)
+            tokens.append((report.token, *settled))
         for channel, (batch, tokens) in batches.items():
             self.finish(channel, batch, tokens)
-        return owners.missing
 
     async def owners(self, reports: Sequence[Report]) -> Owners:
         """Which of the reports are whose: memory once more, then the store. Raises Unavailable.

@@ -110,7 +110,8 @@ class Reliability(BaseModel):
     probe_s: Seconds = 10  # probe of an idle vendor over HTTP: a connection, no request
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step
-    reconnect_max_s: Seconds = 60  # and its cap
+    reconnect_max_s: Seconds = 60  # and its cap, where the carrier refuses our login …
+    reconnect_link_max_s: Seconds = 5  # … and where nobody answers
     config_poll_s: Seconds = 1  # configuration version asked so often (in force <= 5 s)
     statement_timeout_s: Seconds = 2  # one database statement
     webhook_connect_s: Seconds = 3
@@ -152,7 +153,8 @@ class Reliability(BaseModel):
     health_failure_long_s: Seconds = 60
     health_failure_long_least: Count = 100
     health_slow_answer_s: Seconds = 10  # p95 of the answers above this …
-    health_slow_s: Seconds = 30  # … for so long
+    health_slow_s: Seconds = 30  # … for so long …
+    health_slow_least: Count = 3  # … and, of answers fewer than `health_failure_least`, so many
     health_head_age_s: Seconds = 300  # the oldest message waits so long for a slot, unthrottled
     health_receipts_from_s: Seconds = 300  # of the submits made so long ago …
     health_receipts_until_s: Seconds = 360  # … up to so long …

@@ -30,6 +30,8 @@ class Behaviour:
     throttle_share: float = 0.0  # of submits, answered with "too fast"
     silent: bool = False  # takes submits, answers none of them, makes no reports
     receipts: bool = True
+    reports_held: bool = False  # on wires: they are made, and wait
+    reports_per_s: int = 0  # on wires: so many are offered in a second, 0 = as they come
     link: str = "up"  # "down": drops its connections and refuses new ones
     # What a failing submit is answered with (SMPP: RSYSERR). Vendors: 200 = a verdict of its own
     # in the vendor's words, another HTTP status = the whole request's answer.
@@ -55,14 +57,14 @@ def _is_whole(value: object, low: int, high: int) -> bool:
 
 def _wrong(name: str, value: Any) -> str | None:  # noqa: ANN401 – straight from JSON
     match name:
-        case "latency_ms" | "receipt_delay_ms" | "takes_per_s":
+        case "latency_ms" | "receipt_delay_ms" | "takes_per_s" | "reports_per_s":
             is_good, remedy = _is_whole(value, 0, MAXIMUM), f"a whole number to {MAXIMUM}"
         case "failure_share" | "throttle_share" | "undelivered_share":
             is_good, remedy = _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"
         case "congestion":
             is_good = value is None or _is_whole(value, 0, 100)
             remedy = "a whole number from 0 to 100, or null to say nothing"
-        case "silent" | "receipts" | "says_not_accepted":
+        case "silent" | "receipts" | "reports_held" | "says_not_accepted":
             is_good, remedy = isinstance(value, bool), "true or false"
         case "report_quirk":
             is_good, remedy = value in QUIRKS, f"one of {', '.join(QUIRKS)}"

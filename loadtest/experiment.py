@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -43,12 +43,13 @@ async def conduct(
     options: argparse.Namespace,
     bar: Bar,
     numbers: Mapping[str, object] | None = None,
+    extra: Sequence[str] = (),
 ) -> Found:
     """Start, run, stop; the report as JSON-able data. Raises NotStock.
 
-    `numbers`: settings of `Reliability` that are not stock.
+    `numbers`: settings of `Reliability` that are not stock; `extra`: options of `smsgw up`.
     """
-    async with started(options, bar, numbers=numbers) as gateway:
+    async with started(options, bar, numbers=numbers, extra=extra) as gateway:
         report = await kind(gateway, bar, options).run()
     return {"machine": machine(), **asdict(report)}
 

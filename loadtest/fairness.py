@@ -27,11 +27,8 @@ from loadtest.measure import Spread, spread
 from loadtest.progress import Bar
 from loadtest.sender import Plan, Result, index_of, sent_times
 from loadtest.stock_gateway import NotStock, StockGateway
-from receipts.state import Path as StatePath
-from sms.ids import id_at, unix_of
-from sms.model import CLASS_CODES, MessageClass
-from store import database
-from store.embedded import endpoints_of, run_directory
+from loadtest.submitwait import accept_to_submit
+from sms.model import MessageClass
 
 SHARE: Final = 0.20  # of the quiet p99
 LEAST_MS: Final = 5.0
@@ -53,13 +50,6 @@ _BLASTER: Final = """\
     otp_caps: {prefix_burst: 0} # numbers follow one another
     api_keys: [{name: blaster, scopes: [send, read], secret_file: sandbox/blaster.key}]
 """
-# times: how long it waited for a free slot, and how long the carrier's answer took, milliseconds.
-_SUBMITTED: Final = """
-SELECT id, extract(epoch FROM at)::float8 AS at, times[2] AS answer_ms
-FROM messages JOIN events ON message_id = id
-WHERE id >= $1 AND id < $2 AND class = $3 AND path = $4
-"""
-_WANTED: Final = CLASS_CODES[MessageClass.OTP], int(StatePath.SUBMITTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,20 +232,13 @@ class Run(Experiment):
             if index in left and low <= at <= high
         ]
         took = 0.0 if window is None else high - low
-        waited = await self._accept_to_submit(
-            max(low, result.first_sent_at), min(high, result.last_answer_at)
+        waited = await accept_to_submit(
+            self._gateway.data_dir,
+            MessageClass.OTP,
+            max(low, result.first_sent_at),
+            min(high, result.last_answer_at),
         )
         return Turn(spread(waited), spread(found), result.answer_ms, round(rate, 1), round(took, 2))
-
-    async def _accept_to_submit(self, since: float, until: float) -> list[float]:
-        """Milliseconds of every otp accepted in that time, by the store's own rows."""
-        dsn = endpoints_of(run_directory(self._gateway.data_dir)).database_url
-        conn = await database.connect(dsn, statement_timeout_s=STALL_S)
-        try:
-            rows = await conn.fetch(_SUBMITTED, id_at(since), id_at(until), *_WANTED)
-        finally:
-            await conn.close()
-        return [1000 * (row["at"] - unix_of(row["id"])) - row["answer_ms"] for row in rows]
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -44,6 +44,7 @@ PAUSE_S: Final = 0.05  # after a refusal; the tenant's Retry-After would empty t
 ANSWER_TIMEOUT_S: Final = 30.0
 TELL_S: Final = 0.5
 _RECEIVE: Final = 1 << 14  # 1 << 18 is mapped and unmapped by malloc each time: +20 µs
+_LAST: Final = re.compile(rb"(?i)\r\nconnection: close\r\n")
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
@@ -367,15 +368,22 @@ class Sender:
         self._open -= 1
         self._tally.result.requests += 1
         now = time.time()
-        if self._tally.answered(connection.first, connection.sent_at, now, answer):
+        first, sent_at = connection.first, connection.sent_at
+        if _LAST.search(data):  # it is closed then: of several workers another has more room
+            self._drop(connection)
+            connection = self._connect()
+        if self._tally.answered(first, sent_at, now, answer):
             self._send_in_turn(connection)
         else:
             self._paused.append((now + PAUSE_S, connection))
 
-    def _lost(self, connection: _Connection) -> None:
+    def _drop(self, connection: _Connection) -> None:
         self._epoll.unregister(connection.sock.fileno())
         del self._connections[connection.sock.fileno()]
         connection.sock.close()
+
+    def _lost(self, connection: _Connection) -> None:
+        self._drop(connection)
         now = time.time()
         if connection.is_open:
             self._open -= 1

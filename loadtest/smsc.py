@@ -22,6 +22,7 @@ from random import random
 from typing import Any
 
 from loadtest.behaviour import Behaviour
+from loadtest.offering import Offering
 from loadtest.phone import PhoneText, deliveries
 from loadtest.record import Record
 from loadtest.server import (
@@ -41,6 +42,7 @@ from loadtest.wheel import Wheel
 REPORT_AGAIN_S = 1.0  # after an error answer
 REPORT_TIMEOUT_S = 30.0  # without an answer
 ENQUIRE_S = 30.0  # of silence from a client
+OFFER_S = 0.008  # between two looks at what is offered by now
 
 UNTOLD = 100_000  # submits without a report whose end is remembered
 DELIVERED, UNDELIVERABLE = 2, 5  # message_state of SMPP, the one protocol that asks
@@ -92,6 +94,7 @@ class Smsc:
         self.counts: Counter[str] = Counter()
         self.dirty: set[ServerSession] = set()  # sessions with something to write
         self.record = record
+        self.offering: Offering | None = None  # while reports leave at a rate
         self._system_id = system_id
         self._password = password
         self._window = window
@@ -118,6 +121,9 @@ class Smsc:
                 self._submitted(session, submits)
             case ReportsAnswered(taken, again):
                 self.counts["reports_answered"] += taken
+                if self.offering is not None:
+                    self.offering.take(taken, time.monotonic())
+                    self.offering.leave(-len(again))
                 self._reports_answered(session, again)
             case LoginAsked():
                 return self._login(session, event)
@@ -158,7 +164,10 @@ class Smsc:
         if account is None or session not in account.sessions:
             return
         account.sessions.remove(session)
-        account.waiting.extendleft(reversed(session.lost()))
+        lost = session.lost()
+        if self.offering is not None:
+            self.offering.leave(-len(lost))
+        account.waiting.extendleft(reversed(lost))
         self._deliver(session.system_id)
 
     def sessions(self, *, calls: bool = False) -> int:
@@ -326,18 +335,45 @@ class Smsc:
 
     def _deliver(self, system_id: str) -> None:
         """Hand waiting reports to the account's sessions, an equal share to each."""
+        if self.behaviour.reports_held:
+            return
         account = self._accounts[system_id]
         able = [session for session in account.sessions if session.deliver_room() > 0]
         now = time.monotonic()
+        offering = self.offering
+        most = len(account.waiting)
+        if offering is not None:
+            most = min(most, offering.room(now))
         for left, session in zip(range(len(able), 0, -1), able, strict=True):
-            share = -(-len(account.waiting) // left)
-            count = min(share, session.deliver_room(), len(account.waiting))
+            count = min(-(-most // left), session.deliver_room())
             if count:
+                most -= count
+                if offering is not None:
+                    offering.leave(count)
                 session.deliver(list(islice(account.waiting, count)), now)
                 for _ in range(count):
                     account.waiting.popleft()
                 self.dirty.add(session)
                 self.counts["reports_sent"] += count
+
+    def changed(self, before: Behaviour) -> None:
+        """The behaviour is another one now: what was held may leave, a new rate begins."""
+        rate = self.behaviour.reports_per_s
+        if rate != before.reports_per_s:
+            self.offering = Offering(rate, time.monotonic()) if rate else None
+            if self.offering is not None:
+                self._offer(self.offering)
+        self._deliver_all()
+
+    def _offer(self, offering: Offering) -> None:
+        if self.offering is offering:
+            self._deliver_all()
+            self._wheel.add(OFFER_S, partial(self._offer, offering))
+
+    def _deliver_all(self) -> None:
+        for system_id, account in self._accounts.items():
+            if account.waiting:
+                self._deliver(system_id)
 
     def _reports_answered(self, session: ServerSession, again: list[Delivery]) -> None:
         account = self._accounts.get(session.system_id)
@@ -360,6 +396,8 @@ class Smsc:
                 late = session.overdue(now, REPORT_TIMEOUT_S)
                 if late:
                     self.counts["reports_again"] += len(late)
+                    if self.offering is not None:
+                        self.offering.leave(-len(late))
                     self._again(system_id, late)
                 if now - session.heard_at >= ENQUIRE_S:
                     session.enquire()

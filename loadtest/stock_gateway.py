@@ -227,6 +227,20 @@ class StockGateway:
             by_type=sink["by_type"],
         )
 
+    async def carrier_counts(self, carrier: str) -> dict[str, Any]:
+        """What one simulated carrier has counted."""
+        return await self._json(self.carriers[carrier] + "/counts")
+
+    async def metrics_by(self, name: str, label: str) -> dict[str, float]:
+        """One of the node's metrics, summed by one of its labels."""
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(await self.scrape()):
+            for sample in family.samples:
+                if sample.name == f"smsgw_{name}":
+                    key = sample.labels.get(label, "")
+                    found[key] = found.get(key, 0.0) + sample.value
+        return found
+
     async def scrape(self) -> str:
         """The node's metrics as text."""
         async with self._http.get(self._told["admin_url"] + "/metrics") as answer:

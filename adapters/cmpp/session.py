@@ -149,10 +149,8 @@ class Session(WireSession):
                 carrier_id, state, number = parsed
                 number = number or e164(pdu.unpad(source))
                 burst.reports.append(Report(self.channel, carrier_id, state, "", number, token))
-                return
-            self.unreadable += 1
-            # Kept unanswered it would only come again.
-            self._answer((token,), accepted=True)
+            else:  # it says nothing: counted, answered and dropped
+                burst.reports.append(Report(self.channel, "", "", "", "", token))
             return
         number, to = e164(pdu.unpad(source)), pdu.unpad(dest)
         mark, body = split_header(content) if udhi & 1 else (None, content)

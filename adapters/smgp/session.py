@@ -158,9 +158,8 @@ class SmgpSession(WireSession):
             return
         # Its TLVs say nothing, and a tail that nobody can read must not lose it.
         parsed = parse_report(content, msg_id)
-        if parsed is None:
-            self.unreadable += 1
-            self._answer((token,), accepted=True)  # unanswered it would only come again
+        if parsed is None:  # it says nothing: counted, answered and dropped
+            burst.reports.append(Report(self.channel, "", "", "", "", token))
             return
         carrier_id, word, error = parsed
         burst.reports.append(Report(self.channel, carrier_id, word, error, number, token))

@@ -89,6 +89,9 @@ class VendorCarrier(Controlled):
         """A phone's text; 1, because vendors put long ones together."""
         return self._vendor.phone(text)
 
+    def changed(self, before: Behaviour) -> None:
+        """Nothing follows at once: vendors bring reports as they come."""
+
     def counts(self) -> Mapping[str, int]:
         """Counters since the start; `sessions` are open connections."""
         names = (

@@ -20,3 +20,13 @@ def test_a_quick_bench_adds_up():
         assert run["accepted"] == run["submitted"] == run["received"] > 0
         assert run["problems"] == []
         assert run["steps_us"]
+
+
+def test_a_quick_flood_of_reports_loses_none():
+    command = [sys.executable, "-m", "loadtest.flood", "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)
+    assert found["problems"] == []
+    assert found["reports"] == 12_000
+    assert found["backlog"] + found["answered_in_time"] == 12_000

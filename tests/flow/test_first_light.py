@@ -63,7 +63,9 @@ def test_a_text_is_delivered_within_three_seconds_and_says_what_happened(gateway
     steps = gateway.timeline(told["id"])
     assert [step["at"] for step in steps] == sorted(step["at"] for step in steps)
     own = [step for step in steps if step["step"] != "webhook"]  # those follow within seconds
-    assert [step["step"] for step in own] == ["accepted", "queued", "attempt", "receipt"]
+    assert [step["step"] for step in own] == [
+        "accepted", "policy", "queued", "attempt", "receipt",
+    ]  # fmt: skip
     attempt, receipt = own[2:]
     assert attempt["channel"] == receipt["channel"] == "mobile-a"
     assert attempt["carrier_id"] == receipt["carrier_id"] == submit["carrier_id"]

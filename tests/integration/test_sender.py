@@ -16,8 +16,9 @@ pytestmark = pytest.mark.integration
 class Server:
     """Answers every POST; `status_of(n)` decides the n-th one."""
 
-    def __init__(self, status_of=lambda n: 202):
+    def __init__(self, status_of=lambda n: 202, is_last=lambda n: False):
         self.status_of = status_of
+        self.is_last = is_last  # whether the n-th answer ends its connection
         self.numbers: Counter[str] = Counter()
         self.requests = 0
         self.connections = 0
@@ -45,10 +46,14 @@ class Server:
         else:
             told = {"code": "shed.queue_full", "status": status}
         data = json.dumps(told).encode()
-        head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        ending = "Connection: close\r\n" if self.is_last(self.requests) else ""
+        head = f"HTTP/1.1 {status} X\r\n{ending}Content-Length: {len(data)}\r\n\r\n".encode()
         writer.write(head)  # in two pieces, as a network may do
         await writer.drain()
         writer.write(data)
+        if ending:
+            await writer.drain()
+            raise ConnectionError
 
 
 async def run(server, path, **changes):
@@ -115,6 +120,14 @@ async def test_refused_and_lost_are_told_and_the_client_goes_on(tmp_path):
     assert result["unknown"] == 1
     assert result["accepted"] == 198 == sum(server.numbers.values())
     assert server.connections == 5
+
+
+async def test_a_connection_that_ends_with_its_answer_costs_nothing(tmp_path):
+    server = Server(is_last=lambda n: n % 50 == 0)
+    _, told = await run(server, tmp_path / "sent")
+    assert told[-1]["unknown"] == 0
+    assert told[-1]["accepted"] == 200 == sum(server.numbers.values())
+    assert server.connections >= 4 + 3
 
 
 async def test_no_gateway_is_an_error_not_a_result(tmp_path):

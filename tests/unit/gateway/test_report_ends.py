@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -10,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import parked as parked_module
-from gateway import reports as reports_module
 from gateway.parked import KEPT_S, MAX_PARKED, OLD_S, ParkedReports, next_due
 from gateway.reports import CRASHES, PARKED_POLL_S, SECOND_LOOK_S, Reports
+from gateway.unknown import Unknown
 from receipts import ends
 from receipts.state import Path
 from sms.ids import id_at, unix_of
@@ -20,6 +21,7 @@ from sms.model import Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
 from store.fragments import ParkedReport
 from store.parked_reports import Stock
+from store.read import Stored
 from tests.unit.gateway.test_reports import Desk, elsewhere
 
 
@@ -64,8 +66,9 @@ class Counted(Desk):
         return sum(int(one[1][0]) for one in self.kit.metrics.reports_received_total.samples())
 
     def in_memory(self) -> int:
-        waiting = [report for _, some in self.reports._second for report in some]
-        return len(self.reports._pending) + len(waiting)
+        waiting = sum(len(some) for _, some in self.reports._second)
+        assert sum(self.reports._unknown._of.values()) == len(self.reports._unknown) + waiting
+        return len(self.reports._unknown) + waiting
 
     def submitted(self, *names: str, cls: MessageClass = MessageClass.TRANSACTIONAL) -> Message:
         message = self.kit.message(cls, texts=tuple("x" for _ in names))
@@ -89,9 +92,10 @@ class Counted(Desk):
 
 
 def drive(step: Coroutine[Any, Any, object]) -> None:
-    """Run what never waits."""
-    with pytest.raises(StopIteration):
-        step.send(None)
+    """Run what waits for nothing but its turn."""
+    with contextlib.suppress(StopIteration):
+        while True:
+            assert step.send(None) is None
 
 
 @pytest.fixture
@@ -171,7 +175,7 @@ def test_what_a_newer_attempt_replaced_is_superseded(desk: Counted) -> None:
     message = desk.submitted("a", cls=MessageClass.OTP)
     again = desk.kit.message(MessageClass.OTP)
     again.id = message.id
-    desk.reader.stored[message.id] = reports_module.Stored(again, [])
+    desk.reader.stored[message.id] = Stored(again, [])
     desk.report("a", "UNDELIV", "034")
     desk.kit.events.flush()
     desk.look()
@@ -204,7 +208,7 @@ def test_a_report_before_its_answer_is_early_however_long_it_waits(desk: Counted
 def test_a_message_whose_day_was_dropped_is_gone_and_keeps_nobody_waiting(desk: Counted) -> None:
     message_id, fresh, rows = elsewhere(desk)
     desk.reader.owners[1, "abc"] = (message_id, (0,), 0)
-    desk.reader.stored[message_id] = reports_module.Stored(fresh, rows)
+    desk.reader.stored[message_id] = Stored(fresh, rows)
     desk.reader.owners[1, "old"] = (message_id - 5, (0,), 0)
     desk.report("old")
     desk.report("abc")
@@ -403,7 +407,7 @@ class Played:
         self.messages.append(self.desk.kit.message(MessageClass.OTP, texts=("x",) * segments))
         self.desk.kit.accept(self.messages[-1])
 
-    def answer(self, is_there: bool) -> None:  # noqa: FBT001 (drawn)
+    def answer(self, is_there: bool) -> None:
         if self.desk.kit.channels[1].open:
             name = f"id{self.answered % 6}"
             self.desk.kit.answer(1, Submitted(name) if is_there else Uncertain("submit.timeout"))
@@ -414,7 +418,7 @@ class Played:
         self.desk.reports.receive(1, some)
         self.given += len(some)
 
-    def flush(self, is_stored: bool) -> None:  # noqa: FBT001 (drawn)
+    def flush(self, is_stored: bool) -> None:
         events = self.desk.kit.events
         committed, events.committed = events.committed, None
         if is_stored:
@@ -437,7 +441,7 @@ def test_whatever_happens_every_report_ends_once(actions: list[tuple[str, Any]])
     with pytest.MonkeyPatch.context() as patch:
         desk = table_of(Counted(), patch)
         patch.setattr(parked_module, "MAX_PARKED", 6)
-        patch.setattr(reports_module, "MAX_PENDING", 4)
+        desk.reports._unknown = Unknown(6)
         played = Played(desk)
         for action, what in actions:
             getattr(played, action)(what)

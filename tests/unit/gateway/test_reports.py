@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway import reports as reports_module
 from gateway.evidence import LOOK_MIN_S
 from gateway.parked import retry_after_s
 from gateway.reports import SECOND_LOOK_S, Reports
+from gateway.slices import SLICE
+from gateway.unknown import Unknown
 from receipts.state import Path
 from sms.model import EventRow, Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
@@ -195,15 +197,15 @@ async def test_what_ended_in_another_process_is_waited_for_no_more() -> None:
     assert list(desk.kit.evidence.waiting) == [other.id]
 
 
-def elsewhere(desk: Desk) -> tuple[int, Message, list[EventRow]]:
-    """A message that another process, or an earlier life of ours, submitted as `abc`."""
+def elsewhere(desk: Desk, carrier_id: str = "abc") -> tuple[int, Message, list[EventRow]]:
+    """A message that another process, or an earlier life of ours, submitted as that."""
     old = desk.kit.message()
     desk.kit.accept(old)
-    desk.kit.answer(1, Submitted("abc"))
-    rows = list(desk.kit.events.rows)
+    desk.kit.answer(1, Submitted(carrier_id))
+    rows = [row for row in desk.kit.events.rows if row.message_id == old.id]
     fresh = desk.kit.message()
     fresh.id = old.id
-    desk.kit.matches.forget(1, "abc")
+    desk.kit.matches.forget(1, carrier_id)
     return old.id, fresh, rows
 
 
@@ -320,9 +322,9 @@ def test_a_report_that_names_an_id_known_without_its_answer_ends_the_wait() -> N
     assert len(desk.kit.matches) == 0
 
 
-def test_more_reports_than_can_wait_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports_module, "MAX_PENDING", 3)
+def test_more_reports_than_can_wait_are_told_to_come_again() -> None:
     desk = Desk()
+    desk.reports._unknown = Unknown(6)
     for number in range(5):
         desk.report(f"x{number}")
     assert [answer for answer in desk.answers if not answer[1]] == [
@@ -372,3 +374,26 @@ async def test_a_parked_report_that_crashes_its_handler_stays_parked(
     desk.kit.events.flush()
     assert deletes(desk) == []
     assert parked.tries == 1
+
+
+async def test_what_is_found_in_the_store_is_judged_in_slices() -> None:
+    desk = Desk()
+    count = 2 * SLICE + 1
+    for number in range(count):
+        message_id, fresh, rows = elsewhere(desk, f"old{number}")
+        desk.reader.owners[1, f"old{number}"] = (message_id, (0,), 0)
+        desk.reader.stored[message_id] = Stored(fresh, rows)
+        desk.report(f"old{number}")
+    turns: list[int] = []
+
+    async def another() -> None:
+        while len(turns) < 3:
+            turns.append(len(desk.kit.events.waiting))
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(another())
+    await desk.reports._round()
+    await beside
+    assert len(set(turns)) > 1  # it had turns between two slices
+    desk.kit.events.flush()
+    assert len({token for token, accepted in desk.answers if accepted}) == count

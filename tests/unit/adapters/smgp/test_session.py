@@ -311,11 +311,14 @@ def test_the_sequence_wraps_and_zero_is_left_out():
     assert [found.sequence for found in sent(session)] == [0xFFFFFFFF, 1]
 
 
-def test_a_report_without_a_state_is_answered_dropped_and_counted():
+def test_a_report_without_a_state_is_told_as_one_about_nothing():
     session = bound_session()
     session.to_send()
-    assert session.receive(deliver(b"no report at all"), 1.0) == []
-    assert session.unreadable == 1
+    [event] = session.receive(deliver(b"no report at all"), 1.0)
+    assert isinstance(event, Reported)
+    [report] = event.reports
+    assert (report.carrier_id, report.state, report.number) == ("", "", "")
+    session.answer([token_of(report)], accepted=True)
     assert sent(session)[0].number("status") == 0
 
 
