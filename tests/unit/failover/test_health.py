@@ -328,3 +328,19 @@ def test_slow_answers_of_several_carriers_are_judged_together():
             feed(one, float(second), Answers(total=1, taken=1, slow=slow, is_heard=True), 4)
             if not slow:
                 assert judged(one, second + 0.5, whole=alone) is None
+
+
+def test_receipts_are_counted_once_their_time_is_over() -> None:
+    health = Health(HealthPolicy(), 1000.0)
+    taken = (0, 0)
+    for second in range(400):
+        now = 1000.0 + second
+        if 5 <= second < 15:
+            sent(health, now, 0.5, lag_s=0.0)
+        health.judge((), [health], now)
+        expected, in_time = health.take_receipts()
+        taken = taken[0] + expected, taken[1] + in_time
+        if second == 300:
+            assert taken == (0, 0)
+    assert taken == (200, 100)
+    assert health.take_receipts() == (0, 0)
