@@ -82,7 +82,7 @@ def read_master_key(path: Path) -> bytes:
             f"SMSGW_MASTER_KEY_FILE: {path} cannot be read ({error.strerror}); "
             "put back the key file this database was made with"
         ) from error
-    # A secret that an orchestrator mounts belongs to root, and our group may read it: nobody else can.
+    # A secret that an orchestrator mounts is root's, and our group alone may read it.
     is_mounted = status.st_uid == 0 != os.geteuid()
     if status.st_mode & (0o037 if is_mounted else 0o077):
         raise ConfigError(
