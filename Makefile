@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors load faults campaign lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors bench-webhooks load faults campaign sinks lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -35,25 +35,27 @@ setup: $(RUNS) ## make .venv with all that the gateway needs (from requirements.
 run: $(RUNS) ## start the gateway with simulated carriers, and print how to send
 	@$(BIN)/smsgw up --sandbox
 
-# What runs side by side: two at a time, for one core each on a small machine; three where most of
-# the time is waiting for processes. Each one's lines come together, where make can do that.
+# What runs side by side: one each for a core of a small machine; what waits most of the time for
+# processes has the check beside it in `make test`, behind it (nice) so that no waiting gets longer.
+# Each one's lines come together, where make can do that.
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 check: $(TESTS) ## format, lint, types, imports, unit and wire tests: before every commit
 	+@$(MAKE) -j2 $(TOGETHER) check-unit check-forms
 
-test: check ## check, then every other test but load and campaigns: what CI runs
-	+@$(MAKE) -j3 $(TOGETHER) test-killing test-first test-second
+test: $(TESTS) ## check, and every other test but load and campaigns: what CI runs
+	+@$(MAKE) -j5 $(TOGETHER) BEHIND='nice -n 10' \
+		test-killing test-first test-second check-unit check-forms
 
 .PHONY: check-forms check-unit test-first test-killing test-second
 check-forms: $(TESTS)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(PYTEST) tests/wire -m 'not ($(OTHER_TIERS))'
+	$(BEHIND) $(BIN)/ruff format --check .
+	$(BEHIND) $(BIN)/ruff check .
+	$(BEHIND) $(BIN)/mypy
+	$(BEHIND) $(BIN)/lint-imports
+	$(BEHIND) $(PYTEST) tests/wire -m 'not ($(OTHER_TIERS))'
 
 check-unit: $(TESTS)
-	$(PYTEST) tests/unit -m 'not ($(OTHER_TIERS))'
+	$(BEHIND) $(PYTEST) tests/unit -m 'not ($(OTHER_TIERS))'
 
 test-first: $(TESTS)
 	$(PYTEST) tests --ignore=tests/unit --ignore=tests/wire $(SECOND:%=--ignore=%) \
@@ -86,6 +88,9 @@ bench-receipts: $(RUNS) ## 20,000 reports/s for a minute beside sends, half at a
 bench-vendors: $(RUNS) ## one channel per HTTP vendor: messages/s, CPU per message, alone and batched
 	@$(BIN)/python -m loadtest.vendorbench
 
+bench-webhooks: $(RUNS) ## 100,000 finals/min to one endpoint and to 1,000; what bad endpoints do to the others
+	@$(BIN)/python -m loadtest.webhookbench
+
 load: $(RUNS) $(LOADS) ## 100,000 messages/min for 5 min, a carrier switched off; passes or fails
 	@$(BIN)/python -m loadtest.load
 
@@ -94,6 +99,9 @@ faults: $(RUNS) $(LOADS) ## what must hold when a carrier or its link goes bad, 
 
 campaign: $(RUNS) ## kill it at every place of the path and at random, and judge (CAMPAIGN='--kills 60')
 	@$(BIN)/python -m loadtest.campaign $(CAMPAIGN)
+
+sinks: $(TESTS) ## webhook receivers that misbehave, and kills meanwhile: is all told? (SINKS='--quick')
+	@$(BIN)/python -m loadtest.sinks $(SINKS)
 
 # No header, no annotations, no index: nothing of the machine that made them stands in the locks.
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -21,11 +21,12 @@ CLOSE_SPELLING = 0.8
 
 
 class Lost(NamedTuple):
-    """A submit whose answer was lost."""
+    """A submit whose answer was lost; with a `carrier_id`, one whose receipt stays away."""
 
     submit: Submit
     sent_unix: float  # when it left; the latest moment where that is not known
     unsure_s: float  # it may have left so long before that; 0.0 = the moment is known
+    carrier_id: str = ""
 
 
 class LinkTests(NamedTuple):
@@ -136,12 +137,13 @@ class Channel(Protocol):
         ...
 
     def ask(self, lost: Sequence[Lost]) -> None:
-        """Find out what became of submits whose answers were lost.
+        """Find out what became of submits whose answers were lost, or whose receipts stay away.
 
         Answers come by the sink as late outcomes: `Submitted` when the vendor has it (13),
         `NotSent` when it says that it never accepted it (14a). It asks again by itself until it
         knows, for as long as evidence is awaited; asking twice about one submit changes nothing.
-        Their text may be forgotten. Without `can_ask` nothing happens.
+        About a receipt it asks once, and what it hears comes by the sink as a report. Their text
+        may be forgotten. Without `can_ask` nothing happens.
         """
         ...
 

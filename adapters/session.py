@@ -43,7 +43,8 @@ class SessionPolicy:
     probe_s: float = 10.0  # of silence towards a vendor over HTTP
     response_timeout_s: float = 10.0  # connect, login, link test, logout
     reconnect_min_s: float = 1.0
-    reconnect_max_s: float = 60.0
+    reconnect_max_s: float = 60.0  # between two logins that are refused
+    reconnect_link_max_s: float = 5.0  # between two tries that nobody answers
     # Which process of the cluster this is, and which of its lives, for a protocol whose messages
     # are named by the sender's own numbers.
     process: int = 0

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import Enum
 from typing import assert_never, cast
 
+from adapters.backoff import Backoff
 from adapters.base import ChannelSink, LinkTests, Lost
 from adapters.session import (
     LOGIN_UNANSWERED,
@@ -52,7 +53,6 @@ USER_TIMEOUT_MS = 10_000  # RELIABILITY section 4: TCP_USER_TIMEOUT 10 s, keepal
 KEEPALIVE_IDLE_S = 5
 KEEPALIVE_INTERVAL_S = 2
 KEEPALIVE_PROBES = 3
-JITTER = 0.2
 LEASE_LOOK_S = 0.5  # how often a process without a lease looks whether it may log in again
 REMIND_S = 60.0  # a failure that lasts is logged again this often
 
@@ -63,12 +63,6 @@ _NOT_OURS = "check `host`, `port` and `protocol`"
 _NO_ANSWER = f"before it answered our login: ask whether it lets our address in, {_NOT_OURS}"
 _BEFORE_LOGIN = (SessionState.UNBOUND, SessionState.BINDING)
 _NOT_TLS = "check that port is the TLS one, and tls_cert_file where the carrier wants one"
-
-
-def backoff_s(failures: int, policy: SessionPolicy, dice: float) -> float:
-    """Seconds before the next try after `failures` in a row; `dice` in 0…1 spreads them 20 %."""
-    doubled = policy.reconnect_min_s * float(2 ** min(max(failures - 1, 0), 16))
-    return min(policy.reconnect_max_s, doubled) * (1.0 + JITTER * (2.0 * dice - 1.0))
 
 
 class Close(Enum):
@@ -85,6 +79,7 @@ class Link(asyncio.Protocol):
     def __init__(self, channel: WireChannel, session: WireSession, tls: Tls | None = None) -> None:
         self.session = session
         self.was_bound = False
+        self.was_heard = False  # the carrier said anything
         self.reason = ""  # why it ended
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._channel = channel
@@ -148,6 +143,7 @@ class Link(asyncio.Protocol):
         if tls is not None:
             data = self._unseal(tls, data)
         if data:
+            self.was_heard = True
             events = self.session.receive(data, time.monotonic())
             if failpoints.is_armed and events:
                 failpoints.hit("session.received")
@@ -546,7 +542,7 @@ class WireChannel(ABC):
 
     async def _keep(self, number: int) -> None:
         """Keep one session: connect, wait for its end, back off, again."""
-        failures = 0
+        backoff = Backoff(self._policy, self._dice)
         while not self._stopping.is_set():
             if not self._sink.may_submit():  # no login for a process that owns nothing just now
                 self.last_reason = "the lease of this process is over"
@@ -558,15 +554,18 @@ class WireChannel(ABC):
                 await link.ended
                 if link.was_bound:
                     close = self.closed(number, link.session, time.monotonic())
-            if close is Close.REFUSED:
-                self.failures += 1
-            else:
-                failures = 0
-            if close is Close.IDLE:
-                continue  # log in again at once
-            failures += 1
+            match close:
+                case Close.IDLE:
+                    backoff.held()
+                    continue  # log in again at once
+                case Close.LOST:
+                    wait_s = backoff.fell()
+                case Close.REFUSED:
+                    self.failures += 1
+                    was_heard = link is not None and link.was_heard
+                    wait_s = backoff.refused() if was_heard else backoff.unreached()
             self._tell(time.monotonic())
-            await _within(self._stopping.wait(), backoff_s(failures, self._policy, self._dice()))
+            await _within(self._stopping.wait(), wait_s)
 
     def _tell(self, now: float) -> None:
         """Log why a session is missing: each reason when it is new, then once a minute."""

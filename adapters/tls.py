@@ -58,6 +58,14 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     return context
 
 
+def trusting(ca: str) -> ssl.SSLContext:
+    """The context of a vendor's connections; ConfigError when `ca` cannot be read."""
+    try:
+        return make_context(TlsSettings("", ca))
+    except ConfigError:
+        raise ConfigError("ca: holds no certificate that can be read; give PEM") from None
+
+
 def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
     with _nameless_file() as file:
         file.write(f"{settings.cert}\n{settings.key}\n".encode())

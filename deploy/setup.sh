@@ -67,7 +67,7 @@ pip() {
 }
 
 {
-    pip install --require-hashes --no-deps --progress-bar off -r "$lock" ||
+    pip install --require-hashes --no-deps --progress-bar off --no-compile -r "$lock" ||
         echo "smsgw-setup-failed"
 } | {
     count=0
@@ -92,6 +92,9 @@ pip() {
     fail "pip could not install $lock, see above and $log.
 No network, or an index of your own? pip's usual configuration is obeyed (PIP_INDEX_URL …)."
 }
+
+# pip would compile one file after another; some packages hold files for other Pythons.
+"$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$log" 2>&1 || :
 
 [ "$venv" = .venv ] || exit 0
 pip install --no-deps --no-build-isolation --quiet -e . >>"$log" || {

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Final
 
 P95: Final = 0.05  # p95 is above a bound when more than this part is: no histogram is needed
+FEW_SLOW: Final = 0.5  # of answers too few for a p95, this part says that it is above the bound
 BASELINE_PARTS: Final = 24
 
 # Columns of the ring.
@@ -39,7 +40,8 @@ class HealthPolicy:
     failure_long_s: float = 60.0
     failure_long_least: int = 100
     slow_answer_s: float = 10.0  # p95 of the answers above this …
-    slow_s: float = 30.0  # … for so long
+    slow_s: float = 30.0  # … for so long …
+    slow_least: int = 3  # … and where answers are fewer than `failure_least`, so many
     head_age_s: float = 300.0  # the oldest message waits so long for a slot, unthrottled
     receipts_from_s: float = 300.0  # of the submits made so long ago …
     receipts_until_s: float = 360.0  # … up to so long …
@@ -185,7 +187,10 @@ class Health:
         "_aged_until",
         "_baseline",
         "_config",
+        "_expected",
+        "_in_time",
         "_is_account",
+        "_late",
         "_policy",
         "_ring",
         "_silent_from",
@@ -201,13 +206,15 @@ class Health:
         self._policy = policy
         self._ring = Ring(span_s, 7, now)
         self._baseline = Baseline(policy.receipts_baseline_s, now)
+        self._expected = self._in_time = 0  # of `take_receipts`
         self._aged_until = int(now)  # up to this second submits went into the baseline
         self._config = 0  # in a row
         self._is_account = False  # one of them was enough
         self._silent_from = now  # nothing was heard since, or what was heard does not count
-        self._slow_since: float | None = None
+        self._slow_since: float | None = None  # nothing spoke against it since
+        self._late = 0  # answered late since then
         self.heard_at = now  # when the carrier said anything at all
-        self.lately = 0, 0  # answers and what waits, late ones of them, as last judged
+        self.lately = 0, 0  # answers and what is overdue, late ones of them, as last judged
         self.since = now
         self.touched_at = -math.inf  # when anything was answered last
 
@@ -221,6 +228,7 @@ class Health:
         columns[_SUBMITTED][at] += answers.taken
         columns[_FAILED][at] += answers.failed
         columns[_SLOW][at] += answers.slow
+        self._late += answers.slow
         self.heard(answers, now)
 
     def heard(self, answers: Answers, now: float) -> None:
@@ -260,6 +268,8 @@ class Health:
         submitted = ring.total(_SUBMITTED, until_s, until_s + count)
         receipted = ring.total(_RECEIPTED, until_s, until_s + count)
         self._aged_until = second
+        self._expected += submitted
+        self._in_time += receipted
         if submitted:
             self._baseline.add(submitted, receipted, now)
 
@@ -339,23 +349,47 @@ class Health:
         return self._ring.total(_ANSWERS, 0, seconds), self._ring.total(_FAILED, 0, seconds)
 
     def _slow(self, waiting: Sequence[float], whole: Sequence[Health], now: float) -> Fault | None:
-        """The p95 of what was answered lately, and of what waits by its age, for a while."""
+        """The p95 of what was answered lately, and of what is overdue, for a while.
+
+        Answers come in bursts, and seldom where few are sent: a second without evidence either way
+        changes nothing.
+        """
         policy = self._policy
-        total = self._ring.total(_ANSWERS, 0, policy.failure_s) + len(waiting)
-        late = sum(now - at > policy.slow_answer_s for at in waiting)
-        late += self._ring.total(_SLOW, 0, policy.failure_s)
-        self.lately = total, late
+        self.lately = total, late = self._late_ones(waiting, now)
         if total < policy.failure_least and late > P95 * total:
-            total, late = _sum(one.lately for one in whole)
-        if total < policy.failure_least or late <= P95 * total:
-            self._slow_since = None
+            summed, summed_late = _sum(one.lately for one in whole)
+            if summed >= policy.failure_least and summed_late > P95 * summed:
+                total, late = summed, summed_late
+        is_enough = total >= policy.failure_least
+        if late <= (P95 if is_enough else 0) * total:
+            if total:  # they are quick
+                self._slow_since = None
+            return None
+        if not is_enough and late < FEW_SLOW * total:
             return None
         if self._slow_since is None:
             self._slow_since = now
+            self._late = self._ring.total(_SLOW, 0, policy.failure_s)
         if now - self._slow_since < policy.slow_s:
+            return None
+        overdue = sum(now - at > policy.slow_answer_s for at in waiting)
+        if not is_enough and max(self._late, overdue) < policy.slow_least:
             return None
         words = f"p95 of the answers above {policy.slow_answer_s:g} s for {policy.slow_s:g} s"
         return Fault(Signal.SLOW, f"{words} ({late} of {total})")
+
+    def _late_ones(self, waiting: Sequence[float], now: float) -> tuple[int, int]:
+        """(answers of the last `failure_s` and what became overdue, late ones of them).
+
+        What waits and is young says nothing yet: with full windows it is half of all that is known.
+        What is overdue for longer than answers are counted is lost, and says nothing of those that
+        came since: its slot stays taken for minutes.
+        """
+        policy = self._policy
+        answered = self._ring.total(_ANSWERS, 0, policy.failure_s)
+        oldest_s = policy.slow_answer_s + (policy.failure_s if answered else math.inf)
+        overdue = sum(policy.slow_answer_s < now - at <= oldest_s for at in waiting)
+        return answered + overdue, self._ring.total(_SLOW, 0, policy.failure_s) + overdue
 
     def _receipts(self, whole: Sequence[Health]) -> Fault | None:
         """Receipts stay away: a carrier that takes everything and delivers nothing."""
@@ -398,6 +432,12 @@ class Health:
         """(submits of the window that should have their receipts, those that have)."""
         span = self._policy.receipts_from_s, self._policy.receipts_until_s
         return self._ring.total(_SUBMITTED, *span), self._ring.total(_RECEIPTED, *span)
+
+    def take_receipts(self) -> tuple[int, int]:
+        """(submits that became old enough since this was last asked, receipts of such ones)."""
+        taken = self._expected, self._in_time
+        self._expected = self._in_time = 0
+        return taken
 
     def baseline(self) -> tuple[int, int]:
         """The same of a day."""

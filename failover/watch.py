@@ -106,6 +106,11 @@ class Watch:
         """Final receipts came for submits that were taken `lag_s` ago."""
         self._way(carrier).health.receipted(delivered, undelivered, lag_s, now)
 
+    def take_receipts(self) -> tuple[int, int]:
+        """(submits that became old enough since this was last asked, receipts of such ones)."""
+        taken = [way.health.take_receipts() for way in self._ways.values()]
+        return sum(one for one, _ in taken), sum(one for _, one in taken)
+
     def link_failed(self, times: float = 1.0) -> None:
         """A connect, a login or a link test failed, or the last link was lost."""
         self._link_errors += times

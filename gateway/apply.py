@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import pwd
 import secrets
@@ -18,12 +17,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from adapters.http.callbacks import CALLBACKS, path_of
 from adapters.http.vendor import CallKind
 from adapters.http.vendors import VENDORS
 from gateway import diff, inforce
+from gateway.allowlist import allow_list
 from gateway.document import ObjectKey, Surroundings
 from gateway.plan import Applied, Plan, StorePort, carry_out, make_plan
 from gateway.protocols import PROTOCOLS
@@ -171,27 +169,6 @@ def _master_key(path: Path, *, is_dry: bool) -> bytes:
     return read_master_key(path) if path.exists() else secrets.token_bytes(KEY_BYTES)
 
 
-def allow_list(settings: Settings) -> AllowList:
-    """The operator's exceptions for webhooks; a sandbox's data directory allows loopback too."""
-    ports = set(settings.sandbox_ports) | {settings.port, settings.admin_port}
-    is_sandbox = settings.is_sandbox
-    if not is_sandbox and settings.sandbox_file.exists():
-        is_sandbox = True  # `smsgw apply` beside a running sandbox: its ports stand in that file
-        ports |= _sandbox_ports(settings.sandbox_file)
-    return AllowList.of(settings.webhook_allow, loopback_except=ports if is_sandbox else None)
-
-
-def _sandbox_ports(path: Path) -> set[int]:
-    try:
-        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        carriers = told["carriers"]
-        urls = [told["url"], told["admin_url"], *(carrier["control_url"] for carrier in carriers)]
-        ports = {int(url.rsplit(":", 1)[1].split("/", 1)[0]) for url in urls}
-        return ports | {int(carrier["port"]) for carrier in carriers}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return set()
-
-
 def callbacks_of(objects: Iterable[StoredObject]) -> list[tuple[str, str, str]]:
     """Where vendors call us for their channels: (channel, kind, address); secrets are not in it."""
     return [
@@ -239,9 +216,9 @@ def _rehearse(plan: Plan, terminal: Terminal) -> None:
         if terminal.is_json:
             terminal.raw({"event": "rehearsal", "channel": wanted.name, "lines": lines})
             continue
-        terminal.styled(Text(f"{wanted.name} would send:", style="bold"))
+        terminal.styled(f"{wanted.name} would send:", "bold")
         for line in lines:
-            terminal.styled(Text(f"    {line}"))
+            terminal.styled(f"    {line}")
 
 
 def _show(plan: Plan, terminal: Terminal) -> None:
@@ -253,9 +230,9 @@ def _show(plan: Plan, terminal: Terminal) -> None:
             terminal.raw({"event": "note", "text": note})
         return
     for sign, line in diff.lines(plan):
-        terminal.styled(Text(f"{sign or '   '} {line}", style=diff.STYLES.get(sign, "")))
+        terminal.styled(f"{sign or '   '} {line}", diff.STYLES.get(sign, ""))
     for note in plan.notes:
-        terminal.styled(Text(note, style="bold"))
+        terminal.styled(note, "bold")
 
 
 def _report(applied: Applied, terminal: Terminal) -> None:

@@ -67,13 +67,11 @@ class Meter:
 
     # -- what happens ----------------------------------------------------------------------
 
-    def answered(
-        self, results: Sequence[tuple[Submit, Outcome]], now: float, *, has_sessions: bool
-    ) -> None:
+    def answered(self, results: Sequence[tuple[Submit, Outcome]], now: float) -> None:
         """A burst of outcomes; `now` is monotonic.
 
-        Counted as the health of a channel without sessions counts them, whatever `has_sessions`:
-        a lost link is one error for a breaker, but a gate asks what became of each segment.
+        Counted as the health of a channel without sessions counts them: a lost link is one error
+        for a breaker, but a gate asks what became of each segment.
         """
         unix = self._unix()
         for submit, outcome in results:

@@ -21,7 +21,8 @@ from sms.model import Held, Message, MessageClass
 from store.audit import Author
 from store.suppressions import Wanted
 from telemetry.logs import get_logger
-from telemetry.metrics import OTHER, Metrics, code_label
+from telemetry.metrics import Metrics
+from telemetry.series import OTHER, code_label
 
 MAX_WAITING: Final = 1000
 MAX_NAMED: Final = 1000  # different codes, and templates, that are named in the log

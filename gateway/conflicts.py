@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.ledger import Ledger
-from receipts.state import NOT_ACCEPTED, Path, apply_row, fold, report_path
+from receipts.deadline import NO_EVIDENCE, end_at_deadline
+from receipts.state import NOT_ACCEPTED, Path, apply_row, fold, path_to, report_path
 from sms.errors import Unavailable
 from sms.ids import IdClock
 from sms.model import FINAL_STATES, EventRow, Message, State
@@ -100,13 +101,14 @@ class Conflicts:
                 self._again(row, message)
 
     def _again(self, row: EventRow, fresh: Message) -> None:
-        path = self._path(row, fresh)
+        path, status = self._judge(row, fresh)
         live = row.message
         if live is not None and fresh.state in FINAL_STATES:
             self._ended_elsewhere(live, fresh)
         again = replace(
             row,
             path=Path.NOTE if path is None else path,
+            status=status,
             sequence=fresh.sequence + 1,
             event_id=self._ids.next(),
             message=live or fresh,
@@ -134,6 +136,13 @@ class Conflicts:
         if self._ledger.live.get(live.id) is live and live.state is not State.SUBMITTING:
             refresh(live, fresh)
             self._ledger.forget([live])
+
+    def _judge(self, row: EventRow, fresh: Message) -> tuple[int | None, State]:
+        """(path, status) of the row now: the end for want of evidence is what is known by now."""
+        if row.reason != NO_EVIDENCE or row.segment is not None:
+            return self._path(row, fresh), row.status
+        end = end_at_deadline(fresh)
+        return path_to(fresh, end), end
 
     @staticmethod
     def _path(row: EventRow, fresh: Message) -> int | None:

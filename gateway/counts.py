@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from telemetry.metrics import Sample, Snapshot
+from telemetry.metrics import Snapshot
+from telemetry.series import Sample
 
 # What the line is made of: the rest need not be merged once a second.
 COUNTED = frozenset(

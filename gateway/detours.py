@@ -28,6 +28,7 @@ _WORDS: Final = (
     "uncertain",
     "throttled",
 )
+_WITH_DETOUR: Final = (4, 7)  # numbers in a row with one; seven where it waited for more besides
 _PLACES: Final = {word: place for place, word in enumerate(_WORDS)}
 
 
@@ -38,7 +39,7 @@ def detour_of(cause: str, primary: int) -> tuple[int, int]:
 
 def told_detour(times: Sequence[int]) -> tuple[str, int] | None:
     """Cause and channel from a row's `times`; None where it went over its first channel."""
-    if len(times) != 4:
+    if len(times) not in _WITH_DETOUR:
         return None
     place = times[2]
     return _WORDS[place] if 0 <= place < len(_WORDS) else "", times[3]

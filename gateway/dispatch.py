@@ -13,11 +13,9 @@ handles a whole burst; there is no task and no timer per message.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count
 from typing import Protocol
 
 from failover.budget import BudgetPolicy, RetryBudget
@@ -26,8 +24,10 @@ from gateway.canaries import Meter
 from gateway.channel import ChannelRuntime
 from gateway.choosing import ChannelChoice
 from gateway.cutting import cut, joined
+from gateway.delayed import Delayed
 from gateway.detours import detour_of
 from gateway.ending import Ends
+from gateway.holds import Hold, begin, end, end_throttling
 from gateway.lanes import HELD, Lanes
 from gateway.lastlook import SLICE, LastLook
 from gateway.ledger import Ledger
@@ -88,9 +88,8 @@ class Dispatcher(ChannelChoice):
         self._unix = unix
         self._call_later = call_later
         self._ends = Ends(ledger, unix)
-        self._delayed: list[tuple[float, int, Message]] = []
+        self.delayed = Delayed()
         self._moves = Moves(lanes, self.put_moved, call_later)
-        self._order = count()
         self._references = References(int(unix() * 1000))
         self._waking: set[int] = set()
         self._late: deque[Message] = deque()  # out of their lanes, their last rows not made yet
@@ -235,7 +234,7 @@ class Dispatcher(ChannelChoice):
             if not message.queued_at:
                 message.queued_at = now
             if message.not_before > now:
-                self._delay(message)
+                self.delayed.put(message)
                 continue
             channel = self._enter(message, first=first)
             if channel:
@@ -289,7 +288,7 @@ class Dispatcher(ChannelChoice):
         if channel is None:
             if self._may_know_soon(message):
                 message.not_before = self._monotonic() + LOOK_AGAIN_S
-                self._delay(message)
+                self.delayed.put(message)
             else:
                 self._ends.all([message], Path.QUEUE_FAILED, State.FAILED, "channel.unavailable")
             return None
@@ -301,6 +300,10 @@ class Dispatcher(ChannelChoice):
                 if not message.is_adopted:
                     self._count_failover(primary, channel, cause)
             message.channel = channel
+        if not channel:
+            begin(message, self._monotonic())
+        elif message.held_at:
+            end(message, Hold.CHANNEL, self._monotonic())
         runtime = self.channels.get(channel)
         if runtime is not None and not runtime.watch.is_closed:
             runtime.watch.bound(message.carrier)
@@ -310,9 +313,6 @@ class Dispatcher(ChannelChoice):
         """Whether its template may be in a configuration that its acceptor had read, and we not."""
         at = max(message.created_at, message.send_at or 0.0)
         return self._unix() - at < NEWS_S and self.is_text_unknown(message)
-
-    def _delay(self, message: Message) -> None:
-        heapq.heappush(self._delayed, (message.not_before, next(self._order), message))
 
     def _count_failover(self, primary: int, channel: int, cause: str) -> None:
         names = self._ledger.channel_names
@@ -332,7 +332,8 @@ class Dispatcher(ChannelChoice):
         """Put a message that its channel cannot take into a spare one's lane, at its head."""
         self._count_failover(message.channel, channel, cause)
         message.detour = detour_of(cause, message.channel)
-        message.throttled_at = message.not_before = 0.0
+        end_throttling(message, self._monotonic())
+        message.not_before = 0.0
         if self.sift is not None and not self.sift([message]):
             return
         message.channel = channel
@@ -612,7 +613,7 @@ class Dispatcher(ChannelChoice):
             has_sessions, now = runtime.adapter.has_sessions, self._monotonic()
             feed(runtime.watch, results, now, has_sessions=has_sessions)
             if channel in self.meters:
-                self.meters[channel].answered(results, now, has_sessions=has_sessions)
+                self.meters[channel].answered(results, now)
 
     def receipted(
         self, channel: int, carrier: Carrier, delivered: int, undelivered: int, lag_s: float
@@ -696,10 +697,7 @@ class Dispatcher(ChannelChoice):
         """Ten times a second: delayed messages, repairs, the channels' pace, validity."""
         now = self._monotonic()
         self._watch(now)
-        due: list[Message] = []
-        while self._delayed and self._delayed[0][0] <= now:
-            due.append(heapq.heappop(self._delayed)[2])
-        if due:
+        if due := self.delayed.due(now):
             self.put(sorted(due, key=_age), first=True)
         if again := self.retries.due():
             self.put(again, first=True)
@@ -730,10 +728,7 @@ class Dispatcher(ChannelChoice):
             self._lanes.remove_withdrawn(message_class, tenants)
         late = self._lanes.remove_expired((message_class,), unix)
         late += self.retries.remove_expired(message_class, unix)
-        if any(entry[2].valid_until <= unix for entry in self._delayed):
-            late += [entry[2] for entry in self._delayed if entry[2].valid_until <= unix]
-            self._delayed = [entry for entry in self._delayed if entry[2].valid_until > unix]
-            heapq.heapify(self._delayed)
+        late += self.delayed.remove_expired(unix)
         if late:
             is_ending = bool(self._late)
             self._late.extend(late)
@@ -756,14 +751,14 @@ class Dispatcher(ChannelChoice):
         for lane in [lane for _, lane in self._lanes.items()] + list(self._moves.lanes):
             for _, queue in lane.queues():
                 yield queue
-        yield [entry[2] for entry in self._delayed]
+        yield list(self.delayed)
         yield self.retries
         yield self._late
         yield from list(self._claiming.values())
 
     def delayed_ids(self) -> list[int]:
         """Ids of the messages that wait for their next try (for tests and the drain)."""
-        return [entry[2].id for entry in self._delayed]
+        return [message.id for message in self.delayed]
 
 
 def _age(message: Message) -> int:

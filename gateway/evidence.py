@@ -15,6 +15,7 @@ was decided upon, so the store lets one of them through; who lost reads again (c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,9 +23,10 @@ from itertools import islice
 from adapters.base import Lost
 from gateway.dispatch import Dispatcher
 from gateway.ledger import Ledger
-from gateway.lostanswer import CopyVerdict, Policies
+from gateway.lostanswer import CopyVerdict, Policies, Prospect
 from gateway.vendors import Vendors
-from receipts.state import NOT_ACCEPTED, Path, derive, report_path
+from receipts.deadline import NO_EVIDENCE, end_at_deadline
+from receipts.state import NOT_ACCEPTED, Path, derive, path_to, report_path
 from sms.model import (
     FINAL_STATES,
     EventRow,
@@ -105,6 +107,22 @@ class Evidence:
         """Channels on which answers were lost since this was asked last."""
         channels, self._lately = self._lately, set()
         return channels
+
+    def set_gauges(self) -> None:
+        """Before a scrape: how many wait, and since when. At most `MAX_WAITING` are looked at."""
+        counts = dict.fromkeys(MessageClass, 0)
+        oldest: dict[MessageClass, float] = {}
+        for message in self.waiting.values():
+            message_class = message.message_class
+            counts[message_class] += 1
+            if message.uncertain_at < oldest.get(message_class, math.inf):
+                oldest[message_class] = message.uncertain_at
+        now = self._unix()
+        for message_class, count in counts.items():
+            labels = (message_class.value,)
+            age_s = max(0.0, now - oldest.get(message_class, now))
+            self._metrics.uncertain_messages.set(labels, count)
+            self._metrics.uncertain_oldest_age_seconds.set(labels, age_s)
 
     def unheard(self, unix: float, most: int) -> list[Message]:
         """Some whose vendor was asked and has said nothing for a while; by turns.
@@ -314,9 +332,26 @@ class Evidence:
             return CopyVerdict.POLICY
         if message.attempt >= self._policy.max_attempts:
             return CopyVerdict.ATTEMPTS
+        return None if unix <= self._copy_until(message) else CopyVerdict.LATE
+
+    def _copy_until(self, message: Message) -> float:
+        """Unix seconds: a copy that leaves later would come too late."""
         is_otp = message.message_class is MessageClass.OTP
-        needed_s = self._policy.otp_min_validity_s if is_otp else 1.0
-        return None if message.valid_until - unix >= needed_s else CopyVerdict.LATE
+        return message.valid_until - (self._policy.otp_min_validity_s if is_otp else 1.0)
+
+    def prospect(self, message: Message) -> Prospect:
+        """What an uncertain message waits for, as its stored rows say; for the operator's list."""
+        unix = self._unix()
+        deadline = message.uncertain_at + self._policy.receipt_deadline_s
+        may_resend = self._refusal(message, unix, is_asked=True) is None
+        until = deadline
+        if self._refusal(message, unix) is None:  # at once, where it is late for its budget
+            until = max(unix, message.uncertain_at + self._wait_s(message))
+        return Prospect(
+            self.policies.of(message),
+            min(until, deadline),
+            min(self._copy_until(message), deadline) if may_resend else None,
+        )
 
     def _is_resending(self, message: Message) -> bool:
         return self.policies.of(message).is_resending
@@ -369,15 +404,16 @@ class Evidence:
         return row
 
     def _give_up(self, message: Message, unix: float) -> None:
-        """Transition 18: the receipt deadline passed without evidence."""
+        """Transition 18: the receipt deadline passed without evidence; what is known counts."""
+        end = end_at_deadline(message)
         row = self._ledger.row(
             message,
-            Path.UNKNOWN,
-            State.UNKNOWN,
+            path_to(message, end) or Path.UNKNOWN,
+            end,
             unix,
             copy=message.copy,
             channel=message.channel,
-            reason="evidence.none",
+            reason=None if end is State.DELIVERED else NO_EVIDENCE,
         )
         self.found(message)
         message.is_parked = False

@@ -25,11 +25,13 @@ from gateway.conflicts import Conflicts
 from gateway.dispatch import Dispatcher
 from gateway.evidence import Evidence
 from gateway.inbound import InboundDesk
-from gateway.lanes import HELD, Lanes
+from gateway.lanes import Lanes
 from gateway.ledger import Ledger
+from gateway.lostanswer import Prospect
 from gateway.matches import Matches
 from gateway.porting import Porting
 from gateway.pumping import Pumping
+from gateway.queuegauges import set_queue_gauges
 from gateway.readiness import NO_SESSION, lacking
 from gateway.reports import Reports
 from gateway.schedule import Schedule
@@ -202,6 +204,10 @@ class Flow:
     def holder(self, keys: Iterable[IntakeKey]) -> Future[None] | None:
         """When an accept of this process that has one of the keys will be over; None = none has."""
         return None if self.acceptor is None else self.acceptor.holder(keys)
+
+    def prospect(self, message: Message) -> Prospect:
+        """What an uncertain message waits for (`Evidence.prospect`)."""
+        return self.evidence.prospect(message)
 
     def live(self, message_id: int) -> Message | None:
         """The owner's object as the API may show it, None when this process has none."""
@@ -386,15 +392,7 @@ class Flow:
         """Before a scrape: queues, ages, channel states."""
         now = self._monotonic()
         metrics = self.metrics
-        metrics.queue_messages.clear()
-        metrics.queue_oldest_age_seconds.clear()
-        for channel, lane in self.lanes.items():
-            name = "held" if channel == HELD else self.channel_name(channel) or str(channel)
-            for message_class, queue in lane.queues():
-                labels = (message_class.value, name)
-                oldest = queue.oldest_at()
-                metrics.queue_messages.set(labels, queue.size)
-                metrics.queue_oldest_age_seconds.set(labels, now - oldest if oldest else 0.0)
+        set_queue_gauges(metrics, self.lanes, self.dispatcher.delayed, self.channel_name, now)
         metrics.channel_state.clear()  # a channel may be another process's now
         metrics.channel_receiving.clear()
         metrics.channel_pace.clear()
@@ -402,6 +400,9 @@ class Flow:
         for runtime in self.dispatcher.channels.values():
             if runtime.throttle.pace < math.inf:
                 metrics.channel_pace.set((runtime.config.name,), runtime.throttle.pace)
+            expected, in_time = runtime.watch.take_receipts()
+            metrics.receipts_expected_total.inc((runtime.config.name,), expected)
+            metrics.receipts_in_time_total.inc((runtime.config.name,), in_time)
             heard_s = max(0.0, now - runtime.watch.heard_at())
             metrics.channel_heard_age_seconds.set((runtime.config.name,), heard_s)
             is_receiving = float(runtime.adapter.is_receiving())
@@ -422,4 +423,8 @@ class Flow:
         self.backlog.set_gauges()
         self.dispatcher.retries.set_gauges(time.time())
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
+        write_age_s = 0.0 if self.acceptor is None else self.acceptor.oldest_write_age_s()
+        metrics.store_write_age_seconds.set((), write_age_s)
+        metrics.disk_used_ratio.set((), self.shedding.storage_share())
+        self.evidence.set_gauges()
         self.reports_desk.parked.set_gauges()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 from sms.config import Tenant
 from sms.model import Message, MessageClass, UncertainPolicy
@@ -32,6 +33,14 @@ class CopyVerdict(StrEnum):
     ATTEMPTS = "attempts"  # all are used up
     LOST = "lost"  # another process told of the message at that very moment: look again
     ELSEWHERE = "elsewhere"  # on its way between processes
+
+
+class Prospect(NamedTuple):
+    """What an uncertain message waits for; Unix seconds."""
+
+    policy: UncertainPolicy
+    until: float  # then its policy decides: its one copy, or, at the receipt deadline, `unknown`
+    resend_until: float | None  # an operator may send it again until then; None = he may not
 
 
 class Policies:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from failover.budget import RetryBudget
+from gateway.holds import Hold, begin, end
 from sms.ids import unix_of
 from sms.model import FINAL_STATES, Message, MessageClass
 from telemetry.metrics import Metrics
@@ -50,6 +51,7 @@ class Retries:
         """Whether the next attempt of one that was tried before may leave; it waits here if not."""
         if self.take(message):
             return True
+        begin(message, self._monotonic())
         queue = self._waiting[message.message_class].setdefault(message.tenant, [])
         heapq.heappush(queue, (message.id, next(self._order), message))
         self.size += 1
@@ -92,6 +94,7 @@ class Retries:
                 else:
                     del queues[tenant]
                 if not is_over:
+                    end(message, Hold.BUDGET, now)
                     some.append(message)
         return some
 

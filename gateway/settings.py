@@ -83,6 +83,8 @@ class Reliability(BaseModel):
     orphan_window_s: Seconds = 120  # a receipt with an unknown id is of an attempt so long before
     uncertain_slot_s: Seconds = 120  # the window slot of an uncertain submit stays taken
     receipt_deadline_s: Seconds = 259_200  # 72 h without a receipt: unknown
+    overdue_after_s: Seconds = 3600  # without a receipt so long after accept: its vendor is asked …
+    reconcile_per_s: Count = 5  # … at most so many questions a second to one channel
     otp_min_validity_s: Seconds = 60  # an otp with less left gets no second copy
     flush_rows: Count = 2000  # rows of one COPY at most
     submitted_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5  # `submitted` rows may wait
@@ -108,7 +110,8 @@ class Reliability(BaseModel):
     probe_s: Seconds = 10  # probe of an idle vendor over HTTP: a connection, no request
     response_timeout_s: Seconds = 10  # answer to bind and enquire_link
     reconnect_min_s: Seconds = 1  # backoff of a session, first step
-    reconnect_max_s: Seconds = 60  # and its cap
+    reconnect_max_s: Seconds = 60  # and its cap, where the carrier refuses our login …
+    reconnect_link_max_s: Seconds = 5  # … and where nobody answers
     config_poll_s: Seconds = 1  # configuration version asked so often (in force <= 5 s)
     statement_timeout_s: Seconds = 2  # one database statement
     webhook_connect_s: Seconds = 3
@@ -150,7 +153,8 @@ class Reliability(BaseModel):
     health_failure_long_s: Seconds = 60
     health_failure_long_least: Count = 100
     health_slow_answer_s: Seconds = 10  # p95 of the answers above this …
-    health_slow_s: Seconds = 30  # … for so long
+    health_slow_s: Seconds = 30  # … for so long …
+    health_slow_least: Count = 3  # … and, of answers fewer than `health_failure_least`, so many
     health_head_age_s: Seconds = 300  # the oldest message waits so long for a slot, unthrottled
     health_receipts_from_s: Seconds = 300  # of the submits made so long ago …
     health_receipts_until_s: Seconds = 360  # … up to so long …

@@ -19,6 +19,7 @@ from gateway.channel import OTP_PATIENCE_S, PATIENCE_S
 from gateway.cutting import segments_of
 from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
+from gateway.holds import taken_holds
 from gateway.ledger import Ledger
 from gateway.matches import Matches
 from receipts.state import Path, path_to, settled, undo_attempt
@@ -297,6 +298,8 @@ class Settler:
             return ()
         waited_s = message.sent_at - message.queued_at if message.queued_at else 0.0
         times = int(waited_s * 1000), int((burst.now - message.sent_at) * 1000)
+        if message.holds or message.throttled_at:
+            return times + message.detour + taken_holds(message)
         return times + message.detour if message.detour else times
 
     # -- long messages ---------------------------------------------------------------------

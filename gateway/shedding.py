@@ -135,11 +135,12 @@ class Shedding:
         bound = self._rate * limits.shed_queue_s / accepting
         if bound and self._backlog.queued() > bound * factor:
             return "shed.queue_full", "More is queued than the channels can send in time.", 10
-        if self._storage() > limits.shed_storage_share:
+        if self.storage_share() > limits.shed_storage_share:
             return "shed.storage_full", "The gateway's disk is almost full.", 60
         return None
 
-    def _storage(self) -> float:
+    def storage_share(self) -> float:
+        """How much of the data directory's disk is used, 0 to 1; some seconds old at most."""
         now = self._monotonic()
         if now - self._storage_at >= STORAGE_CHECK_S:
             self._storage_at = now

@@ -1,6 +1,6 @@
 """Everything that happened to a message, in order, from its stored rows.
 
-    accepted ─▶ queued ─▶ [failover] ─▶ attempt 1 ─▶ queued ─▶ attempt 2, which follows 1 ─▶ receipt
+    accepted, policy ─▶ queued ─▶ [failover] ─▶ attempt 1 ─▶ queued ─▶ attempt 2 ─▶ receipt
 
 Rows are never changed, so each attempt keeps the reason it ended for, whatever became of the
 message afterwards.
@@ -9,8 +9,10 @@ message afterwards.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
+from gateway import holds
 from gateway.detours import in_words, told_detour
 from gateway.views import rfc3339
 from receipts.state import ATTEMPTS, Path
@@ -19,7 +21,11 @@ from sms.model import FINAL_STATES, EventRow, Message, State
 Step = dict[str, Any]
 Names = Callable[[int], str | None]  # of channels by id
 
+ALLOWED = "policy.allowed"
+# A message that policy forbids then has no 202, and so no timeline.
+_ALLOWED = "number, text, opt-outs, blocked numbers, caps and quota allow it"
 _ATTEMPTS = frozenset(int(path) for path in ATTEMPTS)
+_OUT_OF_QUEUE = frozenset({Path.QUEUE_FAILED, Path.EXPIRED, Path.REJECTED, Path.CANCELED})
 
 
 def blank_step(at: float, step: str, status: State) -> Step:
@@ -42,23 +48,30 @@ def blank_step(at: float, step: str, status: State) -> Step:
 def timeline(message: Message, rows: Sequence[EventRow], channel_name: Names) -> list[Step]:
     """The steps, oldest first.
 
-    `step` is accepted, queued (a wait in a lane ended, `ms` = how long), failover (it goes over
-    another channel than its first, `code` says why), attempt (`ms` = until the answer), receipt
-    (`ms` = since that segment's attempt), or else the status that the row brought. `status` beside
-    it is where the segment or message stood then.
+    `step` is accepted, policy (what allowed it then), queued (a wait in the lane of a channel
+    ended, `ms` = how long, `code` = what most of it was waited for), failover (it goes over another
+    channel than its first, `code` says why), attempt (`ms` = until the answer), receipt (`ms` =
+    since that segment's attempt), or else the status that the row brought, also what policy says
+    later; `ms` of an end without an attempt is the wait before it. `status` beside it is where the
+    segment or message stood then.
     """
-    story = _Story(channel_name)
+    story = _Story(channel_name, max(message.created_at, message.send_at or 0.0))
     for row in rows:
         story.tell(row)
     story.end()
-    return [blank_step(message.created_at, "accepted", State.ACCEPTED), *story.steps]
+    accepted = blank_step(message.created_at, "accepted", State.ACCEPTED)
+    allowed = blank_step(message.created_at, "policy", State.ACCEPTED)
+    allowed |= {"code": ALLOWED, "detail": f"class {message.message_class}: {_ALLOWED}"}
+    return [accepted, allowed, *story.steps]
 
 
 class _Story:
     """Rows in, steps out; mutable, one for each timeline."""
 
-    def __init__(self, channel_name: Names) -> None:
+    def __init__(self, channel_name: Names, waits_since: float) -> None:
+        """`waits_since`: when it was to be sent first, Unix seconds."""
         self.steps: list[Step] = []
+        self._waits_since: float | None = waits_since  # None = it does not
         self._name = channel_name
         self._parts: list[EventRow] = []  # a long message's segments, until the row that ends them
         self._attempts = 0
@@ -68,6 +81,8 @@ class _Story:
 
     def tell(self, row: EventRow) -> None:
         """The next row."""
+        since = self._waits_since
+        self._waits_since = _waits_after(row, since)
         if row.path in _ATTEMPTS:
             self._ended(row)
         elif row.path == Path.NOTE and row.carrier_id is not None:
@@ -77,6 +92,8 @@ class _Story:
             is_late = row.path == Path.SUBMITTED_LATE
             newest = self._of_copy.get(row.copy)
             self.steps.append(self._attempt(row, newest) if is_late else self._other(row))
+            if row.path in _OUT_OF_QUEUE and since is not None:
+                self.steps[-1]["ms"] = max(0, round((row.at - since) * 1000))
 
     def end(self) -> None:
         """The segments that no row has ended: they came late, to an attempt of before."""
@@ -100,7 +117,12 @@ class _Story:
         waited_ms, answer_ms, *_ = row.times
         left_at = row.at - answer_ms / 1000
         queued = blank_step(left_at, "queued", State.QUEUED)
+        queued["channel"] = self._channel(row)
         queued["ms"], queued["attempt"] = waited_ms, number
+        held = holds.told_holds(row.times)
+        if held:
+            queued["code"] = max(held, key=itemgetter(1))[0].name.lower()
+            queued["detail"] = holds.in_words(held)
         detour = told_detour(row.times)
         if detour is None:
             return [queued]
@@ -143,3 +165,10 @@ class _Story:
 
     def _channel(self, row: EventRow) -> str | None:
         return self._name(row.channel) if row.channel else None
+
+
+def _waits_after(row: EventRow, since: float | None) -> float | None:
+    """Since when a message waits in a lane once this row is told; None where it does not."""
+    if row.path in (Path.REQUEUED, Path.QUEUED):
+        return row.at
+    return since if row.path in (Path.NOTE, Path.SCHEDULED) else None

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from gateway.apply import allow_list
+from gateway.allowlist import allow_list
 from gateway.changelimit import ChangeLimit
 from gateway.courier import Tried
 from gateway.notices import type_of_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from webhooks.address import AllowList, refusal
-from webhooks.deliver import parse_target
+from webhooks.target import parse_target
 
 _NO_URL = "is not a URL; write it as https://host/path"
 _EXCEPTION = "or let the operator name the origin in SMSGW_WEBHOOK_ALLOW"

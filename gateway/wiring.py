@@ -7,7 +7,6 @@ channels in line with the configuration. A new protocol is one line in `gateway.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,18 +18,20 @@ from compliance.hours import Hours
 from compliance.policy import SendingPolicy
 from compliance.suppressions import Suppressions
 from failover.budget import BudgetPolicy, RetryBudget
-from gateway.apply import allow_list
+from gateway.allowlist import allow_list
 from gateway.backlog import Backlog, BacklogPolicy
 from gateway.canaries import Canaries
 from gateway.canary_judge import CanaryJudge
 from gateway.carrier_words import CarrierWords
-from gateway.channel import OTP_SHARE, ChannelRuntime
+from gateway.channel import ChannelRuntime
 from gateway.channel_news import ChannelNews
+from gateway.channel_rates import bucket_name, bucket_of, set_rate, share_rates
 from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
 from gateway.copies import Copies
-from gateway.dispatch import MIN_DEPTH_SEGMENTS, Dispatcher
+from gateway.descriptors import descriptors, webhook_limit
+from gateway.dispatch import Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
 from gateway.flow import Flow, JournalGate, Parts
@@ -57,6 +58,7 @@ from gateway.schedule import Schedule
 from gateway.sessions import Place, Sessions
 from gateway.settings import Reliability, Settings, node_name
 from gateway.settle import SettlePolicy, Settler
+from gateway.silence import Silence, open_silence
 from gateway.smg_port import SmgPort
 from gateway.standing import Standing
 from gateway.suppressing import Suppressing
@@ -65,7 +67,7 @@ from gateway.usage import usage_moves
 from gateway.watching import Watches, health_policy
 from gateway.webhook_desk import open_desk
 from gateway.withdraw import Withdrawals
-from ratelimit.leases import ChannelBucket, Leases
+from ratelimit.leases import Leases
 from ratelimit.limiter import Valkey
 from ratelimit.otp_guard import OtpGuard, OtpScript
 from ratelimit.quota_book import QuotaBook
@@ -102,8 +104,6 @@ from webhooks.deliver import Deliverer, DeliveryPolicy
 log = get_logger(__name__)
 
 STOP_CHANNEL_S = 5.0  # a changed or removed channel may finish its answers so long
-# The longest message must fit beside what is kept for otp.
-_CHANNEL_DEPTH = math.ceil(MIN_DEPTH_SEGMENTS * OTP_SHARE / (OTP_SHARE - 1))
 
 
 @dataclass(slots=True)
@@ -132,6 +132,7 @@ class Worker:
     canaries: Canaries
     canary_judge: CanaryJudge
     standing: Standing
+    silence: Silence
 
 
 def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
@@ -290,7 +291,11 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         metrics=metrics,
         allow=allow_list(settings),
         cursor=lease.event_cursor,
-        policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
+        policy=NotifyPolicy(
+            numbers.webhook_in_flight,
+            numbers.webhook_linger_ms / 1000,
+            total_in_flight=webhook_limit(descriptors()),
+        ),
     )
     flow.webhooks = notifier.join(open_desk(settings, lease, pool, keyring, metrics, ids.next))
     ledger.told = notifier
@@ -334,6 +339,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         Watches(health_policy(numbers), time.monotonic),
         *_canaries(flow, pool, lease),
         Standing(flow, claims, peers, lease.process, numbers.parked_after_s),
+        open_silence(flow, pool),
     )
     _join_sessions(worker, numbers)
     return worker
@@ -379,7 +385,7 @@ def _join_sessions(worker: Worker, numbers: Reliability) -> None:
     dispatcher.drained = partial(_drained, worker)
     worker.inbound.opted_out = worker.canaries.opted_out
     sessions.changed = lambda: _sessions_changed(worker, numbers)
-    sessions.rates_changed = lambda: _share_rates(worker)
+    sessions.rates_changed = lambda: share_rates(worker)
 
 
 def _conservation(flow: Flow, pool: Pool, events: EventLane) -> Conservation:
@@ -642,13 +648,14 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
             if removed is not None:
                 _let_go(worker, removed)
             if channel_id not in snapshot.channels:
-                worker.leases.forget(_bucket_name(channel_id))
+                worker.leases.forget(bucket_name(channel_id))
                 worker.watches.forget(channel_id)
     for channel in snapshot.channels.values():
         flow.ledger.channel_names[channel.id] = channel.name
     flow.smg_port.set_channels(snapshot.channels.values())
     for channel in ours.values():
         if channel.id in running:
+            set_rate(worker, snapshot, running[channel.id])
             continue
         protocol = PROTOCOLS.get(channel.protocol)
         if protocol is None:
@@ -662,7 +669,7 @@ def sync_channels(worker: Worker, snapshot: config.Snapshot, numbers: Reliabilit
         runtime = ChannelRuntime(
             channel,
             adapter,
-            _bucket(worker, snapshot, channel.id),
+            bucket_of(worker, snapshot, channel.id),
             watch=worker.watches.of(snapshot.channels[channel.id]),
         )
         runtime.throttle.share = worker.peers.sessions.rate_share(channel)
@@ -682,6 +689,7 @@ def _session_policy(numbers: Reliability, lease: ProcessLease) -> SessionPolicy:
         uncertain_slot_s=numbers.uncertain_slot_s,
         reconnect_min_s=numbers.reconnect_min_s,
         reconnect_max_s=numbers.reconnect_max_s,
+        reconnect_link_max_s=numbers.reconnect_link_max_s,
     )
 
 
@@ -690,7 +698,7 @@ def _sessions_changed(worker: Worker, numbers: Reliability) -> None:
     sync_channels(worker, worker.flow.snapshot, numbers)
     worker.flow.dispatcher.reconfigure(worker.flow.snapshot)
     worker.peers.sessions.link_changed()
-    _share_rates(worker)
+    share_rates(worker)
 
 
 def _drained(worker: Worker, channel: int) -> None:
@@ -700,31 +708,6 @@ def _drained(worker: Worker, channel: int) -> None:
         log.info("channel drained", channel=removed.config.name)
         _let_go(worker, removed)
         worker.peers.sessions.link_changed()
-
-
-def _bucket_name(channel: int) -> str:
-    return f"c{channel}"
-
-
-def _bucket(worker: Worker, snapshot: config.Snapshot, channel_id: int) -> ChannelBucket:
-    """The channel's bucket, shared with all processes: its rate is the account's."""
-    name, channel = _bucket_name(channel_id), snapshot.channels[channel_id]
-    rate = channel.segments_per_second
-    depth = max(math.ceil(rate), _CHANNEL_DEPTH)
-    lease = worker.leases.lease(name, rate, depth, reserve=depth // OTP_SHARE, is_eager=True)
-    worker.leases.share(name, worker.peers.sessions.rate_share(channel))
-    worker.leases.listen(name, partial(worker.flow.dispatcher.pump, channel_id))
-    return ChannelBucket(worker.leases, lease)
-
-
-def _share_rates(worker: Worker) -> None:
-    """Other nodes have got or lost a channel: our part of its rate while Valkey is away."""
-    channels = worker.flow.snapshot.channels
-    for channel_id, runtime in worker.flow.dispatcher.channels.items():
-        if channel_id in channels:
-            share = worker.peers.sessions.rate_share(channels[channel_id])
-            worker.leases.share(_bucket_name(channel_id), share)
-            runtime.throttle.share = share
 
 
 def _let_go(worker: Worker, runtime: ChannelRuntime) -> None:

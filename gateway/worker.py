@@ -327,6 +327,7 @@ class _Life:
     def _loops(self) -> list[Coroutine[None, None, None]]:
         loops = [
             *(self._while_owned(loop) for loop in self.worker.peers.loops(self._every)),
+            *self.worker.silence.loops(self._every),
             self._tick_forever(),
             self._watch_lag(),
             self._every(CLAIMS_S, "claims", self._flush_claims),

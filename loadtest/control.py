@@ -9,16 +9,13 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Protocol
-
-from aiohttp import web
 
 from loadtest.behaviour import Behaviour, change
 from loadtest.phone import PhoneText, parse_phone_text
 from loadtest.record import Record
-
-BODY_MAXIMUM = 64 * 1024
+from loadtest.web import Answer, Request, Routes, answer
 
 
 class Desk(Protocol):
@@ -69,7 +66,7 @@ class Controlled(ABC):
 
     # -- the control port ------------------------------------------------------------------
 
-    async def get_submits(self, request: web.Request) -> web.StreamResponse:
+    async def get_submits(self, request: Request) -> Answer:
         """The record as JSON, from line `after` on; `next_after` is where to go on."""
         try:
             after = int(request.query.get("after", "0"))
@@ -79,26 +76,18 @@ class Controlled(ABC):
             return problem([("/after", "give a whole number, 0 or more; nothing else is known")])
         record = self._desk.record
         count = record.count
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        await response.write(b'{"next_after":%d,"data":[' % count)
-        separator = b""
-        for chunk in record.read(after):
-            await response.write(separator + chunk[:-1].replace(b"\n", b","))
-            separator = b","
-        await response.write(b"]}")
-        return response
+        return Answer(200, _listed(count, record.read(after)))
 
-    async def get_behaviour(self, _request: web.Request) -> web.Response:
+    async def get_behaviour(self, _request: Request) -> Answer:
         """How it behaves now."""
-        return web.json_response(self._desk.behaviour.shown())
+        return answer(self._desk.behaviour.shown())
 
-    async def post_behaviour(self, request: web.Request) -> web.Response:
+    async def post_behaviour(self, request: Request) -> Answer:
         """Change what is named. 422 names every wrong field, 409 says that the port cannot be
         opened again; both change nothing.
         """
         try:
-            raw = json.loads(await request.read())
+            raw = json.loads(request.body)
         except ValueError:
             return problem([("", "give a JSON object")], status=400)
         changed = change(self._desk.behaviour, raw)
@@ -115,43 +104,49 @@ class Controlled(ABC):
             )
             return problem([("/link", detail)], status=409, code="behaviour.port_taken")
         self.changed(before)
-        return web.json_response(changed.shown())
+        return answer(changed.shown())
 
-    async def post_inbound(self, request: web.Request) -> web.Response:
+    async def post_inbound(self, request: Request) -> Answer:
         """A text from a phone; 202 when it stands in line for the gateway's sessions."""
         try:
-            raw = json.loads(await request.read())
+            raw = json.loads(request.body)
         except ValueError:
             return problem([("", "give a JSON object")], status=400, code="inbound.invalid")
         text = parse_phone_text(raw)
         if isinstance(text, list):
             return problem(text, code="inbound.invalid")
         segments = self.phone(text)
-        return web.json_response({"segments": segments}, status=202)
+        return answer({"segments": segments}, status=202)
 
-    async def get_counts(self, _request: web.Request) -> web.Response:
+    async def get_counts(self, _request: Request) -> Answer:
         """Counters since the start."""
         counts: dict[str, Any] = {**self.counts(), "cpu_s": time.process_time()}
-        return web.json_response(counts)
+        return answer(counts)
 
-    def routes(self) -> web.Application:
-        """The control port's application."""
-        application = web.Application(client_max_size=BODY_MAXIMUM)
-        application.add_routes(
-            [
-                web.get("/submits", self.get_submits),
-                web.get("/behaviour", self.get_behaviour),
-                web.post("/behaviour", self.post_behaviour),
-                web.post("/inbound", self.post_inbound),
-                web.get("/counts", self.get_counts),
-            ]
-        )
-        return application
+    def routes(self) -> Routes:
+        """Who answers on the control port."""
+        return {
+            ("GET", "/submits"): self.get_submits,
+            ("GET", "/behaviour"): self.get_behaviour,
+            ("POST", "/behaviour"): self.post_behaviour,
+            ("POST", "/inbound"): self.post_inbound,
+            ("GET", "/counts"): self.get_counts,
+        }
+
+
+def _listed(next_after: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines of JSON as an answer's list, a chunk at a time."""
+    yield b'{"next_after":%d,"data":[' % next_after
+    separator = b""
+    for chunk in chunks:
+        yield separator + chunk[:-1].replace(b"\n", b",")
+        separator = b","
+    yield b"]}"
 
 
 def problem(
     wrong: list[tuple[str, str]], status: int = 422, code: str = "behaviour.invalid"
-) -> web.Response:
+) -> Answer:
     """What a control port says no with: every wrong field, as (JSON pointer, remedy)."""
     pointer, detail = wrong[0]
     body = {
@@ -162,4 +157,4 @@ def problem(
         "code": code,
         "errors": [{"pointer": pointer, "detail": detail} for pointer, detail in wrong],
     }
-    return web.json_response(body, status=status, content_type="application/problem+json")
+    return answer(body, status, "application/problem+json")

@@ -34,12 +34,12 @@ from random import Random
 from typing import Any, Final, cast
 
 import uvloop
-from aiohttp import web
 
 from loadtest.carrier import die_with_parent
 from loadtest.control import problem
 from loadtest.linkfault import LinkFault, change
 from loadtest.stream import Stream
+from loadtest.web import Answer, Door, Request, Routes, answer
 
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER for no time, socket(7)
 SIDES: Final = ("client", "server")  # who connected to us; whom we connect to
@@ -321,13 +321,13 @@ class ControlPort:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
 
-    async def get_fault(self, _request: web.Request) -> web.Response:
+    async def get_fault(self, _request: Request) -> Answer:
         """What is wrong with it now."""
-        return web.json_response(self._proxy.fault.shown())
+        return answer(self._proxy.fault.shown())
 
-    async def post_fault(self, request: web.Request) -> web.Response:
+    async def post_fault(self, request: Request) -> Answer:
         """Change what is named; 422 names every wrong field, 409 says that the port is taken."""
-        raw = await _json(request)
+        raw = _json(request)
         changed = [("", "give JSON")] if raw is None else change(self._proxy.fault, raw)
         if isinstance(changed, list):
             return problem(changed, code="fault.invalid")
@@ -336,51 +336,47 @@ class ControlPort:
         except OSError:
             detail = f"stays refused: somebody else has port {self._proxy.port}; free it, try again"
             return problem([("/door", detail)], status=409, code="fault.port_taken")
-        return web.json_response(changed.shown())
+        return answer(changed.shown())
 
-    async def post_reset(self, _request: web.Request) -> web.Response:
+    async def post_reset(self, _request: Request) -> Answer:
         """RST on every connection."""
-        return web.json_response({"connections": self._proxy.reset()})
+        return answer({"connections": self._proxy.reset()})
 
-    async def post_half_open(self, request: web.Request) -> web.Response:
+    async def post_half_open(self, request: Request) -> Answer:
         """Reset one side of every connection, keep the other."""
-        raw = await _json(request)
+        raw = _json(request)
         if not isinstance(raw, dict) or raw.get("side") not in SIDES:
             return problem([("/side", f"give one of {', '.join(SIDES)}")], code="fault.invalid")
-        return web.json_response({"connections": self._proxy.half_open(raw["side"])})
+        return answer({"connections": self._proxy.half_open(raw["side"])})
 
-    async def post_heal(self, _request: web.Request) -> web.Response:
+    async def post_heal(self, _request: Request) -> Answer:
         """Nothing is wrong any more."""
         try:
             await self._proxy.heal()
         except OSError:
             detail = f"stays refused: somebody else has port {self._proxy.port}; free it, try again"
             return problem([("/door", detail)], status=409, code="fault.port_taken")
-        return web.json_response(self._proxy.fault.shown())
+        return answer(self._proxy.fault.shown())
 
-    async def get_counts(self, _request: web.Request) -> web.Response:
+    async def get_counts(self, _request: Request) -> Answer:
         """Counters since the start."""
-        return web.json_response(self._proxy.shown())
+        return answer(self._proxy.shown())
 
-    def routes(self) -> web.Application:
-        """The control port's application."""
-        application = web.Application(client_max_size=1 << 16)
-        application.add_routes(
-            [
-                web.get("/fault", self.get_fault),
-                web.post("/fault", self.post_fault),
-                web.post("/reset", self.post_reset),
-                web.post("/half-open", self.post_half_open),
-                web.post("/heal", self.post_heal),
-                web.get("/counts", self.get_counts),
-            ]
-        )
-        return application
+    def routes(self) -> Routes:
+        """Who answers on the control port."""
+        return {
+            ("GET", "/fault"): self.get_fault,
+            ("POST", "/fault"): self.post_fault,
+            ("POST", "/reset"): self.post_reset,
+            ("POST", "/half-open"): self.post_half_open,
+            ("POST", "/heal"): self.post_heal,
+            ("GET", "/counts"): self.get_counts,
+        }
 
 
-async def _json(request: web.Request) -> Any:  # noqa: ANN401 – whatever came
+def _json(request: Request) -> Any:  # noqa: ANN401 – whatever came
     try:
-        return json.loads(await request.read())
+        return json.loads(request.body)
     except ValueError:
         return None
 
@@ -400,15 +396,14 @@ async def run(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stop.set)
     proxy = Proxy(*options.to, seed=options.seed)
     port = await proxy.listen(options.port, options.host)
-    runner = web.AppRunner(ControlPort(proxy).routes(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", options.control_port).start()
-    told = {"event": "listening", "port": port, "control_port": runner.addresses[0][1]}
+    door = Door(ControlPort(proxy).routes())
+    control_port = await door.listen("127.0.0.1", options.control_port)
+    told = {"event": "listening", "port": port, "control_port": control_port}
     sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
     await stop.wait()
     await proxy.close()
-    await runner.cleanup()
+    await door.close()
 
 
 def main() -> None:

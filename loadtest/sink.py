@@ -28,10 +28,10 @@ from typing import Any, cast
 import httptools
 import msgspec
 import uvloop
-from aiohttp import web
 
 from loadtest.carrier import die_with_parent
 from loadtest.tally import Tally, events_of, is_signed, single_bodies
+from loadtest.web import Answer, Door, Request, Routes, answer
 from webhooks.sign import parse_secret
 
 BODY_MAXIMUM = 1 << 20
@@ -222,43 +222,39 @@ class _Receiver(asyncio.Protocol):
             self._transport.close()
 
 
-def routes(sink: Sink) -> web.Application:
-    """The control port's application."""
+def routes(sink: Sink) -> Routes:
+    """Who answers on the control port."""
 
-    async def counts(_: web.Request) -> web.Response:
-        return web.json_response({**sink.tally.counts(), "cpu_s": time.process_time()})
+    async def counts(_: Request) -> Answer:
+        return answer({**sink.tally.counts(), "cpu_s": time.process_time()})
 
-    async def events(request: web.Request) -> web.Response:
+    async def events(request: Request) -> Answer:
         message_id = request.query.get("message_id")
         if not message_id:
-            return web.json_response({"detail": "give ?message_id=msg_…"}, status=422)
+            return answer({"detail": "give ?message_id=msg_…"}, status=422)
         found = await asyncio.to_thread(sink.events_of, message_id)
-        return web.json_response({"data": found})
+        return answer({"data": found})
 
-    async def get_behaviour(_: web.Request) -> web.Response:
-        return web.json_response(asdict(sink.behaviour))
+    async def get_behaviour(_: Request) -> Answer:
+        return answer(asdict(sink.behaviour))
 
-    async def post_behaviour(request: web.Request) -> web.Response:
+    async def post_behaviour(request: Request) -> Answer:
         try:
-            raw = json.loads(await request.read())
+            raw = json.loads(request.body)
         except ValueError:
-            return web.json_response({"detail": "give a JSON object"}, status=400)
+            return answer({"detail": "give a JSON object"}, status=400)
         changed = change(sink.behaviour, raw)
         if isinstance(changed, str):
-            return web.json_response({"detail": changed}, status=422)
+            return answer({"detail": changed}, status=422)
         sink.behaviour = changed
-        return web.json_response(asdict(changed))
+        return answer(asdict(changed))
 
-    application = web.Application(client_max_size=65536)
-    application.add_routes(
-        [
-            web.get("/counts", counts),
-            web.get("/events", events),
-            web.get("/behaviour", get_behaviour),
-            web.post("/behaviour", post_behaviour),
-        ]
-    )
-    return application
+    return {
+        ("GET", "/counts"): counts,
+        ("GET", "/events"): events,
+        ("GET", "/behaviour"): get_behaviour,
+        ("POST", "/behaviour"): post_behaviour,
+    }
 
 
 async def run(options: argparse.Namespace) -> None:
@@ -271,22 +267,21 @@ async def run(options: argparse.Namespace) -> None:
     secrets.refresh()
     sink = Sink(secrets, options.record)
     server = await loop.create_server(lambda: _Receiver(sink), options.host, options.port)
-    runner = web.AppRunner(routes(sink), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, options.host, options.control_port).start()
+    door = Door(routes(sink))
+    control_port = await door.listen(options.host, options.control_port)
     told = {
         "event": "listening",
         "name": "sink",
         "host": options.host,
         "port": server.sockets[0].getsockname()[1],
-        "control_url": f"http://{options.host}:{runner.addresses[0][1]}",
+        "control_url": f"http://{options.host}:{control_port}",
         "pid": os.getpid(),
     }
     sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
     await stop.wait()
     server.close()
-    await runner.cleanup()
+    await door.close()
     sink.close()
 
 

@@ -46,14 +46,13 @@ PAUSE_S: Final = 1.0  # after it said that it is congested
 class Throttle:
     """One channel's pace in this process; `limit` is its configured segments per second.
 
-    `pace` is infinite while nobody throttles; `is_free` says so for the path. `share` is set from
-    outside.
+    `pace` is infinite while nobody throttles; `is_free` says so for the path. `share` and
+    `limit` are set from outside.
     """
 
     __slots__ = (
         "_answer_s",
         "_congestion",
-        "_limit",
         "_next_at",
         "_otp_at",
         "_paused_until",
@@ -61,6 +60,7 @@ class Throttle:
         "_taken",
         "_throttled",
         "is_free",
+        "limit",
         "pace",
         "share",
     )
@@ -69,7 +69,7 @@ class Throttle:
         self.pace = math.inf
         self.is_free = True
         self.share = 1.0  # our part of the account's sessions, so that processes step together
-        self._limit = limit
+        self.limit = limit
         self._since = now  # when the epoch began; ahead of now: what is answered is of the last
         self._taken = 0
         self._throttled = 0
@@ -129,21 +129,21 @@ class Throttle:
         self.pace = max(min(self.pace, self._most()) * max(CUT, part), self._floor())
 
     def _rise(self, passed_s: float) -> None:
-        step = STEP * self.share * self._limit * passed_s
+        step = STEP * self.share * self.limit * passed_s
         self.pace += min(step, STEEPEST * self.pace)
         if self.pace >= self._most():
             self.pace = math.inf  # the bucket is the bound again
 
     def _ease(self, taken: float) -> None:
         factor = CUT if self._congestion >= CONGESTED else EASE
-        self.pace = max(min(self.pace, HEADROOM * taken, self._limit) * factor, self._floor())
+        self.pace = max(min(self.pace, HEADROOM * taken, self.limit) * factor, self._floor())
 
     def _most(self) -> float:
         """What we may come to: our part with some room, the whole rate at most."""
-        return min(self._limit, HEADROOM * self.share * self._limit)
+        return min(self.limit, HEADROOM * self.share * self.limit)
 
     def _floor(self) -> float:
-        return max(FLOOR, FLOOR_SHARE * self.share * self._limit)
+        return max(FLOOR, FLOOR_SHARE * self.share * self.limit)
 
     # -- what may go -----------------------------------------------------------------------
 

@@ -161,7 +161,7 @@ class Channel:
     settings: Mapping[str, Any]
     sessions: int = 1
     window: int = 16
-    segments_per_second: float = 100.0
+    segments_per_second: float = field(default=100.0, compare=False)  # no other channel, as below
     classes: frozenset[MessageClass] = frozenset(MessageClass)
     sender: str = ""  # access code or alphanumeric sender; sender_ext is appended
     submit_timeout_s: float | None = None  # None = the class default

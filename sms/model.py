@@ -167,6 +167,10 @@ class Message:
     takers: tuple[int, tuple[int, ...]] | None = None
     # Why it is bound to another channel than its first (gateway.detours); () = it is not.
     detour: tuple[int, ...] = ()
+    # What it waited for beside its turn (gateway.holds): since when (monotonic; 0 = for nothing),
+    # and how long for what, where that is over.
+    held_at: float = 0.0
+    holds: tuple[int, ...] = ()
     is_parked: bool = False  # a row in `parked` waits for it
     is_adopted: bool = False  # taken over from another process: its claim is what we find it by
     is_handed: bool = False  # handed over: this object is nobody's, wherever it still stands

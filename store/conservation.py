@@ -21,7 +21,7 @@ from store.read import RESTING_PATHS
 PAGE: Final = 20_000  # messages looked at in one statement of a recount
 SAMPLES: Final = 20  # stranded ids that are named
 SUBMITTED_PATHS: Final = (1, 5)  # of receipts.state.Path; a test holds them together
-_ENDED_PATHS: Final = tuple(path for path in RESTING_PATHS if path not in SUBMITTED_PATHS)
+ENDED_PATHS: Final = tuple(path for path in RESTING_PATHS if path not in SUBMITTED_PATHS)
 
 _READING_SQL: Final = (
     "SELECT 'delta' AS term, process::int, tenant, sum(accepted - submitted - final)::bigint AS n,"
@@ -159,7 +159,7 @@ async def recount(pool: Pool, day: int, *, page: int = PAGE) -> dict[int, Recoun
             rows = await conn.fetch(
                 _RECOUNT_SQL.format(low=int(low), high=int(high), samples=SAMPLES),
                 list(SUBMITTED_PATHS),
-                list(_ENDED_PATHS),
+                list(ENDED_PATHS),
             )
         low = high
         _add(found, rows)

@@ -8,26 +8,23 @@ connection is never shared with a tenant's URL. A bad peer is a value here, neve
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
-from yarl import URL
 
 from webhooks import sign
-from webhooks.address import PORTS, AllowList, is_global_unicast, refusal
+from webhooks.address import refusal
+from webhooks.names import Names
 from webhooks.schedule import parse_retry_after
+from webhooks.target import Target as Target  # `as`: who sends is given targets from here too
+from webhooks.target import parse_target as parse_target
 
-MAX_URL = 2048  # characters
-RESOLVER_THREADS = 16  # a name server that does not answer holds one for up to half a minute
 # Below the 5 s after which uvicorn and Node close an idle connection: a request that crosses such
 # a close is lost and waits for its first retry.
 KEEPALIVE_S = 4.0
@@ -86,14 +83,6 @@ class DeliveryPolicy:
     answer_bytes: int = 65536  # read of the answer's body; the rest is cut off
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A URL that may be called."""
-
-    url: URL
-    is_exempt: bool  # an origin of the operator's allow-list
-
-
 class _AddressRefused(OSError):
     """The final socket address is not one we call."""
 
@@ -102,89 +91,12 @@ class _AddressRefused(OSError):
         super().__init__("address refused")
 
 
-def parse_target(text: str, allow: AllowList) -> Target | str:
-    """The target behind a URL, or a sentence that says why it is refused.
-
-    The text is checked for what can be seen in it (scheme, port, user, numeric addresses); names
-    are decided when they are called.
-    """
-    if len(text) > MAX_URL or any(char <= " " or char == "\x7f" for char in text):
-        return f"a webhook URL has at most {MAX_URL} characters and no spaces"
-    try:
-        url = URL(text)
-        host, port = url.host, url.port
-    except ValueError:
-        return "this is not a URL"
-    if url.scheme not in ("https", "http") or not host or port is None:
-        return "a webhook URL begins with https:// and names a host"
-    is_exempt = allow.allows(url.scheme, host.lower(), port)
-    refused = _visible_refusal(url, host, port, is_exempt=is_exempt)
-    return refused or Target(url.with_fragment(None), is_exempt)
-
-
-def _visible_refusal(url: URL, host: str, port: int, *, is_exempt: bool) -> str | None:
-    """What can be said against the URL before its name is resolved."""
-    if url.user is not None or url.password is not None:
-        return "a webhook URL carries no user name or password"
-    if is_exempt:
-        return None
-    if url.scheme != "https":
-        return "a webhook URL begins with https://"
-    if port not in PORTS:
-        return "a webhook URL uses port 443 or 8443"
-    if _is_numeric(host) and not is_global_unicast(host):
-        return "this address is not one of the public Internet"
-    return None
-
-
-def _is_numeric(host: str) -> bool:
-    """Whether the host is an address in any spelling that getaddrinfo understands."""
-    if ":" in host:
-        return True
-    last = host.rstrip(".").rpartition(".")[2].lower()
-    return last.isdigit() or last.startswith("0x")
-
-
 def _checked_socket(info: aiohttp.AddrInfoType) -> socket.socket:
     """aiohttp's socket factory: the last thing that runs before connect."""
     family, kind, protocol, _, address = info
     if refusal(str(address[0]), int(address[1])) is not None:
         raise _AddressRefused
     return socket.socket(family, kind, protocol)
-
-
-class _Resolver(AbstractResolver):
-    """getaddrinfo in threads of its own.
-
-    uvloop has four for the whole process and asyncio a few more: names that hang would stop
-    everybody else's look-ups.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        async with asyncio.timeout(self._timeout_s):
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
-            )
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=port,
-                family=kind,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for kind, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Deliverer:
@@ -196,7 +108,7 @@ class Deliverer:
         if tls is None:
             tls = ssl.create_default_context()
             tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._resolver = _Resolver(policy.connect_s)
+        self._resolver = Names(policy.connect_s)
         self._checked = self._session(tls, is_checked=True)
         self._exempt = self._session(tls, is_checked=False)
 

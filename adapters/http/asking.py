@@ -65,8 +65,11 @@ class Asker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def lost(self, asked: Asked) -> None:
-        """Its answer was lost: ask soon."""
-        self.book.lost(asked, time.monotonic())
+        """Its answer was lost, or its receipt is overdue: ask soon."""
+        if asked.carrier_id:
+            self.book.overdue(asked, time.monotonic())
+        else:
+            self.book.lost(asked, time.monotonic())
 
     def heard(self, submit: Submit, outcome: Outcome) -> None:
         """A submit was answered: its answer is not lost, and its receipt is awaited."""

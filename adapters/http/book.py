@@ -2,6 +2,7 @@
 
     lost answer ─▶ 2, 5, 10, 20, 40 … 600 s ─▶ until the vendor says, or evidence has its deadline
     no receipt  ─▶ after_s, then twice as long each time, TRIES times; lost answers go first
+    overdue     ─▶ once, now: who says so knows it from the store, and says it again
 
 A restart forgets both: lost ones are given again (`Channel.ask`), receipts still count. What ended
 otherwise meanwhile is not asked about any more: its message says so.
@@ -21,6 +22,7 @@ TRIES: Final = 8  # about a receipt
 FIRST_S: Final = (2.0, 5.0, 10.0)  # after a lost answer; then twice as long each time
 LONGEST_S: Final = 600.0
 FOUND_AFTER_S: Final = 300.0  # `after_s` of what was found by asking, where there is none
+ONCE_S: Final = 60.0  # what is asked once is forgotten after so long
 FOR_S: Final = 259_200.0  # the longest that a receipt is waited for, so an answer too
 
 Key = tuple[int, int, int, int]  # message, attempt, copy, segment
@@ -105,6 +107,15 @@ class Book:
             return
         bare = replace(asked.submit, payload=b"", parts=(), filled=None)
         self._silent.put(Question(key, replace(asked, submit=bare), now + after_s, False, after_s))
+
+    def overdue(self, asked: Asked, now: float) -> None:
+        """The vendor has it under this id, for long: ask once, unless it is asked about anyway."""
+        key = key_of(asked.submit)
+        if key in self._lost.questions or key in self._silent.questions:
+            return
+        bare = replace(asked.submit, payload=b"", parts=(), filled=None)
+        asked = replace(asked, submit=bare)
+        self._silent.put(Question(key, asked, now, False, ONCE_S / 2.0**TRIES, TRIES - 1))
 
     def is_open(self, question: Question) -> bool:
         """Whether it was not settled since it was asked."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import ssl
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import assert_never
@@ -27,9 +26,9 @@ from adapters.http.link import Link
 from adapters.http.pulling import Puller
 from adapters.http.vendor import Asked, CallKind, Vendor
 from adapters.session import SessionPolicy
-from adapters.tls import TlsSettings, make_context
+from adapters.tls import trusting
 from sms import config
-from sms.errors import CannotSend, ConfigError
+from sms.errors import CannotSend
 from sms.model import MessageClass, Report, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Uncertain
 from telemetry.failpoints import failpoints
@@ -110,7 +109,7 @@ class HttpChannel:
         self._puller = Puller(
             vendor, common.pull_every_s, sink, (self.id, channel.name), sink.may_submit
         )
-        self._tls = tls_of(common)
+        self._tls = trusting(common.ca)
         self._link = Link(channel, sink, policy, dice)
 
     # -- adapters.base.Channel -------------------------------------------------------------
@@ -197,7 +196,7 @@ class HttpChannel:
         """Ask the vendor what became of submits whose answers were lost (adapters.base)."""
         if self.can_ask:
             for one in lost:
-                self._asker.lost(Asked(one.submit, one.sent_unix, unsure_s=one.unsure_s))
+                self._asker.lost(Asked(one.submit, one.sent_unix, one.carrier_id, one.unsure_s))
 
     def cut_unwritten(self) -> None:
         """Our lease is over: drop the connections whose requests may not have left whole.
@@ -438,14 +437,6 @@ class HttpChannel:
         for submit in sending.submits:
             self._late[key_of(submit)] = ""
             self._tell(submit, _TIMEOUT)
-
-
-def tls_of(common: settings.HttpSettings) -> ssl.SSLContext:
-    """How its connections are protected; ConfigError when `ca` cannot be read."""
-    try:
-        return make_context(TlsSettings("", common.ca))
-    except ConfigError:
-        raise ConfigError("ca: holds no certificate that can be read; give PEM") from None
 
 
 def _has_time(submits: Sequence[Submit], timeout_s: float) -> bool:

@@ -13,11 +13,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+from adapters.backoff import Backoff
 from adapters.base import ChannelSink
 from adapters.http.client import Client, Failed, names_host
 from adapters.http.vendor import Reply
 from adapters.session import SessionPolicy
-from adapters.shell import LEASE_LOOK_S, REMIND_S, backoff_s
+from adapters.shell import LEASE_LOOK_S, REMIND_S
 from sms import config
 from sms.outcomes import Cause, Outcome, Rejected, Uncertain
 from telemetry.logs import get_logger
@@ -136,12 +137,12 @@ class Link:
 
     async def _keep(self, client: Client, url: str) -> None:
         """Probe with backoff while it is down; wait for its next fall while it is up."""
-        failures = 0
+        backoff = Backoff(self._policy, self._dice)
         while not self._stopping.is_set():
             if self.is_up:
                 if not await self._has_fallen(client, url):
                     continue
-                failures = 1
+                wait_s = backoff.fell()
             elif not self._sink.may_submit():  # a process that owns nothing need not be up
                 self.last_reason = "the lease of this process is over"
                 await _pause(self._stopping, LEASE_LOOK_S)
@@ -149,13 +150,13 @@ class Link:
             else:
                 failed = await self._probe(client, url)
                 if failed is None:
-                    failures = 0
+                    backoff.held()
                     self.reached()
                     continue
-                failures += 1
+                wait_s = backoff.unreached()
                 self.unreached(failed.reason)
                 self._tell_down()
-            await _pause(self._stopping, backoff_s(failures, self._policy, self._dice()))
+            await _pause(self._stopping, wait_s)
 
     async def _has_fallen(self, client: Client, url: str) -> bool:
         """Wait for its fall, and probe once when nothing was sent meanwhile; whether it fell."""

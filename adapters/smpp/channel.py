@@ -16,6 +16,7 @@ from adapters.session import SessionPolicy
 from adapters.shell import WireChannel
 from adapters.smpp import pdu, settings
 from adapters.smpp.asking import Book
+from adapters.smpp.references import LostSubmits
 from adapters.smpp.session import Session
 from adapters.tls import Tls, TlsSettings, make_context
 from sms import config
@@ -62,6 +63,7 @@ class SmppChannel(WireChannel):
         self._settings = settings.parse(channel.settings)
         after_s = self._settings.query_after_s
         self._book = None if after_s is None else Book(after_s)
+        self._lost = LostSubmits() if self._settings.look.has_reference else None
         self.sends_whole = self._settings.look.is_payload
         self._tls = _tls_of(channel.settings)
         self._context = _context_of(self._tls)
@@ -93,6 +95,8 @@ class SmppChannel(WireChannel):
         bind = pdu.BIND_TRANSCEIVER
         if self._settings.bind is settings.Bind.TX_RX:
             bind = pdu.BIND_RECEIVER if number % 2 else pdu.BIND_TRANSMITTER
-        return Session(
+        session = Session(
             self.id, self._settings, self._policy, self._config.window, bind=bind, book=self._book
         )
+        session.lost_submits = self._lost
+        return session

@@ -26,6 +26,7 @@ from adapters.smpp.pdu import (
     TLV_SAR_NUMBER,
     TLV_SAR_REFERENCE,
     TLV_SAR_TOTAL,
+    TLV_USER_MESSAGE_REFERENCE,
     Short,
 )
 from adapters.smpp.settings import IdMatch
@@ -97,6 +98,13 @@ def parse_receipt(frame: bytes, short: Short, *, is_text_first: bool = False) ->
         is_text_first,
     )
     return parsed if parsed[0] and parsed[1] else None
+
+
+def echoed_reference(frame: bytes, short: Short) -> int | None:
+    """The user_message_reference that a receipt echoes; None = it has none."""
+    tlvs = parse_tlvs(frame, short[6])
+    found = next((value for tag, value in tlvs if tag == TLV_USER_MESSAGE_REFERENCE), b"")
+    return int.from_bytes(found, "big") if len(found) == 2 else None
 
 
 def _merge(text: Parsed, tlvs: list[tuple[int, bytes]], is_text_first: bool) -> Parsed:

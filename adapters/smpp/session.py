@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from adapters.session import (
+    Answered,
     Bound,
     Burst,
     Ended,
@@ -27,16 +28,18 @@ from adapters.smpp.pdu import DELIVER_SM, HEADER_SIZE, PDU_MAXIMUM, SUBMIT_SM_RE
 from adapters.smpp.receipt import (
     ID_FORMS,
     TEXT_FIRST,
+    echoed_reference,
     is_international,
     parse_receipt,
     parse_text,
     parse_usual_receipt,
 )
+from adapters.smpp.references import MASK, NOBODY, LostSubmits, Named, is_same_phone, named
 from adapters.smpp.settings import NumberFormat, SmppSettings
 from adapters.smpp.template import DataTemplate, SubmitTemplate, source_ton
 from adapters.wire import Framer, build_tlvs
 from sms.errors import RemoteProtocolError
-from sms.model import Inbound, Report
+from sms.model import Inbound, Report, Submit
 from sms.outcomes import NotSent, Outcome, Submitted
 
 _MESSAGE_ID_END = HEADER_SIZE + 64
@@ -76,6 +79,8 @@ class Session(WireSession):
         self._settings = settings
         self._bind = bind
         self._book = book
+        # The channel's, where its submits have a user_message_reference; set from outside.
+        self.lost_submits: LostSubmits | None = None
         # Ours without an answer, by sequence number: about which id, and since when.
         self._queries: dict[int, tuple[str, float]] = {}
         self._told: list[Report] = []  # of this burst, because we had asked
@@ -238,7 +243,9 @@ class Session(WireSession):
                 if self._receipt_id is not None:
                     carrier_id = self._receipt_id(carrier_id)
                 number = short[0].decode("latin-1").lstrip("+")
-                burst.reports.append(Report(self.channel, carrier_id, state, error, number, token))
+                word = self._named(frame, short, number)
+                one = Report(self.channel, carrier_id, state, error, number, token, *word)
+                burst.reports.append(one)
             else:  # it says nothing: counted, answered and dropped
                 burst.reports.append(Report(self.channel, "", "", "", "", token))
             return
@@ -253,6 +260,27 @@ class Session(WireSession):
         # Acknowledgements of other machines and intermediate notices: kept unanswered they would
         # only come again.
         self._answer((token,), accepted=True)
+
+    def _given_up(self, unanswered: Sequence[tuple[int, Submit]], reason: str) -> Answered:
+        """As `WireSession._given_up`; a receipt may name them by their reference."""
+        if self.lost_submits is not None:
+            for sequence, submit in unanswered:
+                self.lost_submits.note(sequence, submit)
+        return super()._given_up(unanswered, reason)
+
+    def _named(self, frame: bytes, short: pdu.Short, number: str) -> Named:
+        """Our word for the attempt that a receipt echoes the reference of, its answer lost or not
+        there yet; `NOBODY` where it echoes none that is known.
+        """
+        if self.lost_submits is None:
+            return NOBODY
+        bits = echoed_reference(frame, short)
+        if bits is None:
+            return NOBODY
+        submit = self.window.open.get(self._sequence - ((self._sequence - bits) & MASK))
+        if submit is not None and is_same_phone(submit, number):
+            return named(submit)
+        return self.lost_submits.find(bits, number)
 
     def _data(self, frame: bytes, burst: Burst) -> None:
         parsed = pdu.parse_pdu(frame)

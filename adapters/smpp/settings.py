@@ -155,6 +155,7 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "enquire_link_s": seconds(1, 3600),
     "response_timeout_s": seconds(1, 300),
     "query_after_s": seconds(1, 259_200),
+    "user_message_reference": flag,
     "tls": flag,
     "tls_server_name": _string(1, 253),
     "tls_ca": _pem,
@@ -225,4 +226,5 @@ def _look(raw: Mapping[str, Any]) -> SubmitLook:
         is_sar=raw.get("long_messages") == LongMessages.SAR,
         is_payload=raw.get("long_messages") == LongMessages.PAYLOAD,
         is_data=raw.get("submit_pdu") == SubmitPdu.DATA_SM,
+        has_reference=raw.get("user_message_reference", default.has_reference),
     )

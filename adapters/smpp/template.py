@@ -17,6 +17,7 @@ from adapters.smpp.pdu import (
     TLV_SAR_NUMBER,
     TLV_SAR_REFERENCE,
     TLV_SAR_TOTAL,
+    TLV_USER_MESSAGE_REFERENCE,
     TON_ALPHANUMERIC,
     TON_SHORT_CODE,
     pack_header,
@@ -46,6 +47,7 @@ class SubmitLook:
     is_sar: bool = False  # long texts by SAR TLVs instead of a header in the user data
     is_payload: bool = False  # long texts whole, in message_payload
     is_data: bool = False  # data_sm instead of submit_sm
+    has_reference: bool = False  # user_message_reference: the sequence number's low 16 bits
 
 
 def source_ton(look: SubmitLook, sender: str) -> int:
@@ -65,10 +67,11 @@ class SubmitTemplate:
     carrier wants to see.
     """
 
-    __slots__ = ("_heads", "_look", "_number_of", "_tails")
+    __slots__ = ("_has_reference", "_heads", "_look", "_number_of", "_tails")
 
     def __init__(self, look: SubmitLook, number_of: Callable[[str], str] | None = None) -> None:
         self._look = look
+        self._has_reference = look.has_reference
         self._number_of = number_of
         self._heads: dict[str, bytes] = {}
         self._tails: dict[int, bytes] = {}
@@ -92,6 +95,8 @@ class SubmitTemplate:
             payload, tlvs = b"", build_tlvs([(TLV_MESSAGE_PAYLOAD, payload)])
         elif submit.has_udh and self._look.is_sar:
             payload, tlvs = _as_sar(payload)
+        if self._has_reference:
+            tlvs += _reference(sequence)
         count = len(payload)
         if len(digits) > 20 or count > 254:
             raise ValueError("number over 20 or payload over 254 octets")
@@ -170,8 +175,15 @@ class DataTemplate(SubmitTemplate):
         if look.has_validity:
             tlvs.insert(0, (TLV_QOS_TIME_TO_LIVE, submit.validity_s.to_bytes(4, "big")))
         tail = place + build_tlvs(tlvs)
+        if self._has_reference:
+            tail = _reference(sequence) + tail
         size = 16 + len(head) + len(digits) + len(fields) + len(tail)
         out += (pack_header(size, DATA_SM, 0, sequence), head, digits, fields, tail)
+
+
+def _reference(sequence: int) -> bytes:
+    """user_message_reference (SMPP 3.4, 5.3.2.17)."""
+    return build_tlvs([(TLV_USER_MESSAGE_REFERENCE, (sequence & 0xFFFF).to_bytes(2, "big"))])
 
 
 def _as_sar(payload: bytes) -> tuple[bytes, bytes]:

@@ -51,6 +51,7 @@ from gateway.api.quick import QuickDoor
 from gateway.api.reply import check_query, problem_response
 from gateway.api.resends import Resends
 from gateway.api.routes import RouteRoutes
+from gateway.api.routing import add_route
 from gateway.api.send import SendDoor
 from gateway.api.suppressions import SuppressionRoutes
 from gateway.api.templates import TemplateRoutes
@@ -114,7 +115,7 @@ def _behind(flow: FlowPort) -> FastAPI:
         check_query(request)
         return Response(document, media_type="application/json")
 
-    app.add_api_route("/openapi.json", openapi, include_in_schema=False)
+    add_route(app, "/openapi.json", openapi, name="readDocument")
     return app
 
 

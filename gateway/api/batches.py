@@ -14,6 +14,7 @@ from gateway.api.frame import BodyReader
 from gateway.api.messages import answered
 from gateway.api.problems import Problem, ProblemError
 from gateway.api.reply import caller, check_query, json_response, not_found
+from gateway.api.routing import add_route
 from gateway.views import rfc3339
 from sms.config import ApiKey
 from sms.ids import to_text
@@ -41,10 +42,14 @@ class Batches:
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi.py`."""
-        app.add_api_route(BATCH, self.read, name="readBatch")
+        add_route(app, BATCH, self.read, name="readBatch")
         for action, state in _ACTIONS.items():
-            app.add_api_route(
-                f"{BATCH}:{action}", self._switch(state), name=f"{action}Batch", methods=["POST"]
+            add_route(
+                app,
+                f"{BATCH}:{action}",
+                self._switch(state),
+                name=f"{action}Batch",
+                methods=["POST"],
             )
 
     async def read(self, request: Request) -> Response:

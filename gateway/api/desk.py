@@ -20,6 +20,7 @@ from gateway.api.filters import DEFAULT_LIMIT, PAGING, from_query, position_of
 from gateway.api.frame import BodyReader, headers_of
 from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.api.reply import caller, check_query, json_response, not_found
+from gateway.api.routing import add_route
 from gateway.api.strict import parse_strict
 from gateway.configfields import Field
 from sms.config import ApiKey
@@ -172,7 +173,7 @@ def register(app: FastAPI, path: str, name: str, **handlers: Handler) -> None:
     async def endpoint(request: Request) -> Response:
         return await handlers[request.method](request)
 
-    app.add_api_route(path, endpoint, name=name, methods=list(handlers))
+    add_route(app, path, endpoint, name=name, methods=list(handlers))
 
 
 def id_in(request: Request, name: str, prefix: str) -> int:

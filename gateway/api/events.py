@@ -18,6 +18,7 @@ from gateway.api.cursors import place_of, seal_cursor
 from gateway.api.filters import DEFAULT_LIMIT, EVENT_FILTERS, from_query, position_of, refusal
 from gateway.api.problems import ProblemError
 from gateway.api.reply import caller
+from gateway.api.routing import add_route
 from gateway.channel_notices import notice_of_channel
 from gateway.inbound_notices import notices_of_inbound
 from gateway.notices import notices_of_stored
@@ -39,7 +40,7 @@ class Events:
 
     def register(self, app: FastAPI) -> None:
         """Add the route; what it answers is described in `openapi_reads.py`."""
-        app.add_api_route("/v1/events", self.pull, name="listEvents")
+        add_route(app, "/v1/events", self.pull, name="listEvents")
 
     async def pull(self, request: Request) -> Response:
         """The tenant's events behind the cursor, oldest first; without one, from 7 days ago."""

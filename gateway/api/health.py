@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from gateway.api.reply import check_query, json_response, not_found
+from gateway.api.routing import add_route
 from gateway.node_http import ask
 from telemetry.metrics import render
 
@@ -32,9 +33,9 @@ class Health:
 
     def register(self, app: FastAPI) -> None:
         """Add the three routes."""
-        app.add_api_route("/healthz", self.alive, name="readHealth")
-        app.add_api_route("/readyz", self.ready, name="readReadiness")
-        app.add_api_route("/metrics", self.metrics, name="readMetrics")
+        add_route(app, "/healthz", self.alive, name="readHealth")
+        add_route(app, "/readyz", self.ready, name="readReadiness")
+        add_route(app, "/metrics", self.metrics, name="readMetrics")
 
     async def alive(self, request: Request) -> Response:
         """The process answers: that is all."""

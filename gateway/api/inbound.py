@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from gateway.api.cursors import place_of, seal_cursor
 from gateway.api.filters import DEFAULT_LIMIT, INBOUND_FILTERS, from_query, position_of
 from gateway.api.reply import caller, json_response
+from gateway.api.routing import add_route
 from gateway.inbound_notices import inbound_view
 from gateway.owners import NOBODY
 from sms.config import ApiKey
@@ -35,7 +36,7 @@ class InboundMessages:
 
     def register(self, app: FastAPI) -> None:
         """Add the route; what it answers is described in `openapi_reads.py`."""
-        app.add_api_route("/v1/inbound-messages", self.browse, name="listInboundMessages")
+        add_route(app, "/v1/inbound-messages", self.browse, name="listInboundMessages")
 
     async def browse(self, request: Request) -> Response:
         """One page."""

@@ -28,14 +28,15 @@ from gateway.api.filters import (
     position_of,
 )
 from gateway.api.frame import headers_of
-from gateway.api.messages import MessageRoutes, view_of
+from gateway.api.messages import MessageRoutes, operator_view, view_of
 from gateway.api.problems import FieldError
 from gateway.api.reply import caller, check_query, json_response
+from gateway.api.routing import add_route
 from gateway.api.strict import parse_strict
 from gateway.ledger import ENDS
 from receipts.state import fold
 from sms.config import ApiKey
-from sms.ids import id_at, to_text, unix_of
+from sms.ids import id_at, unix_of
 from sms.model import MessageClass, State
 from sms.numbers import BadNumber, parse_number
 from store.intake import CLIENT_REF_LIFE_S
@@ -80,10 +81,8 @@ class MessageLists(MessageRoutes):
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi_reads.py`."""
-        app.add_api_route("/v1/messages", self.browse, name="listMessages")
-        app.add_api_route(
-            "/v1/messages:search", self.search, name="searchMessages", methods=["POST"]
-        )
+        add_route(app, "/v1/messages", self.browse, name="listMessages")
+        add_route(app, "/v1/messages:search", self.search, name="searchMessages", methods=["POST"])
 
     async def browse(self, request: Request) -> Response:
         """By filters in the URL; an admin key sees all tenants', with masked numbers."""
@@ -245,14 +244,13 @@ class MessageLists(MessageRoutes):
         if query.number not in (None, message.number):
             return None  # two numbers may share a blind index
         fold(message, stored.rows)
-        view = view_of(self._flow, message, stored.rows, self._clocks(), full_number=full_number)
+        view_in = view_of if full_number else operator_view
+        view = view_in(self._flow, message, stored.rows, self._clocks())
         if query.status is not None and view["status"] != query.status.value:
             return None
         channels = query.wanted.channels
         if channels is not None and message.channel not in channels:
             return None
-        if query.wanted.tenant is None:
-            view["tenant"] = to_text("ten", message.tenant)
         return view
 
 

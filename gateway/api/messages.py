@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from gateway.api.desk import no_body
+from gateway.api.desk import no_body, private_response
 from gateway.api.frame import BodyReader
 from gateway.api.problems import Problem, ProblemError, retry_after
 from gateway.api.reply import caller, check_query, json_response, not_found
+from gateway.api.routing import add_route
 from gateway.api.standing import HELD as HELD_FOR_CHANNEL
 from gateway.api.standing import Clocks, standing_of
 from gateway.api.tellings import MAX_ENDPOINTS, events_told, webhook_steps
 from gateway.timeline import timeline
-from gateway.views import add_codes, message_view
+from gateway.views import add_codes, message_view, rfc3339
 from gateway.withdraw import Verdict
-from receipts.state import come_due, fold
+from receipts.state import Path, come_due, fold
+from sms.config import ApiKey
 from sms.errors import OutcomeUnknown
-from sms.ids import from_text
+from sms.ids import from_text, to_text
 from sms.model import FINAL_STATES, EventRow, Message, State
 
 if TYPE_CHECKING:
@@ -64,6 +66,27 @@ def view_of(
         view["waiting"] = awaited["detail"]
     else:
         view["waiting"] = _held(flow, message) if message.state in _WAITS else None
+    return view
+
+
+def operator_view(
+    flow: FlowPort, message: Message, rows: Sequence[EventRow], now: Clocks
+) -> dict[str, Any]:
+    """The same for an admin key: number masked, whose it is, what an uncertain one waits for."""
+    view = view_of(flow, message, rows, now, full_number=False)
+    view["tenant"] = to_text("ten", message.tenant)
+    lost = next((row for row in reversed(rows) if row.path == Path.UNCERTAIN), None)
+    if lost is None or view["status"] != State.UNCERTAIN.value:
+        return view
+    message.uncertain_at = lost.at
+    prospect = flow.prospect(message)
+    last = prospect.resend_until
+    view["uncertain"] = {
+        "since": rfc3339(lost.at),
+        "policy": prospect.policy.value,
+        "until": rfc3339(prospect.until),
+        "resend_until": None if last is None else rfc3339(last),
+    }
     return view
 
 
@@ -111,14 +134,16 @@ class Messages(MessageRoutes):
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi.py`."""
-        app.add_api_route(MESSAGE, self.read, name="readMessage")
-        app.add_api_route(MESSAGE + "/timeline", self.steps, name="readTimeline")
-        app.add_api_route(MESSAGE + ":cancel", self.cancel, name="cancelMessage", methods=["POST"])
+        add_route(app, MESSAGE, self.read, name="readMessage")
+        add_route(app, MESSAGE + "/timeline", self.steps, name="readTimeline")
+        add_route(app, MESSAGE + ":cancel", self.cancel, name="cancelMessage", methods=["POST"])
 
     async def read(self, request: Request) -> Response:
-        """The message as it stands now; the number whole, the text never."""
+        """The message as it stands now; the number masked for an admin key, the text never."""
         message, rows = await self._find(request, "read")
-        return json_response(view_of(self._flow, message, rows, self._clocks()))
+        key: ApiKey = request.state.key
+        view = view_of if key.tenant else operator_view
+        return private_response(view(self._flow, message, rows, self._clocks()))
 
     async def cancel(self, request: Request) -> Response:
         """200 only when it will certainly not be sent: its last row is committed."""
@@ -148,7 +173,7 @@ class Messages(MessageRoutes):
             awaited = standing_of(live, self._flow.channel_name, self._clocks())
         if awaited is not None and live is not None and live.sequence >= message.sequence:
             steps.append(awaited)
-        return json_response({"data": steps})
+        return private_response({"data": steps})
 
     async def _webhooks(self, tenant: int, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
         """What became of the webhooks of these rows, as far as it is certain."""
@@ -164,13 +189,18 @@ class Messages(MessageRoutes):
     async def _find(
         self, request: Request, scope: str, *, only_stops: bool = False
     ) -> tuple[Message, list[EventRow]]:
-        """The stored message, folded, with its rows; raises the 404."""
+        """The stored message, folded, with its rows; raises the 404.
+
+        What may be read with the scope `read` an admin key reads of every tenant.
+        """
+        is_admin = not request.state.key.tenant and scope == "read"
+        scope = "admin" if is_admin else scope
         key = caller(request, self._flow, scope, only_stops=only_stops)
         check_query(request)
         message_id = from_text("msg", request.path_params["id"])
         if message_id is None:
             raise not_found()
-        return await self._stored(message_id, key.tenant)
+        return await self._stored(message_id, None if is_admin else key.tenant)
 
 
 async def answered(work: Awaitable[T]) -> T:

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, generated from the code at start.
+"""The OpenAPI 3.1 document, generated from the code, once a process.
 
 The bodies of the send routes come from the msgspec types that decode them, the codes from the
 table of problems; the rest is described here, with the examples that the tests run.
@@ -6,11 +6,11 @@ table of problems; the rest is described here, with the examples that the tests 
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 
 import msgspec
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 
 from gateway.api.models import MAX_BATCH, SendRequest
 from gateway.api.openapi_admin import admin_paths, admin_schemas
@@ -31,7 +31,8 @@ from gateway.api.openapi_ported import ported_paths, ported_schemas
 from gateway.api.openapi_reads import list_operation, read_paths, read_schemas
 from gateway.api.openapi_webhooks import endpoint_paths, endpoint_schemas
 from gateway.api.problems import KINDS
-from sms.model import FINAL_STATES, Encoding, MessageClass, State
+from gateway.api.routing import PlainRoute
+from sms.model import FINAL_STATES, Encoding, MessageClass, State, UncertainPolicy
 from sms.reasons import REASONS
 
 SIGNATURE = "某商城"
@@ -122,18 +123,22 @@ _OF_A_WHOLE = ("required", "oneOf", "dependentRequired")
 
 
 def build_document(app: FastAPI) -> bytes:
-    """The document as JSON; `app` names the routes that FastAPI answers."""
+    """The document as JSON; `app` names the routes behind the doors of sends."""
+    routes = (route for route in app.routes if isinstance(route, PlainRoute))
+    return _document(tuple((route.name, route.path_format) for route in routes))
+
+
+@cache
+def _document(routes: tuple[tuple[str, str], ...]) -> bytes:
     paths: Json = {
         "/v1/messages": {"get": list_operation(), "post": _send_operation()},
         "/v1/batches": {"post": _batch_operation()},
     }
-    for route in app.routes:
-        if not isinstance(route, APIRoute):
-            continue
-        if route.name in _READ_OPERATIONS:
-            paths[route.path_format] = {"get": _read_operation(route)}
-        elif route.name in _COMMANDS:
-            paths[route.path_format] = {"post": _command_operation(route.name)}
+    for name, path in routes:
+        if name in _READ_OPERATIONS:
+            paths[path] = {"get": _read_operation(name)}
+        elif name in _COMMANDS:
+            paths[path] = {"post": _command_operation(name)}
     paths |= read_paths() | policy_paths(SEND_EXAMPLES) | ported_paths() | admin_paths()
     paths |= endpoint_paths()
     document = {
@@ -287,9 +292,26 @@ def _answer_schemas() -> Json:
                     "attempt without answer. Null otherwise, and in events.",
                 },
                 "tenant": {**ID, "description": "Only where an admin key reads."},
+                "uncertain": object_of(
+                    {
+                        "since": TIME,
+                        "policy": {"enum": [policy.value for policy in UncertainPolicy]},
+                        "until": {
+                            **TIME,
+                            "description": "Then its policy decides: its one marked copy, or "
+                            "`unknown` at the receipt deadline.",
+                        },
+                        "resend_until": {
+                            **NULLABLE_TIME,
+                            "description": "Until then `:resend` is taken; null where it is not.",
+                        },
+                    }
+                )
+                | {"description": "Of an uncertain message, only where an admin key reads."},
             },
             "waiting",
             "tenant",
+            "uncertain",
         ),
         "Batch": object_of(
             {
@@ -314,13 +336,17 @@ def _answer_schemas() -> Json:
                 "at": TIME,
                 "step": {
                     "type": "string",
-                    "description": "accepted, queued (the wait in a lane is over, `ms` = how "
-                    "long), failover (it goes over another channel than its first, `code` says "
-                    "why), attempt (`ms` = until the answer), receipt (`ms` = since the attempt), "
-                    "webhook (each request, `ms` = until its answer; what has none or waits stands "
-                    "at the moment of its event; `code` as in the list of attempts, or "
-                    "webhook.waiting, webhook.given_up; none where it is not certain), "
-                    "held or waiting (now, last in the list), or the status that it brought.",
+                    "description": "accepted; policy (what allowed it, `detail`); queued (the wait "
+                    "in the lane of `channel` is over, `ms` = how long; `code` throttled, channel "
+                    "or budget when it waited for more than its turn); failover (it goes over "
+                    "another channel than its first, `code` says why); attempt (`ms` = until the "
+                    "answer); receipt (`ms` = since the attempt); webhook (each request, `ms` = "
+                    "until its answer; what has none or waits stands at the moment of its event; "
+                    "`code` as in the list of attempts, or webhook.waiting, webhook.given_up; "
+                    "none where it is not certain); held or waiting (now, last in the list); or "
+                    "the status that it brought, with policy's word in `code` "
+                    "(policy.quiet_hours …); `ms` of an end without an attempt is the wait "
+                    "before it.",
                 },
                 "status": own_state,
                 "channel": NULLABLE_TEXT,
@@ -340,7 +366,8 @@ def _answer_schemas() -> Json:
                 },
                 "detail": {
                     "type": "string",
-                    "description": "Of a failover: instead of which channel. Of a webhook: which "
+                    "description": "Of policy: what was looked at. Of queued: how long for what. "
+                    "Of a failover: instead of which channel. Of a webhook: which "
                     "event, to which endpoint. Else only on a step that is not over: what is "
                     "awaited.",
                 },
@@ -434,8 +461,11 @@ def _batch_operation() -> Json:
 
 
 _READ_OPERATIONS: dict[str, tuple[str, str]] = {
-    "readMessage": ("Read a message", "Message"),
-    "readTimeline": ("Read what happened to a message", "Timeline"),
+    "readMessage": ("Read a message; with an admin key any tenant's, masked", "Message"),
+    "readTimeline": (
+        "Read what happened to a message; with an admin key any tenant's",
+        "Timeline",
+    ),
     "readBatch": ("Read where the messages of a batch stand", "Batch"),
     "readHealth": ("Whether the process lives", ""),
     "readReadiness": ("Whether traffic may come", ""),
@@ -509,11 +539,11 @@ def _command_operation(name: str) -> Json:
     }
 
 
-def _read_operation(route: APIRoute) -> Json:
-    summary, schema = _READ_OPERATIONS[route.name]
-    operation: Json = {"operationId": route.name, "summary": summary}
-    if route.name in _HEALTH_ANSWERS:
-        operation["responses"] = _HEALTH_ANSWERS[route.name]
+def _read_operation(name: str) -> Json:
+    summary, schema = _READ_OPERATIONS[name]
+    operation: Json = {"operationId": name, "summary": summary}
+    if name in _HEALTH_ANSWERS:
+        operation["responses"] = _HEALTH_ANSWERS[name]
         return operation
     parameter = {"name": "id", "in": "path", "required": True, "schema": ID}
     return operation | {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gateway.api.access import Access
     from gateway.calls import Calls
     from gateway.commands import BatchLook
-    from gateway.lostanswer import CopyVerdict
+    from gateway.lostanswer import CopyVerdict, Prospect
     from gateway.pumping import Pumping
     from gateway.vendors import Vendors
     from gateway.webhook_desk import WebhookDesk
@@ -430,6 +430,10 @@ class FlowPort(Protocol):
 
     def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
         """The channel of a route that a message would go to now; its primary while all are down."""
+        ...
+
+    def prospect(self, message: Message) -> Prospect:
+        """What an uncertain message waits for, and until when an operator may send it again."""
         ...
 
     def channel_name(self, channel_id: int) -> str | None:

@@ -15,6 +15,7 @@ from gateway.api.bodies import MAX_MESSAGE, check_media_type, parse_one_beside
 from gateway.api.frame import BodyReader, headers_of
 from gateway.api.problems import FieldError
 from gateway.api.reply import caller, check_query, json_response
+from gateway.api.routing import add_route
 from gateway.api.send import merge, whole_ms
 from gateway.api.turns import Turns
 from gateway.preview import Preview, preview
@@ -48,7 +49,7 @@ class Previews:
 
     def register(self, app: FastAPI) -> None:
         """Add the route; what it answers is described in `openapi_policy.py`."""
-        app.add_api_route(PREVIEW, self.preview, methods=["POST"], name="previewMessage")
+        add_route(app, PREVIEW, self.preview, methods=["POST"], name="previewMessage")
 
     async def preview(self, request: Request) -> Response:
         """200 also when the send would be refused; only what is no JSON is refused here."""

@@ -15,8 +15,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from gateway.api.desk import Desk, id_in, private_response
-from gateway.api.messages import MESSAGE, MessageRoutes, answered, view_of
+from gateway.api.messages import MESSAGE, MessageRoutes, answered, operator_view
 from gateway.api.problems import Problem, ProblemError
+from gateway.api.routing import add_route
 from gateway.lostanswer import CopyVerdict
 from sms.ids import to_text
 from sms.model import Message, State
@@ -53,7 +54,7 @@ class Resends(MessageRoutes):
 
     def register(self, app: FastAPI) -> None:
         """Add the route; what it answers is described in `openapi.py`."""
-        app.add_api_route(MESSAGE + ":resend", self.resend, name="resendMessage", methods=["POST"])
+        add_route(app, MESSAGE + ":resend", self.resend, name="resendMessage", methods=["POST"])
 
     async def resend(self, request: Request) -> Response:
         """200 with the message when its one marked copy is committed."""
@@ -71,9 +72,7 @@ class Resends(MessageRoutes):
         if verdict in _REFUSALS:
             raise ProblemError(Problem(*_REFUSALS[verdict]))
         message, rows = await self._stored(message_id, None)
-        return private_response(
-            view_of(self._flow, message, rows, self._clocks(), full_number=False)
-        )
+        return private_response(operator_view(self._flow, message, rows, self._clocks()))
 
 
 def _refuse(message: Message) -> None:

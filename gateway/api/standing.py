@@ -41,7 +41,12 @@ def standing_of(
     name = channel_name(live.channel)
     pause_s = live.not_before - now.monotonic
     detail = f"waits in the queue of {name}"
-    if pause_s > 0:
+    if live.held_at:
+        held_s = max(0.0, now.monotonic - live.held_at)
+        detail = f"waits for its retry budget since {held_s:.0f} s, then over {name}"
+    elif pause_s > 0 and live.throttled_at:
+        detail = f"throttled by {name}, waits to be tried again in {pause_s:.0f} s"
+    elif pause_s > 0:
         detail = f"waits to be tried again in {pause_s:.0f} s"
     detail += _detour(live, channel_name)
     return _step("waiting", live, now.at(waits_since), detail) | {"channel": name}

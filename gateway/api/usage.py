@@ -27,6 +27,7 @@ from gateway.api.filters import (
 )
 from gateway.api.problems import ProblemError
 from gateway.api.reply import caller, json_response, not_found
+from gateway.api.routing import add_route
 from sms.model import State
 from store.objects import PREFIXES
 from store.usage import UsageRow, date_of_number, day_number
@@ -56,8 +57,8 @@ class UsageReport:
 
     def register(self, app: FastAPI) -> None:
         """Add the routes; what they answer is described in `openapi_reads.py`."""
-        app.add_api_route("/v1/usage", self.read, name="readUsage")
-        app.add_api_route(TENANT_USAGE, self.read_of, name="readTenantUsage")
+        add_route(app, "/v1/usage", self.read, name="readUsage")
+        add_route(app, TENANT_USAGE, self.read_of, name="readTenantUsage")
 
     async def read(self, request: Request) -> Response:
         """The tenant's cells of these days, newest day first; 31 days up to today unless given."""

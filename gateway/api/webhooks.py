@@ -207,7 +207,7 @@ class EndpointRoutes:
         whose = self._enter(request, is_change=True)
         check_query(request)
         await self._desk.no_body(request)
-        config = self._running(await self._found(request, whose))
+        config = self._enabled(await self._found(request, whose))
         event_id = self._webhooks.next_id()
         if not self._webhooks.send_test(config, event_id):
             detail = "Some test events are under way to this endpoint and have no answer yet."
@@ -230,10 +230,7 @@ class EndpointRoutes:
         good, checked = await self._desk.body(request, REPLAY)
         asked = asked_of(good, checked, self._desk.now())
         stored = await self._found(request, whose)
-        config = self._running(stored)
-        if config.is_disabled:
-            detail = "Nothing is sent to this endpoint while it is disabled; enable it first."
-            raise ProblemError(Problem("webhook_endpoint.disabled", detail))
+        config = self._enabled(stored)
         if asked.event_id is None:
             span = asked.after, asked.until
             if not await self._webhooks.replay(config, *span, is_failed=asked.is_failed):
@@ -324,6 +321,14 @@ class EndpointRoutes:
             if tenant.name == stored.spec["tenant"]:
                 return endpoint_of(stored, tenant.id)
         raise not_found()
+
+    def _enabled(self, stored: StoredObject) -> WebhookEndpoint:
+        """The same, to be sent to; raises the 409."""
+        config = self._running(stored)
+        if config.is_disabled:
+            detail = "Nothing is sent to this endpoint while it is disabled; enable it first."
+            raise ProblemError(Problem("webhook_endpoint.disabled", detail))
+        return config
 
     # -- views -----------------------------------------------------------------------------
 

@@ -155,7 +155,7 @@ class Course:
     # -- a round ---------------------------------------------------------------------------
 
     async def _round(self, kinds: list[Kind], first: int) -> None:
-        await _patient(self._books.begin)
+        await patient(self._books.begin)
         self._since = time.time()
         self._traffic.open()
         await self._flows(time.time())
@@ -237,7 +237,7 @@ class Course:
             raise Broken(f"{what} {RECOVER_S:g} s after a fault\n{self._node.last_words()}")
 
     async def _law(self) -> Law | None:
-        return await _patient(lambda: self._books.law(self._since))
+        return await patient(lambda: self._books.law(self._since))
 
     # -- its end ---------------------------------------------------------------------------
 
@@ -248,14 +248,14 @@ class Course:
         """
         end = time.monotonic() + REST_S
         while True:
-            ids = await _patient(lambda: self._books.open_ids(self._since))
-            lives = await _patient(partial(self._books.lives, ids))
+            ids = await patient(lambda: self._books.open_ids(self._since))
+            lives = await patient(partial(self._books.lives, ids))
             if all(life.is_at_rest for life in lives) or time.monotonic() > end:
                 break
             await asyncio.sleep(0.5)
         await asyncio.sleep(WARM_S)
-        ids = await _patient(lambda: self._books.ids(self._since))
-        return await _patient(partial(self._books.lives, ids))
+        ids = await patient(lambda: self._books.ids(self._since))
+        return await patient(partial(self._books.lives, ids))
 
     async def _events(self, lives: list[Life]) -> list[Event]:
         """Everything the sink got, once it has what it must get or does not get it in time."""
@@ -274,7 +274,7 @@ class Course:
         lives = await self._rest()
         events = await self._events(lives)
         seen = Seen(done, texts, lives, self._records.submits(), events)
-        for at, text in await _patient(lambda: self._books.quarantined(self._since)):
+        for at, text in await patient(lambda: self._books.quarantined(self._since)):
             place = max(0, sum(fault.at <= at for fault in done) - 1)
             done[place].quarantined.append(text)
         done[-1].problems += await self._beside(lives)
@@ -328,17 +328,17 @@ class Course:
     async def _look_back(self) -> None:
         """After the last round: nothing of an earlier one has gone since."""
         total = self.outcome.total
-        lost = await _patient(partial(self._books.missing, list(self._promised)))
+        lost = await patient(partial(self._books.missing, list(self._promised)))
         if lost:
             total.missing += len(lost)
             total.problems.append(f"{len(lost)} messages of earlier rounds are gone")
-        law = await _patient(self._books.whole)
+        law = await patient(self._books.whole)
         if law.residual:
             total.residual += law.residual
             total.problems.append(f"the law does not hold over the whole campaign: {law}")
 
 
-async def _patient(question: Callable[[], Awaitable[T]]) -> T:
+async def patient(question: Callable[[], Awaitable[T]]) -> T:
     """Ask the database again while it is away; raises StoreUnavailable when it stays so."""
     end = time.monotonic() + ASK_S
     while True:

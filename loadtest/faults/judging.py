@@ -12,6 +12,7 @@ from loadtest.faults.stage import CHANNELS, Moment
 from loadtest.faults.trace import Life, Trace
 
 MUST_STAY_ZERO: Final = ("illegal_transition_total", "quarantined_total", "process_restarts_total")
+LINK_LIMIT_S: Final = 7.0  # `reconnect_link_max_s` with its jitter, and the login
 RAMP_TOLERANCE: Final = 0.1  # the measured share may be so much above the step's
 
 
@@ -162,6 +163,12 @@ def waits_by_class(seen: Seen) -> Check:
             longest[name] = max(longest[name], life.copies[0].at - life.sent_at)
     shown = ", ".join(f"{name} {wait:.1f} s" for name, wait in longest.items())
     return told("longest wait for a first submit", shown)
+
+
+def reconnected(seen: Seen, since: float) -> Check:
+    """A link that is up again since then is used soon, however long it was down."""
+    after_s = seen.trace.came_after_s(since, seen.primary)
+    return at_most("a session after the link is up again", after_s, LINK_LIMIT_S, " s")
 
 
 def switches(seen: Seen) -> Check:

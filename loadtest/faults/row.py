@@ -16,7 +16,6 @@ WAITS: Final[Mapping[str, object]] = {
     "uncertain_slot_s": 12,
     "health_open_s": 6,
     "health_ramp_step_s": 3,
-    "reconnect_max_s": 4,
 }
 WAITS_SCALED: Final = (
     "waits for evidence 8 s (120), time-out 12 s (60), open 6 s (30), ramp 3 s (60)"

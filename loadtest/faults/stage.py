@@ -44,7 +44,11 @@ PROTOCOLS: Final[Mapping[str, Mapping[str, Any]]] = {
         "sender": "10690001",
         "number_format": "e164",
         "window": 16,
-        "status_classes": {"101": "perm_blacklist", "102": "perm_content"},
+        "status_classes": {
+            "53": "temp_network",
+            "101": "perm_blacklist",
+            "102": "perm_content",
+        },
     },
 }
 # What a carrier of that protocol says to a number that does not exist, one on its blacklist, a text
@@ -53,6 +57,9 @@ REFUSALS: Final[Mapping[str, tuple[int, int, int]]] = {
     "smpp": (0x0B, 0x401, 0x402),
     "cmpp": (13, 101, 102),
 }
+# What a failing one says: its own fault. CMPP's standard has no code for that, and its 3 only asks
+# for another sequence number.
+FAILURES: Final[Mapping[str, int]] = {"smpp": 0x08, "cmpp": 53}
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from loadtest.faults.row import FAULT, HEALED, Row
-from loadtest.faults.stage import LATENCY_MS, REFUSALS, TENANT, Link, Stage
+from loadtest.faults.stage import FAILURES, LATENCY_MS, REFUSALS, TENANT, Link, Stage
 from loadtest.linkfault import LinkFault
 
 Story = Callable[[Row, Stage], Coroutine[Any, Any, None]]
@@ -55,11 +55,17 @@ def _behaving(name: str, bad: object, good: object) -> Story:
 hang: Final = _behaving("silent", bad=True, good=False)
 receipts: Final = _behaving("receipts", bad=False, good=True)
 slow: Final = _behaving("latency_ms", SLOW_MS, LATENCY_MS)
-errors: Final = _behaving("failure_share", 0.3, 0.0)
+
+
+async def errors(row: Row, stage: Stage) -> None:
+    """The primary fails 30 % by its own fault."""
+    await stage.behave(stage.primary, failure_status=FAILURES[stage.protocol])
+    await _behaving("failure_share", 0.3, 0.0)(row, stage)
 
 
 async def flap(row: Row, stage: Stage) -> None:
     """It fails and recovers by turns."""
+    await stage.behave(stage.primary, failure_status=FAILURES[stage.protocol])
     await stage.at(row.before_s)
     stage.mark(FAULT)
     at, is_bad = row.before_s, False

@@ -104,6 +104,7 @@ class Trace:
         self.lives = {index: Life(index, at) for index, at in sent_at.items()}
         self.strangers = 0  # submits of what nobody accepted
         self.moves: list[Move] = []
+        self.came: list[tuple[float, str]] = []  # when a channel without a session got one
         self._moments: dict[str, float] = {}
 
     def read_carrier(self, place: int, lines: Iterable[bytes]) -> None:
@@ -138,11 +139,13 @@ class Trace:
                 life.uncertain_at = self._moment(event.timestamp)
 
     def read_log(self, lines: Iterable[str]) -> None:
-        """A worker's log: what the breakers did."""
+        """A worker's log: what the breakers did, and when links came."""
         for line in lines:
-            if '"event": "channel ' not in line:
+            if '"event": "channel ' not in line and '"event": "link changed"' not in line:
                 continue
             told = json.loads(line)
+            if told.get("is_up") is True:
+                self.came.append((self._moment(str(told["at"])), str(told["channel"])))
             if "state" in told and "carrier" in told:
                 self.moves.append(
                     Move(
@@ -198,6 +201,12 @@ class Trace:
             if all(is_left[second : second + int(SETTLED_S)]):
                 return float(second)
         return None
+
+    def came_after_s(self, since: float, channel: str) -> float | None:
+        """From then until that channel's link came; None = never."""
+        return min(
+            (at - since for at, name in self.came if name == channel and at >= since), default=None
+        )
 
     def switches(self, channel: str) -> int:
         """How often messages of the unluckiest carrier changed away from that channel or back."""

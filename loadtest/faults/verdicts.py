@@ -29,6 +29,7 @@ def reset(_: Row, seen: Seen) -> list[Check]:
             "first success on a backup after", trace.first_success_s(fault), SUCCESS_LIMIT_S, " s"
         ),
         *judging.waits(seen, fault - BEHIND_LIMIT_S, healed, BEHIND_LIMIT_S),
+        judging.reconnected(seen, healed),
         judging.all_delivered(seen),
         judging.follow_policy(seen),
     ]
@@ -182,6 +183,7 @@ def dark(_: Row, seen: Seen) -> list[Check]:
     everything = sorted(life.copies[0].at for life in held)
     first_second = [at for at in everything if at < everything[0] + 1]
     return [
+        judging.reconnected(seen, healed),
         judging.all_delivered(seen),
         judging.told(
             "held, by class", ", ".join(f"{len(pairs):,} {name}" for name, pairs in whole.items())

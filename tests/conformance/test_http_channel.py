@@ -389,6 +389,19 @@ async def test_a_lost_answer_is_found_by_asking(rigs):
     assert rig.sink.received == [report]
 
 
+async def test_an_overdue_receipt_is_asked_for_under_its_id(rigs):
+    rig = rigs(traits=Traits(asks=True))
+    http = await rig.start()
+    submit = a_submit()
+    rig.told = {"verdict": "ended", "id": "x1", "state": "DELIVRD"}
+    http.ask([Lost(submit, time.time() - 4000, 0.0, "x1")])
+    await until(lambda: rig.sink.received)
+    [report] = rig.sink.received
+    assert (report.carrier_id, report.state) == ("x1", "DELIVRD")
+    assert rig.outcomes_of(submit) == []  # its answer was not lost
+    assert len(rig.asked) == 1
+
+
 async def test_what_cannot_be_asked_about_is_tried_once(rigs, capsys):
     rig = rigs(traits=Traits(asks=True))
     http = await rig.start()

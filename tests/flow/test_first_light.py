@@ -10,10 +10,12 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
+from deploy.dashboards import DASHBOARDS
 from gateway.sandbox_config import ROUTES
 from tests.support.gateway_process import GatewayProcess, eventually
 from tests.support.hooks import Hooks
 from tests.support.pdus import UCS2, UNPACKED_GSM7, parse_cmpp3_submit, parse_submit
+from tests.support.prometheus import Prometheus
 
 pytestmark = pytest.mark.flow
 
@@ -61,7 +63,9 @@ def test_a_text_is_delivered_within_three_seconds_and_says_what_happened(gateway
     steps = gateway.timeline(told["id"])
     assert [step["at"] for step in steps] == sorted(step["at"] for step in steps)
     own = [step for step in steps if step["step"] != "webhook"]  # those follow within seconds
-    assert [step["step"] for step in own] == ["accepted", "queued", "attempt", "receipt"]
+    assert [step["step"] for step in own] == [
+        "accepted", "policy", "queued", "attempt", "receipt",
+    ]  # fmt: skip
     attempt, receipt = own[2:]
     assert attempt["channel"] == receipt["channel"] == "mobile-a"
     assert attempt["carrier_id"] == receipt["carrier_id"] == submit["carrier_id"]
@@ -526,3 +530,56 @@ def test_nothing_illegal_happened_in_all_of_this(gateway):
     assert gateway.metric("illegal_transition_total") == 0
     assert gateway.metric("quarantined_total") == 0
     assert gateway.metric("journal_failures_total") == 0
+
+
+# -- what an operator sees of all that ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prometheus(running, tmp_path_factory):
+    """A real one that scrapes the module's gateway while a text a network is under way."""
+    running.calm()
+    target = running.admin_url.removeprefix("http://")
+
+    def send() -> None:
+        for prefix in ("+86139", "+86186", "+86189"):
+            running.accept(to=a_number(prefix), text="到货通知")
+        running.accept(to=f"+1202555{next(_numbers) % 10_000:04d}", text="hello")
+
+    with Prometheus(target=target, folder=tmp_path_factory.mktemp("prometheus")) as made:
+
+        def is_measured() -> bool:
+            send()  # a rate needs two scrapes with something between them
+            asked = (
+                "count(smsgw:delivered:ratio_rate5m) >= 4 and on () smsgw:send_slow:ratio_rate3d"
+            )
+            return bool(made.query(asked))
+
+        eventually(is_measured, "all channels have delivered between two scrapes", step_s=0.5)
+        yield made
+
+
+def test_prometheus_evaluates_every_rule_and_no_page_is_near(prometheus):
+    rules = prometheus.settled_rules()
+    wrong = {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"}
+    assert wrong == {}
+    [target] = prometheus.get("/targets")["activeTargets"]
+    assert (target["health"], target["labels"]["job"]) == ("up", "smsgw")
+    recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
+    assert [name for name in sorted(recorded) if not prometheus.query(name)] == []
+    alerts = {one["metric"]["alertname"]: one["metric"] for one in prometheus.query("ALERTS")}
+    assert alerts["AlertingWorks"]["alertstate"] == "firing"
+    # Neither firing nor about to.
+    assert [name for name, one in alerts.items() if one["severity"] == "page"] == []
+
+
+def test_every_panel_of_the_dashboards_shows_something(prometheus):
+    empty = []
+    for dashboard in DASHBOARDS:
+        for title, query in dashboard.queries():
+            asked = query.expression.replace("$__rate_interval", "1m")
+            for name in dashboard.variables:
+                asked = asked.replace(f"${name}", ".+")
+            if not prometheus.query(asked) and not query.is_rare:
+                empty.append(f"{dashboard.name}: {title}")
+    assert empty == []

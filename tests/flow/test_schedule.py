@@ -68,7 +68,7 @@ def test_it_waits_is_told_and_goes_when_due(gateway: GatewayProcess) -> None:
     assert len(gateway.submits_of(number)) == 1
     assert told["submitted_at"] >= told["send_at"]
     steps = [step["step"] for step in gateway.timeline(message_id)]
-    assert steps[:2] == ["accepted", "scheduled"]
+    assert steps[:3] == ["accepted", "policy", "scheduled"]
     eventually(lambda: len(events_of(gateway, message_id)) >= 3, "its webhooks are there")
     assert events_of(gateway, message_id) == [
         "message.scheduled", "message.submitted", "message.delivered",

@@ -64,9 +64,9 @@ async def test_a_key_is_found_under_its_own_tenant_only(world):
     assert (await world.one.call("POST", "/v1/messages", key["key"], SEND)).status_code == 202
 
 
-async def test_an_admin_key_sends_and_reads_nothing(world):
+async def test_an_admin_key_sends_and_stops_nothing(world):
     assert code(await world.admin("POST", "/v1/messages", SEND)) == (403, "auth.scope")
-    answer = await world.admin("GET", f"/v1/messages/msg_{1:016x}")
+    answer = await world.admin("POST", f"/v1/messages/msg_{1:016x}:cancel")
     assert code(answer) == (403, "auth.scope")
 
 

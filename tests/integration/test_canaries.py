@@ -127,7 +127,7 @@ class World:
             for number, rate in ((3, candidate), (1, baseline)):
                 meter = one.meters[number]
                 submit = sent_at(99.8)
-                meter.answered([(submit, Submitted("x"))] * each, 100.0, has_sessions=True)
+                meter.answered([(submit, Submitted("x"))] * each, 100.0)
                 delivered = round(each * rate)
                 meter.receipted(delivered, each - delivered, 0.0)
             await one.flush()
@@ -255,7 +255,7 @@ async def test_at_full_share_the_primary_of_the_earlier_steps_is_the_measure(wor
     await to_full_share(world)
     world.now += 600.0
     for one in world.counting:  # the primary has nothing any more
-        one.meters[3].answered([(sent_at(99.8), Submitted("x"))] * 2000, 100.0, has_sessions=True)
+        one.meters[3].answered([(sent_at(99.8), Submitted("x"))] * 2000, 100.0)
         one.meters[3].receipted(1900, 100, 0.0)
         await one.flush()
     await world.gate()
@@ -267,7 +267,7 @@ async def test_failed_submits_take_it_back_before_any_receipt(world: World) -> N
     submit = sent_at(99.9)
     world.now += 60.0
     for one in world.counting:
-        one.meters[3].answered([(submit, refused)] * 60, 100.0, has_sessions=True)
+        one.meters[3].answered([(submit, refused)] * 60, 100.0)
         await one.flush()
     await world.gate()
     await world.gate()

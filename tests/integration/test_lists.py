@@ -247,6 +247,7 @@ async def test_an_operator_sees_what_is_uncertain_of_all_tenants(door, filled):
         assert ids(found) == filled.ids(None, **filters)
         assert {one["tenant"] for one in found} == {f"ten_{SHOP:016x}", f"ten_{OTHER:016x}"}
         assert all("****" in one["to"] for one in found)
+        assert all(("uncertain" in one) is (one["status"] == "uncertain") for one in found)
     refused = await door.call("POST", "/v1/messages:search", key="admin", json={})
     assert refused.status_code == 403
 

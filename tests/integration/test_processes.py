@@ -135,20 +135,20 @@ async def test_a_takeover_ends_no_backend_of_another_database(dsn, postgres_serv
     await postgres_server.admin(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_partitions_made_just_before_midnight_hold_the_ids_of_just_after(dsn):
+async def test_partitions_made_just_before_midnight_hold_the_ids_of_just_after(undated):
     """A worker that starts in the day's last second; its ids may be 15 s ahead of its clock."""
     midnight = (EPOCH_MS + (partitions.today(time.time()) + 1) * DAY_MS) / 1000
     before = midnight - 0.001
     day = partitions.today(before)
     assert partitions.today(midnight) == day + 1
-    conn = await database.connect(dsn, statement_timeout_s=30)
+    conn = await database.connect(undated, statement_timeout_s=30)
     keyring = Keyring(MASTER)
     made = await partitions.ensure(conn, keyring, days_ahead=1, now=before)
     days = [f"{date_of(number):%Y%m%d}" for number in range(day - 1, day + 2)]
     assert set(made) == {f"{table}_{name}" for table in TABLES for name in days}
-    lease = await take(dsn)
-    pool = await database.open_pool(dsn, process=lease.process, epoch=lease.epoch, size=1)
-    world = World(dsn, lease, keyring, pool)
+    lease = await take(undated)
+    pool = await database.open_pool(undated, process=lease.process, epoch=lease.epoch, size=1)
+    world = World(undated, lease, keyring, pool)
     clock = [midnight - 60.0]
     world.ids = IdClock(lease.process, lease.id_floor, lambda: clock[0])
     acceptor, lane = await world.acceptor(), await world.event_lane()
@@ -250,8 +250,8 @@ async def test_a_database_that_is_gone_or_not_ours_is_unavailable_too(postgres_s
         await database.connect(postgres_server.dsn("postgres").replace("smsgw@", "nobody@"))
 
 
-async def test_partitions_are_made_once_for_each_day(dsn):
-    conn = await database.connect(dsn, statement_timeout_s=30)
+async def test_partitions_are_made_once_for_each_day(undated):
+    conn = await database.connect(undated, statement_timeout_s=30)
     keyring = Keyring(MASTER)
     now = time.time()
     made = await partitions.ensure(conn, keyring, days_ahead=2, now=now)
@@ -266,9 +266,9 @@ async def test_partitions_are_made_once_for_each_day(dsn):
     await conn.close()
 
 
-async def test_two_that_make_partitions_together_do_not_collide(dsn):
+async def test_two_that_make_partitions_together_do_not_collide(undated):
     async def make():
-        conn = await database.connect(dsn, statement_timeout_s=30)
+        conn = await database.connect(undated, statement_timeout_s=30)
         try:
             return await partitions.ensure(conn, Keyring(MASTER), days_ahead=2, now=time.time())
         finally:

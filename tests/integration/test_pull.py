@@ -16,7 +16,7 @@ from gateway.idreserve import IdReserve
 from gateway.notices import notices_of_stored
 from receipts.state import Path
 from sms.ids import EPOCH_MS, TIME_SHIFT, IdClock, id_at
-from sms.model import EventRow, Message, State
+from sms.model import STATE_CODES, EventRow, Message, State
 from store import pull as pull_module
 from store.events import EventLane
 from store.processes import NO_MORE_EVENTS, raise_event_floor
@@ -154,6 +154,51 @@ async def test_a_delayed_commit_in_one_process_leaves_no_hole(world, door):
         assert [one["id"] for one in found] == key_of(late + rows)
     finally:
         await slow.close()
+
+
+WRITTEN = (
+    "INSERT INTO events (message_id, sequence, event_id, tenant, path, channel, segment, at,"
+    " status, copy) VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, 0)"
+)
+
+
+async def test_a_writer_killed_in_its_transaction_holds_the_pull_until_its_successor(world, door):
+    """Its rows stand in the table, uncommitted, below what another process has committed."""
+    killed = await World.make(world.dsn, slot=1)
+    again: World | None = None
+    try:
+        mine, its = await messages_of(world, 4), await messages_of(killed, 3)
+        await say(world)
+        await say(killed)
+        found, cursor = await fetch_all(door)
+        assert found == []
+        lost = [lives(killed, [message])[0] for message in its]
+        writer = await killed.opener()()
+        await writer.execute("BEGIN")
+        for row in lost:
+            of = (row.message_id, row.sequence, row.event_id, row.tenant, int(row.path))
+            await writer.execute(WRITTEN, *of, row.channel, row.segment, STATE_CODES[row.status])
+        rows = lives(world, mine)
+        await write(world, rows)
+        assert min(row.event_id for row in rows) > max(row.event_id for row in lost)
+        await say(world)
+        await say(killed, min(row.event_id for row in lost))
+        assert (await fetch_all(door, cursor))[0] == []
+        writer.terminate()  # as kill -9 of the process does
+        assert (await fetch_all(door, cursor))[0] == []  # nobody speaks for it yet
+        again = await World.make(world.dsn, slot=1)
+        assert again.lease.process == killed.lease.process
+        await raise_event_floor(killed.pool, killed.lease.process, NO_MORE_EVENTS)
+        anew = [lives(again, [message])[0] for message in its]
+        await write(again, anew)
+        await say(again)
+        await say(world)
+        found, _ = await fetch_all(door, cursor, limit=5)
+        assert [one["id"] for one in found] == key_of(rows + anew)
+    finally:
+        await killed.close()
+        if again is not None:
+            await again.close()
 
 
 async def test_pulling_while_two_processes_write_misses_nothing(world, door):

@@ -307,8 +307,10 @@ async def test_an_endpoint_that_is_gone_is_disabled_for_everybody(rig):
     await rig.delivered()
     assert rig.requests == []
     one = f"{PATH}/{made['id']}"
-    refused = await rig.call("POST", f"{one}:replay", {"failed": True})
-    assert (refused.status_code, refused.json()["code"]) == (409, "webhook_endpoint.disabled")
+    for verb, body in ((":replay", {"failed": True}), (":test", None)):
+        refused = await rig.call("POST", one + verb, body)
+        assert (refused.status_code, refused.json()["code"]) == (409, "webhook_endpoint.disabled")
+    assert rig.requests == []
     back = await rig.call("PATCH", one, {"enabled": True}, headers=STAR)
     assert (back.json()["enabled"], back.json()["disabled_reason"]) == (True, None)
     assert (await rig.call("POST", f"{one}:replay", {"failed": True})).status_code == 202

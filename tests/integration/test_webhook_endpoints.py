@@ -15,6 +15,7 @@ from gateway.changelimit import ChangeLimit
 from sms.config import WebhookEndpoint
 from store import database
 from store.objects import Upsert
+from tests.support import forbidden_addresses
 from tests.support.admin_world import SETUP
 from tests.support.webhook_world import PATH, STAR, URL, open_rig
 from webhooks import sign
@@ -170,7 +171,7 @@ FORBIDDEN = [
 
 
 async def test_a_forbidden_url_is_refused_in_every_spelling(rig):
-    for url in FORBIDDEN:
+    for url in (*FORBIDDEN, *forbidden_addresses.urls()):
         refused = await rig.call("POST", PATH, {"url": url})
         assert refused.status_code == 422, url
         errors = [(error["pointer"], error["code"]) for error in refused.json()["errors"]]

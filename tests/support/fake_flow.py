@@ -14,7 +14,7 @@ from gateway.api.auth import new_key
 from gateway.api.port import PolicyPort, SuppressionsPort
 from gateway.calls import Calls
 from gateway.commands import BatchLook
-from gateway.lostanswer import CopyVerdict
+from gateway.lostanswer import CopyVerdict, Prospect
 from gateway.pumping import Pumping
 from gateway.vendors import Vendors
 from gateway.webhook_desk import WebhookDesk
@@ -22,7 +22,7 @@ from gateway.withdraw import Verdict
 from sms.config import ApiKey, Channel, Route, Snapshot, Tenant
 from sms.errors import KeyTaken, RefsTaken
 from sms.ids import IdClock
-from sms.model import EventRow, Inbound, Message, MessageClass, Report, State
+from sms.model import EventRow, Inbound, Message, MessageClass, Report, State, UncertainPolicy
 from sms.portability import Portability
 from store.commands import BatchState
 from store.intake import Hasher, IntakeKey, Kind, Slot
@@ -347,6 +347,10 @@ class FakeFlow:
 
     def would_take(self, channels: Sequence[int], message_class: MessageClass) -> int | None:
         return channels[0] if channels else None
+
+    def prospect(self, message: Message) -> Prospect:
+        deadline = message.uncertain_at + 259_200.0
+        return Prospect(UncertainPolicy.ASK, deadline, min(message.valid_until, deadline))
 
     def channel_name(self, channel_id: int) -> str | None:
         channel = self.snapshot.channels.get(channel_id)

@@ -30,6 +30,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from store.embedded import run_directory
+from tests.support import cluster
 
 ROOT = Path(__file__).parents[2]
 # How long a test waits for what must come: nothing when it is there, and a machine with other work
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90.0
 DRAIN_S = 30.0  # RELIABILITY section 9: what SIGTERM may take
 SERVERS = ("postgres", "valkey")
+DATABASE_END_S = 5.0  # at most, without a checkpoint
 LOG_LINES = 15
 SANDBOX_PORTS = 12  # five carriers and the sink, each with a control port
 
@@ -201,6 +203,8 @@ class GatewayProcess:
     def start(self) -> Self:
         """Start on the data directory, new or used, and wait until it is ready."""
         assert self.process is None
+        if "--sandbox" in self.command_line and not (self.data_dir / "postgres").exists():
+            cluster.lay(self.data_dir)
         with (self.folder / "up.out").open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gateway", *self.command_line],
@@ -258,17 +262,31 @@ class GatewayProcess:
         return pid
 
     def close(self) -> None:
-        """End everything and remove the data directory; never raises for what is gone."""
+        """End everything and remove the data directory; never raises for what is gone.
+
+        At once: an end in order is the subject of tests of its own (`stop`).
+        """
         self.client.close()
-        if self.process is not None:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)
+        self._end_database()
         self._kill_all()
         if self.process is not None:
             self.process.wait()
             self.process = None
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end_database(self) -> None:
+        """Killed, PostgreSQL would leave its shared memory to the machine: it is told to end now.
+
+        Its supervisor goes first, which would start it again.
+        """
+        pids = self.pids()
+        with contextlib.suppress(psutil.Error, KeyError):
+            database = psutil.Process(pids["postgres"])
+            psutil.Process(pids["supervisor"]).kill()
+            database.send_signal(signal.SIGQUIT)
+            end = time.monotonic() + DATABASE_END_S
+            while database.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
+                time.sleep(0.01)
 
     def _kill_all(self) -> None:
         """Everything seen below us, and whoever still has our data directory in its settings."""

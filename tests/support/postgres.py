@@ -6,6 +6,7 @@ so that a test of one part does not build the others by hand.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from store.seal import Keyring
 
 MASTER = bytes(range(32))
 TEMPLATE = "template_smsgw"
+DATED = "template_dated"  # with the partitions and keys of the days round today
 
 
 @dataclass
@@ -63,20 +65,41 @@ _is_made: set[Path] = set()
 _numbers = itertools.count(1)
 
 
+async def _make_templates(server: Server) -> None:
+    # Nobody cuts this server's power, and each test makes a database: no test waits for a disk.
+    await server.admin("ALTER SYSTEM SET fsync = off")
+    await server.admin("SELECT pg_reload_conf()")
+    await server.admin(f"CREATE DATABASE {TEMPLATE}")
+    await database.migrate(server.dsn(TEMPLATE))
+    await server.admin(f"CREATE DATABASE {DATED} TEMPLATE {TEMPLATE}")
+    conn = await database.connect(server.dsn(DATED), statement_timeout_s=30)
+    await partitions.ensure(conn, Keyring(MASTER), days_ahead=2, now=time.time())
+    await conn.close()
+
+
+@contextlib.asynccontextmanager
+async def _fresh(server: Server, template: str) -> AsyncIterator[str]:
+    if server.run_dir not in _is_made:
+        await _make_templates(server)
+        _is_made.add(server.run_dir)
+    name = f"test_{next(_numbers)}"
+    await server.admin(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.dsn(name)
+    await server.admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 async def dsn(postgres_server: Server) -> AsyncIterator[str]:
-    """A fresh, migrated database."""
-    if postgres_server.run_dir not in _is_made:
-        # Nobody cuts this server's power, and each test makes a database: no test waits for a disk.
-        await postgres_server.admin("ALTER SYSTEM SET fsync = off")
-        await postgres_server.admin("SELECT pg_reload_conf()")
-        await postgres_server.admin(f"CREATE DATABASE {TEMPLATE}")
-        await database.migrate(postgres_server.dsn(TEMPLATE))
-        _is_made.add(postgres_server.run_dir)
-    name = f"test_{next(_numbers)}"
-    await postgres_server.admin(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    yield postgres_server.dsn(name)
-    await postgres_server.admin(f"DROP DATABASE {name} WITH (FORCE)")
+    """A fresh, migrated database with the partitions of the days round today."""
+    async with _fresh(postgres_server, DATED) as name:
+        yield name
+
+
+@pytest.fixture
+async def undated(postgres_server: Server) -> AsyncIterator[str]:
+    """The same without a partition: for who is asked to make them."""
+    async with _fresh(postgres_server, TEMPLATE) as name:
+        yield name
 
 
 @pytest.fixture
@@ -133,7 +156,7 @@ class World:
     async def make(cls, dsn: str, *, slot: int = 0, lease_s: float = 15.0) -> World:
         keyring = Keyring(MASTER)
         conn = await database.connect(dsn, statement_timeout_s=30)
-        await partitions.ensure(conn, keyring, days_ahead=2, now=time.time())
+        await partitions.ensure(conn, keyring, days_ahead=2, now=time.time())  # for its keys
         await conn.close()
         lease = await ProcessLease.take(dsn, node="node", slot=slot, lease_s=lease_s)
         pool = await database.open_pool(dsn, process=lease.process, epoch=lease.epoch, size=2)

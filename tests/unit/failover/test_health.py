@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from failover.health import Answers, Baseline, Health, HealthPolicy, Ring, Signal
@@ -164,9 +164,71 @@ def test_what_waits_counts_as_slow_by_its_age():
     for second in range(45):
         now = float(second)
         feed(health, now, Answers(total=30, taken=30, is_heard=True), 1)
-        waiting = [0.0] * 30 + [now] * 30
+        waiting = [max(0.0, now - 60.0 + one) for one in range(60) for _ in range(3)]
         is_left = judged(health, now, waiting) is Signal.SLOW
         assert is_left is (second >= 41)  # late from 11 on, for 30 s
+
+
+def test_what_was_lost_a_while_ago_says_nothing_of_those_that_are_answered():
+    health = Health(POLICY, 0.0)
+    for second in range(130):
+        feed(health, float(second), Answers(total=3, taken=3, is_heard=True), 1)
+        assert judged(health, float(second), [0.0] * 10 + [float(second)] * 3) is None
+
+
+class Slots:
+    """Sessions of a channel whose carrier answers each submit after the same time, in order."""
+
+    def __init__(self, slots, rate, answer_s, carriers):
+        self.health = [Health(POLICY, 0.0) for _ in range(carriers)]
+        self.slots, self.rate, self.answer_s = slots, rate, answer_s
+        self.waiting: list[list[float]] = [[] for _ in range(carriers)]
+        self.due = self.sent = 0.0
+
+    def left_at(self, seconds, signals):
+        """When one of the faults is found, within so many seconds."""
+        for second in range(seconds):
+            now = float(second)
+            for one, waiting in zip(self.health, self.waiting, strict=True):
+                answered = [at for at in waiting if now - at >= self.answer_s]
+                waiting[:] = [at for at in waiting if now - at < self.answer_s]
+                slow = sum(now - at > POLICY.slow_answer_s for at in answered)
+                count = len(answered)
+                if count:
+                    one.answered(Answers(total=count, slow=slow, taken=count, is_heard=True), now)
+            self.send(now)
+            for one, waiting in zip(self.health, self.waiting, strict=True):
+                fault = one.judge(waiting, self.health, now)
+                if fault is not None and fault.signal in signals:
+                    return now
+        return None
+
+    def send(self, now):
+        """What is due, into the free slots; the rest waits in a queue."""
+        self.due += self.rate
+        while self.due >= 1 and sum(map(len, self.waiting)) < self.slots:
+            self.due -= 1
+            self.sent += 1
+            self.waiting[int(self.sent) % len(self.waiting)].append(now)
+
+
+SLOTS = st.builds(lambda window, sessions: window * sessions, st.integers(1, 64), st.integers(1, 4))
+RATES = st.sampled_from([0.02, 0.1, 0.5, 1.0, 3.0, 20.0, 500.0])
+
+
+@given(SLOTS, RATES, st.floats(0.0, 10.0), st.sampled_from([1, 4]))
+def test_quick_answers_are_never_slow_whatever_waits(slots, rate, answer_s, carriers):
+    assert Slots(slots, rate, answer_s, carriers).left_at(200, {Signal.SLOW}) is None
+
+
+@given(SLOTS, RATES, st.floats(11.0, 59.0), st.sampled_from([1, 4]))
+@example(slots=32, rate=500.0, answer_s=11.0, carriers=4)  # two windows, half of them young
+def test_slow_answers_are_always_left_for(slots, rate, answer_s, carriers):
+    """Also where they come in bursts, or one in a minute; within 60 s if there are enough."""
+    channel = Slots(slots, rate, answer_s, carriers)
+    busy = min(rate * 10, slots) >= 4 * carriers
+    # Where all that went out at once is silent for 10 s, it hangs until it answers.
+    assert channel.left_at(60 if busy else 2000, {Signal.SLOW, Signal.NO_ANSWER}) is not None
 
 
 def sent(health, now, share, lag_s=5.0):
@@ -266,3 +328,19 @@ def test_slow_answers_of_several_carriers_are_judged_together():
             feed(one, float(second), Answers(total=1, taken=1, slow=slow, is_heard=True), 4)
             if not slow:
                 assert judged(one, second + 0.5, whole=alone) is None
+
+
+def test_receipts_are_counted_once_their_time_is_over() -> None:
+    health = Health(HealthPolicy(), 1000.0)
+    taken = (0, 0)
+    for second in range(400):
+        now = 1000.0 + second
+        if 5 <= second < 15:
+            sent(health, now, 0.5, lag_s=0.0)
+        health.judge((), [health], now)
+        expected, in_time = health.take_receipts()
+        taken = taken[0] + expected, taken[1] + in_time
+        if second == 300:
+            assert taken == (0, 0)
+    assert taken == (200, 100)
+    assert health.take_receipts() == (0, 0)

@@ -70,7 +70,7 @@ def test_a_lost_answer_is_asked_about_at_once_with_the_moment_it_left() -> None:
     left = world.kit.clock.unix()
     world.kit.clock.now += 10.0
     world.kit.answer(1, Uncertain("http.timeout"))
-    [(submit, at, unsure_s)] = world.asked
+    [(submit, at, unsure_s, _)] = world.asked
     assert (submit.message, submit.attempt, submit.copy) == (message, 1, 0)
     assert at == pytest.approx(left)
     assert unsure_s == 0.0
@@ -236,7 +236,7 @@ def test_after_a_kill_it_is_asked_about_all_the_time_since_it_was_accepted() -> 
     world.asked.clear()
     world.kit.clock.now += 91.0
     world.kit.evidence.channel_up(1)
-    [(_, sent_unix, unsure_s)] = world.asked
+    [(_, sent_unix, unsure_s, _)] = world.asked
     assert (sent_unix, sent_unix - unsure_s) == (message.uncertain_at, message.created_at)
 
 
@@ -424,3 +424,22 @@ class ReaderOf:
         fresh.id = self._message.id
         rows = [row for row in self._world.kit.events.rows if row.message_id == fresh.id]
         return {fresh.id: Stored(fresh, rows)}
+
+
+def test_the_gauges_say_how_many_wait_and_since_when() -> None:
+    world = Asking()
+    metrics = world.kit.metrics
+    world.lost()
+    world.kit.clock.now += 40.0
+    second = world.lost()
+    world.kit.clock.now += 2.0
+    world.kit.evidence.set_gauges()
+    assert metrics.uncertain_messages.values["otp",] == 2
+    assert metrics.uncertain_oldest_age_seconds.values["otp",] == pytest.approx(42.0)
+    assert metrics.uncertain_messages.values["marketing",] == 0
+    world.kit.evidence.found(second)
+    for message in list(world.kit.evidence.waiting.values()):
+        world.kit.evidence.found(message)
+    world.kit.evidence.set_gauges()
+    assert metrics.uncertain_messages.values["otp",] == 0
+    assert metrics.uncertain_oldest_age_seconds.values["otp",] == 0.0

@@ -181,7 +181,7 @@ async def test_the_first_slot_of_a_step_begins_with_it(desk: Desk) -> None:
 async def test_an_answer_counts_in_the_minute_of_its_submit(desk: Desk) -> None:
     desk.now = NOON + 70
     submit = cast("Submit", SimpleNamespace(sent_at=985.0))  # nothing else of it matters
-    desk.meter().answered([(submit, Submitted("x"))], 1000.0, has_sessions=True)
+    desk.meter().answered([(submit, Submitted("x"))], 1000.0)
     assert await desk.flushed() == {0: (1, 0, 1, 0, 0, 0)}
 
 
@@ -190,7 +190,7 @@ async def test_what_a_lost_link_swallowed_counts_as_failed(desk: Desk) -> None:
     desk.now = NOON + 10
     submit = cast("Submit", SimpleNamespace(sent_at=999.0))  # nothing else of it matters
     lost = [(submit, Uncertain("channel.link_lost"))] * 2 + [(submit, Uncertain("process.lost"))]
-    desk.meter().answered(lost, 1000.0, has_sessions=True)
+    desk.meter().answered(lost, 1000.0)
     assert await desk.flushed() == {0: (2, 4, 0, 0, 0, 0)}
 
 

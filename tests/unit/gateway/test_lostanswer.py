@@ -81,6 +81,36 @@ def test_ask_holds_until_an_operator_wants_exactly_one_copy() -> None:
     assert kit.metrics.duplicate_copies_total.values[()] == 1
 
 
+def test_the_operators_list_says_what_waits_for_him_and_until_when() -> None:
+    kit = Kit()
+    asking(kit)
+    message = lost(kit, kit.message(valid_s=600.0))
+    at, deadline = message.uncertain_at, message.uncertain_at + 259_200.0
+    assert kit.evidence.prospect(message) == (ASK, deadline, message.valid_until - 1.0)
+    otp = lost(kit, kit.message(MessageClass.OTP, valid_s=600.0))
+    assert kit.evidence.prospect(otp).resend_until == otp.valid_until - 60.0
+    own = lost(kit, kit.message(on_uncertain=OnUncertain.PROBE_THEN_RESEND))
+    policy = UncertainPolicy.PROBE_THEN_RESEND
+    assert kit.evidence.prospect(own) == (policy, at + 120.0, None)  # its copy comes by itself
+    hold = lost(kit, kit.message(on_uncertain=OnUncertain.HOLD))
+    assert kit.evidence.prospect(hold) == (UncertainPolicy.HOLD, deadline, None)
+    kit.clock.now += 600.0
+    assert kit.evidence.prospect(message) == (ASK, deadline, None)
+    assert order(kit, message) is CopyVerdict.LATE
+
+
+def test_the_list_and_the_door_agree_about_who_may_be_resent() -> None:
+    for valid_s in (30.0, 70.0, 4000.0):
+        for policy in (None, *OnUncertain):
+            for later_s in (0.0, 9.0, 40.0, 121.0):
+                kit = Kit()
+                asking(kit)
+                message = lost(kit, kit.message(on_uncertain=policy, valid_s=valid_s))
+                kit.clock.now += later_s
+                told = kit.evidence.prospect(message).resend_until
+                assert (told is not None) is isinstance(order(kit, message), EventRow)
+
+
 def test_what_an_operator_cannot_have() -> None:
     kit = Kit()
     hold = lost(kit, kit.message(on_uncertain=OnUncertain.HOLD))

@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 
 from loadtest.carrier import Carrier, arguments
-
-
-class FakeRequest:
-    def __init__(self, body: dict[str, Any]) -> None:
-        self._body = json.dumps(body).encode()
-
-    async def read(self) -> bytes:
-        return self._body
+from loadtest.web import Request
 
 
 async def test_a_link_that_cannot_come_up_stays_down_and_says_why(
@@ -25,8 +18,7 @@ async def test_a_link_that_cannot_come_up_stays_down_and_says_why(
     carrier = Carrier(arguments().parse_args([*line, str(tmp_path / "a.jsonl")]))
 
     async def post(**body: Any) -> Any:
-        request: Any = FakeRequest(body)
-        return await carrier.post_behaviour(request)
+        return await carrier.post_behaviour(Request({}, json.dumps(body).encode()))
 
     async def listen() -> int:
         raise OSError(errno.EADDRINUSE, "address already in use")

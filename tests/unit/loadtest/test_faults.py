@@ -30,6 +30,7 @@ class Records:
         self.carriers: list[list[tuple[float, bytes]]] = [[], [], [], []]
         self.events = []
         self.log = []
+        self.up_at = 16.0
 
     def message(self, index, at, *copies, ends="delivered", reason=None, marked=False):
         """Accepted at `at`; `copies` are (at, place) or (at, place, status)."""
@@ -52,7 +53,8 @@ class Records:
             trace.read_carrier(place, (row for _, row in sorted(rows)))
         trace.sort()
         trace.read_sink(self.events)
-        trace.read_log(self.log)
+        link = {"event": "link changed", "at": stamp(self.up_at), "channel": "smpp-1"}
+        trace.read_log([*self.log, json.dumps({**link, "is_up": True})])
         moments = [Moment(START + fault, FAULT), Moment(START + healed, HEALED)]
         sent = Sent(self.sent, {}, 0)
         return judging.Seen("smpp", rate, 20.0, START, sent, trace, moments, {})
@@ -111,6 +113,13 @@ def test_a_late_backup_and_a_wait_behind_the_dead_link_are_seen():
         "first success on a backup after",
         "longest wait for a submit, what was in flight aside",
     ]
+
+
+def test_a_link_that_is_up_again_must_be_used_soon(records):
+    records.up_at = 15.0 + judging.LINK_LIMIT_S + 0.5
+    assert records.failed() == ["a session after the link is up again"]
+    records.up_at = 14.0  # before it was mended
+    assert records.failed() == ["a session after the link is up again"]
 
 
 def test_what_was_in_flight_follows_its_class(records):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry import metrics as m
+from telemetry import series
 
 
 def lines(text: bytes) -> list[str]:
@@ -54,8 +55,8 @@ def test_every_series_of_the_contract_exists() -> None:
 
 def test_the_attribute_of_a_series_is_its_name() -> None:
     one = m.Metrics()
-    for series in one.series():
-        assert getattr(one, series.name) is series
+    for each in one.series():
+        assert getattr(one, each.name) is each
 
 
 def test_counters_add_up_and_gauges_follow_their_rule() -> None:
@@ -142,11 +143,11 @@ def test_a_wrong_number_of_labels_is_a_bug() -> None:
 
 def test_a_carrier_that_invents_codes_does_not_fill_memory() -> None:
     one = m.Metrics()
-    for code in range(m.MAX_LABEL_SETS + 500):
+    for code in range(series.MAX_LABEL_SETS + 500):
         one.unmapped_codes_total.inc(("a", str(code)))
     samples = one.snapshot()["unmapped_codes_total"]
-    assert len(samples) <= m.MAX_LABEL_SETS + 1
-    assert sum(numbers[0] for _, numbers in samples) == m.MAX_LABEL_SETS + 500
+    assert len(samples) <= series.MAX_LABEL_SETS + 1
+    assert sum(numbers[0] for _, numbers in samples) == series.MAX_LABEL_SETS + 500
 
 
 def test_the_busiest_tenants_have_a_name_and_the_rest_are_other() -> None:
@@ -154,7 +155,7 @@ def test_the_busiest_tenants_have_a_name_and_the_rest_are_other() -> None:
     for number in range(80):
         one.accepted_total.inc((f"t{number}", "otp"), number + 1)
     samples = {labels[0]: numbers[0] for labels, numbers in one.snapshot()["accepted_total"]}
-    assert len(samples) == m.TENANTS_BY_NAME + 1
+    assert len(samples) == series.TENANTS_BY_NAME + 1
     assert samples["t79"] == 80
     assert "t0" not in samples
     assert samples["other"] == sum(range(1, 31))
@@ -162,7 +163,7 @@ def test_the_busiest_tenants_have_a_name_and_the_rest_are_other() -> None:
 
 def test_a_tenant_that_grows_busy_takes_the_place_of_the_idlest() -> None:
     one = m.Metrics()
-    for number in range(m.TENANTS_BY_NAME):
+    for number in range(series.TENANTS_BY_NAME):
         one.accepted_total.inc((f"t{number}", "otp"), 100 + number)
     one.snapshot()
     one.accepted_total.inc(("late", "otp"), 150)
@@ -183,8 +184,8 @@ def test_a_tenant_that_grows_busy_takes_the_place_of_the_idlest() -> None:
     )
 )
 def test_no_shown_total_ever_goes_back(rounds: list[dict[str, int]]) -> None:
-    top = m.TopTenants(limit=3)
-    counter = m.Counter("accepted_total", "", ("tenant", "class"), top)
+    top = series.TopTenants(limit=3)
+    counter = series.Counter("accepted_total", "", ("tenant", "class"), top)
     last: dict[str, float] = {}
     for traffic in rounds:
         for tenant, n in traffic.items():
@@ -198,7 +199,7 @@ def test_no_shown_total_ever_goes_back(rounds: list[dict[str, int]]) -> None:
 
 
 def test_a_quiet_tenant_gives_its_place_to_a_busy_one_and_not_the_other_way() -> None:
-    top = m.TopTenants(limit=1)
+    top = series.TopTenants(limit=1)
     top.rerank({"early": 100})
     top.rerank({"later": 150})
     assert top.names == {"early"}  # not twice as busy
@@ -211,7 +212,7 @@ def test_a_quiet_tenant_gives_its_place_to_a_busy_one_and_not_the_other_way() ->
 
 
 def test_weights_keep_their_order_when_their_unit_is_made_small_again() -> None:
-    top = m.TopTenants(limit=2)
+    top = series.TopTenants(limit=2)
     top.rerank({"a": 4, "b": 8})
     for _ in range(12_000):  # beyond _UNIT_MAXIMUM
         top.rerank({})
@@ -220,8 +221,8 @@ def test_weights_keep_their_order_when_their_unit_is_made_small_again() -> None:
 
 
 def test_a_look_costs_what_was_busy_and_not_how_many_tenants_there_are() -> None:
-    top = m.TopTenants(limit=3)
-    counter = m.Counter("accepted_total", "", ("tenant", "class"), top)
+    top = series.TopTenants(limit=3)
+    counter = series.Counter("accepted_total", "", ("tenant", "class"), top)
     for number in range(1000):
         counter.inc((f"t{number}", "otp"))
     assert len(counter.news()) == 1000
@@ -232,8 +233,8 @@ def test_a_look_costs_what_was_busy_and_not_how_many_tenants_there_are() -> None
 
 
 def test_residuals_of_unnamed_tenants_do_not_cancel_out() -> None:
-    top = m.TopTenants(limit=0)
-    gauge = m.Gauge("conservation_residual", "", ("tenant",), tenants=top)
+    top = series.TopTenants(limit=0)
+    gauge = series.Gauge("conservation_residual", "", ("tenant",), tenants=top)
     gauge.set(("a",), 3)
     gauge.set(("b",), -3)
     assert gauge.samples() == [(["other"], [6])]
@@ -257,4 +258,4 @@ def test_residuals_of_unnamed_tenants_do_not_cancel_out() -> None:
     ],
 )
 def test_a_code_is_named_and_nothing_longer_than_a_code(code: str, label: str) -> None:
-    assert m.code_label(code) == label
+    assert series.code_label(code) == label

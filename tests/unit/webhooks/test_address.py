@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import forbidden_addresses
 from webhooks.address import AllowList, is_global_unicast, refusal
 
 FORBIDDEN_BY_RELIABILITY = [
@@ -42,6 +43,15 @@ def test_every_named_range_is_refused_from_its_first_to_its_last_address(text: s
         assert not is_global_unicast(str(address)), address
         if address.version == 4:
             assert not is_global_unicast(f"::ffff:{address}")
+
+
+def test_every_address_of_the_matrix_is_refused_and_its_neighbours_are_not():
+    for address in forbidden_addresses.addresses():
+        assert refusal(address, 443) == "address", address
+    for address in ("9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.32.0.0"):
+        assert refusal(address, 443) is None, address
+    for address in ("192.88.98.255", "192.88.100.0", "223.255.255.255", "2003::", "3ffe:ffff::"):
+        assert refusal(address, 443) is None, address
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import forbidden_addresses
 from webhooks.address import AllowList
 from webhooks.deliver import Target, parse_target
 
@@ -68,6 +69,11 @@ def test_what_can_be_seen_to_be_forbidden_is_refused_with_a_sentence(url: str):
     refused = parse_target(url, ALLOW)
     assert isinstance(refused, str)
     assert refused
+
+
+def test_no_spelling_of_a_forbidden_address_may_be_called():
+    for url in forbidden_addresses.urls():
+        assert isinstance(parse_target(url, AllowList()), str), url
 
 
 @given(st.text(max_size=80) | st.text(max_size=60).map(lambda text: "https://" + text))

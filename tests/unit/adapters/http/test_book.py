@@ -158,3 +158,30 @@ def test_nothing_settled_is_asked_about_and_nothing_open_is_forgotten(moves):
     assert found == {(key_of(submits[one]), True) for one in lost} | {
         (key_of(submits[one]), False) for one in silent
     }
+
+
+def test_an_overdue_receipt_is_asked_for_once_and_soon_forgotten():
+    ours, overdue = Book(None), a_submit()
+    ours.lost(Asked(a_submit(), 0.0), 0.0)
+    ours.overdue(Asked(overdue, 0.0, "id"), 0.0)
+    ours.overdue(Asked(overdue, 0.0, "id"), 0.0)
+    question = ours.due(0.0, 0.0)
+    assert question is not None
+    assert (question.asked.carrier_id, question.is_lost) == ("id", False)
+    assert ours.is_open(question)
+    assert ours.due(0.0, 1.0) is None
+    lost = ours.due(0.0, 3.0)
+    assert lost is not None
+    assert lost.is_lost
+    assert len(ours) == 2
+    while ours.due(61.0, 61.0):
+        pass
+    assert len(ours) == 1
+
+
+def test_what_is_asked_about_anyway_is_not_asked_twice():
+    ours, submit = Book(10.0), a_submit()
+    ours.taken(Asked(submit, 0.0, "id"), 0.0)
+    ours.overdue(Asked(submit, 0.0, "id"), 1.0)
+    assert ours.due(0.0, 5.0) is None
+    assert len(ours) == 1

@@ -1,4 +1,4 @@
-"""What of the shell needs no socket: backoff, and a carrier that does not read."""
+"""What of the shell needs no socket: a carrier that does not read."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from adapters.session import SessionPolicy
 from adapters.sgip.pdu import BIND_RESP
-from adapters.shell import Link, backoff_s
+from adapters.shell import Link
 from adapters.smpp import pdu
 from adapters.smpp.channel import SmppChannel
 from adapters.smpp.codes import login_refused
@@ -76,16 +76,6 @@ def bound(channel):
     link.data_received(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, {"system_id": "S"}))
     transport.written = b""
     return link, transport
-
-
-@pytest.mark.parametrize(
-    ("failures", "least", "most"),
-    [(1, 0.8, 1.2), (2, 1.6, 2.4), (4, 6.4, 9.6), (7, 48.0, 72.0), (10_000, 48.0, 72.0)],
-)
-def test_the_backoff_doubles_to_a_minute_with_a_fifth_of_jitter(failures, least, most):
-    policy = SessionPolicy()
-    assert backoff_s(failures, policy, 0.0) == pytest.approx(least)
-    assert backoff_s(failures, policy, 1.0) == pytest.approx(most)
 
 
 async def test_the_log_says_by_which_protocol_a_channel_has_a_session_or_none():

@@ -17,8 +17,10 @@ from adapters.session import (
     is_linked,
 )
 from adapters.smpp import pdu
+from adapters.smpp.references import LostSubmits
 from adapters.smpp.session import Session, Token
 from adapters.smpp.settings import parse
+from sms.attempts import reference
 from sms.errors import LocalProtocolError, RemoteProtocolError
 from sms.gsm import encode as encode_gsm7
 from sms.model import Encoding, MessageClass
@@ -710,3 +712,90 @@ def test_an_id_in_another_radix_is_found_whatever_the_tlv_holds(form, answer, te
         [event] = session.receive(pdu.build_pdu(pdu.DELIVER_SM, 5, fields, tlvs=tlvs), 1.2)
         assert isinstance(event, Reported)
         assert Submitted(event.reports[0].carrier_id) == submitted
+
+
+# -- user_message_reference ----------------------------------------------------------------
+
+
+def echoing(sequence, carrier_id, bits, number="8613800138000"):
+    """A receipt with the TLV."""
+    text = f"id:{carrier_id} sub:001 dlvrd:001 stat:DELIVRD err:000 text:"
+    fields = {"source_addr": number, "destination_addr": "1", "esm_class": 4}
+    tlvs = [(pdu.TLV_USER_MESSAGE_REFERENCE, bits.to_bytes(2, "big"))]
+    fields["short_message"] = text.encode()
+    return pdu.build_pdu(pdu.DELIVER_SM, sequence, fields, tlvs=tlvs)
+
+
+def an_echoing_pair(**settings):
+    """Two sessions of one channel: what the one has lost the other is told of."""
+    lost = LostSubmits()
+    chosen = parse({**SETTINGS, "user_message_reference": True, **settings})
+    found = []
+    for _ in range(2):
+        session = Session(7, chosen, SessionPolicy(), 16)
+        session.lost_submits = lost
+        session.connected(0.0)
+        session.receive(pdu.build_pdu(pdu.BIND_TRANSCEIVER_RESP, 1, {"system_id": "S"}), 0.0)
+        session.to_send()
+        found.append(session)
+    return found
+
+
+def brought(session, *data):
+    [reported] = session.receive(b"".join(data), 5.0)
+    return [(one.reference, one.part) for one in reported.reports]
+
+
+@pytest.mark.parametrize("kind", ["submit_sm", "data_sm"])
+def test_submits_carry_their_reference_where_the_channel_says_so(kind):
+    session, _ = an_echoing_pair(submit_pdu=kind)
+    session._sequence = 0x1FFFE
+    session.submit(submits_of(a_message(segments=2)), 1.0)
+    bits = [dict(one.tlvs)[pdu.TLV_USER_MESSAGE_REFERENCE] for one in frames(session.to_send())]
+    assert bits == [b"\xff\xff", b"\x00\x00"]
+    usual = bound_session(submit_pdu=kind)
+    usual.submit(some_submits(1), 1.0)
+    [one] = frames(usual.to_send())
+    assert pdu.TLV_USER_MESSAGE_REFERENCE not in dict(one.tlvs)
+
+
+def test_a_receipt_that_echoes_it_names_the_attempt_whose_answer_was_lost():
+    gone, session = an_echoing_pair()
+    gone.submit(submits_of(a_message(segments=2)), 1.0)
+    sequences = [one.sequence for one in frames(gone.to_send())]
+    gone.lost("channel.link_lost")
+    word = reference(1, 1)
+    data = [echoing(9 + n, f"x{n}", bits) for n, bits in enumerate(sequences)]
+    assert brought(session, *data) == [(word, (1, 2)), (word, (2, 2))]
+    national = echoing(20, "y", sequences[0], number="13800138000")
+    other = echoing(21, "z", sequences[0], number="13900139000")
+    unknown = echoing(22, "u", 4711)
+    assert brought(session, national, other, unknown, report(23, "v")) == [
+        (word, (1, 2)), ("", None), ("", None), ("", None)
+    ]  # fmt: skip
+
+
+def test_a_receipt_that_is_quicker_than_its_answer_names_it_too():
+    session, _ = an_echoing_pair()
+    session.submit(some_submits(1), 1.0)
+    [one] = frames(session.to_send())
+    assert brought(session, echoing(9, "x", one.sequence)) == [(reference(1, 1), None)]
+    session.receive(submit_answer(one.sequence, "x"), 5.0)
+    assert brought(session, echoing(10, "x", one.sequence)) == [("", None)]  # its id says it
+
+
+def test_two_lost_ones_that_fit_are_none():
+    gone, session = an_echoing_pair()
+    for _ in range(2):  # the bits have come round
+        gone._sequence = 41
+        gone.submit(some_submits(1), 1.0)
+        gone.state = SessionState.BOUND
+        gone._given_up([*gone.window.clear()], "channel.link_lost")
+    assert brought(session, echoing(9, "x", 42)) == [("", None)]
+
+
+def test_a_channel_without_the_setting_believes_no_reference():
+    session = bound_session()
+    session.submit(some_submits(1), 1.0)
+    [one] = frames(session.to_send())
+    assert brought(session, echoing(9, "x", one.sequence)) == [("", None)]

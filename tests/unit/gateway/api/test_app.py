@@ -12,6 +12,7 @@ import pytest
 
 from gateway.api import app, health
 from gateway.api.app import build
+from gateway.views import rfc3339
 from receipts.state import Path
 from sms.config import WebhookEndpoint
 from sms.errors import StoreUnavailable
@@ -77,8 +78,8 @@ async def test_a_scheduled_message_is_queued_from_its_moment_on(flow, in_s, stat
     assert told["reason"] == "policy.quiet_hours"
     assert told["send_at"].endswith("Z")
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline", "read")).json()["data"]
-    assert [step["step"] for step in steps] == ["accepted", "scheduled"]
-    assert steps[1]["code"] == "policy.quiet_hours"
+    assert [step["step"] for step in steps] == ["accepted", "policy", "scheduled"]
+    assert steps[2]["code"] == "policy.quiet_hours"
 
 
 async def test_a_message_reads_as_the_contract_says(flow):
@@ -130,11 +131,18 @@ async def test_the_timeline_names_every_step(flow):
     message_id = await make(flow)
     deliver(flow)
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline")).json()["data"]
-    assert [step["step"] for step in steps] == ["accepted", "queued", "attempt", "receipt"]
-    assert [step["ms"] for step in steps] == [None, 12, 34, 1500]
-    assert steps[2]["channel"] == "mobile-a"
-    assert [step["carrier_id"] for step in steps[2:]] == ["abc1", "abc1"]
-    assert steps[3]["code"] == "DELIVRD"
+    assert [step["step"] for step in steps] == [
+        "accepted",
+        "policy",
+        "queued",
+        "attempt",
+        "receipt",
+    ]
+    assert [step["ms"] for step in steps] == [None, None, 12, 34, 1500]
+    assert [step["channel"] for step in steps[2:]] == ["mobile-a"] * 3
+    assert [step["carrier_id"] for step in steps[3:]] == ["abc1", "abc1"]
+    assert steps[1]["code"] == "policy.allowed"
+    assert steps[4]["code"] == "DELIVRD"
     assert sorted(step["at"] for step in steps) == [step["at"] for step in steps]
 
 
@@ -161,7 +169,7 @@ async def test_the_timeline_names_webhooks_in_the_order_of_their_events(flow):
     flow.reading = SimpleNamespace(tellings=Tellings(), attempts=Attempts())
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline")).json()["data"]
     assert [step["step"] for step in steps] == [
-        "accepted", "queued", "attempt", "webhook", "receipt", "webhook",
+        "accepted", "policy", "queued", "attempt", "webhook", "receipt", "webhook",
     ]  # fmt: skip
     assert [step["code"] for step in steps if step["step"] == "webhook"] == [
         "webhook.delivered",
@@ -183,15 +191,57 @@ async def test_a_foreign_id_looks_like_a_missing_one(flow, tail):
     assert answers[0].json()["code"] == "resource.not_found"
 
 
+async def test_an_admin_key_reads_any_tenants_message_with_a_masked_number(flow):
+    message_id = await make(flow)
+    path = f"/v1/messages/{message_id}"
+    deliver(flow)
+    answer = await get(flow, path, "admin")
+    assert answer.status_code == 200
+    told, own = answer.json(), (await get(flow, path, "read")).json()
+    assert told.pop("tenant") == f"ten_{1:016x}"
+    assert told.pop("to") == "+86138****8000"
+    assert own.pop("to") == "+8613800138000"
+    assert told == own  # nothing is uncertain of it
+    assert answer.headers["cache-control"] == "no-store"
+    steps = await get(flow, path + "/timeline", "admin")
+    assert steps.json() == (await get(flow, path + "/timeline", "read")).json()
+    assert "13800138000" not in answer.text + steps.text
+    for tail in ("", "/timeline"):
+        assert (await get(flow, path + tail, "other")).status_code == 404
+        assert (await get(flow, f"/v1/messages/msg_{77:016x}{tail}", "admin")).status_code == 404
+
+
+async def test_an_operator_sees_until_when_an_uncertain_one_waits_for_him(flow):
+    message_id = await make(flow)
+    stored = next(iter(flow.reader.stored.values()))
+    message = stored.message
+    at = message.created_at + 10.0
+    stored.rows = [
+        EventRow(message.id, 2, 1, 1, Path.UNCERTAIN, State.UNCERTAIN, at, channel=7),
+    ]
+    path = f"/v1/messages/{message_id}"
+    assert (await get(flow, path, "admin")).json()["uncertain"] == {
+        "since": rfc3339(at),
+        "policy": "ask",
+        "until": rfc3339(at + 259_200.0),
+        "resend_until": rfc3339(message.valid_until),
+    }
+    assert "uncertain" not in (await get(flow, path, "read")).json()
+
+
 async def test_reading_needs_the_key_and_its_scope(flow):
     message_id = await make(flow)
     path = f"/v1/messages/{message_id}"
     missing = await get(flow, path, None)
     assert (missing.status_code, missing.json()["code"]) == (401, "auth.missing")
     assert missing.headers["www-authenticate"].startswith("Bearer")
-    for key in ("send", "admin"):
-        answer = await get(flow, path, key)
+    for tail in ("", "/timeline"):
+        answer = await get(flow, path + tail, "send")
         assert (answer.status_code, answer.json()["code"]) == (403, "auth.scope")
+    for tail in (":cancel", ":resend"):
+        answer = await get(flow, path + tail, "read", "POST")
+        assert (answer.status_code, answer.json()["code"]) == (403, "auth.scope")
+    assert (await get(flow, path + ":cancel", "admin", "POST")).status_code == 403
     assert (await get(flow, path, "read")).status_code == 200
 
 
@@ -410,10 +460,10 @@ async def test_a_message_whose_attempt_is_under_way_says_so(flow):
     told = (await get(flow, f"/v1/messages/{message_id}", "read")).json()
     assert told["waiting"] == "attempt on mobile-a, no answer yet"
     steps = (await get(flow, f"/v1/messages/{message_id}/timeline", "read")).json()["data"]
-    assert [step["step"] for step in steps] == ["accepted", "attempt"]
-    assert steps[1]["channel"] == "mobile-a"
-    assert steps[1]["code"] is None
-    assert 1900 <= steps[1]["ms"] <= 60_000
+    assert [step["step"] for step in steps] == ["accepted", "policy", "attempt"]
+    assert steps[2]["channel"] == "mobile-a"
+    assert steps[2]["code"] is None
+    assert 1900 <= steps[2]["ms"] <= 60_000
 
 
 async def test_a_held_message_says_why_where_no_process_has_it_in_memory(flow):

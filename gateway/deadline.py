@@ -1,0 +1,135 @@
+"""The receipt deadline: what was submitted and never heard of again ends (RELIABILITY 2, row 18).
+
+    walk: accepted 72 h ago, no end ─┬─ submitted 72 h ago ─▶ its last row ═COMMIT═▶ told
+                                     └─ anything else ──────▶ `deadlines`: 72 h after its submit
+    `deadlines`: due ─┬─ over ──▶ its last row        ├─ ended ─▶ forgotten
+                      └─ not yet ─▶ later
+
+A submitted message is in nobody's memory and has no owner: whichever process walks ends it. Its
+row goes to the place behind those that were read, so that of two processes, or of a report that
+comes at that moment, one wins; who loses is judged anew (conflicts.py). What lost is watched as
+well, for a kill takes that judgement with it. Uncertain ones end by evidence.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from gateway.ledger import Ledger
+from gateway.walking import REST, Walker, commit, read
+from receipts.deadline import NO_EVIDENCE, end_at_deadline
+from receipts.state import path_to
+from sms.model import FINAL_STATES, EventRow, Message, State
+from store.read import Reader
+from store.silence import (
+    SilenceStore,
+    Walk,
+    forget_overdue_sql,
+    unwatch_sql,
+    watch_sql,
+)
+from telemetry.logs import get_logger
+from telemetry.metrics import Metrics
+
+DUE_LIMIT = 200  # of `deadlines`, in one commit
+LOST_S = 60.0  # a row that lost its place is looked after again by then
+
+log = get_logger(__name__)
+
+
+class Deadlines:
+    """Ends what is silent; `round` is called every few seconds in every process."""
+
+    def __init__(
+        self,
+        *,
+        store: SilenceStore,
+        reader: Reader,
+        ledger: Ledger,
+        metrics: Metrics,
+        deadline_s: float,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._ledger = ledger
+        self._metrics = metrics
+        self._deadline_s = deadline_s
+        self.walker = Walker(Walk.DEADLINE, deadline_s, store, reader, ledger)
+
+    async def round(self) -> None:
+        """Walk on to what is due now; raises Unavailable, LeaseLost."""
+        while (turn := await self.walker.begin()) is not None:
+            began = asyncio.get_running_loop().time()
+            is_more = await self.walker.step(turn, self._walked)
+            is_more |= await self._look(turn.now)
+            self._metrics.deadline_behind_seconds.set((), self.walker.behind_s)
+            if not is_more:
+                return
+            await asyncio.sleep(REST * (asyncio.get_running_loop().time() - began))
+        self._metrics.deadline_behind_seconds.clear()  # another process walks
+
+    async def _look(self, now: float) -> bool:
+        """Those that are watched and due; whether there may be more."""
+        ids = await self._store.due(DUE_LIMIT)
+        if not ids:
+            return False
+        later = await self._decide(await read(self._reader, ids), now)
+        gone = set(ids) - {message_id for message_id, _ in later}
+        sql = watch_sql(later) + unwatch_sql(gone) + forget_overdue_sql(gone)
+        await commit(self._ledger, sql=sql)
+        return len(ids) == DUE_LIMIT
+
+    async def _walked(self, messages: Sequence[Message], now: float) -> str:
+        later = await self._decide(messages, now)
+        watched = {message_id for message_id, _ in later}
+        ended = [one.id for one in messages if one.id not in watched]
+        return watch_sql(later) + forget_overdue_sql(ended)
+
+    async def _decide(self, messages: Sequence[Message], now: float) -> list[tuple[int, float]]:
+        """End what is over; the others, with when they are to be looked at again."""
+        rows: list[EventRow] = []
+        later: list[tuple[int, float]] = []
+        for message in messages:
+            if message.state in FINAL_STATES:
+                continue
+            due = self._due(message, now)
+            row = None if due > now else self._last_row(message, now)
+            if row is not None:
+                rows.append(row)
+            else:
+                later.append((message.id, max(due, now + LOST_S) if due <= now else due))
+        if rows:
+            await commit(self._ledger, rows)
+        for row in rows:
+            if row.is_stored:
+                self._count(row)
+            else:
+                later.append((row.message_id, now + LOST_S))
+        return later
+
+    def _due(self, message: Message, now: float) -> float:
+        """When its deadline is over; of what is not submitted, when it may be at the earliest."""
+        if message.state is State.SUBMITTED:
+            return (message.submitted_at or message.created_at) + self._deadline_s
+        return max(now, message.send_at or 0.0) + self._deadline_s
+
+    def _last_row(self, message: Message, now: float) -> EventRow | None:
+        end = end_at_deadline(message)
+        path = path_to(message, end)
+        if path is None:
+            log.error("no way to its deadline", message_id=message.id, state=message.state.value)
+            return None
+        return self._ledger.row(
+            message,
+            path,
+            end,
+            now,
+            copy=message.copy,
+            channel=message.channel,
+            reason=None if end is State.DELIVERED else NO_EVIDENCE,
+        )
+
+    def _count(self, row: EventRow) -> None:
+        name = self._ledger.channel_names.get(row.channel, "")
+        self._metrics.deadline_ended_total.inc((name, row.status.value))

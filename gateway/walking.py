@@ -1,0 +1,101 @@
+"""A walk over the ids of all processes at one age: page by page, by one process at a time.
+
+    ours? ─no──▶ come again
+      │ yes, up to where the walk stands and the age allows
+      ▼
+    a page ─▶ the open ones, read and folded in slices ─▶ decided ═COMMIT═▶ the walk moves ═COMMIT═▶
+
+The walk moves behind the commits of what was decided: who is killed in between leaves a page that
+is walked once more, and what has its row by then is passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from gateway.ledger import Ledger
+from gateway.reports import fold_stored
+from sms.errors import StoreUnavailable
+from sms.ids import id_at, unix_of
+from sms.model import EventRow, Message
+from store.read import Reader
+from store.silence import SilenceStore, Turn, Walk, move_sql
+
+PAGE = 5000  # messages in a page, some 10 ms of the database
+LEAST_PAGE = 100  # where the statement time-out cut it off
+SLICE = 200  # messages read and decided in one commit
+HOLD_S = 15.0  # a walk whose process says nothing for so long is another's
+REST = 3.0  # a walk that is behind rests so many times as long as it worked
+# So long behind its age a message is looked at: by then it was sent, or waits for something, and
+# its accept, which may have waited for the database, is committed.
+LAG_S, LAG_LEAST_S, LAG_SHARE = 600.0, 1.0, 0.05
+
+Decide = Callable[[Sequence[Message], float], Awaitable[str]]
+
+
+def lag_s(age_s: float) -> float:
+    """How long behind its age a message is looked at."""
+    return min(LAG_S, max(LAG_LEAST_S, age_s * LAG_SHARE))
+
+
+class Walker:
+    """One walk; `decide` gets open messages and returns SQL for the commit that moves it."""
+
+    def __init__(
+        self, walk: Walk, age_s: float, store: SilenceStore, reader: Reader, ledger: Ledger
+    ) -> None:
+        self._walk = walk
+        self._age_s = age_s
+        self._store = store
+        self._reader = reader
+        self._ledger = ledger
+        self._page = PAGE
+        self.behind_s = 0.0  # how much later than it should it looks at messages
+        self.is_ours = False
+
+    async def begin(self) -> Turn | None:
+        """Walk on; None while another process does. Raises Unavailable, LeaseLost."""
+        turn = await self._store.begin(self._walk, HOLD_S)
+        self.is_ours = turn is not None
+        return turn
+
+    async def step(self, turn: Turn, decide: Decide, first: int = 0) -> bool:
+        """One page; whether there is more. `first`: nothing at or below it is looked at."""
+        bound = id_at(turn.now - self._age_s - lag_s(self._age_s))
+        position = max(turn.position, first)
+        if bound <= position:
+            self.behind_s = 0.0
+            return False
+        try:
+            page = await self._store.page(position, bound, self._page)
+        except StoreUnavailable:
+            self._page = max(LEAST_PAGE, self._page // 2)
+            raise
+        self._page = min(PAGE, self._page * 2)
+        sql = ""
+        for some in slices(page.open):
+            sql += await decide(await read(self._reader, some), turn.now)
+        await commit(self._ledger, sql=sql + move_sql(self._walk, turn.position, page.last))
+        is_behind = page.is_full and unix_of(page.last) < unix_of(bound)
+        self.behind_s = unix_of(bound) - unix_of(page.last) if is_behind else 0.0
+        return is_behind
+
+
+def slices(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Some at a time, so that the event loop is free in between."""
+    for start in range(0, len(ids), SLICE):
+        yield ids[start : start + SLICE]
+
+
+async def read(reader: Reader, ids: Sequence[int]) -> list[Message]:
+    """The messages as the store knows them, folded, by id."""
+    stored = await reader.messages(ids)
+    return [fold_stored(record) for record in stored.values()]
+
+
+async def commit(ledger: Ledger, rows: list[EventRow] | None = None, *, sql: str = "") -> None:
+    """Return when this is durable, or handed back (`is_stored` of a row tells)."""
+    done = asyncio.Event()
+    ledger.commit(rows or [], sql=sql, done=done.set)
+    await done.wait()
