@@ -93,15 +93,34 @@ CASES: list[Case] = [
     ),
     # Old ones are most likely another system's.
     Case("ReportsParked", {'smsgw_parked_reports{channel="c",age="old"}': "2000x30"}, None),
-    *single(
+    *grown(
         "ReportsUnreadable",
-        'smsgw_reports_total{channel="c",end="unreadable"}',
-        "0+1x30",
-        "0x20 3x10",
+        'smsgw_reports_total{channel="c",end="contradictory"}',
         channel="c",
-        end="unreadable",
+        end="contradictory",
     ),
     Case("ReportsUnreadable", {'smsgw_reports_total{channel="c",end="matched"}': "0+90x30"}, None),
+    *single(
+        "ReportsForeign",
+        'smsgw_parked_reports{channel="c",age="old"}',
+        "150x30",
+        "90x30",
+        channel="c",
+    ),
+    *single(
+        "ReportsRefused",
+        'smsgw_reports_total{channel="c",end="refused"}',
+        "0+100x30",
+        "0+20x30",
+        channel="c",
+    ),
+    *single(
+        "ReportsRefused",
+        'smsgw_parked_reports{channel="c",age="old"}',
+        "160000x30",
+        "100000x30",
+        channel="c",
+    ),
     *single("ReportsNotLookedUp", "smsgw_report_lookups_failed_total", "0+1x30", "5x30"),
     Case("ReceiptsMissing", receipts("0+10x60", "0+7x60"), {"channel": "c"}, at=50),
     Case("ReceiptsMissing", receipts("0+10x60", "_x60"), {"channel": "c"}, at=50),  # not one
