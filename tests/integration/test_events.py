@@ -18,6 +18,7 @@ from store.fragments import (
     park_webhooks_sql,
     unpark_sql,
 )
+from store.parked_reports import ParkedReportStore
 from tests.support.postgres import text
 
 pytestmark = pytest.mark.integration
@@ -262,10 +263,11 @@ async def test_parked_things_move_and_go_with_the_rows(world):
     assert (parked.message_id, parked.due, parked.why) == (first, 100.0, Why.UNCERTAIN)
     assert await reader.due_parked(1, 500.0, 10) == []
     assert await reader.parked_counts() == {(1, 2): 1, (1, 3): 1}
-    [found] = await reader.due_reports(200.0, 10)
+    store = ParkedReportStore(world.pool, world.keyring)
+    [found] = await store.take(200.0, 10)
     report.carrier_id = "c'\\?d"
     assert found == report
-    assert await reader.due_reports(200.0, 10, channel=9) == []
+    assert await store.take(200.0, 10) == []  # it is taken
     assert await reader.due_webhooks(0, 200.0, 10, endpoints=[4]) == [webhook]
     webhook.due, webhook.tries = 900.0, 2
     await flush(lane, [], sql=park_webhooks_sql(0, [webhook]) + unpark_sql([first]))
@@ -275,7 +277,7 @@ async def test_parked_things_move_and_go_with_the_rows(world):
         lane, [], sql=delete_webhooks_sql([(4, webhook.event_id)]) + delete_reports_sql([7])
     )
     assert await reader.due_webhooks(0, 999.0, 10, endpoints=[4]) == []
-    assert await reader.due_reports(999.0, 10) == []
+    assert await store.take(999.0, 10) == []
     assert [parked.message_id for parked in await reader.due_parked(0, 999.0, 10)] == [second]
 
 
