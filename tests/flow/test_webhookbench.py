@@ -15,8 +15,8 @@ def test_a_quick_bench_measures_every_form_and_loses_nothing():
     found = json.loads(done.stdout)
     nobody, *told = found["speed"].values()
     assert nobody["events"] == 0
-    assert all(form["events"] > 1000 for form in told)
+    assert all(form["events"] > 100 for form in told)
     (turns,) = found["fairness"]["rounds"]
-    assert turns["well"]["ms"]["count"] > 1000
-    assert turns["ill"]["ms"]["count"] > 1000
+    assert turns["well"]["ms"]["count"] > 100
+    assert turns["ill"]["ms"]["count"] > 100
     assert not [line for line in found["problems"] if "never arrived" in line]
