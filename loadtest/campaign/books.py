@@ -220,6 +220,12 @@ class Books:
                 lost += set(some) - {row["id"] for row in rows}
         return lost
 
+    async def parked(self) -> set[tuple[int, int]]:
+        """Endpoint and event of every webhook that waits for another try, or is a dead letter."""
+        async with self._open() as conn:
+            rows = await conn.fetch("SELECT endpoint, event_id FROM webhook_parked")
+        return {(row["endpoint"], row["event_id"]) for row in rows}
+
     async def orphans(self, living: int) -> int:
         """How many processes are held by nobody alive, and debts of dead ones not settled."""
         async with self._open() as conn:

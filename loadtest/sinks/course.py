@@ -31,14 +31,14 @@ from loadtest.campaign.node import ROUGH, Broken, Node
 from loadtest.campaign.place import Place
 from loadtest.campaign.traffic import Rates, Traffic, cancelled
 from loadtest.faults.judging import Check
-from loadtest.sinks.cast import SETTINGS, Part, cast
+from loadtest.sinks.cast import SETTINGS, Part, Remedy, cast
 from loadtest.sinks.judge import IN_FORCE_S, Bodies, Heard, Seen, judge, wants
 from loadtest.sinks.mending import Mender
 from loadtest.sinks.receiver import Event, Receiver, receiving
 from loadtest.sinks.signed import Secrets
 from loadtest.sinks.tenant import Tenant
 from sms.errors import StoreUnavailable
-from sms.ids import to_text
+from sms.ids import from_text, to_text
 from store.spawn import started_at
 
 # Processes at random moments, and workers at each place where a webhook may get lost.
@@ -96,6 +96,7 @@ class Seat:
     id: str = ""  # of its endpoint
     rotated_at: float = 0.0
     by_itself: int = 0
+    forgotten: list[str] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
 
 
@@ -268,6 +269,7 @@ class Course:
             seat.by_itself = sum(
                 event["id"] in seat.receiver.taken for event in pulled if wants(seat.part, event)
             )
+        await self._find_forgotten(pulled)
         self._mark("sinks are well")
         tell(self._plan.seconds, "the tenant mends")
         await mender.mend(self._seats, pulled)
@@ -307,6 +309,23 @@ class Course:
         ids = await patient(lambda: self._books.ids(self._since))
         return await patient(partial(self._books.lives, ids))
 
+    async def _find_forgotten(self, pulled: list[Event]) -> None:
+        """What a sink does not have must be known to the gateway, before anybody replays it.
+
+        A disabled endpoint's are not: while it is, no event is kept for it.
+        """
+        parked = await patient(self._books.parked)
+        for seat in self._seats:
+            if seat.part.remedy is not Remedy.GONE:
+                number = from_text("whe", seat.id)
+                seat.forgotten = [
+                    event["id"]
+                    for event in pulled
+                    if wants(seat.part, event)
+                    and event["id"] not in seat.receiver.taken
+                    and (number, from_text("evt", event["id"])) not in parked
+                ]
+
     async def _pulled(self, owed: set[tuple[str, int]]) -> list[Event]:
         """All events there are, once the pull has what is stored or does not get it in time."""
         end = time.monotonic() + PULL_S
@@ -329,6 +348,7 @@ class Course:
             seat.receiver.times,
             seat.bodies.faults,
             seat.by_itself,
+            seat.forgotten,
             await self._tenant.pages(path) if wanted else (),
             seat.rotated_at,
             seat.told,

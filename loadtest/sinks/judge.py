@@ -75,6 +75,7 @@ class Heard:
     times: Mapping[str, int]
     faults: Mapping[str, int] = field(default_factory=dict)  # of the bodies
     by_itself: int = 0  # events it had before its tenant did anything
+    forgotten: Sequence[str] = ()  # … and those that it had not, nor were they parked for it
     attempts: Sequence[Mapping[str, Any]] = ()  # as /attempts lists them
     rotated_at: float = 0.0  # when the answer came; 0 = never
     told: Mapping[str, Any] = field(default_factory=dict)  # what the API said when it was asked
@@ -132,6 +133,7 @@ def _of_sink(heard: Heard, seen: Seen) -> Iterator[Check]:
     ]
     yield Check(f"{name}: events taken", f"{len(heard.taken):,}", f"{len(wanted):,}", not missing)
     yield _none(f"{name}: events lost", missing)
+    yield _none(f"{name}: neither arrived nor parked", heard.forgotten)
     yield _none(f"{name}: events nobody pulled", set(heard.taken) - {e["id"] for e in seen.pulled})
     yield _none(f"{name}: ends otherwise than GET says", _order(heard, seen.views))
     yield _none(f"{name}: bodies", [f"{count} × {text}" for text, count in heard.faults.items()])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loadtest.sinks.course import Seat
 
 CALM_S: Final = 60.0  # for those that need no help, until they have everything
-STILL_S: Final = 10.0  # nothing new for so long: what is left waits for a later try
+STILL_S: Final = 17.0  # nothing new for longer than a request takes: the rest waits for a try
 MEND_S: Final = 120.0  # for one sink
 AT_ONCE: Final = 8
 LOOK_S: Final = 0.2

@@ -104,6 +104,7 @@ def test_what_is_wrong_with_the_pull_or_the_run_is_told(fields, what):
         (heard(events=[PULLED[0], PULLED[2]]), "ends otherwise than GET says"),
         (heard(events=[*PULLED, event(9)]), "events nobody pulled"),
         (heard(by_itself=2), "arrived without help"),
+        (heard(forgotten=["evt_1"]), "neither arrived nor parked"),
         (heard(faults={"a whole number": 1}), "bodies"),
         (heard(requests=[Request(1.0, 1, NONE)]), "signed with neither secret"),
         (heard(rotated_at=900.0), "signed with both secrets"),
