@@ -96,6 +96,11 @@ class Orphans:
     def _match_one(
         self, report: Report, heard_at: float, message: Message, rows: Sequence[EventRow]
     ) -> Match | None:
+        known = {row.carrier_id for row in rows if row.channel == report.channel}
+        if message.channel == report.channel:  # also what is not committed yet
+            known.update(message.carrier_ids)
+        if report.carrier_id in known:
+            return None  # kept twice: it settled a segment already, and is not about the next one
         attempts = [row for row in rows if row.path in ATTEMPTS]
         lost = [
             (number, row)

@@ -284,15 +284,21 @@ class ParkedReports:
         match_of: Callable[[Report], Match | None],
         unix: float,
     ) -> list[Report]:
-        """One after the other: what one of them settles, the next one is not about."""
+        """One after the other: what one of them settles, the next one is not about.
+
+        A report that was kept twice, for its first answer was lost, is a repeat at its next look.
+        """
+        adopted: set[tuple[int, str]] = set()
         left: list[Report] = []
         batches: dict[int, Batch] = {}
         settled_ones: list[tuple[ParkedReport, Settled, str]] = []
         for report in reports:
-            match = match_of(report)
+            key = report.channel, report.carrier_id
+            match = None if key in adopted else match_of(report)
             if match is None:
                 left.append(report)
                 continue
+            adopted.add(key)
             batch = batches.setdefault(report.channel, Batch(unix))
             settled, end = self._desk.settle(batch, report, match, is_orphan=True)
             if settled is False:

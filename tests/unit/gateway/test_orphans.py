@@ -220,6 +220,25 @@ async def test_each_receipt_settles_one_segment_or_all_where_texts_leave_whole()
         assert state_of(message) is State.DELIVERED
 
 
+@pytest.mark.parametrize("is_flushed", [True, False])
+async def test_a_receipt_kept_twice_settles_one_segment(*, is_flushed: bool) -> None:
+    """Killed before it was answered, a parked report comes again; the last segment never left."""
+    desk = OrphanDesk()
+    message = desk.lost(texts=("one", "two", "three"))
+    for page in ("aabab", "bab", "a"):
+        desk.reader.due = [
+            ParkedReport(desk.kit.ids.next(), 1, one, "DELIVRD", "000", NUMBER, 0, 0.0)
+            for one in page
+        ]
+        await desk.reports.parked.round()
+        if is_flushed:
+            desk.kit.events.flush()
+    desk.kit.events.flush()
+    assert message.carrier_ids == ["a", "b", None]
+    assert state_of(message) is State.UNCERTAIN
+    assert desk.ends("adopted") == 2
+
+
 async def test_a_segment_whose_id_is_known_is_no_candidate() -> None:
     desk = OrphanDesk()
     message = desk.kit.message(texts=("a" * 153, "b"), valid_s=40_000.0)
