@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors load faults campaign sinks lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors bench-webhooks load faults campaign sinks lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -87,6 +87,9 @@ bench-receipts: $(RUNS) ## 20,000 reports/s for a minute beside sends, half at a
 
 bench-vendors: $(RUNS) ## one channel per HTTP vendor: messages/s, CPU per message, alone and batched
 	@$(BIN)/python -m loadtest.vendorbench
+
+bench-webhooks: $(RUNS) ## 100,000 finals/min to one endpoint and to 1,000; what bad endpoints do to the others
+	@$(BIN)/python -m loadtest.webhookbench
 
 load: $(RUNS) $(LOADS) ## 100,000 messages/min for 5 min, a carrier switched off; passes or fails
 	@$(BIN)/python -m loadtest.load

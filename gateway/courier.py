@@ -20,6 +20,7 @@ from typing import NamedTuple, assert_never
 from gateway.endpoint_queue import EndpointQueue, Item
 from gateway.notice_store import NoticeStore
 from gateway.notices import batch_body
+from gateway.slots import Slots
 from sms.config import WebhookEndpoint
 from sms.ids import to_text
 from store.fragments import ParkedWebhook
@@ -63,14 +64,21 @@ class Courier:
     """All workers of all endpoints of one process."""
 
     def __init__(
-        self, store: NoticeStore, deliver: Deliver, metrics: Metrics, clocks: Clocks
+        self,
+        store: NoticeStore,
+        deliver: Deliver,
+        metrics: Metrics,
+        clocks: Clocks,
+        slots: Slots[EndpointQueue],
     ) -> None:
+        """`slots`: for the requests of all endpoints together, tests left out."""
         self._store = store
         self._deliver = deliver
         self._metrics = metrics
         self._clocks = clocks
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
+        self._slots = slots
         self.held = 0  # events in the queues
         self.oldest_parked: int | None = None  # event id, dead letters left out
         self.on_disabled: Callable[[], None] = lambda: None
@@ -81,6 +89,8 @@ class Courier:
 
     def wake(self, queue: EndpointQueue, now: float) -> None:
         """Have as many workers at the queue as requests are ready; arm its linger timer."""
+        if queue.is_in_line:
+            return  # it is called in its turn
         wanted = queue.workers_wanted(now, is_draining=self._is_stopping)
         while wanted > 0 and queue.idle:
             future, _ = queue.idle.pop()
@@ -101,6 +111,11 @@ class Courier:
             loop = asyncio.get_running_loop()
             queue.timer = loop.call_later(until - now, self._lingered, queue)
 
+    def _call(self, queue: EndpointQueue) -> bool:
+        """There is a slot again for one that stood in the line; whether a worker comes for it."""
+        self.wake(queue, self._clocks.monotonic())
+        return queue.waking > 0
+
     def _lingered(self, queue: EndpointQueue) -> None:
         queue.timer = None
         self.wake(queue, self._clocks.monotonic())
@@ -111,19 +126,22 @@ class Courier:
         try:
             while True:
                 now = self._clocks.monotonic()
-                items = queue.take(now, is_draining=self._is_stopping)
+                items = queue.take(now, self._slots.may_begin, is_draining=self._is_stopping)
                 if items:
+                    self._slots.begun()
                     self.held -= len(items)
                     await self._send(queue, items)
-                elif self._is_stopping or queue.is_removed:
+                    continue
+                if queue.is_called:
+                    self._slots.waive(queue, self._call)
+                if self._is_stopping or queue.is_removed:
                     return
-                else:
-                    self.wake(queue, now)  # what is left may linger: arm its timer
-                    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-                    queue.idle.append((future, now))
-                    if not await future:
-                        return
-                    queue.waking -= 1
+                self.wake(queue, now)  # what is left may linger: arm its timer
+                future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                queue.idle.append((future, now))
+                if not await future:
+                    return
+                queue.waking -= 1
         finally:
             queue.workers -= 1
 
@@ -170,6 +188,7 @@ class Courier:
             raise
         finally:
             queue.in_flight -= 1
+            self._slots.ended(self._call)
         ended = self._clocks.monotonic()
         tries = 1 + max(item.tries for item in items)
         next_at = None

@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.notices import ENVELOPE_BYTES, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Notice
+from gateway.slots import Holder
 from sms.config import WebhookEndpoint, wants_event
 from webhooks.deliver import Target
 from webhooks.schedule import Breaker
 
 POLL_FIRST_S = 1.0  # how often an endpoint's parked events are looked for, at first …
 POLL_LAST_S = 30.0  # … and when nothing is found
+MEMORY_PARTS = 8  # of the memory that is free, an endpoint may hold one
 
 
 @dataclass(frozen=True, slots=True)
 class NotifyPolicy:
     """The numbers of RELIABILITY section 10 that notifying needs."""
 
-    in_flight: int = 32  # requests per endpoint
+    in_flight: int = 32  # requests per endpoint …
     linger_s: float = 0.05  # a batch waits so long for more events
     queue_events: int = 10_000  # in memory per endpoint …
     memory_events: int = 100_000  # … and of all endpoints of this process
@@ -35,6 +38,7 @@ class NotifyPolicy:
     queue_age_s: float = 30.0
     feed_events: int = 400  # parked events read back per endpoint at a time
     idle_worker_s: float = 10.0
+    total_in_flight: int = 2048  # … and of all endpoints of this process: each is a socket
 
 
 class Flush:
@@ -65,12 +69,13 @@ class Item:
         self.queued_at = queued_at  # monotonic
 
 
-class EndpointQueue:
+class EndpointQueue(Holder):
     """One endpoint's events, workers and health. All times are monotonic seconds."""
 
     def __init__(
         self, config: WebhookEndpoint, target: Target | None, policy: NotifyPolicy
     ) -> None:
+        super().__init__()
         self.config = config
         self.target = target  # None: the URL is refused
         self.policy = policy
@@ -78,9 +83,7 @@ class EndpointQueue:
         self.parked: deque[Item] = deque()
         self.breaker = Breaker()
         self.limit = policy.in_flight  # lowered by slow answers, raised by good ones
-        self.in_flight = 0
         self.is_disabled = False  # answered 410
-        self.is_removed = False
         # Workers: tasks of the notifier. Those that found nothing stand in `idle`.
         self.workers = 0
         self.waking = 0
@@ -101,21 +104,33 @@ class EndpointQueue:
         """Whether its filter lets this event type through."""
         return wants_event(self.config.events, kind)
 
-    def has_room(self, now: float) -> bool:
+    def has_room(self, now: float, free: int) -> bool:
         """Whether a fresh event may wait here; otherwise it is parked.
 
-        While the breaker is open one event is let in, when the time of its probe has come.
+        `free`: events for which the memory of all endpoints has room. The less that is, the less
+        one endpoint may hold, so that many slow ones do not push out those that are well. While
+        the breaker is open one event is let in, when the time of its probe has come.
         """
         if self.breaker.until is None:
-            return len(self.fresh) < self.policy.queue_events
+            waiting = len(self.fresh)
+            return waiting < self.policy.queue_events and waiting * MEMORY_PARTS < free
         return not self.fresh and not self.feeding and self.breaker.may_try(now, self.in_flight)
 
-    def take(self, now: float, *, is_draining: bool = False) -> list[Item]:
-        """The events of the next request, counted as in flight; [] when none may leave now."""
+    def take(
+        self,
+        now: float,
+        may_begin: Callable[[EndpointQueue], bool] = lambda _: True,
+        *,
+        is_draining: bool = False,
+    ) -> list[Item]:
+        """The events of the next request, counted as in flight; [] when none may leave now.
+
+        `may_begin` is asked last, of an endpoint that would.
+        """
         if self.in_flight >= self.limit or not self.breaker.may_try(now, self.in_flight):
             return []
         source = self._source(now, is_draining=is_draining)
-        if not source:
+        if not source or not may_begin(self):
             return []
         items: list[Item] = []
         most, size = self.most, ENVELOPE_BYTES

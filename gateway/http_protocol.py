@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import http
-import resource
 import struct
 import termios
 import time
@@ -50,7 +49,6 @@ MAX_HEAD_BYTES = 16_384
 MAX_HEADERS = 100
 MAX_FRAMING = 65_536  # octets around a chunked body, and half of the body's
 HEAD_TIMEOUT_S = 10.0
-KEPT_DESCRIPTORS = 256  # for carriers, PostgreSQL, webhooks and files
 ALL_OF_THEM = 1 << 60  # connections to end: more than there can ever be
 _SWEEP_S = 1.0
 
@@ -114,18 +112,6 @@ class Connections:
         self._is_sweeping = bool(self.heads)
         if self._is_sweeping:
             asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-
-
-def connection_limit() -> int:
-    """Connections this process may hold: the descriptors it may have, less what it needs itself.
-
-    Raises the soft limit to the hard one first.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    return max(64, min(soft, 1_000_000) - KEPT_DESCRIPTORS)
 
 
 class _HeadTooLargeError(Exception):

@@ -23,7 +23,8 @@ import uvicorn
 
 from gateway.api.app import build_doors
 from gateway.api.port import FlowPort
-from gateway.http_protocol import ALL_OF_THEM, Connections, GatewayHttp, connection_limit
+from gateway.descriptors import connection_limit, descriptors
+from gateway.http_protocol import ALL_OF_THEM, Connections, GatewayHttp
 from gateway.listener import Listener
 from gateway.settings import Settings
 from telemetry.logs import get_logger
@@ -39,7 +40,7 @@ _LAST_WORDS_S = 1  # after the drain: whoever is still there is cancelled
 def build_server(settings: Settings, flow: FlowPort) -> HttpServer:
     """The server of one worker on the sockets it inherited; not started."""
     app, door = build_doors(flow)
-    shared = Connections(connection_limit())
+    shared = Connections(connection_limit(descriptors()))
     config = uvicorn.Config(
         app,
         http=partial(GatewayHttp, door=door, shared=shared),  # type: ignore[arg-type]  # called like a class

@@ -24,6 +24,7 @@ from gateway.endpoint_queue import EndpointQueue, Flush, Item, NotifyPolicy
 from gateway.inbound_notices import notices_of_inbound
 from gateway.notice_store import NoticeStore
 from gateway.notices import Notice, notice_of_row, notices_of_stored, test_body, type_of_path
+from gateway.slots import Slots
 from gateway.webhook_desk import WebhookDesk
 from sms.config import Snapshot, WebhookEndpoint
 from sms.ids import unix_of
@@ -67,7 +68,8 @@ class Notifier:
         self._allow = allow
         self._policy = policy or NotifyPolicy()
         self._clocks = clocks or Clocks()
-        self._courier = Courier(store, deliver, metrics, self._clocks)
+        slots: Slots[EndpointQueue] = Slots(self._policy.total_in_flight, self._policy.in_flight)
+        self._courier = Courier(store, deliver, metrics, self._clocks, slots)
         self._courier.on_disabled = self._forget_routes
         self._endpoints: dict[int, EndpointQueue] = {}
         self._by_tenant: dict[int, list[EndpointQueue]] = {}
@@ -220,7 +222,7 @@ class Notifier:
                 highest = notice.event_id
             for queue in self._route(notice.tenant, notice.type):
                 pairs += 1
-                if room > 0 and queue.has_room(now):
+                if queue.has_room(now, room):
                     body = notice.body(full_number=queue.config.full_number)
                     queue.fresh.append(Item(notice, body, flush, 0, now))
                     room -= 1

@@ -30,6 +30,7 @@ from gateway.commands import CommandDesk
 from gateway.conflicts import Conflicts
 from gateway.conservation import Conservation
 from gateway.copies import Copies
+from gateway.descriptors import descriptors, webhook_limit
 from gateway.dispatch import Dispatcher
 from gateway.endpoint_queue import NotifyPolicy
 from gateway.evidence import Evidence, EvidencePolicy
@@ -290,7 +291,11 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         metrics=metrics,
         allow=allow_list(settings),
         cursor=lease.event_cursor,
-        policy=NotifyPolicy(numbers.webhook_in_flight, numbers.webhook_linger_ms / 1000),
+        policy=NotifyPolicy(
+            numbers.webhook_in_flight,
+            numbers.webhook_linger_ms / 1000,
+            total_in_flight=webhook_limit(descriptors()),
+        ),
     )
     flow.webhooks = notifier.join(open_desk(settings, lease, pool, keyring, metrics, ids.next))
     ledger.told = notifier

@@ -123,7 +123,9 @@ class Growth:
             await server.create(name)
             extra = ["--workers", str(options.workers)] if name == "workers" else []
             place = await stack.enter_async_context(
-                open_place(name, server.folder(name), server.dsn(name), server.pid, bar, extra)
+                open_place(
+                    name, server.folder(name), server.dsn(name), server.pid, bar, options=extra
+                )
             )
             await place.gateway.subscribe(list(FINAL_TYPES))
             self.places.append(place)

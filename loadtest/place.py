@@ -12,8 +12,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import aiohttp
@@ -278,17 +279,23 @@ async def interleave(places: Sequence[Place], tries: int, bar: Bar) -> dict[str,
 
 
 @contextlib.asynccontextmanager
-async def open_place(
+async def open_place(  # noqa: PLR0913 - what it is put together from
     name: str,
     directory: Path,
     dsn: str,
     server_pid: int,
     bar: Bar,
+    *,
     options: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Place]:
-    """A gateway on a database and in a folder that exist and are empty; raises NotStock."""
+    """A gateway on a database and in a folder that exist and are empty; raises NotStock.
+
+    `options` of `smsgw up` and `settings` (variables) beyond the stock ones.
+    """
     bar.step(f"starting the gateway: {name}")
-    async with running(directory, options=options, settings={"SMSGW_DATABASE_URL": dsn}) as gateway:
+    own = {**settings, "SMSGW_DATABASE_URL": dsn}
+    async with running(directory, options=options, settings=own) as gateway:
         place = Place(name, dsn, gateway, Bench(gateway, bar, more_roots=(server_pid,)))
         await place.connect()
         try:

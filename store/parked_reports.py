@@ -24,10 +24,10 @@ TAKEN_S: Final = 30.0  # far longer than a look takes; shorter than most waits b
 # In the order in which they fell due, over all channels: none is passed by another's flood. Their
 # own order again at the end, for an UPDATE gives its rows back in any.
 TAKE_SQL: Final = (
-    "WITH due AS MATERIALIZED (SELECT id, due FROM parked_reports"
+    "WITH due AS MATERIALIZED (SELECT id FROM parked_reports"
     " WHERE due <= $1 AND taken_until <= $1 ORDER BY due LIMIT $2 FOR UPDATE SKIP LOCKED),"
-    " taken AS (UPDATE parked_reports p SET taken_until = $3 FROM due WHERE p.id = due.id"
-    " RETURNING p.*)"
+    " taken AS (UPDATE parked_reports SET taken_until = $3"
+    " WHERE id = ANY(ARRAY(SELECT id FROM due)) RETURNING *)"
     " SELECT id, channel, carrier_id, raw, tries, due, reference, part, parts, is_orphan"
     " FROM taken ORDER BY due, id"
 )

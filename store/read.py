@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import NamedTuple
 
 import asyncpg
@@ -91,6 +92,7 @@ OLDEST_DAYS = 45
 # Partitions a receipt is looked for in: first, next, then a week, then all that it may be in. Four
 # hold what is three days old.
 LOOK_DAYS = (2, 4, 7, OLDEST_DAYS)
+_BY_MESSAGE = itemgetter("message_id")
 
 
 @dataclass(slots=True)
@@ -234,7 +236,8 @@ class Reader:
                     sql = carrier_ids_sql(low, high)
                     channels = list({channel for channel, _ in wanted})
                     carrier_ids = list({carrier_id for _, carrier_id in wanted})
-                    for row in await conn.fetch(sql, channels, carrier_ids):
+                    rows = await conn.fetch(sql, channels, carrier_ids)
+                    for row in sorted(rows, key=_BY_MESSAGE, reverse=True):
                         key = (row["channel"], row["carrier_id"])
                         if key in wanted:  # newest first; two channels may share an id
                             found[key] = _owner(found.get(key), row)
@@ -558,12 +561,15 @@ def _owner(known: Owner | None, row: asyncpg.Record) -> Owner:
 
 
 def carrier_ids_sql(low: int, high: int | None) -> str:
-    """The look-up of one step: partitions by literal bounds, so that planning prunes them."""
+    """The look-up of one step: partitions by literal bounds, so that planning prunes them.
+
+    In no order: asked for one, the planner may walk a small partition by its key instead.
+    """
     below = "" if high is None else f" AND message_id < {high}"
     return (
         "SELECT message_id, segment, copy, channel, carrier_id FROM events"
         f" WHERE message_id >= {low}{below}"
-        " AND channel = ANY($1) AND carrier_id = ANY($2) ORDER BY message_id DESC"
+        " AND channel = ANY($1) AND carrier_id = ANY($2)"
     )
 
 

@@ -8,26 +8,23 @@ connection is never shared with a tenant's URL. A bad peer is a value here, neve
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
 
 from webhooks import sign
 from webhooks.address import refusal
+from webhooks.names import Names
 from webhooks.schedule import parse_retry_after
 from webhooks.target import Target as Target  # `as`: who sends is given targets from here too
 from webhooks.target import parse_target as parse_target
 
-RESOLVER_THREADS = 16  # a name server that does not answer holds one for up to half a minute
 # Below the 5 s after which uvicorn and Node close an idle connection: a request that crosses such
 # a close is lost and waits for its first retry.
 KEEPALIVE_S = 4.0
@@ -102,40 +99,6 @@ def _checked_socket(info: aiohttp.AddrInfoType) -> socket.socket:
     return socket.socket(family, kind, protocol)
 
 
-class _Resolver(AbstractResolver):
-    """getaddrinfo in threads of its own.
-
-    uvloop has four for the whole process and asyncio a few more: names that hang would stop
-    everybody else's look-ups.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        async with asyncio.timeout(self._timeout_s):
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
-            )
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=port,
-                family=kind,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for kind, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
 class Deliverer:
     """Holds the connections; made inside a running loop, closed with `close`."""
 
@@ -145,7 +108,7 @@ class Deliverer:
         if tls is None:
             tls = ssl.create_default_context()
             tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._resolver = _Resolver(policy.connect_s)
+        self._resolver = Names(policy.connect_s)
         self._checked = self._session(tls, is_checked=True)
         self._exempt = self._session(tls, is_checked=False)
 

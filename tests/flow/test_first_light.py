@@ -66,7 +66,7 @@ def test_a_text_is_delivered_within_three_seconds_and_says_what_happened(gateway
     assert [step["step"] for step in own] == [
         "accepted", "policy", "queued", "attempt", "receipt",
     ]  # fmt: skip
-    attempt, receipt = own[2:]
+    attempt, receipt = own[3:]
     assert attempt["channel"] == receipt["channel"] == "mobile-a"
     assert attempt["carrier_id"] == receipt["carrier_id"] == submit["carrier_id"]
     assert attempt["ms"] is not None

@@ -125,19 +125,20 @@ async def test_a_stranger_is_answered_when_it_is_kept_and_a_crash_in_between_los
     async with inside(dsn, tmp_path) as one:
         one.link(is_up=True)
         one.go(one.worker.reports.run())
-        lock = await database.connect(dsn)
+        lock, looks = await database.connect(dsn), await database.connect(dsn)
         async with lock.transaction():
             await lock.execute("LOCK TABLE parked_reports IN SHARE MODE")
             one.flow.reports(1, [report])
             async with asyncio.timeout(60):
-                while not await lock.fetchval(WAITING):
+                while not await looks.fetchval(WAITING):
                     pass
             assert one.channels[1].answered == []
             await one.crash()
         async with asyncio.timeout(60):  # what was on its way is stored, or it is not
-            while await lock.fetchval(WAITING):
+            while await looks.fetchval(WAITING):
                 pass
         await lock.close()
+        await looks.close()
         await one.start()
         one.link(is_up=True)
         one.go(one.worker.reports.run())
@@ -186,7 +187,7 @@ async def test_three_days_and_forty_partitions_later_a_report_finds_its_segment_
     world, dsn
 ):
     """In any process; what a batch costs is bounded by the partitions it may be in, not by rows."""
-    now = await aged(world, 400)
+    now = await aged(world, 1000)
     other = await World.make(dsn, slot=1)
     day = today(now)
     ids = {age: f"d{day - age}n7" for age in (0, 3, 6, 7, 40, OLDEST_DAYS - 1, OLDEST_DAYS)}
@@ -198,7 +199,7 @@ async def test_three_days_and_forty_partitions_later_a_report_finds_its_segment_
     }
     conn = await world.opener()()
     lows = [day_range(day - days + 1)[0] for days in LOOK_DAYS]
-    channels, names = [1, 2, 3, 4], [f"d{day - 20}n{n}" for n in range(500)]
+    channels, names = [1, 2, 3, 4], [f"d{day - 20}n{n}" for n in range(1, 51)]
     sql = carrier_ids_sql(lows[3], lows[2])
     await conn.execute("SET enable_seqscan = off")
     rows = await conn.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", channels, names)
@@ -211,7 +212,7 @@ async def test_three_days_and_forty_partitions_later_a_report_finds_its_segment_
     # Pages of an index: it is walked once for each channel, however many ids are asked for.
     pages = int(re.findall(r"Buffers: shared hit=([0-9]+)", plan)[0])
     print(f"{pages} pages for {len(names)} ids in {len(asked)} partitions")
-    assert pages <= len(asked) * len(channels) * len(names) * 3
+    assert pages <= len(asked) * len(channels) * len(names)
     await other.close()
 
 
