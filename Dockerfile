@@ -8,18 +8,13 @@
 
 FROM python:3.13-slim AS build
 
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-RUN python -m venv /opt/smsgw
-ENV PATH=/opt/smsgw/bin:$PATH
-
 # Dependencies first: they change less often than the code. Every file is checked by its hash.
 WORKDIR /src
-COPY requirements.lock ./
-RUN pip install --require-hashes --no-deps --only-binary :all: -r requirements.lock
+COPY requirements.lock deploy/install.sh ./
+RUN sh install.sh packages /opt/smsgw
 
 COPY . .
-RUN pip install --no-deps --no-build-isolation . \
-    && pip uninstall --yes pip setuptools
+RUN sh deploy/install.sh gateway /opt/smsgw
 
 
 FROM python:3.13-slim

@@ -14,7 +14,7 @@ well, for a kill takes that judgement with it. Uncertain ones end by evidence.py
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.ledger import Ledger
 from gateway.walking import REST, Walker, commit, read
@@ -55,6 +55,7 @@ class Deadlines:
         self._ledger = ledger
         self._metrics = metrics
         self._deadline_s = deadline_s
+        self.is_stopped: Callable[[], bool] = lambda: False  # draining
         self.walker = Walker(Walk.DEADLINE, deadline_s, store, reader, ledger)
 
     async def round(self) -> None:
@@ -64,7 +65,7 @@ class Deadlines:
             is_more = await self.walker.step(turn, self._walked)
             is_more |= await self._look(turn.now)
             self._metrics.deadline_behind_seconds.set((), self.walker.behind_s)
-            if not is_more:
+            if not is_more or self.is_stopped():
                 return
             await asyncio.sleep(REST * (asyncio.get_running_loop().time() - began))
         self._metrics.deadline_behind_seconds.clear()  # another process walks

@@ -53,6 +53,7 @@ def open_silence(flow: Flow, pool: Pool) -> Silence:
         metrics=flow.metrics,
         deadline_s=numbers.receipt_deadline_s,
     )
+    deadlines.is_stopped = lambda: flow.is_draining
     reconciler = Reconciler(
         store=store,
         reader=flow.reader,

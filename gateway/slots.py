@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 LEAST_PARTS: Final = 16  # of few slots, an endpoint may hold a 16th of what is free
-LOOKS: Final = 32  # at those in the line for whom there may be no room, when a request ends
+LOOKS: Final = 8  # at those in the line for whom there may be no room, when a request ends
 
 
 class Holder:

@@ -87,15 +87,14 @@ class Mender:
         await self._tenant.enable(seat.id, False)
         await asyncio.sleep(IN_FORCE_S)
         if seat.part.remedy is Remedy.DEAD:
-            found = [await self._is_dead(seat, one) for one in _missing(seat, pulled)[:SAMPLE]]
+            missing = [e for e in _missing(seat, pulled) if e["type"].startswith("message.")]
+            found = [await self._is_dead(seat, one) for one in missing[:SAMPLE]]
             seat.told["dead_letters"] = seat.told.get("dead_letters", 0) + sum(found)
         await self._tenant.enable(seat.id, True)
         await asyncio.sleep(IN_FORCE_S)
 
     async def _is_dead(self, seat: Seat, event: Event) -> bool:
         """Whether the message's timeline names it as given up, for this endpoint."""
-        if not event["type"].startswith("message."):
-            return False
         steps = await self._tenant.call("GET", f"/messages/{event['data']['id']}/timeline")
         return any(
             step["code"] == "webhook.given_up" and seat.id in step["detail"]

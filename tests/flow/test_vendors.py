@@ -45,7 +45,9 @@ def configuration(gateway: GatewayProcess) -> str:
 @pytest.fixture(scope="module")
 def running() -> Iterator[GatewayProcess]:
     # What is asked about must be cleared up by the answer, not by the copy of its class.
-    with GatewayProcess(workers=2, uncertain_wait_transactional_s="60") as gateway:
+    with GatewayProcess(
+        workers=2, uncertain_wait_transactional_s="60", overdue_after_s="2"
+    ) as gateway:
         gateway.apply(configuration(gateway))
         yield gateway
 
@@ -127,3 +129,18 @@ def test_a_5xx_that_says_nothing_is_asked_about_and_goes_on_unmarked(
     assert (at(gateway, VENDOR, number), at(gateway, BACKUP, number)) == (0, 1)
     codes = [step["code"] for step in gateway.timeline(message_id)]
     assert "evidence.not_accepted" in codes
+
+
+def test_a_receipt_that_stays_away_is_asked_for_although_who_sent_it_was_killed(
+    gateway: GatewayProcess,
+) -> None:
+    gateway.carriers[VENDOR].behave(receipts=False)  # it knows their end, and tells nobody
+    sent = send(gateway, 6, **{"class": "transactional"})
+    for message_id in sent.values():
+        gateway.wait_for_status(message_id, "submitted")
+    for name in [name for name in gateway.pids() if name.startswith("worker")]:
+        gateway.kill(name)
+    gateway.wait_ready()
+    for message_id in sent.values():
+        assert not gateway.wait_for_status(message_id, "delivered")["duplicate_risk"]
+    assert (at(gateway, VENDOR, *sent), at(gateway, BACKUP, *sent)) == (6, 0)

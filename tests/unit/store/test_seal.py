@@ -1,5 +1,6 @@
 """Encryption at rest: what is sealed opens in its place and nowhere else."""
 
+import os
 import stat
 
 import pytest
@@ -139,3 +140,29 @@ def test_a_missing_key_file_is_not_made_by_reading(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_master_key(tmp_path / "master.key")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "we", "mode", "is_taken"),
+    [
+        (0, 10001, 0o440, True),  # an orchestrator's secret: root's, and our group reads it
+        (0, 10001, 0o444, False),
+        (0, 10001, 0o460, False),
+        (0, 0, 0o440, False),  # root's own file: its group would be somebody else
+        (10001, 10001, 0o440, False),
+    ],
+)
+def test_a_mounted_secret_may_be_read_by_our_group(
+    tmp_path, monkeypatch, owner, we, mode, is_taken
+):
+    path = tmp_path / "master.key"
+    path.write_bytes(b"A" * 43 + b"=")
+    path.chmod(mode)
+    status = os.stat_result([path.stat().st_mode, 0, 0, 1, owner, owner, 44, 0, 0, 0])
+    monkeypatch.setattr(type(path), "stat", lambda self: status)
+    monkeypatch.setattr(os, "geteuid", lambda: we)
+    if is_taken:
+        assert len(read_master_key(path)) == 32
+    else:
+        with pytest.raises(ConfigError, match="read by others"):
+            read_master_key(path)
