@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    if command in (_up, _worker, _apply, _migrate):
+    if command in (_up, _worker, _apply, _migrate, _export):
         os.umask(0o077)  # what they leave on disk is nobody else's to read
     try:
         return command(arguments)
@@ -105,6 +105,28 @@ def _check(arguments: argparse.Namespace) -> int:
     from gateway.check import run
 
     return run(Settings.load(), _terminal(arguments))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from gateway.doctor import run
+
+    return run(Settings.load(), _terminal(arguments))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from gateway.export import Order, run
+    from gateway.servers import describe_place, reachable
+
+    words = {name: getattr(arguments, name) for name in Order.__slots__ if name != "is_json"}
+    order = Order(is_json=arguments.json, **words)
+    given = Settings.load()
+    terminal = Terminal(is_json=arguments.json, stream=sys.stderr)  # stdout is for the rows
+    terminal.step(describe_place(given))
+    try:
+        with reachable(given, terminal.step) as settings:
+            return run(settings, order, terminal)
+    finally:
+        terminal.close()
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
@@ -217,6 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--timeline", action="store_true", help="with everything that happened")
 
     _add(commands, "check", _check, "look whether settings and connections are right")
+    _add(commands, "doctor", _doctor, "check, and look at clock, disk, servers, certificates too")
+    _add_export(commands)
     _add(commands, "migrate", _migrate, "bring the database's schema up to date")
 
     apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
@@ -239,6 +263,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = _add(commands, "export", _export, "write a tenant's send log as CSV")
+    export.add_argument("tenant", metavar="TENANT", help="its name or id (ten_…)")
+    export.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="into this file, once complete (stdout)"
+    )
+    export.add_argument(
+        "--since", metavar="DAY", help="the first day (of UTC+8), or a time with its zone"
+    )
+    export.add_argument(
+        "--until", metavar="DAY", help="the last day, or the time where it ends (default now)"
+    )
+    export.add_argument(
+        "--days", type=_days, default=90, metavar="N", help="without --since: so many (default 90)"
+    )
+    export.add_argument(
+        "--unmask", metavar="REASON", help="with whole numbers; the audit log keeps the reason"
+    )
+    export.add_argument(
+        "--rate",
+        type=_rate,
+        default=5000,
+        metavar="N",
+        help="messages a second at most (default 5000; 0: as fast as it goes)",
+    )
+
+
 def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
@@ -257,6 +308,18 @@ def _add(
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 64:
         raise argparse.ArgumentTypeError("a number from 1 to 64")
+    return int(text)
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 400:
+        raise argparse.ArgumentTypeError("a number from 1 to 400")
+    return int(text)
+
+
+def _rate(text: str) -> int:
+    if not text.isdecimal() or int(text) > 1_000_000:
+        raise argparse.ArgumentTypeError("a number from 0 to 1000000")
     return int(text)
 
 

@@ -195,14 +195,21 @@ def _redis(settings: Settings) -> str:
     return f"version {asyncio.run(probe.check_redis(url))}"
 
 
+def database_address(settings: Settings) -> str | None:
+    """Where the database is; None when it is an embedded one that does not run."""
+    if settings.database_url is not None:
+        return settings.database_url
+    run_dir = existing_run_directory(settings.data_dir)
+    if run_dir is None or not _answers(run_dir / ".s.PGSQL.5432"):
+        return None
+    return endpoints_of(run_dir).database_url
+
+
 def _in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[str]]) -> str:
     """What `read` finds in the database; or that it could not be looked at."""
-    url = settings.database_url
+    url = database_address(settings)
     if url is None:
-        run_dir = existing_run_directory(settings.data_dir)
-        if run_dir is None or not _answers(run_dir / ".s.PGSQL.5432"):
-            return _NOT_READ
-        url = endpoints_of(run_dir).database_url
+        return _NOT_READ
     try:
         keyring = Keyring(read_master_key(settings.master_key_file))
     except ConfigError:
