@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ DEFAULT_RATE: Final = 5000
 _NICE: Final = 10
 _LEAST_REASON, _MOST_REASON = 5, 200
 _CHINA: Final = timezone(timedelta(hours=8))
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _BAR: Final = 30
 
 
@@ -121,7 +123,7 @@ def span_of(order: Order, now: float) -> tuple[float, float]:
 def _moment(option: str, text: str, *, is_end: bool) -> float:
     """A day of China, whole, or a time with its zone, as Unix seconds."""
     with contextlib.suppress(ValueError, OverflowError):
-        if len(text) == len("2026-11-22"):
+        if _DAY.fullmatch(text):
             day = date.fromisoformat(text) + timedelta(days=is_end)
             return datetime(day.year, day.month, day.day, tzinfo=_CHINA).timestamp()
         found = datetime.fromisoformat(text)

@@ -21,7 +21,8 @@ def test_help_shows_the_first_steps(capsys):
 
 
 def test_every_command_has_help(capsys):
-    for command in ("up", "restart", "worker", "send", "status", "check", "migrate", "apply"):
+    words = "up restart worker send status check doctor export migrate apply"
+    for command in words.split():
         with pytest.raises(SystemExit) as left:
             main([command, "--help"])
         assert left.value.code == 0
@@ -66,7 +67,7 @@ def test_the_number_of_workers_is_checked(count, capsys):
     assert "a number from 1 to 64" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["migrate"], ["apply", "x.yaml"]])
+@pytest.mark.parametrize("words", [["migrate"], ["apply", "x.yaml"], ["export", "shop"]])
 def test_a_directory_without_a_gateway_is_refused_and_left_alone(
     words, tmp_path, monkeypatch, capsys
 ):
@@ -85,7 +86,9 @@ def test_a_directory_without_a_gateway_is_refused_and_left_alone(
         (["worker"], 0o077),
         (["apply", "x.yaml"], 0o077),
         (["migrate"], 0o077),
+        (["export", "shop"], 0o077),
         (["check"], 0o022),
+        (["doctor"], 0o022),
     ],
 )
 def test_what_a_node_writes_is_nobody_else_s_to_read(command, expected, monkeypatch, capsys):
