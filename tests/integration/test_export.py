@@ -58,16 +58,20 @@ async def stored(world):
 
 
 @pytest.fixture
-def run(world, tmp_path, monkeypatch):
-    """Runs the command beside this loop: exit code, what it said, what it wrote."""
-    monkeypatch.setattr(export, "PAGE", 7)
-    monkeypatch.setattr("os.nice", lambda _: 0)  # it is the tests' process
+def settings(world, tmp_path):
     key = tmp_path / "key"
     key.write_bytes(base64.b64encode(MASTER))
     key.chmod(0o600)
-    settings = Settings.load(
+    return Settings.load(
         {}, data_dir=tmp_path, master_key_file=key, database_url=world.dsn, redis_url="redis://x"
     )
+
+
+@pytest.fixture
+def run(settings, tmp_path, monkeypatch):
+    """Runs the command beside this loop: exit code, what it said, what it wrote."""
+    monkeypatch.setattr(export, "PAGE", 7)
+    monkeypatch.setattr("os.nice", lambda _: 0)  # it is the tests' process
 
     async def run(**words):
         path, said = tmp_path / "log.csv", io.StringIO()
@@ -77,7 +81,6 @@ def run(world, tmp_path, monkeypatch):
         told = json.loads(said.getvalue().splitlines()[-1])
         return code, told, path.read_bytes().decode()
 
-    run.settings = settings
     return run
 
 
@@ -120,7 +123,9 @@ async def test_a_log_is_whole_in_order_masked_unless_the_audit_log_says_why(worl
     assert (await log.verify()).broken_at is None
 
 
-async def test_it_reads_pages_cannot_write_and_counts_what_no_key_opens(world, stored, run):
+async def test_it_reads_pages_cannot_write_and_counts_what_no_key_opens(
+    world, stored, run, settings
+):
     source = await Export.open(world.dsn, world.keyring)
     try:
         now = time.time()
@@ -141,7 +146,7 @@ async def test_it_reads_pages_cannot_write_and_counts_what_no_key_opens(world, s
     assert "old" not in written
 
     # The doctor asks the same server.
-    found = {one.name: one for one in await asyncio.to_thread(_servers, run.settings)}
+    found = {one.name: one for one in await asyncio.to_thread(_servers, settings)}
     assert found["clock"].verdict is doctor.Verdict.OK
     assert "fsync=off" in found["postgresql"].text  # as tests have it
     assert found["postgresql"].verdict is doctor.Verdict.FAIL
