@@ -27,23 +27,28 @@ _CLASS: Final = re.compile(r"class (\w+)")
 _FIELD: Final = re.compile(r"    (\w+): ")
 _CHAPTER: Final = re.compile(r" \(RELIABILITY [\d, ]+\)")  # readers of the page do not have it
 _FAR: Final = 10_000_000
-_UNITS: Final = {
+_UNITS: Final = {  # by the end of a name
     "_per_s": "a second",
     "_per_min": "a minute",
     "_s": "seconds",
     "_ms": "milliseconds",
     "_h": "hour of the day",
+    **dict.fromkeys(("_share", "_part", "_lower"), "share"),
 }
+
+_PLAIN: Final = {bool: "`1` or `0`", Path: "a path", str: "text"}
 
 _HEAD: Final = """# Settings
 
-Every setting of the gateway, made from `gateway/settings.py` by `python -m docs.settings`. They are environment
-variables, read once at start: an empty one counts as not set, a mistyped or wrong one ends the start with its name and
-the remedy. `smsgw check` reads them too, and tries the connections. Those one usually needs:
-[README](../README.md#settings). What belongs to a channel, route, tenant or endpoint is no setting:
-[channels](channels.md), [routes](routes.md), [limits](limits.md), [webhooks](webhooks.md).
+Every setting of the gateway, made from `gateway/settings.py` by `python -m docs.settings`. They
+are environment variables, read once at start: an empty one counts as not set, a mistyped or wrong
+one ends the start with its name and the remedy. `smsgw check` reads them too, and tries the
+connections. Those one usually needs: [README](../README.md#settings). What belongs to a channel,
+route, tenant or endpoint is no setting: [channels](channels.md), [routes](routes.md),
+[limits](limits.md), [webhooks](webhooks.md).
 
-A meaning that begins or ends with … goes on from or in the row beside it; "the same" is as in the row above.
+A meaning that begins or ends with … goes on from or in the row beside it; "the same" is as in the
+row above.
 """
 _PROCESS: Final = """
 ## Processes, addresses, files
@@ -54,8 +59,8 @@ _PROCESS: Final = """
 _NUMBERS: Final = """
 ## Numbers of reliability
 
-How long the gateway is patient, how much it keeps in memory, when it leaves a channel and comes back. They fit
-together as they are; the tests run with other ones, a gateway seldom needs to.
+How long the gateway is patient, how much it keeps in memory, when it leaves a channel and comes
+back. They fit together as they are; the tests run with other ones, a gateway seldom needs to.
 
 | variable | default | takes | meaning |
 |---|---|---|---|
@@ -100,24 +105,17 @@ def _bounds(field: FieldInfo, kind: str) -> str:
 
 def _takes(name: str, field: FieldInfo) -> str:
     kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
-    kind = field.annotation if not kinds else kinds[0]
+    kind = kinds[0] if kinds else field.annotation
     if isinstance(kind, str):  # Literal
         return ", ".join(f"`{value}`" for value in kinds)
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return ", ".join(f"`{value}`" for value in kind)
     if Ellipsis in kinds:
         return "a list, with commas"
-    if kind is bool:
-        return "`1` or `0`"
-    if kind is Path:
-        return "a path"
-    if kind is str:
-        return "text"
-    plain = "whole number" if kind is int else "number"
-    if name.endswith(("_share", "_part", "_lower")):
-        plain = "share"
-    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), plain)
-    return _bounds(field, unit)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return ", ".join(f"`{value}`" for value in kind)
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+    return _bounds(field, unit or ("whole number" if kind is int else "number"))
 
 
 def _default(field: FieldInfo) -> str:
