@@ -26,14 +26,15 @@ _HEAD: Final = """# Reason codes
 docs.reasons`. A code keeps its meaning; later versions may add some. The carrier's own word stands
 beside it (`carrier_code`).
 
-*Ends as* says how a message ends with it: `failed` means that a channel refused it and no other
-one could take it, `undelivered` that a carrier reported it, `rejected` that it was refused by
-policy before it was sent, a number that the request was refused at once and there is no message.
-"on the way" stands in the timeline or in events of a message that is not at its end. What expires
-while it waits for a channel keeps the reason it waited for. *Again* says whether the same text to
-the same number may succeed later (`retryable`): wait, and send it as a new message with a new
-`Idempotency-Key`. What a text of several segments ends with is the reason of a segment that did
-not arrive.
+*Ends as* says how a message ends with it: `failed` means that a channel refused it for good or no
+other one could take it, `undelivered` that a carrier reported it, `rejected` that policy refused
+it before it was sent, a number that the request was refused at once and there is no message. "on
+the way" stands in the timeline or in events of a message that is not at its end. What expires
+while it waits for a channel keeps the reason it waited for. What a text of several segments ends
+with is the reason of a segment that did not arrive.
+
+*Again* says whether the same text to the same number may succeed later (`retryable`): wait, and
+send it as a new message with a new `Idempotency-Key`.
 """
 _TABLE: Final = """
 | code | meaning | ends as | again | what to do |
