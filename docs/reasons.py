@@ -76,6 +76,7 @@ _ENDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "process.lost": (_ON_THE_WAY,),
     "policy.quiet_hours": (_ON_THE_WAY,),
+    "carrier.throttled": (_ON_THE_WAY,),
     "channel.unavailable": ("`failed`",),
     "evidence.none": ("`unknown`", "`partially_delivered`"),
     "evidence.not_accepted": ("`failed`", "`undelivered`"),
