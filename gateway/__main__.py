@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import sys
@@ -105,6 +106,18 @@ def _check(arguments: argparse.Namespace) -> int:
     from gateway.check import run
 
     return run(Settings.load(), _terminal(arguments))
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from gateway.topview import run
+
+    return run(
+        Settings.load(),
+        arguments.url,
+        arguments.interval,
+        once=arguments.once,
+        is_json=arguments.json,
+    )
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
@@ -217,6 +230,27 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--timeline", action="store_true", help="with everything that happened")
 
     _add(commands, "check", _check, "look whether settings and connections are right")
+    top = _add(
+        commands, "top", _top, "watch channels, lanes, tenants and webhooks live", has_json=False
+    )
+    top.add_argument(
+        "--url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a node's admin port, as http://10.0.0.5:8081; several are added up "
+        "(default: this machine's, SMSGW_ADMIN_PORT)",
+    )
+    top.add_argument(
+        "--interval",
+        type=_seconds,
+        default=2.0,
+        metavar="S",
+        help="seconds from look to look, which the rates are measured over (default 2)",
+    )
+    top.add_argument("--once", action="store_true", help="one picture, also without a terminal")
+    top.add_argument("--json", action="store_true", help="one picture as one JSON document")
+
     _add(commands, "migrate", _migrate, "bring the database's schema up to date")
 
     apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
@@ -258,6 +292,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 64:
         raise argparse.ArgumentTypeError("a number from 1 to 64")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0.1 <= value <= 3600:
+            return value
+    raise argparse.ArgumentTypeError("seconds, from 0.1 to 3600")
 
 
 if __name__ == "__main__":
