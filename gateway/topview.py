@@ -98,15 +98,14 @@ class _Keys:
         self._descriptor = descriptor
 
     def __call__(self, seconds: float) -> bool:
+        if self._descriptor is None:
+            time.sleep(seconds)
+            return False
         until = time.monotonic() + seconds
-        while self._descriptor is not None and (left := until - time.monotonic()) > 0:
-            if select.select([self._descriptor], [], [], left)[0]:
-                pressed = os.read(self._descriptor, 64)
-                if not pressed:  # the terminal is gone
-                    return True
-                if b"q" in pressed.lower():
-                    return True
-        time.sleep(max(0.0, until - time.monotonic()))
+        while select.select([self._descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
+            pressed = os.read(self._descriptor, 64)
+            if not pressed or b"q" in pressed.lower():  # nothing: the terminal is gone
+                return True
         return False
 
 
@@ -130,7 +129,12 @@ def _room(picture: Picture, height: int | None) -> int | None:
 
 
 def _head(picture: Picture, width: int) -> RenderableType:
-    span = "rates: in a moment" if picture.span_s is None else f"rates over {picture.span_s:.1f} s"
+    if picture.is_blind:
+        span = "no node answers: tried again and again"
+    elif picture.span_s is None:
+        span = "rates: in a moment"
+    else:
+        span = f"rates over {picture.span_s:.1f} s"
     title = Text.assemble(("smsgw top", "bold"), f"   {span}   q quits")
     lines: list[RenderableType] = [title]
     for node in picture.nodes:
@@ -194,12 +198,19 @@ def _channels(channels: Sequence[Channel], width: int, room: int | None) -> Rend
     if is_wide:
         heads = [*_OUTCOMES.values(), "p95", *_SHORT.values(), "pace/s", "no receipt"]
     else:
-        heads = ["ok/s", "bad/s", "thr/s", "p95", *_SHORT.values(), "pace", "norcpt"]
+        heads = ["ok/s", "bad/s", "thr/s", "p95", *_SHORT.values(), "oldest", "pace", "norcpt"]
     table = _table("Channels", "channel", "state", *heads, names=2)
+    table.columns[0].min_width, table.columns[1].min_width = 10, 7
     for channel in shown:
         state = Text(_state(channel), _STATE_STYLES.get(channel.state, _BAD))
         table.add_row(
-            Text(channel.name), state, *_submits(channel, is_wide=is_wide), *_rest(channel)
+            Text(channel.name),
+            state,
+            *_submits(channel, is_wide=is_wide),
+            seconds(channel.answer_p95_s, most=FAST[-1]),
+            *_queue(channel, is_wide=is_wide),
+            number(channel.pace),
+            share(channel.missing_receipts),
         )
     return _with_rest(table, len(channels) - len(shown), "channels")
 
@@ -210,7 +221,8 @@ def _state(channel: Channel) -> str:
         return channel.state
     is_deaf = channel.state == UP and not channel.is_receiving
     logins = "" if channel.smg_sessions is None else f" smg {channel.smg_sessions:.0f}"
-    return f"{channel.state}{' deaf' if is_deaf else ''}{logins}"
+    word = channel.state.replace("_", " ")  # a narrow column folds there
+    return f"{word}{' deaf' if is_deaf else ''}{logins}"
 
 
 def _submits(channel: Channel, *, is_wide: bool) -> list[str]:
@@ -224,13 +236,13 @@ def _submits(channel: Channel, *, is_wide: bool) -> list[str]:
     return [per_s(value, unit="") for value in values]
 
 
-def _rest(channel: Channel) -> list[str]:
-    return [
-        seconds(channel.answer_p95_s, most=FAST[-1]),
-        *(_waiting(channel.queue.get(kind, Waiting())) for kind in _SHORT),
-        number(channel.pace),
-        share(channel.missing_receipts),
-    ]
+def _queue(channel: Channel, *, is_wide: bool) -> list[str]:
+    """By class, each with its oldest; where it is narrow the oldest of all stands behind."""
+    queues = [channel.queue.get(kind, Waiting()) for kind in _SHORT]
+    if is_wide:
+        return [_waiting(queue) for queue in queues]
+    oldest = max((queue.oldest_s for queue in queues if queue.messages), default=None)
+    return [*(number(queue.messages) for queue in queues), seconds(oldest)]
 
 
 def _waiting(queue: Waiting) -> str:

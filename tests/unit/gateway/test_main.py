@@ -21,7 +21,17 @@ def test_help_shows_the_first_steps(capsys):
 
 
 def test_every_command_has_help(capsys):
-    for command in ("up", "restart", "worker", "send", "status", "check", "migrate", "apply"):
+    for command in (
+        "up",
+        "restart",
+        "worker",
+        "send",
+        "status",
+        "check",
+        "top",
+        "migrate",
+        "apply",
+    ):
         with pytest.raises(SystemExit) as left:
             main([command, "--help"])
         assert left.value.code == 0
