@@ -111,7 +111,7 @@ class _Keys:
 
 def render(picture: Picture, width: int, height: int | None = None) -> RenderableType:
     """The picture in `width` columns; rows that `height` has no room for are counted instead."""
-    parts: list[RenderableType] = [_head(picture, width)]
+    parts: list[RenderableType] = [_head(picture, is_live=height is not None)]
     if not picture.is_blind:
         room = _room(picture, height)
         parts += [
@@ -128,14 +128,14 @@ def _room(picture: Picture, height: int | None) -> int | None:
     return None if height is None else height - _FIXED_LINES - len(picture.nodes)
 
 
-def _head(picture: Picture, width: int) -> RenderableType:
+def _head(picture: Picture, *, is_live: bool) -> RenderableType:
     if picture.is_blind:
-        span = "no node answers: tried again and again"
+        span = "no node answers"
     elif picture.span_s is None:
         span = "rates: in a moment"
     else:
         span = f"rates over {picture.span_s:.1f} s"
-    title = Text.assemble(("smsgw top", "bold"), f"   {span}   q quits")
+    title = Text.assemble(("smsgw top", "bold"), f"   {span}{'   q quits' if is_live else ''}")
     lines: list[RenderableType] = [title]
     for node in picture.nodes:
         if node.fault:
