@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import sys
@@ -129,6 +130,18 @@ def _export(arguments: argparse.Namespace) -> int:
         terminal.close()
 
 
+def _top(arguments: argparse.Namespace) -> int:
+    from gateway.topview import run
+
+    return run(
+        Settings.load(),
+        arguments.url,
+        arguments.interval,
+        once=arguments.once,
+        is_json=arguments.json,
+    )
+
+
 def _migrate(arguments: argparse.Namespace) -> int:
     from gateway.servers import describe_place, reachable
     from store.database import migrate
@@ -241,6 +254,27 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "check", _check, "look whether settings and connections are right")
     _add(commands, "doctor", _doctor, "check, and look at clock, disk, servers, certificates too")
     _add_export(commands)
+    top = _add(
+        commands, "top", _top, "watch channels, lanes, tenants and webhooks live", has_json=False
+    )
+    top.add_argument(
+        "--url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a node's admin port, as http://10.0.0.5:8081; several are added up "
+        "(default: this machine's, SMSGW_ADMIN_PORT)",
+    )
+    top.add_argument(
+        "--interval",
+        type=_seconds,
+        default=2.0,
+        metavar="S",
+        help="seconds from look to look, which the rates are measured over (default 2)",
+    )
+    top.add_argument("--once", action="store_true", help="one picture, also without a terminal")
+    top.add_argument("--json", action="store_true", help="one picture as one JSON document")
+
     _add(commands, "migrate", _migrate, "bring the database's schema up to date")
 
     apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
@@ -321,6 +355,14 @@ def _rate(text: str) -> int:
     if not text.isdecimal() or int(text) > 1_000_000:
         raise argparse.ArgumentTypeError("a number from 0 to 1000000")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0.1 <= value <= 3600:
+            return value
+    raise argparse.ArgumentTypeError("seconds, from 0.1 to 3600")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def test_help_shows_the_first_steps(capsys):
 
 
 def test_every_command_has_help(capsys):
-    words = "up restart worker send status check doctor export migrate apply"
+    words = "up restart worker send status check doctor top export migrate apply"
     for command in words.split():
         with pytest.raises(SystemExit) as left:
             main([command, "--help"])
