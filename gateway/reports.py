@@ -512,13 +512,16 @@ class Reports:
         pairs = list({(one.channel, one.carrier_id) for one in asked if one.carrier_id})
         ids = await self._reader.by_carrier_ids(pairs, now=self._unix()) if pairs else {}
         named = {message_of(one) for one in asked if (one.channel, one.carrier_id) not in ids}
-        wanted = {owner[0] for owner in ids.values() if self._at_hand(owner[0]) is None}
+        # Held while the store is asked: what leaves memory meanwhile is not in the answer either.
+        held = {owner[0]: self._at_hand(owner[0]) for owner in ids.values()}
+        wanted = [message_id for message_id, one in held.items() if one is None]
         found = await self.standing([*wanted, *(one for one in named if one)])
         for report in asked:
             hit = ids.get((report.channel, report.carrier_id))
             message_id = message_of(report) if hit is None else hit[0]
             stood = found.get(message_id or 0)
-            message = self._at_hand(message_id or 0) or (stood and stood[0])
+            message = self._at_hand(message_id or 0) or held.get(message_id or 0)
+            message = message or (stood and stood[0])
             match = None
             if hit is not None:
                 if message is None:  # its row stands, or stood a moment ago, and it is no more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -216,6 +216,34 @@ def test_a_message_whose_day_was_dropped_is_gone_and_keeps_nobody_waiting(desk: 
     assert desk.ends() == {"gone": 1, "matched": 1}
     assert sorted(desk.answers) == [("token abc", True), ("token old", True)]
     assert desk.table == {}
+
+
+def test_a_message_that_leaves_memory_while_the_store_is_asked_is_not_gone(
+    desk: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = desk.kit.message(texts=("x", "y"))
+    desk.kit.accept(message)
+    desk.kit.answer(1, Submitted("first"))
+    desk.kit.answer(1, Uncertain("submit.timeout"))
+    desk.kit.events.flush()
+    desk.kit.matches.forget(1, "first")  # it is bounded
+    desk.reader.owners[1, "first"] = (message.id, (0,), 0)
+    message_id, fresh, rows = elsewhere(desk)
+    desk.reader.owners[1, "abc"] = (message_id, (0,), 0)
+    desk.reader.stored[message_id] = Stored(fresh, rows)
+    readable = desk.reader.readable
+
+    async def meanwhile(ids: Sequence[int]) -> dict[int, Stored]:
+        desk.kit.evidence.found(message)
+        return await readable(ids)
+
+    monkeypatch.setattr(desk.reader, "readable", meanwhile)
+    assert message.id in desk.kit.evidence.waiting
+    desk.report("first")
+    desk.report("abc")
+    desk.look()
+    assert desk.ends() == {"matched": 2}
+    assert message.segment_states[0] is State.DELIVERED
 
 
 def test_a_parked_report_whose_message_is_dropped_meanwhile_ends_too(desk: Counted) -> None:
