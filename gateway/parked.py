@@ -26,6 +26,7 @@ from gateway.matches import Match
 from gateway.orphans import LOOK_S, Orphans
 from gateway.reportbatch import Answerer, Batch, Desk, Settled, is_kept
 from receipts import ends
+from sms.errors import Unavailable
 from sms.ids import IdClock, id_at, unix_of
 from sms.model import Report
 from store.fragments import (
@@ -155,11 +156,11 @@ class ParkedReports:
         """Look at one page of what is due; True when there may be more. Raises Unavailable."""
         unix = self._unix()
         self._hasten(unix)
-        if unix >= self._stock_due:
-            await self._count_stock(unix)
         due = await self._store.take(unix, PAGE)
         if due:
             await self._look_at(due, unix)
+        if unix >= self._stock_due:
+            await self._count_stock(unix)
         return len(due) == PAGE
 
     def _hasten(self, unix: float) -> None:
@@ -311,10 +312,17 @@ class ParkedReports:
     # -- how many ----------------------------------------------------------------------------
 
     async def _count_stock(self, unix: float) -> None:
-        """Count what the table holds: true for all processes, seldom when it is long."""
+        """Count what the table holds: true for all processes, seldom when it is long.
+
+        A count that is cut off for it takes too long leaves the last one: looks come first.
+        """
         began = self._clock()
-        self._stock = await self._store.stock(id_at(unix - OLD_S))
-        self._added.clear()
+        try:
+            self._stock = await self._store.stock(id_at(unix - OLD_S))
+        except Unavailable as error:
+            log.warning("parked reports not counted", error=str(error))
+        else:
+            self._added.clear()
         self._stock_due = unix + max(STOCK_S, (self._clock() - began) * STOCK_SHARE)
 
     def set_gauges(self) -> None:

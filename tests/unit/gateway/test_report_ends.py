@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import parked as parked_module
-from gateway.parked import KEPT_S, MAX_PARKED, OLD_S, ParkedReports, next_due
+from gateway.parked import KEPT_S, MAX_PARKED, OLD_S, STOCK_S, ParkedReports, next_due
 from gateway.reports import CRASHES, PARKED_POLL_S, SECOND_LOOK_S, Reports
 from gateway.unknown import Unknown
 from receipts import ends
 from receipts.state import Path
+from sms.errors import StoreUnavailable
 from sms.ids import id_at, unix_of
 from sms.model import Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
@@ -396,6 +397,27 @@ def test_a_count_that_takes_long_is_made_seldom(desk: Counted) -> None:
     for _ in range(4):
         desk.look(50.0)
     assert len(asked) == 2  # at once, then after 100 s
+
+
+def test_a_count_that_is_cut_off_keeps_no_report_waiting(desk: Counted) -> None:
+    message = desk.kit.message()
+    desk.kit.accept(message)
+    desk.report("a")
+    desk.look()
+    desk.look(SECOND_LOOK_S)
+    assert len(desk.table) == 1
+    asked: list[int] = []
+
+    async def cut_off(old_before: int) -> dict[int, Stock]:
+        asked.append(old_before)
+        raise StoreUnavailable("statement timeout")
+
+    desk.reader.stock = cut_off  # type: ignore[method-assign]
+    desk.kit.answer(1, Submitted("a"))
+    for _ in range(2):
+        desk.look(STOCK_S)
+    assert desk.ends() == {"early": 1}
+    assert len(asked) == 2
 
 
 # -- the sum -----------------------------------------------------------------------------------
