@@ -60,6 +60,16 @@ class Deadlines:
 
     async def round(self) -> None:
         """Walk on to what is due now; raises Unavailable, LeaseLost."""
+        try:
+            await self._walk()
+        finally:
+            behind = self._metrics.deadline_behind_seconds
+            if self.walker.is_ours:  # also of a round that failed
+                behind.set((), self.walker.behind_s)
+            else:  # another process walks
+                behind.clear()
+
+    async def _walk(self) -> None:
         while (turn := await self.walker.begin()) is not None:
             began = asyncio.get_running_loop().time()
             is_more = await self.walker.step(turn, self._walked)
@@ -68,7 +78,6 @@ class Deadlines:
             if not is_more or self.is_stopped():
                 return
             await asyncio.sleep(REST * (asyncio.get_running_loop().time() - began))
-        self._metrics.deadline_behind_seconds.clear()  # another process walks
 
     async def _look(self, now: float) -> bool:
         """Those that are watched and due; whether there may be more."""

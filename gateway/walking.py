@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from time import monotonic
 
 from gateway.ledger import Ledger
 from gateway.reports import fold_stored
@@ -91,8 +92,16 @@ class Walker:
         self._opener = opener
         self._ledger = ledger
         self._page = PAGE
-        self.behind_s = 0.0  # how much later than it should it looks at messages
+        self._behind_s, self._stood_at = 0.0, monotonic()
         self.is_ours = False
+
+    @property
+    def behind_s(self) -> float:
+        """How much later than it should it looks at messages; it grows while no step is made."""
+        return self._behind_s + monotonic() - self._stood_at
+
+    def _stands(self, behind_s: float) -> None:
+        self._behind_s, self._stood_at = behind_s, monotonic()
 
     async def begin(self) -> Turn | None:
         """Walk on; None while another process does. Raises Unavailable, LeaseLost."""
@@ -105,8 +114,9 @@ class Walker:
         bound = id_at(turn.now - self._age_s - lag_s(self._age_s))
         position = max(turn.position, first)
         if bound <= position:
-            self.behind_s = 0.0
+            self._stands(0.0)
             return False
+        self._stands(unix_of(bound) - unix_of(position))  # unless this step goes well
         try:
             page = await self._store.page(position, bound, self._page)
         except StoreUnavailable:
@@ -120,7 +130,7 @@ class Walker:
             sql += watch_sql((one, turn.now + ASIDE_S) for one in aside)
         await commit(self._ledger, sql=sql + move_sql(self._walk, turn.position, page.last))
         is_behind = page.is_full and unix_of(page.last) < unix_of(bound)
-        self.behind_s = unix_of(bound) - unix_of(page.last) if is_behind else 0.0
+        self._stands(unix_of(bound) - unix_of(page.last) if is_behind else 0.0)
         return is_behind
 
 
