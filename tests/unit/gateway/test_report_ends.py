@@ -247,6 +247,30 @@ def test_a_message_that_leaves_memory_while_the_store_is_asked_is_not_gone(
     assert message.segment_states[0] is State.DELIVERED
 
 
+def test_a_message_that_cannot_be_read_keeps_no_other_waiting_and_its_report_is_kept(
+    desk: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message_id, fresh, rows = elsewhere(desk)
+    desk.reader.owners[1, "abc"] = (message_id, (0,), 0)
+    desk.reader.stored[message_id] = Stored(fresh, rows)
+    desk.reader.owners[1, "bad"] = (message_id - 5, (0,), 0)
+    readable = desk.reader.readable
+
+    async def spoiled(ids: Sequence[int]) -> dict[int, Stored]:
+        if message_id - 5 in ids:
+            raise ValueError("a sealed column does not open")
+        return await readable(ids)
+
+    monkeypatch.setattr(desk.reader, "readable", spoiled)
+    desk.report("bad")
+    desk.report("abc")
+    desk.look()
+    assert desk.ends() == {"matched": 1}
+    desk.look(SECOND_LOOK_S)
+    assert sorted(desk.answers) == [("token abc", True), ("token bad", True)]
+    assert [one.carrier_id for one in desk.table.values()] == ["bad"]
+
+
 def test_a_parked_report_whose_message_is_dropped_meanwhile_ends_too(desk: Counted) -> None:
     desk.report("old")
     desk.look()

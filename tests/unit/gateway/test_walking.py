@@ -75,4 +75,4 @@ async def test_how_far_a_failing_walk_is_behind_grows(monkeypatch: pytest.Monkey
     assert behind[()] == pytest.approx(4000.0)
     store.fails, store.is_ours = "", False
     await walk.round()
-    assert metrics.deadline_behind_seconds.values == {}
+    assert metrics.deadline_behind_seconds.values[()] == 0.0
