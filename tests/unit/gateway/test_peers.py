@@ -33,8 +33,6 @@ class Leaving(Kit):
         self.remote.go_on = self.dispatcher.pump
         flow: Any = self
         nobody: Any = None
-        self.reports_desk = self
-        self.share = (0, 1)
         self.accepting = 1
         self.peers = Peers(flow, ME, self.remote, nobody, nobody, nobody, nobody, None)
 
@@ -141,17 +139,14 @@ def test_what_came_from_others_goes_to_who_has_the_channel_else_waits_for_anybod
         assert (block.receiver, block.channel, block.size) == (to, channel, 10 - len(sent))
 
 
-def test_what_belongs_to_nobody_is_shared_out_among_the_living() -> None:
+def test_what_may_wait_is_shared_out_among_those_that_accept() -> None:
     kit = Leaving()
     live = [LiveProcess(number, "n", number, "all", 1) for number in (0, ME, OTHER)]
     carrier = LiveProcess(9, "n", 3, "carrier", 1)
     kit.peers.lived([*live, carrier])
-    assert kit.share == (1, 4)
-    assert kit.accepting == 3  # each of them keeps so much of what may wait
-    kit.peers.lived(live)
-    assert kit.share == (1, 3)
-    kit.peers.lived([LiveProcess(OTHER, "n", 0, "all", 1)])  # our own lease lapsed
-    assert kit.share == (1, 3)
+    assert kit.accepting == 3
+    kit.peers.lived([carrier])  # our own lease lapsed, and nobody else accepts
+    assert kit.accepting == 1
 
 
 def test_every_class_of_message_is_handed_back_in_blocks_of_its_own() -> None:
