@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from gateway.ledger import Ledger
-from gateway.walking import REST, Walker, commit, read
+from gateway.walking import ASIDE_S, REST, Opener, Walker, commit
 from receipts.deadline import NO_EVIDENCE, end_at_deadline
 from receipts.state import path_to
 from sms.model import FINAL_STATES, EventRow, Message, State
@@ -51,15 +51,25 @@ class Deadlines:
         deadline_s: float,
     ) -> None:
         self._store = store
-        self._reader = reader
+        self._opener = Opener(reader, metrics)
         self._ledger = ledger
         self._metrics = metrics
         self._deadline_s = deadline_s
         self.is_stopped: Callable[[], bool] = lambda: False  # draining
-        self.walker = Walker(Walk.DEADLINE, deadline_s, store, reader, ledger)
+        self.walker = Walker(Walk.DEADLINE, deadline_s, store, self._opener, ledger)
 
     async def round(self) -> None:
         """Walk on to what is due now; raises Unavailable, LeaseLost."""
+        try:
+            await self._walk()
+        finally:
+            behind = self._metrics.deadline_behind_seconds
+            if self.walker.is_ours:  # also of a round that failed
+                behind.set((), self.walker.behind_s)
+            else:  # another process walks
+                behind.clear()
+
+    async def _walk(self) -> None:
         while (turn := await self.walker.begin()) is not None:
             began = asyncio.get_running_loop().time()
             is_more = await self.walker.step(turn, self._walked)
@@ -68,14 +78,15 @@ class Deadlines:
             if not is_more or self.is_stopped():
                 return
             await asyncio.sleep(REST * (asyncio.get_running_loop().time() - began))
-        self._metrics.deadline_behind_seconds.clear()  # another process walks
 
     async def _look(self, now: float) -> bool:
         """Those that are watched and due; whether there may be more."""
         ids = await self._store.due(DUE_LIMIT)
         if not ids:
             return False
-        later = await self._decide(await read(self._reader, ids), now)
+        messages, aside = await self._opener.open(ids)
+        later = await self._decide(messages, now)
+        later += [(message_id, now + ASIDE_S) for message_id in aside]
         gone = set(ids) - {message_id for message_id, _ in later}
         sql = watch_sql(later) + unwatch_sql(gone) + forget_overdue_sql(gone)
         await commit(self._ledger, sql=sql)
@@ -94,8 +105,14 @@ class Deadlines:
         for message in messages:
             if message.state in FINAL_STATES:
                 continue
-            due = self._due(message, now)
-            row = None if due > now else self._last_row(message, now)
+            try:
+                due = self._due(message, now)
+                row = None if due > now else self._last_row(message, now)
+            except Exception:  # as one that cannot be read
+                log.exception("deadline crashed its handler", message_id=message.id)
+                self._opener.count()
+                later.append((message.id, now + ASIDE_S))
+                continue
             if row is not None:
                 rows.append(row)
             else:

@@ -27,6 +27,7 @@ from gateway.notices import Notice, notice_of_row, notices_of_stored, test_body,
 from gateway.slots import Slots
 from gateway.webhook_desk import WebhookDesk
 from sms.config import Snapshot, WebhookEndpoint
+from sms.errors import LeaseLost, Unavailable
 from sms.ids import unix_of
 from sms.model import EventRow
 from store.fragments import ParkedWebhook
@@ -40,6 +41,7 @@ from webhooks.schedule import DEAD, Breaker
 TICK_S = 0.25
 AWAY_S = 1.0  # after a failed tick
 SWEEP_S = 30.0
+PUT_OFF_S = 60.0  # an endpoint whose parked events cannot be read back
 RECOVER_PAGE = 1000
 BUILD_AT_ONCE = 100  # messages folded and encoded before the loop is let go
 ENDPOINTS_PER_LOOK = 20  # whose due events are read in one statement …
@@ -417,7 +419,14 @@ class Notifier:
             probe = page[: queue.most] if queue.breaker.until is not None else page
             if probe and not queue.is_removed:
                 queue.feeding += len(probe)
-                await self._refill(queue, probe)
+                try:
+                    await self._refill(queue, probe)
+                except (Unavailable, LeaseLost):
+                    raise
+                except Exception:  # one bad row must not keep the other endpoints waiting
+                    log.exception("parked webhook events cannot be read", endpoint=endpoint_id)
+                    self._metrics.quarantined_total.inc(("webhook",))
+                    queue.poll_at = now + PUT_OFF_S
 
     async def _refill(self, queue: EndpointQueue, page: Sequence[ParkedWebhook]) -> None:
         """Build the bodies of parked events anew and queue them."""

@@ -26,12 +26,12 @@ from gateway.matches import Match
 from gateway.orphans import LOOK_S, Orphans
 from gateway.reportbatch import Answerer, Batch, Desk, Settled, is_kept
 from receipts import ends
+from sms.errors import Unavailable
 from sms.ids import IdClock, id_at, unix_of
 from sms.model import Report
 from store.fragments import (
     ParkedReport,
     delete_reports_sql,
-    hasten_orphans_sql,
     park_reports_sql,
 )
 from store.parked_reports import Stock, later_sql
@@ -46,6 +46,7 @@ PAGE: Final = 500
 MAX_PARKED: Final = 200_000  # of one channel; beyond, the carrier is told "later"
 OLD_S: Final = sum(RETRY_AFTER_S)  # what waits longer than the first steps is nobody's, as it seems
 HASTEN_S: Final = 3.0  # between two such hurries, while answers are lost
+HASTEN_LATER_S: Final = 60.0  # after one that failed
 STOCK_S: Final = 10.0  # between two counts of what is parked, at least …
 STOCK_SHARE: Final = 200.0  # … and so many times what one takes: half a per cent of the time
 
@@ -57,6 +58,10 @@ class Store(Protocol):
 
     async def take(self, now: float, limit: int) -> list[ParkedReport]:
         """What is due and nobody has. Raises Unavailable."""
+        ...
+
+    async def hasten(self, channels: Collection[int], since: int) -> None:
+        """Make some due now, with an id from `since` on. Raises Unavailable."""
         ...
 
     async def stock(self, old_before: int) -> dict[int, Stock]:
@@ -93,7 +98,8 @@ class ParkedReports:
         self._unix = unix
         self._clock = clock
         self.orphans: Orphans | None = None  # joined by wiring
-        self._hastened_at = 0.0  # Unix; when parked reports were, for lost answers
+        self._hasten_due = 0.0  # Unix; when parked reports may be again, for lost answers
+        self._to_hasten: set[int] = set()  # channels whose lost answers have their rows
         self._stock: dict[int, Stock] = {}  # by channel, as last counted
         self._added: dict[int, int] = {}  # parked here since
         self._stock_due = 0.0  # Unix
@@ -154,21 +160,36 @@ class ParkedReports:
     async def round(self) -> bool:
         """Look at one page of what is due; True when there may be more. Raises Unavailable."""
         unix = self._unix()
-        self._hasten(unix)
-        if unix >= self._stock_due:
-            await self._count_stock(unix)
         due = await self._store.take(unix, PAGE)
         if due:
             await self._look_at(due, unix)
+        await self._hasten(unix)
+        if unix >= self._stock_due:
+            await self._count_stock(unix)
         return len(due) == PAGE
 
-    def _hasten(self, unix: float) -> None:
-        """Answers were lost: a receipt may have been quicker, and waits."""
-        if unix - self._hastened_at < HASTEN_S:
+    async def _hasten(self, unix: float) -> None:
+        """Answers were lost: a receipt may have been quicker, and waits.
+
+        Behind the commit that says that they were, and beside the lane: no message waits for it.
+        """
+        if unix < self._hasten_due:
             return
-        if channels := self._lately_lost():
-            self._hastened_at = unix
-            self._ledger.commit([], sql=hasten_orphans_sql(channels, id_at(unix - LOOK_S)))
+        channels, self._to_hasten = self._to_hasten, set()
+        if lost := set(self._lately_lost()):
+            self._ledger.commit([], done=partial(self._lost_for_sure, lost))
+        if not channels:
+            return
+        self._hasten_due = unix + HASTEN_S
+        try:
+            await self._store.hasten(channels, id_at(unix - LOOK_S))
+        except Unavailable as error:
+            log.warning("parked reports not hastened", error=str(error))
+            self._to_hasten |= channels
+            self._hasten_due = unix + HASTEN_LATER_S
+
+    def _lost_for_sure(self, channels: set[int]) -> None:
+        self._to_hasten |= channels
 
     async def _look_at(self, due: Sequence[ParkedReport], unix: float) -> None:
         was_due = {parked.id: parked.due for parked in due}
@@ -311,10 +332,17 @@ class ParkedReports:
     # -- how many ----------------------------------------------------------------------------
 
     async def _count_stock(self, unix: float) -> None:
-        """Count what the table holds: true for all processes, seldom when it is long."""
+        """Count what the table holds: true for all processes, seldom when it is long.
+
+        A count that is cut off for it takes too long leaves the last one: looks come first.
+        """
         began = self._clock()
-        self._stock = await self._store.stock(id_at(unix - OLD_S))
-        self._added.clear()
+        try:
+            self._stock = await self._store.stock(id_at(unix - OLD_S))
+        except Unavailable as error:
+            log.warning("parked reports not counted", error=str(error))
+        else:
+            self._added.clear()
         self._stock_due = unix + max(STOCK_S, (self._clock() - began) * STOCK_SHARE)
 
     def set_gauges(self) -> None:

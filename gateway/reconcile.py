@@ -18,7 +18,7 @@ from adapters.base import Channel, Lost
 from gateway.channel import ChannelRuntime
 from gateway.evidence import submit_of
 from gateway.ledger import Ledger
-from gateway.walking import Walker, commit, read
+from gateway.walking import Opener, Walker, commit
 from sms.ids import id_at
 from sms.model import FINAL_STATES, Message, State
 from store.read import Reader
@@ -53,7 +53,7 @@ class Reconciler:
     ) -> None:
         """`asks`: by the configuration, also where another process runs the channel."""
         self._store = store
-        self._reader = reader
+        self._opener = Opener(reader, metrics)
         self._ledger = ledger
         self._channels = channels
         self._asks = asks
@@ -61,7 +61,7 @@ class Reconciler:
         self._after_s = after_s
         self._deadline_s = deadline_s
         self._per_s = per_s
-        self._walker = Walker(Walk.OVERDUE, after_s, store, reader, ledger)
+        self._walker = Walker(Walk.OVERDUE, after_s, store, self._opener, ledger)
         self._counts: dict[int, int] = {}  # in the table, as last counted and put there since
         self._counted_at = 0.0
         self._rounds = 0
@@ -154,7 +154,7 @@ class Reconciler:
             taken += await self._store.look(others, LOOKED_AT)
         if not taken:
             return
-        messages = await read(self._reader, [one.message_id for one in taken])
+        messages, _ = await self._opener.open([one.message_id for one in taken])
         by_id = {message.id: message for message in messages}
         gone, moved = self._judge(taken, by_id, asking)
         sql = forget_overdue_sql(gone) + overdue_sql(moved)

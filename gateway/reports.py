@@ -35,7 +35,7 @@ from receipts import ends
 from receipts.normalise import ReportCodes, Verdict
 from receipts.state import Path, come_due, fold, report_path
 from sms.config import Channel
-from sms.errors import Unavailable
+from sms.errors import LeaseLost, Unavailable
 from sms.ids import IdClock
 from sms.model import FINAL_STATES, Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
@@ -512,15 +512,19 @@ class Reports:
         pairs = list({(one.channel, one.carrier_id) for one in asked if one.carrier_id})
         ids = await self._reader.by_carrier_ids(pairs, now=self._unix()) if pairs else {}
         named = {message_of(one) for one in asked if (one.channel, one.carrier_id) not in ids}
-        wanted = {owner[0] for owner in ids.values() if self._at_hand(owner[0]) is None}
-        found = await self.standing([*wanted, *(one for one in named if one)])
+        # Held while the store is asked: what leaves memory meanwhile is not in the answer either.
+        held = {owner[0]: self._at_hand(owner[0]) for owner in ids.values()}
+        wanted = [message_id for message_id, one in held.items() if one is None]
+        spoiled: set[int] = set()
+        found = await self._stand([*wanted, *(one for one in named if one)], spoiled)
         for report in asked:
             hit = ids.get((report.channel, report.carrier_id))
             message_id = message_of(report) if hit is None else hit[0]
             stood = found.get(message_id or 0)
-            message = self._at_hand(message_id or 0) or (stood and stood[0])
+            message = self._at_hand(message_id or 0) or held.get(message_id or 0)
+            message = message or (stood and stood[0])
             match = None
-            if hit is not None:
+            if hit is not None and hit[0] not in spoiled:
                 if message is None:  # its row stands, or stood a moment ago, and it is no more
                     owners.gone.append(report)
                     continue
@@ -538,11 +542,26 @@ class Reports:
 
         Those whose day was dropped, or whose keys were, are left out: nobody can end them.
         """
+        return await self._stand(ids, set())
+
+    async def _stand(
+        self, ids: Sequence[int], spoiled: set[int]
+    ) -> dict[int, tuple[Message, Stored]]:
+        """The same; one that cannot be read joins `spoiled` and does not stop the others."""
         found: dict[int, tuple[Message, Stored]] = {}
-        for message_id, record in (await self._reader.readable(ids) if ids else {}).items():
-            fresh = fold_stored(record)
-            fresh.is_parked = fresh.state is State.UNCERTAIN  # whoever made it so parked it
-            found[message_id] = self._at_hand(message_id) or fresh, record
+        try:
+            for message_id, record in (await self._reader.readable(ids) if ids else {}).items():
+                fresh = fold_stored(record)
+                fresh.is_parked = fresh.state is State.UNCERTAIN  # whoever made it so parked it
+                found[message_id] = self._at_hand(message_id) or fresh, record
+        except (Unavailable, LeaseLost):
+            raise
+        except Exception:  # one bad row must not end the worker
+            if len(ids) > 1:
+                return {k: v for one in ids for k, v in (await self._stand([one], spoiled)).items()}
+            log.exception("message cannot be read", message_id=ids[0])
+            self._metrics.quarantined_total.inc(("report",))
+            spoiled.add(ids[0])
         return found
 
     def _at_hand(self, message_id: int) -> Message | None:

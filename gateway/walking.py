@@ -6,21 +6,25 @@
     a page ─▶ the open ones, read and folded in slices ─▶ decided ═COMMIT═▶ the walk moves ═COMMIT═▶
 
 The walk moves behind the commits of what was decided: who is killed in between leaves a page that
-is walked once more, and what has its row by then is passed over.
+is walked once more, and what has its row by then is passed over. A message that cannot be read
+(a spoiled row, a code of a newer version) does not stop the others: it is set aside for a day.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from time import monotonic
 
 from gateway.ledger import Ledger
 from gateway.reports import fold_stored
-from sms.errors import StoreUnavailable
+from sms.errors import LeaseLost, StoreUnavailable, Unavailable
 from sms.ids import id_at, unix_of
 from sms.model import EventRow, Message
 from store.read import Reader
-from store.silence import SilenceStore, Turn, Walk, move_sql
+from store.silence import SilenceStore, Turn, Walk, move_sql, watch_sql
+from telemetry.logs import get_logger
+from telemetry.metrics import Metrics
 
 PAGE = 5000  # messages in a page, some 10 ms of the database
 LEAST_PAGE = 100  # where the statement time-out cut it off
@@ -30,8 +34,11 @@ REST = 3.0  # a walk that is behind rests so many times as long as it worked
 # So long behind its age a message is looked at: by then it was sent, or waits for something, and
 # its accept, which may have waited for the database, is committed.
 LAG_S, LAG_LEAST_S, LAG_SHARE = 600.0, 1.0, 0.05
+ASIDE_S = 86_400.0  # so much later one that crashed its handler is tried again
 
 Decide = Callable[[Sequence[Message], float], Awaitable[str]]
+
+log = get_logger(__name__)
 
 
 def lag_s(age_s: float) -> float:
@@ -39,20 +46,62 @@ def lag_s(age_s: float) -> float:
     return min(LAG_S, max(LAG_LEAST_S, age_s * LAG_SHARE))
 
 
+class Opener:
+    """Reads messages for a walk, whatever some of them are like."""
+
+    def __init__(self, reader: Reader, metrics: Metrics) -> None:
+        self._reader = reader
+        self._metrics = metrics
+
+    async def open(self, ids: Sequence[int]) -> tuple[list[Message], list[int]]:
+        """Those that stand, and the ids of those to be set aside. Raises Unavailable, LeaseLost.
+
+        What was dropped, or has lost its keys, is in neither: nobody can end it.
+        """
+        try:
+            return await read(self._reader, ids), []
+        except (Unavailable, LeaseLost):
+            raise
+        except Exception:  # one bad row must not end the walk, nor the worker
+            if len(ids) == 1:
+                log.exception("message cannot be read", message_id=ids[0])
+                self.count()
+                return [], list(ids)
+        messages: list[Message] = []
+        aside: list[int] = []
+        for message_id in ids:
+            found, bad = await self.open([message_id])
+            messages += found
+            aside += bad
+        return messages, aside
+
+    def count(self) -> None:
+        """A message was set aside."""
+        self._metrics.quarantined_total.inc(("walk",))
+
+
 class Walker:
     """One walk; `decide` gets open messages and returns SQL for the commit that moves it."""
 
     def __init__(
-        self, walk: Walk, age_s: float, store: SilenceStore, reader: Reader, ledger: Ledger
+        self, walk: Walk, age_s: float, store: SilenceStore, opener: Opener, ledger: Ledger
     ) -> None:
         self._walk = walk
         self._age_s = age_s
         self._store = store
-        self._reader = reader
+        self._opener = opener
         self._ledger = ledger
         self._page = PAGE
-        self.behind_s = 0.0  # how much later than it should it looks at messages
+        self._behind_s, self._stood_at = 0.0, monotonic()
         self.is_ours = False
+
+    @property
+    def behind_s(self) -> float:
+        """How much later than it should it looks at messages; it grows while no step is made."""
+        return self._behind_s + monotonic() - self._stood_at
+
+    def _stands(self, behind_s: float) -> None:
+        self._behind_s, self._stood_at = behind_s, monotonic()
 
     async def begin(self) -> Turn | None:
         """Walk on; None while another process does. Raises Unavailable, LeaseLost."""
@@ -65,8 +114,9 @@ class Walker:
         bound = id_at(turn.now - self._age_s - lag_s(self._age_s))
         position = max(turn.position, first)
         if bound <= position:
-            self.behind_s = 0.0
+            self._stands(0.0)
             return False
+        self._stands(unix_of(bound) - unix_of(position))  # unless this step goes well
         try:
             page = await self._store.page(position, bound, self._page)
         except StoreUnavailable:
@@ -75,10 +125,12 @@ class Walker:
         self._page = min(PAGE, self._page * 2)
         sql = ""
         for some in slices(page.open):
-            sql += await decide(await read(self._reader, some), turn.now)
+            messages, aside = await self._opener.open(some)
+            sql += await decide(messages, turn.now)
+            sql += watch_sql((one, turn.now + ASIDE_S) for one in aside)
         await commit(self._ledger, sql=sql + move_sql(self._walk, turn.position, page.last))
         is_behind = page.is_full and unix_of(page.last) < unix_of(bound)
-        self.behind_s = unix_of(bound) - unix_of(page.last) if is_behind else 0.0
+        self._stands(unix_of(bound) - unix_of(page.last) if is_behind else 0.0)
         return is_behind
 
 
@@ -90,7 +142,7 @@ def slices(ids: Sequence[int]) -> Iterator[Sequence[int]]:
 
 async def read(reader: Reader, ids: Sequence[int]) -> list[Message]:
     """The messages as the store knows them, folded, by id."""
-    stored = await reader.messages(ids)
+    stored = await reader.readable(ids)
     return [fold_stored(record) for record in stored.values()]
 
 

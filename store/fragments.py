@@ -153,20 +153,6 @@ def hasten_reports_sql(message_id: int, attempt: int) -> str:
     )
 
 
-def hasten_orphans_sql(channels: Iterable[int], since: int) -> str:
-    """Look again soon at parked reports of these channels with an id from `since` on.
-
-    Only at those that would wait longer than the first steps do, and the look is none of their
-    steps.
-    """
-    listed = ",".join(str(int(channel)) for channel in sorted(channels))
-    return (
-        "UPDATE parked_reports SET due = now(), tries = tries - 1"
-        f" WHERE id >= {int(since)} AND channel IN ({listed}) AND tries > 0"
-        f" AND due > now() + interval '5 s';"
-    )
-
-
 def delete_reports_sql(ids: Iterable[int]) -> str:
     """Take reports out of `parked_reports`."""
     listed = ",".join(str(int(value)) for value in ids)

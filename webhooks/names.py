@@ -13,10 +13,13 @@ what may be called is decided on the final socket address.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
 import socket
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
@@ -31,6 +34,51 @@ MOST_NAMES: Final = 10_000  # kept; more only cost a new look-up
 
 Address = tuple[socket.AddressFamily, int, str]  # family, protocol, numeric address
 Ask = Callable[[str, int, socket.AddressFamily, socket.SocketKind], list[Any]]
+Question = Callable[[], list[Any]]
+
+
+class _Threads:
+    """At most so many threads, made when needed, that the end of the process does not wait for.
+
+    It does for those of a ThreadPoolExecutor, for as long as their name server is silent.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._count = 0
+        self._idle = threading.Semaphore(0)
+        self._work: queue.SimpleQueue[tuple[Future[list[Any]], Question] | None] = (
+            queue.SimpleQueue()
+        )
+
+    def ask(self, question: Question) -> Future[list[Any]]:
+        """Its answer, once a thread is free for it."""
+        future: Future[list[Any]] = Future()
+        self._work.put((future, question))
+        if not self._idle.acquire(blocking=False) and self._count < self._most:
+            self._count += 1
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        return future
+
+    def _run(self) -> None:
+        while (one := self._work.get()) is not None:
+            future, question = one
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(question())
+                except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+                    future.set_exception(error)
+            self._idle.release()
+
+    def close(self) -> None:
+        """Ask no more; idle threads end."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (one := self._work.get_nowait()) is not None:
+                    one[0].cancel()
+        for _ in range(self._count):
+            self._work.put(None)
 
 
 class _Name:
@@ -58,9 +106,9 @@ class Names(AbstractResolver):
         self._ask: Ask = ask or _ask_system
         self._monotonic = monotonic
         self._names: dict[str, _Name] = {}
-        self._known = ThreadPoolExecutor(KNOWN_THREADS, thread_name_prefix="webhook-names")
-        self._new = ThreadPoolExecutor(NEW_THREADS, thread_name_prefix="webhook-new-names")
-        self._slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="webhook-slow-names")
+        self._known = _Threads(KNOWN_THREADS, "webhook-names")
+        self._new = _Threads(NEW_THREADS, "webhook-new-names")
+        self._slow = _Threads(SLOW_THREADS, "webhook-slow-names")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -109,9 +157,8 @@ class Names(AbstractResolver):
             pool = self._slow
         elif name.addresses:
             pool = self._known
-        name.asking = asyncio.get_running_loop().run_in_executor(
-            pool, partial(self._ask, host, 0, socket.AF_UNSPEC, socket.SOCK_STREAM)
-        )
+        question = partial(self._ask, host, 0, socket.AF_UNSPEC, socket.SOCK_STREAM)
+        name.asking = asyncio.wrap_future(pool.ask(question))
 
         def answered(future: asyncio.Future[list[Any]]) -> None:
             name.asking = None
@@ -143,7 +190,7 @@ class Names(AbstractResolver):
     async def close(self) -> None:
         """End; threads that wait for an answer end with the process."""
         for pool in (self._known, self._new, self._slow):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
 
 
 def _ask_system(

@@ -13,11 +13,10 @@ from receipts.state import STATES_OF_PATH, Path
 from sms.errors import StoreUnavailable
 from sms.ids import DAY_MS, TIME_SHIFT, id_at
 from sms.model import FINAL_STATES, Carrier, MessageClass, State
-from store import database, partitions
+from store import database, parked_reports, partitions
 from store.fragments import (
     ParkedReport,
     Why,
-    hasten_orphans_sql,
     hasten_reports_sql,
     holdings_sql,
     park_reports_sql,
@@ -199,9 +198,19 @@ async def test_a_lost_answer_hastens_what_would_wait_long_and_takes_it_no_step(w
     told.append(ParkedReport(old, 1, "x", "DELIVRD", "", "", 5, now + 3600.0))
     await write(world, [], park_reports_sql(world.keyring, told))
     for _ in range(2):  # what is due is not hastened
-        await write(world, [], hasten_orphans_sql([1], start))
+        await parked(world).hasten([1], start)
     due = await parked(world).take(time.time() + 1, 9)
     assert {one.id - start: one.tries for one in due} == {1: 1, 2: 2, 3: 3, 4: 4}
+
+
+async def test_a_flood_of_strangers_is_hastened_in_part_the_newest_first(world, monkeypatch):
+    monkeypatch.setattr(parked_reports, "HASTENED", 2)
+    now, start = time.time(), id_at(time.time())
+    told = [ParkedReport(start + n, 1, "x", "DELIVRD", "", "", 3, now + 300.0) for n in range(1, 5)]
+    await write(world, [], park_reports_sql(world.keyring, told))
+    await parked(world).hasten([1], start)
+    due = await parked(world).take(time.time() + 1, 9)
+    assert {one.id - start for one in due} == {3, 4}
 
 
 async def test_our_word_is_found_by_its_index(world):

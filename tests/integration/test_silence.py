@@ -241,6 +241,35 @@ async def test_what_lost_its_place_is_judged_anew_here_or_by_who_comes_after(
         assert await residual(other) == (0, 0)
 
 
+async def test_a_message_that_cannot_be_read_is_set_aside_and_the_others_end(
+    dsn, tmp_path, monkeypatch
+):
+    """Spoiled when the walks come by: neither stops there, nor the worker, and it is kept."""
+    monkeypatch.setattr(reconcile, "WALK_EVERY", 1)
+    async with overdue(dsn, tmp_path, 1) as asking, late(dsn, tmp_path) as gateway:
+        ids = await submitted(gateway, 3)
+        sql = f"SELECT encode(number, 'hex') FROM messages WHERE id = {ids[1]}"
+        [(number,)] = await gateway.ask(sql)
+        await gateway.ask(f"UPDATE messages SET number = '\\x00' WHERE id = {ids[1]}")
+        await over()
+        silence = gateway.worker.silence.deadlines
+        for _ in range(2):
+            await asking.worker.silence.reconciler.round()
+            await silence.round()
+        assert [row[0] for row in await gateway.ask(f"{ENDED} ORDER BY 1")] == [ids[0], ids[2]]
+        assert await gateway.ask("SELECT message_id FROM deadlines") == [(ids[1],)]
+        assert await due_of(gateway) > time.time() + walking.ASIDE_S - 60.0
+        await gateway.ask("UPDATE deadlines SET due = now()")
+        await silence.round()
+        assert await due_of(gateway) > time.time() + walking.ASIDE_S - 60.0
+        assert gateway.metrics.quarantined_total.values["walk",] == 2
+        await gateway.ask(f"UPDATE messages SET number = '\\x{number}' WHERE id = {ids[1]}")
+        await gateway.ask("UPDATE deadlines SET due = now()")
+        await silence.round()
+        assert await status(gateway, ids[1]) is State.UNKNOWN
+        assert await gateway.ask("SELECT FROM deadlines") == []
+
+
 async def test_what_was_sent_late_has_its_whole_time(dsn, tmp_path):
     async with late(dsn, tmp_path) as gateway:
         [message_id] = await gateway.send(1)  # no link: it waits

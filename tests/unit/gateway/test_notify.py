@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from gateway.endpoint_queue import NotifyPolicy
+from gateway.notify import PUT_OFF_S
 from sms.errors import StoreUnavailable
 from sms.ids import to_text
 from sms.model import EventRow
+from store.read import Stored
 from tests.support.notify_world import TENANT, UNIX, World, endpoint
 from webhooks.deliver import Delivered, Failed, Fault, Gone
 from webhooks.schedule import DEAD, MAX_TRIES, RETRY_AFTER_S
@@ -455,6 +457,30 @@ async def test_a_removed_endpoint_frees_the_cursor_and_a_new_url_gets_the_rest(w
     assert world.notifier.cursor() == rows[-1].event_id
     second = {r.webhook_id for r in world.requests if "hooks1" not in r.url}
     assert len(second) == 50
+    assert world.store.parked == {}
+
+
+async def test_an_event_that_cannot_be_read_back_keeps_no_other_endpoint_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    world.configure(endpoint(1), endpoint(2))
+    world.answer = lambda _: BROKEN
+    await world.commit_rows()
+    world.answer = lambda _: OK
+    messages, asked = world.store.messages, []
+
+    async def spoiled(ids: Sequence[int]) -> dict[int, Stored]:
+        asked.append(ids)
+        if len(asked) == 1:
+            raise ValueError("a sealed column does not open")
+        return await messages(ids)
+
+    monkeypatch.setattr(world.store, "messages", spoiled)
+    before = len(world.requests)
+    await world.tick(6)
+    assert len(world.requests) == before + 1
+    await world.tick(PUT_OFF_S)
+    assert len(world.requests) == before + 2
     assert world.store.parked == {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import parked as parked_module
-from gateway.parked import KEPT_S, MAX_PARKED, OLD_S, ParkedReports, next_due
+from gateway.parked import KEPT_S, MAX_PARKED, OLD_S, STOCK_S, ParkedReports, next_due
 from gateway.reports import CRASHES, PARKED_POLL_S, SECOND_LOOK_S, Reports
 from gateway.unknown import Unknown
 from receipts import ends
 from receipts.state import Path
+from sms.errors import StoreUnavailable
 from sms.ids import id_at, unix_of
 from sms.model import Message, MessageClass, Report, State
 from sms.outcomes import Submitted, Uncertain
@@ -218,6 +219,58 @@ def test_a_message_whose_day_was_dropped_is_gone_and_keeps_nobody_waiting(desk: 
     assert desk.table == {}
 
 
+def test_a_message_that_leaves_memory_while_the_store_is_asked_is_not_gone(
+    desk: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = desk.kit.message(texts=("x", "y"))
+    desk.kit.accept(message)
+    desk.kit.answer(1, Submitted("first"))
+    desk.kit.answer(1, Uncertain("submit.timeout"))
+    desk.kit.events.flush()
+    desk.kit.matches.forget(1, "first")  # it is bounded
+    desk.reader.owners[1, "first"] = (message.id, (0,), 0)
+    message_id, fresh, rows = elsewhere(desk)
+    desk.reader.owners[1, "abc"] = (message_id, (0,), 0)
+    desk.reader.stored[message_id] = Stored(fresh, rows)
+    readable = desk.reader.readable
+
+    async def meanwhile(ids: Sequence[int]) -> dict[int, Stored]:
+        desk.kit.evidence.found(message)
+        return await readable(ids)
+
+    monkeypatch.setattr(desk.reader, "readable", meanwhile)
+    assert message.id in desk.kit.evidence.waiting
+    desk.report("first")
+    desk.report("abc")
+    desk.look()
+    assert desk.ends() == {"matched": 2}
+    assert message.segment_states[0] is State.DELIVERED
+
+
+def test_a_message_that_cannot_be_read_keeps_no_other_waiting_and_its_report_is_kept(
+    desk: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message_id, fresh, rows = elsewhere(desk)
+    desk.reader.owners[1, "abc"] = (message_id, (0,), 0)
+    desk.reader.stored[message_id] = Stored(fresh, rows)
+    desk.reader.owners[1, "bad"] = (message_id - 5, (0,), 0)
+    readable = desk.reader.readable
+
+    async def spoiled(ids: Sequence[int]) -> dict[int, Stored]:
+        if message_id - 5 in ids:
+            raise ValueError("a sealed column does not open")
+        return await readable(ids)
+
+    monkeypatch.setattr(desk.reader, "readable", spoiled)
+    desk.report("bad")
+    desk.report("abc")
+    desk.look()
+    assert desk.ends() == {"matched": 1}
+    desk.look(SECOND_LOOK_S)
+    assert sorted(desk.answers) == [("token abc", True), ("token bad", True)]
+    assert [one.carrier_id for one in desk.table.values()] == ["bad"]
+
+
 def test_a_parked_report_whose_message_is_dropped_meanwhile_ends_too(desk: Counted) -> None:
     desk.report("old")
     desk.look()
@@ -368,6 +421,27 @@ def test_a_count_that_takes_long_is_made_seldom(desk: Counted) -> None:
     for _ in range(4):
         desk.look(50.0)
     assert len(asked) == 2  # at once, then after 100 s
+
+
+def test_a_count_that_is_cut_off_keeps_no_report_waiting(desk: Counted) -> None:
+    message = desk.kit.message()
+    desk.kit.accept(message)
+    desk.report("a")
+    desk.look()
+    desk.look(SECOND_LOOK_S)
+    assert len(desk.table) == 1
+    asked: list[int] = []
+
+    async def cut_off(old_before: int) -> dict[int, Stock]:
+        asked.append(old_before)
+        raise StoreUnavailable("statement timeout")
+
+    desk.reader.stock = cut_off  # type: ignore[method-assign]
+    desk.kit.answer(1, Submitted("a"))
+    for _ in range(2):
+        desk.look(STOCK_S)
+    assert desk.ends() == {"early": 1}
+    assert len(asked) == 2
 
 
 # -- the sum -----------------------------------------------------------------------------------

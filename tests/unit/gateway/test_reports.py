@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class FakeReader:
         self.stored: dict[int, Stored] = {}
         self.due: list[ParkedReport] = []
         self.stocks: dict[int, Stock] = {}
+        self.hastened: list[set[int]] = []
 
     async def by_carrier_ids(
         self, pairs: Sequence[tuple[int, str]], *, now: float
@@ -45,6 +46,9 @@ class FakeReader:
 
     async def take(self, now: float, limit: int) -> list[ParkedReport]:
         return self.due[:limit]
+
+    async def hasten(self, channels: Collection[int], since: int) -> None:
+        self.hastened.append(set(channels))
 
     async def stock(self, old_before: int) -> dict[int, Stock]:
         return self.stocks

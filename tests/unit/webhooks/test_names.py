@@ -75,6 +75,16 @@ async def test_a_name_that_hangs_is_asked_for_once_and_holds_one_thread(world: W
     assert await world.addresses("bad.example") == ["192.0.2.1"]
 
 
+async def test_a_name_that_hangs_does_not_keep_the_process_from_ending(world: World):
+    world.silent = {"bad.example"}
+    with pytest.raises(TimeoutError):
+        await world.addresses("bad.example")
+    hanging = [one for one in threading.enumerate() if "-names" in one.name]
+    assert hanging
+    assert all(one.daemon for one in hanging)
+    await world.names.close()
+
+
 async def test_a_known_name_is_served_from_memory_while_its_server_is_silent(world: World):
     await world.addresses("a.example")
     world.silent = {"a.example"}
