@@ -143,6 +143,7 @@ class Evidence:
         """Evidence came: the caller unparks it with the row that says so."""
         self.waiting.pop(message.id, None)
         self._asked.pop(message.id, None)
+        self._dispatcher.retries.forget(message)
 
     def _keep(self, message: Message) -> None:
         self.waiting[message.id] = message
@@ -182,6 +183,7 @@ class Evidence:
                 later = unix + BUDGET_WAIT_S
                 self._ledger.commit([], sql=self._park(message, later, Why.UNCERTAIN))
         else:
+            self._dispatcher.retries.forget(message)
             look = min(deadline, unix + self._look_s(message, unix))
             self._ledger.commit([], sql=self._park(message, look, Why.UNCERTAIN))
             if look < deadline:
