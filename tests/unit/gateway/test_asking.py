@@ -448,9 +448,7 @@ class ReaderOf:
         self._message = message
         self.known: dict[MessageClass, tuple[int, list[int]]] = {}
 
-    async def uncertain(
-        self, process: int, most: int
-    ) -> dict[MessageClass, tuple[int, list[int]]]:
+    async def uncertain(self, process: int, most: int) -> dict[MessageClass, tuple[int, list[int]]]:
         return self.known
 
     async def messages(self, ids: Sequence[int]) -> dict[int, Stored]:
