@@ -1,15 +1,16 @@
 # One environment, .venv; two stages: what runs the gateway, and what tests it. The tools of
-# `make load` stand apart in .venv-load.
+# `make load` stand apart in .venv-load, those of `make docs` in .venv-docs.
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors bench-webhooks load faults campaign sinks lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors bench-webhooks load faults campaign sinks docs lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 RUNS := .venv/.runs
 TESTS := .venv/.tests
 LOADS := .venv-load/.done
+DOCS := .venv-docs/.done
 PYTEST := $(BIN)/python -m pytest
 OTHER_TIERS := integration or flow or campaign or load
 TESTED := not (campaign or load)
@@ -103,6 +104,10 @@ campaign: $(RUNS) ## kill it at every place of the path and at random, and judge
 sinks: $(TESTS) ## webhook receivers that misbehave, and kills meanwhile: is all told? (SINKS='--quick')
 	@$(BIN)/python -m loadtest.sinks $(SINKS)
 
+docs: $(DOCS) ## the documentation as a site in build/docs; a broken link fails
+	.venv-docs/bin/sphinx-build -W --keep-going -q -c docs -d build/docs-pickled . build/docs
+	@echo 'Ready: build/docs/index.html'
+
 # No header, no annotations, no index: nothing of the machine that made them stands in the locks.
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url
@@ -112,9 +117,10 @@ lock: $(TESTS) ## renew the lock files from pyproject.toml (make lock UPGRADE=--
 	echo 'setuptools>=77' | $(LOCKED) $(GATEWAY) $(UPGRADE) --extra dev -c requirements.lock \
 		-o requirements-dev.lock
 	$(LOCKED) --group load $(UPGRADE) -c requirements-dev.lock -o requirements-load.lock
+	$(LOCKED) --group docs $(UPGRADE) -c requirements-dev.lock -o requirements-docs.lock
 
-clean: ## remove .venv, .venv-load and caches; the data directory .smsgw stays
-	rm -rf .venv .venv-load build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+clean: ## remove .venv, .venv-docs, .venv-load and caches; the data directory .smsgw stays
+	rm -rf .venv .venv-docs .venv-load build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -130,6 +136,10 @@ $(TESTS): requirements.lock requirements-dev.lock pyproject.toml $(call stale,.v
 # Tools only: locust and what draws the plots. The project itself is found by PYTHONPATH.
 $(LOADS): requirements-load.lock $(call stale,.venv-load)
 	@sh deploy/setup.sh requirements-load.lock .venv-load
+	@touch $@
+
+$(DOCS): requirements-docs.lock $(call stale,.venv-docs)
+	@sh deploy/setup.sh requirements-docs.lock .venv-docs
 	@touch $@
 
 FORCE:

@@ -78,8 +78,8 @@ class Reliability(BaseModel):
     uncertain_wait_transactional_s: Seconds = 120  # the same for transactional
     # What follows a lost answer, where neither message, template nor tenant says (RELIABILITY 5).
     on_uncertain_otp: UncertainPolicy = UncertainPolicy.RESEND
-    on_uncertain_transactional: UncertainPolicy = UncertainPolicy.PROBE_THEN_RESEND
-    on_uncertain_marketing: UncertainPolicy = UncertainPolicy.HOLD
+    on_uncertain_transactional: UncertainPolicy = UncertainPolicy.PROBE_THEN_RESEND  # the same
+    on_uncertain_marketing: UncertainPolicy = UncertainPolicy.HOLD  # the same
     orphan_window_s: Seconds = 120  # a receipt with an unknown id is of an attempt so long before
     uncertain_slot_s: Seconds = 120  # the window slot of an uncertain submit stays taken
     receipt_deadline_s: Seconds = 259_200  # 72 h without a receipt: unknown
@@ -88,9 +88,9 @@ class Reliability(BaseModel):
     otp_min_validity_s: Seconds = 60  # an otp with less left gets no second copy
     flush_rows: Count = 2000  # rows of one COPY at most
     submitted_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5  # `submitted` rows may wait
-    lane_otp: Count = 20_000  # messages in memory per class
-    lane_transactional: Count = 60_000
-    lane_marketing: Count = 60_000
+    lane_otp: Count = 20_000  # messages of the class in memory, per process
+    lane_transactional: Count = 60_000  # the same
+    lane_marketing: Count = 60_000  # the same
     spill_ids: Count = 5_000_000  # messages kept beyond it as ids, 12 bytes each; more: 503
     parked_after_s: Seconds = 600  # what stood in a lane so long moves to `parked`
     conservation_s: Seconds = 10  # every owner says what it holds so often; a reading after it
@@ -114,15 +114,15 @@ class Reliability(BaseModel):
     reconnect_link_max_s: Seconds = 5  # … and where nobody answers
     config_poll_s: Seconds = 1  # configuration version asked so often (in force <= 5 s)
     statement_timeout_s: Seconds = 2  # one database statement
-    webhook_connect_s: Seconds = 3
-    webhook_total_s: Seconds = 15
+    webhook_connect_s: Seconds = 3  # connecting to an endpoint, TLS included
+    webhook_total_s: Seconds = 15  # a whole request to an endpoint, its answer included
     webhook_in_flight: Count = 32  # requests per endpoint
     webhook_warn_s: Seconds = 86_400  # an endpoint to which all has failed for so long: warned of
     webhook_disable_s: Seconds = 432_000  # … and disabled
     webhook_changes_per_min: Count = 30  # changes of endpoints by a tenant's own keys, a process
     webhook_linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 50  # batch gathers so long
     restart_max_s: Seconds = 10  # a child that keeps ending is started again after so long
-    partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2
+    partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2  # made before they are needed
     match_cache: Count = 200_000  # carrier ids in memory
     marketing_opens_h: Hour = 9  # marketing goes to +86 from this hour of Asia/Shanghai …
     marketing_closes_h: Hour = 21  # … to this one; outside it waits. The law's: do not widen it
@@ -137,8 +137,8 @@ class Reliability(BaseModel):
     shed_queue_s: Seconds = 600  # queue longer than this at the channel's rate: 503
     # The same while no channel of a route takes messages: it is held, and intake closes by class.
     shed_held_marketing_s: Seconds = 60
-    shed_held_transactional_s: Seconds = 300
-    shed_held_otp_s: Seconds = 600
+    shed_held_transactional_s: Seconds = 300  # the same
+    shed_held_otp_s: Seconds = 600  # the same
     valkey_timeout_s: Seconds = 0.05  # of a question about limits; then each process by itself
     # When a channel is left and come back to (RELIABILITY 7); `failover.health.HealthPolicy`.
     health_link_errors: Count = 5  # connects, logins or links lost, in a row
@@ -150,8 +150,8 @@ class Reliability(BaseModel):
     health_failure_s: Seconds = 10  # … of so many seconds …
     health_failure_least: Count = 20  # … of which there are so many
     health_failure_long_share: Share = 0.2  # the same over a longer time
-    health_failure_long_s: Seconds = 60
-    health_failure_long_least: Count = 100
+    health_failure_long_s: Seconds = 60  # … of so many seconds …
+    health_failure_long_least: Count = 100  # … of which there are so many
     health_slow_answer_s: Seconds = 10  # p95 of the answers above this …
     health_slow_s: Seconds = 30  # … for so long …
     health_slow_least: Count = 3  # … and, of answers fewer than `health_failure_least`, so many
@@ -162,10 +162,10 @@ class Reliability(BaseModel):
     health_receipts_part: Share = 0.5  # … less than this part of what is usual has its receipt
     health_receipts_baseline_s: Seconds = 86_400  # what is usual, over so long
     health_alarm_failure_share: Share = 0.05  # above it, of `health_failure_long_s`: an alarm
-    health_alarm_failure_least: Count = 200
+    health_alarm_failure_least: Count = 200  # … if there are so many
     health_alarm_delivery_share: Share = 0.95  # delivered of the receipts, below it: an alarm
-    health_alarm_delivery_s: Seconds = 300
-    health_alarm_delivery_least: Count = 200
+    health_alarm_delivery_s: Seconds = 300  # … of so many seconds …
+    health_alarm_delivery_least: Count = 200  # … if there are so many
     health_open_s: Seconds = 30  # nothing goes over it for so long, doubled each time in a row …
     health_open_cap_s: Seconds = 600  # … up to this
     health_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.2  # either way
@@ -236,22 +236,23 @@ class Settings(BaseModel):
     redis_url: str | None = None  # None = embedded Valkey in data_dir
     node: str | None = None  # None = a random name kept in data_dir (see `node_name`)
     master_key_file: Path = Path("master.key")  # default: master.key in data_dir
-    tls_cert_file: Path | None = None
-    tls_key_file: Path | None = None
+    tls_cert_file: Path | None = None  # PEM, the chain after it: HTTPS directly
+    tls_key_file: Path | None = None  # its private key
     public_metrics: bool = True  # /metrics on the public port too
     webhook_allow: tuple[str, ...] = ()  # origins exempt from the HTTPS, port, address rules
     trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
     url: str | None = None  # client commands: the gateway's address
     api_key_file: Path | None = None  # client commands: file with the bearer key
+    # worker processes of this node, also `smsgw up --workers N`
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = Field(default_factory=default_workers)
     role: Literal["all", "api", "carrier"] = "all"  # carrier: no public port; api: no sessions
-    is_sandbox: bool = False
+    is_sandbox: bool = False  # simulated carriers, as `smsgw up --sandbox`
     worker_slot: Annotated[int, Field(ge=0, le=63)] = 0  # set by the supervisor
     listen_fds: tuple[int, ...] = ()  # sockets inherited from the supervisor
     smg_fds: tuple[int, ...] = ()  # as well, of `smg_port`
     run_dir: Path | None = None  # sockets of this node; set by the supervisor for its workers
     sandbox_ports: tuple[int, ...] = ()  # the sandbox's own ports: no webhook may go there
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # least that is logged
     failpoint: str | None = None  # test runs: where a worker ends (telemetry.failpoints)
     allow_failpoints: bool = False  # also without --sandbox
     reliability: Reliability = Reliability()

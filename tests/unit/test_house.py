@@ -92,7 +92,7 @@ def test_no_file_is_too_long_and_every_package_says_what_it_is(room):
         assert ast.get_docstring(ast.parse(text)), path.relative_to(ROOT)
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.lock")))
 def test_the_lock_files_name_no_host_and_no_path(name):
     text = (ROOT / name).read_text()
     assert "--hash=sha256:" in text
