@@ -203,6 +203,8 @@ def _timeline(steps: list[Json], total: int) -> list[str]:
                 details.append(f"{word} {step[name]}")
         if step.get("detail"):
             details = [str(step["detail"])]
+            if step["step"] == "webhook" and step.get("ms") is not None:
+                details.append(str(step["code"]))  # the words do not say how the request ended
         if step.get("ms") is not None:
             details.append(f"took {step['ms']:g} ms")
         lines.append(f"  {_moment(step['at']) - first:>10.3f}  {', '.join(details)}")

@@ -16,7 +16,8 @@ was decided upon, so the store lets one of them through; who lost reads again (c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -82,6 +83,9 @@ class Evidence:
         self._policy = policy
         self._unix = unix
         self.waiting: dict[int, Message] = {}  # live objects; a restart reads them back
+        # What an earlier life left in the store, for the gauges: how many, and since when.
+        self._away: dict[MessageClass, int] = {}
+        self._away_since: dict[MessageClass, float] = {}
         self._unasked: list[Message] = []  # uncertain just now
         self._lately: set[int] = set()  # channels on which an answer was lost just now
         self._asked: dict[int, float] = {}  # since when, Unix seconds, in this life
@@ -110,8 +114,8 @@ class Evidence:
 
     def set_gauges(self) -> None:
         """Before a scrape: how many wait, and since when. At most `MAX_WAITING` are looked at."""
-        counts = dict.fromkeys(MessageClass, 0)
-        oldest: dict[MessageClass, float] = {}
+        counts = dict.fromkeys(MessageClass, 0) | self._away
+        oldest = dict(self._away_since)
         for message in self.waiting.values():
             message_class = message.message_class
             counts[message_class] += 1
@@ -123,6 +127,14 @@ class Evidence:
             age_s = max(0.0, now - oldest.get(message_class, now))
             self._metrics.uncertain_messages.set(labels, count)
             self._metrics.uncertain_oldest_age_seconds.set(labels, age_s)
+
+    def counted(
+        self, stored: Mapping[MessageClass, int], since: Mapping[MessageClass, float]
+    ) -> None:
+        """How many have a row; `since` when the oldest that is not in memory is uncertain."""
+        here = Counter(message.message_class for message in self.waiting.values())
+        self._away = {of: more for of, n in stored.items() if (more := n - here[of]) > 0}
+        self._away_since = {of: since[of] for of in self._away if of in since}
 
     def unheard(self, unix: float, most: int) -> list[Message]:
         """Some whose vendor was asked and has said nothing for a while; by turns.
@@ -143,6 +155,7 @@ class Evidence:
         """Evidence came: the caller unparks it with the row that says so."""
         self.waiting.pop(message.id, None)
         self._asked.pop(message.id, None)
+        self._dispatcher.retries.forget(message)
 
     def _keep(self, message: Message) -> None:
         self.waiting[message.id] = message
@@ -182,6 +195,7 @@ class Evidence:
                 later = unix + BUDGET_WAIT_S
                 self._ledger.commit([], sql=self._park(message, later, Why.UNCERTAIN))
         else:
+            self._dispatcher.retries.forget(message)
             look = min(deadline, unix + self._look_s(message, unix))
             self._ledger.commit([], sql=self._park(message, look, Why.UNCERTAIN))
             if look < deadline:

@@ -29,6 +29,7 @@ from gateway.lanes import Lanes
 from gateway.ledger import Ledger
 from gateway.lostanswer import Prospect
 from gateway.matches import Matches
+from gateway.outage import Outage
 from gateway.porting import Porting
 from gateway.pumping import Pumping
 from gateway.queuegauges import set_queue_gauges
@@ -165,6 +166,7 @@ class Flow:
         self.link_news: Callable[[], None] = lambda: None  # the other processes are told
         self.loop_lag_s = 0.0
         self.is_draining = False
+        self.outage = Outage()
         self.is_intake_closed = False
         self.accepting = 1  # living processes that take messages; each has its part of the queue
         self.shedding = Shedding(
@@ -250,11 +252,15 @@ class Flow:
         """The same of an open class, while too much waits for the channels of its route."""
         return self.shedding.route_full(message)
 
+    def is_writable(self) -> bool:
+        """Whether PostgreSQL takes what is accepted: connected, and the lease renewed in time."""
+        return self.acceptor is not None and self.acceptor.is_up() and self.lease.is_valid()
+
     def refresh_shed(self) -> None:
         """Look at database, event loop, queues and disk, some twenty times a second."""
         acceptor = self.acceptor
         self.shedding.refresh(
-            is_writable=acceptor is not None and acceptor.is_up() and self.lease.is_valid(),
+            is_writable=self.is_writable(),
             write_age_s=0.0 if acceptor is None else acceptor.oldest_write_age_s(),
             loop_lag_s=self.loop_lag_s,
             accepting=self.accepting,
@@ -424,7 +430,8 @@ class Flow:
         self.dispatcher.retries.set_gauges(time.time())
         metrics.loop_lag_seconds.set((), self.loop_lag_s)
         write_age_s = 0.0 if self.acceptor is None else self.acceptor.oldest_write_age_s()
-        metrics.store_write_age_seconds.set((), write_age_s)
+        # While it is away nothing is tried, and no write is old.
+        metrics.store_write_age_seconds.set((), max(write_age_s, self.outage.age_s(now)))
         metrics.disk_used_ratio.set((), self.shedding.storage_share())
         self.evidence.set_gauges()
         self.reports_desk.parked.set_gauges()

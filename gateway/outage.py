@@ -17,6 +17,10 @@ class Outage:
     def __init__(self) -> None:
         self._since: float | None = None
 
+    def age_s(self, now: float) -> float:
+        """How long it has been away, 0 when it is not; `now` is monotonic seconds."""
+        return 0.0 if self._since is None else now - self._since
+
     def look(self, now: float, *, is_up: bool) -> None:
         """`now` is monotonic seconds."""
         if is_up and self._since is not None:

@@ -18,13 +18,14 @@ import heapq
 from collections.abc import Callable, Iterator
 from itertools import count
 
-from failover.budget import RetryBudget
+from failover.budget import RetryBudget, Short
 from gateway.holds import Hold, begin, end
 from sms.ids import unix_of
 from sms.model import FINAL_STATES, Message, MessageClass
 from telemetry.metrics import Metrics
 
 MAX_AT_ONCE = 500  # messages let go in one turn of the loop, some 2 ms
+MAX_ELSEWHERE = 10_000  # of those that wait in `parked`, counted by class
 
 _Entry = tuple[int, int, Message]  # id, the turn in which it came, message
 
@@ -46,11 +47,15 @@ class Retries:
         }
         self._order = count()
         self.size = 0
+        # Uncertain ones by id: they wait in `parked` and are only counted here.
+        self._elsewhere: dict[int, Message] = {}
 
     def may_leave(self, message: Message) -> bool:
         """Whether the next attempt of one that was tried before may leave; it waits here if not."""
-        if self.take(message):
+        short = self._ask(message)
+        if short is None:
             return True
+        self._metrics.retries_denied_total.inc((short.value,))
         begin(message, self._monotonic())
         queue = self._waiting[message.message_class].setdefault(message.tenant, [])
         heapq.heappush(queue, (message.id, next(self._order), message))
@@ -58,13 +63,24 @@ class Retries:
         return False
 
     def take(self, message: Message) -> bool:
-        """The same for one that waits elsewhere: nothing is kept of it here."""
-        now, attempt = self._monotonic(), message.attempt + 1
-        short = self._budget.ask(message.id, attempt, message.tenant, now)
+        """The same for one that waits in `parked` and asks again: it is counted, not queued."""
+        short = self._ask(message)
         if short is None:
+            self.forget(message)
             return True
-        self._metrics.retries_denied_total.inc((short.value,))
+        if message.id not in self._elsewhere:
+            self._metrics.retries_denied_total.inc((short.value,))
+            if len(self._elsewhere) < MAX_ELSEWHERE:
+                self._elsewhere[message.id] = message
         return False
+
+    def forget(self, message: Message) -> None:
+        """One that waited in `parked` waits for its budget no more."""
+        self._elsewhere.pop(message.id, None)
+
+    def _ask(self, message: Message) -> Short | None:
+        attempt = message.attempt + 1
+        return self._budget.ask(message.id, attempt, message.tenant, self._monotonic())
 
     def free(self, message: Message) -> None:
         """Its next attempt costs nothing: no carrier has the last one, or an operator wants it."""
@@ -129,9 +145,12 @@ class Retries:
 
     def set_gauges(self, unix: float) -> None:
         """Before a scrape: how many wait, and how old the oldest of them is."""
+        elsewhere: dict[MessageClass, list[int]] = {one: [] for one in MessageClass}
+        for message in self._elsewhere.values():
+            elsewhere[message.message_class].append(message.id)
         for message_class, queues in self._waiting.items():
-            labels = (message_class.value,)
-            oldest = min((queue[0][0] for queue in queues.values()), default=0)
+            labels, parked = (message_class.value,), elsewhere[message_class]
+            oldest = min([*(queue[0][0] for queue in queues.values()), *parked], default=0)
             age_s = max(0.0, unix - unix_of(oldest)) if oldest else 0.0
-            self._metrics.retries_waiting.set(labels, sum(map(len, queues.values())))
+            self._metrics.retries_waiting.set(labels, sum(map(len, queues.values())) + len(parked))
             self._metrics.retries_oldest_age_seconds.set(labels, age_s)

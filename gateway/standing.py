@@ -9,6 +9,7 @@ parked row is due ─┬─ still waits for its channel ──▶ pushed out, or
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from gateway.flow import Flow
@@ -16,13 +17,14 @@ from gateway.peers import Peers
 from gateway.reports import fold_stored
 from receipts.state import come_due
 from sms.ids import id_at
-from sms.model import Message, State
+from sms.model import Message, MessageClass, State
 from store.claims import ClaimBook
 from store.fragments import STOOD, Why, park_sql, unpark_sql
 
 PARKED_LIMIT = 500
 REPARK_S = 600.0
 CHECK_S = 30.0
+OLDEST = 20  # uncertain messages of a class, of which one tells how old they are
 MARK_SLICE = 10_000  # messages looked at in one turn of the loop, some 1 ms
 _WAITS = frozenset({State.ACCEPTED, State.QUEUED})
 _STANDING = frozenset({State.ACCEPTED, State.QUEUED, State.SUBMITTING})
@@ -129,6 +131,25 @@ class Standing:
             await asyncio.sleep(0)
         await self._flow.backlog.park()
         await self.claim_anew(before)
+        await self.count_uncertain()
+
+    async def count_uncertain(self) -> None:
+        """Tell the gauges of uncertain messages that are not in memory: an earlier life's."""
+        flow = self._flow
+        known = await flow.reader.uncertain(self._process, OLDEST)
+        away = [
+            message_id
+            for _, first in known.values()
+            for message_id in first
+            if self._at_hand(message_id) is None
+        ]
+        since: dict[MessageClass, float] = {}
+        for record in (await flow.reader.messages(away) if away else {}).values():
+            message = fold_stored(record)
+            if message.state is State.UNCERTAIN:
+                of = message.message_class
+                since[of] = min(message.uncertain_at, since.get(of, math.inf))
+        flow.evidence.counted({of: n for of, (n, _) in known.items()}, since)
 
     async def claim_anew(self, before: int) -> None:
         """Give what was claimed `before` that id and waits, its link being down, a claim of today.

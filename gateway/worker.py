@@ -32,7 +32,7 @@ from gateway.http_server import HttpServer, build_server
 from gateway.idreserve import AHEAD_S
 from gateway.internal_http import serve_internal
 from gateway.ledger import low_water
-from gateway.outage import Outage, forget_lost_connections
+from gateway.outage import forget_lost_connections
 from gateway.recover import recover
 from gateway.settings import Settings, node_name
 from gateway.wiring import Worker, build, sync_channels
@@ -405,12 +405,13 @@ class _Life:
         await self.worker.conservation.round()
 
     async def _tick_forever(self) -> None:
-        dispatcher, outage = self.worker.flow.dispatcher, Outage()
+        flow = self.worker.flow
         while True:
             await asyncio.sleep(TICK_S)
-            dispatcher.tick()
+            flow.dispatcher.tick()
             self._garbage.round()
-            outage.look(time.monotonic(), is_up=self.worker.acceptor.is_up())
+            if not flow.is_draining:  # a drain closes the store's connections by itself
+                flow.outage.look(time.monotonic(), is_up=flow.is_writable())
 
     async def _watch_lag(self) -> None:
         flow = self.worker.flow

@@ -70,6 +70,10 @@ PARKED_HEADS_SQL = (
     "SELECT message_id FROM parked WHERE process = $1 AND why = $2 AND why <> 0 AND message_id > $3"
     " ORDER BY message_id LIMIT $4"
 )
+UNCERTAIN_SQL = (
+    "SELECT class, count(*) AS n, (array_agg(message_id ORDER BY message_id))[1:$3] AS first"
+    " FROM parked WHERE process = $1 AND why = $2 AND why <> 0 GROUP BY class"
+)
 # Whose they are is looked at afterwards: the planner takes such a filter for so rare that it
 # would sort all that follows for each page.
 UNFINISHED_SQL = "SELECT id FROM messages WHERE id > $1 ORDER BY id LIMIT $2"
@@ -405,6 +409,15 @@ class Reader:
             if heads:
                 return heads
             after_id = ids[-1]  # their day is gone
+
+    async def uncertain(self, process: int, most: int) -> dict[MessageClass, tuple[int, list[int]]]:
+        """How many uncertain messages this process looks after, and the first `most` ids of them.
+
+        By class; what is in its memory and what is not.
+        """
+        async with acquire(self._pool) as conn:
+            rows = await conn.fetch(UNCERTAIN_SQL, process, Why.UNCERTAIN, most)
+        return {CLASSES_BY_CODE[row["class"]]: (row["n"], row["first"]) for row in rows}
 
     async def parked_counts(self) -> dict[tuple[int, int], int]:
         """How many messages are parked, by (tenant, Why)."""

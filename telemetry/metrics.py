@@ -287,7 +287,7 @@ class Metrics:
         )
         self.retries_denied_total = Counter(
             "retries_denied_total",
-            "Extra attempts that had to wait, by whose budget was used up: tenant or total.",
+            "Extra attempts that had to wait, each once: by whose budget, tenant or total.",
             ("budget",),
         )
         self.retries_waiting = Gauge(
@@ -324,7 +324,7 @@ class Metrics:
         """What a message is written to."""
         self.store_write_age_seconds = Gauge(
             "store_write_age_seconds",
-            "Age of the oldest accept that PostgreSQL has not committed; 0 when none waits.",
+            "Age of the oldest accept that PostgreSQL has not committed, or how long it is away.",
             rule="max",
         )
         self.disk_used_ratio = Gauge(

@@ -101,7 +101,9 @@ KINDS: dict[str, Kind] = {
         403, "Call not allowed", "Add the vendor's networks to the channel's callback_sources."
     ),
     "callback.later": Kind(503, "Call again", "Wait for the seconds in Retry-After; call again."),
-    "name.taken": Kind(409, "Name taken", "Choose another name."),
+    "name.taken": Kind(
+        409, "Name taken", "Give what `errors` names another value, or change the one that has it."
+    ),
     "message.final": Kind(409, "At its end", "Nothing is to be done; read the message."),
     "message.submitting": Kind(
         409, "With a carrier", "It cannot be taken back; read the message for its end."

@@ -142,6 +142,19 @@ async def test_recovery_finds_exactly_what_nobody_brought_to_rest(world):  # noq
     await other.close()
 
 
+async def test_uncertain_ones_are_counted_by_class_with_the_first_of_them(world):
+    mine = await accept(world, 6)
+    codes = await accept(world, 3, message_class=MessageClass.OTP)
+    rows = [(m.id, time.time(), Why.UNCERTAIN, m.message_class, 1) for m in mine + codes]
+    other = (mine[5].id, time.time(), Why.QUEUED, mine[5].message_class, 1)
+    await write(world, [], park_sql(0, [*rows[:5], other, *rows[6:8]]) + park_sql(7, rows[8:]))
+    assert await world.reader.uncertain(0, 2) == {
+        mine[0].message_class: (5, [m.id for m in mine[:2]]),
+        MessageClass.OTP: (2, [m.id for m in codes[:2]]),
+    }
+    assert await world.reader.uncertain(3, 2) == {}
+
+
 async def test_what_is_parked_for_one_reason_is_read_page_by_page(world):
     """By whom it was given to, whoever accepted it; of a day that was dropped nothing is left."""
     mine = await accept(world, 30, message_class=MessageClass.MARKETING)

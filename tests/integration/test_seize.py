@@ -49,6 +49,9 @@ WRITES = [
             ("parked_reports", "tries"),
             ("commands", "kind"),
             ("channels_left", "cause"),
+            ("walks", "position"),
+            ("deadlines", "due"),
+            ("overdue", "tries"),
         )
         for sql in (
             f"INSERT INTO {table} SELECT * FROM {table} WHERE false",

@@ -194,7 +194,9 @@ async def test_what_is_wrong_is_named(rig):
         refused = await rig.call("POST", PATH, body)
         assert [e["pointer"] for e in refused.json()["errors"]] == [pointer], refused.text
     await rig.make()
-    assert code(await rig.call("POST", PATH, {"url": URL})) == (409, "name.taken")
+    again = await rig.call("POST", PATH, {"url": URL})
+    assert code(again) == (409, "name.taken")
+    assert "another name" not in json.dumps(again.json())  # it has none
     other = await rig.make(url=f"{URL}/2")
     one = f"{PATH}/{other['id']}"
     by_hand = await rig.call("PATCH", one, {"secret": SECRET}, headers=STAR)

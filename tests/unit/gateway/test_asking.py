@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gateway import evidence
 from gateway.conflicts import Conflicts
 from gateway.evidence import ASK_WAIT_S, LOOK_MAX_S, LOOK_MIN_S, submit_of
 from gateway.reports import fold_stored
+from gateway.standing import Standing
 from receipts.state import NOT_ACCEPTED, Path
 from sms.model import FINAL_STATES, Message, MessageClass, OnUncertain, State
 from sms.outcomes import NotSent, Outcome, Submitted, Uncertain
@@ -412,12 +414,42 @@ async def test_a_denial_that_lost_its_place_is_not_turned_upon_a_newer_attempt()
     assert world.kit.channels[3].seen == []
 
 
+async def test_the_gauges_tell_of_those_of_an_earlier_life_too() -> None:
+    """Two rows, of which neither is in memory, and a third that is."""
+    world = Asking()
+    metrics = world.kit.metrics
+    earlier = world.lost()
+    del world.kit.evidence.waiting[earlier.id]
+    world.kit.ledger.live.clear()
+    world.kit.clock.now += 900.0
+    world.lost()
+    reader = ReaderOf(world, earlier)
+    reader.known = {MessageClass.OTP: (3, [earlier.id])}
+    kit = world.kit
+    flow: Any = SimpleNamespace(reader=reader, evidence=kit.evidence, ledger=kit.ledger)
+    none: Any = None
+    standing = Standing(flow, none, none, 0, 600.0)
+    await standing.count_uncertain()
+    kit.evidence.set_gauges()
+    assert metrics.uncertain_messages.values["otp",] == 3
+    assert metrics.uncertain_oldest_age_seconds.values["otp",] == pytest.approx(900.0, abs=1.0)
+    reader.known = {}
+    await standing.count_uncertain()
+    kit.evidence.set_gauges()
+    assert metrics.uncertain_messages.values["otp",] == 1
+    assert metrics.uncertain_oldest_age_seconds.values["otp",] < 1.0
+
+
 class ReaderOf:
     """What the store holds of one message."""
 
     def __init__(self, world: Asking, message: Message) -> None:
         self._world = world
         self._message = message
+        self.known: dict[MessageClass, tuple[int, list[int]]] = {}
+
+    async def uncertain(self, process: int, most: int) -> dict[MessageClass, tuple[int, list[int]]]:
+        return self.known
 
     async def messages(self, ids: Sequence[int]) -> dict[int, Stored]:
         fresh = self._world.kit.message(MessageClass.OTP)

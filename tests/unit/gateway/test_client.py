@@ -92,6 +92,19 @@ def test_status_tells_the_timeline_step_by_step(shown):
     assert "1.000  delivered, on carrier-a, code 000" in lines[-1]
 
 
+def test_a_webhook_request_says_how_it_ended(shown):
+    told = {
+        "at": "2026-11-21T08:00:01.000Z",
+        "step": "webhook",
+        "detail": "message.delivered to whe_2: try 1",
+        "code": "webhook.connect_failed",
+        "ms": 1,
+    }
+    door = FakeDoor((200, MESSAGE), (200, {"data": [told]}))
+    _, text = shown(door, client.status, message_id="msg_1", with_timeline=True)
+    assert "message.delivered to whe_2: try 1, webhook.connect_failed, took 1 ms" in text
+
+
 def test_status_as_json_holds_the_timeline(shown):
     door = FakeDoor((200, MESSAGE), (200, {"data": STEPS}))
     _, text = shown(door, client.status, message_id="msg_1", with_timeline=True, is_json=True)

@@ -15,8 +15,11 @@ def test_an_outage_and_its_end_are_told_once_each(monkeypatch: pytest.MonkeyPatc
             outage.log, level, lambda line, **told: lines.append((line, told.get("seconds")))
         )
     watched = Outage()
+    ages: list[float] = []
     for now, is_up in ((1.0, True), (2.0, False), (3.0, False), (9.5, True), (10.0, True)):
         watched.look(now, is_up=is_up)
+        ages.append(watched.age_s(now + 1.0))
+    assert ages == [0.0, 1.0, 2.0, 0.0, 0.0]
     assert lines == [("PostgreSQL is away", None), ("PostgreSQL is back", 7.5)]
 
 

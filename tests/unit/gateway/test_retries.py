@@ -8,7 +8,7 @@ import pytest
 
 from gateway.lastlook import SLICE
 from sms.model import Message, MessageClass, State
-from sms.outcomes import Cause, NotSent, Rejected, Submitted
+from sms.outcomes import Cause, NotSent, Rejected, Submitted, Uncertain
 from tests.support.flow_kit import Kit
 
 SYSTEM = Rejected("0x00000008", Cause.CHANNEL, "carrier.system_error")
@@ -182,6 +182,29 @@ def test_gauges_and_counters_tell_of_it() -> None:
     assert metrics.retries_waiting.values["transactional",] == 2
     assert metrics.retries_oldest_age_seconds.values["transactional",] > 5.0
     assert metrics.retries_denied_total.values["total",] == 2
+
+
+def test_a_second_copy_that_waits_for_its_budget_is_counted_too_and_denied_once() -> None:
+    kit = Kit(window=100)
+    codes = [kit.message(MessageClass.OTP) for _ in range(2)]
+    kit.accept(*codes)
+    for submit in list(kit.channels[1].open):
+        kit.answer(1, Uncertain("link.lost"), submit)
+    kit.clock.now += 8.0
+    refused(kit, *[kit.message() for _ in range(10)])  # the budget is used up
+    told = kit.metrics
+    for _ in range(3):
+        for code in codes:
+            kit.evidence.due(code)
+    kit.dispatcher.retries.set_gauges(kit.clock.unix() + 5.0)
+    assert told.retries_waiting.values["otp",] == 2
+    assert told.retries_oldest_age_seconds.values["otp",] > 5.0
+    assert told.retries_denied_total.values["total",] == 2
+    later(kit, 62.0)  # there is budget again: one is sent, of the other its receipt comes
+    kit.evidence.due(codes[0])
+    kit.evidence.found(codes[1])
+    kit.dispatcher.retries.set_gauges(kit.clock.unix())
+    assert told.retries_waiting.values["otp",] == 0
 
 
 def test_after_recovery_what_a_carrier_had_failed_goes_first_and_keeps_its_reason() -> None:
