@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,6 @@ from gateway.notify import PUT_OFF_S
 from sms.errors import StoreUnavailable
 from sms.ids import to_text
 from sms.model import EventRow
-from store.read import Stored
 from tests.support.notify_world import TENANT, UNIX, World, endpoint
 from webhooks.deliver import Delivered, Failed, Fault, Gone
 from webhooks.schedule import DEAD, MAX_TRIES, RETRY_AFTER_S
@@ -469,7 +469,7 @@ async def test_an_event_that_cannot_be_read_back_keeps_no_other_endpoint_waiting
     world.answer = lambda _: OK
     messages, asked = world.store.messages, []
 
-    async def spoiled(ids: Sequence[int]) -> dict[int, Stored]:
+    async def spoiled(ids: Sequence[int]) -> dict[int, Any]:
         asked.append(ids)
         if len(asked) == 1:
             raise ValueError("a sealed column does not open")
