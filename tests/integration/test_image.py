@@ -32,7 +32,8 @@ def dockerfile(instruction):
 def context():
     """The names that `.dockerignore` lets in."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
-    return [line[1:] for line in lines if line.startswith("!")]
+    names = [line[1:] for line in lines if line.startswith("!")]
+    return [name for name in names if (ROOT / name).exists()]  # console/ has nothing yet
 
 
 def as_nobody(*words):
