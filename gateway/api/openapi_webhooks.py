@@ -269,7 +269,8 @@ def endpoint_paths() -> Json:
             "post": {
                 **_told("testEndpoint", "Send one webhook.test event, signed like any other"),
                 "description": "It is tried once, says nothing of the endpoint's health, and its "
-                "attempt is in the list. A disabled endpoint gets none: 409 `webhook_endpoint.disabled`.",
+                "attempt is in the list. A disabled endpoint gets none: 409 "
+                "`webhook_endpoint.disabled`.",
                 "parameters": [_OF_ONE],
                 "responses": {"202": _ok("TestSent"), **problems(*_WITH_BODY, 404, 409, 429)},
             }
