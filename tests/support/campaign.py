@@ -445,10 +445,26 @@ class Campaign:
         )
         await asyncio.to_thread(self._read_carriers, verdict)
         await self._read_store(verdict)
+        await self._look_again(verdict)
         marked = verdict.marked
         for kill in self._kills:
             kill.marked = kill.opened & marked
         return verdict
+
+    async def _look_again(self, verdict: Verdict) -> None:
+        """What was held when it was asked for may have ended since, by a receipt tried again."""
+        late = [
+            message_id
+            for message_id, view in verdict.views.items()
+            if view["final_at"] is None and message_id not in verdict.held
+        ]
+        if not late:
+            return
+        headers = {"Authorization": f"Bearer {self._gateway.sandbox['api_key']}"}
+        async with aiohttp.ClientSession(self._gateway.url, headers=headers) as client:
+            verdict.views.update(await self._ask(client, late))
+        await self._events_arrive(verdict.views)
+        verdict.events = await asyncio.to_thread(self._events)
 
     async def _events_arrive(self, views: dict[str, Json]) -> None:
         """Give the last webhooks their time."""
