@@ -769,8 +769,7 @@ def test_a_receipt_that_echoes_it_names_the_attempt_whose_answer_was_lost():
     assert brought(session, *data) == [(word, (1, 2)), (word, (2, 2))]
     national = echoing(20, "y", sequences[0], number="13800138000")
     other = echoing(21, "z", sequences[0], number="13900139000")
-    unknown = echoing(22, "u", 4711)
-    assert brought(session, national, other, unknown, report(23, "v")) == [
+    assert brought(session, national, other, echoing(22, "u", 4711), report(23, "v")) == [
         (word, (1, 2)), ("", None), ("", None), ("", None)
     ]  # fmt: skip
 
