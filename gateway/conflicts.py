@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway.ledger import Ledger
+from gateway.matches import is_of_another, place_of
 from receipts.deadline import NO_EVIDENCE, end_at_deadline
 from receipts.state import NOT_ACCEPTED, Path, apply_row, fold, path_to, report_path
 from sms.errors import Unavailable
@@ -51,12 +52,15 @@ class Conflicts:
         ids: IdClock,
         metrics: Metrics,
         resend: Callable[[Message], None],
+        misplaced: Callable[[int, str], None] = lambda channel, carrier_id: None,
     ) -> None:
+        """`misplaced`: this id of a channel stands for another segment than memory has it."""
         self._ledger = ledger
         self._reader = reader
         self._ids = ids
         self._metrics = metrics
         self._resend = resend
+        self._misplaced = misplaced
         # The event lane keeps back what was judged before these were read (`EventLane.settled`).
         self.settled: Callable[[list[int], int], None] = lambda message_ids, mark: None
         self._rows: list[EventRow] = []
@@ -87,6 +91,7 @@ class Conflicts:
         """Read the messages again and give each row its place, or none."""
         stored = await self._reader.messages(sorted({row.message_id for row in rows}))
         fresh: dict[int, Message] = {}
+        stored_rows = {message_id: record.rows for message_id, record in stored.items()}
         self.settled(sorted({row.message_id for row in rows}), self._ids.next())
         for message_id, record in stored.items():
             fold(record.message, record.rows)
@@ -98,10 +103,15 @@ class Conflicts:
                 self._metrics.row_conflicts_total.inc(("given_up",))
                 log.error("row given up after conflicts", message_id=row.message_id)
             else:
-                self._again(row, message)
+                self._again(row, message, stored_rows[row.message_id])
 
-    def _again(self, row: EventRow, fresh: Message) -> None:
+    def _again(self, row: EventRow, fresh: Message, rows: Sequence[EventRow]) -> None:
         path, status = self._judge(row, fresh)
+        if is_of_another(row, rows):
+            path = None  # not stored, so it comes again, and is known then
+        segment = _place_of(row, fresh)
+        if segment != row.segment and row.carrier_id:
+            self._misplaced(row.channel, row.carrier_id)
         live = row.message
         if live is not None and fresh.state in FINAL_STATES:
             self._ended_elsewhere(live, fresh)
@@ -109,6 +119,7 @@ class Conflicts:
             row,
             path=Path.NOTE if path is None else path,
             status=status,
+            segment=segment,
             sequence=fresh.sequence + 1,
             event_id=self._ids.next(),
             message=live or fresh,
@@ -162,6 +173,17 @@ def refresh(live: Message, fresh: Message) -> None:
     """What the store knows better goes over into the live object."""
     for name in _LIVE_SUBMITTING if live.state is State.SUBMITTING else _LIVE:
         setattr(live, name, getattr(fresh, name))
+
+
+def _place_of(row: EventRow, fresh: Message) -> int | None:
+    """The row's segment now: a receipt may have settled one under the id of a late answer."""
+    is_answer = row.status is State.SUBMITTED and row.copy == fresh.copy and fresh.segments > 1
+    live = row.message
+    if not is_answer or row.segment is None or row.carrier_id is None or live is None:
+        return row.segment
+    # Its own answer is noted in the live object before the row is made.
+    answers = [None if n == row.segment else one for n, one in enumerate(live.answers)]
+    return place_of(fresh, row.segment, row.carrier_id, answers)
 
 
 def _as_note(fresh: Message, again: EventRow) -> bool:

@@ -9,9 +9,11 @@ Only a cache: what it forgot is looked up in `events` (DESIGN decision 6).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from receipts.state import MAX_SEGMENTS
-from sms.model import Message
+from sms.model import FINAL_STATES, EventRow, Message
+from sms.outcomes import Submitted, Uncertain
 
 # Message, segments, copy, attempt; attempt 0 = found by the id, which says it well enough.
 Match = tuple[Message, tuple[int, ...], int, int]
@@ -48,3 +50,51 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+def place_of(message: Message, segment: int, carrier_id: str, answers: Sequence[object]) -> int:
+    """The segment that a late answer's id stands for, `segment` being the one that was answered.
+
+    A receipt with an unknown id was given to the first open segment (orphans.py), and may have been
+    another one's. Each id keeps one segment: the one that its receipt was given, and where another
+    id's receipt stands on our segment, the id takes the place that is left. `answers` are the
+    outcomes of the newest attempt, by segment: a carrier that answers all segments with one id
+    means all of them.
+    """
+    ids = message.carrier_ids
+    own = ids[segment] if segment < len(ids) else None
+    if own == carrier_id:
+        return segment
+    for place, known in enumerate(ids):
+        if known == carrier_id and not _is_answered(answers, place, carrier_id):
+            return place
+    if own is None or _is_answered(answers, segment, own):
+        return segment
+    states = message.segment_states
+    for place in range(message.segments):
+        is_free = place >= len(ids) or ids[place] is None
+        if is_free and (place >= len(states) or states[place] not in FINAL_STATES):
+            return place
+    return segment
+
+
+def _is_answered(answers: Sequence[object], segment: int, carrier_id: str) -> bool:
+    """Whether the carrier itself gave the segment this id, in an answer."""
+    answer = answers[segment] if segment < len(answers) else None
+    return isinstance(answer, Submitted | Uncertain) and answer.carrier_id == carrier_id
+
+
+def is_of_another(row: EventRow, rows: Sequence[EventRow]) -> bool:
+    """Whether the id by which a report's `row` ends a segment is another segment's in these rows.
+
+    It lost its key: the same report was kept twice, or its id has found its place meanwhile.
+    """
+    name = row.carrier_id or row.heard_as
+    if name is None or row.segment is None or row.status not in FINAL_STATES:
+        return False
+    places = {
+        (one.copy, one.segment or 0)
+        for one in rows
+        if one.carrier_id == name and one.channel == row.channel
+    }
+    return bool(places) and (row.copy, row.segment) not in places

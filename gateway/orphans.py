@@ -113,7 +113,7 @@ class Orphans:
         if len(lost) != 1:
             return None
         attempt, row = lost[0]
-        segments = _open_segments(message, row.copy)
+        segments = open_segments(message, row.copy)
         if not segments:
             return None
         if not self._sends_whole(report.channel):
@@ -149,7 +149,7 @@ def numbers_of(report: Report) -> tuple[str, ...]:
     return tuple({digits, phone_of(digits, is_mainland=True).lstrip("+")})
 
 
-def _open_segments(message: Message, copy: int) -> tuple[int, ...]:
+def open_segments(message: Message, copy: int) -> tuple[int, ...]:
     """The segments of a copy of whose end, and id, nothing is known."""
     size = message.segments
     if copy < message.copy:

@@ -98,6 +98,7 @@ class ParkedReports:
         self._unix = unix
         self._clock = clock
         self.orphans: Orphans | None = None  # joined by wiring
+        self._adopted: set[tuple[int, str]] = set()  # channel and id; their rows are on their way
         self._hasten_due = 0.0  # Unix; when parked reports may be again, for lost answers
         self._to_hasten: set[int] = set()  # channels whose lost answers have their rows
         self._stock: dict[int, Stock] = {}  # by channel, as last counted
@@ -307,26 +308,30 @@ class ParkedReports:
     ) -> list[Report]:
         """One after the other: what one of them settles, the next one is not about.
 
-        A report that was kept twice, for its first answer was lost, is a repeat at its next look.
+        A report that was kept twice, for its first answer was lost, waits until the row of the
+        other one is there, which has its id: then it is a repeat.
         """
-        adopted: set[tuple[int, str]] = set()
+        keys: set[tuple[int, str]] = set()
         left: list[Report] = []
         batches: dict[int, Batch] = {}
         settled_ones: list[tuple[ParkedReport, Settled, str]] = []
         for report in reports:
             key = report.channel, report.carrier_id
-            match = None if key in adopted else match_of(report)
+            match = None if key in self._adopted else match_of(report)
             if match is None:
                 left.append(report)
                 continue
-            adopted.add(key)
             batch = batches.setdefault(report.channel, Batch(unix))
             settled, end = self._desk.settle(batch, report, match, is_orphan=True)
             if settled is False:
                 left.append(report)
             else:
+                keys.add(key)
+                self._adopted.add(key)
                 settled_ones.append((parked_of[id(report)], settled, end))
         self._commit(batches, settled_ones)
+        if keys:
+            self._ledger.commit([], done=partial(self._adopted.difference_update, keys))
         return left
 
     # -- how many ----------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from gateway.echoed import match_stored, match_waiting, message_of, segments_of
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
 from gateway.matches import Match, Matches
+from gateway.orphans import open_segments
 from gateway.parked import ParkedReports
 from gateway.parked import Store as ParkedStore
 from gateway.reportbatch import Answerer, Batch, Owners, Pending, Settled, is_kept
@@ -55,6 +56,7 @@ REPARK_S = 600.0
 CRASHES = 5  # a report that crashes its handler so often is given up
 MAX_CRASHES = 1000  # reports whose crashes are counted
 
+_SUBMITTING = State.SUBMITTING  # as a global for the path: `State.X` is a function call
 _USUAL = ReportCodes()  # for what a channel that was removed still brings
 
 # What an orphan must have done to its message to have found it.
@@ -228,11 +230,12 @@ class Reports:
         except Exception:  # one bad report must not end the session or the worker
             log.exception("report crashed its handler", message_id=match[0].id)
             return self._crashed(report), ends.GIVEN_UP
-        if is_orphan and end in _ADOPTS:
-            end = ends.ADOPTED
+        rows = batch.rows[before:]
+        if is_orphan and rows:
+            end = ends.ADOPTED if end in _ADOPTS else end
         elif has_waited and end == ends.MATCHED:
             end = ends.EARLY
-        return batch.rows[before:] or True, end
+        return rows or True, end
 
     def _crashed(self, report: Report) -> bool:
         key = (report.channel, report.carrier_id or report.reference)
@@ -292,6 +295,10 @@ class Reports:
         if verdict.is_temporary and self._may_resend(message, path, report.channel):
             return self._resend(batch, report, message, verdict)
         before, submitted_at = message.state, message.submitted_at
+        if before is _SUBMITTING and not attempt:
+            # Its segment was answered, others of the text were not: the row that keeps the id is
+            # not made yet, and never will be where this life ends now. A repeat is known by this.
+            new_id = report.carrier_id
         row = self._ledger.row(
             message,
             path,
@@ -306,6 +313,7 @@ class Reports:
         )
         if row is None:
             return ends.ILLEGAL
+        row.heard_as = carrier_id
         batch.rows.append(row)
         if submitted_at is not None:
             sent = message.carrier, submitted_at
@@ -317,17 +325,21 @@ class Reports:
         return ends.end_of_row(before, row.path)
 
     def _adopt(self, batch: Batch, report: Report, match: Match) -> None:
-        """Transition 13: not an end yet, but whoever reports about a text has it."""
+        """Transition 13: not an end yet, but whoever reports about a text has it.
+
+        About one segment of several it is a note, until something is known of each of them.
+        """
         message, segments, copy, attempt = match
         if message.state is not State.UNCERTAIN or (attempt, copy) != (
             message.attempt,
             message.copy,
         ):
             return
+        is_whole = not set(open_segments(message, copy)) - set(segments)
         for segment in segments:
             row = self._ledger.row(
                 message,
-                Path.SUBMITTED_LATE if segment == segments[-1] else Path.NOTE,
+                Path.SUBMITTED_LATE if is_whole and segment == segments[-1] else Path.NOTE,
                 State.SUBMITTED,
                 batch.unix,
                 segment=segment,
@@ -337,7 +349,8 @@ class Reports:
             )
             if row is not None:
                 batch.rows.append(row)
-        self._found(batch, message)
+        if is_whole:
+            self._found(batch, message)
 
     def _found(self, batch: Batch, message: Message) -> None:
         """Nothing is awaited in `parked` any more."""

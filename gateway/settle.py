@@ -21,7 +21,7 @@ from gateway.dispatch import REPAIR_S
 from gateway.evidence import Evidence
 from gateway.holds import taken_holds
 from gateway.ledger import Ledger
-from gateway.matches import Matches
+from gateway.matches import Matches, place_of
 from receipts.state import Path, path_to, settled, undo_attempt
 from sms.model import EventRow, Message, MessageClass, State, Submit
 from sms.outcomes import Cause, NotSent, Outcome, Rejected, Submitted, Throttled, Uncertain
@@ -521,10 +521,13 @@ class Settler:
         if not isinstance(outcome, Submitted):
             return
         message, segment, copy = submit.message, submit.segment, submit.copy
-        if outcome.carrier_id:
-            self._matches.put(burst.channel, outcome.carrier_id, message, segment, copy)
         is_newest = copy == message.copy and submit.attempt == message.attempt
         is_replaced = copy == message.copy and not is_newest
+        place = segment
+        if outcome.carrier_id:
+            if is_newest and len(message.texts) > 1:
+                place = place_of(message, segment, outcome.carrier_id, message.answers)
+            self._matches.put(burst.channel, outcome.carrier_id, message, place, copy)
         if is_newest and segment < len(message.answers):
             message.answers[segment] = outcome
         is_whole = is_newest and all(type(answer) is Submitted for answer in message.answers)
@@ -535,7 +538,7 @@ class Settler:
             State.SUBMITTED,
             burst.unix,
             # Of an attempt that 14a replaced the id is kept to be found by; nothing else is moved.
-            segment=None if is_replaced else segment,
+            segment=None if is_replaced else place,
             copy=copy,
             channel=burst.channel,
             carrier_id=outcome.carrier_id or None,

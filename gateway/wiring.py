@@ -266,7 +266,12 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     )
     flow.pumping = _pumping(settings, keyring, metrics)
     conflicts = Conflicts(
-        ledger=ledger, reader=reader, ids=ids, metrics=metrics, resend=dispatcher.resend
+        ledger=ledger,
+        reader=reader,
+        ids=ids,
+        metrics=metrics,
+        resend=dispatcher.resend,
+        misplaced=flow.matches.forget,
     )
     open_conn = connector(
         settings.database_url or "",

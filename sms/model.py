@@ -318,3 +318,4 @@ class EventRow:
     counted_before: tuple[State, int] | None = None  # Message.counted before this row, never stored
     is_stored: bool = False  # its commit is known; a row that lost its key is not
     tries: int = 0  # how often it lost its key to another writer
+    heard_as: str | None = None  # the id by which a report found this segment, never stored

@@ -58,6 +58,12 @@ def arguments() -> argparse.ArgumentParser:
         help="where the data lies: a small disk of its own (image) where mounting is allowed",
     )
     parser.add_argument("--data-parent", type=Path, help="directory on the disk to use")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="write there what is left of each text that something is wrong with",
+    )
     parser.add_argument("--report", type=Path, default=Path("campaign.html"), help="HTML file")
     parser.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
     return parser
@@ -88,6 +94,7 @@ def plan_of(options: argparse.Namespace, seed: int) -> Plan:
         place=options.place,
         under=under,
         parent=options.data_parent,
+        keep=options.keep,
     )
 
 

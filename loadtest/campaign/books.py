@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
-from typing import Final
+from typing import Final, NamedTuple
 
 from receipts.state import STATES_OF_PATH, Path, fold
 from sms.errors import StoreUnavailable
@@ -72,6 +72,14 @@ class Life:
         if self.state in FINAL_STATES:
             return True
         return self.state is State.UNCERTAIN and (self.is_to_hold or self.is_marked)
+
+
+class Told(NamedTuple):
+    """One stored message in words."""
+
+    message_id: int
+    number: str
+    rows: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +199,36 @@ class Books:
 
     async def lives(self, ids: Sequence[int]) -> list[Life]:
         """Those messages, folded; unknown ids are absent."""
-        found: list[Life] = []
+        return [life_of(record) for record in await self._stored(ids)]
+
+    async def told(self, ids: Sequence[int]) -> list[Told]:
+        """The rows of those messages in words; unknown ids are absent."""
+        return [
+            Told(one.message.id, one.message.number, tuple(map(_in_words, one.rows)))
+            for one in await self._stored(ids)
+        ]
+
+    async def parked_reports(self) -> list[str]:
+        """Every report that waits for its message: its id, channel, the carrier's id, its steps."""
+        async with self._open() as conn:
+            rows = await conn.fetch(
+                "SELECT id, channel, carrier_id, tries, due, is_orphan FROM parked_reports"
+                " ORDER BY id"
+            )
+        return [
+            f"{row['id']:016x} channel {row['channel']} {row['carrier_id']} tries {row['tries']}"
+            f" due {row['due']:%H:%M:%S} {'near one' if row['is_orphan'] else '-'}"
+            for row in rows
+        ]
+
+    async def _stored(self, ids: Sequence[int]) -> list[Stored]:
+        found: list[Stored] = []
         pool = await database.open_pool(self._dsn, size=1, statement_timeout_s=STATEMENT_S)
         try:
             reader = Reader(pool, Keyring(read_master_key(self._key_file)))
             for start in range(0, len(ids), PAGE):
                 stored = await reader.messages(ids[start : start + PAGE])
-                found += [life_of(record) for record in stored.values()]
+                found += stored.values()
         finally:
             pool.terminate()
         return found
@@ -303,7 +334,7 @@ def _in_words(row: EventRow) -> str:
     return (
         f"{row.sequence} {Path(row.path).name} {row.status} segment {row.segment} copy {row.copy} "
         f"channel {row.channel} {row.carrier_id or '-'} {row.code or '-'} {row.reason or '-'} "
-        f"at {row.at:.3f} event {row.event_id:016x}"
+        f"at {row.at:.3f} times {row.times} event {row.event_id:016x}"
     )
 
 

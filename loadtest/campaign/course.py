@@ -30,6 +30,7 @@ from loadtest.campaign.books import Books, Law, Life
 from loadtest.campaign.faults import Fault as Kind
 from loadtest.campaign.faults import Ground, NotDone, Struck
 from loadtest.campaign.judge import Fault, Seen, Total, Verdict, judge
+from loadtest.campaign.keep import Keeper
 from loadtest.campaign.node import ROUGH, Broken, Node
 from loadtest.campaign.place import Place, choose_place
 from loadtest.campaign.planning import Round
@@ -66,6 +67,7 @@ class Plan:
     most_hits: int = 40
     under: Sequence[Trouble] = ()  # one of them stands at each fault, by turns
     parent: Path | None = None  # where the data lies; default: the system's temporary directory
+    keep: Path | None = None  # where is written what is left of texts that something is said of
 
     @property
     def size(self) -> int:
@@ -124,6 +126,9 @@ class Course:
         self._records = Records(node.records)
         self._books = Books(node.data_dir, node.dsn)
         self._ground = Ground(node, self._books, place, self._rng, plan.most_hits)
+        self._keeper = None
+        if plan.keep is not None:
+            self._keeper = Keeper(plan.keep, node.records, node.data_dir / "log")
         self._promised = array("q")
         self._since = 0.0
         self._illegal = 0.0
@@ -282,6 +287,8 @@ class Course:
         stored = {life.message_id for life in lives}  # a loss of this round is its own finding
         self._promised.extend(t.message_id for t in texts if t.message_id in stored)
         verdicts = judge(seen)
+        if self._keeper is not None:
+            await patient(partial(self._keeper.keep, self._books, verdicts))
         self.outcome.verdicts += verdicts
         self.outcome.timelines += timelines(seen)
         for verdict in verdicts:

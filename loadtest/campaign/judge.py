@@ -134,6 +134,7 @@ class Verdict:
     with_resend: Lost = field(default_factory=Lost)
     findings: Counter[Kind] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+    wrong: list[int] = field(default_factory=list)  # stored messages of which something is said
 
     @property
     def missing(self) -> int:
@@ -162,9 +163,11 @@ class Verdict:
             or (law is not None and law.residual)
         )
 
-    def add(self, kind: Kind, who: str) -> None:
-        """Note a finding."""
+    def add(self, kind: Kind, who: str, message_id: int = 0) -> None:
+        """Note a finding, of a stored message where it has an id."""
         self.findings[kind] += 1
+        if message_id:
+            self.wrong.append(message_id)
         if len(self.examples) < SHOWN:
             self.examples.append(f"{who} {kind}")
 
@@ -296,15 +299,15 @@ def _kept(about: _Round, text: Text, life: Life) -> None:
         verdict.examples.append(f"{who} {life.message_id:016x} has an illegal row: {life.rows}")
     copies = about.copies.get(life.number, {})
     if not life.is_at_rest:
-        verdict.add(Kind.UNFINISHED, f"{who}: {life.state}")
+        verdict.add(Kind.UNFINISHED, f"{who}: {life.state}", life.message_id)
     elif life.state is State.DELIVERED:
         if any(segment not in copies for segment in range(life.segments)):
-            verdict.add(Kind.NOT_SENT, who)
+            verdict.add(Kind.NOT_SENT, who, life.message_id)
     elif life.state in FINAL_STATES and not _is_canceled(text, life):
-        verdict.add(Kind.ENDED_OTHERWISE, f"{who}: {life.state}")
+        verdict.add(Kind.ENDED_OTHERWISE, f"{who}: {life.state}", life.message_id)
     _wished(verdict, text, life, copies)
     if any((life.message_id, sequence) not in about.told for sequence in life.owed):
-        verdict.add(Kind.UNTOLD, who)
+        verdict.add(Kind.UNTOLD, who, life.message_id)
     _copied(about, life, copies, who)
 
 
@@ -320,13 +323,15 @@ def _wished(
     if text.send_at:
         verdict.scheduled += 1
         if first and first < text.send_at - CLOCK_S:
-            verdict.add(Kind.TOO_EARLY, f"{_who(text)}: {text.send_at - first:.3f} s,")
+            verdict.add(
+                Kind.TOO_EARLY, f"{_who(text)}: {text.send_at - first:.3f} s,", life.message_id
+            )
     if _is_canceled(text, life):
         verdict.canceled += 1
         if first:
-            verdict.add(Kind.SENT_CANCELED, _who(text))
+            verdict.add(Kind.SENT_CANCELED, _who(text), life.message_id)
     elif text.cancel == CANCELED:
-        verdict.add(Kind.NOT_CANCELED, f"{_who(text)}: {life.state},")
+        verdict.add(Kind.NOT_CANCELED, f"{_who(text)}: {life.state},", life.message_id)
 
 
 def _copied(about: _Round, life: Life, copies: Mapping[int, Sequence[float]], who: str) -> None:
@@ -343,15 +348,15 @@ def _copied(about: _Round, life: Life, copies: Mapping[int, Sequence[float]], wh
         lost.twice += most > 1
     text_verdict = about.of_moment(about.texts[life.number].sent_at)
     if life.is_to_hold and (most > 1 or life.is_marked):
-        text_verdict.add(Kind.HELD_COPIED, who)
+        text_verdict.add(Kind.HELD_COPIED, who, life.message_id)
     if most > 2:
-        text_verdict.add(Kind.THIRD_COPY, f"{who}: {most} times,")
+        text_verdict.add(Kind.THIRD_COPY, f"{who}: {most} times,", life.message_id)
     elif most == 2 and not life.is_marked:
-        text_verdict.add(Kind.UNMARKED, who)
+        text_verdict.add(Kind.UNMARKED, who, life.message_id)
     if not life.is_marked:
         return
     if verdict is None:
-        text_verdict.add(Kind.NO_LOST_ANSWER, who)
+        text_verdict.add(Kind.NO_LOST_ANSWER, who, life.message_id)
         return
     verdict.marked += 1
     first = min((min(times) for times in copies.values()), default=0.0)

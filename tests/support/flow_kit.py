@@ -178,13 +178,22 @@ class FakeJournal:
 class Kit:
     """Dispatcher, settler and evidence joined over fakes; channels 1…n, one route over all."""
 
-    def __init__(self, channels: int = 2, window: int = 16, rate: float = 1e6) -> None:
-        self.clock = Clock()
+    def __init__(
+        self,
+        channels: int = 2,
+        window: int = 16,
+        rate: float = 1e6,
+        *,
+        process: int = 1,
+        clock: Clock | None = None,
+    ) -> None:
+        """`process` and `clock`: of one of several that share a store."""
+        self.clock = clock or Clock()
         self.metrics = Metrics()
         self.events = FakeEvents()
         self.claims = FakeClaims(self.events)
         self.lanes = Lanes(dict.fromkeys(MessageClass, 1000))
-        self.ids = IdClock(1, 0, self.clock.unix)
+        self.ids = IdClock(process, 0, self.clock.unix)
         self.ledger = Ledger(
             ids=self.ids, lanes=self.lanes, claims=self.claims, metrics=self.metrics
         )

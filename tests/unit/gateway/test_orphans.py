@@ -11,6 +11,7 @@ import pytest
 from gateway.orphans import Orphans, numbers_of
 from gateway.parked import HASTEN_LATER_S, KEPT_S
 from gateway.reports import PARKED_POLL_S
+from receipts.state import Path
 from sms.errors import StoreUnavailable
 from sms.ids import unix_of
 from sms.model import Message, MessageClass, Report, State
@@ -64,6 +65,18 @@ class OrphanDesk(Desk):
         for submit in submits:
             self.kit.answer(channel, Uncertain("submit.timeout"), submit)
         self.keep(message)
+        return message
+
+    def with_both_copies_lost(self, *, texts: tuple[str, ...] = ("hello",)) -> Message:
+        """The same, and its second copy's over the other channel."""
+        message = self.lost(texts=texts)
+        self.kit.clock.now += 30.0
+        self.kit.evidence.due(message)
+        self.kit.events.flush()
+        for submit in list(self.kit.channels[2].open):
+            self.kit.answer(2, Uncertain("submit.timeout"), submit)
+        self.keep(message)
+        assert (message.copy, state_of(message)) == (1, State.UNCERTAIN)
         return message
 
     def keep(self, message: Message) -> None:
@@ -239,6 +252,54 @@ async def test_a_receipt_kept_twice_settles_one_segment(*, is_flushed: bool) -> 
     assert message.carrier_ids == ["a", "b", None]
     assert state_of(message) is State.UNCERTAIN
     assert desk.ends("adopted") == 2
+
+
+async def test_a_receipt_of_the_first_copy_kept_twice_settles_one_segment_of_it() -> None:
+    """The ids in memory are the second copy's, and the first one's rows are not stored yet."""
+    desk = OrphanDesk()
+    message = desk.with_both_copies_lost(texts=("one", "two", "three"))
+    for _ in range(3):
+        desk.reader.due = [
+            ParkedReport(desk.kit.ids.next(), 1, "a", "DELIVRD", "000", NUMBER, 0, 0.0)
+        ]
+        await desk.reports.parked.round()
+    desk.kit.events.flush()
+    assert message.first_states == [State.DELIVERED, State.UNCERTAIN, State.UNCERTAIN]
+    assert desk.ends("adopted") == 1
+    assert desk.reports.parked._adopted == set()
+
+
+async def test_an_intermediate_report_of_one_segment_leaves_the_others_to_theirs() -> None:
+    desk = OrphanDesk()
+    message = desk.lost(texts=("one", "two"))
+    await desk.retry(state="ENROUTE", carrier_id="a")
+    assert state_of(message) is State.UNCERTAIN
+    assert message.id in desk.kit.evidence.waiting
+    desk.keep(message)
+    desk.reader.owners[1, "a"] = message.id, (0,), 0
+    await desk.retry(carrier_id="a")
+    desk.keep(message)
+    await desk.retry(state="ENROUTE", carrier_id="b")
+    assert state_of(message) is State.SUBMITTED
+    assert message.id not in desk.kit.evidence.waiting
+    desk.keep(message)
+    desk.reader.owners[1, "b"] = message.id, (1,), 0
+    await desk.retry(carrier_id="b")
+    assert desk.kit.events.rows[-1].path == Path.DELIVERED
+
+
+async def test_what_adopts_nothing_is_not_counted_as_adopted() -> None:
+    """The first copy is under way somewhere: that says nothing of the second one's lost answer."""
+    desk = OrphanDesk()
+    message = desk.with_both_copies_lost()
+    rows = len(desk.kit.events.rows)
+    await desk.retry(state="ENROUTE")
+    assert state_of(message) is State.UNCERTAIN
+    assert len(desk.kit.events.rows) == rows
+    assert (desk.ends("adopted"), desk.ends("intermediate")) == (0, 1)
+    await desk.retry()
+    assert state_of(message) is State.DELIVERED
+    assert desk.ends("adopted") == 1
 
 
 async def test_a_segment_whose_id_is_known_is_no_candidate() -> None:

@@ -57,8 +57,8 @@ class FakeReader:
 class Desk:
     """Reports over the kit."""
 
-    def __init__(self) -> None:
-        self.kit = Kit()
+    def __init__(self, kit: Kit | None = None) -> None:
+        self.kit = kit or Kit()
         self.reader = FakeReader()
         self.answers: list[tuple[object, bool]] = []
         reader: Any = self.reader
