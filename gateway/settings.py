@@ -123,6 +123,13 @@ class Reliability(BaseModel):
     webhook_linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 50  # batch gathers so long
     restart_max_s: Seconds = 10  # a child that keeps ending is started again after so long
     partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2  # made before they are needed
+    # How long what is kept (RELIABILITY 12); below the least of the law nothing starts.
+    retention_messages_days: Annotated[int, Field(ge=191, le=3650)] = (
+        225  # from accept, receipts too
+    )
+    retention_optouts_days: Annotated[int, Field(ge=153, le=3650)] = 184  # after the opt-out's end
+    retention_audit_days: Annotated[int, Field(ge=184, le=3650)] = 184  # the audit log
+    retention_attempts_days: Annotated[int, Field(ge=7, le=400)] = 30  # what webhooks were tried
     match_cache: Count = 200_000  # carrier ids in memory
     marketing_opens_h: Hour = 9  # marketing goes to +86 from this hour of Asia/Shanghai …
     marketing_closes_h: Hour = 21  # … to this one; outside it waits. The law's: do not widen it
@@ -233,6 +240,8 @@ class Settings(BaseModel):
     smg_port: Annotated[int | None, Field(ge=0, le=65_535)] = None
     smg_host: str | None = None  # its address; None = `host`
     database_url: str | None = None  # None = embedded PostgreSQL in data_dir
+    # The owner of the schema: migrations, upkeep. None = the role of database_url is it
+    migrate_database_url: str | None = None
     redis_url: str | None = None  # None = embedded Valkey in data_dir
     node: str | None = None  # None = a random name kept in data_dir (see `node_name`)
     master_key_file: Path = Path("master.key")  # default: master.key in data_dir
@@ -304,7 +313,7 @@ class Settings(BaseModel):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("database_url")
+    @field_validator("database_url", "migrate_database_url")
     @classmethod
     def _is_postgres(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("postgresql", "postgres"):
@@ -369,6 +378,8 @@ class Settings(BaseModel):
     def _finish(self) -> Self:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
+        if self.migrate_database_url is not None and self.database_url is None:
+            raise ValueError("migrate_database_url needs database_url: set both or none")
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
         if self.smg_port and self.smg_port in (self.port, self.admin_port):

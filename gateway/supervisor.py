@@ -2,6 +2,7 @@
 
     supervisor ─┬─ postgres, valkey     unless SMSGW_DATABASE_URL / SMSGW_REDIS_URL name others
                 ├─ worker-0 … N-1       python -m gateway worker, all on the sockets opened by `up`
+                ├─ upkeep               each hour, for the length of one round
                 └─ sandbox              simulated carriers and a webhook sink
 
 It starts again what dies and kills what is silent for too long, restarts the workers one after
@@ -38,6 +39,9 @@ BUSY_TICK_S: Final = 0.1  # while a rolling restart runs
 LOOK_S: Final = {True: 1.0, False: 5.0}  # how often workers are asked: with a live line, without
 UNREADY_LOOK_S: Final = 0.2  # and while the node is not ready, or restarts
 SETTLED_S: Final = 2.0  # a new cause of being unready that lasts so long is told
+UPKEEP_S: Final = 3600.0  # between two rounds of it …
+UPKEEP_FIRST_S: Final = 20.0  # … the first so long after the start …
+UPKEEP_AGAIN_S: Final = 300.0  # … and after one that failed
 SERVERS_S: Final = 2.0  # of the time to end, kept for the embedded servers
 KILLED: Final = 1  # exit code after a second signal
 WRONG: Final = 2  # exit code of a ConfigError, ours and a worker's
@@ -87,6 +91,7 @@ class Parts:
     embedded: EmbeddedServers | None
     others: list[Child]  # the sandbox's
     public: list[socket.socket]  # the workers' listening sockets, the carriers' port too
+    upkeep: Child | None = None  # comes and goes: one round an hour
 
 
 class Supervisor:
@@ -111,6 +116,9 @@ class Supervisor:
         self.signals = 0
         self.exit_code = 0
         self._public = parts.public
+        self._upkeep = parts.upkeep  # ended anywhere: its next round goes on there
+        self._beside = [*parts.others, *([parts.upkeep] if parts.upkeep is not None else ())]
+        self._upkeep_at = time.monotonic() + UPKEEP_FIRST_S
         self._counts = Counts()
         self._readiness = Readiness()
         self._wake = asyncio.Event()
@@ -158,6 +166,7 @@ class Supervisor:
                 self.exit_code = WRONG
                 return
             self._kill_silent(now)
+            self._keep_up(now)
             self._roll(now)
             with contextlib.suppress(TimeoutError):
                 tick_s = BUSY_TICK_S if self.rolling.is_running else TICK_S
@@ -226,6 +235,19 @@ class Supervisor:
                 child=worker.name,
                 silent_s=silent_s,
             )
+
+    def _keep_up(self, now: float) -> None:
+        """Let a round of upkeep run when it is due; how it went stands in its log and metrics."""
+        child = self._upkeep
+        if child is None:
+            return
+        code = child.reap(now)
+        if code is not None:
+            self._upkeep_at = now + (UPKEEP_AGAIN_S if code else UPKEEP_S)
+            if code:
+                log.warning("upkeep failed", how=ended_how(code), log=child.last_words())
+        elif child.process is None and now >= self._upkeep_at:
+            child.start(now)
 
     def _mend_servers(self, now: float) -> None:
         if self.embedded is None:
@@ -373,9 +395,9 @@ class Supervisor:
                 else:
                     log.warning("worker killed: it did not end in time", child=worker.name)
             worker.end(0)
-        for other in self.others:
+        for other in self._beside:
             other.send(signal.SIGTERM)
-        for other in self.others:
+        for other in self._beside:
             other.end(0.0 if self.signals > asked else 1.0)
         await self._end_servers(max(end, time.monotonic() + SERVERS_S), asked)
         log.info("stopped", exit_code=self.exit_code)

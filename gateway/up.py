@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from gateway import listen, servers
+from gateway import listen, ownership, servers
 from gateway.children import Child
 from gateway.node_http import WorkerView
 from gateway.settings import Settings, child_environment, node_name
@@ -23,12 +23,12 @@ from gateway.supervisor import Parts, Supervisor
 from gateway.terminal import Terminal
 from gateway.watchdog import Silence
 from sms.errors import ConfigError
-from store.database import migrate
 from store.embedded import make_private, open_log, run_directory
 from store.seal import Keyring, load_or_create_master_key, must_fit
 from telemetry import logs
 
 WORKER: Final = ("-P", "-m", "gateway", "worker")  # -P: the directory we stand in is no package
+UPKEEP: Final = ("-P", "-m", "gateway", "upkeep", "--json")
 
 log = logs.get_logger("supervisor")
 
@@ -94,9 +94,13 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
     embedded = servers.embedded_for(settings, terminal.step)
     if embedded is not None:
         stack.callback(embedded.stop)
-    settings = servers.start(settings, embedded, terminal.step)
-    applied = asyncio.run(migrate(settings.database_url or "", _tell_migration(terminal)))
+    given, settings = settings, servers.start(settings, embedded, terminal.step)
+    applied = ownership.prepare(settings, _tell_migration(terminal))
     log.info("schema is up to date", applied=applied)
+    if given.database_url is None:
+        settings = ownership.split(settings)
+    upkeep = _upkeep(settings)
+    settings = ownership.for_workers(settings)
     asyncio.run(must_fit(settings.database_url or "", keyring))
     others: list[Child] = []
     if settings.is_sandbox:
@@ -105,7 +109,7 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
         own_port = sandbox_smg[0].getsockname()[1] if sandbox_smg else None
         settings, others = sandbox.prepare(settings, terminal, stack, own_port)
     listening = public + smg + sandbox_smg
-    parts = Parts(settings, terminal, *_workers(settings), embedded, others, listening)
+    parts = Parts(settings, terminal, *_workers(settings), embedded, others, listening, upkeep)
     supervisor = Supervisor(parts)
     url = _greet(settings, terminal)
     if settings.is_sandbox:
@@ -168,6 +172,16 @@ def _workers(settings: Settings) -> tuple[list[Child], list[WorkerView]]:
             )
         )
     return workers, views
+
+
+def _upkeep(settings: Settings) -> Child:
+    """What ends old data, each hour; the only child with the owner's address."""
+    return Child(
+        "upkeep",
+        [sys.executable, *UPKEEP],
+        child_environment(settings),
+        settings.log_dir / "upkeep.log",
+    )
 
 
 def address(settings: Settings, port: int, *, has_tls: bool = False) -> str:

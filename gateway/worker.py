@@ -38,7 +38,7 @@ from gateway.settings import Settings, node_name
 from gateway.wiring import Worker, build, sync_channels
 from sms.errors import ConfigError, LeaseLost, Unavailable
 from sms.ids import TIME_SHIFT
-from store import indexes, partitions
+from store import partitions, retention
 from store.config import ConfigStore
 from store.conservation import opened_by
 from store.database import Pool, check_durability, connect, open_pool
@@ -71,7 +71,7 @@ QUOTAS_KEPT_DAYS = 400
 USAGE_S = 5.0  # until what flushes counted is added to the days; reading adds it up meanwhile
 EVENT_FLOOR_S = 1.0  # between two words about which events may still come
 EVENT_MARGIN_MS = 2000  # a row may be made so long before it is handed to its lane
-INDEX_TIMEOUT_S = 1800.0
+RETENTION_S = 60.0  # between two looks at how old what is kept is
 GIVE_BACK_S = 1.0  # what is held of the limits, at the end
 RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
 FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
@@ -355,7 +355,7 @@ class _Life:
             self._every(DELTAS_S, "deltas", self._fold_deltas),
             self._every(KEYS_S, "intake keys", self._forget_keys),
             self._every(USAGE_S, "usage", self._fold_usage),
-            self._every(MAINTENANCE_S, "indexes", self._build_indexes, first_s=0.0),
+            self._every(RETENTION_S, "retention", self._look_at_retention, first_s=0.0),
         ]
         if self.worker.flow.pumping is not None:
             loops.append(self.worker.flow.pumping.guard.run())
@@ -511,14 +511,15 @@ class _Life:
         floor = min(floor, self.worker.notifier.pending_floor() or floor)
         await raise_event_floor(self.pool, self.lease.process, floor)
 
-    async def _build_indexes(self) -> None:
-        """What a migration left to be built beside the traffic."""
-        conn = await connect(self.settings.database_url or "", statement_timeout_s=INDEX_TIMEOUT_S)
-        try:
-            for name in await indexes.build_missing(conn):
-                log.info("index built", partition=name)
-        finally:
-            await close_connection(conn)
+    async def _look_at_retention(self) -> None:
+        now, metrics = time.time(), self.metrics
+        for one in await retention.standings(self.pool):
+            table = (one.what,)
+            if one.oldest_at is not None:
+                metrics.retention_oldest_days.set(table, max(0.0, (now - one.oldest_at) / 86_400))
+            metrics.retention_dropped.set(table, one.dropped)
+            metrics.retention_done_timestamp_seconds.set(table, one.done_at)
+            metrics.retention_held.set(table, float(one.held is not None))
 
     async def reload_if_changed(self) -> None:
         """Take up a new configuration: each second, and when this process changed it itself."""
@@ -553,6 +554,8 @@ class _Life:
             )
         finally:
             await close_connection(conn)
+        over = partitions.today(time.time()) - self.numbers.retention_messages_days
+        self.keyring.forget_before(over - 1)
         kept_from = datetime.now(UTC).date() - timedelta(days=QUOTAS_KEPT_DAYS)
         await self.worker.quotas.forget(kept_from)
         await Usage(self.pool).forget(kept_from)

@@ -334,11 +334,39 @@ class Metrics:
             "journal_failures_total", "Writes that the attempt journal did not take."
         )
 
+    def _retention(self) -> None:
+        """What ends after its time; said by every process, from one table."""
+        self.retention_oldest_days = Gauge(
+            "retention_oldest_days",
+            "Age of the oldest partition, from where its day begins.",
+            ("table",),
+            "max",
+        )
+        self.retention_dropped = Gauge(
+            "retention_dropped",
+            "Partitions or rows that ended after their time, since the database was made.",
+            ("table",),
+            "max",
+        )
+        self.retention_done_timestamp_seconds = Gauge(
+            "retention_done_timestamp_seconds",
+            "Unix time when a round of upkeep last ended all of this kind that was over.",
+            ("table",),
+            "max",
+        )
+        self.retention_held = Gauge(
+            "retention_held",
+            "1 while something is over that may not end: a message of its day is under way.",
+            ("table",),
+            "max",
+        )
+
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
         self._outcomes()
         self._silence()
         self._disks()
+        self._retention()
         self._procedures()
         self.smg_sessions = Gauge(
             "smg_sessions",

@@ -78,12 +78,22 @@ async def test_rows_that_wait_keep_their_process(old):
     assert (lease.process, lease.epoch) == (5, 2)
 
 
+async def make_days(conn, keyring, **when):
+    """`partitions.ensure` on a schema that has not got its function yet."""
+    name = "0024_pre_keeping.sql"
+    sql = resources.files("store.migrations").joinpath(name).read_text("utf-8")
+    begin = sql.index("CREATE FUNCTION make_partition")
+    await conn.execute(sql[begin : sql.index("END $$;", begin) + 7])
+    await partitions.ensure(conn, keyring, **when)
+    await conn.execute("DROP FUNCTION make_partition")
+
+
 async def test_what_is_open_is_counted_anew(old):
     """Before, a correction counted as a second end, and what came back stayed submitted."""
     keyring = Keyring(MASTER)
     conn = await database.connect(old, statement_timeout_s=30)
     now = time.time()
-    await partitions.ensure(conn, keyring, days_ahead=1, now=now)
+    await make_days(conn, keyring, days_ahead=1, now=now)
     await conn.execute("INSERT INTO processes VALUES (0, 1, 'n', 0, now(), 0, 0, 0)")
     await conn.execute("INSERT INTO deltas VALUES (0, 1, 99, 99, 99), (0, 7, 1, 1, 1)")
     # The lanes of today write here, code of before did not.
@@ -179,7 +189,7 @@ async def test_the_index_of_the_pull_is_built_beside_the_traffic(old):
     """Partitions of before get it without a lock that a writer would wait for."""
     keyring, now = Keyring(MASTER), time.time()
     conn = await database.connect(old, statement_timeout_s=60)
-    await partitions.ensure(conn, keyring, days_ahead=0, now=now)
+    await make_days(conn, keyring, days_ahead=0, now=now)
     await database.migrate(old)
     await partitions.ensure(conn, keyring, days_ahead=1, now=now)  # this one is born with it
     of_before = [f"events_{date_of(today(now) - back):%Y%m%d}" for back in (0, 1)]

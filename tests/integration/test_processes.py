@@ -278,19 +278,6 @@ async def test_two_that_make_partitions_together_do_not_collide(undated):
     assert len({*first, *second}) == 4 * len(TABLES)
 
 
-async def test_a_detach_that_was_left_half_done_is_finished(dsn):
-    conn = await database.connect(dsn, statement_timeout_s=30)
-    keyring = Keyring(MASTER)
-    past = time.time() - 30 * 86_400
-    [name, *_] = await partitions.ensure(conn, keyring, days_ahead=0, now=past)
-    await conn.execute(
-        "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = $1::text::regclass", name
-    )
-    await partitions.ensure(conn, keyring, days_ahead=2, now=time.time())
-    assert await conn.fetchval("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == 0
-    await conn.close()
-
-
 async def test_another_master_key_is_named_at_start(world):
     conn = await database.connect(world.dsn)
     with pytest.raises(ConfigError, match="SMSGW_MASTER_KEY_FILE"):
