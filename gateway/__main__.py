@@ -144,23 +144,29 @@ def _top(arguments: argparse.Namespace) -> int:
 
 def _migrate(arguments: argparse.Namespace) -> int:
     from gateway.servers import describe_place, reachable
-    from store.database import migrate
+    from store import probe
+    from store.schema import contract, migrate
 
     terminal = _terminal(arguments)
     given = Settings.load()
     terminal.step(describe_place(given))
+    run = contract if arguments.contract else migrate
     with reachable(given, terminal.step) as settings:
-        applied = asyncio.run(migrate(settings.database_url or "", terminal.step))
+        dsn = settings.database_url or ""
+        applied = asyncio.run(run(dsn, terminal.step))
+        waiting = asyncio.run(probe.contracting_migrations(dsn))
     done = f"{len(applied)} migrations run" if applied else "nothing to do"
-    terminal.say(done, "migrated", applied=applied)
+    if waiting:
+        done += f"; {len(waiting)} take something away and wait for `smsgw migrate --contract`"
+    terminal.say(done, "migrated", applied=applied, waiting=waiting)
     return 0
 
 
 def _apply(arguments: argparse.Namespace) -> int:
     from gateway import apply
     from gateway.servers import describe_place, reachable
-    from store.database import migrate
     from store.probe import pending_migrations
+    from store.schema import migrate
 
     def tell(line: str) -> None:
         sys.stderr.write(f"{line}\n")
@@ -180,7 +186,7 @@ def _apply(arguments: argparse.Namespace) -> int:
 def _load_ported(arguments: argparse.Namespace) -> int:
     from gateway import portability
     from gateway.servers import describe_place, reachable
-    from store.database import migrate
+    from store.schema import migrate
 
     terminal = _terminal(arguments)
     given = Settings.load()
@@ -275,7 +281,12 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--once", action="store_true", help="one picture, also without a terminal")
     top.add_argument("--json", action="store_true", help="one picture as one JSON document")
 
-    _add(commands, "migrate", _migrate, "bring the database's schema up to date")
+    migrate = _add(commands, "migrate", _migrate, "bring the database's schema up to date")
+    migrate.add_argument(
+        "--contract",
+        action="store_true",
+        help="take away what no version needs any more; refused while one runs that does",
+    )
 
     apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
     apply.add_argument("file", metavar="FILE", type=Path, help="tenants, keys, channels, routes …")

@@ -23,8 +23,8 @@ from gateway.supervisor import Parts, Supervisor
 from gateway.terminal import Terminal
 from gateway.watchdog import Silence
 from sms.errors import ConfigError
-from store.database import migrate
 from store.embedded import make_private, open_log, run_directory
+from store.schema import migrate, must_fit_code
 from store.seal import Keyring, load_or_create_master_key, must_fit
 from telemetry import logs
 
@@ -95,6 +95,7 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
     if embedded is not None:
         stack.callback(embedded.stop)
     settings = servers.start(settings, embedded, terminal.step)
+    asyncio.run(must_fit_code(settings.database_url or "", is_expanded=False))
     applied = asyncio.run(migrate(settings.database_url or "", _tell_migration(terminal)))
     log.info("schema is up to date", applied=applied)
     asyncio.run(must_fit(settings.database_url or "", keyring))
