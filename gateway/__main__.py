@@ -143,16 +143,22 @@ def _top(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
-    from gateway.ownership import prepare
+    from gateway.ownership import owner_url, prepare
     from gateway.servers import describe_place, reachable
+    from store import probe
+    from store.schema import contract, migrate
 
     terminal = _terminal(arguments)
     given = Settings.load()
     terminal.step(describe_place(given))
+    run = contract if arguments.contract else migrate
     with reachable(given, terminal.step) as settings:
-        applied = prepare(settings, terminal.step)
+        applied = prepare(settings, terminal.step, run)
+        waiting = asyncio.run(probe.contracting_migrations(owner_url(settings)))
     done = f"{len(applied)} migrations run" if applied else "nothing to do"
-    terminal.say(done, "migrated", applied=applied)
+    if waiting:
+        done += f"; {len(waiting)} take something away and wait for `smsgw migrate --contract`"
+    terminal.say(done, "migrated", applied=applied, waiting=waiting)
     return 0
 
 
@@ -286,8 +292,14 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--once", action="store_true", help="one picture, also without a terminal")
     top.add_argument("--json", action="store_true", help="one picture as one JSON document")
 
-    _add(commands, "migrate", _migrate, "bring the database's schema up to date")
     _add(commands, "upkeep", _upkeep, "end what was kept long enough (`up` does it each hour)")
+
+    migrate = _add(commands, "migrate", _migrate, "bring the database's schema up to date")
+    migrate.add_argument(
+        "--contract",
+        action="store_true",
+        help="take away what no version needs any more; refused while one runs that does",
+    )
 
     apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
     apply.add_argument("file", metavar="FILE", type=Path, help="tenants, keys, channels, routes …")

@@ -32,7 +32,7 @@ from gateway.settings import Settings
 from gateway.terminal import Terminal
 from sms.errors import GatewayError
 from store import vitals
-from store.database import migration_names
+from store.schema import files
 from store.vitals import Vitals
 
 CLOCK_WARN_S: Final = 0.25
@@ -320,5 +320,7 @@ def _servers(settings: Settings) -> Iterator[Finding]:
     yield judge_servers(seen)
     yield judge_connections(seen)
     yield judge_transactions(seen.oldest_transaction_s)
-    yield judge_migrations(set(seen.migrations), set(migration_names()))
+    ran = set(seen.migrations)
+    ours = {one.name for one in files() if not one.is_contracting or one.name in ran}
+    yield judge_migrations(ran, ours)
     yield judge_partitions(seen, datetime.fromtimestamp(time.time(), UTC))

@@ -8,12 +8,12 @@ neither (embedded)                 `up` makes the role smsgw_run, and its worker
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from gateway.settings import Settings
 from sms.errors import ConfigError
-from store import database, roles
+from store import roles, schema
 from store.embedded import endpoints_of
 from store.probe import pending_migrations
 
@@ -23,16 +23,20 @@ def owner_url(settings: Settings) -> str:
     return settings.migrate_database_url or settings.database_url or ""
 
 
-def prepare(settings: Settings, on_progress: Callable[[str], None]) -> list[str]:
-    """Migrate as the owner and renew the grants of the runtime role; the names applied now.
+Tell = Callable[[str], None]
+Run = Callable[[str, Tell], Awaitable[list[str]]]
+
+
+def prepare(settings: Settings, on_progress: Tell, run: Run = schema.migrate) -> list[str]:
+    """Migrate (or what `run` is) as the owner and renew the grants of the runtime role; the names applied now.
 
     A node that has the runtime role alone needs a schema that is up to date. Raises ConfigError
     when it is not, or when the roles are not as they must be.
     """
-    return asyncio.run(_prepare(settings, on_progress))
+    return asyncio.run(_prepare(settings, on_progress, run))
 
 
-async def _prepare(settings: Settings, on_progress: Callable[[str], None]) -> list[str]:
+async def _prepare(settings: Settings, on_progress: Tell, run: Run) -> list[str]:
     owner = owner_url(settings)
     if not await roles.may_migrate(owner):
         if await pending_migrations(owner):
@@ -41,7 +45,7 @@ async def _prepare(settings: Settings, on_progress: Callable[[str], None]) -> li
                 "`smsgw migrate` with SMSGW_MIGRATE_DATABASE_URL"
             )
         return []
-    applied = await database.migrate(owner, on_progress)
+    applied = await run(owner, on_progress)
     role = runtime_role(settings)
     if role is not None:
         await roles.grant(owner, role)

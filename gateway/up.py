@@ -24,6 +24,7 @@ from gateway.terminal import Terminal
 from gateway.watchdog import Silence
 from sms.errors import ConfigError
 from store.embedded import make_private, open_log, run_directory
+from store.schema import must_fit_code
 from store.seal import Keyring, load_or_create_master_key, must_fit
 from telemetry import logs
 
@@ -95,6 +96,7 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
     if embedded is not None:
         stack.callback(embedded.stop)
     given, settings = settings, servers.start(settings, embedded, terminal.step)
+    asyncio.run(must_fit_code(ownership.owner_url(settings), is_expanded=False))
     applied = ownership.prepare(settings, _tell_migration(terminal))
     log.info("schema is up to date", applied=applied)
     if given.database_url is None:

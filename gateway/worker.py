@@ -48,6 +48,7 @@ from store.journal_lock import OwnJournal
 from store.processes import NO_MORE_EVENTS, ProcessLease, raise_event_floor
 from store.read import Reader
 from store.reading import open_reading
+from store.schema import must_fit_code
 from store.seal import Keyring, must_fit, read_master_key
 from store.usage import Usage
 from telemetry.failpoints import failpoints
@@ -114,6 +115,7 @@ async def _main(settings: Settings) -> int:
     metrics = Metrics()
     keyring = Keyring(read_master_key(settings.master_key_file))
     await check_durability(dsn)
+    await must_fit_code(dsn)
     await must_fit(dsn, keyring)  # before a number is taken: its debts would look like a death's
     own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(
@@ -124,6 +126,7 @@ async def _main(settings: Settings) -> int:
         role=settings.role,
         hold=own.hold,
     )
+    await must_fit_code(dsn)  # a contraction that began meanwhile saw us, or we see it
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
     life = _Life(settings, lease, pool, keyring, metrics)
     held = await Reader(pool, keyring).claims(lease.process)

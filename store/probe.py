@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from sms.errors import ConfigError, StoreUnavailable
-from store import database
+from store import database, schema
 from store.binaries import OLDEST_MAJOR
 
 PING_TIMEOUT_S = 3.0
@@ -37,15 +37,20 @@ async def check_postgres(dsn: str) -> tuple[int, Sequence[str]]:
 
 async def pending_migrations(dsn: str) -> list[str]:
     """Names of the migrations that `smsgw migrate` would run now."""
+    return list((await _standing(dsn)).pending)
+
+
+async def contracting_migrations(dsn: str) -> list[str]:
+    """Names of those that `smsgw migrate --contract` would run."""
+    return list((await _standing(dsn)).contracting)
+
+
+async def _standing(dsn: str) -> schema.Standing:
     conn = await database.connect(dsn)
     try:
-        if await conn.fetchval("SELECT to_regclass('schema_migrations')") is None:
-            known = set()
-        else:
-            known = {row["name"] for row in await conn.fetch("SELECT name FROM schema_migrations")}
+        return await schema.standing(conn)
     finally:
         await database.close(conn)
-    return [name for name in database.migration_names() if name not in known]
 
 
 async def check_redis(url: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from sms.errors import ConfigError, LeaseLost, StoreUnavailable, Unavailable
 from sms.ids import DAY_MS, EPOCH_MS, IdClock, unix_of
-from store import database, partitions
+from store import database, partitions, schema
 from store.partitions import TABLES
 from store.processes import DatabaseClock, ProcessLease
 from store.seal import Keyring, date_of, day_of
@@ -221,9 +221,9 @@ async def test_migrations_run_once_also_when_two_start_together(postgres_server)
     await postgres_server.admin("CREATE DATABASE two_start")
     dsn = postgres_server.dsn("two_start")
     seen: list[str] = []
-    names = await asyncio.gather(database.migrate(dsn, seen.append), database.migrate(dsn))
+    names = await asyncio.gather(schema.migrate(dsn, seen.append), schema.migrate(dsn))
     assert sorted(map(len, names)) == [0, max(map(len, names))]
-    assert await database.migrate(dsn) == []
+    assert await schema.migrate(dsn) == []
     assert await database.server_major(dsn) >= 15
     await postgres_server.admin("DROP DATABASE two_start WITH (FORCE)")
 
