@@ -67,17 +67,25 @@ def trusting(ca: str) -> ssl.SSLContext:
 
 
 def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
+    try:
+        load_pair(context, settings.cert.encode(), settings.key.encode())
+    except (ssl.SSLError, OSError, ValueError):
+        raise ConfigError(
+            "tls_cert: it and tls_key cannot be read or do not belong together; give both as"
+            " PEM, the key without a password"
+        ) from None
+
+
+def load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Give a context our certificate (its chain behind it) and its key, both PEM in memory.
+
+    Raises ssl.SSLError, OSError or ValueError, and the context is then of no use.
+    """
     with _nameless_file() as file:
-        file.write(f"{settings.cert}\n{settings.key}\n".encode())
+        file.write(cert + b"\n" + key + b"\n")
         file.flush()
-        try:
-            # The password keeps OpenSSL from asking a terminal for one.
-            context.load_cert_chain(f"/dev/fd/{file.fileno()}", password="")
-        except (ssl.SSLError, OSError, ValueError):
-            raise ConfigError(
-                "tls_cert: it and tls_key cannot be read or do not belong together; give both as"
-                " PEM, the key without a password"
-            ) from None
+        # The password keeps OpenSSL from asking a terminal for one.
+        context.load_cert_chain(f"/dev/fd/{file.fileno()}", password="")
 
 
 def _nameless_file() -> BinaryIO:

@@ -103,6 +103,8 @@ class Reliability(BaseModel):
     drain_requests_s: Seconds = 5  # requests under way get their answer
     drain_idle_s: Annotated[float, Field(ge=0, le=600)] = 2  # then idle connections are closed
     drain_total_s: Seconds = 30  # SIGTERM to exit
+    # how often the files of our certificate are looked at
+    tls_reload_s: Annotated[float, Field(gt=0, le=60)] = 10
     watchdog_s: Seconds = 15  # a worker that says nothing for so long is killed and replaced
     restart_ready_s: Seconds = 60  # a restarted worker is ready by then, or the restart stops
     channel_drain_s: Seconds = 60  # a draining channel logs out with nothing open for so long
@@ -238,6 +240,7 @@ class Settings(BaseModel):
     master_key_file: Path = Path("master.key")  # default: master.key in data_dir
     tls_cert_file: Path | None = None  # PEM, the chain after it: HTTPS directly
     tls_key_file: Path | None = None  # its private key
+    admin_tls: bool = False  # the same certificate at the admin port: https for probes and scrapes
     public_metrics: bool = True  # /metrics on the public port too
     webhook_allow: tuple[str, ...] = ()  # origins exempt from the HTTPS, port, address rules
     trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
@@ -369,6 +372,8 @@ class Settings(BaseModel):
     def _finish(self) -> Self:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
+        if self.admin_tls and self.tls_cert_file is None:
+            raise ValueError("admin_tls needs a certificate: set tls_cert_file and tls_key_file")
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
         if self.smg_port and self.smg_port in (self.port, self.admin_port):
