@@ -14,9 +14,11 @@ import contextlib
 import os
 import ssl
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
+from adapters.checks import TLS_NAMES
 from sms.errors import ConfigError, ConnectFailed
 
 _READ_MAXIMUM = 64 * 1024
@@ -56,6 +58,31 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     if settings.cert:
         _load_own(context, settings)
     return context
+
+
+def tls_of(raw: Mapping[str, Any]) -> TlsSettings | None:
+    """What the settings of a channel on a wire say of TLS (`checks.TLS`); None = none."""
+    if not raw.get("tls"):
+        return None
+    own = {name: raw.get(name, "") for name in TLS_NAMES}
+    return TlsSettings(
+        own["tls_server_name"] or raw["host"], own["tls_ca"], own["tls_cert"], own["tls_key"]
+    )
+
+
+def find_wrong(raw: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Whether the certificates of a channel can be read: (JSON pointer, what to do).
+
+    To be asked of settings with which all else is right.
+    """
+    own = tls_of(raw)
+    try:
+        if own is not None:
+            make_context(own)
+    except ConfigError as error:
+        name, _, detail = str(error).partition(": ")
+        return [(f"/{name}", detail)]
+    return []
 
 
 def trusting(ca: str) -> ssl.SSLContext:

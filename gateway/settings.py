@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -222,6 +222,22 @@ class Reliability(BaseModel):
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
+_TLS_1_2 = 771  # as the address has it: the protocol's own number
+
+
+def _check_redis_tls(url: str) -> None:
+    """What the query of a Valkey address says of TLS; ValueError with a remedy."""
+    query = {name: text for name, text in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")}
+    if query and urlsplit(url).scheme != "rediss":
+        raise ValueError("names certificates and no TLS: write rediss:// in place of redis://")
+    is_checked = query.get("ssl_check_hostname", "true").lower() in ("true", "1", "yes")
+    if query.get("ssl_cert_reqs", "required") != "required" or not is_checked:
+        raise ValueError("must leave ssl_cert_reqs and ssl_check_hostname out: give ssl_ca_certs")
+    oldest = query.get("ssl_min_version", str(_TLS_1_2))
+    if not oldest.isdecimal() or int(oldest) < _TLS_1_2:
+        raise ValueError("ssl_min_version must be 771 (TLS 1.2) or 772 (1.3)")
+
+
 class Settings(BaseModel):
     """One frozen object; `Settings.load()` makes it. Paths are absolute."""
 
@@ -312,6 +328,9 @@ class Settings(BaseModel):
     def _is_postgres(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("postgresql", "postgres"):
             raise ValueError("must start with postgresql://, as postgresql://name:pw@host/db")
+        oldest = dict(parse_qsl(urlsplit(value or "").query)).get("ssl_min_protocol_version", "")
+        if oldest in ("TLSv1", "TLSv1.1", "SSLv3"):
+            raise ValueError("ssl_min_protocol_version must be TLSv1.2 or TLSv1.3")
         return value
 
     @field_validator("redis_url")
@@ -319,6 +338,7 @@ class Settings(BaseModel):
     def _is_redis(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
             raise ValueError("must start with redis://, rediss:// or unix://")
+        _check_redis_tls(value or "")
         return value
 
     @field_validator("failpoint")

@@ -153,7 +153,7 @@ def old_client(version):
 def test_nothing_older_than_tls_1_2_is_spoken_and_nothing_weak(serving):
     for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
         # Its answer, or that it hangs up: not our own library's refusal to try.
-        with pytest.raises(OSError, match="ALERT_PROTOCOL_VERSION|EOF|reset"):
+        with pytest.raises(OSError, match=r"ALERT_PROTOCOL_VERSION|EOF|reset"):
             shown(serving.port, old_client(version))
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         context = trusting()
