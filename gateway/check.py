@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+from gateway import server_tls
 from gateway.settings import Settings, unknown_variables
 from gateway.terminal import Terminal
 from sms.config import AdminState
@@ -51,6 +52,7 @@ def results(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         "port": _public_port,
         "admin port": lambda s: _port(s, s.admin_port, "SMSGW_ADMIN_PORT"),
         "tls": _tls,
+        "authorities": _authorities,
         "database": _database,
         "redis": _redis,
         "channels": _channels,
@@ -133,14 +135,30 @@ def _tls(settings: Settings) -> str:
             f"off, but {settings.host} is no loopback address: keys would travel in the clear; set "
             "SMSGW_TLS_CERT_FILE and SMSGW_TLS_KEY_FILE, or SMSGW_HOST=127.0.0.1 behind a proxy"
         )
-    try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"SMSGW_TLS_CERT_FILE and SMSGW_TLS_KEY_FILE do not load ({error.strerror or error})"
-        ) from None
+    server_tls.make(
+        server_tls.read(server_tls.Files(settings.tls_cert_file, settings.tls_key_file))
+    )
     return f"{settings.tls_cert_file}"
+
+
+def _authorities(_: Settings) -> str:
+    """Whom webhooks, vendors and carriers without a file of their own are trusted by.
+
+    OpenSSL says nothing of a file that is not there: every one of them would then fail.
+    """
+    named = [os.environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+    if not any(named):
+        return "those of this system sign webhooks' and vendors' certificates"
+    path = named[0]
+    if path:
+        try:
+            ssl.create_default_context(cafile=path)
+        except (OSError, ssl.SSLError):
+            raise ConfigError(
+                f"SSL_CERT_FILE: {path} holds no certificate that can be read; name a PEM file, or "
+                "unset it for the system's"
+            ) from None
+    return f"SSL_CERT_FILE={named[0]} SSL_CERT_DIR={named[1]}"
 
 
 def _answers(path: Path) -> bool:

@@ -28,7 +28,7 @@ Run = Callable[[str, Tell], Awaitable[list[str]]]
 
 
 def prepare(settings: Settings, on_progress: Tell, run: Run = schema.migrate) -> list[str]:
-    """Migrate (or what `run` is) as the owner and renew the grants of the runtime role; the names applied now.
+    """Migrate (or `run`) as the owner, renew the runtime role's grants; the names applied now.
 
     A node that has the runtime role alone needs a schema that is up to date. Raises ConfigError
     when it is not, or when the roles are not as they must be.

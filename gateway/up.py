@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from gateway import listen, ownership, servers
+from gateway import listen, ownership, server_tls, servers
 from gateway.children import Child
 from gateway.node_http import WorkerView
 from gateway.settings import Settings, child_environment, node_name
-from gateway.supervisor import Parts, Supervisor
+from gateway.supervisor import Parts, Supervisor, has_terminal
 from gateway.terminal import Terminal
 from gateway.watchdog import Silence
 from sms.errors import ConfigError
@@ -64,6 +64,8 @@ def up(settings: Settings, terminal: Terminal) -> int:
         raise ConfigError("--sandbox needs a public port: leave out --role carrier")
     # `smsgw restart` during the start must not end us; not SIG_IGN, which children would inherit
     signal.signal(signal.SIGUSR1, lambda *_: None)
+    if not has_terminal():
+        signal.signal(signal.SIGHUP, lambda *_: None)  # a reload during the start: all is read yet
     make_private(settings.data_dir)
     with only_one(settings), contextlib.ExitStack() as stack:
         make_private(settings.log_dir)
@@ -91,6 +93,8 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
             "smg_fds": tuple(listener.fileno() for listener in smg + sandbox_smg),
         }
     )
+    if (files := server_tls.files_of(settings)) is not None:
+        server_tls.make(server_tls.read(files))  # here, not in every worker's log
     keyring = Keyring(load_or_create_master_key(settings.master_key_file))
     embedded = servers.embedded_for(settings, terminal.step)
     if embedded is not None:
@@ -196,7 +200,7 @@ def address(settings: Settings, port: int, *, has_tls: bool = False) -> str:
 
 def _greet(settings: Settings, terminal: Terminal) -> str:
     url = address(settings, settings.port, has_tls=settings.tls_cert_file is not None)
-    admin_url = address(settings, settings.admin_port)
+    admin_url = address(settings, settings.admin_port, has_tls=settings.admin_tls)
     has_door = settings.role != "carrier"
     count = f"{settings.workers} worker{'s' * (settings.workers > 1)}"
     terminal.say(

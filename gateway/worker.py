@@ -30,10 +30,11 @@ from gateway.garbage import Garbage
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
 from gateway.idreserve import AHEAD_S
-from gateway.internal_http import serve_internal
+from gateway.internal_http import Internal, serve_internal
 from gateway.ledger import low_water
 from gateway.outage import forget_lost_connections
 from gateway.recover import recover
+from gateway.server_tls import ServerTls, files_of
 from gateway.settings import Settings, node_name
 from gateway.wiring import Worker, build, sync_channels
 from sms.errors import ConfigError, LeaseLost, Unavailable
@@ -113,6 +114,9 @@ async def _main(settings: Settings) -> int:
     asyncio.get_running_loop().set_exception_handler(forget_lost_connections)
     numbers = settings.reliability
     metrics = Metrics()
+    files = files_of(settings)
+    # Before a number is taken: without a good pair nothing is owned.
+    tls = ServerTls(files, metrics) if files and settings.listen_fds else None
     keyring = Keyring(read_master_key(settings.master_key_file))
     await check_durability(dsn)
     await must_fit_code(dsn)
@@ -129,6 +133,7 @@ async def _main(settings: Settings) -> int:
     await must_fit_code(dsn)  # a contraction that began meanwhile saw us, or we see it
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
     life = _Life(settings, lease, pool, keyring, metrics)
+    life.tls = tls
     held = await Reader(pool, keyring).claims(lease.process)
     life.worker = build(
         settings,
@@ -176,6 +181,7 @@ class _Life:
         self.metrics = metrics
         self.worker: Worker
         self.http: HttpServer | None = None  # none in a role without a public door
+        self.tls: ServerTls | None = None  # of that door; None = plain HTTP
         self.stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._journal_dir = settings.data_dir / "journal"
@@ -189,7 +195,9 @@ class _Life:
         """Recover, serve until SIGTERM, drain."""
         worker, flow = self.worker, self.worker.flow
         # From the first moment on: the supervisor replaces a worker that says nothing.
-        internal = await serve_internal(self._internal_path(), self._snapshot, self._spread)
+        internal = await serve_internal(
+            self._internal_path(), Internal(self._snapshot, self._spread, self._look_at_files)
+        )
         await self._maintain()
         await worker.acceptor.start()
         await worker.events.start()
@@ -265,6 +273,7 @@ class _Life:
         signals = _Signals(self.stop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals)
+        loop.add_signal_handler(signal.SIGHUP, self._look_at_files)
         self.worker.notifier.start()
         self.worker.peers.start()
         loops = [asyncio.create_task(coroutine) for coroutine in self._loops()]
@@ -292,7 +301,7 @@ class _Life:
         if not self.settings.listen_fds:
             await self.stop.wait()
             return
-        self.http = build_server(self.settings, self.worker.flow)
+        self.http = build_server(self.settings, self.worker.flow, self.tls)
         await self.http.serve_inherited()
 
     def _internal_path(self) -> Path:
@@ -319,6 +328,11 @@ class _Life:
     def _spread(self, connections: int) -> None:
         if self.http is not None:
             self.http.spread(connections)
+
+    def _look_at_files(self) -> None:
+        """There may be another certificate."""
+        if self.tls is not None:
+            self.tls.ask()
 
     def _stood_still(self) -> None:
         """We were frozen, perhaps with the whole machine: then others were too."""
@@ -362,6 +376,8 @@ class _Life:
         ]
         if self.worker.flow.pumping is not None:
             loops.append(self.worker.flow.pumping.guard.run())
+        if self.tls is not None:
+            loops.append(self.tls.run(self.numbers.tls_reload_s))
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
         return loops

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import asyncpg
 
 from sms.errors import ConfigError, LeaseLost, OutcomeUnknown, StoreUnavailable
+from sms.tlswords import POSTGRES, tls_trouble
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AnyConnection: TypeAlias = (
@@ -84,6 +85,19 @@ def application_name(process: int, epoch: int) -> str:
 
 
 def _away(error: BaseException) -> StoreUnavailable:
+    words = tls_trouble(error, POSTGRES)
+    if words is not None:
+        return StoreUnavailable(f"TLS with PostgreSQL: {words}")
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+        return StoreUnavailable(
+            "SMSGW_DATABASE_URL cannot be used as it is: name files that are there in sslrootcert,"
+            " sslcert and sslkey, and an sslmode that PostgreSQL knows"
+        )
+    if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
+        return StoreUnavailable(
+            "PostgreSQL does not speak TLS, and SMSGW_DATABASE_URL wants it (sslmode): set ssl=on"
+            " there; nothing is sent in clear instead"
+        )
     does = "refuses us" if isinstance(error, asyncpg.PostgresError) else "does not answer"
     return StoreUnavailable(f"PostgreSQL {does}: {type(error).__name__}")
 

@@ -361,8 +361,23 @@ class Metrics:
             "max",
         )
 
+    def _certificates(self) -> None:
+        """TLS: what is shown, what is trusted, until when."""
+        self.certificate_expiry_timestamp_seconds = Gauge(
+            "certificate_expiry_timestamp_seconds",
+            "Unix time at which a certificate in use ends, the first of its file.",
+            ("certificate",),
+            "min",
+        )
+        self.tls_reloads_total = Counter(
+            "tls_reloads_total",
+            "New certificates at our ports: loaded, or failed and still not in use (each look).",
+            ("result",),
+        )
+
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
+        self._certificates()
         self._outcomes()
         self._silence()
         self._disks()
