@@ -111,7 +111,7 @@ class WebhookDesk:
     def note(self, tried: Tried) -> None:
         """A request was made. Returns at once; the row follows with the next batch."""
         code, status, answer = _told(tried)
-        if self.allow.lists(tried.endpoint.url):
+        if answer and self.allow.lists(tried.endpoint.url):
             answer = b""  # what stands in the operator's network says is not for tenants to read
         if len(self._waiting) >= MOST_WAITING:
             self._metrics.webhook_attempts_unlogged_total.inc()
