@@ -270,8 +270,8 @@ class Metrics:
         self.deadline_behind_seconds = Gauge(
             "deadline_behind_seconds",
             "How much later than it should the search for silent messages looks at them.",
-            (),
-            "max",
+            rule="max",
+            is_blank=True,  # nobody searches: the alert asks whether anybody says it
         )
 
     def _outcomes(self) -> None:
@@ -328,7 +328,9 @@ class Metrics:
             rule="max",
         )
         self.disk_used_ratio = Gauge(
-            "disk_used_ratio", "Used share of the data directory's disk, 0 to 1.", rule="max"
+            "disk_used_ratio",
+            "Used share of the fullest disk below the data directory, of blocks or inodes, 0 to 1.",
+            rule="max",
         )
         self.journal_failures_total = Counter(
             "journal_failures_total", "Writes that the attempt journal did not take."
