@@ -157,6 +157,7 @@ class Node:
         self.views = views
         self.metrics = Metrics()  # the supervisor's own
         self.missing_servers: Callable[[], list[str]] = list
+        self.remarks: Callable[[], list[str]] = list  # what ails the node, ready or not
         self.restart_state: Callable[[], Mapping[str, object]] = dict
         self.is_stopping = False
         self._monotonic = monotonic
@@ -218,11 +219,12 @@ class Node:
         missing = self.missing_servers()
         if not any(view.is_ready for view in self.views):
             missing += [name for view in self.views for name in view.missing]
-        return fold(missing)
+        return fold(missing) + self.remarks() if missing else []
 
     def degraded(self) -> list[str]:
-        """Workers that take no part while others do."""
-        return fold(name for view in self.views if not view.is_ready for name in view.missing)
+        """Workers that take no part while others do, and what ails the node."""
+        away = (name for view in self.views if not view.is_ready for name in view.missing)
+        return fold(away) + self.remarks()
 
     async def answer(self, path: str, *, is_ours: bool = False) -> tuple[int, str, bytes]:
         """Status, content type and body for one path; `is_ours`: asked over the Unix socket."""

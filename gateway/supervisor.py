@@ -31,6 +31,7 @@ from gateway.node_http import Node, WorkerView, make_server
 from gateway.rolling import Order, Rolling, Round, Seen
 from gateway.server_tls import ServerTls, files_of
 from gateway.settings import Settings
+from gateway.storage import Storage
 from gateway.terminal import Terminal
 from store.embedded import EmbeddedServers
 from telemetry import logs
@@ -46,6 +47,7 @@ UPKEEP_AGAIN_S: Final = 300.0  # … and after one that failed
 SERVERS_S: Final = 2.0  # of the time to end, kept for the embedded servers
 TERMINAL_S: Final = 0.5  # after SIGHUP: a shell sends it just before its terminal goes
 KILLED: Final = 1  # exit code after a second signal
+_FULL: Final = 0.99  # of the disk, where no smaller share closes intake
 WRONG: Final = 2  # exit code of a ConfigError, ours and a worker's
 
 log = logs.get_logger("supervisor")
@@ -117,6 +119,7 @@ class Supervisor:
         self.node = Node(parts.views)
         self.node.metrics.before_scrape.append(self.set_process_metrics)
         self.node.missing_servers = self.missing_servers
+        self.node.remarks = self.storage_words
         self.node.restart_state = self.restart_state
         numbers = parts.settings.reliability
         self.rolling = Rolling(
@@ -134,6 +137,7 @@ class Supervisor:
         self._readiness = Readiness()
         self._wake = asyncio.Event()
         self._mending = _Mending()
+        self._storage = Storage(parts.settings.data_dir, time.monotonic)
         self._cpu: dict[str, CpuTotal] = {}
         self._hung_up = asyncio.Event()
         self._had_terminal = has_terminal()
@@ -217,7 +221,14 @@ class Supervisor:
             self._wake.clear()
 
     def _mend(self, child: Child, now: float) -> None:
-        """Take note of an end, and start what is due."""
+        """Take note of an end, and start what is due; what cannot be is tried again."""
+        try:
+            self._look_after(child, now)
+        except OSError as error:  # a full disk takes no log, a full machine no process
+            child.put_off(now)
+            log.warning("child not started", child=child.name, error=str(error))
+
+    def _look_after(self, child: Child, now: float) -> None:
         code = child.reap(now)
         view = self.node.views[self.workers.index(child)] if child in self.workers else None
         if code is not None:
@@ -308,7 +319,12 @@ class Supervisor:
             return
         state.since = now
         state.is_waiting = False
-        for name in self.embedded.launch_dead():
+        try:
+            launched = self.embedded.launch_dead()
+        except OSError as error:  # what was started is known; the rest comes at the next look
+            log.warning("servers not started", error=str(error))
+            return
+        for name in launched:
             words = tail(self.settings.log_dir / f"{name}.log")
             log.warning("server ended and was started again", server=name, log=words)
             self.terminal.say(f"{name} ended and was started again", "restarted", server=name)
@@ -359,6 +375,13 @@ class Supervisor:
             return []
         alive = self.embedded.pids()
         return [name for name in ("postgres", "valkey") if name not in alive]
+
+    def storage_words(self) -> list[str]:
+        """That the disk is full, once sends are refused for it: the cause of all the rest."""
+        share, most = self._storage.share(), self.settings.reliability.shed_storage_share
+        if share < min(most, _FULL):
+            return []
+        return [f"storage: the disk of SMSGW_DATA_DIR is {share:.0%} full, sends are refused"]
 
     def pids(self) -> dict[str, int]:
         """Every running process of the node by name."""

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, TextIO
 
 from gateway import listen, ownership, server_tls, servers
 from gateway.children import Child
@@ -70,9 +70,14 @@ def up(settings: Settings, terminal: Terminal) -> int:
     with only_one(settings), contextlib.ExitStack() as stack:
         make_private(settings.log_dir)
         stream = os.fdopen(open_log(settings.log_dir / "supervisor.log"), "a", buffering=1)
-        stack.enter_context(stream)
+        stack.callback(_close, stream)
         logs.configure(settings.log_level, stream)
         return _up(settings, terminal, stack)
+
+
+def _close(stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # a full disk does not take its last lines
+        stream.close()
 
 
 def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> int:

@@ -270,8 +270,8 @@ class Metrics:
         self.deadline_behind_seconds = Gauge(
             "deadline_behind_seconds",
             "How much later than it should the search for silent messages looks at them.",
-            (),
-            "max",
+            rule="max",
+            is_blank=True,  # nobody searches: the alert asks whether anybody says it
         )
 
     def _outcomes(self) -> None:
@@ -328,7 +328,9 @@ class Metrics:
             rule="max",
         )
         self.disk_used_ratio = Gauge(
-            "disk_used_ratio", "Used share of the data directory's disk, 0 to 1.", rule="max"
+            "disk_used_ratio",
+            "Used share of the fullest disk below the data directory, of blocks or inodes, 0 to 1.",
+            rule="max",
         )
         self.journal_failures_total = Counter(
             "journal_failures_total", "Writes that the attempt journal did not take."
@@ -375,14 +377,18 @@ class Metrics:
             ("result",),
         )
 
-    def _more(self) -> None:
-        """What channels cost and carry, and the process's own health."""
+    def _node(self) -> None:
+        """What a node stands on."""
         self._certificates()
-        self._outcomes()
-        self._silence()
         self._disks()
         self._retention()
         self._procedures()
+
+    def _more(self) -> None:
+        """What channels cost and carry, and the process's own health."""
+        self._outcomes()
+        self._silence()
+        self._node()
         self.smg_sessions = Gauge(
             "smg_sessions",
             "Logins of SMGs at our port, which bring reports and texts (SGIP).",

@@ -285,6 +285,11 @@ CASES: list[Case] = [
     *single("DiskFilling", "smsgw_disk_used_ratio", "0.9x30", "0.7x30", instance="a"),
     Case("DiskFilling", {"smsgw_disk_used_ratio": "0.62+0.0005x60"}, {"instance": "a"}, at=55),
     *single("DiskFull", "smsgw_disk_used_ratio", "0.94x30", "0.92x30", instance="a"),
+    # 12 % in an hour: full in four; the same rise from far below, and one that has ended
+    Case("DiskFullSoon", {"smsgw_disk_used_ratio": "0.5+0.002x60"}, {"instance": "a"}, at=55),
+    Case("DiskFullSoon", {"smsgw_disk_used_ratio": "0.1+0.002x60"}, None, at=55),
+    Case("DiskFullSoon", {"smsgw_disk_used_ratio": "0.5+0.005x40 0.7x20"}, None, at=58),
+    *single("StorageRefuses", "smsgw_disk_used_ratio", "0.96x30", "0.94x30", instance="a"),
     *single("ListsStale", "smsgw_suppressions_age_seconds", "100x30", "2x30"),
     *single("ListsStale", "smsgw_portability_age_seconds", "100x30", "2x30"),
     # -- processes
