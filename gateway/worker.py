@@ -114,8 +114,8 @@ async def _main(settings: Settings) -> int:
     numbers = settings.reliability
     metrics = Metrics()
     keyring = Keyring(read_master_key(settings.master_key_file))
-    await check_durability(dsn)
     await must_fit_code(dsn)
+    await check_durability(dsn)
     await must_fit(dsn, keyring)  # before a number is taken: its debts would look like a death's
     own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(
