@@ -118,8 +118,8 @@ async def _main(settings: Settings) -> int:
     # Before a number is taken: without a good pair nothing is owned.
     tls = ServerTls(files, metrics) if files and settings.listen_fds else None
     keyring = Keyring(read_master_key(settings.master_key_file))
-    await check_durability(dsn)
     await must_fit_code(dsn)
+    await check_durability(dsn)
     await must_fit(dsn, keyring)  # before a number is taken: its debts would look like a death's
     own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(

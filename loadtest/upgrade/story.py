@@ -2,7 +2,7 @@
 
     old alone ─▶ `smsgw migrate`, killed and run again ─▶ new node joins ─▶ new code applies a
     configuration ─▶ old gets SIGTERM ─▶ new alone ─▶ old joins again ─▶ new gets SIGTERM ─▶ old
-    alone ─▶ new joins again ─▶ old gets SIGTERM ─▶ new alone ─▶ judged
+    alone on the new schema ─▶ new joins again ─▶ old gets SIGTERM ─▶ new alone ─▶ judged
 
 Zero errors: every answer is 202 (200 where it is read), no connection is refused or cut. The rest
 is judged as in `make campaign`: every text that got a 202 comes to its end, each segment is in a
@@ -61,7 +61,7 @@ class Plan:
     rates: Rates = field(default_factory=Rates)
     calm_s: float = 5.0  # each state of things is kept so long
     migration_kills: int = 3
-    goes_back: bool = True  # also: the old version joins again, and is alone again
+    turns: int = 3  # 1 = to the new version, 2 = and back to the old one, 3 = and to the new one
     seed: int = 1
 
 
@@ -185,16 +185,13 @@ class Story:
         await self._join(self._new)
         await self._configure()
         await self._calm("both")
-        await self._leave(self._old)
-        await self._calm("new alone")
-        if self._plan.goes_back:
-            await self._join(self._old)
-            await self._calm("both again")
-            await self._leave(self._new)
-            await self._calm("old alone again")
-            await self._join(self._new)
-            await self._leave(self._old)
-            await self._calm("new alone again")
+        for turn in range(self._plan.turns):
+            comes, goes = (self._old, self._new) if turn % 2 else (self._new, self._old)
+            if turn:
+                await self._join(comes)
+                await self._calm(f"both (turn {turn + 1})")
+            await self._leave(goes)
+            await self._calm(f"{comes.name} alone (turn {turn + 1})")
 
     async def _calm(self, what: str) -> None:
         self._tell(what)

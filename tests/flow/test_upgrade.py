@@ -35,7 +35,7 @@ def plan(folder: Path) -> Plan:
         root = old.unpack(version.commit, folder / "code")
     except old.NoHistory as error:
         pytest.skip(f"no older version to upgrade from: {error}")
-    return Plan(version, root, Rates().scaled(0.25), calm_s=0.5, migration_kills=2)
+    return Plan(version, root, Rates().scaled(0.25), calm_s=0.5, migration_kills=2, turns=2)
 
 
 def test_an_upgrade_under_load_and_the_way_back_are_not_seen_by_any_client(
