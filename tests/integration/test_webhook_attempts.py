@@ -12,7 +12,6 @@ import pytest
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.ids import id_at, to_text
 from store.attempts import AttemptStore, Noted
-from store.database import connect
 from store.fragments import ParkedWebhook, park_webhooks_sql
 from store.replays import PAGE, Replay
 from tests.support.webhook_world import PATH, STAR, URL, open_rig
