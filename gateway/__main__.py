@@ -169,6 +169,8 @@ def _upkeep(arguments: argparse.Namespace) -> int:
     terminal = _terminal(arguments)
     given = Settings.load()
     terminal.step(describe_place(given))
+    if given.database_url is not None:
+        return upkeep.run(given, terminal)  # it needs no Valkey
     with reachable(given, terminal.step) as settings:
         return upkeep.run(settings, terminal)
 

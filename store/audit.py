@@ -168,14 +168,12 @@ class AuditLog:
         """Read the whole chain, from its oldest row or the anchor before it, and compare."""
         async with acquire(self._pool) as conn:
             oldest = await conn.fetchval("SELECT min(id) FROM audit_events")
-            rows = await conn.fetch(
-                "SELECT day, id, hash, seal FROM audit_anchors WHERE id >= $1", (oldest or 1) - 1
-            )
+            rows = await conn.fetch("SELECT day, id, hash, seal FROM audit_anchors ORDER BY id")
         anchors = {row["id"]: Anchor(*row) for row in rows}
-        base = anchors.get((oldest or 1) - 1)
+        before = [one for one in anchors.values() if oldest is not None and one.id < oldest]
         first, head = 1, GENESIS
-        if base is not None and _is_sealed(self._key, base):
-            first, head = base.id + 1, base.hash
+        if before and _is_sealed(self._key, before[-1]):
+            first, head = before[-1].id + 1, before[-1].hash
         return await self._follow(first, head, anchors)
 
     async def _follow(self, first: int, head: bytes, anchors: Mapping[int, Anchor]) -> Verdict:
