@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from gateway import server_tls
 from gateway.settings import Settings, unknown_variables
@@ -29,7 +30,8 @@ from store.embedded import endpoints_of, existing_run_directory
 from store.seal import KEY_BYTES, Keyring, must_fit, read_master_key
 
 LEAST_FREE_SHARE = 0.05
-_NOT_READ = "not looked at: the database or the master key is away"
+_NOT_READ = "not looked at: the database is away or has no schema, or the master key is away"
+Found = TypeVar("Found")
 Look = Callable[[Settings], str]
 
 
@@ -223,19 +225,19 @@ def database_address(settings: Settings) -> str | None:
     return endpoints_of(run_dir).database_url
 
 
-def _in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[str]]) -> str:
-    """What `read` finds in the database; or that it could not be looked at."""
+def in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[Found]]) -> Found | None:
+    """What `read` finds in the database; None when it could not be looked at."""
     url = database_address(settings)
     if url is None:
-        return _NOT_READ
+        return None
     try:
         keyring = Keyring(read_master_key(settings.master_key_file))
     except ConfigError:
-        return _NOT_READ  # told beside "master key"
+        return None  # told beside "master key"
 
-    async def look(dsn: str) -> str:
+    async def look(dsn: str) -> Found | None:
         if await probe.pending_migrations(dsn):
-            return "none before the migrations"
+            return None
         pool = await open_pool(dsn, size=1)
         try:
             return await read(pool, keyring)
@@ -245,7 +247,11 @@ def _in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[str]
     try:
         return asyncio.run(look(url))
     except Unavailable:
-        return _NOT_READ  # told beside "database"
+        return None  # told beside "database"
+
+
+def _in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[str]]) -> str:
+    return in_store(settings, read) or _NOT_READ
 
 
 def _channels(settings: Settings) -> str:

@@ -257,6 +257,7 @@ class Settings(BaseModel):
     # where carriers' SMGs connect (SGIP); None = nowhere, 0 = any free one
     smg_port: Annotated[int | None, Field(ge=0, le=65_535)] = None
     smg_host: str | None = None  # its address; None = `host`
+    smg_tls: bool = False  # the certificate of tls_cert_file there too; SMGs come within TLS only
     database_url: str | None = None  # None = embedded PostgreSQL in data_dir
     # The owner of the schema: migrations, upkeep. None = the role of database_url is it
     migrate_database_url: str | None = None
@@ -403,8 +404,11 @@ class Settings(BaseModel):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
         if self.migrate_database_url is not None and self.database_url is None:
             raise ValueError("migrate_database_url needs database_url: set both or none")
-        if self.admin_tls and self.tls_cert_file is None:
-            raise ValueError("admin_tls needs a certificate: set tls_cert_file and tls_key_file")
+        for name in ("admin_tls", "smg_tls"):
+            if getattr(self, name) and self.tls_cert_file is None:
+                raise ValueError(f"{name} needs a certificate: set tls_cert_file and tls_key_file")
+        if self.smg_tls and self.is_sandbox:
+            raise ValueError("smg_tls is not for --sandbox, whose SMG has no TLS: unset one")
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
         if self.smg_port and self.smg_port in (self.port, self.admin_port):

@@ -25,6 +25,7 @@ from cluster.nonces import Nonces
 from gateway.api.access import Access
 from gateway.api.address import Addresses
 from gateway.canary_judge import LOOKS
+from gateway.certificate_dates import LOOK_S, ExpiryGauge
 from gateway.channel_news import NEWS_S
 from gateway.garbage import Garbage
 from gateway.guard import LeaseGuard
@@ -116,7 +117,8 @@ async def _main(settings: Settings) -> int:
     metrics = Metrics()
     files = files_of(settings)
     # Before a number is taken: without a good pair nothing is owned.
-    tls = ServerTls(files, metrics) if files and settings.listen_fds else None
+    is_sealed = settings.listen_fds or (settings.smg_fds and settings.smg_tls)
+    tls = ServerTls(files, metrics) if files and is_sealed else None
     keyring = Keyring(read_master_key(settings.master_key_file))
     await must_fit_code(dsn)
     await check_durability(dsn)
@@ -144,6 +146,8 @@ async def _main(settings: Settings) -> int:
         first_block=max(held, default=0) + 1,
         lease_lost=_lease_lost,
     )
+    if tls is not None and settings.smg_tls:
+        life.worker.flow.smg_port.tls = tls.context
     reading = life.worker.flow.reading = await open_reading(dsn, keyring)
     nonces = Nonces(settings.redis_url)
     life.worker.flow.access = Access(
@@ -334,6 +338,9 @@ class _Life:
         if self.tls is not None:
             self.tls.ask()
 
+    def _certificate_ends(self) -> datetime | None:
+        return None if self.tls is None else self.tls.ends()
+
     def _stood_still(self) -> None:
         """We were frozen, perhaps with the whole machine: then others were too."""
         self.worker.peers.takeover.unsteady()
@@ -376,6 +383,15 @@ class _Life:
         ]
         if self.worker.flow.pumping is not None:
             loops.append(self.worker.flow.pumping.guard.run())
+        expiry = ExpiryGauge(self.settings, self.metrics, self._certificate_ends)
+        loops.append(
+            self._every(
+                LOOK_S,
+                "certificates",
+                lambda: expiry.look(self.worker.flow.snapshot.channels.values()),
+                first_s=0.0,
+            )
+        )
         if self.tls is not None:
             loops.append(self.tls.run(self.numbers.tls_reload_s))
         if failpoints.is_watching:

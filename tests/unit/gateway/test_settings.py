@@ -95,6 +95,16 @@ def test_settings_are_frozen():
         ({"SMSGW_TRUSTED_PROXIES": "proxy"}, "SMSGW_TRUSTED_PROXIES"),
         ({"SMSGW_TLS_CERT_FILE": "/c"}, "SMSGW_TLS_KEY_FILE"),
         ({"SMSGW_ADMIN_TLS": "1"}, "SMSGW_ADMIN_TLS needs"),
+        ({"SMSGW_SMG_TLS": "1"}, "SMSGW_SMG_TLS needs"),
+        (
+            {
+                "SMSGW_SMG_TLS": "1",
+                "SMSGW_SANDBOX": "1",
+                "SMSGW_TLS_CERT_FILE": "/c",
+                "SMSGW_TLS_KEY_FILE": "/k",
+            },
+            "SMSGW_SMG_TLS is not for",
+        ),
         ({"SMSGW_RELIABILITY__TLS_RELOAD_S": "61"}, "SMSGW_RELIABILITY__TLS_RELOAD_S: give more"),
         ({"SMSGW_PORT": "8081"}, "SMSGW_ADMIN_PORT"),
         ({"SMSGW_SMG_PORT": "70000"}, "SMSGW_SMG_PORT: give 0 to 65535"),
