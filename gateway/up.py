@@ -17,6 +17,7 @@ from typing import Final
 
 from gateway import listen, servers
 from gateway.children import Child
+from gateway.descriptors import forbid_cores
 from gateway.node_http import WorkerView
 from gateway.settings import Settings, child_environment, node_name
 from gateway.supervisor import Parts, Supervisor
@@ -69,6 +70,8 @@ def up(settings: Settings, terminal: Terminal) -> int:
         stream = os.fdopen(open_log(settings.log_dir / "supervisor.log"), "a", buffering=1)
         stack.enter_context(stream)
         logs.configure(settings.log_level, stream)
+        if not settings.core_dumps:
+            forbid_cores()  # the servers and the workers inherit it
         return _up(settings, terminal, stack)
 
 
