@@ -17,6 +17,15 @@ LEAST: Final = 64
 _MOST: Final = 1_000_000  # where the kernel sets no limit
 
 
+def forbid_cores() -> None:
+    """Let this process and its children leave no core: it would hold texts, numbers and keys.
+
+    One octet, not none: that alone also ends a core that is piped to a collector (core(5)).
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if most == 0 else 1, most))
+
+
 def descriptors() -> int:
     """Descriptors this process may have; raises the soft limit to the hard one first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -282,6 +282,11 @@ class Settings(BaseModel):
     run_dir: Path | None = None  # sockets of this node; set by the supervisor for its workers
     sandbox_ports: tuple[int, ...] = ()  # the sandbox's own ports: no webhook may go there
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # least that is logged
+    # how long the access log is kept; law and contract ask for 184 at least
+    access_log_days: Annotated[int, Field(ge=1, le=3660)] = 184
+    access_log_mb: Annotated[int, Field(ge=100)] = 20_000  # of all its files; the oldest goes first
+    access_log_sends: bool = False  # sends stand in it, too: they then take the slower way in
+    core_dumps: bool = False  # let a crashed process leave one: it holds texts, numbers and keys
     failpoint: str | None = None  # test runs: where a worker ends (telemetry.failpoints)
     allow_failpoints: bool = False  # also without --sandbox
     reliability: Reliability = Reliability()

@@ -17,6 +17,7 @@ from typing import Final, TextIO
 
 from gateway import listen, ownership, server_tls, servers
 from gateway.children import Child
+from gateway.descriptors import forbid_cores
 from gateway.node_http import WorkerView
 from gateway.settings import Settings, child_environment, node_name
 from gateway.supervisor import Parts, Supervisor, has_terminal
@@ -72,6 +73,8 @@ def up(settings: Settings, terminal: Terminal) -> int:
         stream = os.fdopen(open_log(settings.log_dir / "supervisor.log"), "a", buffering=1)
         stack.callback(_close, stream)
         logs.configure(settings.log_level, stream)
+        if not settings.core_dumps:
+            forbid_cores()  # the servers and the workers inherit it
         return _up(settings, terminal, stack)
 
 

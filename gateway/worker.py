@@ -27,6 +27,7 @@ from gateway.api.address import Addresses
 from gateway.canary_judge import LOOKS
 from gateway.certificate_dates import LOOK_S, ExpiryGauge
 from gateway.channel_news import NEWS_S
+from gateway.descriptors import forbid_cores
 from gateway.garbage import Garbage
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
@@ -53,6 +54,7 @@ from store.reading import open_reading
 from store.schema import must_fit_code
 from store.seal import Keyring, must_fit, read_master_key
 from store.usage import Usage
+from telemetry.access import AccessLog, Keep
 from telemetry.failpoints import failpoints
 from telemetry.logs import configure, get_logger
 from telemetry.metrics import Metrics
@@ -89,6 +91,8 @@ LAST_S = 3.0  # of the whole time to end: the supervisor's, and its servers'
 def run(settings: Settings) -> int:
     """Run one worker until SIGTERM; returns the exit code."""
     configure(settings.log_level, sys.stderr)
+    if not settings.core_dumps:
+        forbid_cores()
     if settings.failpoint is not None:
         failpoints.arm(settings.failpoint, settings.failpoint_dir)
     gc.set_threshold(50_000, 20, 100)  # while it recovers; then `Garbage` looks
@@ -155,6 +159,12 @@ async def _main(settings: Settings) -> int:
         nonces=nonces,
         config=life.store,
         refresh=life.reload_if_changed,
+        log=AccessLog(
+            settings.log_dir,
+            f"worker-{settings.worker_slot}",
+            Keep(settings.access_log_days, settings.access_log_mb * 1_000_000),
+            has_sends=settings.access_log_sends,
+        ),
     )
     try:
         return await life.run()

@@ -158,6 +158,7 @@ class QuickDoor:
         self._known: dict[bytes | None, _Seen] = {}
         # Requests whose key was taken; a drain waits for their connections, which are busy.
         self._late: set[asyncio.Task[None]] = set()
+        self._is_off = flow.access.log.has_sends  # the long way alone writes the access log
 
     def take(  # noqa: PLR0911, C901 (each way out is one thing out of the ordinary)
         self,
@@ -169,7 +170,8 @@ class QuickDoor:
         started = self._monotonic()
         known = dict(headers)
         if (
-            len(known) != len(headers)
+            self._is_off
+            or len(known) != len(headers)
             or b"host" not in known
             or known.get(b"content-type") != b"application/json"
             or not _UNUSUAL.isdisjoint(known)
