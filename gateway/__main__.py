@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    if command in (_up, _worker, _apply, _migrate, _export):
+    if command in (_up, _worker, _apply, _migrate, _export, _restored):
         os.umask(0o077)  # what they leave on disk is nobody else's to read
     try:
         return command(arguments)
@@ -154,6 +154,17 @@ def _migrate(arguments: argparse.Namespace) -> int:
     done = f"{len(applied)} migrations run" if applied else "nothing to do"
     terminal.say(done, "migrated", applied=applied)
     return 0
+
+
+def _restored(arguments: argparse.Namespace) -> int:
+    from gateway.restored import run
+    from gateway.servers import describe_place, reachable
+
+    terminal = _terminal(arguments)
+    given = Settings.load()
+    terminal.step(describe_place(given))
+    with reachable(given, terminal.step) as settings:
+        return run(settings, terminal, is_dry=arguments.dry_run)
 
 
 def _apply(arguments: argparse.Namespace) -> int:
@@ -276,6 +287,14 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--json", action="store_true", help="one picture as one JSON document")
 
     _add(commands, "migrate", _migrate, "bring the database's schema up to date")
+
+    restored = _add(
+        commands,
+        "restored",
+        _restored,
+        "once after the database was put back to an earlier moment: send nothing twice",
+    )
+    restored.add_argument("--dry-run", action="store_true", help="count, and change nothing")
 
     apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
     apply.add_argument("file", metavar="FILE", type=Path, help="tenants, keys, channels, routes …")
