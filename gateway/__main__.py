@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    if command in (_up, _worker, _apply, _migrate, _upkeep, _export):
+    if command in (_up, _worker, _apply, _migrate, _upkeep, _export, _restored):
         os.umask(0o077)  # what they leave on disk is nobody else's to read
     try:
         return command(arguments)
@@ -175,6 +175,17 @@ def _upkeep(arguments: argparse.Namespace) -> int:
         return upkeep.run(settings, terminal)
 
 
+def _restored(arguments: argparse.Namespace) -> int:
+    from gateway.restored import run
+    from gateway.servers import describe_place, reachable
+
+    terminal = _terminal(arguments)
+    given = Settings.load()
+    terminal.step(describe_place(given))
+    with reachable(given, terminal.step) as settings:
+        return run(settings, terminal, is_dry=arguments.dry_run)
+
+
 def _apply(arguments: argparse.Namespace) -> int:
     from gateway import apply
     from gateway.ownership import prepare
@@ -302,6 +313,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take away what no version needs any more; refused while one runs that does",
     )
+
+    restored = _add(
+        commands,
+        "restored",
+        _restored,
+        "once after the database was put back to an earlier moment: send nothing twice",
+    )
+    restored.add_argument("--dry-run", action="store_true", help="count, and change nothing")
 
     apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
     apply.add_argument("file", metavar="FILE", type=Path, help="tenants, keys, channels, routes …")

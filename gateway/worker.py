@@ -51,6 +51,7 @@ from store.journal_lock import OwnJournal
 from store.processes import NO_MORE_EVENTS, ProcessLease, raise_event_floor
 from store.read import Reader
 from store.reading import open_reading
+from store.restored import Seen, must_not_be_older
 from store.schema import must_fit_code
 from store.seal import Keyring, must_fit, read_master_key
 from store.usage import Usage
@@ -127,6 +128,8 @@ async def _main(settings: Settings) -> int:
     await must_fit_code(dsn)
     await check_durability(dsn)
     await must_fit(dsn, keyring)  # before a number is taken: its debts would look like a death's
+    seen_dir = settings.data_dir / "seen"
+    system = await must_not_be_older(dsn, seen_dir)
     own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(
         dsn,
@@ -140,6 +143,7 @@ async def _main(settings: Settings) -> int:
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
     life = _Life(settings, lease, pool, keyring, metrics)
     life.tls = tls
+    life.seen = Seen(seen_dir, lease.process, system)
     held = await Reader(pool, keyring).claims(lease.process)
     life.worker = build(
         settings,
@@ -194,6 +198,7 @@ class _Life:
         self.keyring = keyring
         self.metrics = metrics
         self.worker: Worker
+        self.seen: Seen  # both set by `_main`
         self.http: HttpServer | None = None  # none in a role without a public door
         self.tls: ServerTls | None = None  # of that door; None = plain HTTP
         self.stop = asyncio.Event()
@@ -498,6 +503,7 @@ class _Life:
             worker.peers.takeover.unsteady()
         if failpoints.is_armed:
             failpoints.hit("marks.written")
+        self.seen.note(high_water)
         worker.acceptor.id_limit = high_water
         worker.reserve.granted(high_water)
         journal = worker.flow.journal.journal
