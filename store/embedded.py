@@ -53,7 +53,14 @@ POSTGRES_OPTIONS: Mapping[str, str] = {
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    "log_min_error_statement": "panic",  # statements do not belong into a log
+    # What a statement held does not belong into a log: neither itself nor its values, nor the row
+    # that DETAIL and CONTEXT quote. Who sent it logs the error, masked.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
 }
 
 

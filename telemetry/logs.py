@@ -6,8 +6,11 @@ the lines of libraries alike, so no caller can forget it:
 - anything like a phone number becomes `138****1234`; our 64-bit ids and `msg_…` texts stay;
 - values under names such as `text`, `password`, `api_key` are not shown, nor are keys, bearer
   tokens and passwords inside a string;
-- a library's exception may quote what it could not digest: the quoted part is not shown, and
+- a library may quote what it could not digest, in an exception or in a line of its own: what is
+  quoted and is no plain name, what is not ASCII and what looks like a code is not shown, and
   tracebacks never hold local variables;
+- what Python itself would print to stderr (an exception in a thread, in a `__del__`, a warning)
+  goes the same way;
 - control and direction characters are escaped, so a line cannot forge another one.
 
 A line costs some 10 µs: none is written per message on the good path. The events table is the
@@ -46,6 +49,7 @@ HIDDEN = "[hidden]"
 # fault that is caught and logged is in a metric without a line of its own.
 written: Counter[tuple[str, str]] = Counter()
 MAX_TEXT = 4000  # characters of one value
+_CUT_LATER = 200  # characters looked at beyond it, so that no number or key is cut in two
 MAX_TRACEBACK = 16000
 MAX_DEPTH = 6
 
@@ -54,10 +58,11 @@ _PHONE = re.compile(
     r"(?P<keep>\b(?:msg|bat|evt|whe|chn|ten|key)_[0-9a-f]{16}\b"
     r"|(?<![0-9])[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9])"  # a date
     r"|(?<=[_p])20[2-9][0-9][01][0-9][0-3][0-9](?![0-9])"  # a partition's day
-    r"|(?<![0-9.])[0-9]{1,10}\.[0-9]+(?![0-9.])"  # a decimal number
+    # a decimal number; of ten digits before the point only Unix seconds
+    r"|(?<![0-9.])(?:[0-9]{1,7}|1[5-9][0-9]{8})\.[0-9]{1,9}(?![0-9.])"
     r"|(?<![0-9])[0-9]{18,19}(?![0-9]))"  # a 64-bit id
     r"|(?P<phone>(?:\+|\b00)[0-9]{1,3}(?:[ -]?[0-9]{2,}){2,}"  # +86 138 0013 8000
-    r"|(?<![0-9])1[3-9][0-9][ -][0-9]{4}[ -][0-9]{4}(?![0-9])"
+    r"|(?<![0-9])1[3-9][0-9][ .-][0-9]{4}[ .-][0-9]{4}(?![0-9])"
     r"|[0-9]{8,})"
 )
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -84,9 +89,41 @@ _UNSAFE = re.compile(
 )
 _PG_DETAIL = re.compile(r"(?m)^(DETAIL|CONTEXT|QUERY):.*$")
 _PYDANTIC_INPUT = re.compile(r"input_value=.*?(?=, input_type=|\]|$)", re.DOTALL)
-_QUOTED = re.compile(r"(?<!\w)(?P<quote>['\"`])(?P<inner>.*?)(?P=quote)(?!\w)", re.DOTALL)
-_FOREIGN = re.compile(r"[^\x00-\x7f]+")
+# A word in quotes that names a thing of a program: `messages_20261121`, 'utf-8', "worker-0", '<='.
+# Digits inside a word make it a code.
+_WORD = r"(?:[A-Za-z_]*[_p]20[0-9]{6}|[A-Za-z_]++[0-9]{0,3}|[0-9]{1,3})"
+_NAME_LIKE = re.compile(
+    rf"(?=.{{0,60}}\Z)[./<]*+(?:{_WORD}(?:[./:<>-]++{_WORD})*[./:<>-]*+)?|[<>=!+*/%&|^-]{{1,3}}"
+)
+_QUOTED = re.compile(
+    r"(?<!\w)(?:[bBrRuUfF]{1,2})?(?P<quote>['\"`])"
+    r"(?P<inner>(?:\\.|(?!(?P=quote)).)*)(?P<end>(?P=quote)(?!\w))?",
+    re.DOTALL,
+)
+_FOREIGN = re.compile(
+    r"(?:[^\x00-\x7f]|\\x[0-9A-Fa-f]{2}|\\[uU][0-9A-Fa-f]{4,8}|(?:%[0-9A-Fa-f]{2}){2}"
+    r"|&\#[0-9]{2,7};)+"
+)
+# What a one-time code may look like where it stands without quotes: `482913`, `Kq7Zw3Xp`.
+_CODE = re.compile(
+    r"\b(?<!\*\*\*\*)(?!(?:msg|bat|evt|whe|chn|ten|key)_[0-9a-f]{16}\b)(?=\w*[0-9])[0-9A-Za-z_]{4,}\b"
+)
+_OURS = frozenset(
+    (
+        "adapters",
+        "cluster",
+        "compliance",
+        "failover",
+        "gateway",
+        "loadtest",
+        "ratelimit",
+        "receipts",
+    )
+) | {"sms", "store", "supervisor", "telemetry", "webhooks"}
 _LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "aiohttp", "asyncpg")
+
+
+_WIDE_DIGITS = {0xFF10 + digit: str(digit) for digit in range(10)}  # as Chinese keyboards write
 
 
 def _mask_phone(match: re.Match[str]) -> str:
@@ -105,39 +142,64 @@ def mask(text: str) -> str:
 
     Cut at `MAX_TEXT` characters. A mainland number loses its 86 first: `138****1234`.
     """
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + "…"
+    is_long = len(text) > MAX_TEXT
+    if is_long:
+        text = text[: MAX_TEXT + _CUT_LATER]
+    if not text.isascii():
+        text = text.translate(_WIDE_DIGITS)
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
-    return _PHONE.sub(_mask_phone, text)
+    text = _PHONE.sub(_mask_phone, text)
+    return text[:MAX_TEXT] + "…" if is_long else text
+
+
+def mask_foreign(text: str, *, has_codes: bool = True) -> str:
+    """What somebody else's code says, without what it may have been given.
+
+    Shown are its own words, numbers of up to three digits, ids of ours and plain names in quotes;
+    without `has_codes` longer numbers too, as ports are.
+    """
+    text = _hide_quoted(text[: MAX_TEXT + _CUT_LATER])
+    text = mask(_FOREIGN.sub(HIDDEN, text))
+    return _CODE.sub(_hide_code, text) if has_codes else text
+
+
+def _hide_quoted(text: str) -> str:
+    """From the first quote that holds no plain name to the last one of its kind, or to the end.
+
+    A text may hold quotes itself, and a library cuts what it quotes: nothing between them is sure.
+    """
+    for match in _QUOTED.finditer(text):
+        if match["end"] is not None and _NAME_LIKE.fullmatch(match["inner"]):
+            continue
+        start = match.start("inner")
+        last = text.rfind(match["quote"], start)
+        return text[:start] + HIDDEN + (text[last:] if last >= 0 else "")
+    return text
+
+
+def _hide_code(match: re.Match[str]) -> str:
+    return match[0] if _NAME_LIKE.fullmatch(match[0]) else HIDDEN
 
 
 def mask_exception(error: BaseException) -> str:
     """Type and message of an exception, fit for a log.
 
     Our own exceptions are written to be read and are masked as any text. A library's may quote
-    the input: quoted parts that look like content and everything outside ASCII are hidden.
+    the input (`mask_foreign`); the system's name files, addresses and ports.
     """
     name = type(error).__name__
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a __str__ that raises must not cost the line
         message = f"(no message: {type(broken).__name__})"
-    if not isinstance(error, GatewayError):
+    if isinstance(error, GatewayError):
+        message = mask(message)
+    else:
         message = _PG_DETAIL.sub(rf"\1: {HIDDEN}", message)
         message = _PYDANTIC_INPUT.sub(f"input_value={HIDDEN}", message)
-        message = _QUOTED.sub(_mask_quoted, message)
-        message = _FOREIGN.sub(HIDDEN, message)
-    message = mask(message)
+        message = mask_foreign(message, has_codes=not isinstance(error, OSError))
     return f"{name}: {message}" if message else name
-
-
-def _mask_quoted(match: re.Match[str]) -> str:
-    inner = match["inner"]
-    looks_like_name = len(inner) <= 60 and inner.isascii() and not re.search(r"\s", inner)
-    is_code = re.fullmatch(r"[0-9]{4,}", inner) is not None
-    shown = inner if looks_like_name and not is_code else HIDDEN
-    return f"{match['quote']}{shown}{match['quote']}"
 
 
 def _mask_value(name: str, value: object, depth: int = 0) -> Any:  # noqa: ANN401 - JSON
@@ -167,7 +229,7 @@ def _mask_nested(name: str, value: object, depth: int) -> Any:  # noqa: ANN401 -
             return [_mask_value(name, item, depth + 1) for item in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return f"[{len(value)} bytes]"  # a PDU or a body: its content is nobody's here
-    return mask(repr(value))
+    return mask_foreign(repr(value))  # of a class that nobody asked what it shows
 
 
 def _traceback_text(error: BaseException) -> str:
@@ -213,15 +275,22 @@ def _render_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def _mask_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     done = ("at", "level", "exception")  # made by us, already safe
+    if str(event.get("logger", "")).partition(".")[0] not in _OURS:
+        event["event"] = mask_foreign(str(event.get("event", "")))
     return {
         key if key in done else mask(key): value if key in done else _mask_value(key, value)
         for key, value in event.items()
     }
 
 
-def _render_line(_: WrappedLogger, __: str, event: EventDict) -> str:
+def _render_line(_: WrappedLogger | None, __: str, event: EventDict) -> str:
     line = json.dumps(event, ensure_ascii=False, default=repr)
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+
+
+def render(fields: Mapping[str, object]) -> str:
+    """One line as every line of a log is: JSON, masked, nothing in it that forges another one."""
+    return _render_line(None, "", {mask(k): _mask_value(k, v) for k, v in fields.items()})
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -296,6 +365,7 @@ def configure(
         cache_logger_on_first_use=False,
     )
     sys.excepthook = _log_uncaught
+    sys.unraisablehook = _log_unraisable
     threading.excepthook = _log_uncaught_in_thread
 
 
@@ -326,6 +396,15 @@ def _log_uncaught(
 def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None:
         _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _log_unraisable(told: sys.UnraisableHookArgs) -> None:
+    """An exception where nobody can catch it, in a `__del__` say; what it was about has a type."""
+    get_logger("telemetry.logs").error(
+        "exception ignored",
+        about=type(told.object).__name__,
+        exc_info=(told.exc_type, told.exc_value, told.exc_traceback),
+    )
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from gateway.api.signing import (
     string_to_sign,
 )
 from sms.config import ApiKey, Snapshot
+from sms.ids import to_text
+from telemetry.access import AccessLog
 
 if TYPE_CHECKING:
     from gateway.api.port import FlowPort
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 _UNSURE_RETRY_S = 10
 _KEPT_SAID = 256  # octets of X-Forwarded-For remembered; what is longer is asked each time
+_ID_IN_PATH = re.compile(r"(?<=/)[a-z]{3}_[0-9a-f]{16}(?=[/:]|\Z)")
 _LOOP_BYTES = 1 << 18  # hashed on the loop; what is larger is hashed beside it
 
 
@@ -59,6 +63,7 @@ class Access:
     config: ConfigStore | None = None  # for administration; None = not offered here
     refresh: Callable[[], Awaitable[None]] = _nothing  # take a changed configuration up now
     now: Callable[[], float] = time.time
+    log: AccessLog = field(default_factory=AccessLog)  # writes nothing unless wiring says where
 
 
 class Caller(NamedTuple):
@@ -132,6 +137,26 @@ class Gate:
         """Where the request comes from; None when that cannot be known."""
         client = scope.get("client")
         return self._access.addresses.of(client[0] if client else None, scope["headers"])
+
+    def note(self, scope: Mapping[str, Any], route: str, status: int, took_s: float) -> None:
+        """One line of the access log; `scope["state"]` says which key was proven, if any.
+
+        Of the path only our own ids: what else stands in an address is the caller's invention.
+        """
+        address, state = self.address_of(scope), scope["state"]
+        key: ApiKey | None = state.get("key")
+        fields: dict[str, object] = {
+            "method": state["method"],
+            "route": route,
+            "ids": _ID_IN_PATH.findall(scope["path"]),
+            "status": status,
+            "ms": round(took_s * 1000, 1),
+            "tenant": to_text("ten", key.tenant) if key is not None and key.tenant else None,
+            "key": None if key is None else to_text("key", key.id),
+            "address": None if address is None else str(address),
+            "request_id": state["request_id"],
+        }
+        self._access.log.write(fields, is_proven=key is not None)
 
     def check_address(self, key: ApiKey, scope: Mapping[str, Any]) -> None:
         """Raise the 403 when the key's tenant has an allow-list and this address is not on it."""

@@ -150,7 +150,9 @@ def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
             return
         started = monotonic()
         request_id = request_id_of(dict(scope["headers"]))
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["method"] = scope["method"] if scope["method"] in METHODS else "other"
         status, asked = 500, scope
 
         async def with_id(event: Scope) -> None:
@@ -181,13 +183,18 @@ def _timed(flow: FlowPort, app: App, monotonic: Callable[[], float]) -> App:
             asked = {**scope, "method": "GET"} if is_head else scope
             await app(asked, receive, with_id)
         finally:
-            route = asked.get("route")
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            flow.metrics.http_request_seconds.observe(
-                (getattr(route, "path_format", "other"), method, str(status)), monotonic() - started
-            )
+            _tell(flow, gate, asked, status, monotonic() - started)
 
     return timed
+
+
+def _tell(flow: FlowPort, gate: Gate, scope: Scope, status: int, took_s: float) -> None:
+    """Count an answer, and write the access log."""
+    route = getattr(scope.get("route"), "path_format", "other")
+    method = scope["state"]["method"]
+    flow.metrics.http_request_seconds.observe((route, method, str(status)), took_s)
+    if scope["path"] not in _OPEN_PATHS:
+        gate.note(scope, route, status, took_s)
 
 
 def _enter(gate: Gate, scope: Scope) -> Caller | None:

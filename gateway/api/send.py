@@ -101,6 +101,7 @@ class _Request:
     request_id: str
     signed: Caller | None = None  # not proven before its body is there
     is_known: bool = False  # its key is proven: limits are told
+    key: ApiKey | None = None  # once it is proven
     tenant: Tenant | None = None
     taken: TakenPort | None = None  # what the bucket said last
     name: bytes | None = None  # its Idempotency-Key
@@ -160,9 +161,14 @@ class SendDoor:
                 failpoints.hit_soon("door.answered")
         finally:
             method = scope["method"] if scope["method"] in METHODS else "other"
+            took_s = self._monotonic() - started
             self._flow.metrics.http_request_seconds.observe(
-                (scope["path"], method, str(status)), self._monotonic() - started
+                (scope["path"], method, str(status)), took_s
             )
+            if self._flow.access.log.has_sends or status in (401, 403):
+                state = scope.setdefault("state", {})
+                state |= {"request_id": request.request_id, "method": method, "key": request.key}
+                self.gate.note(scope, scope["path"], status, took_s)
 
     def rules(self) -> Rules:
         """What admit asks of the configuration in force."""
@@ -201,6 +207,7 @@ class SendDoor:
     def _let_in(self, request: _Request, key: ApiKey) -> Tenant:
         """The tenant of a key that is proven; raises the 403, or the 405."""
         snapshot = self._flow.snapshot
+        request.key = key
         tenant = request.tenant = snapshot.tenants.get(key.tenant)
         request.is_known = True
         self.gate.check_address(key, request.scope)

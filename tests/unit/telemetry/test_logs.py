@@ -25,12 +25,14 @@ def stream() -> Iterator[io.StringIO]:
     """Logs of this test, with the standard library's set-up put back afterwards."""
     root = logging.getLogger()
     before = (root.handlers[:], root.level, sys.excepthook, threading.excepthook)
+    ignored = sys.unraisablehook
     out = io.StringIO()
     logs.configure("info", out, {"process": "worker-0"})
     yield out
     logging.captureWarnings(capture=False)
     root.handlers[:], sys.excepthook, threading.excepthook = before[0], before[2], before[3]
     root.setLevel(before[1])
+    sys.unraisablehook = ignored
 
 
 def last(stream: io.StringIO) -> dict[str, object]:
@@ -98,6 +100,129 @@ def test_no_number_comes_through_whatever_stands_around_it(
     number: str, before: str, after: str
 ) -> None:
     assert number[-11:] not in logs.mask(f"{before}{number}{after}")
+
+
+NUMBERS = st.one_of(
+    st.from_regex(r"(\+?86|0086)?1[3-9][0-9]{9}", fullmatch=True),
+    st.from_regex(r"\+(1[2-9][0-9]{9}|44[1-9][0-9]{9}|852[5-9][0-9]{7})", fullmatch=True),
+)
+AROUND = st.text(st.characters(codec="utf-8", exclude_categories=["Nd", "Cs"]), max_size=30)
+
+
+@given(
+    NUMBERS, AROUND, AROUND, st.sampled_from(["", "0.", "1.", "/", "=", "id ", "20261122T", "x1"])
+)
+def test_no_form_of_a_number_comes_through_a_line(
+    number: str, before: str, after: str, near: str
+) -> None:
+    shown = logs.render(
+        {"event": f"{before}{near}{number}{after}", number: [number, {"x": number}]}
+    )
+    assert number[-10:] not in shown
+    assert number[-10:] not in logs.mask_foreign(f"{before}{near}{number}{after}")
+    assert number[-10:] not in logs.mask_exception(RuntimeError(f"{before}{near}{number}{after}"))
+
+
+@given(st.integers(0, (1 << 63) - 1), st.sampled_from(["msg", "bat", "evt", "key", "ten", "chn"]))
+def test_ids_stay_as_they_are(number: int, prefix: str) -> None:
+    text = f"of {prefix}_{number:016x}, again"
+    assert logs.mask(text) == text
+    assert logs.mask_foreign(text) == text
+
+
+def test_a_number_on_the_edge_of_what_is_shown_is_not_cut_in_two() -> None:
+    for more in range(15):
+        shown = logs.mask("x" * (logs.MAX_TEXT - more) + PHONE + "y" * 500)
+        assert PHONE[:6] not in shown
+
+
+def test_wide_digits_are_digits() -> None:
+    wide = "".join(chr(0xFF10 + int(one)) for one in PHONE)
+    assert logs.mask(f"to {wide}") == "to 138****8000"
+
+
+CODE = "Kq7Zw3Xp"
+WORDS = st.lists(
+    st.sampled_from(["Your", "code", "it's", 'a "b"', "\\", "`x`", "'", '"', "é", "您的"])
+)
+
+
+@given(
+    WORDS, WORDS, st.sampled_from([repr, ascii, str, "'{}'".format, lambda text: repr(text)[:30]])
+)
+def test_no_text_comes_through_a_librarys_exception(before, after, shown) -> None:
+    text = " ".join([*before, CODE, "482913", *after])
+    for error in (
+        ValueError(f"cannot digest {shown(text)} (expected str)"),
+        KeyError(text),
+        RuntimeError(f"invalid input for query argument $1: {shown(text)} ('str' is no integer)"),
+        ValueError(f"bad octets {text.encode()!r} at 7"),
+        UnicodeDecodeError("ascii", text.encode(), 0, 1, "ordinal not in range"),
+    ):
+        said = logs.mask_exception(error)
+        assert CODE not in said
+        assert "482913" not in said
+        assert said.startswith(type(error).__name__)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "<Task finished name='Task-3' coro=<f() done> exception=ValueError('Hi, you')>",
+            "<Task finished name='Task-3' coro=<f() done> exception=ValueError('[hidden]')>",
+        ),
+        ("invalid input for query argument $1: 'Hi, you and yo... (expected int)", "$1: '[hidden]"),
+        ("got b'\\xe6\\x82 Hi you'", "got b'[hidden]'"),
+        ("GET https://x/?text=%E6%82%A8%E7%9A%84&a=1", "GET https://x/?text=[hidden]&a=1"),
+        ("\\u60a8\\u7684 and &#24744;", "[hidden] and [hidden]"),
+        ("code 482913 or Kq7Zw3Xp", "code [hidden] or [hidden]"),
+        ('relation "messages_20261121" has no column "utf8"', None),
+        ("'<=' not supported between 'int' and 'NoneType' at worker-0.sock", None),
+    ],
+)
+def test_what_a_library_quotes_is_shown_only_when_it_is_a_name(
+    said: str, shown: str | None
+) -> None:
+    assert (shown or said) in logs.mask_foreign(said)
+
+
+@given(st.text(st.sampled_from("aA_1<>.'\" -"), max_size=300))
+def test_hiding_takes_no_time_to_speak_of(text: str) -> None:
+    logs.mask_foreign("a" * 200 + text)
+    logs.mask_foreign(f"'{text}'")
+
+
+def test_an_address_of_the_system_keeps_its_port() -> None:
+    error = ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 5432)")
+    assert "('127.0.0.1', 5432)" in logs.mask_exception(error)
+
+
+def test_a_librarys_own_line_is_hidden_too_and_ours_is_not(stream: io.StringIO) -> None:
+    for name in ("asyncio", "aiohttp.client", "some.library"):
+        logging.getLogger(name).error("cannot handle %r", TEXT)
+        assert "482913" not in stream.getvalue()
+        assert "某商城" not in stream.getvalue()
+    logs.get_logger("gateway.x").error("tenant '某商城' is suspended")
+    assert last(stream)["event"] == "tenant '某商城' is suspended"
+
+
+def test_an_exception_that_nobody_can_catch_is_a_masked_line(
+    stream: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Dying:
+        def __repr__(self) -> str:
+            return f"Dying({TEXT})"
+
+        def __del__(self) -> None:
+            raise ValueError(f"{TEXT!r} to {PHONE}")
+
+    Dying()
+    line = last(stream)
+    assert line["event"] == "exception ignored"
+    assert "in __del__" in str(line["exception"])
+    assert "482913" not in stream.getvalue() + capsys.readouterr().err
+    assert PHONE not in stream.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +344,7 @@ def test_an_exception_without_a_message_still_has_a_name() -> None:
 def test_no_text_forges_a_second_line(text: str) -> None:
     out = io.StringIO()
     handler = logging.getLogger().handlers[:]
-    hooks = (sys.excepthook, threading.excepthook)
+    hooks, ignored = (sys.excepthook, threading.excepthook), sys.unraisablehook
     try:
         logs.configure("info", out)
         logs.get_logger("x").info("said", what=text + "\n\x1b[31m\u202e\u2028\ud800")
@@ -227,6 +352,7 @@ def test_no_text_forges_a_second_line(text: str) -> None:
         logging.getLogger().handlers[:] = handler
         logging.captureWarnings(capture=False)
         sys.excepthook, threading.excepthook = hooks
+        sys.unraisablehook = ignored
     line = out.getvalue()
     assert len(line.splitlines()) == 1
     assert not any(char in line for char in "\x1b\u202e\ud800")

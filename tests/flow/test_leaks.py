@@ -1,0 +1,79 @@
+"""Nothing personal leaks: a whole run, then a search through everything that it emitted.
+
+What is looked for, in which forms: `tests/support/leaks.py`. What is done, and what may stand
+where: `tests/support/leak_run.py`.
+
+SMSGW_TEST_SEED=N rolls other numbers, texts and codes.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.leak_run import ALLOWED, LeakRun
+from tests.support.leaks import Find, find, told
+
+pytestmark = pytest.mark.flow
+
+
+class Emitted:
+    """What is left of the run."""
+
+    def __init__(self, run: LeakRun, code: int) -> None:
+        self.run = run
+        self.exit_code = code
+        self.files = run.collect()
+        self.needles = run.personal.needles()
+        self.finds = find(self.needles, self.files, run.folder, allowed=ALLOWED)
+
+    def of(self, *tops: str) -> list[Find]:
+        """What was found in the sinks below these names."""
+        return [one for one in self.finds if one.sink.split("/")[0] in tops]
+
+
+@pytest.fixture(scope="module")
+def emitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emitted]:
+    seed = int(os.environ.get("SMSGW_TEST_SEED", time.time_ns() % 1_000_000))
+    print(f"SMSGW_TEST_SEED={seed}")
+    folder = tmp_path_factory.mktemp("leaks")
+    with LeakRun(folder, seed) as run:
+        began = time.monotonic()
+        for step in (
+            run.configure, run.good_sends, run.nonsense, run.refused, run.lists, run.from_phones,
+            run.failures, run.commands, run.deaths, run.look_at_the_living,
+        ):  # fmt: skip
+            step()
+            print(f"{step.__name__}: {time.monotonic() - began:.1f} s")
+        code = run.stop()
+        print(f"stop: {time.monotonic() - began:.1f} s")
+        found = Emitted(run, code)
+        print(f"search: {time.monotonic() - began:.1f} s")
+        yield found
+
+
+SINKS = {
+    "logs": ("log", "stdout"),
+    "error answers": ("answers",),
+    "metrics": ("metrics",),
+    "commands": ("commands",),
+    "webhooks": ("webhooks",),
+    "processes": ("processes",),
+    "the core of Valkey": ("valkey.core", "valkey.keys", "valkey"),
+    "the database": ("postgres", "tables", "activity"),
+}
+
+
+@pytest.mark.parametrize("name", SINKS)
+def test_nothing_personal_is_in(emitted, name):
+    finds = emitted.of(*SINKS[name])
+    assert not finds, told(finds)
+    looked_at = [sink for sink in emitted.files if sink.split("/")[0] in SINKS[name]]
+    assert sum(emitted.files[sink].stat().st_size for sink in looked_at) > 0
+
+
+def test_nor_in_anything_else_it_left_behind(emitted):
+    named = {top for tops in SINKS.values() for top in tops}
+    finds = [one for one in emitted.finds if one.sink.split("/")[0] not in named]
+    assert not finds, told(finds)
