@@ -3,7 +3,7 @@
 # `make` alone prints what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors bench-webhooks load faults campaign sinks docs lock clean FORCE
+.PHONY: help setup run test check fuzz backlog bench bench-growth bench-receipts bench-wire bench-vendors bench-webhooks load faults campaign upgrade sinks docs lock clean FORCE
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -100,6 +100,9 @@ faults: $(RUNS) $(LOADS) ## what must hold when a carrier or its link goes bad, 
 
 campaign: $(RUNS) ## kill it at every place of the path and at random, and judge (CAMPAIGN='--kills 60')
 	@$(BIN)/python -m loadtest.campaign $(CAMPAIGN)
+
+upgrade: $(RUNS) ## from an older version to this one under load, and back: does a client see it? (UPGRADE='--from COMMIT')
+	@$(BIN)/python -m loadtest.upgrade $(UPGRADE)
 
 sinks: $(TESTS) ## webhook receivers that misbehave, and kills meanwhile: is all told? (SINKS='--quick')
 	@$(BIN)/python -m loadtest.sinks $(SINKS)

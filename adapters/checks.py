@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from ipaddress import ip_network
+from typing import Final
 
 from adapters.base import CLOSE_SPELLING, NOT_A_SETTING
 
@@ -148,6 +149,38 @@ def code_classes(
         return None if is_good else remedy
 
     return check
+
+
+def _pem(value: object) -> str | None:
+    is_good = isinstance(value, str) and "-----BEGIN " in value
+    return None if is_good else "give PEM text, or its file under the same name with _file behind"
+
+
+# A wire protocol within TLS, whichever it is: the switch, and what belongs to it.
+TLS_NAMES: Final = ("tls_server_name", "tls_ca", "tls_cert", "tls_key")
+TLS: Final[Mapping[str, Check]] = {
+    "tls": flag,
+    "tls_server_name": string(1, 253, "RFC 6066"),
+    **dict.fromkeys(TLS_NAMES[1:], _pem),
+}
+
+
+def _find_wrong_tls(raw: Mapping[str, object]) -> list[tuple[str, str]]:
+    wrong = []
+    if raw.get("tls") is not True:
+        idle = "means nothing without `tls: true`; add that, or remove this"
+        wrong = [(f"/{name}", idle) for name in TLS_NAMES if name in raw]
+    for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if name in raw and other not in raw:
+            wrong.append((f"/{name}", f"needs {other} beside it: a certificate and its key"))
+    return wrong
+
+
+def find_wrong_wire(
+    raw: Mapping[str, object], checks: Mapping[str, Check], required: Collection[str], protocol: str
+) -> list[tuple[str, str]]:
+    """`find_wrong` of a wire protocol, whose own `checks` do not name what belongs to TLS."""
+    return find_wrong(raw, {**checks, **TLS}, required, protocol) + _find_wrong_tls(raw)
 
 
 def find_wrong(

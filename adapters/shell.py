@@ -36,7 +36,7 @@ from adapters.session import (
     SessionState,
     WireSession,
 )
-from adapters.tls import Tls
+from adapters.tls import Tls, make_context, tls_of
 from sms import config
 from sms.errors import ConnectFailed, RemoteProtocolError
 from sms.model import Submit
@@ -62,7 +62,9 @@ _UNREACHED = "check host and port, and that the carrier lets our address in"
 _NOT_OURS = "check `host`, `port` and `protocol`"
 _NO_ANSWER = f"before it answered our login: ask whether it lets our address in, {_NOT_OURS}"
 _BEFORE_LOGIN = (SessionState.UNBOUND, SessionState.BINDING)
-_NOT_TLS = "check that port is the TLS one, and tls_cert_file where the carrier wants one"
+_NOT_TLS = (
+    "check that port is the TLS one and has TLS 1.2, and tls_cert_file where the carrier wants one"
+)
 
 
 class Close(Enum):
@@ -242,7 +244,10 @@ class WireChannel(ABC):
         response_timeout_s: float | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
-        """`response_timeout_s` is the channel's own, over the policy's."""
+        """`response_timeout_s` is the channel's own, over the policy's.
+
+        Raises ConfigError when its certificates cannot be read.
+        """
         self.id = channel.id
         self.last_reason = ""  # why the newest link ended or could not be opened
         self.failures = 0  # connects and logins that failed, in all
@@ -252,6 +257,8 @@ class WireChannel(ABC):
         self._policy = policy
         self._response_s = response_timeout_s or policy.response_timeout_s
         self._dice = dice
+        self._tls = tls_of(channel.settings)
+        self._context = None if self._tls is None else make_context(self._tls)
         self._links: list[Link] = []  # bound ones
         self._dialling: set[Link] = set()  # not bound yet
         self._tasks: set[asyncio.Task[None]] = set()
@@ -274,8 +281,10 @@ class WireChannel(ABC):
         """A new session, not yet connected, for place `number` (from 0)."""
 
     def make_tls(self) -> Tls | None:
-        """The TLS of a new connection; None where the protocol or the channel has none."""
-        return None
+        """The TLS of a new connection; None where the channel has none."""
+        if self._tls is None or self._context is None:
+            return None
+        return Tls(self._context, self._tls.server_name)
 
     def places(self) -> int:
         """How many connections it keeps; a protocol may need two for a session."""

@@ -14,9 +14,11 @@ import contextlib
 import os
 import ssl
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
+from adapters.checks import TLS_NAMES
 from sms.errors import ConfigError, ConnectFailed
 
 _READ_MAXIMUM = 64 * 1024
@@ -58,6 +60,31 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     return context
 
 
+def tls_of(raw: Mapping[str, Any]) -> TlsSettings | None:
+    """What the settings of a channel on a wire say of TLS (`checks.TLS`); None = none."""
+    if not raw.get("tls"):
+        return None
+    own = {name: raw.get(name, "") for name in TLS_NAMES}
+    return TlsSettings(
+        own["tls_server_name"] or raw["host"], own["tls_ca"], own["tls_cert"], own["tls_key"]
+    )
+
+
+def find_wrong(raw: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Whether the certificates of a channel can be read: (JSON pointer, what to do).
+
+    To be asked of settings with which all else is right.
+    """
+    own = tls_of(raw)
+    try:
+        if own is not None:
+            make_context(own)
+    except ConfigError as error:
+        name, _, detail = str(error).partition(": ")
+        return [(f"/{name}", detail)]
+    return []
+
+
 def trusting(ca: str) -> ssl.SSLContext:
     """The context of a vendor's connections; ConfigError when `ca` cannot be read."""
     try:
@@ -67,17 +94,25 @@ def trusting(ca: str) -> ssl.SSLContext:
 
 
 def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
+    try:
+        load_pair(context, settings.cert.encode(), settings.key.encode())
+    except (ssl.SSLError, OSError, ValueError):
+        raise ConfigError(
+            "tls_cert: it and tls_key cannot be read or do not belong together; give both as"
+            " PEM, the key without a password"
+        ) from None
+
+
+def load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Give a context our certificate (its chain behind it) and its key, both PEM in memory.
+
+    Raises ssl.SSLError, OSError or ValueError, and the context is then of no use.
+    """
     with _nameless_file() as file:
-        file.write(f"{settings.cert}\n{settings.key}\n".encode())
+        file.write(cert + b"\n" + key + b"\n")
         file.flush()
-        try:
-            # The password keeps OpenSSL from asking a terminal for one.
-            context.load_cert_chain(f"/dev/fd/{file.fileno()}", password="")
-        except (ssl.SSLError, OSError, ValueError):
-            raise ConfigError(
-                "tls_cert: it and tls_key cannot be read or do not belong together; give both as"
-                " PEM, the key without a password"
-            ) from None
+        # The password keeps OpenSSL from asking a terminal for one.
+        context.load_cert_chain(f"/dev/fd/{file.fileno()}", password="")
 
 
 def _nameless_file() -> BinaryIO:

@@ -27,6 +27,7 @@ from time import monotonic
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from sms.tlswords import VALKEY, tls_trouble
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -158,4 +159,4 @@ class Nonces:
         if not self._is_reported:
             self._is_reported = True
             what = "Valkey does not answer: a replay is found by the process that took the first"
-            log.warning(what, error=type(error).__name__)
+            log.warning(what, error=tls_trouble(error, VALKEY) or type(error).__name__)

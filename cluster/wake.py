@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from sms.tlswords import VALKEY, tls_trouble
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -165,4 +166,7 @@ class Wakes:
         self.failures += 1
         if not self._is_reported:
             self._is_reported = True
-            log.warning("wake-ups do not work: others are polled", error=type(error).__name__)
+            log.warning(
+                "wake-ups do not work: others are polled",
+                error=tls_trouble(error, VALKEY) or type(error).__name__,
+            )

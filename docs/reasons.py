@@ -54,7 +54,7 @@ _JOINED: Final = {  # families that share a table with the one named
     **dict.fromkeys(
         ("process", "segment", "uncertain", "evidence", "validity", "attempts"), "submit"
     ),
-    **dict.fromkeys(("route", "internal"), "submit"),
+    **dict.fromkeys(("route", "internal", "store"), "submit"),
     "canceled": "tenant",
 }
 
@@ -74,7 +74,7 @@ _ENDS: Final[dict[str, tuple[str, ...]]] = {
         ("channel.not_connected", "channel.removed", "uncertain.resend", "uncertain.operator"),
         (_ON_THE_WAY,),
     ),
-    "process.lost": (_ON_THE_WAY,),
+    **dict.fromkeys(("process.lost", "store.restored"), (_ON_THE_WAY,)),
     "policy.quiet_hours": (_ON_THE_WAY,),
     "carrier.throttled": (_ON_THE_WAY,),
     "channel.unavailable": ("`failed`",),
@@ -148,6 +148,7 @@ _REMEDIES: Final[dict[str, str]] = {
     "internal.quarantined": "Tell the operator the message's id.",
     "internal.error": "Tell the operator the `request_id`; on a send, ask with the same key.",
     "uncertain.operator": "Count on a second text: `duplicate_risk` is true.",
+    "store.restored": "It may have been sent: no copy follows by itself. Operator: operations.md.",
     "policy.frequency_cap": "Wait for the seconds in `Retry-After`.",
     "policy.quiet_hours": "Nothing: it goes at the next opening hour.",
     "policy.opted_out": "Do not send to this number; see `/v1/suppressions`.",
@@ -179,7 +180,7 @@ def ends(code: str) -> list[str]:
 
 
 def _linked(text: str) -> str:
-    for name in ("outcomes", "policy", "admin", "templates", "channels"):
+    for name in ("outcomes", "policy", "admin", "templates", "channels", "operations"):
         text = text.replace(f"{name}.md", f"[{name}]({name}.md)")
     return text
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    if command in (_up, _worker, _apply, _migrate, _export):
+    if command in (_up, _worker, _apply, _migrate, _upkeep, _export, _restored):
         os.umask(0o077)  # what they leave on disk is nobody else's to read
     try:
         return command(arguments)
@@ -143,23 +143,53 @@ def _top(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
+    from gateway.ownership import owner_url, prepare
     from gateway.servers import describe_place, reachable
-    from store.database import migrate
+    from store import probe
+    from store.schema import contract, migrate
+
+    terminal = _terminal(arguments)
+    given = Settings.load()
+    terminal.step(describe_place(given))
+    run = contract if arguments.contract else migrate
+    with reachable(given, terminal.step) as settings:
+        applied = prepare(settings, terminal.step, run)
+        waiting = asyncio.run(probe.contracting_migrations(owner_url(settings)))
+    done = f"{len(applied)} migrations run" if applied else "nothing to do"
+    if waiting:
+        done += f"; {len(waiting)} take something away and wait for `smsgw migrate --contract`"
+    terminal.say(done, "migrated", applied=applied, waiting=waiting)
+    return 0
+
+
+def _upkeep(arguments: argparse.Namespace) -> int:
+    from gateway import upkeep
+    from gateway.servers import describe_place, reachable
+
+    terminal = _terminal(arguments)
+    given = Settings.load()
+    terminal.step(describe_place(given))
+    if given.database_url is not None:
+        return upkeep.run(given, terminal)  # it needs no Valkey
+    with reachable(given, terminal.step) as settings:
+        return upkeep.run(settings, terminal)
+
+
+def _restored(arguments: argparse.Namespace) -> int:
+    from gateway.restored import run
+    from gateway.servers import describe_place, reachable
 
     terminal = _terminal(arguments)
     given = Settings.load()
     terminal.step(describe_place(given))
     with reachable(given, terminal.step) as settings:
-        applied = asyncio.run(migrate(settings.database_url or "", terminal.step))
-    done = f"{len(applied)} migrations run" if applied else "nothing to do"
-    terminal.say(done, "migrated", applied=applied)
-    return 0
+        return run(settings, terminal, is_dry=arguments.dry_run)
 
 
 def _apply(arguments: argparse.Namespace) -> int:
     from gateway import apply
+    from gateway.ownership import prepare
     from gateway.servers import describe_place, reachable
-    from store.database import migrate
     from store.probe import pending_migrations
 
     def tell(line: str) -> None:
@@ -171,7 +201,7 @@ def _apply(arguments: argparse.Namespace) -> int:
     with reachable(given, tell) as settings:
         dsn = settings.database_url or ""
         if not is_dry:
-            asyncio.run(migrate(dsn, tell))
+            prepare(settings, tell)
         elif asyncio.run(pending_migrations(dsn)):
             raise ConfigError("the database waits for migrations: run `smsgw migrate` first")
         return apply.run(settings, arguments.file, _terminal(arguments), is_dry=is_dry)
@@ -179,15 +209,15 @@ def _apply(arguments: argparse.Namespace) -> int:
 
 def _load_ported(arguments: argparse.Namespace) -> int:
     from gateway import portability
+    from gateway.ownership import prepare
     from gateway.servers import describe_place, reachable
-    from store.database import migrate
 
     terminal = _terminal(arguments)
     given = Settings.load()
     terminal.step(describe_place(given))
     try:
         with reachable(given, terminal.step) as settings:
-            asyncio.run(migrate(settings.database_url or "", terminal.step))
+            prepare(settings, terminal.step)
             return portability.load(settings, arguments.file, terminal, skip_bad=arguments.skip_bad)
     finally:
         terminal.close()
@@ -275,7 +305,22 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--once", action="store_true", help="one picture, also without a terminal")
     top.add_argument("--json", action="store_true", help="one picture as one JSON document")
 
-    _add(commands, "migrate", _migrate, "bring the database's schema up to date")
+    _add(commands, "upkeep", _upkeep, "end what was kept long enough (`up` does it each hour)")
+
+    migrate = _add(commands, "migrate", _migrate, "bring the database's schema up to date")
+    migrate.add_argument(
+        "--contract",
+        action="store_true",
+        help="take away what no version needs any more; refused while one runs that does",
+    )
+
+    restored = _add(
+        commands,
+        "restored",
+        _restored,
+        "once after the database was put back to an earlier moment: send nothing twice",
+    )
+    restored.add_argument("--dry-run", action="store_true", help="count, and change nothing")
 
     apply = _add(commands, "apply", _apply, "apply a configuration file (YAML)")
     apply.add_argument("file", metavar="FILE", type=Path, help="tenants, keys, channels, routes …")

@@ -15,7 +15,9 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+from gateway import server_tls
 from gateway.settings import Settings, unknown_variables
 from gateway.terminal import Terminal
 from sms.config import AdminState
@@ -28,7 +30,8 @@ from store.embedded import endpoints_of, existing_run_directory
 from store.seal import KEY_BYTES, Keyring, must_fit, read_master_key
 
 LEAST_FREE_SHARE = 0.05
-_NOT_READ = "not looked at: the database or the master key is away"
+_NOT_READ = "not looked at: the database is away or has no schema, or the master key is away"
+Found = TypeVar("Found")
 Look = Callable[[Settings], str]
 
 
@@ -51,6 +54,7 @@ def results(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         "port": _public_port,
         "admin port": lambda s: _port(s, s.admin_port, "SMSGW_ADMIN_PORT"),
         "tls": _tls,
+        "authorities": _authorities,
         "database": _database,
         "redis": _redis,
         "channels": _channels,
@@ -133,14 +137,30 @@ def _tls(settings: Settings) -> str:
             f"off, but {settings.host} is no loopback address: keys would travel in the clear; set "
             "SMSGW_TLS_CERT_FILE and SMSGW_TLS_KEY_FILE, or SMSGW_HOST=127.0.0.1 behind a proxy"
         )
-    try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"SMSGW_TLS_CERT_FILE and SMSGW_TLS_KEY_FILE do not load ({error.strerror or error})"
-        ) from None
+    server_tls.make(
+        server_tls.read(server_tls.Files(settings.tls_cert_file, settings.tls_key_file))
+    )
     return f"{settings.tls_cert_file}"
+
+
+def _authorities(_: Settings) -> str:
+    """Whom webhooks, vendors and carriers without a file of their own are trusted by.
+
+    OpenSSL says nothing of a file that is not there: every one of them would then fail.
+    """
+    named = [os.environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+    if not any(named):
+        return "those of this system sign webhooks' and vendors' certificates"
+    path = named[0]
+    if path:
+        try:
+            ssl.create_default_context(cafile=path)
+        except (OSError, ssl.SSLError):
+            raise ConfigError(
+                f"SSL_CERT_FILE: {path} holds no certificate that can be read; name a PEM file, or "
+                "unset it for the system's"
+            ) from None
+    return f"SSL_CERT_FILE={named[0]} SSL_CERT_DIR={named[1]}"
 
 
 def _answers(path: Path) -> bool:
@@ -205,19 +225,19 @@ def database_address(settings: Settings) -> str | None:
     return endpoints_of(run_dir).database_url
 
 
-def _in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[str]]) -> str:
-    """What `read` finds in the database; or that it could not be looked at."""
+def in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[Found]]) -> Found | None:
+    """What `read` finds in the database; None when it could not be looked at."""
     url = database_address(settings)
     if url is None:
-        return _NOT_READ
+        return None
     try:
         keyring = Keyring(read_master_key(settings.master_key_file))
     except ConfigError:
-        return _NOT_READ  # told beside "master key"
+        return None  # told beside "master key"
 
-    async def look(dsn: str) -> str:
+    async def look(dsn: str) -> Found | None:
         if await probe.pending_migrations(dsn):
-            return "none before the migrations"
+            return None
         pool = await open_pool(dsn, size=1)
         try:
             return await read(pool, keyring)
@@ -227,7 +247,11 @@ def _in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[str]
     try:
         return asyncio.run(look(url))
     except Unavailable:
-        return _NOT_READ  # told beside "database"
+        return None  # told beside "database"
+
+
+def _in_store(settings: Settings, read: Callable[[Pool, Keyring], Awaitable[str]]) -> str:
+    return in_store(settings, read) or _NOT_READ
 
 
 def _channels(settings: Settings) -> str:

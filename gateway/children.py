@@ -133,6 +133,11 @@ class Child:
             self.due_at = now + backoff_s(self.deaths, self.longest_wait_s)
         return code
 
+    def put_off(self, now: float) -> None:
+        """It could not be started: a death before its life."""
+        self.deaths += 1
+        self.due_at = now + backoff_s(self.deaths, self.longest_wait_s)
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal while it runs."""
         if self.process is not None:

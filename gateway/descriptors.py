@@ -3,7 +3,7 @@
     all ├ 256: carriers, PostgreSQL, files ├ webhooks: 1/4, at most 4096 ├ who calls us: the rest
 
 A webhook's request is one socket, and when it is over its connection stays open for four seconds:
-so of the webhooks' part half may be under way.
+so of the webhooks' part half may be under way, and half open for later (`DeliveryPolicy.kept`).
 """
 
 from __future__ import annotations

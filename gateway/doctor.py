@@ -24,15 +24,19 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from cryptography import x509
 
 from gateway import check
+from gateway.certificate_dates import Dates, dates_of, files_of, of_channels, of_files
 from gateway.descriptors import connection_limit
+from gateway.server_tls import HTTP
 from gateway.settings import Settings
 from gateway.terminal import Terminal
+from sms.config import Channel
 from sms.errors import GatewayError
-from store import vitals
-from store.database import migration_names
+from store import schema, vitals
+from store.config import ConfigStore
+from store.database import Pool
+from store.seal import Keyring
 from store.vitals import Vitals
 
 CLOCK_WARN_S: Final = 0.25
@@ -41,7 +45,7 @@ FILES_WARN, FILES_FAIL = 8192, 1024
 DISK_WARN: Final = 0.85  # used; the alert DiskFilling
 INODES_WARN: Final = 0.90
 MEMORY_WARN, MEMORY_FAIL = 0.15, 0.05  # available
-CERT_WARN_DAYS, CERT_FAIL_DAYS = 21, 3
+CERT_WARN_DAYS, CERT_FAIL_DAYS = 30, 7  # the alerts CertificateEnds and CertificateEndsNow
 TRANSACTION_WARN_S: Final = 300.0
 CONNECTIONS_WARN: Final = 0.8  # of max_connections
 _NETWORK: Final = ("nfs", "cifs", "smb", "9p", "ceph", "glusterfs", "fuse.sshfs")
@@ -106,7 +110,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
         yield Finding(name, Verdict.OK if is_ok else Verdict.FAIL, text)  # the text says what to do
     looks: dict[str, Callable[[Settings], Iterator[Finding]]] = {
         "machine": _machine,
-        "certificate": _certificate,
+        "certificates": _certificates,
         "key copy": _key_copy,
         "servers": _servers,
     }
@@ -168,18 +172,28 @@ def judge_memory(available: int, total: int) -> Finding:
     return _judged("memory", text, remedy, is_bad=share < MEMORY_FAIL, is_poor=share < MEMORY_WARN)
 
 
-def judge_certificate(begins: datetime, ends: datetime, now: datetime) -> Finding:
-    """Whether the chain that we serve is good, and for how long."""
-    days = (ends - now) / timedelta(days=1)
-    remedy = "renew it (SMSGW_TLS_CERT_FILE)"
-    if begins > now:
-        text = f"is good from {begins:%Y-%m-%d %H:%M} UTC only"
-        return Finding("certificate", Verdict.FAIL, text, f"{remedy}, or set the clock right")
-    text = f"ends {ends:%Y-%m-%d %H:%M} UTC, " + (
+def judge_certificate(label: str, dates: Dates, now: datetime) -> Finding:
+    """Whether a certificate that we show or trust is good, and for how long."""
+    days = (dates.ends - now) / timedelta(days=1)
+    name, remedy = f"certificate {label}", f"renew it ({_renewed_in(label)})"
+    if dates.begins > now:
+        text = f"is good from {dates.begins:%Y-%m-%d %H:%M} UTC only"
+        return Finding(name, Verdict.FAIL, text, f"{remedy}, or set the clock right")
+    text = f"ends {dates.ends:%Y-%m-%d %H:%M} UTC, " + (
         f"in {days:.0f} days" if days >= 0 else f"{-days:.0f} days ago"
     )
     is_poor = days < CERT_WARN_DAYS
-    return _judged("certificate", text, remedy, is_bad=days < CERT_FAIL_DAYS, is_poor=is_poor)
+    return _judged(name, text, remedy, is_bad=days < CERT_FAIL_DAYS, is_poor=is_poor)
+
+
+def _renewed_in(label: str) -> str:
+    """Where the certificate of a label is named."""
+    place, _, rest = label.partition(":")
+    if place == "channel":
+        return f"the file of channel {rest.rpartition(':')[0]}, then `smsgw apply`"
+    return {"database": "SMSGW_DATABASE_URL", "valkey": "SMSGW_REDIS_URL"}.get(
+        place, "SMSGW_TLS_CERT_FILE"
+    )
 
 
 def judge_servers(seen: Vitals) -> Finding:
@@ -292,13 +306,20 @@ def _memory(cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
     return min(machine.available, max(0, most - used)), min(machine.total, most)
 
 
-def _certificate(settings: Settings) -> Iterator[Finding]:
-    if settings.tls_cert_file is None:
-        return  # `tls` of the check says whether that may be
-    chain = x509.load_pem_x509_certificates(settings.tls_cert_file.read_bytes())
-    begins = max(one.not_valid_before_utc for one in chain)
-    ends = min(one.not_valid_after_utc for one in chain)
-    yield judge_certificate(begins, ends, datetime.now(UTC))
+def _certificates(settings: Settings) -> Iterator[Finding]:
+    found: dict[str, Dates] = {}
+    if settings.tls_cert_file is not None:  # `tls` of the check says whether there may be none
+        found[HTTP] = dates_of(settings.tls_cert_file.read_bytes())
+    found |= of_files(files_of(settings))
+    channels = check.in_store(settings, _channels)
+    found |= of_channels(channels or ())
+    now = datetime.now(UTC)
+    for label, dates in found.items():
+        yield judge_certificate(label, dates, now)
+
+
+async def _channels(pool: Pool, keyring: Keyring) -> list[Channel]:
+    return list((await ConfigStore(pool, keyring).load()).channels.values())
 
 
 def _key_copy(settings: Settings) -> Iterator[Finding]:
@@ -320,5 +341,7 @@ def _servers(settings: Settings) -> Iterator[Finding]:
     yield judge_servers(seen)
     yield judge_connections(seen)
     yield judge_transactions(seen.oldest_transaction_s)
-    yield judge_migrations(set(seen.migrations), set(migration_names()))
+    ran = set(seen.migrations)
+    ours = {one.name for one in schema.files() if not one.is_contracting or one.name in ran}
+    yield judge_migrations(ran, ours)
     yield judge_partitions(seen, datetime.fromtimestamp(time.time(), UTC))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as FilePath
+from typing import Final
 
 from compliance.policy import SendingPolicy
 from failover.breaker import BreakerState
@@ -60,6 +61,10 @@ from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
 log = get_logger(__name__)
+
+# After PostgreSQL said that its disk is full: so long nobody is accepted, then some are, to see …
+STORE_PROBE_S: Final = 1.0
+STORE_FULL_S: Final = 5.0  # … and so long the process is not ready, unless more is refused
 
 
 class JournalGate:
@@ -256,11 +261,17 @@ class Flow:
         """Whether PostgreSQL takes what is accepted: connected, and the lease renewed in time."""
         return self.acceptor is not None and self.acceptor.is_up() and self.lease.is_valid()
 
+    def _store_full_s(self) -> float:
+        """How long ago PostgreSQL said last that its disk is full; its own, or ours."""
+        lanes = (self.acceptor, self.events)
+        return self._monotonic() - max((one.full_at() for one in lanes if one), default=-math.inf)
+
     def refresh_shed(self) -> None:
         """Look at database, event loop, queues and disk, some twenty times a second."""
         acceptor = self.acceptor
         self.shedding.refresh(
             is_writable=self.is_writable(),
+            is_store_full=self._store_full_s() < STORE_PROBE_S,
             write_age_s=0.0 if acceptor is None else acceptor.oldest_write_age_s(),
             loop_lag_s=self.loop_lag_s,
             accepting=self.accepting,
@@ -275,6 +286,8 @@ class Flow:
             missing.append("lease: the process could not renew its lease in PostgreSQL")
         if self.acceptor is None or not self.acceptor.is_up():
             missing.append("store: PostgreSQL is not writable")
+        elif self._store_full_s() < STORE_FULL_S:
+            missing.append("store: the disk of PostgreSQL is full")
         return missing + lacking(self.snapshot, self.dispatcher.is_reachable, self._why_down)
 
     def _why_down(self, channel: int) -> str:

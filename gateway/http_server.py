@@ -26,6 +26,7 @@ from gateway.api.port import FlowPort
 from gateway.descriptors import connection_limit, descriptors
 from gateway.http_protocol import ALL_OF_THEM, Connections, GatewayHttp
 from gateway.listener import Listener
+from gateway.server_tls import ServerTls
 from gateway.settings import Settings
 from telemetry.logs import get_logger
 
@@ -37,8 +38,8 @@ _LOOK_S = 0.02
 _LAST_WORDS_S = 1  # after the drain: whoever is still there is cancelled
 
 
-def build_server(settings: Settings, flow: FlowPort) -> HttpServer:
-    """The server of one worker on the sockets it inherited; not started."""
+def build_server(settings: Settings, flow: FlowPort, tls: ServerTls | None) -> HttpServer:
+    """The server of one worker on the sockets it inherited; not started. `tls` None: plain HTTP."""
     app, door = build_doors(flow)
     shared = Connections(connection_limit(descriptors()))
     config = uvicorn.Config(
@@ -54,17 +55,22 @@ def build_server(settings: Settings, flow: FlowPort) -> HttpServer:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_LAST_WORDS_S,
-        ssl_certfile=settings.tls_cert_file,
-        ssl_keyfile=settings.tls_key_file,
     )
-    return HttpServer(config, shared, settings.listen_fds)
+    return HttpServer(config, shared, settings.listen_fds, tls)
 
 
 class HttpServer(uvicorn.Server):
     """uvicorn that leaves in steps; without its signal handlers, the worker has its own."""
 
-    def __init__(self, config: uvicorn.Config, shared: Connections, fds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        shared: Connections,
+        fds: Sequence[int],
+        tls: ServerTls | None = None,
+    ) -> None:
         super().__init__(config)
+        self._context = None if tls is None else tls.context
         self.servers: list[Listener] = []  # type: ignore[assignment]  # all that it asks of them
         self._shared = shared
         # Taken over, not copied: when they are closed nothing of this process listens any more.
@@ -84,7 +90,7 @@ class HttpServer(uvicorn.Server):
         """uvicorn's, with listeners of ours."""
         await super().startup([])
         self.servers = [
-            Listener(listening, self._protocol, self.config.ssl) for listening in sockets or []
+            Listener(listening, self._protocol, self._context) for listening in sockets or []
         ]
 
     def _protocol(self) -> asyncio.Protocol:

@@ -31,9 +31,12 @@ class Listener:
         self,
         listening: socket.socket,
         make_protocol: Callable[[], asyncio.Protocol],
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
     ) -> None:
-        """`listening` is non-blocking and stays the caller's to close."""
+        """`listening` is non-blocking and stays the caller's to close.
+
+        `tls` is asked at each connection: a certificate may have been replaced meanwhile.
+        """
         self._socket = listening
         self._make_protocol = make_protocol
         self._tls = tls
@@ -90,7 +93,7 @@ class Listener:
             await self._loop.connect_accepted_socket(
                 self._make_protocol,
                 taken,
-                ssl=self._tls,
+                ssl=self._tls() if self._tls else None,
                 ssl_handshake_timeout=_HANDSHAKE_S if self._tls else None,
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError

@@ -14,6 +14,8 @@ import asyncio
 import contextlib
 import json
 import math
+import socket
+import ssl
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.api.frame import refuse_secret_in_query
 from gateway.api.problems import ProblemError, kind_of
+from gateway.listener import Listener
 from gateway.readiness import fold
 from gateway.watchdog import Silence
 from telemetry.metrics import CONTENT_TYPE, Metrics, Snapshot, lasting, merge, render
@@ -154,6 +157,7 @@ class Node:
         self.views = views
         self.metrics = Metrics()  # the supervisor's own
         self.missing_servers: Callable[[], list[str]] = list
+        self.remarks: Callable[[], list[str]] = list  # what ails the node, ready or not
         self.restart_state: Callable[[], Mapping[str, object]] = dict
         self.is_stopping = False
         self._monotonic = monotonic
@@ -178,6 +182,12 @@ class Node:
         except (ValueError, KeyError, TypeError, AttributeError):
             pass  # it speaks another language: as good as silent
         view.is_silent(asked_at)
+
+    async def reload(self) -> None:
+        """Have every worker look at its certificate's files; one that starts reads them anyway."""
+        for view in self.views:
+            with contextlib.suppress(*NO_ANSWER):
+                await ask(view.socket, "/reload")
 
     async def spread(self) -> None:
         """Have workers that hold far more connections than the others let some of them go.
@@ -209,11 +219,12 @@ class Node:
         missing = self.missing_servers()
         if not any(view.is_ready for view in self.views):
             missing += [name for view in self.views for name in view.missing]
-        return fold(missing)
+        return fold(missing) + self.remarks() if missing else []
 
     def degraded(self) -> list[str]:
-        """Workers that take no part while others do."""
-        return fold(name for view in self.views if not view.is_ready for name in view.missing)
+        """Workers that take no part while others do, and what ails the node."""
+        away = (name for view in self.views if not view.is_ready for name in view.missing)
+        return fold(away) + self.remarks()
 
     async def answer(self, path: str, *, is_ours: bool = False) -> tuple[int, str, bytes]:
         """Status, content type and body for one path; `is_ours`: asked over the Unix socket."""
@@ -317,14 +328,37 @@ class _NodeHttp(HttpToolsProtocol):
 class NodeServer(uvicorn.Server):
     """uvicorn without its signal handlers: the supervisor has its own."""
 
+    def __init__(
+        self, config: uvicorn.Config, context: Callable[[], ssl.SSLContext] | None = None
+    ) -> None:
+        super().__init__(config)
+        self._context = context
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's; with TLS a listener of ours takes what comes from outside."""
+        sealed = [one for one in sockets or () if self._context and one.family != socket.AF_UNIX]
+        await super().startup([one for one in sockets or () if one not in sealed])
+        for one in sealed:
+            one.setblocking(False)
+            self.servers.append(Listener(one, self._protocol, self._context))  # type: ignore[arg-type]  # all that it asks of them
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
         yield
 
 
-def make_server(node: Node) -> NodeServer:
-    """A server for the node's answers; `await serve(sockets=…)`, end by `should_exit`."""
+def make_server(node: Node, context: Callable[[], ssl.SSLContext] | None = None) -> NodeServer:
+    """A server for the node's answers; `await serve(sockets=…)`, end by `should_exit`.
+
+    `context`: of TLS, asked at each connection that comes over a network.
+    """
     config = uvicorn.Config(
         node.app,
         interface="asgi3",
@@ -340,4 +374,4 @@ def make_server(node: Node) -> NodeServer:
         timeout_graceful_shutdown=1,
         limit_concurrency=100,
     )
-    return NodeServer(config)
+    return NodeServer(config, context)

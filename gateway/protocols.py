@@ -22,7 +22,8 @@ from adapters.sgip.settings import validate as validate_sgip
 from adapters.smgp.channel import SmgpChannel
 from adapters.smgp.settings import validate as validate_smgp
 from adapters.smpp.channel import SmppChannel
-from adapters.smpp.channel import validate as validate_smpp
+from adapters.smpp.settings import validate as validate_smpp
+from adapters.tls import find_wrong as find_wrong_tls
 from adapters.tls import trusting
 from sms import config
 from sms.errors import ConfigError
@@ -79,12 +80,20 @@ def over_http(name: str, kind: VendorKind) -> CarrierProtocol:
     return CarrierProtocol(validate, build, kind.login, traits=traits)
 
 
+Validate = Callable[[Mapping[str, object]], list[tuple[str, str]]]
+
+
+def _on_wire(validate: Validate) -> Validate:
+    """A wire protocol's check, and whether the certificates can be read."""
+    return lambda raw: validate(raw) or find_wrong_tls(raw)
+
+
 WIRE: Final[Mapping[str, CarrierProtocol]] = {
-    "cmpp2": CarrierProtocol(validate_2, CmppChannel, "source_addr"),
-    "cmpp3": CarrierProtocol(validate_3, CmppChannel, "source_addr"),
-    "sgip": CarrierProtocol(validate_sgip, SgipChannel, "login_name", is_same_guest),
-    "smgp": CarrierProtocol(validate_smgp, SmgpChannel, "client_id"),
-    "smpp": CarrierProtocol(validate_smpp, SmppChannel, "system_id"),
+    "cmpp2": CarrierProtocol(_on_wire(validate_2), CmppChannel, "source_addr"),
+    "cmpp3": CarrierProtocol(_on_wire(validate_3), CmppChannel, "source_addr"),
+    "sgip": CarrierProtocol(_on_wire(validate_sgip), SgipChannel, "login_name", is_same_guest),
+    "smgp": CarrierProtocol(_on_wire(validate_smgp), SmgpChannel, "client_id"),
+    "smpp": CarrierProtocol(_on_wire(validate_smpp), SmppChannel, "system_id"),
 }
 PROTOCOLS: Final[Mapping[str, CarrierProtocol]] = {
     **WIRE,

@@ -8,6 +8,7 @@ early stops nothing.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,10 +19,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.check import database_address
 from gateway.settings import Settings
 from gateway.terminal import Terminal
-from sms.errors import ConfigError, Unavailable
+from sms.errors import ConfigError, StoreUnavailable, Unavailable
 from store.embedded import existing_run_directory
+from store.schema import must_fit_code
 
 FAILED = 1  # exit code: the restart stopped on its way
 _ASK_TIMEOUT_S = 5.0
@@ -40,9 +43,11 @@ Json = Mapping[str, Any]
 def restart(settings: Settings, terminal: Terminal) -> int:
     """Restart the workers of the gateway on this data directory; 0 = all are new and ready.
 
-    Raises ConfigError when none runs there, Unavailable when it ends or falls silent meanwhile.
+    Raises ConfigError when none runs there or the schema is too old for the code on the disk,
+    Unavailable when it ends or falls silent meanwhile.
     """
     supervisor = _Supervisor(settings)
+    _must_fit_schema(settings)
     before = supervisor.ask()
     wanted = before["finished"] + 1 + (before["running"] is not None)
     os.kill(supervisor.pid, signal.SIGUSR1)
@@ -55,6 +60,17 @@ def restart(settings: Settings, terminal: Terminal) -> int:
         if ended is not None:
             return told.end(ended)
     raise Unavailable("the gateway ended before the restart was over")
+
+
+def _must_fit_schema(settings: Settings) -> None:
+    """The new workers run what is on the disk now: they would refuse a schema of before.
+
+    Raises ConfigError with the remedy; a database that is away refuses nothing here.
+    """
+    dsn = database_address(settings)
+    if dsn is not None:
+        with contextlib.suppress(StoreUnavailable):
+            asyncio.run(must_fit_code(dsn))
 
 
 class _Supervisor:

@@ -247,7 +247,7 @@ def _description(settings: Settings, ports: Ports) -> dict[str, object]:
     host = "127.0.0.1"
     return {
         "url": f"{scheme}://{host}:{settings.port}",
-        "admin_url": f"http://{host}:{settings.admin_port}",
+        "admin_url": f"{'https' if settings.admin_tls else 'http'}://{host}:{settings.admin_port}",
         "api_key": (private / "api.key").read_text("utf-8").strip(),
         "admin_key": (private / "admin.key").read_text("utf-8").strip(),
         "carriers": [

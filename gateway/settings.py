@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -103,6 +103,8 @@ class Reliability(BaseModel):
     drain_requests_s: Seconds = 5  # requests under way get their answer
     drain_idle_s: Annotated[float, Field(ge=0, le=600)] = 2  # then idle connections are closed
     drain_total_s: Seconds = 30  # SIGTERM to exit
+    # how often the files of our certificate are looked at
+    tls_reload_s: Annotated[float, Field(gt=0, le=60)] = 10
     watchdog_s: Seconds = 15  # a worker that says nothing for so long is killed and replaced
     restart_ready_s: Seconds = 60  # a restarted worker is ready by then, or the restart stops
     channel_drain_s: Seconds = 60  # a draining channel logs out with nothing open for so long
@@ -123,6 +125,13 @@ class Reliability(BaseModel):
     webhook_linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 50  # batch gathers so long
     restart_max_s: Seconds = 10  # a child that keeps ending is started again after so long
     partitions_ahead_days: Annotated[int, Field(ge=1, le=40)] = 2  # made before they are needed
+    # How long what is kept (RELIABILITY 12); below the least of the law nothing starts.
+    retention_messages_days: Annotated[int, Field(ge=191, le=3650)] = (
+        225  # from accept, receipts too
+    )
+    retention_optouts_days: Annotated[int, Field(ge=153, le=3650)] = 184  # after the opt-out's end
+    retention_audit_days: Annotated[int, Field(ge=184, le=3650)] = 184  # the audit log
+    retention_attempts_days: Annotated[int, Field(ge=7, le=400)] = 30  # what webhooks were tried
     match_cache: Count = 200_000  # carrier ids in memory
     marketing_opens_h: Hour = 9  # marketing goes to +86 from this hour of Asia/Shanghai …
     marketing_closes_h: Hour = 21  # … to this one; outside it waits. The law's: do not widen it
@@ -220,6 +229,22 @@ class Reliability(BaseModel):
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
+_TLS_1_2 = 771  # as the address has it: the protocol's own number
+
+
+def _check_redis_tls(url: str) -> None:
+    """What the query of a Valkey address says of TLS; ValueError with a remedy."""
+    query = {name: text for name, text in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")}
+    if query and urlsplit(url).scheme != "rediss":
+        raise ValueError("names certificates and no TLS: write rediss:// in place of redis://")
+    is_checked = query.get("ssl_check_hostname", "true").lower() in ("true", "1", "yes")
+    if query.get("ssl_cert_reqs", "required") != "required" or not is_checked:
+        raise ValueError("must leave ssl_cert_reqs and ssl_check_hostname out: give ssl_ca_certs")
+    oldest = query.get("ssl_min_version", str(_TLS_1_2))
+    if not oldest.isdecimal() or int(oldest) < _TLS_1_2:
+        raise ValueError("ssl_min_version must be 771 (TLS 1.2) or 772 (1.3)")
+
+
 class Settings(BaseModel):
     """One frozen object; `Settings.load()` makes it. Paths are absolute."""
 
@@ -232,12 +257,16 @@ class Settings(BaseModel):
     # where carriers' SMGs connect (SGIP); None = nowhere, 0 = any free one
     smg_port: Annotated[int | None, Field(ge=0, le=65_535)] = None
     smg_host: str | None = None  # its address; None = `host`
+    smg_tls: bool = False  # the certificate of tls_cert_file there too; SMGs come within TLS only
     database_url: str | None = None  # None = embedded PostgreSQL in data_dir
+    # The owner of the schema: migrations, upkeep. None = the role of database_url is it
+    migrate_database_url: str | None = None
     redis_url: str | None = None  # None = embedded Valkey in data_dir
     node: str | None = None  # None = a random name kept in data_dir (see `node_name`)
     master_key_file: Path = Path("master.key")  # default: master.key in data_dir
     tls_cert_file: Path | None = None  # PEM, the chain after it: HTTPS directly
     tls_key_file: Path | None = None  # its private key
+    admin_tls: bool = False  # the same certificate at the admin port: https for probes and scrapes
     public_metrics: bool = True  # /metrics on the public port too
     webhook_allow: tuple[str, ...] = ()  # origins exempt from the HTTPS, port, address rules
     trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
@@ -309,11 +338,14 @@ class Settings(BaseModel):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("database_url")
+    @field_validator("database_url", "migrate_database_url")
     @classmethod
     def _is_postgres(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("postgresql", "postgres"):
             raise ValueError("must start with postgresql://, as postgresql://name:pw@host/db")
+        oldest = dict(parse_qsl(urlsplit(value or "").query)).get("ssl_min_protocol_version", "")
+        if oldest in ("TLSv1", "TLSv1.1", "SSLv3"):
+            raise ValueError("ssl_min_protocol_version must be TLSv1.2 or TLSv1.3")
         return value
 
     @field_validator("redis_url")
@@ -321,6 +353,7 @@ class Settings(BaseModel):
     def _is_redis(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
             raise ValueError("must start with redis://, rediss:// or unix://")
+        _check_redis_tls(value or "")
         return value
 
     @field_validator("failpoint")
@@ -374,6 +407,13 @@ class Settings(BaseModel):
     def _finish(self) -> Self:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both or none")
+        if self.migrate_database_url is not None and self.database_url is None:
+            raise ValueError("migrate_database_url needs database_url: set both or none")
+        for name in ("admin_tls", "smg_tls"):
+            if getattr(self, name) and self.tls_cert_file is None:
+                raise ValueError(f"{name} needs a certificate: set tls_cert_file and tls_key_file")
+        if self.smg_tls and self.is_sandbox:
+            raise ValueError("smg_tls is not for --sandbox, whose SMG has no TLS: unset one")
         if self.port and self.port == self.admin_port:
             raise ValueError("port and admin_port must differ: set one of them to another number")
         if self.smg_port and self.smg_port in (self.port, self.admin_port):

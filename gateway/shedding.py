@@ -11,7 +11,6 @@ a request costs two dictionary lookups. RELIABILITY sections 7 and 9.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +20,13 @@ from gateway.backlog import Backlog
 from gateway.choosing import ChannelChoice
 from gateway.lanes import HELD, Lanes
 from gateway.settings import Reliability
+from gateway.storage import Storage
 from sms.config import Snapshot
 from sms.model import Message, MessageClass
 
 Refusal = tuple[str, str, int]  # code, detail, Retry-After in seconds
 Channels = tuple[int, ...]  # of a route, in order
 
-STORAGE_CHECK_S: Final = 5.0
 ROUTES_CHECK_S: Final = 1.0
 _OTP, _TRANSACTIONAL = MessageClass.OTP, MessageClass.TRANSACTIONAL
 _MARKETING = MessageClass.MARKETING
@@ -73,15 +72,14 @@ class Shedding:
         self._backlog = backlog
         self._lanes = lanes
         self._dispatcher = dispatcher
-        self._data_dir = data_dir
         self._monotonic = monotonic
         self._held_s = {
             _OTP: limits.shed_held_otp_s,
             _TRANSACTIONAL: limits.shed_held_transactional_s,
             _MARKETING: limits.shed_held_marketing_s,
         }
-        self._storage_at = self._routes_at = -math.inf
-        self._storage_share = 0.0
+        self._storage = Storage(data_dir, monotonic)
+        self._routes_at = -math.inf
         self._snapshot: Snapshot | None = None
         self._choices: Mapping[MessageClass, frozenset[Channels]] = {}
         self._rate = self._least = 0.0  # of all channels together, and of the slowest
@@ -99,7 +97,13 @@ class Shedding:
     # -- some twenty times a second --------------------------------------------------------
 
     def refresh(
-        self, *, is_writable: bool, write_age_s: float, loop_lag_s: float, accepting: int
+        self,
+        *,
+        is_writable: bool,
+        is_store_full: bool,
+        write_age_s: float,
+        loop_lag_s: float,
+        accepting: int,
     ) -> None:
         """Look at everything; `accepting` processes share what may wait."""
         self._use(self._dispatcher.snapshot)
@@ -108,6 +112,8 @@ class Shedding:
             why = self._overload(factor, write_age_s, loop_lag_s, accepting)
             if not is_writable:
                 why = "store.unavailable", "The gateway waits for its database.", 2
+            elif is_store_full:
+                why = "shed.storage_full", "The database has no room left just now.", 10
             if why is not None:
                 self.closed[message_class] = why
         now = self._monotonic()
@@ -140,13 +146,8 @@ class Shedding:
         return None
 
     def storage_share(self) -> float:
-        """How much of the data directory's disk is used, 0 to 1; some seconds old at most."""
-        now = self._monotonic()
-        if now - self._storage_at >= STORAGE_CHECK_S:
-            self._storage_at = now
-            usage = shutil.disk_usage(self._data_dir)
-            self._storage_share = 1.0 - usage.free / usage.total if usage.total else 0.0
-        return self._storage_share
+        """How much of the fullest disk that this node writes to is used, 0 to 1."""
+        return self._storage.share()
 
     # -- routes ----------------------------------------------------------------------------
 

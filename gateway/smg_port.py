@@ -7,7 +7,8 @@ worker takes connections for all channels, also for those whose sessions another
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+import ssl
+from collections.abc import Callable, Iterable, Sequence
 
 from adapters.base import ChannelSink
 from adapters.session import SessionPolicy
@@ -27,6 +28,7 @@ class SmgPort:
     ) -> None:
         """`warns`: say in the log which channels miss the port; one worker of a node does."""
         self._fds = fds
+        self.tls: Callable[[], ssl.SSLContext] | None = None  # of each connection; None = in clear
         self._door = Door(sink, policy) if fds else None
         self._listeners: list[Listener] = []
         self._warns = warns
@@ -59,7 +61,7 @@ class SmgPort:
         for fd in self._fds:
             listening = socket.socket(fileno=fd)
             listening.setblocking(False)
-            self._listeners.append(Listener(listening, door.make_protocol, None))
+            self._listeners.append(Listener(listening, door.make_protocol, self.tls))
 
     def answer(self, tokens: Sequence[object], *, accepted: bool) -> Sequence[object]:
         """Answer what came through this port; returns the tokens that did not."""

@@ -2,13 +2,14 @@
 
     supervisor ─┬─ postgres, valkey     unless SMSGW_DATABASE_URL / SMSGW_REDIS_URL name others
                 ├─ worker-0 … N-1       python -m gateway worker, all on the sockets opened by `up`
+                ├─ upkeep               each hour, for the length of one round
                 └─ sandbox              simulated carriers and a webhook sink
 
 It starts again what dies and kills what is silent for too long, restarts the workers one after
-another when it is asked to (SIGUSR1), serves the node's /healthz, /readyz and /metrics, and ends
-everything in order. It carries no message: a kill -9 of it costs what a kill -9 of the workers
-costs, since its children die with it and the next start finds everything on the same data
-directory.
+another when it is asked to (SIGUSR1), has them look for a new certificate (SIGHUP), serves the
+node's /healthz, /readyz and /metrics, and ends everything in order. It carries no message: a kill
+-9 of it costs what a kill -9 of the workers costs, since its children die with it and the next
+start finds everything on the same data directory.
 
 It forks, so it has no threads, and everything here runs on the main thread.
 """
@@ -28,7 +29,9 @@ from gateway.children import Child, CpuTotal, backoff_s, cpu_seconds, ended_how,
 from gateway.counts import COUNTED, Counts
 from gateway.node_http import Node, WorkerView, make_server
 from gateway.rolling import Order, Rolling, Round, Seen
+from gateway.server_tls import ServerTls, files_of
 from gateway.settings import Settings
+from gateway.storage import Storage
 from gateway.terminal import Terminal
 from store.embedded import EmbeddedServers
 from telemetry import logs
@@ -38,11 +41,25 @@ BUSY_TICK_S: Final = 0.1  # while a rolling restart runs
 LOOK_S: Final = {True: 1.0, False: 5.0}  # how often workers are asked: with a live line, without
 UNREADY_LOOK_S: Final = 0.2  # and while the node is not ready, or restarts
 SETTLED_S: Final = 2.0  # a new cause of being unready that lasts so long is told
+UPKEEP_S: Final = 3600.0  # between two rounds of it …
+UPKEEP_FIRST_S: Final = 20.0  # … the first so long after the start …
+UPKEEP_AGAIN_S: Final = 300.0  # … and after one that failed
 SERVERS_S: Final = 2.0  # of the time to end, kept for the embedded servers
+TERMINAL_S: Final = 0.5  # after SIGHUP: a shell sends it just before its terminal goes
 KILLED: Final = 1  # exit code after a second signal
+_FULL: Final = 0.99  # of the disk, where no smaller share closes intake
 WRONG: Final = 2  # exit code of a ConfigError, ours and a worker's
 
 log = logs.get_logger("supervisor")
+
+
+def has_terminal() -> bool:
+    """Whether there is a terminal whose end would be ours; none under a service manager."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(slots=True)
@@ -87,6 +104,7 @@ class Parts:
     embedded: EmbeddedServers | None
     others: list[Child]  # the sandbox's
     public: list[socket.socket]  # the workers' listening sockets, the carriers' port too
+    upkeep: Child | None = None  # comes and goes: one round an hour
 
 
 class Supervisor:
@@ -101,6 +119,7 @@ class Supervisor:
         self.node = Node(parts.views)
         self.node.metrics.before_scrape.append(self.set_process_metrics)
         self.node.missing_servers = self.missing_servers
+        self.node.remarks = self.storage_words
         self.node.restart_state = self.restart_state
         numbers = parts.settings.reliability
         self.rolling = Rolling(
@@ -111,27 +130,39 @@ class Supervisor:
         self.signals = 0
         self.exit_code = 0
         self._public = parts.public
+        self._upkeep = parts.upkeep  # ended anywhere: its next round goes on there
+        self._beside = [*parts.others, *([parts.upkeep] if parts.upkeep is not None else ())]
+        self._upkeep_at = time.monotonic() + UPKEEP_FIRST_S
         self._counts = Counts()
         self._readiness = Readiness()
         self._wake = asyncio.Event()
         self._mending = _Mending()
+        self._storage = Storage(parts.settings.data_dir, time.monotonic)
         self._cpu: dict[str, CpuTotal] = {}
+        self._hung_up = asyncio.Event()
+        self._had_terminal = has_terminal()
+        self._reload_s = parts.settings.reliability.tls_reload_s
+        files = files_of(parts.settings) if parts.settings.admin_tls else None
+        self._tls = None if files is None else ServerTls(files, self.node.metrics, may_thread=False)
 
     async def run(self, sockets: list[socket.socket]) -> int:
         """Run until a signal, then end everything in order; returns the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_asked)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked)
         loop.add_signal_handler(signal.SIGUSR1, self._restart_asked)
         loop.add_signal_handler(signal.SIGCHLD, self._wake.set)
-        server = make_server(self.node)
+        server = make_server(self.node, None if self._tls is None else self._tls.context)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=sockets))
             looking = group.create_task(self._look())
+            reloading = group.create_task(self._reload())
             try:
                 await self._watch()
             finally:
                 looking.cancel()
+                reloading.cancel()
                 await self._end_all()
                 server.should_exit = True
                 await serving
@@ -140,6 +171,30 @@ class Supervisor:
     def _stop_asked(self) -> None:
         self.signals += 1
         self._wake.set()
+
+    def _reload_asked(self) -> None:
+        """SIGHUP: the certificate's files; or the terminal that we stood on is gone."""
+        self._hung_up.set()
+
+    async def _reload(self) -> None:
+        """On SIGHUP, and the admin port's own pair as often as a worker does."""
+        looking = None if self._tls is None else asyncio.create_task(self._tls.run(self._reload_s))
+        try:
+            while True:
+                await self._hung_up.wait()
+                self._hung_up.clear()
+                log.info("reload asked for")
+                if self._tls is not None:
+                    self._tls.ask()
+                await self.node.reload()
+                if self._had_terminal:
+                    await asyncio.sleep(TERMINAL_S)
+                    if not has_terminal():
+                        self._stop_asked()
+                        return
+        finally:
+            if looking is not None:
+                looking.cancel()
 
     def _restart_asked(self) -> None:
         number = self.rolling.ask()
@@ -158,6 +213,7 @@ class Supervisor:
                 self.exit_code = WRONG
                 return
             self._kill_silent(now)
+            self._keep_up(now)
             self._roll(now)
             with contextlib.suppress(TimeoutError):
                 tick_s = BUSY_TICK_S if self.rolling.is_running else TICK_S
@@ -165,7 +221,14 @@ class Supervisor:
             self._wake.clear()
 
     def _mend(self, child: Child, now: float) -> None:
-        """Take note of an end, and start what is due."""
+        """Take note of an end, and start what is due; what cannot be is tried again."""
+        try:
+            self._look_after(child, now)
+        except OSError as error:  # a full disk takes no log, a full machine no process
+            child.put_off(now)
+            log.warning("child not started", child=child.name, error=str(error))
+
+    def _look_after(self, child: Child, now: float) -> None:
         code = child.reap(now)
         view = self.node.views[self.workers.index(child)] if child in self.workers else None
         if code is not None:
@@ -227,6 +290,19 @@ class Supervisor:
                 silent_s=silent_s,
             )
 
+    def _keep_up(self, now: float) -> None:
+        """Let a round of upkeep run when it is due; how it went stands in its log and metrics."""
+        child = self._upkeep
+        if child is None:
+            return
+        code = child.reap(now)
+        if code is not None:
+            self._upkeep_at = now + (UPKEEP_AGAIN_S if code else UPKEEP_S)
+            if code:
+                log.warning("upkeep failed", how=ended_how(code), log=child.last_words())
+        elif child.process is None and now >= self._upkeep_at:
+            child.start(now)
+
     def _mend_servers(self, now: float) -> None:
         if self.embedded is None:
             return
@@ -243,7 +319,12 @@ class Supervisor:
             return
         state.since = now
         state.is_waiting = False
-        for name in self.embedded.launch_dead():
+        try:
+            launched = self.embedded.launch_dead()
+        except OSError as error:  # what was started is known; the rest comes at the next look
+            log.warning("servers not started", error=str(error))
+            return
+        for name in launched:
             words = tail(self.settings.log_dir / f"{name}.log")
             log.warning("server ended and was started again", server=name, log=words)
             self.terminal.say(f"{name} ended and was started again", "restarted", server=name)
@@ -294,6 +375,13 @@ class Supervisor:
             return []
         alive = self.embedded.pids()
         return [name for name in ("postgres", "valkey") if name not in alive]
+
+    def storage_words(self) -> list[str]:
+        """That the disk is full, once sends are refused for it: the cause of all the rest."""
+        share, most = self._storage.share(), self.settings.reliability.shed_storage_share
+        if share < min(most, _FULL):
+            return []
+        return [f"storage: the disk of SMSGW_DATA_DIR is {share:.0%} full, sends are refused"]
 
     def pids(self) -> dict[str, int]:
         """Every running process of the node by name."""
@@ -373,9 +461,9 @@ class Supervisor:
                 else:
                     log.warning("worker killed: it did not end in time", child=worker.name)
             worker.end(0)
-        for other in self.others:
+        for other in self._beside:
             other.send(signal.SIGTERM)
-        for other in self.others:
+        for other in self._beside:
             other.end(0.0 if self.signals > asked else 1.0)
         await self._end_servers(max(end, time.monotonic() + SERVERS_S), asked)
         log.info("stopped", exit_code=self.exit_code)

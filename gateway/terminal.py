@@ -8,6 +8,7 @@ rich is loaded where there is a terminal: without it a command starts a sixth fa
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 PLAIN_EVERY_S = 10.0
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Terminal:
@@ -91,6 +93,9 @@ class Terminal:
             self._stream.flush()
         except BrokenPipeError:  # the reader went away (`smsgw up | head`); the work goes on
             self._stream = sys.stderr
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise  # a file on a full disk lacks the line; what is done goes on
 
 
 def _console(stream: TextIO) -> Console:

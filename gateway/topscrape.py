@@ -34,7 +34,8 @@ def nodes(settings: Settings, urls: Sequence[str]) -> list[str]:
             return [_checked(json.loads(settings.sandbox_file.read_text("utf-8"))["admin_url"])]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - what is listened on
     host = f"[{host}]" if ":" in host else host
-    return [f"http://{host}:{settings.admin_port}"]
+    scheme = "https" if settings.admin_tls else "http"
+    return [f"{scheme}://{host}:{settings.admin_port}"]
 
 
 def _checked(url: str) -> str:

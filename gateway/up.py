@@ -13,23 +13,24 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, TextIO
 
-from gateway import listen, servers
+from gateway import listen, ownership, server_tls, servers
 from gateway.children import Child
 from gateway.descriptors import forbid_cores
 from gateway.node_http import WorkerView
 from gateway.settings import Settings, child_environment, node_name
-from gateway.supervisor import Parts, Supervisor
+from gateway.supervisor import Parts, Supervisor, has_terminal
 from gateway.terminal import Terminal
 from gateway.watchdog import Silence
 from sms.errors import ConfigError
-from store.database import migrate
 from store.embedded import make_private, open_log, run_directory
+from store.schema import must_fit_code
 from store.seal import Keyring, load_or_create_master_key, must_fit
 from telemetry import logs
 
 WORKER: Final = ("-P", "-m", "gateway", "worker")  # -P: the directory we stand in is no package
+UPKEEP: Final = ("-P", "-m", "gateway", "upkeep", "--json")
 
 log = logs.get_logger("supervisor")
 
@@ -64,15 +65,22 @@ def up(settings: Settings, terminal: Terminal) -> int:
         raise ConfigError("--sandbox needs a public port: leave out --role carrier")
     # `smsgw restart` during the start must not end us; not SIG_IGN, which children would inherit
     signal.signal(signal.SIGUSR1, lambda *_: None)
+    if not has_terminal():
+        signal.signal(signal.SIGHUP, lambda *_: None)  # a reload during the start: all is read yet
     make_private(settings.data_dir)
     with only_one(settings), contextlib.ExitStack() as stack:
         make_private(settings.log_dir)
         stream = os.fdopen(open_log(settings.log_dir / "supervisor.log"), "a", buffering=1)
-        stack.enter_context(stream)
+        stack.callback(_close, stream)
         logs.configure(settings.log_level, stream)
         if not settings.core_dumps:
             forbid_cores()  # the servers and the workers inherit it
         return _up(settings, terminal, stack)
+
+
+def _close(stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # a full disk does not take its last lines
+        stream.close()
 
 
 def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> int:
@@ -93,13 +101,20 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
             "smg_fds": tuple(listener.fileno() for listener in smg + sandbox_smg),
         }
     )
+    if (files := server_tls.files_of(settings)) is not None:
+        server_tls.make(server_tls.read(files))  # here, not in every worker's log
     keyring = Keyring(load_or_create_master_key(settings.master_key_file))
     embedded = servers.embedded_for(settings, terminal.step)
     if embedded is not None:
         stack.callback(embedded.stop)
-    settings = servers.start(settings, embedded, terminal.step)
-    applied = asyncio.run(migrate(settings.database_url or "", _tell_migration(terminal)))
+    given, settings = settings, servers.start(settings, embedded, terminal.step)
+    asyncio.run(must_fit_code(ownership.owner_url(settings), is_expanded=False))
+    applied = ownership.prepare(settings, _tell_migration(terminal))
     log.info("schema is up to date", applied=applied)
+    if given.database_url is None:
+        settings = ownership.split(settings)
+    upkeep = _upkeep(settings)
+    settings = ownership.for_workers(settings)
     asyncio.run(must_fit(settings.database_url or "", keyring))
     others: list[Child] = []
     if settings.is_sandbox:
@@ -108,7 +123,7 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
         own_port = sandbox_smg[0].getsockname()[1] if sandbox_smg else None
         settings, others = sandbox.prepare(settings, terminal, stack, own_port)
     listening = public + smg + sandbox_smg
-    parts = Parts(settings, terminal, *_workers(settings), embedded, others, listening)
+    parts = Parts(settings, terminal, *_workers(settings), embedded, others, listening, upkeep)
     supervisor = Supervisor(parts)
     url = _greet(settings, terminal)
     if settings.is_sandbox:
@@ -173,6 +188,16 @@ def _workers(settings: Settings) -> tuple[list[Child], list[WorkerView]]:
     return workers, views
 
 
+def _upkeep(settings: Settings) -> Child:
+    """What ends old data, each hour; the only child with the owner's address."""
+    return Child(
+        "upkeep",
+        [sys.executable, *UPKEEP],
+        child_environment(settings),
+        settings.log_dir / "upkeep.log",
+    )
+
+
 def address(settings: Settings, port: int, *, has_tls: bool = False) -> str:
     """An address of this node that a client on this machine can use."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
@@ -183,7 +208,7 @@ def address(settings: Settings, port: int, *, has_tls: bool = False) -> str:
 
 def _greet(settings: Settings, terminal: Terminal) -> str:
     url = address(settings, settings.port, has_tls=settings.tls_cert_file is not None)
-    admin_url = address(settings, settings.admin_port)
+    admin_url = address(settings, settings.admin_port, has_tls=settings.admin_tls)
     has_door = settings.role != "carrier"
     count = f"{settings.workers} worker{'s' * (settings.workers > 1)}"
     terminal.say(

@@ -27,11 +27,10 @@ from gateway.settings import Settings
 from sms.config import WebhookEndpoint, wants_event
 from sms.errors import LeaseLost, StoreUnavailable, Unavailable
 from sms.ids import id_at
-from store.attempts import Attempt, AttemptStore, Noted, drop_old
+from store.attempts import Attempt, AttemptStore, Noted
 from store.audit import Author
 from store.config import ConfigStore
-from store.database import OpenConnection, Pool, connector
-from store.database import close as close_connection
+from store.database import Pool
 from store.objects import Upsert
 from store.processes import ProcessLease
 from store.replays import Replay, ReplayStore
@@ -52,7 +51,6 @@ _LOOKS = 25  # at replays in one round; endpoints that have enough are passed ov
 _DELIVERED_S = 60.0  # between two words about an endpoint that takes everything
 _STOP_S = 1.0
 _AWAY_S = 5.0  # after a round that failed as none should
-_CLEAN_S = 30.0  # of a statement that drops what is old
 _KIND = "webhook_endpoint"
 GONE, FAILING = "gone", "failing"  # why an endpoint is disabled
 AUTHOR = Author("gateway", "webhooks")
@@ -80,12 +78,11 @@ class WebhookDesk:
         metrics: Metrics,
         next_id: Callable[[], int],
         allow: AllowList,
-        open_conn: OpenConnection,
         policy: HealthPolicy | None = None,
         changes: ChangeLimit | None = None,
         unix: Callable[[], float] = time.time,
     ) -> None:
-        """`next_id` gives attempts and replays their ids; `open_conn` is for maintenance."""
+        """`next_id` gives attempts and replays their ids."""
         self.allow = allow
         self.changes = changes or ChangeLimit(DEFAULT_CHANGES_PER_MIN)
         self.next_id = next_id
@@ -96,7 +93,6 @@ class WebhookDesk:
         self._replays = replays
         self._config = config
         self._metrics = metrics
-        self._open_conn = open_conn
         self._policy = policy or HealthPolicy()
         self._unix = unix
         self._endpoints: Mapping[int, WebhookEndpoint] = {}
@@ -115,7 +111,7 @@ class WebhookDesk:
     def note(self, tried: Tried) -> None:
         """A request was made. Returns at once; the row follows with the next batch."""
         code, status, answer = _told(tried)
-        if self.allow.lists(tried.endpoint.url):
+        if answer and self.allow.lists(tried.endpoint.url):
             answer = b""  # what stands in the operator's network says is not for tenants to read
         if len(self._waiting) >= MOST_WAITING:
             self._metrics.webhook_attempts_unlogged_total.inc()
@@ -338,12 +334,6 @@ class WebhookDesk:
         self._off |= {one.id for one in self._endpoints.values() if one.is_disabled}
         self._said_at = {n: at for n, at in self._said_at.items() if n in self._endpoints}
         await self._replays.clean(now)
-        conn = await self._open_conn()
-        try:
-            for name in await drop_old(conn, now):
-                log.info("attempts dropped", partition=name)
-        finally:
-            await close_connection(conn)
 
 
 def open_desk(
@@ -363,12 +353,6 @@ def open_desk(
         metrics=metrics,
         next_id=next_id,
         allow=allow_list(settings),
-        open_conn=connector(
-            settings.database_url or "",
-            process=lease.process,
-            epoch=lease.epoch,
-            statement_timeout_s=_CLEAN_S,
-        ),
         policy=HealthPolicy(numbers.webhook_warn_s, numbers.webhook_disable_s),
         changes=ChangeLimit(numbers.webhook_changes_per_min),
     )

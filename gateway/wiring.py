@@ -277,7 +277,10 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
     acceptor = flow.acceptor = _acceptor(open_conn, flow, ids, claims, numbers, lease_lost)
     events = flow.events = _events(open_conn, flow, conflicts, claims, numbers, lease_lost)
     _join_lanes(flow, acceptor, events, conflicts)
-    deliverer = Deliverer(DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s))
+    sockets = webhook_limit(descriptors())  # under way, and as many open for later
+    deliverer = Deliverer(
+        DeliveryPolicy(numbers.webhook_connect_s, numbers.webhook_total_s, kept=sockets)
+    )
     notifier = Notifier(
         store=LaneNoticeStore(
             flow.events,
@@ -294,7 +297,7 @@ def build(  # noqa: PLR0913 (keyword-only parts of one worker, called once)
         policy=NotifyPolicy(
             numbers.webhook_in_flight,
             numbers.webhook_linger_ms / 1000,
-            total_in_flight=webhook_limit(descriptors()),
+            total_in_flight=sockets,
         ),
     )
     flow.webhooks = notifier.join(open_desk(settings, lease, pool, keyring, metrics, ids.next))

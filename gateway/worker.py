@@ -25,21 +25,23 @@ from cluster.nonces import Nonces
 from gateway.api.access import Access
 from gateway.api.address import Addresses
 from gateway.canary_judge import LOOKS
+from gateway.certificate_dates import LOOK_S, ExpiryGauge
 from gateway.channel_news import NEWS_S
 from gateway.descriptors import forbid_cores
 from gateway.garbage import Garbage
 from gateway.guard import LeaseGuard
 from gateway.http_server import HttpServer, build_server
 from gateway.idreserve import AHEAD_S
-from gateway.internal_http import serve_internal
+from gateway.internal_http import Internal, serve_internal
 from gateway.ledger import low_water
 from gateway.outage import forget_lost_connections
 from gateway.recover import recover
+from gateway.server_tls import ServerTls, files_of
 from gateway.settings import Settings, node_name
 from gateway.wiring import Worker, build, sync_channels
 from sms.errors import ConfigError, LeaseLost, Unavailable
 from sms.ids import TIME_SHIFT
-from store import indexes, partitions
+from store import partitions, retention
 from store.config import ConfigStore
 from store.conservation import opened_by
 from store.database import Pool, check_durability, connect, open_pool
@@ -49,6 +51,8 @@ from store.journal_lock import OwnJournal
 from store.processes import NO_MORE_EVENTS, ProcessLease, raise_event_floor
 from store.read import Reader
 from store.reading import open_reading
+from store.restored import Seen, must_not_be_older
+from store.schema import must_fit_code
 from store.seal import Keyring, must_fit, read_master_key
 from store.usage import Usage
 from telemetry.access import AccessLog, Keep
@@ -73,7 +77,7 @@ QUOTAS_KEPT_DAYS = 400
 USAGE_S = 5.0  # until what flushes counted is added to the days; reading adds it up meanwhile
 EVENT_FLOOR_S = 1.0  # between two words about which events may still come
 EVENT_MARGIN_MS = 2000  # a row may be made so long before it is handed to its lane
-INDEX_TIMEOUT_S = 1800.0
+RETENTION_S = 60.0  # between two looks at how old what is kept is
 GIVE_BACK_S = 1.0  # what is held of the limits, at the end
 RENEW_AGAIN_S = 0.5  # after a renewal that failed: others must not think that we are dead
 FAILPOINT_LOOK_S = 0.05  # of a test run that arms places as it goes
@@ -116,9 +120,16 @@ async def _main(settings: Settings) -> int:
     asyncio.get_running_loop().set_exception_handler(forget_lost_connections)
     numbers = settings.reliability
     metrics = Metrics()
+    files = files_of(settings)
+    # Before a number is taken: without a good pair nothing is owned.
+    is_sealed = settings.listen_fds or (settings.smg_fds and settings.smg_tls)
+    tls = ServerTls(files, metrics) if files and is_sealed else None
     keyring = Keyring(read_master_key(settings.master_key_file))
+    await must_fit_code(dsn)
     await check_durability(dsn)
     await must_fit(dsn, keyring)  # before a number is taken: its debts would look like a death's
+    seen_dir = settings.data_dir / "seen"
+    system = await must_not_be_older(dsn, seen_dir)
     own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(
         dsn,
@@ -128,8 +139,11 @@ async def _main(settings: Settings) -> int:
         role=settings.role,
         hold=own.hold,
     )
+    await must_fit_code(dsn)  # a contraction that began meanwhile saw us, or we see it
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
     life = _Life(settings, lease, pool, keyring, metrics)
+    life.tls = tls
+    life.seen = Seen(seen_dir, lease.process, system)
     held = await Reader(pool, keyring).claims(lease.process)
     life.worker = build(
         settings,
@@ -140,6 +154,8 @@ async def _main(settings: Settings) -> int:
         first_block=max(held, default=0) + 1,
         lease_lost=_lease_lost,
     )
+    if tls is not None and settings.smg_tls:
+        life.worker.flow.smg_port.tls = tls.context
     reading = life.worker.flow.reading = await open_reading(dsn, keyring)
     nonces = Nonces(settings.redis_url)
     life.worker.flow.access = Access(
@@ -182,7 +198,9 @@ class _Life:
         self.keyring = keyring
         self.metrics = metrics
         self.worker: Worker
+        self.seen: Seen  # both set by `_main`
         self.http: HttpServer | None = None  # none in a role without a public door
+        self.tls: ServerTls | None = None  # of that door; None = plain HTTP
         self.stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._journal_dir = settings.data_dir / "journal"
@@ -196,7 +214,9 @@ class _Life:
         """Recover, serve until SIGTERM, drain."""
         worker, flow = self.worker, self.worker.flow
         # From the first moment on: the supervisor replaces a worker that says nothing.
-        internal = await serve_internal(self._internal_path(), self._snapshot, self._spread)
+        internal = await serve_internal(
+            self._internal_path(), Internal(self._snapshot, self._spread, self._look_at_files)
+        )
         await self._maintain()
         await worker.acceptor.start()
         await worker.events.start()
@@ -272,6 +292,7 @@ class _Life:
         signals = _Signals(self.stop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals)
+        loop.add_signal_handler(signal.SIGHUP, self._look_at_files)
         self.worker.notifier.start()
         self.worker.peers.start()
         loops = [asyncio.create_task(coroutine) for coroutine in self._loops()]
@@ -299,7 +320,7 @@ class _Life:
         if not self.settings.listen_fds:
             await self.stop.wait()
             return
-        self.http = build_server(self.settings, self.worker.flow)
+        self.http = build_server(self.settings, self.worker.flow, self.tls)
         await self.http.serve_inherited()
 
     def _internal_path(self) -> Path:
@@ -326,6 +347,14 @@ class _Life:
     def _spread(self, connections: int) -> None:
         if self.http is not None:
             self.http.spread(connections)
+
+    def _look_at_files(self) -> None:
+        """There may be another certificate."""
+        if self.tls is not None:
+            self.tls.ask()
+
+    def _certificate_ends(self) -> datetime | None:
+        return None if self.tls is None else self.tls.ends()
 
     def _stood_still(self) -> None:
         """We were frozen, perhaps with the whole machine: then others were too."""
@@ -365,10 +394,21 @@ class _Life:
             self._every(DELTAS_S, "deltas", self._fold_deltas),
             self._every(KEYS_S, "intake keys", self._forget_keys),
             self._every(USAGE_S, "usage", self._fold_usage),
-            self._every(MAINTENANCE_S, "indexes", self._build_indexes, first_s=0.0),
+            self._every(RETENTION_S, "retention", self._look_at_retention, first_s=0.0),
         ]
         if self.worker.flow.pumping is not None:
             loops.append(self.worker.flow.pumping.guard.run())
+        expiry = ExpiryGauge(self.settings, self.metrics, self._certificate_ends)
+        loops.append(
+            self._every(
+                LOOK_S,
+                "certificates",
+                lambda: expiry.look(self.worker.flow.snapshot.channels.values()),
+                first_s=0.0,
+            )
+        )
+        if self.tls is not None:
+            loops.append(self.tls.run(self.numbers.tls_reload_s))
         if failpoints.is_watching:
             loops.append(self._every(FAILPOINT_LOOK_S, "failpoint", self._look_for_failpoint))
         return loops
@@ -463,6 +503,7 @@ class _Life:
             worker.peers.takeover.unsteady()
         if failpoints.is_armed:
             failpoints.hit("marks.written")
+        self.seen.note(high_water)
         worker.acceptor.id_limit = high_water
         worker.reserve.granted(high_water)
         journal = worker.flow.journal.journal
@@ -521,14 +562,15 @@ class _Life:
         floor = min(floor, self.worker.notifier.pending_floor() or floor)
         await raise_event_floor(self.pool, self.lease.process, floor)
 
-    async def _build_indexes(self) -> None:
-        """What a migration left to be built beside the traffic."""
-        conn = await connect(self.settings.database_url or "", statement_timeout_s=INDEX_TIMEOUT_S)
-        try:
-            for name in await indexes.build_missing(conn):
-                log.info("index built", partition=name)
-        finally:
-            await close_connection(conn)
+    async def _look_at_retention(self) -> None:
+        now, metrics = time.time(), self.metrics
+        for one in await retention.standings(self.pool):
+            table = (one.what,)
+            if one.oldest_at is not None:
+                metrics.retention_oldest_days.set(table, max(0.0, (now - one.oldest_at) / 86_400))
+            metrics.retention_dropped.set(table, one.dropped)
+            metrics.retention_done_timestamp_seconds.set(table, one.done_at)
+            metrics.retention_held.set(table, float(one.held is not None))
 
     async def reload_if_changed(self) -> None:
         """Take up a new configuration: each second, and when this process changed it itself."""
@@ -563,6 +605,8 @@ class _Life:
             )
         finally:
             await close_connection(conn)
+        over = partitions.today(time.time()) - self.numbers.retention_messages_days
+        self.keyring.forget_before(over - 1)
         kept_from = datetime.now(UTC).date() - timedelta(days=QUOTAS_KEPT_DAYS)
         await self.worker.quotas.forget(kept_from)
         await Usage(self.pool).forget(kept_from)

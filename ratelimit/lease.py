@@ -22,14 +22,17 @@ from dataclasses import dataclass
 
 from ratelimit.bucket import Bucket
 
-LEASE_S = 1.0  # what is held is void so long after the last call: both sides count on it
+# What is held is void so long after the last call: both sides count on it. Twice what it was once,
+# and no more: a process of that version takes what counts longer for a clock that went back.
+LEASE_S = 2.0
 _SURE_S = 0.9 * LEASE_S  # we stop before Valkey does: clocks run differently, calls take time
 _RENEW_S = 0.4  # what is held longer is held anew so long before its end
 BLOCK_S = 0.2  # a block is at most what the whole rate yields in this time
 LEASED_ABOVE = 100.0  # segments per second and process; below it nothing is held ahead
 _FIRST_BLOCK = 8  # segments, before it is known how fast they go
 _FEW_S = 0.04  # what a small bucket yields meanwhile is worth a call
-_IDLE_TICKS = 3  # after so many ticks without a take everything goes back
+_IDLE_TICKS = 3  # after so many ticks without a take a few are kept, or what nobody else misses …
+_GONE_TICKS = 20  # … and after so many nothing: a tenant of a message a second has to ask for none
 
 
 @dataclass(slots=True)
@@ -243,8 +246,10 @@ class Lease:
 
     def _ahead(self) -> int:
         """Segments to hold beyond what is asked for: twice what went in the last tick."""
-        if self.idle >= _IDLE_TICKS:
+        if self.idle >= _GONE_TICKS:
             return 0
+        if self.idle >= _IDLE_TICKS and (self._live > 1 or not self.block):
+            return min(self.block, _FIRST_BLOCK)
         if not self.block and self.is_eager:
             few = _FIRST_BLOCK if self.was_rich(_FIRST_BLOCK) else math.ceil(self.rate * _FEW_S)
             return min(few, int(self.depth / (4 * self._live)))
@@ -281,7 +286,9 @@ class Lease:
         self.idle = 0 if used > 0 else self.idle + 1
         # What is spent and not told keeps the bucket from filling to its depth: a little may wait.
         is_much = 4 * (self.spent - self._reported) > self.block
-        return is_much or self.idle >= _IDLE_TICKS or self.until - now < _RENEW_S
+        if is_much or self.until - now < _RENEW_S:
+            return True
+        return self.idle >= _IDLE_TICKS and self.held > self._ahead()
 
     # -- without Valkey ------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 
 from ratelimit.lease import LEASE_S
 from sms.errors import ClusterUnavailable
+from sms.tlswords import VALKEY, tls_trouble
 
 CALL_TIMEOUT_S = 0.05  # RELIABILITY section 9
 _LATE_S = 0.01
@@ -133,7 +134,8 @@ class Script:
                 raise ClusterUnavailable("Valkey did not answer in time")
             return task.result()
         except _TROUBLE as error:
-            raise ClusterUnavailable(f"Valkey fails: {type(error).__name__}") from error
+            why = tls_trouble(error, VALKEY) or type(error).__name__
+            raise ClusterUnavailable(f"Valkey fails: {why}") from error
         finally:
             if not task.done():
                 task.cancel()

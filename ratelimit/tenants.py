@@ -219,6 +219,14 @@ class TenantLimits:
         self._book.put_back(entry.quotas, n, charged_at)
         return self._lacking(entry, wanted, lack, now) if is_away else None
 
+    def expects(self, tenant_id: int, segments: int, now: float) -> bool:
+        """Whether `ask` most likely gives them, after a call to Valkey at most.
+
+        Of a tenant with one bucket and no quota, by what is known of its level.
+        """
+        lease = self._plain.get(tenant_id)
+        return lease is not None and not self._leases.is_away and lease.left(now) >= segments
+
     async def ask(self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float) -> Taken:
         """Take all or nothing; never refuses while Valkey or PostgreSQL may hold enough.
 

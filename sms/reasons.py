@@ -87,6 +87,7 @@ REASONS: tuple[Reason, ...] = (
     Reason(79, "internal.quarantined", "It failed inside the gateway; operators know.", _YES),
     Reason(80, "internal.error", "The gateway made an error.", _YES),
     Reason(81, "uncertain.operator", "No answer came: an operator sent a marked copy.", _NO),
+    Reason(82, "store.restored", "The store was put back in time: it may have been sent.", _NO),
     # Policy and people
     Reason(90, "policy.frequency_cap", "The cap per number is reached.", _YES),
     Reason(91, "policy.quiet_hours", "Outside the hours of its class.", _YES),

@@ -225,6 +225,10 @@ class Acceptor:
         first = min((unit.since for unit in self._uncommitted()), default=None)
         return 0.0 if first is None else time.monotonic() - first
 
+    def full_at(self) -> float:
+        """When PostgreSQL last had no room for an accept (monotonic); -inf: never."""
+        return max(link.full_at for link in self._links)
+
     def pending_floor(self) -> int | None:
         """The lowest id that was given and is neither committed nor refused."""
         units = self._uncommitted() + self._orphans

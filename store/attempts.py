@@ -15,14 +15,12 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from sms.ids import DAY_MS, TIME_SHIFT, id_at
-from store.database import AnyConnection, Connection, Pool, acquire
-from store.partitions import today
-from store.seal import Keyring, date_of
+from store.database import Pool, acquire
+from store.seal import Keyring
 
 PREFIX = "wha"
 KEPT_DAYS = 30  # RELIABILITY section 12
 MAX_TOLD = 200  # attempts of one message's events
-_LOCK = 54
 _TABLE = "webhook_attempts"
 _COLUMNS = (
     *("id", "endpoint", "event_id", "event_ids", "at", "ms", "tries", "status", "code"),
@@ -196,38 +194,6 @@ class AttemptReader:
             None if row["next_at"] is None else row["next_at"].timestamp(),
             b"" if sealed is None else self._keyring.open_secret(sealed, _context(row["id"])),
         )
-
-
-async def drop_old(conn: Connection, now: float) -> list[str]:
-    """Drop the partitions of attempts whose last day is over; returns their names.
-
-    Detached beside the writers, by one process at a time; what a crash left detached is dropped by
-    the next call. `conn` is in no transaction and closed afterwards, which gives the lock back.
-    """
-    if not await conn.fetchval("SELECT pg_try_advisory_lock($1, 0)", _LOCK):
-        return []
-    last = today(now) - KEPT_DAYS - 1
-    rows = await conn.fetch(
-        "SELECT relname FROM pg_class WHERE relkind = 'r'"
-        f" AND relname ~ '^{_TABLE}_[0-9]{{8}}$' AND relname <= $1 ORDER BY relname",
-        f"{_TABLE}_{date_of(last):%Y%m%d}" if last >= 0 else "",
-    )
-    names = [row["relname"] for row in rows]
-    for name in names:
-        if await _is_attached(conn, name):
-            await conn.execute(f"ALTER TABLE {_TABLE} DETACH PARTITION {name} CONCURRENTLY")
-        await conn.execute(f"DROP TABLE IF EXISTS {name}")
-    return names
-
-
-async def _is_attached(conn: AnyConnection, name: str) -> bool:
-    return bool(
-        await conn.fetchval(
-            "SELECT EXISTS (SELECT FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
-            " WHERE c.relname = $1)",
-            name,
-        )
-    )
 
 
 def _context(attempt_id: int) -> str:

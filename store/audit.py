@@ -4,7 +4,13 @@
 
 A row is written in the transaction of the change it tells of, so there is no change without its
 row and no row without its change. The key comes from the master key: who can write to the
-database alone cannot make a chain that holds. What was cut off at the end only an anchor kept
+database alone cannot make a chain that holds.
+
+    … row 8 ─▶ row 9 │ row 10 ─▶ row 11      anchor of a day: its last row's number and hash, sealed
+              anchor ┘
+
+Rows end after their time up to an anchor, which stays: from there the chain is followed. What was
+cut off behind an anchor is missed by it; what was cut off since the last one only an anchor kept
 elsewhere can show (`head`).
 """
 
@@ -14,6 +20,7 @@ import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -62,6 +69,15 @@ class Row(NamedTuple):
     id: int
     body: str
     hash: bytes
+
+
+class Anchor(NamedTuple):
+    """The last row of a UTC day; `seal` says that a process with the master key wrote it."""
+
+    day: date
+    id: int
+    hash: bytes
+    seal: bytes
 
 
 class Verdict(NamedTuple):
@@ -149,8 +165,19 @@ class AuditLog:
         return [Row(*row) for row in rows]
 
     async def verify(self) -> Verdict:
-        """Read the whole chain, page by page, and compare."""
-        expected, head = 1, GENESIS
+        """Read the whole chain, from its oldest row or the anchor before it, and compare."""
+        async with acquire(self._pool) as conn:
+            oldest = await conn.fetchval("SELECT min(id) FROM audit_events")
+            rows = await conn.fetch("SELECT day, id, hash, seal FROM audit_anchors ORDER BY id")
+        anchors = {row["id"]: Anchor(*row) for row in rows}
+        before = [one for one in anchors.values() if oldest is not None and one.id < oldest]
+        first, head = 1, GENESIS
+        if before and _is_sealed(self._key, before[-1]):
+            first, head = before[-1].id + 1, before[-1].hash
+        return await self._follow(first, head, anchors)
+
+    async def _follow(self, first: int, head: bytes, anchors: Mapping[int, Anchor]) -> Verdict:
+        expected = first
         while True:
             async with acquire(self._pool) as conn:
                 rows = await conn.fetch(
@@ -162,11 +189,46 @@ class AuditLog:
             for row in rows:
                 head_now = chained(self._key, head, row["body"])
                 if row["id"] != expected or not _agrees(row, head_now):
-                    return Verdict(expected - 1, expected, head)
+                    return Verdict(expected - first, expected, head)
+                told = anchors.get(expected)
+                if told is not None and not (_is_sealed(self._key, told) and told.hash == head_now):
+                    return Verdict(expected - first, expected, head)
                 head = head_now
                 expected += 1
             if len(rows) < _VERIFY_PAGE:
-                return Verdict(expected - 1, None, head)
+                is_cut = any(id_ >= expected for id_ in anchors)
+                return Verdict(expected - first, expected if is_cut else None, head)
+
+
+async def anchor(conn: AnyConnection, key: bytes) -> list[Anchor]:
+    """Anchor every UTC day that is over and had rows; inside the caller's transaction.
+
+    Only the owner of the tables may. Returns what was written now.
+    """
+    await conn.execute("SELECT pg_advisory_xact_lock($1, 0)", AUDIT_LOCK)  # no row is on its way
+    rows = await conn.fetch(
+        "SELECT DISTINCT ON (day) (at AT TIME ZONE 'UTC')::date AS day, id, hash FROM audit_events"
+        " WHERE id > (SELECT coalesce(max(id), 0) FROM audit_anchors)"
+        " AND (at AT TIME ZONE 'UTC')::date > coalesce("
+        "  (SELECT max(day) FROM audit_anchors), '-infinity')"
+        " AND at < date_trunc('day', clock_timestamp(), 'UTC') ORDER BY day, id DESC"
+    )
+    made = [
+        Anchor(row["day"], row["id"], row["hash"], _seal(key, row["day"], row["id"], row["hash"]))
+        for row in rows
+    ]
+    await conn.executemany(
+        "INSERT INTO audit_anchors (day, id, hash, seal) VALUES ($1, $2, $3, $4)", made
+    )
+    return made
+
+
+def _seal(key: bytes, day: date, number: int, head: bytes) -> bytes:
+    return hmac.digest(key, f"anchor {day.isoformat()} {number} ".encode() + head, "sha256")
+
+
+def _is_sealed(key: bytes, one: Anchor) -> bool:
+    return hmac.compare_digest(one.seal, _seal(key, one.day, one.id, one.hash))
 
 
 def _agrees(row: asyncpg.Record, wanted: bytes) -> bool:

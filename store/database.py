@@ -1,4 +1,4 @@
-"""Connections, migrations and the checks before the first promise.
+"""Connections, and the checks before the first promise.
 
 Every connection carries its process number and epoch (the fence trigger reads them), commits
 synchronously and reads committed: under repeatable read an old owner wrote after a takeover.
@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from importlib import resources
 from typing import TypeAlias
 
 import asyncpg
 
 from sms.errors import ConfigError, LeaseLost, OutcomeUnknown, StoreUnavailable
+from sms.tlswords import POSTGRES, tls_trouble
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AnyConnection: TypeAlias = (
@@ -38,7 +38,6 @@ CONNECT_TIMEOUT_S = 5.0
 STATEMENTS_KEPT = 100  # prepared ones of a connection, asyncpg's own default
 CLIENT_GRACE_S = 3.0  # the server's own time-out speaks first; COMMIT's fsync is outside it
 LEASE_LOST_CODE = "SG001"  # what the fence raises
-_MIGRATION_LOCK = 43  # the first key of 42 belongs to the processes
 
 # What tells that PostgreSQL is away or going away, at connect time and in a pool.
 AWAY = (
@@ -86,6 +85,19 @@ def application_name(process: int, epoch: int) -> str:
 
 
 def _away(error: BaseException) -> StoreUnavailable:
+    words = tls_trouble(error, POSTGRES)
+    if words is not None:
+        return StoreUnavailable(f"TLS with PostgreSQL: {words}")
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+        return StoreUnavailable(
+            "SMSGW_DATABASE_URL cannot be used as it is: name files that are there in sslrootcert,"
+            " sslcert and sslkey, and an sslmode that PostgreSQL knows"
+        )
+    if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
+        return StoreUnavailable(
+            "PostgreSQL does not speak TLS, and SMSGW_DATABASE_URL wants it (sslmode): set ssl=on"
+            " there; nothing is sent in clear instead"
+        )
     does = "refuses us" if isinstance(error, asyncpg.PostgresError) else "does not answer"
     return StoreUnavailable(f"PostgreSQL {does}: {type(error).__name__}")
 
@@ -208,48 +220,6 @@ async def must_own(conn: AnyConnection, process: int, *, alone: bool = False) ->
     )
     if not is_ours:
         raise LeaseLost(f"process {process} has a newer owner")
-
-
-def _files() -> list[tuple[str, str]]:
-    folder = resources.files("store.migrations")
-    return sorted(
-        (entry.name, entry.read_text("utf-8"))
-        for entry in folder.iterdir()
-        if entry.name.endswith(".sql")
-    )
-
-
-def migration_names() -> list[str]:
-    """Every migration there is, in the order they run."""
-    return [name for name, _ in _files()]
-
-
-async def migrate(dsn: str, on_progress: Callable[[str], None] | None = None) -> list[str]:
-    """Bring the schema up to date; returns the names applied now, empty when it was.
-
-    Each file is one transaction. Two that migrate at once wait for each other.
-    """
-    conn = await connect(dsn, statement_timeout_s=600)
-    applied: list[str] = []
-    try:
-        await conn.execute("SELECT pg_advisory_lock($1, 0)", _MIGRATION_LOCK)
-        await conn.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations"
-            " (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
-        )
-        known = {row["name"] for row in await conn.fetch("SELECT name FROM schema_migrations")}
-        for name, sql in _files():
-            if name in known:
-                continue
-            if on_progress is not None:
-                on_progress(name)
-            async with conn.transaction():
-                await conn.execute(sql)
-                await conn.execute("INSERT INTO schema_migrations (name) VALUES ($1)", name)
-            applied.append(name)
-    finally:
-        await close(conn)
-    return applied
 
 
 async def check_durability(dsn: str) -> list[str]:

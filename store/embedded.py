@@ -262,7 +262,8 @@ class EmbeddedServers:
             self._servers[name] = self._launch(name)
             launched.append(name)
         if launched:
-            self._record()
+            with contextlib.suppress(OSError):  # a full disk: they die with us without it, too
+                self._record()
         return launched
 
     def restart_dead(self) -> list[str]:

@@ -216,6 +216,10 @@ class EventLane:
         since = min((entry.since for entry in self._uncommitted()), default=None)
         return 0.0 if since is None else time.monotonic() - since
 
+    def full_at(self) -> float:
+        """When PostgreSQL last had no room for rows (monotonic); -inf: never."""
+        return self._link.full_at
+
     def pending_floor(self) -> int | None:
         """The lowest event_id that is not committed yet."""
         return min((e.event_floor for e in self._uncommitted() if e.rows), default=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sms.errors import StoreUnavailable
 from store.database import TROUBLE, Connection
 
-_LOCK = 47
+_LOCK = 59  # 47 is the audit log's: a change would wait for all that is built
 _PARENTS = ("events_pull",)
 # Partitions without a child of this parent index, newest first: they are the ones that are read.
 _MISSING = """

@@ -15,6 +15,7 @@ of a write leaves a frame whose checksum fails; what stands behind it is not rea
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -31,6 +32,7 @@ SEGMENT_BYTES = 4 << 20  # what is read at once, and what stays though nobody ne
 _MAGIC = b"SMSJ\x01"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BOOT_BYTES = 36
+_HEAD_BYTES = len(_MAGIC) + _BOOT_BYTES
 _FRAME = Struct(">BIIq")
 _WRITE = Struct(">qHHBH")
 _ANSWER = Struct(">qHHBBHH")
@@ -165,13 +167,12 @@ class Journal:
         boot_id = _boot_id()
         boots = set()
         for _, _, path in _segments(folder_of(directory, process)):
-            head = len(_MAGIC) + _BOOT_BYTES
             with path.open("rb") as file:
-                data = file.read(head if only is not None and not only else -1)
-            if len(data) < head or not data.startswith(_MAGIC):
+                data = file.read(_HEAD_BYTES if only is not None and not only else -1)
+            if len(data) < _HEAD_BYTES or not data.startswith(_MAGIC):
                 continue
-            boots.add(data[len(_MAGIC) : head])
-            for kind, lines in _frames(data, head):
+            boots.add(data[len(_MAGIC) : _HEAD_BYTES])
+            for kind, lines in _frames(data, _HEAD_BYTES):
                 _READERS[kind](lines, replay, only)
         replay.is_present = boots == {boot_id}
         return replay
@@ -188,17 +189,28 @@ class Journal:
             frame = _FRAME.pack(kind, len(body), zlib.crc32(body), highest) + body
             written = os.write(self._handle, frame)
         except (OSError, struct_error):
-            self.failures += 1
-            self._let_go()  # half a frame may stand at the end: nothing goes behind it
+            self._failed()
             return False
         if written != len(frame):
-            self.failures += 1
-            self._let_go()
+            self._failed()
             return False
         self._size += written
         if highest > self._highest:
             self._highest = highest
         return True
+
+    def _failed(self) -> None:
+        """Half a frame may stand at the end: nothing goes behind it, another segment follows.
+
+        One without a whole frame goes: a full disk is tried again and again, and must not run out
+        of inodes as well.
+        """
+        self.failures += 1
+        path, is_empty = self._path, self._handle >= 0 and self._size == _HEAD_BYTES
+        self._let_go()
+        if is_empty:
+            self._closed.pop()
+            path.unlink(missing_ok=True)
 
     def _rotate(self) -> None:
         self._let_go()
@@ -219,8 +231,11 @@ class Journal:
         )
         try:
             self._size = os.write(handle, _MAGIC + _boot_id())
+            if self._size != _HEAD_BYTES:  # what would stand behind half a head is read by nobody
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             os.close(handle)
+            self._path.unlink(missing_ok=True)
             raise
         return handle
 

@@ -14,7 +14,9 @@ transaction holds shared, and only then is the question asked, in a fresh snapsh
 from __future__ import annotations
 
 import logging
+import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
@@ -29,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 UNIQUE_VIOLATION = "23505"
 LOCK_NOT_AVAILABLE = "55P03"
+DISK_FULL = "53100"
 _CHECK_VIOLATION = "23514"
 _END_WAIT_MS = 1000  # below the statement time-out
 _BACKOFF_S = (0.05, 2.0)
@@ -93,6 +96,7 @@ class Link:
         self._started: tuple[int, datetime] | None = None  # pid and start of our backend
         self._old: tuple[int, datetime] | None = None  # a backend that may still commit
         self.conn: Connection | None = None
+        self.full_at = -math.inf  # monotonic; when PostgreSQL last said that its disk is full
 
     def is_up(self) -> bool:
         """Whether a flush can be tried."""
@@ -163,6 +167,8 @@ class Link:
             sqlstate = str(error.sqlstate or "")
             if sqlstate == LEASE_LOST_CODE:
                 return LeaseLost(f"process {self._process} has a newer owner")
+            if sqlstate == DISK_FULL:
+                self.full_at = time.monotonic()
             if not sqlstate.startswith("57P") and self.is_up():
                 return Aborted(sqlstate, str(error), error.constraint_name)
         # A FATAL can arrive after the commit and before its confirmation.

@@ -3,6 +3,9 @@
 CREATE LIKE, then ATTACH: `PARTITION OF` would lock the parent against everybody. The CHECK
 spares the ATTACH its scan and is dropped afterwards. There is no default partition: a row for
 a day nobody made is an error to be seen, not a row to be moved later.
+
+The database's function `make_partition` does it, as the owner of the tables: who runs the gateway
+need not be that. What ends them is `store.retention`.
 """
 
 from __future__ import annotations
@@ -12,14 +15,7 @@ from sms.ids import DAY_MS, EPOCH_MS, TIME_SHIFT
 from store.database import TROUBLE, Connection
 from store.seal import Keyring, date_of
 
-_LOCK = 44
-_KEY_COLUMNS = {
-    "messages": "id",
-    "events": "message_id",
-    "inbound": "id",
-    "webhook_attempts": "id",
-}
-TABLES = tuple(_KEY_COLUMNS)
+TABLES = ("messages", "events", "inbound", "webhook_attempts")
 
 
 def day_range(day: int) -> tuple[int, int]:
@@ -33,11 +29,15 @@ def today(now: float) -> int:
     return (int(now * 1000) - EPOCH_MS) // DAY_MS
 
 
+def name_of(table: str, day: int) -> str:
+    """The partition of a day, as `messages_20261122`."""
+    return f"{table}_{date_of(day):%Y%m%d}"
+
+
 async def ensure(conn: Connection, keyring: Keyring, *, days_ahead: int, now: float) -> list[str]:
     """Make partitions and data keys from yesterday to `days_ahead` days from now; load the keys.
 
-    Idempotent; returns the names of the partitions made. Called at start and hourly. A detach
-    that a crash left half done is finished first, or every later one would be refused. Raises
+    Idempotent; returns the names of the partitions made. Called at start and hourly. Raises
     StoreUnavailable when PostgreSQL is away or in trouble.
     """
     days = range(max(today(now) - 1, 0), today(now) + days_ahead + 1)
@@ -49,12 +49,13 @@ async def ensure(conn: Connection, keyring: Keyring, *, days_ahead: int, now: fl
 
 async def _ensure(conn: Connection, keyring: Keyring, days: range) -> list[str]:
     made: list[str] = []
-    await _finish_detach(conn)
     attached, parents = await _attached(conn), await _parents(conn)
     for day in days:
         for table in parents:
-            name = f"{table}_{date_of(day):%Y%m%d}"
-            if name not in attached and await _make(conn, table, name, day):
+            name = name_of(table, day)
+            if name not in attached and await conn.fetchval(
+                "SELECT make_partition($1, $2)", table, date_of(day)
+            ):
                 made.append(name)
     await keyring.ensure_days(conn, days)
     return made
@@ -79,28 +80,3 @@ async def _attached(conn: Connection) -> set[str]:
         list(TABLES),
     )
     return {row["relname"] for row in rows}
-
-
-async def _make(conn: Connection, table: str, name: str, day: int) -> bool:
-    low, high = day_range(day)
-    key = _KEY_COLUMNS[table]
-    async with conn.transaction():
-        await conn.execute("SELECT pg_advisory_xact_lock($1, 0)", _LOCK)
-        if name in await _attached(conn):
-            return False  # another process was faster
-        await conn.execute(
-            f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL,"
-            f" CONSTRAINT {name}_range CHECK ({key} >= {low} AND {key} < {high}));"
-            f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({low}) TO ({high});"
-            f"ALTER TABLE {name} DROP CONSTRAINT {name}_range"
-        )
-    return True
-
-
-async def _finish_detach(conn: Connection) -> None:
-    rows = await conn.fetch(
-        "SELECT inhrelid::regclass::text AS child, inhparent::regclass::text AS parent"
-        " FROM pg_inherits WHERE inhdetachpending"
-    )
-    for row in rows:
-        await conn.execute(f"ALTER TABLE {row['parent']} DETACH PARTITION {row['child']} FINALIZE")

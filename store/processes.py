@@ -32,6 +32,7 @@ from store.database import (
     close,
     connect,
 )
+from store.schema import knows
 
 STEP_S = 1.0  # further than this between two renewals no clock drifts
 SAFETY_S = 2.0  # we stop sending this long before the lease ends
@@ -402,8 +403,20 @@ async def _become(
             role,
         )
         if row is not None:
+            await _tell_version(conn, process, row["epoch"])
             await _forget_sessions(conn, process)
         return row
+
+
+async def _tell_version(conn: AnyConnection, process: int, epoch: int) -> None:
+    """Say what our code knows; whoever says nothing for an epoch is of before this."""
+    await conn.execute(
+        "INSERT INTO process_versions VALUES ($1, $2, $3) ON CONFLICT (process)"
+        " DO UPDATE SET epoch = excluded.epoch, knows = excluded.knows",
+        process,
+        epoch,
+        knows(),
+    )
 
 
 async def _end_backends(conn: Connection, process: int) -> None:

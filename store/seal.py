@@ -40,7 +40,7 @@ SHARDS = 16
 KEY_BYTES = 32
 COLUMN_NUMBER, COLUMN_BODY, COLUMN_OPTIONS = 1, 2, 3
 TABLE_MESSAGES, TABLE_INBOUND = 1, 2
-_FIRST_DAY = date(2026, 1, 1)
+FIRST_DAY = date(2026, 1, 1)
 _NONCE = Struct(">qI").pack
 _ROW_ID = Struct(">q").pack
 _AAD_HEAD = Struct(">iBB").pack
@@ -55,7 +55,7 @@ def day_of(message_id: int) -> int:
 
 def date_of(day: int) -> date:
     """The calendar day of `day_of`."""
-    return _FIRST_DAY + timedelta(days=day)
+    return FIRST_DAY + timedelta(days=day)
 
 
 def load_or_create_master_key(path: Path) -> bytes:
@@ -112,7 +112,7 @@ async def must_fit(dsn: str, keyring: Keyring) -> bool:
             return False
         day = await conn.fetchval("SELECT max(day) FROM data_keys")
         if day is not None:
-            await keyring.load_days(conn, [(day - _FIRST_DAY).days])
+            await keyring.load_days(conn, [(day - FIRST_DAY).days])
         return day is not None
     finally:
         await close(conn)
@@ -238,6 +238,11 @@ class Keyring:
         """The sealer of a message."""
         return self._sealers.get((message_id >> TIME_SHIFT) // DAY_MS * SHARDS + tenant % SHARDS)
 
+    def forget_before(self, day: int) -> None:
+        """Put the keys of earlier days out of this process: their day was destroyed."""
+        for slot in [slot for slot in self._sealers if slot < day * SHARDS]:
+            del self._sealers[slot]
+
     async def load_days(self, conn: AnyConnection, days: Iterable[int]) -> None:
         """Read and unwrap the keys of these days; days without keys stay without.
 
@@ -248,7 +253,7 @@ class Keyring:
             "SELECT shard, day, wrapped FROM data_keys WHERE day = ANY($1)", wanted
         )
         for row in rows:
-            day = (row["day"] - _FIRST_DAY).days
+            day = (row["day"] - FIRST_DAY).days
             slot = day * SHARDS + row["shard"]
             if slot not in self._sealers:
                 self._sealers[slot] = Sealer(self._unwrap(row["shard"], day, row["wrapped"]))

@@ -78,6 +78,8 @@ def _become(identity: Identity) -> None:
 def _before_exec(identity: Identity, death_signal: int, parent: int) -> Callable[[], None]:
     def prepare() -> None:
         _become(identity)
+        # Told to all processes of a service (a reload), it must not end one that is starting.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if _LIBC is not None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, int(death_signal))
             if os.getppid() != parent:  # it died before we asked to be told

@@ -270,8 +270,8 @@ class Metrics:
         self.deadline_behind_seconds = Gauge(
             "deadline_behind_seconds",
             "How much later than it should the search for silent messages looks at them.",
-            (),
-            "max",
+            rule="max",
+            is_blank=True,  # nobody searches: the alert asks whether anybody says it
         )
 
     def _outcomes(self) -> None:
@@ -328,18 +328,67 @@ class Metrics:
             rule="max",
         )
         self.disk_used_ratio = Gauge(
-            "disk_used_ratio", "Used share of the data directory's disk, 0 to 1.", rule="max"
+            "disk_used_ratio",
+            "Used share of the fullest disk below the data directory, of blocks or inodes, 0 to 1.",
+            rule="max",
         )
         self.journal_failures_total = Counter(
             "journal_failures_total", "Writes that the attempt journal did not take."
         )
 
+    def _retention(self) -> None:
+        """What ends after its time; said by every process, from one table."""
+        self.retention_oldest_days = Gauge(
+            "retention_oldest_days",
+            "Age of the oldest partition, from where its day begins.",
+            ("table",),
+            "max",
+        )
+        self.retention_dropped = Gauge(
+            "retention_dropped",
+            "Partitions or rows that ended after their time, since the database was made.",
+            ("table",),
+            "max",
+        )
+        self.retention_done_timestamp_seconds = Gauge(
+            "retention_done_timestamp_seconds",
+            "Unix time when a round of upkeep last ended all of this kind that was over.",
+            ("table",),
+            "max",
+        )
+        self.retention_held = Gauge(
+            "retention_held",
+            "1 while something is over that may not end: a message of its day is under way.",
+            ("table",),
+            "max",
+        )
+
+    def _certificates(self) -> None:
+        """TLS: what is shown, what is trusted, until when."""
+        self.certificate_expiry_timestamp_seconds = Gauge(
+            "certificate_expiry_timestamp_seconds",
+            "Unix time at which a certificate in use ends, the first of its file.",
+            ("certificate",),
+            "min",
+        )
+        self.tls_reloads_total = Counter(
+            "tls_reloads_total",
+            "New certificates at our ports: loaded, or failed and still not in use (each look).",
+            ("result",),
+        )
+
+    def _node(self) -> None:
+        """What a node stands on."""
+        self._certificates()
+        self._disks()
+        self._retention()
+        self._procedures()
+
     def _more(self) -> None:
         """What channels cost and carry, and the process's own health."""
         self._outcomes()
         self._silence()
-        self._disks()
-        self._procedures()
+        self._node()
         self.smg_sessions = Gauge(
             "smg_sessions",
             "Logins of SMGs at our port, which bring reports and texts (SGIP).",

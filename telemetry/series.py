@@ -176,11 +176,15 @@ class Gauge(Series):
         labels: Labels = (),
         rule: Rule = "sum",
         tenants: TopTenants | None = None,
+        *,
+        is_blank: bool = False,
     ) -> None:
+        """`is_blank`: without labels, too, there is no sample before it is set."""
         super().__init__(name, text, labels, tenants)
         self.rule = rule
         # A process that never sets a "min" gauge has no say in it.
-        self._start: dict[Labels, float] = {} if labels or rule == "min" else {(): 0.0}
+        is_blank = is_blank or rule == "min"
+        self._start: dict[Labels, float] = {} if labels or is_blank else {(): 0.0}
         self.values = self._start.copy()
 
     def set(self, labels: Labels, value: float) -> None:

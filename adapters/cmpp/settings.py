@@ -14,7 +14,7 @@ from adapters.checks import (
     Check,
     choice,
     code_classes,
-    find_wrong,
+    find_wrong_wire,
     integer,
     is_whole,
     seconds,
@@ -120,12 +120,12 @@ _CHECKS: Final[Mapping[str, Check]] = {
 
 def validate_2(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with the settings of a `cmpp2` channel: (JSON pointer, what to do)."""
-    return find_wrong(raw, _CHECKS, _REQUIRED, "a CMPP channel")
+    return find_wrong_wire(raw, _CHECKS, _REQUIRED, "a CMPP channel")
 
 
 def validate_3(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """The same for a `cmpp3` channel."""
-    return find_wrong(raw, {**_CHECKS, "version": _version_3}, _REQUIRED, "a CMPP channel")
+    return find_wrong_wire(raw, {**_CHECKS, "version": _version_3}, _REQUIRED, "a CMPP channel")
 
 
 def parse(protocol: str, raw: Mapping[str, Any]) -> CmppSettings:

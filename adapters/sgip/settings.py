@@ -94,7 +94,7 @@ _PLAIN: Final = ("host", "port", "login_name", "password", "node_id", "content_m
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
-    wrong = checks.find_wrong(raw, _CHECKS, _REQUIRED, PROTOCOL)
+    wrong = checks.find_wrong_wire(raw, _CHECKS, _REQUIRED, PROTOCOL)
     if "smg_allow" not in raw:
         wrong += [
             (f"/{name}", "has no use without `smg_allow`, the addresses the SMG connects from")

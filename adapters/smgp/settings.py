@@ -98,7 +98,7 @@ _PLAIN: Final = (
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
-    return checks.find_wrong(raw, _CHECKS, _REQUIRED, PROTOCOL)
+    return checks.find_wrong_wire(raw, _CHECKS, _REQUIRED, PROTOCOL)
 
 
 def parse(raw: Mapping[str, Any]) -> SmgpSettings:

@@ -7,9 +7,7 @@ channel is up while a transmitter is bound; an SMSC keeps the receipts while no 
 from __future__ import annotations
 
 import random
-import ssl
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from adapters.base import ChannelSink
 from adapters.session import SessionPolicy
@@ -18,34 +16,7 @@ from adapters.smpp import pdu, settings
 from adapters.smpp.asking import Book
 from adapters.smpp.references import LostSubmits
 from adapters.smpp.session import Session
-from adapters.tls import Tls, TlsSettings, make_context
 from sms import config
-from sms.errors import ConfigError
-
-
-def _tls_of(raw: Mapping[str, Any]) -> TlsSettings | None:
-    if not raw.get("tls"):
-        return None
-    own = {name: raw.get(name, "") for name in settings.TLS_NAMES}
-    return TlsSettings(
-        own["tls_server_name"] or raw["host"], own["tls_ca"], own["tls_cert"], own["tls_key"]
-    )
-
-
-def _context_of(tls: TlsSettings | None) -> ssl.SSLContext | None:
-    return None if tls is None else make_context(tls)
-
-
-def validate(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """`settings.validate`, and whether the certificates can be read."""
-    wrong = settings.validate(raw)
-    if not wrong:
-        try:
-            _context_of(_tls_of(raw))
-        except ConfigError as error:
-            name, _, detail = str(error).partition(": ")
-            wrong.append((f"/{name}", detail))
-    return wrong
 
 
 class SmppChannel(WireChannel):
@@ -65,8 +36,6 @@ class SmppChannel(WireChannel):
         self._book = None if after_s is None else Book(after_s)
         self._lost = LostSubmits() if self._settings.look.has_reference else None
         self.sends_whole = self._settings.look.is_payload
-        self._tls = _tls_of(channel.settings)
-        self._context = _context_of(self._tls)
         super().__init__(
             channel,
             sink,
@@ -78,12 +47,6 @@ class SmppChannel(WireChannel):
     def address(self, number: int) -> tuple[str, int]:
         """The SMSC's; every session has the same."""
         return self._settings.host, self._settings.port
-
-    def make_tls(self) -> Tls | None:
-        """A new connection's, where the channel has TLS."""
-        if self._tls is None or self._context is None:
-            return None
-        return Tls(self._context, self._tls.server_name)
 
     def places(self) -> int:
         """Twice the sessions where each direction has a connection of its own."""

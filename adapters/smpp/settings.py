@@ -15,7 +15,7 @@ from adapters.checks import (
     Check,
     choice,
     code_classes,
-    find_wrong,
+    find_wrong_wire,
     flag,
     integer,
     is_whole,
@@ -97,7 +97,6 @@ class SmppSettings:
     enquire_link_s: float | None = None  # None = the policy's
     response_timeout_s: float | None = None  # None = the policy's
     query_after_s: float | None = None  # None = receipts that stay away are not asked for
-    has_tls: bool = False
 
 
 _SOURCE: Final = "SMPP 3.4"
@@ -117,14 +116,7 @@ def _version(value: object) -> str | None:
     return None if value in (0x34, 0x50) and is_whole(value) else "give 0x34 (3.4) or 0x50 (5.0)"
 
 
-def _pem(value: object) -> str | None:
-    is_good = isinstance(value, str) and "-----BEGIN " in value
-    return None if is_good else "give PEM text, or its file under the same name with _file behind"
-
-
 _OCTET = integer(0, 255)
-# What belongs to TLS, beside the switch `tls` itself.
-TLS_NAMES: Final = ("tls_server_name", "tls_ca", "tls_cert", "tls_key")
 _REQUIRED: Final = ("host", "port", "system_id", "password")
 # name → check; defaults stand in SmppSettings and SubmitLook
 _CHECKS: Final[Mapping[str, Check]] = {
@@ -156,24 +148,12 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "response_timeout_s": seconds(1, 300),
     "query_after_s": seconds(1, 259_200),
     "user_message_reference": flag,
-    "tls": flag,
-    "tls_server_name": _string(1, 253),
-    "tls_ca": _pem,
-    "tls_cert": _pem,
-    "tls_key": _pem,
 }
 
 
 def validate(raw: Mapping[str, object]) -> list[tuple[str, str]]:
     """Everything wrong with a channel's protocol settings: (JSON pointer, what to do)."""
-    wrong = find_wrong(raw, _CHECKS, _REQUIRED, "an SMPP channel")
-    if raw.get("tls") is not True:
-        idle = "means nothing without `tls: true`; add that, or remove this"
-        wrong += [(f"/{name}", idle) for name in TLS_NAMES if name in raw]
-    for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
-        if name in raw and other not in raw:
-            wrong.append((f"/{name}", f"needs {other} beside it: a certificate and its key"))
-    return wrong
+    return find_wrong_wire(raw, _CHECKS, _REQUIRED, "an SMPP channel")
 
 
 def parse(raw: Mapping[str, Any]) -> SmppSettings:
@@ -208,7 +188,6 @@ def parse(raw: Mapping[str, Any]) -> SmppSettings:
         number_format=NumberFormat(raw.get("number_format", NumberFormat.E164)),
         id_match=IdMatch(raw.get("id_match", IdMatch.EXACT)),
         status_classes=own_classes(raw.get("status_classes", {})),
-        has_tls=raw.get("tls", False),
     )
 
 

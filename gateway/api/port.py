@@ -116,6 +116,10 @@ class LimiterPort(Protocol):
         """Take all or nothing without waiting; None = nothing was taken, `ask` must be asked."""
         ...
 
+    def expects(self, tenant_id: int, segments: int, now: float) -> bool:
+        """Whether `ask` most likely gives them, after a call to Valkey at most."""
+        ...
+
     async def ask(
         self, tenant_id: int, wanted: Mapping[MessageClass, int], now: float
     ) -> TakenPort:

@@ -6,6 +6,8 @@ anything about it is out of the ordinary it answers None before it has changed a
 raw ASGI door (`send.py`) takes the request from the start: one set of rules, one set of refusals.
 
     whole request ─▶ take ─┬─ None ────────────────────────────────────▶ the raw ASGI door
+      tokens asked for, if │                                                     ▲
+      there may be enough  ├─ wait ─▶ none after all ────────────────────────────┘
                            └─ accept ─┬─ stored ─▶ 202
                                       └─ its key or client_ref is taken ─▶ the raw ASGI door, from
                                          (nothing was stored)              here: replay, 409 or 422
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, MutableMapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,11 +158,12 @@ class QuickDoor:
         self._monotonic = monotonic
         self._snapshot: Snapshot | None = None
         self._known: dict[bytes | None, _Seen] = {}
-        # Requests whose key was taken; a drain waits for their connections, which are busy.
+        # Requests whose key was taken or whose tokens are asked for; a drain waits for their
+        # connections, which are busy.
         self._late: set[asyncio.Task[None]] = set()
         self._is_off = flow.access.log.has_sends  # the long way alone writes the access log
 
-    def take(  # noqa: PLR0911, C901 (each way out is one thing out of the ordinary)
+    def take(  # noqa: PLR0911, PLR0912, PLR0915, C901 (each way out is one thing out of the ordinary)
         self,
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
@@ -201,9 +204,18 @@ class QuickDoor:
         keys = self._keys(message, name, body)
         if flow.route_full(message) is not None or (keys and flow.holder(keys) is not None):
             return None
-        taken = flow.limiter.take(tenant.id, message.message_class, len(message.texts), started)
+        segments = len(message.texts)
+        taken = flow.limiter.take(tenant.id, message.message_class, segments, started)
+        is_asked = taken is None and flow.limiter.expects(tenant.id, segments, started)
+        if is_asked:
+            taken = flow.limiter.look(tenant.id, started)  # until the answer is there
         if taken is None or taken.retry_after_s:
             return None
+        if is_asked:
+            stored = asyncio.get_running_loop().create_future()
+            quick = Quick(self, tenant, message, taken, request_id_of(known), started, stored)
+            self._later(self._wait(_Sent(quick, tenant, message, headers, body, peer, keys)))
+            return quick
         if failpoints.is_armed:
             failpoints.hit("admit.charged")
         if not flow.room(message.message_class, 1):
@@ -218,6 +230,38 @@ class QuickDoor:
         quick = Quick(self, tenant, message, taken, request_id, started, stored)
         self._begin(_Sent(quick, tenant, message, headers, body, peer, keys))
         return quick
+
+    async def _wait(self, sent: _Sent) -> None:
+        """A call to Valkey decides, one for all that wait; the other door says a refusal."""
+        try:
+            is_taken = await self._charge(sent)
+        except Exception:  # as of the short way itself: the other door meets it again
+            log.exception("short way failed")
+            self.crashed()
+            is_taken = False
+        if is_taken:
+            self._begin(sent)
+        else:
+            await self._ask(sent, None)
+
+    async def _charge(self, sent: _Sent) -> bool:
+        """Take tokens and room for a message; False = nothing was taken."""
+        flow, quick, message = self._flow, sent.quick, sent.message
+        wanted = {message.message_class: len(message.texts)}
+        try:
+            taken = await flow.limiter.ask(sent.tenant.id, wanted, self._monotonic())
+        except StoreUnavailable:
+            return False
+        if taken.retry_after_s:
+            return False
+        quick.taken = taken
+        if failpoints.is_armed:
+            failpoints.hit("admit.charged")
+        is_held = bool(sent.keys) and flow.holder(sent.keys) is not None
+        if is_held or not flow.room(message.message_class, 1):
+            self.put_back(sent.tenant, message, taken)
+            return False
+        return True
 
     def _is_watched(self, tenant: Tenant) -> bool:
         pumping = self._flow.pumping
@@ -287,7 +331,10 @@ class QuickDoor:
 
     def _again(self, sent: _Sent, error: NotFirst | None) -> None:
         """Let the other door answer; it finds the same, or what changed meanwhile."""
-        task = asyncio.get_running_loop().create_task(self._ask(sent, error))
+        self._later(self._ask(sent, error))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 

@@ -153,6 +153,7 @@ class Traffic:
         self.texts: list[Text] = []
         self.newest_answered = 0.0  # when the request left whose 202 came last
         self.on_accepted: Callable[[int], None] = lambda _: None
+        self.on_answer: Callable[[Answer], None] = lambda _: None  # of each send, retries too
 
     async def run(self, api_key: str) -> None:
         """Send while it is open, until cancelled."""
@@ -250,9 +251,8 @@ class Traffic:
             if text.cancel == UNKNOWN:
                 await asyncio.sleep(PAUSE_S)
 
-    @staticmethod
     async def _ask(
-        client: aiohttp.ClientSession, texts: Sequence[Text], *, is_batch: bool
+        self, client: aiohttp.ClientSession, texts: Sequence[Text], *, is_batch: bool
     ) -> Answer:
         """One try; a request counts as tried once its outcome may be unknown."""
         path = "/v1/batches" if is_batch else "/v1/messages"
@@ -275,6 +275,7 @@ class Traffic:
             answer.is_open = True
             for text in texts:
                 text.tries += 1
+        self.on_answer(answer)
         return answer
 
     def _note(self, texts: Sequence[Text], answer: Answer, *, is_batch: bool) -> None:

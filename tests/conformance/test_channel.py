@@ -28,7 +28,7 @@ def tls(tmp_path_factory):
     return {"tls": context, "settings": {"tls": True, "tls_ca": authority.cert}}
 
 
-@pytest.fixture(params=[*sorted(SPOKEN), "smpp over TLS", "smpp tx+rx"])
+@pytest.fixture(params=[*sorted(SPOKEN), "smpp over TLS", "smpp tx+rx", "sgip over TLS"])
 async def make(request, tls):
     """Start a rig and its channel; stopped at the end."""
     rigs = []

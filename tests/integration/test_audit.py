@@ -144,7 +144,7 @@ async def test_the_chain_is_what_the_documents_say(store):
 async def test_what_was_tampered_with_is_found(store, conn, sql, broken_at):
     for name in ("a", "b", "c"):
         await store.apply([Upsert("tenant", name, {}, {})], OPS)
-    await conn.execute(f"ALTER TABLE audit_events DISABLE TRIGGER append_only; {sql}")
+    await conn.execute(f"ALTER TABLE audit_events DISABLE TRIGGER USER; {sql}")
     assert (await store.audit.verify()).broken_at == broken_at
 
 
@@ -182,7 +182,7 @@ async def test_smsgw_check_names_the_row_that_was_tampered_with(store, conn, dsn
         await store.apply([Upsert("tenant", name, {}, {})], OPS)
     assert "2 rows, the chain holds" in await asyncio.to_thread(_audit, settings)
     await conn.execute(
-        "ALTER TABLE audit_events DISABLE TRIGGER append_only;"
+        "ALTER TABLE audit_events DISABLE TRIGGER USER;"
         " UPDATE audit_events SET body = replace(body, 'ops', 'eve') WHERE id = 2"
     )
     with pytest.raises(ConfigError, match="row 2 of the audit log"):

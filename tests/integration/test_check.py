@@ -12,8 +12,9 @@ from gateway import check
 from gateway.servers import reachable
 from gateway.settings import Settings
 from gateway.terminal import Terminal
-from store.database import connect, migrate
+from store.database import connect
 from store.embedded import EmbeddedServers
+from store.schema import migrate
 from store.seal import load_or_create_master_key
 from tests.support.postgres import World
 

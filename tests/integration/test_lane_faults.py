@@ -1,6 +1,7 @@
 """Faults of our own and of PostgreSQL round the lanes: nobody waits for ever, nothing stops."""
 
 import asyncio
+import math
 import time
 from typing import cast
 
@@ -10,7 +11,7 @@ import pytest
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from store import database, partitions
 from store.config import ConfigStore
-from store.link import Link
+from store.link import Aborted, Link
 from store.read import Reader
 from tests.support.cutter import Cutter
 from tests.support.postgres import text
@@ -186,6 +187,19 @@ async def test_trouble_of_the_server_is_unavailability_to_readers(world, error):
         await Reader(pool, world.keyring).fold_deltas(0)
     with pytest.raises(StoreUnavailable):
         await ConfigStore(pool, world.keyring).version()
+
+
+async def test_a_full_disk_of_postgresql_is_remembered_and_refuses_certainly(world):
+    link = Link(world.opener(), world.lease.process, 2.0, lambda: None)
+    await link.connect()
+    assert link.full_at == -math.inf
+    full = "DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END $$"
+    began = time.monotonic()
+    with pytest.raises(Aborted, match="53100"):
+        await link.run(full, None)
+    assert began <= link.full_at <= time.monotonic()
+    assert link.is_up()  # the connection is sound: the next flush asks again
+    link.abandon()
 
 
 async def test_partitions_that_cannot_be_made_now_are_made_later(world):

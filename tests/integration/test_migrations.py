@@ -9,7 +9,7 @@ import pytest
 from receipts.state import Path
 from sms.ids import COUNTER_BITS, id_at
 from sms.model import CLASS_CODES, STATE_CODES, State
-from store import database, indexes, partitions
+from store import database, indexes, partitions, schema
 from store.config import ConfigStore
 from store.partitions import today
 from store.processes import ProcessLease
@@ -54,7 +54,7 @@ async def test_rows_that_wait_keep_their_process(old):
     for process in (5, 6):
         await conn.execute(PARK, id_at(time.time()) | process << COUNTER_BITS)
         await conn.execute(PARK_WEBHOOK, id_at(time.time()) | process << COUNTER_BITS)
-    assert await database.migrate(old) == database.migration_names()[1:]
+    assert await schema.migrate(old) == schema.migration_names()[1:]
     pool = await database.open_pool(old, process=5, epoch=1, size=1)
     reader = Reader(pool, Keyring(MASTER))
     later = time.time() + 60
@@ -78,12 +78,22 @@ async def test_rows_that_wait_keep_their_process(old):
     assert (lease.process, lease.epoch) == (5, 2)
 
 
+async def make_days(conn, keyring, **when):
+    """`partitions.ensure` on a schema that has not got its function yet."""
+    name = "0024_pre_keeping.sql"
+    sql = resources.files("store.migrations").joinpath(name).read_text("utf-8")
+    begin = sql.index("CREATE FUNCTION make_partition")
+    await conn.execute(sql[begin : sql.index("END $$;", begin) + 7])
+    await partitions.ensure(conn, keyring, **when)
+    await conn.execute("DROP FUNCTION make_partition")
+
+
 async def test_what_is_open_is_counted_anew(old):
     """Before, a correction counted as a second end, and what came back stayed submitted."""
     keyring = Keyring(MASTER)
     conn = await database.connect(old, statement_timeout_s=30)
     now = time.time()
-    await partitions.ensure(conn, keyring, days_ahead=1, now=now)
+    await make_days(conn, keyring, days_ahead=1, now=now)
     await conn.execute("INSERT INTO processes VALUES (0, 1, 'n', 0, now(), 0, 0, 0)")
     await conn.execute("INSERT INTO deltas VALUES (0, 1, 99, 99, 99), (0, 7, 1, 1, 1)")
     # The lanes of today write here, code of before did not.
@@ -117,7 +127,7 @@ async def test_what_is_open_is_counted_anew(old):
     lane.add(rows, urgent=True)
     assert await lane.drain(60)
     await conn.execute("DROP TABLE usage_deltas")
-    await database.migrate(old)
+    await schema.migrate(old)
     assert await world.reader.deltas() == {1: (10, 3, 4)}
     counted = await conn.fetch("SELECT status, messages FROM usage_days ORDER BY status")
     codes = [state for state in (0, 2, 4, 5, 6, 9, 11) if state in STATE_CODES.values()]
@@ -150,7 +160,7 @@ async def test_keys_of_before_are_found_and_code_of_before_writes_on(old):
         sealed,
     )
     await conn.execute("UPDATE config_version SET version = 2")
-    await database.migrate(old)
+    await schema.migrate(old)
     pool = await database.open_pool(old, size=1)
     store = ConfigStore(pool, keyring)
     shop = await store.find("tenant", 1)
@@ -179,8 +189,8 @@ async def test_the_index_of_the_pull_is_built_beside_the_traffic(old):
     """Partitions of before get it without a lock that a writer would wait for."""
     keyring, now = Keyring(MASTER), time.time()
     conn = await database.connect(old, statement_timeout_s=60)
-    await partitions.ensure(conn, keyring, days_ahead=0, now=now)
-    await database.migrate(old)
+    await make_days(conn, keyring, days_ahead=0, now=now)
+    await schema.migrate(old)
     await partitions.ensure(conn, keyring, days_ahead=1, now=now)  # this one is born with it
     of_before = [f"events_{date_of(today(now) - back):%Y%m%d}" for back in (0, 1)]
     half = f"{of_before[1]}_events_pull"  # of a builder that was killed

@@ -8,7 +8,7 @@ import pytest
 
 from sms.errors import ConfigError, LeaseLost, StoreUnavailable, Unavailable
 from sms.ids import DAY_MS, EPOCH_MS, IdClock, unix_of
-from store import database, partitions
+from store import database, partitions, schema
 from store.partitions import TABLES
 from store.processes import DatabaseClock, ProcessLease
 from store.seal import Keyring, date_of, day_of
@@ -221,9 +221,9 @@ async def test_migrations_run_once_also_when_two_start_together(postgres_server)
     await postgres_server.admin("CREATE DATABASE two_start")
     dsn = postgres_server.dsn("two_start")
     seen: list[str] = []
-    names = await asyncio.gather(database.migrate(dsn, seen.append), database.migrate(dsn))
+    names = await asyncio.gather(schema.migrate(dsn, seen.append), schema.migrate(dsn))
     assert sorted(map(len, names)) == [0, max(map(len, names))]
-    assert await database.migrate(dsn) == []
+    assert await schema.migrate(dsn) == []
     assert await database.server_major(dsn) >= 15
     await postgres_server.admin("DROP DATABASE two_start WITH (FORCE)")
 
@@ -276,19 +276,6 @@ async def test_two_that_make_partitions_together_do_not_collide(undated):
 
     first, second = await asyncio.gather(make(), make())
     assert len({*first, *second}) == 4 * len(TABLES)
-
-
-async def test_a_detach_that_was_left_half_done_is_finished(dsn):
-    conn = await database.connect(dsn, statement_timeout_s=30)
-    keyring = Keyring(MASTER)
-    past = time.time() - 30 * 86_400
-    [name, *_] = await partitions.ensure(conn, keyring, days_ahead=0, now=past)
-    await conn.execute(
-        "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = $1::text::regclass", name
-    )
-    await partitions.ensure(conn, keyring, days_ahead=2, now=time.time())
-    assert await conn.fetchval("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == 0
-    await conn.close()
 
 
 async def test_another_master_key_is_named_at_start(world):

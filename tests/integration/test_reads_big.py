@@ -25,7 +25,7 @@ from gateway.ledger import ENDS
 from loadtest.fill import FIRST_SMALL, Day, Plan, digits_of, fill
 from sms.ids import DAY_MS, EPOCH_MS, id_at
 from sms.model import MessageClass, State
-from store import database, partitions
+from store import database, partitions, schema
 from store.lists import Wanted, look_sql, newest_id
 from store.partitions import today
 from store.pull import PULL_SQL, oldest_cursor
@@ -55,7 +55,7 @@ class Stored:
     async def make(cls, server: Server, name: str, folder: Path, messages: int) -> Stored:
         await server.admin(f"CREATE DATABASE reads_{name}")
         dsn, now = server.dsn(f"reads_{name}"), time.time()
-        await database.migrate(dsn)
+        await schema.migrate(dsn)
         key_file = folder / "master.key"
         keyring = Keyring(load_or_create_master_key(key_file))
         this, share = today(now), messages // DAYS

@@ -7,7 +7,9 @@ really send is in the recorded vectors (tests/wire).
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
+from typing import NamedTuple
 
 import pytest
 
@@ -20,8 +22,10 @@ from loadtest.server import LoginAsked, OwedReport, Submits
 from loadtest.sgip_server import SgipCaller, SgipServer, SgipSide
 from sms import config
 from sms.outcomes import Submitted
+from tests.support.certificates import Authority
 from tests.support.sgip import SETTINGS, bind_asked, deliver
 from tests.support.smpp import FakeSink, some_submits
+from tests.support.tls_front import server_context
 
 pytestmark = pytest.mark.integration
 
@@ -37,10 +41,18 @@ def a_channel(number: int = 7, **settings: object) -> config.Channel:
     return config.Channel(number, "unicom", "sgip", own)
 
 
+class Tls(NamedTuple):
+    """Both ends'."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
 class Rig:
     """A door behind a listening socket, with a sink that remembers."""
 
-    def __init__(self, **policy: float) -> None:
+    def __init__(self, tls: Tls | None = None, **policy: float) -> None:
+        self.tls = tls
         self.sink = FakeSink()
         self.writers: list[asyncio.StreamWriter] = []
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -49,10 +61,13 @@ class Rig:
         self.policy = SessionPolicy(process=0, life=0, **policy)
         self.door = Door(self.sink, self.policy)
         self.door.set_channels([a_channel()])
-        self.listener = Listener(self.socket, self.door.make_protocol, None)
+        self.listener = Listener(
+            self.socket, self.door.make_protocol, (lambda: tls.server) if tls else None
+        )
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        context = self.tls.client if self.tls else None
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
         self.writers.append(writer)
         return reader, writer
 
@@ -101,9 +116,14 @@ class Caller:
         self.flush()
 
 
-@pytest.fixture
-async def rig():
-    made = Rig()
+@pytest.fixture(params=["in clear", "within TLS"])
+async def rig(request, tmp_path):
+    authority = Authority()
+    tls = Tls(
+        server_context(authority.issue("127.0.0.1"), tmp_path),
+        ssl.create_default_context(cadata=authority.cert),
+    )
+    made = Rig(tls if request.param == "within TLS" else None)
     yield made
     await made.close()
 

@@ -87,9 +87,9 @@ def port_of(receiver: Receiver) -> int:
 
 def forget_names(deliverer: Deliverer) -> None:
     """As half a minute does."""
-    connector = deliverer._checked.connector
-    assert isinstance(connector, aiohttp.TCPConnector)
-    connector.clear_dns_cache()
+    for session in deliverer._sessions.values():
+        assert isinstance(session.connector, aiohttp.TCPConnector)
+        session.connector.clear_dns_cache()
 
 
 async def test_a_name_for_any_forbidden_address_is_refused_at_connect(

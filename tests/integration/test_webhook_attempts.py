@@ -11,8 +11,7 @@ import pytest
 
 from sms.errors import OutcomeUnknown, StoreUnavailable
 from sms.ids import id_at, to_text
-from store.attempts import AttemptStore, Noted, drop_old
-from store.database import connect
+from store.attempts import AttemptStore, Noted
 from store.fragments import ParkedWebhook, park_webhooks_sql
 from store.replays import PAGE, Replay
 from tests.support.webhook_world import PATH, STAR, URL, open_rig
@@ -455,20 +454,6 @@ async def test_old_dead_letters_and_those_of_removed_endpoints_end(rig):
         rows[1].event_id,
     ]
     assert (await rig.read(kept["id"]))["enabled"]
-
-
-async def test_days_of_attempts_that_are_over_are_dropped(rig):
-    """Also one that a crash left detached."""
-    conn = await connect(rig.world.dsn)
-    now = time.time()
-    names = await drop_old(conn, now)
-    assert names == []
-    later = await drop_old(conn, now + 32 * DAY)
-    assert len(later) >= 2
-    assert await drop_old(conn, now + 32 * DAY) == []
-    await conn.execute("CREATE TABLE webhook_attempts_20260101 (LIKE webhook_attempts)")
-    assert await drop_old(conn, now) == ["webhook_attempts_20260101"]
-    await conn.close()
 
 
 async def test_attempts_wait_for_a_store_that_is_away_and_their_number_is_bounded(rig, monkeypatch):

@@ -55,6 +55,7 @@ class Peer:
         self.answer = answer
         self.is_closing = False
         self.connections = 0
+        self.open = 0  # of them, now
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -67,6 +68,7 @@ class Peer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -90,6 +92,7 @@ class Peer:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
+            self.open -= 1
             writer.close()
 
     async def stop(self) -> None:
@@ -154,6 +157,29 @@ async def test_connections_are_used_again(peer: Peer, deliverer: Deliverer) -> N
     for _ in range(5):
         assert await send(deliverer, exempt(peer)) == Delivered(204)
     assert peer.connections == 1
+
+
+async def test_no_more_connections_stay_open_than_descriptors_are_kept_for_it() -> None:
+    few = DeliveryPolicy(connect_s=30, total_s=60, kept=2)
+    deliverer, peers = Deliverer(few), [await Peer().start() for _ in range(5)]
+    try:
+        for _ in range(2):
+            for peer in peers:
+                assert await send(deliverer, exempt(peer)) == Delivered(204)
+            await asyncio.sleep(0.1)
+            assert [peer.open for peer in peers] == [1, 1, 0, 0, 0]
+        for peer in peers[:2]:
+            await peer.stop()  # they close what was kept: there is room for others
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            for peer in peers[2:4]:
+                assert await send(deliverer, exempt(peer)) == Delivered(204)
+        await asyncio.sleep(0.1)
+        assert [peer.open for peer in peers] == [0, 0, 1, 1, 0]
+    finally:
+        await deliverer.close()
+        for peer in peers[2:]:
+            await peer.stop()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

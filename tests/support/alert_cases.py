@@ -55,6 +55,9 @@ def receipts(expected: str, in_time: str) -> Series:
     }
 
 
+_DAY = 86_400  # seconds; promtool's clock begins at 0
+_ENDS = 'smsgw_certificate_expiry_timestamp_seconds{certificate="http"}'
+_SHOWN = {"instance": "a", "certificate": "http"}
 _STATE = 'smsgw_channel_state{channel="c",state="%s"}'
 _UP, _DOWN, _OPEN, _PAUSED = (_STATE % state for state in ("up", "down", "open", "paused"))
 _SUBMITS = 'smsgw_submits_total{channel="c",outcome="answered_ok"}'
@@ -285,6 +288,25 @@ CASES: list[Case] = [
     *single("DiskFilling", "smsgw_disk_used_ratio", "0.9x30", "0.7x30", instance="a"),
     Case("DiskFilling", {"smsgw_disk_used_ratio": "0.62+0.0005x60"}, {"instance": "a"}, at=55),
     *single("DiskFull", "smsgw_disk_used_ratio", "0.94x30", "0.92x30", instance="a"),
+    # 12 % in an hour: full in four; the same rise from far below, and one that has ended
+    Case("DiskFullSoon", {"smsgw_disk_used_ratio": "0.5+0.002x60"}, {"instance": "a"}, at=55),
+    Case("DiskFullSoon", {"smsgw_disk_used_ratio": "0.1+0.002x60"}, None, at=55),
+    Case("DiskFullSoon", {"smsgw_disk_used_ratio": "0.5+0.005x40 0.7x20"}, None, at=58),
+    *single("StorageRefuses", "smsgw_disk_used_ratio", "0.96x30", "0.94x30", instance="a"),
+    *single(
+        "CertificateNotTaken",
+        'smsgw_tls_reloads_total{result="failed"}',
+        "0x20 1+6x10",
+        "3x30",
+        instance="a",
+    ),
+    Case("CertificateNotTaken", {'smsgw_tls_reloads_total{result="loaded"}': "1+6x30"}, None),
+    *single("CertificateEnds", _ENDS, f"{20 * _DAY}x90", f"{40 * _DAY}x90", **_SHOWN)[1:],
+    Case("CertificateEnds", {_ENDS: f"{20 * _DAY}x90"}, _SHOWN, at=80),
+    # Renewed in time: the other one's last minutes of patience.
+    Case("CertificateEnds", {_ENDS: f"{20 * _DAY}x40 {90 * _DAY}x40"}, None, at=80),
+    *single("CertificateEndsNow", _ENDS, f"{6 * _DAY}x30", f"{8 * _DAY}x30", **_SHOWN),
+    Case("CertificateEndsNow", {_ENDS: "60x30"}, _SHOWN),  # it has ended
     *single("ListsStale", "smsgw_suppressions_age_seconds", "100x30", "2x30"),
     *single("ListsStale", "smsgw_portability_age_seconds", "100x30", "2x30"),
     # -- processes

@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from store.database import migrate
 from store.embedded import EmbeddedServers
+from store.schema import migrate
 
 ROOT = Path(__file__).parents[2]
 

@@ -54,10 +54,16 @@ class FakeLimiter:
         self.depth, self.rate, self.left = depth, rate, float(depth)
         self.refusal: Taken | None = None  # what `ask` says when it must be asked
         self.error: Exception | None = None
+        self.is_hopeful = False  # True: `ask` must be asked, and will most likely have it
+
+    def expects(self, tenant_id: int, segments: int, now: float) -> bool:
+        return self.is_hopeful
 
     def take(
         self, tenant_id: int, message_class: MessageClass, segments: int, now: float
     ) -> Taken | None:
+        if self.is_hopeful:
+            return None
         taken = self._take(segments)
         return taken if self.refusal is None else None
 

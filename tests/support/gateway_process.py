@@ -151,6 +151,7 @@ class GatewayProcess:
     """One `smsgw up --sandbox` and everything below it."""
 
     command_line: tuple[str, ...] = ("up", "--sandbox")
+    launcher: tuple[str, ...] = ()  # a command that starts it, in front
 
     def __init__(self, *, workers: int = 1, **reliability: str) -> None:
         """`reliability`: further `SMSGW_RELIABILITY__` settings, lower-case names."""
@@ -207,7 +208,7 @@ class GatewayProcess:
             cluster.lay(self.data_dir)
         with (self.folder / "up.out").open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", *self.command_line],
+                [*self.launcher, sys.executable, "-m", "gateway", *self.command_line],
                 cwd=ROOT,
                 env=self.env,
                 stdin=subprocess.DEVNULL,

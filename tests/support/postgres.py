@@ -19,7 +19,7 @@ import pytest
 
 from sms.ids import IdClock
 from sms.model import Carrier, Encoding, EventRow, Message, MessageClass, State
-from store import database, partitions
+from store import database, partitions, schema
 from store.accept import AcceptHooks, Acceptor
 from store.claims import ClaimBook
 from store.embedded import EmbeddedServers
@@ -70,7 +70,7 @@ async def _make_templates(server: Server) -> None:
     await server.admin("ALTER SYSTEM SET fsync = off")
     await server.admin("SELECT pg_reload_conf()")
     await server.admin(f"CREATE DATABASE {TEMPLATE}")
-    await database.migrate(server.dsn(TEMPLATE))
+    await schema.migrate(server.dsn(TEMPLATE))
     await server.admin(f"CREATE DATABASE {DATED} TEMPLATE {TEMPLATE}")
     conn = await database.connect(server.dsn(DATED), statement_timeout_s=30)
     await partitions.ensure(conn, Keyring(MASTER), days_ahead=2, now=time.time())

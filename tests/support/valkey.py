@@ -24,6 +24,11 @@ class ValkeyServer:
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
+    def path(self) -> Path:
+        """Its socket."""
+        return self._path
+
+    @property
     def url(self) -> str:
         return f"unix://{self._path}?db=0"
 

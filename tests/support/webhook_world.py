@@ -76,7 +76,6 @@ class Rig:
             metrics=self.metrics,
             next_id=world.event_ids.next,
             allow=AllowList.of(["http://127.0.0.1:9900"]),
-            open_conn=world.opener(),
             policy=HealthPolicy(),
             unix=self.now,
         )

@@ -2,6 +2,8 @@ import json
 import signal
 from typing import Any
 
+import pytest
+
 from gateway.children import Child, CpuTotal, backoff_s, ended_how, tail
 
 
@@ -100,3 +102,15 @@ def test_cpu_seconds_go_on_over_the_lives_of_a_name():
     assert total.add(10, 3.0) == 3.0
     assert total.add(11, 0.5) == 3.5
     assert total.add(11, 1.0) == 4.0
+
+
+def test_one_that_cannot_be_started_is_tried_again_ever_later(tmp_path):
+    child = Child("a", ["true"], {}, tmp_path / "away" / "a.log")
+    waits = []
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            child.start(100.0)
+        child.put_off(100.0)
+        waits.append(child.due_at - 100.0)
+    assert child.pid is None
+    assert waits == [0.0, 0.5, 1.0]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway import doctor
+from gateway.certificate_dates import Dates
 from gateway.doctor import Disk, Finding, Verdict
 from gateway.settings import Settings
 from gateway.terminal import Terminal
@@ -92,17 +93,32 @@ def test_memory(left, expected):
     assert remedied(doctor.judge_memory(left, 100)) is expected
 
 
-@pytest.mark.parametrize(("days", "expected"), [(60, OK), (20, WARN), (2, FAIL), (-1, FAIL)])
+@pytest.mark.parametrize(("days", "expected"), [(60, OK), (20, WARN), (6, FAIL), (-1, FAIL)])
 def test_certificates(days, expected):
-    begins = NOW - timedelta(days=90)
-    found = doctor.judge_certificate(begins, NOW + timedelta(days=days), NOW)
+    dates = Dates(NOW - timedelta(days=90), NOW + timedelta(days=days))
+    found = doctor.judge_certificate("http", dates, NOW)
+    assert found.name == "certificate http"
     assert remedied(found) is expected
     assert f"{abs(days)} days" in found.text
 
 
 def test_a_certificate_of_tomorrow():
-    found = doctor.judge_certificate(NOW + timedelta(days=1), NOW + timedelta(days=90), NOW)
-    assert remedied(found) is FAIL
+    dates = Dates(NOW + timedelta(days=1), NOW + timedelta(days=90))
+    assert remedied(doctor.judge_certificate("http", dates, NOW)) is FAIL
+
+
+@pytest.mark.parametrize(
+    ("label", "place"),
+    [
+        ("http", "SMSGW_TLS_CERT_FILE"),
+        ("database:ca", "SMSGW_DATABASE_URL"),
+        ("valkey:client", "SMSGW_REDIS_URL"),
+        ("channel:vendor:d:client", "the file of channel vendor:d, then `smsgw apply`"),
+    ],
+)
+def test_it_says_where_a_certificate_is_to_be_renewed(label, place):
+    dates = Dates(NOW - timedelta(days=90), NOW)
+    assert place in str(doctor.judge_certificate(label, dates, NOW).remedy)
 
 
 @pytest.mark.parametrize(

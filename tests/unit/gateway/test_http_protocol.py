@@ -238,6 +238,59 @@ async def test_what_the_limiter_must_ask_for_goes_the_long_way(wait_s: float) ->
     client.end()
 
 
+async def test_what_valkey_most_likely_has_is_waited_for_on_the_short_way() -> None:
+    client = Client()
+    flow = client.flow
+    flow.limiter.is_hopeful = True
+    door, served = client.door.take, []
+
+    def noting(*told: Any) -> Any:
+        served.append(door(*told))
+        return served[-1]
+
+    client.door.take = noting  # type: ignore[method-assign,assignment]
+    await client.send(request(flow, GOOD, extra=KEYED))
+    first, second = await client.send(request(flow, GOOD))
+    assert (first[0], second[0]) == (202, 202)
+    assert len(served) == 2
+    assert None not in served
+    assert [answer[1]["ratelimit"] for answer in (first, second)] == [
+        '"segments";r=999;t=1',
+        '"segments";r=998;t=1',
+    ]
+    assert len(flow.accepted) == 2
+    client.end()
+
+
+@pytest.mark.parametrize(
+    ("why", "status", "code"),
+    [
+        ("spent", 429, "quota.segments_per_second"),
+        ("full", 503, "shed.queue_full"),
+        ("unknown", 503, "store.unavailable"),
+        ("broken", 500, "internal.error"),
+    ],
+)
+async def test_what_was_waited_for_in_vain_takes_nothing_and_is_told_by_the_long_way(
+    why: str, status: int, code: str
+) -> None:
+    client = Client()
+    flow = client.flow
+    flow.limiter.is_hopeful = True
+    if why == "spent":
+        flow.limiter.left = 0.0
+    elif why == "full":
+        flow.free = dict.fromkeys(flow.free, 0)
+    else:
+        flow.limiter.error = StoreUnavailable("away") if why == "unknown" else RuntimeError("bug")
+    before, room = flow.limiter.left, dict(flow.free)
+    [(told, _, body)] = await client.send(request(flow, GOOD, extra=KEYED))
+    assert (told, body["code"]) == (status, code)
+    assert flow.accepted == []
+    assert (flow.limiter.left, flow.free) == (before, room)
+    client.end()
+
+
 async def test_a_request_cut_at_every_byte_is_answered_once() -> None:
     client = Client()
     whole = request(client.flow, GOOD)

@@ -278,3 +278,15 @@ async def test_how_a_restart_stands_is_told_on_the_unix_socket_only():
     status, _, body = await node.answer("/restart", is_ours=True)
     assert (status, json.loads(body)) == (200, {"asked": 3})
     assert (await get("/restart")).status_code == 404
+
+
+async def test_what_ails_the_node_is_told_beside_what_is_missing(monkeypatch):
+    node = Workers(1, monkeypatch)
+    node.node.remarks = lambda: ["storage: full"]
+    status, _, body = await node.node.answer("/readyz")
+    assert status == 200
+    assert json.loads(body)["degraded"] == ["storage: full"]
+    node.says[0] = None
+    status, _, body = await node.node.answer("/readyz")
+    assert status == 503
+    assert json.loads(body)["missing"] == ["w0: does not answer", "storage: full"]

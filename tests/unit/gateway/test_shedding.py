@@ -91,7 +91,11 @@ class World:
     ) -> dict[MessageClass, Refusal]:
         self.kit.clock.now += 1.0
         self.shedding.refresh(
-            is_writable=True, write_age_s=0.0, loop_lag_s=0.0, accepting=accepting
+            is_writable=True,
+            is_store_full=False,
+            write_age_s=0.0,
+            loop_lag_s=0.0,
+            accepting=accepting,
         )
         assert not self.shedding.closed
         found = {}

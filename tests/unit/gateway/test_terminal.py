@@ -1,5 +1,7 @@
+import contextlib
 import io
 import json
+from pathlib import Path
 
 from gateway.terminal import Terminal
 
@@ -42,3 +44,12 @@ def test_on_a_terminal_the_live_line_is_replaced_and_lines_stay():
     shown = stream.getvalue()
     assert "[worker] ended" in shown  # brackets are no markup
     assert "accepted 2" in shown
+
+
+def test_a_file_on_a_full_disk_lacks_the_line_and_nothing_ends():
+    full = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115 - its close fails
+    terminal = Terminal(stream=full)
+    terminal.say("ready", "ready")
+    terminal.say("not ready", "unready")
+    with contextlib.suppress(OSError):
+        full.close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratelimit.lease import Ask, Lease
+from ratelimit.lease import LEASE_S, Ask, Lease
 from tests.support.shared_bucket import UNIT, SharedBuckets
 
 KEY = "b"
@@ -162,7 +162,7 @@ def step(world: World, name: str, chance: random.Random) -> None:
     process = chance.choice(world.processes)
     needs = [chance.choice([1, 2, 5, 30]) for _ in range(chance.choice([0, 1, 2]))]
     if name == "advance":
-        world.advance(chance.choice([1, 50, 450, 890, 950, 3000]))
+        world.advance(chance.choice([1, 50, 450, 950, 1790, 1850, 3000]))
     elif name in ("wipe", "outage"):
         getattr(world, name)()
     elif name == "take":
@@ -265,15 +265,39 @@ def test_blocks_grow_with_the_pace_up_to_their_bound():
 def test_what_is_not_used_goes_back_when_idle():
     world = World(1000.0, 1000, 2)
     one, two = world.processes
+    begin = world.now
     talk(world, one, [100])
     for _ in range(4):  # the first one saw the take
         world.advance(100)
-        one.lease.tick(world.now)
+        is_due = one.lease.tick(world.now)
+    assert is_due
     talk(world, one, [])
-    assert one.lease.held == 0
+    assert one.lease.held == 8  # a few, for who sends a message a second
+    while one.lease.held:
+        world.advance(100)
+        if one.lease.tick(world.now):
+            talk(world, one, [])
+    assert world.now - begin < 2.5
     world.advance(1000)
     assert not one.lease.has_news()
     assert talk(world, two, [1000]) == 1000
+
+
+def test_alone_a_message_every_half_second_is_taken_from_what_is_held():
+    world = World(1000.0, 1000, 1)
+    process = world.processes[0]
+    talk(world, process, [1])
+    calls = 0
+    for tick in range(1, 200):
+        world.advance(100)
+        if tick % 5 == 0:
+            assert process.lease.held >= 1
+            world.take(process, 1)
+        if process.lease.tick(world.now):
+            talk(world, process, [])
+            calls += 1
+    assert len(world.spent) == 40
+    assert calls <= 20 / (0.9 * LEASE_S - 0.5) + 1
 
 
 def test_the_tokens_of_a_killed_process_come_back_with_its_lease():
@@ -283,9 +307,9 @@ def test_the_tokens_of_a_killed_process_come_back_with_its_lease():
     held = one.lease.held
     assert held > 0
     world.crash(one)
-    world.advance(500)
+    world.advance(int(LEASE_S * 500))
     assert talk(world, two, [1000]) == 0
-    world.advance(500)  # the lease is over; from here the bucket may fill
+    world.advance(int(LEASE_S * 500))  # the lease is over; from here the bucket may fill
     world.valkey.call("other", [KEY], [1_000_000, 1000, 0, 0, 0, 0, 0, 1])
     world.advance(held + 1)
     assert talk(world, two, [1000]) == 1000
@@ -296,7 +320,7 @@ def test_held_tokens_are_void_when_valkey_was_not_heard_for_long():
     process = world.processes[0]
     talk(world, process, [1])
     n = process.lease.held
-    world.advance(901)
+    world.advance(int(LEASE_S * 900) + 1)
     assert process.lease.take(n, world.now) > 0.0
     assert process.lease.left(world.now) == 1000
     assert process.lease.ask(world.now).hold == 0

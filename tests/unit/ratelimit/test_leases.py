@@ -157,10 +157,10 @@ async def test_a_hammered_bucket_is_asked_for_at_most_every_few_milliseconds(rig
 async def test_an_idle_process_makes_no_calls_and_holds_nothing(rig):
     lease = rig.leases.lease("t1", 2000.0, 4000)
     assert await rig.ask((lease, 10)) is None
-    await rig.run_for(1.0, 0.01)
+    await rig.run_for(4.0, 0.01)
     made = len(rig.call.calls)
     assert lease.held == 0
-    assert made == 2  # one to take, one to give back
+    assert made <= 4  # to take, to keep it for a little, to give back
     await rig.run_for(5.0, 0.01)
     assert len(rig.call.calls) == made
     assert await rig.ask((lease, 4000)) is None

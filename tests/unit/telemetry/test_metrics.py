@@ -232,6 +232,15 @@ def test_a_look_costs_what_was_busy_and_not_how_many_tenants_there_are() -> None
     assert counter.news() == {"t5": 1}
 
 
+def test_a_blank_gauge_says_nothing_before_it_is_set_and_after_it_is_cleared() -> None:
+    gauge = series.Gauge("deadline_behind_seconds", "", rule="max", is_blank=True)
+    assert gauge.samples() == []
+    gauge.set((), 0.0)
+    assert gauge.samples() == [([], [0.0])]
+    gauge.clear()
+    assert gauge.samples() == []
+
+
 def test_residuals_of_unnamed_tenants_do_not_cancel_out() -> None:
     top = series.TopTenants(limit=0)
     gauge = series.Gauge("conservation_residual", "", ("tenant",), tenants=top)

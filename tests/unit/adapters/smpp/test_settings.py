@@ -115,8 +115,3 @@ def test_wrong_settings_of_tls_are_named_with_what_to_do(own, pointer, word):
 def test_one_connection_for_both_directions_unless_it_says_a_pair():
     assert parse(SETTINGS).bind is Bind.TRX
     assert parse({**SETTINGS, "bind": "tx+rx"}).bind is Bind.TX_RX
-
-
-def test_tls_is_off_unless_it_is_switched_on():
-    assert not parse(SETTINGS).has_tls
-    assert parse({**SETTINGS, "tls": True}).has_tls

@@ -1,10 +1,11 @@
-"""SMPP within TLS over real sockets, with certificates made here; the carrier's end is Python's.
+"""Wire protocols within TLS over real sockets; the carrier's end is Python's.
 
 What else a channel does is asked of it over TLS by tests/conformance.
 """
 
 import asyncio
 import ssl
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,9 @@ async def start():
     """Start a carrier and a channel to it; stopped at the end."""
     rigs = []
 
-    async def start(context, **settings):
+    async def start(context, protocol="smpp", **settings):
         settings = {"tls": True, **settings}
-        rig = WireRig("smpp", tls=context, settings=settings, response_timeout_s=1.0)
+        rig = WireRig(protocol, tls=context, settings=settings, response_timeout_s=1.0)
         rigs.append(rig)
         await rig.start()
         return rig
@@ -82,6 +83,18 @@ async def test_an_address_or_a_name_that_the_certificate_is_for_is_good(ours, st
     await sends(await start(ours.context("smsc.example"), **named))
 
 
+@pytest.mark.parametrize("protocol", ["cmpp2", "cmpp3", "sgip", "smgp"])
+async def test_every_wire_protocol_has_it(ours, start, protocol):
+    clients = Authority("of clients")
+    mine = clients.issue("us")
+    context = ours.context("ismg.example", clients.cert)
+    named = {"tls_ca": ours.authority.cert, "tls_server_name": "ismg.example"}
+    await sends(await start(context, protocol, **named, tls_cert=mine.cert, tls_key=mine.key))
+    assert "tls_cert_file" in await why(await start(context, protocol, **named))
+    assert "tls_ca_file" in await why(await start(context, protocol))
+    assert "port is the TLS one" in await why(await start(None, protocol))
+
+
 async def test_another_name_gets_no_login_and_the_setting_is_named(ours, start):
     rig = await start(ours.context("smsc.example"), tls_ca=ours.authority.cert)
     assert "tls_server_name" in await why(rig)
@@ -104,6 +117,21 @@ async def test_a_carrier_that_asks_for_our_certificate_gets_it(ours, start):
 async def test_a_port_without_tls_is_told_by_its_setting(start):
     """It takes the handshake for a PDU of an impossible length."""
     assert "tls to false" in await why(await start(None))
+
+
+@pytest.mark.parametrize("protocol", ["smpp", "cmpp3"])
+async def test_a_carrier_of_tls_1_1_gets_no_login_and_an_expired_one_none(ours, start, protocol):
+    context = ours.context("127.0.0.1")
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    told = await why(await start(context, protocol, tls_ca=ours.authority.cert))
+    assert "has TLS 1.2" in told or "has none of 1.2 or newer" in told  # whether it says so or not
+    old = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    old.load_cert_chain(ours.authority.issue("127.0.0.1", days=-1).file(ours.folder / "old.pem"))
+    assert "expired" in await why(await start(old, protocol, tls_ca=ours.authority.cert))
 
 
 async def test_a_carrier_that_says_nothing_is_given_up_after_the_response_time():

@@ -1,0 +1,266 @@
+"""The runtime role: does what a gateway does, and may not touch the audit log."""
+
+import asyncio
+import contextlib
+import time
+
+import asyncpg
+import pytest
+
+from gateway import ownership
+from gateway.settings import Settings
+from sms.errors import ConfigError
+from store import database, partitions, roles
+from store.audit import Author
+from store.config import ConfigStore
+from store.objects import Upsert
+from store.partitions import TABLES
+from store.seal import Keyring
+from tests.support.postgres import MASTER, World, text
+
+pytestmark = pytest.mark.integration
+
+ROLE = "runs_only"
+OPS = Author("command", "test")
+
+
+@pytest.fixture
+async def running(dsn, postgres_server):
+    """The address of a role that only runs, on a database whose owner granted it so."""
+    with contextlib.suppress(asyncpg.DuplicateObjectError):
+        await postgres_server.admin(f"CREATE ROLE {ROLE} LOGIN")  # a role is the whole server's
+    await roles.grant(dsn, ROLE)
+    return dsn.replace("smsgw@", f"{ROLE}@")
+
+
+@pytest.fixture
+async def told(running):
+    """A connection of that role to a log with a row in it."""
+    pool = await database.open_pool(running, size=1)
+    store = ConfigStore(pool, Keyring(MASTER))
+    await store.apply([Upsert("tenant", "shop", {}, {})], OPS)
+    conn = await database.connect(running)
+    yield conn
+    assert (await store.audit.verify())[:2] == (1, None)
+    await conn.close()
+    pool.terminate()
+
+
+ATTEMPTS = [
+    "UPDATE audit_events SET body = 'x'",
+    "UPDATE audit_events SET at = now() WHERE false",
+    "DELETE FROM audit_events",
+    "TRUNCATE audit_events",
+    "TRUNCATE audit_events CASCADE",
+    "DROP TABLE audit_events",
+    "DROP TABLE audit_events CASCADE",
+    "SELECT * FROM audit_events FOR UPDATE",
+    "SELECT * FROM audit_events FOR KEY SHARE",
+    "BEGIN; LOCK TABLE audit_events IN ACCESS EXCLUSIVE MODE",
+    "INSERT INTO audit_events SELECT * FROM audit_events ON CONFLICT (id) DO UPDATE SET body = 'x'",
+    "MERGE INTO audit_events a USING (SELECT 1 AS id) b ON a.id = b.id WHEN MATCHED THEN DELETE",
+    "WITH gone AS (DELETE FROM audit_events RETURNING 1) SELECT count(*) FROM gone",
+    "SET smsgw.audit_trim = 'on'; DELETE FROM audit_events",
+    "SELECT trim_audit(184)",
+    "SELECT trim_audit(-100000)",
+    "ALTER TABLE audit_events DISABLE TRIGGER append_only",
+    "ALTER TABLE audit_events DISABLE TRIGGER ALL",
+    "ALTER TABLE audit_events ADD COLUMN more text",
+    "ALTER TABLE audit_events RENAME TO other",
+    "ALTER TABLE audit_events SET SCHEMA pg_temp",
+    f"ALTER TABLE audit_events OWNER TO {ROLE}",
+    "ALTER TABLE audit_events ENABLE ROW LEVEL SECURITY",
+    "ALTER INDEX audit_events_object RENAME TO other",
+    "DROP INDEX audit_events_object",
+    "DROP TRIGGER append_only ON audit_events",
+    "CREATE TRIGGER more BEFORE INSERT ON audit_events FOR EACH ROW"
+    " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "CREATE RULE more AS ON INSERT TO audit_events DO INSTEAD NOTHING",
+    "CREATE POLICY more ON audit_events USING (false)",
+    "CREATE INDEX more ON audit_events (at)",
+    "CREATE TABLE more () INHERITS (audit_events)",
+    "CREATE TABLE public.more (id int)",
+    "CREATE SCHEMA more",
+    "CREATE OR REPLACE FUNCTION append_only() RETURNS trigger LANGUAGE plpgsql"
+    " AS $$ BEGIN RETURN NULL; END $$",
+    "CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT NULL $$",
+    "DROP FUNCTION append_only() CASCADE",
+    "ALTER FUNCTION append_only() RESET search_path",
+    "DROP SCHEMA public CASCADE",
+    "DROP OWNED BY smsgw",
+    "REASSIGN OWNED BY smsgw TO " + ROLE,
+    "SET ROLE smsgw",
+    "SET SESSION AUTHORIZATION smsgw",
+    f"GRANT smsgw TO {ROLE}",
+    f"ALTER ROLE {ROLE} SUPERUSER",
+    "SET session_replication_role = replica",
+    "SET allow_system_table_mods = on",
+    "UPDATE pg_class SET relowner = 0 WHERE relname = 'audit_events'",
+    "COPY audit_events FROM PROGRAM 'true'",
+    "COPY audit_events TO '/tmp/audit'",
+    "UPDATE audit_anchors SET id = 9",
+    "DELETE FROM audit_anchors",
+    "INSERT INTO audit_anchors VALUES (now(), 1, '', '')",
+    "DROP TABLE audit_anchors",
+    "DELETE FROM schema_migrations",
+    "UPDATE retention SET done_at = now()",
+    "DELETE FROM data_keys",
+    "ALTER TABLE messages DISABLE TRIGGER fence",
+    "DROP TABLE messages CASCADE",
+    "SELECT make_partition('audit_events', now()::date)",
+    "SELECT make_partition('messages', '2025-01-01')",
+    "SELECT make_partition(NULL, NULL)",
+]
+
+
+async def test_the_runtime_role_cannot_change_the_log_or_what_guards_it(told):
+    """Refused for who it is (42501), before any trigger is asked (SG002)."""
+    answers = {}
+    for sql in ATTEMPTS:
+        try:
+            answers[sql] = await told.execute(sql)
+        except asyncpg.PostgresError as error:
+            answers[sql] = error.sqlstate
+        if told.is_in_transaction():
+            await told.execute("ROLLBACK")
+    # SG003: the owner's function makes no such partition
+    assert {sql: told for sql, told in answers.items() if told not in ("42501", "SG003")} == {}
+
+
+async def test_statements_that_name_nothing_of_a_stranger_change_nothing(told):
+    """What PostgreSQL lets pass: a grant that grants nothing, names inside of a session."""
+    await told.execute(f"GRANT ALL ON audit_events TO {ROLE} WITH GRANT OPTION")  # a warning
+    await told.execute(
+        "CREATE TEMP TABLE audit_events (LIKE public.audit_events);"
+        "CREATE TEMP TABLE messages (id bigint) PARTITION BY RANGE (id);"
+        "CREATE TEMP TABLE pg_inherits (inhrelid oid, inhparent oid);"
+        "CREATE FUNCTION pg_temp.to_char(date, text) RETURNS text LANGUAGE sql"
+        " AS $$ SELECT 'hijacked' $$;"
+        "SET search_path = pg_temp, pg_catalog, public"
+    )
+    ahead = await told.fetchval(
+        "SELECT public.make_partition('messages', (now() + interval '20 days')::date)"
+    )
+    assert ahead is True
+    places = await told.fetch(
+        "SELECT c.relnamespace::regnamespace::text AS place, r.rolname AS owner FROM pg_class c"
+        " JOIN pg_roles r ON r.oid = c.relowner"
+        " WHERE c.relname = to_char((now() + interval '20 days')::date, '\"messages_\"YYYYMMDD')"
+    )
+    assert [tuple(row) for row in places] == [("public", "smsgw")]
+    await told.execute("DELETE FROM pg_temp.audit_events")  # its own, and nobody else's
+    await told.execute("SET search_path = public")
+
+
+async def settled(world):
+    async with asyncio.timeout(60):
+        while not world.heard.events:  # noqa: ASYNC110 - the lane tells by a list
+            await asyncio.sleep(0.01)
+
+
+async def test_it_makes_partitions_accepts_and_settles(running):
+    conn = await database.connect(running, statement_timeout_s=30)
+    made = await partitions.ensure(conn, Keyring(MASTER), days_ahead=4, now=time.time())
+    assert len(made) == 2 * len(TABLES)
+    await conn.close()
+    world = await World.make(running)
+    try:
+        acceptor = await world.acceptor()
+        lane = await world.event_lane()
+        message = text()
+        await acceptor.accept([message])
+        lane.add([world.event(message.id)], urgent=True)
+        await settled(world)
+        stored = await world.reader.message(message.id)
+        assert stored is not None
+        assert [row.sequence for row in stored.rows] == [2]
+    finally:
+        await world.close()
+
+
+async def test_every_table_has_exactly_its_grants(running):
+    conn = await database.connect(running)
+    rows = await conn.fetch(
+        "SELECT c.relname AS name, array(SELECT p FROM unnest($2::text[]) p"
+        "  WHERE has_table_privilege($1, c.oid, p)) AS has FROM pg_class c"
+        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')"
+        " AND NOT c.relispartition",
+        ROLE,
+        ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"],
+    )
+    has = {row["name"]: set(row["has"]) for row in rows}
+    assert has.keys() >= {*roles.LESS, "messages", "objects", "parked"}
+    flow = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    assert has == {name: set(roles.LESS.get(name, flow)) for name in has}
+    assert (
+        await conn.fetchval("SELECT count(*) FROM pg_class WHERE relowner = $1::regrole", ROLE) == 0
+    )
+    await conn.close()
+
+
+async def test_grants_are_renewed_for_new_tables_and_cut_back(running, dsn):
+    conn = await database.connect(dsn)
+    await conn.execute(
+        f"CREATE TABLE later (id int); GRANT ALL ON audit_events TO {ROLE};"
+        f"GRANT UPDATE ON audit_anchors TO PUBLIC; GRANT CREATE ON SCHEMA public TO {ROLE}"
+    )
+    assert await roles.excess(conn, ROLE) == "makes tables in the schema"
+    await roles.grant(dsn, ROLE)
+    assert await roles.excess(conn, ROLE) is None
+    assert await roles.look(running) == (ROLE, None)
+    assert await roles.look(dsn) == ("smsgw", "is a superuser or makes roles")
+    await conn.close()
+    runner = await database.connect(running)
+    await runner.execute("INSERT INTO later VALUES (1)")
+    await runner.close()
+
+
+@pytest.mark.parametrize(
+    ("gift", "words"),
+    [
+        ("GRANT smsgw TO {0}", "owns the tables"),
+        ("GRANT pg_write_all_data TO {0}", "may change rows"),
+        ("ALTER ROLE {0} CREATEROLE", "makes roles"),
+    ],
+)
+async def test_a_role_that_may_more_is_no_runtime_role(dsn, postgres_server, gift, words):
+    role = "too_mighty"
+    await postgres_server.admin(f"CREATE ROLE {role} LOGIN")
+    try:
+        await postgres_server.admin(gift.format(role))
+        with pytest.raises(ConfigError, match=words):
+            await roles.grant(dsn, role)
+    finally:
+        await postgres_server.admin(f"DROP ROLE {role}")
+
+
+async def test_settings_name_both_roles(dsn, running, undated):
+    given = Settings.load({}, database_url=running, migrate_database_url=dsn)
+    assert await asyncio.to_thread(ownership.prepare, given, print) == []
+    assert ownership.for_workers(given).migrate_database_url is None
+    # the runtime role alone: well while nothing is to be done, else it says who must
+    alone = Settings.load({}, database_url=running)
+    assert await asyncio.to_thread(ownership.prepare, alone, print) == []
+    conn = await database.connect(dsn)
+    await conn.execute("DELETE FROM schema_migrations WHERE name LIKE '0024%'")
+    await conn.close()
+    with pytest.raises(ConfigError, match="SMSGW_MIGRATE_DATABASE_URL"):
+        await asyncio.to_thread(ownership.prepare, alone, print)
+    missing = Settings.load(
+        {}, database_url=undated.replace("smsgw@", "nobody@"), migrate_database_url=undated
+    )
+    with pytest.raises(ConfigError, match='CREATE ROLE "nobody" LOGIN'):
+        await asyncio.to_thread(ownership.prepare, missing, print)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "role"),
+    [
+        ("postgresql://a:b@host/db", "a"),
+        ("postgresql://a%40b@/db?host=/run", "a@b"),
+        ("postgresql://host/db?user=c", "c"),
+        ("postgresql:///db", None),
+    ],
+)
+def test_the_role_of_an_address(dsn, role):
+    assert roles.role_of(dsn) == role
