@@ -62,7 +62,7 @@ PLACES = (  # (who, place, error)
     ("worker", "gateway.inbound_commit:InboundCommit.keep", "ValueError"),
     ("worker", "adapters.session:WireSession.receive", "ValueError"),
     ("worker", "adapters.http.channel:HttpChannel._exchange", "RuntimeError"),
-    ("worker", "webhooks.deliver:Deliverer.deliver", "ValueError"),
+    ("worker", "webhooks.deliver:sign.headers", "ValueError"),
     ("worker", "gateway.dispatch:Dispatcher._submits", "ValueError"),
 )
 WORDS = (  # what no handler of ours is around
