@@ -152,6 +152,7 @@ async def _main(settings: Settings) -> int:
         nonces=nonces,
         config=life.store,
         refresh=life.reload_if_changed,
+        has_client_ca=settings.tls_client_ca_file is not None,
     )
     try:
         return await life.run()
