@@ -4,6 +4,7 @@ import itertools
 import os
 import resource
 import stat
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -326,24 +327,29 @@ def test_its_folders_are_nobody_else_s(tmp_path):
         assert path.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.fixture
-def file_limit():
-    """Files of this process may not grow beyond so many bytes: as on a disk that fills up."""
+@contextmanager
+def file_limit(size):
+    """Files of this process may not grow beyond so many bytes: as on a disk that fills up.
+
+    Inside the test only: what pytest writes between tests may go to a larger file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_without_room_gets_no_file_for_every_try_and_is_written_again(tmp_path, file_limit):
+def test_a_disk_without_room_gets_no_file_for_every_try_and_is_written_again(tmp_path):
     journal = Journal(tmp_path, 3, 1)
     assert journal.write_lines([(1, 0, 1, 0, 7)])
     for room in (60, 20, 0):  # half a frame, half a head, nothing
-        file_limit(room)
-        for _ in range(5):
-            assert not journal.write_lines([(2, 0, 1, 0, 7)])
+        with file_limit(room):
+            told = [journal.write_lines([(2, 0, 1, 0, 7)]) for _ in range(5)]
+        assert told == [False] * 5
     assert journal.failures == 15
     assert len(files(tmp_path)) <= 2
-    file_limit(resource.RLIM_INFINITY)
     assert journal.write_lines([(3, 0, 1, 0, 7)])
     journal.close()
     replay = Journal.replay(tmp_path, 3)
@@ -351,9 +357,8 @@ def test_a_disk_without_room_gets_no_file_for_every_try_and_is_written_again(tmp
     assert replay.writes.keys() == {1, 3}
 
 
-def test_half_a_head_makes_no_journal(tmp_path, file_limit):
+def test_half_a_head_makes_no_journal(tmp_path):
     """A start on a full disk says so; what would stand behind half a head, nobody could read."""
-    file_limit(20)
-    with pytest.raises(OSError, match="No space left"):
+    with file_limit(20), pytest.raises(OSError, match="No space left"):
         Journal(tmp_path, 3, 1)
     assert files(tmp_path) == []
