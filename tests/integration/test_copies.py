@@ -156,8 +156,9 @@ async def test_a_power_cut_during_a_repair_makes_no_orphans_of_the_other_segment
         some = worker.channels[1].open
         worker.channels[1].open = []
         assert [one.segment for one in some] == [0, 1, 2]
-        outcomes = [SYSTEM, Submitted("id1"), Submitted("id2")]
-        worker.flow.outcomes(1, list(zip(some, outcomes, strict=True)))
+        first, *others = some
+        taken = [(submit, Submitted(f"id{submit.segment}")) for submit in others]
+        worker.flow.outcomes(1, [(first, SYSTEM), *taken])
         worker.flow.reports(1, told)
         await worker.worker.standing.committed()
         assert await worker.ask("SELECT segment FROM events ORDER BY sequence") == [(1,), (2,)]
