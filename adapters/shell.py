@@ -42,7 +42,7 @@ from sms.errors import ConnectFailed, RemoteProtocolError
 from sms.model import Submit
 from sms.outcomes import Outcome
 from telemetry.failpoints import failpoints
-from telemetry.logs import get_logger, mask_exception
+from telemetry.logs import get_logger, mask_words
 
 log = get_logger(__name__)
 
@@ -202,7 +202,7 @@ class Link(asyncio.Protocol):
             self.ended.set_result(None)
 
     def _why_lost(self, exc: Exception | None) -> str:
-        reason = f"link lost: {'closed by the carrier' if exc is None else mask_exception(exc)}"
+        reason = f"link lost: {'closed by the carrier' if exc is None else mask_words(exc)}"
         return reason if self.session.was_taken() else f"{reason} {_NO_ANSWER}"
 
 

@@ -81,7 +81,7 @@ def measured() -> list[str]:
         f"| memory of a worker | {worker['memory_mib']:,.0f} MiB |{whole} | {by} |",
         f"| memory of Valkey | {valkey['memory_mib']:,.0f} MiB |{whole} | {by} |",
         f"| memory of PostgreSQL | {postgres['memory_mib']:,.0f} MiB |{whole} | {by} |",
-        f"| descriptors of a worker, and one a client | {worker['descriptors']:,.0f} |{whole} | {by} |",
+        f"| descriptors of a worker; one a client | {worker['descriptors']:,.0f} |{whole} | {by} |",
     ]
 
 

@@ -96,6 +96,7 @@ async def apply_document(  # noqa: PLR0913 (keyword-only behind the fifth)
     keyring: Keyring,
     allow: AllowList,
     *,
+    has_client_ca: bool = True,
     terminal: Terminal | None = None,
     author: Author | None = None,
 ) -> Applied | list[Complaint]:
@@ -104,7 +105,7 @@ async def apply_document(  # noqa: PLR0913 (keyword-only behind the fifth)
     The plan is shown on `terminal` before anything is made. When somebody else changed the
     configuration meanwhile it is compared and shown anew.
     """
-    around = Surroundings(base_dir, {}, PROTOCOLS, allow)
+    around = Surroundings(base_dir, {}, PROTOCOLS, allow, has_client_ca=has_client_ca)
     for left in range(_TRIES, 0, -1):
         plan = await make_plan(text, around, store, keyring)
         if not isinstance(plan, Plan):
@@ -130,7 +131,13 @@ def operator(command: str = COMMAND) -> Author:
 
 async def _plan(settings: Settings, text: str, base_dir: Path) -> Plan | list[Complaint]:
     async with _store(settings, is_dry=True) as (store, keyring):
-        around = Surroundings(base_dir, {}, PROTOCOLS, allow_list(settings))
+        around = Surroundings(
+            base_dir,
+            {},
+            PROTOCOLS,
+            allow_list(settings),
+            has_client_ca=settings.tls_client_ca_file is not None,
+        )
         return await make_plan(text, around, store, keyring)
 
 
@@ -139,7 +146,13 @@ async def _apply(
 ) -> Applied | list[Complaint]:
     async with _store(settings) as (store, keyring):
         result = await apply_document(
-            text, base_dir, store, keyring, allow_list(settings), terminal=terminal
+            text,
+            base_dir,
+            store,
+            keyring,
+            allow_list(settings),
+            has_client_ca=settings.tls_client_ca_file is not None,
+            terminal=terminal,
         )
         if isinstance(result, Applied):
             named = {*result.made, *result.changed, *result.unchanged}

@@ -1,6 +1,6 @@
 """When the certificates that we use end: what we show, what we trust, at every peer.
 
-    http                      what our own ports show
+    http, http:ca             what our own ports show, and whose clients they take
     database:ca :client       the files that SMSGW_DATABASE_URL names
     valkey:ca :client         the files that SMSGW_REDIS_URL names
     channel:NAME:ca :client   what a channel has of its own
@@ -61,6 +61,8 @@ def dates_of(pem: bytes, kind: str = _OWN) -> Dates:
 def files_of(settings: Settings) -> dict[str, Path]:
     """The files of certificates that settings name, but for what our ports show; by label."""
     found = {}
+    if settings.tls_client_ca_file is not None:
+        found["http:ca"] = settings.tls_client_ca_file
     for place, url, names in (
         ("database", settings.database_url, _DATABASE),
         ("valkey", settings.redis_url, _VALKEY),

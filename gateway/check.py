@@ -137,9 +137,8 @@ def _tls(settings: Settings) -> str:
             f"off, but {settings.host} is no loopback address: keys would travel in the clear; set "
             "SMSGW_TLS_CERT_FILE and SMSGW_TLS_KEY_FILE, or SMSGW_HOST=127.0.0.1 behind a proxy"
         )
-    server_tls.make(
-        server_tls.read(server_tls.Files(settings.tls_cert_file, settings.tls_key_file))
-    )
+    if (files := server_tls.files_of(settings)) is not None:
+        server_tls.make(server_tls.read(files))
     return f"{settings.tls_cert_file}"
 
 

@@ -27,6 +27,8 @@ MAX_RATE = 1_000_000
 MAX_BACKUPS = 3
 MAX_WEIGHT = 1000
 MAX_NETWORKS = 256
+MAX_CERTIFICATES = 32
+_FINGERPRINT = re.compile(r"[0-9A-Fa-f]{64}|[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31}", re.ASCII)
 MAX_QUOTA = 10**12
 MAX_BURSTS = 20
 MAX_TWINS = 64
@@ -155,6 +157,13 @@ def network(value: object) -> str | None:
     if isinstance(found, IPv6Network) and found.network_address.ipv4_mapped is not None:
         return "is an IPv4 network in IPv6 form; write it as IPv4"
     return None
+
+
+def fingerprint(value: object) -> str | None:
+    """The SHA-256 of a certificate as tools print it, with or without colons."""
+    if isinstance(value, str) and _FINGERPRINT.fullmatch(value):
+        return None
+    return "must be the SHA-256 of a certificate (openssl x509 -noout -fingerprint -sha256)"
 
 
 def one_of(words: Collection[str]) -> Check:
@@ -341,6 +350,7 @@ TENANT_OBJECT: Mapping[str, Field] = {
     "signatures": Field(list_of(_brand), json=list),
     "countries": Field(list_of(whole(1, 999), least=1), json=list),
     "allowed_ips": Field(list_of(network, most=MAX_NETWORKS), json=list),
+    "client_certificates": Field(list_of(fingerprint, most=MAX_CERTIFICATES), json=list),
     "inbound_numbers": Field(list_of(_digits), json=list),
     "limits": Field(anything, json=dict),
     "otp_caps": Field(anything, json=dict),  # members: OTP_CAPS

@@ -13,11 +13,10 @@ well, for a kill takes that judgement with it. Uncertain ones end by evidence.py
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 from gateway.ledger import Ledger
-from gateway.walking import ASIDE_S, REST, Opener, Walker, commit
+from gateway.walking import ASIDE_S, SLICE, Opener, Walker, Work, commit
 from receipts.deadline import NO_EVIDENCE, end_at_deadline
 from receipts.state import path_to
 from sms.model import FINAL_STATES, EventRow, Message, State
@@ -32,7 +31,7 @@ from store.silence import (
 from telemetry.logs import get_logger
 from telemetry.metrics import Metrics
 
-DUE_LIMIT = 200  # of `deadlines`, in one commit
+DUE_LIMIT = 1000  # of `deadlines`, between two rests
 LOST_S = 60.0  # a row that lost its place is looked after again by then
 
 log = get_logger(__name__)
@@ -71,26 +70,28 @@ class Deadlines:
 
     async def _walk(self) -> None:
         while (turn := await self.walker.begin()) is not None:
-            began = asyncio.get_running_loop().time()
+            work, before = Work(), self.walker.slices
             is_more = await self.walker.step(turn, self._walked)
-            is_more |= await self._look(turn.now)
+            looked = await self._look(turn.now)
+            is_more |= looked == DUE_LIMIT
             self._metrics.deadline_behind_seconds.set((), self.walker.behind_s)
             if not is_more or self.is_stopped():
                 return
-            await asyncio.sleep(REST * (asyncio.get_running_loop().time() - began))
+            await work.rest(self.walker.slices - before + looked // SLICE)
 
-    async def _look(self, now: float) -> bool:
-        """Those that are watched and due; whether there may be more."""
+    async def _look(self, now: float) -> int:
+        """Those that are watched and due, at most `DUE_LIMIT`; how many."""
         ids = await self._store.due(DUE_LIMIT)
-        if not ids:
-            return False
-        messages, aside = await self._opener.open(ids)
-        later = await self._decide(messages, now)
-        later += [(message_id, now + ASIDE_S) for message_id in aside]
+
+        async def handle(messages: list[Message], aside: list[int]) -> list[tuple[int, float]]:
+            return await self._decide(messages, now) + [(one, now + ASIDE_S) for one in aside]
+
+        later = [one for some in await self._opener.each(ids, handle) for one in some]
         gone = set(ids) - {message_id for message_id, _ in later}
         sql = watch_sql(later) + unwatch_sql(gone) + forget_overdue_sql(gone)
-        await commit(self._ledger, sql=sql)
-        return len(ids) == DUE_LIMIT
+        if sql:
+            await commit(self._ledger, sql=sql)
+        return len(ids)
 
     async def _walked(self, messages: Sequence[Message], now: float) -> str:
         later = await self._decide(messages, now)

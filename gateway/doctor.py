@@ -36,6 +36,7 @@ from sms.errors import GatewayError
 from store import schema, vitals
 from store.config import ConfigStore
 from store.database import Pool
+from store.roles import RUNTIME_ROLE
 from store.seal import Keyring
 from store.vitals import Vitals
 
@@ -47,6 +48,7 @@ INODES_WARN: Final = 0.90
 MEMORY_WARN, MEMORY_FAIL = 0.15, 0.05  # available
 CERT_WARN_DAYS, CERT_FAIL_DAYS = 30, 7  # the alerts CertificateEnds and CertificateEndsNow
 TRANSACTION_WARN_S: Final = 300.0
+RETENTION_WARN_H: Final = 48.0
 CONNECTIONS_WARN: Final = 0.8  # of max_connections
 _NETWORK: Final = ("nfs", "cifs", "smb", "9p", "ceph", "glusterfs", "fuse.sshfs")
 _GB: Final = 1e9
@@ -252,6 +254,38 @@ def judge_partitions(seen: Vitals, now: datetime) -> Finding:
     return Finding("partitions", Verdict.FAIL, text, remedy)
 
 
+def judge_retention(seen: Vitals, now_s: float) -> Finding:
+    """Whether what was kept long enough has ended; the alert RetentionStands."""
+    if not seen.ended:
+        return Finding("retention", Verdict.OK, "none before the migrations")
+    oldest = min(seen.ended, key=lambda one: one.done_at)
+    hours = max(0.0, now_s - oldest.done_at) / 3600
+    held = next((one for one in seen.ended if one.held), None)
+    text = f"last round {hours:.0f} h ago"
+    if held is not None:
+        text += f"; {held.what} held back: {held.held}"
+    remedy = "`smsgw upkeep` as the owner of the tables, and read what it says (docs/retention.md)"
+    is_poor = held is not None or hours > RETENTION_WARN_H
+    return _judged("retention", text, remedy, is_poor=is_poor and seen.processes > 0)
+
+
+def judge_grant(seen: Vitals, *, is_embedded: bool) -> Finding:
+    """What keeps the audit log append-only: PostgreSQL's grants, or a trigger alone."""
+    if not seen.ended:
+        return Finding("audit grant", Verdict.OK, "none before the migrations")
+    if is_embedded:
+        text = f"the workers run as {RUNTIME_ROLE}: append-only by grant"
+        return Finding("audit grant", Verdict.OK, text)
+    if seen.excess is None:
+        return Finding("audit grant", Verdict.OK, f"{seen.role}: append-only by grant")
+    text = f"append-only by a trigger alone: {seen.role} {seen.excess}"
+    remedy = (
+        f"CREATE ROLE {RUNTIME_ROLE} LOGIN PASSWORD '…'; name it in SMSGW_DATABASE_URL and "
+        f"{seen.role} in SMSGW_MIGRATE_DATABASE_URL; `smsgw migrate` grants (docs/retention.md)"
+    )
+    return Finding("audit grant", Verdict.WARN, text, remedy)
+
+
 def _judged(
     name: str, text: str, remedy: str, *, is_bad: bool = False, is_poor: bool = False
 ) -> Finding:
@@ -345,3 +379,5 @@ def _servers(settings: Settings) -> Iterator[Finding]:
     ours = {one.name for one in schema.files() if not one.is_contracting or one.name in ran}
     yield judge_migrations(ran, ours)
     yield judge_partitions(seen, datetime.fromtimestamp(time.time(), UTC))
+    yield judge_retention(seen, time.time())
+    yield judge_grant(seen, is_embedded=settings.database_url is None)

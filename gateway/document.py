@@ -46,6 +46,10 @@ from webhooks.sign import parse_secret
 
 ObjectKey = tuple[str, str]  # kind, name
 
+NO_CLIENT_CA = (
+    "cannot be met by anybody: set SMSGW_TLS_CLIENT_CA_FILE on every node first, so that clients"
+    " are asked for a certificate"
+)
 CHANNEL_SECRETS = frozenset(
     {
         *("password", "smg_password", "secret", "shared_secret"),
@@ -89,6 +93,7 @@ class Surroundings:
     protocols: Mapping[str, CarrierProtocol]
     allow: AllowList
     revoked: frozenset[int] = frozenset()  # ids of keys that may not come back
+    has_client_ca: bool = True  # our port asks clients for certificates
 
 
 def check_document(text: str, around: Surroundings) -> tuple[list[Wanted], list[Complaint]]:
@@ -287,7 +292,9 @@ class _Document:
         standing = self._around.known.get(("tenant", name), {})
         # What protects a tenant no file undoes by silence: an operator suspended it, or said
         # where its keys may be used from, or which numbers' replies are its own.
-        for word in ("allowed_ips", "inbound_numbers"):
+        if good.get("client_certificates") and not self._around.has_client_ca:
+            self.complain(f"{pointer}/client_certificates", NO_CLIENT_CA)
+        for word in ("allowed_ips", "client_certificates", "inbound_numbers"):
             if word not in good:
                 good[word] = standing.get(word, [])
         is_suspended = good.get("suspended", bool(standing.get("is_suspended")))

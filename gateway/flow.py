@@ -418,7 +418,7 @@ class Flow:
         metrics.channel_heard_age_seconds.clear()
         for runtime in self.dispatcher.channels.values():
             if runtime.throttle.pace < math.inf:
-                metrics.channel_pace.set((runtime.config.name,), runtime.throttle.pace)
+                metrics.channel_pace.set((runtime.config.name,), runtime.throttle.told())
             expected, in_time = runtime.watch.take_receipts()
             metrics.receipts_expected_total.inc((runtime.config.name,), expected)
             metrics.receipts_in_time_total.inc((runtime.config.name,), in_time)

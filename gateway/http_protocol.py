@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import http
 import struct
 import termios
@@ -37,6 +38,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway.api.access import CERTIFICATE
 from gateway.api.frame import CLOSE, PROBLEM_TYPE, Receive, Scope, Send, request_id_of
 from gateway.api.problems import Problem, build_body
 from gateway.api.quick import Quick, QuickDoor
@@ -122,6 +124,13 @@ class _BadHeadError(Exception):
     """Ends the parsing of a request whose first line is none of HTTP/1.0 or HTTP/1.1."""
 
 
+def _shown(transport: asyncio.BaseTransport) -> str | None:
+    """The SHA-256 of the certificate that the client showed and TLS has verified."""
+    sealed = transport.get_extra_info("ssl_object")
+    shown = None if sealed is None else sealed.getpeercert(binary_form=True)
+    return None if shown is None else hashlib.sha256(shown).hexdigest()
+
+
 class GatewayHttp(HttpToolsProtocol):
     """uvicorn's protocol; `door` is the short way."""
 
@@ -147,6 +156,7 @@ class GatewayHttp(HttpToolsProtocol):
         self._is_head = True  # headers after it are trailers
         self._is_whole = True  # the newest request has arrived to its end
         self._plain_head: bytes | None = None  # the head that asked for an upgrade, without that
+        self._certificate: str | None = None  # the SHA-256 of what the client showed
         self._app = self.app
         self.app = self._run_app
 
@@ -155,6 +165,7 @@ class GatewayHttp(HttpToolsProtocol):
     ) -> None:
         """Take the connection, unless there are too many."""
         super().connection_made(transport)
+        self._certificate = _shown(transport)
         if len(self.connections) > self._shared.limit:
             self._refuse("shed.connections", "The gateway holds as many connections as it can.")
         else:
@@ -426,6 +437,8 @@ class GatewayHttp(HttpToolsProtocol):
                 event["headers"] = [*event.get("headers", ()), CLOSE]
             await send(event)
 
+        if self._certificate is not None:
+            scope[CERTIFICATE] = self._certificate
         await self._app(scope, receive, last_or_not)
 
     def _go_the_long_way(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
@@ -124,7 +124,7 @@ async def make_plan(
     version, current = await store.standing()
     known = {key: stored.spec for key, stored in current.items()}
     revoked = await store.revoked_key_ids()
-    place = Surroundings(around.base_dir, known, around.protocols, around.allow, revoked)
+    place = replace(around, known=known, revoked=revoked)
     wanted, complaints = check_document(text, place)
     if complaints:
         return complaints
@@ -260,6 +260,10 @@ def _notes(one: Planned) -> list[str]:
         return [f"NOTE: {called(*one.key)} becomes another key; the one before stops working"]
     if one.action is not Action.CHANGE or standing is None:
         return []
+    asked = [spec.get("client_certificates", []) for spec in (standing.spec, wanted.spec)]
+    if wanted.kind == "tenant" and asked[0] != asked[1]:
+        what = f"one of {len(asked[1])} certificates" if asked[1] else "no certificate"
+        return [f"NOTE: keys of {called(*one.key)} now need {what}"]
     if wanted.kind == "tenant" and standing.spec.get("allowed_ips") != wanted.spec.get(
         "allowed_ips"
     ):

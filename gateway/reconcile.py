@@ -22,7 +22,16 @@ from gateway.walking import Opener, Walker, commit
 from sms.ids import id_at
 from sms.model import FINAL_STATES, Message, State
 from store.read import Reader
-from store.silence import SilenceStore, Taken, Turn, Walk, forget_overdue_sql, overdue_sql
+from store.silence import (
+    NOT_SENT,
+    SilenceStore,
+    Taken,
+    Turn,
+    Walk,
+    forget_overdue_sql,
+    overdue_sql,
+    put_off_sql,
+)
 from telemetry.metrics import Metrics
 
 LOOK_S = 120.0  # so long after a question it is looked what came of it
@@ -32,7 +41,6 @@ LOOKED_AT = 200  # of channels that cannot be asked, in one round
 WALK_EVERY = 5  # rounds: the walk's row is written each time
 PAGES = 10  # walked in one round at most
 STANDING_S = 60.0  # between two counts of the table
-NOT_SENT = 0  # in place of a channel
 
 
 class Reconciler:
@@ -157,7 +165,7 @@ class Reconciler:
         messages, _ = await self._opener.open([one.message_id for one in taken])
         by_id = {message.id: message for message in messages}
         gone, moved = self._judge(taken, by_id, asking)
-        sql = forget_overdue_sql(gone) + overdue_sql(moved)
+        sql = forget_overdue_sql(gone) + put_off_sql(moved, self._after_s)
         if sql:
             await commit(self._ledger, sql=sql)
 
@@ -166,10 +174,10 @@ class Reconciler:
         taken: Iterable[Taken],
         messages: Mapping[int, Message],
         asking: Mapping[int, Channel],
-    ) -> tuple[list[int], list[tuple[int, int, float, float]]]:
+    ) -> tuple[list[int], list[tuple[int, int, float]]]:
         """Ask, or count what came of it; (what has ended, what goes to another channel's rows)."""
         gone: list[int] = []
-        moved: list[tuple[int, int, float, float]] = []
+        moved: list[tuple[int, int, float]] = []
         questions: dict[int, list[Lost]] = {}
         for one in taken:
             message = messages.get(one.message_id)
@@ -180,7 +188,7 @@ class Reconciler:
             if message is None or is_over:
                 gone.append(one.message_id)
             elif _is_elsewhere(message, one.channel) or one.channel not in asking:
-                moved.append(self._later(message))
+                moved.append(_later(message))
             elif one.is_asking and (carrier_id := _first_open_id(message)) is not None:
                 since = message.submitted_at or message.created_at
                 lost = Lost(submit_of(message), since, 0.0, carrier_id)
@@ -189,14 +197,12 @@ class Reconciler:
             asking[channel].ask(lost_ones)
         return gone, moved
 
-    def _later(self, message: Message) -> tuple[int, int, float, float]:
-        """The row of one that is not asked about now: it was sent again, or its vendor is mute."""
-        if message.state is not State.SUBMITTED:
-            since = max(self._counted_at, message.send_at or 0.0)
-            return message.id, NOT_SENT, since, since + self._after_s
-        since = message.submitted_at or message.created_at
-        due = max(since, self._counted_at) + self._after_s
-        return message.id, message.channel, since, due
+
+def _later(message: Message) -> tuple[int, int, float]:
+    """The row of one that is not asked about now: it was sent again, or its vendor is mute."""
+    if message.state is not State.SUBMITTED:
+        return message.id, NOT_SENT, message.send_at or 0.0
+    return message.id, message.channel, message.submitted_at or message.created_at
 
 
 def _is_elsewhere(message: Message, channel: int) -> bool:

@@ -43,6 +43,7 @@ class Files:
 
     cert: Path
     key: Path
+    client_ca: Path | None = None  # whose clients' certificates are taken; None = asks for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Read:
 
     cert: bytes
     key: bytes = field(repr=False)
+    client_ca: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,16 @@ def files_of(settings: Settings) -> Files | None:
     """The pair that the settings name; None = plain HTTP."""
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
-    return Files(settings.tls_cert_file, settings.tls_key_file)
+    return Files(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
 
 
 def read(files: Files) -> Read:
     """The files' octets, as they are now; raises ConfigError naming the one that is not there."""
     found = []
-    for variable, path in (("CERT", files.cert), ("KEY", files.key)):
+    named = (("CERT", files.cert), ("KEY", files.key), ("CLIENT_CA", files.client_ca))
+    for variable, path in named:
+        if path is None:
+            continue
         try:
             found.append(path.read_bytes())
         except OSError as error:
@@ -102,6 +107,15 @@ def make(found: Read) -> Shown:
             f"{_PAIR} cannot be read or do not belong together; give both as PEM, the chain behind"
             " the certificate, the key without a password"
         ) from None
+    if found.client_ca:
+        # Optional: tenants say who must show one (`client_certificates`).
+        context.verify_mode = ssl.CERT_OPTIONAL
+        try:
+            context.load_verify_locations(cadata=found.client_ca.decode("ascii", "replace"))
+        except (ssl.SSLError, ValueError):
+            raise ConfigError(
+                "SMSGW_TLS_CLIENT_CA_FILE holds no certificate that can be read; give PEM"
+            ) from None
     return Shown(
         found,
         context,

@@ -266,6 +266,8 @@ class Settings(BaseModel):
     master_key_file: Path = Path("master.key")  # default: master.key in data_dir
     tls_cert_file: Path | None = None  # PEM, the chain after it: HTTPS directly
     tls_key_file: Path | None = None  # its private key
+    # PEM: whose clients' certificates the public port takes (mTLS); None = asks for none
+    tls_client_ca_file: Path | None = None
     admin_tls: bool = False  # the same certificate at the admin port: https for probes and scrapes
     public_metrics: bool = True  # /metrics on the public port too
     webhook_allow: tuple[str, ...] = ()  # origins exempt from the HTTPS, port, address rules
@@ -412,6 +414,8 @@ class Settings(BaseModel):
         for name in ("admin_tls", "smg_tls"):
             if getattr(self, name) and self.tls_cert_file is None:
                 raise ValueError(f"{name} needs a certificate: set tls_cert_file and tls_key_file")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError("tls_client_ca_file needs tls_cert_file and tls_key_file beside it")
         if self.smg_tls and self.is_sandbox:
             raise ValueError("smg_tls is not for --sandbox, whose SMG has no TLS: unset one")
         if self.port and self.port == self.admin_port:

@@ -39,7 +39,10 @@ def tenant_spec(good: Mapping[str, Any], limits: Mapping[str, Any]) -> Json:
         spec,
         {
             name: good[name]
-            for name in ("allowed_ips", "inbound_numbers", "otp_caps", "on_uncertain")
+            for name in (
+                *("allowed_ips", "client_certificates"),
+                *("inbound_numbers", "otp_caps", "on_uncertain"),
+            )
             if name in good
         },
         {name: limits[name] for name in _MORE_LIMITS if name in limits},
@@ -56,6 +59,10 @@ def changed_tenant(
             changed[name] = good[name]
     if "allowed_ips" in good:
         changed["allowed_ips"] = [str(ip_network(text)) for text in good["allowed_ips"]]
+    if "client_certificates" in good:
+        changed["client_certificates"] = [
+            text.replace(":", "").lower() for text in good["client_certificates"]
+        ]
     if "otp_caps" in good:  # what is not named of it is as it was
         changed["otp_caps"] = {**spec.get("otp_caps", {}), **good["otp_caps"]}
     changed.update(limits)
@@ -63,7 +70,8 @@ def changed_tenant(
         changed["classes"] = {word: _bucket(one) for word, one in limits["classes"].items()}
     if "bursts" in limits:
         changed["bursts"] = [_burst(one) for one in limits["bursts"]]
-    for name in ("allowed_ips", "inbound_numbers", "otp_caps", "on_uncertain", *_MORE_LIMITS):
+    named = ("allowed_ips", "client_certificates", "inbound_numbers", "otp_caps", "on_uncertain")
+    for name in (*named, *_MORE_LIMITS):
         if not changed.get(name, True):
             del changed[name]
     return changed
@@ -102,6 +110,7 @@ def tenant_view(stored: StoredObject) -> Json:
         "signatures": spec.get("signatures", []),
         "countries": spec.get("countries", list(_DEFAULT.countries)),
         "allowed_ips": spec.get("allowed_ips", []),
+        "client_certificates": spec.get("client_certificates", []),
         "inbound_numbers": spec.get("inbound_numbers", []),
         "limits": {
             "segments_per_second": spec.get("segments_per_second", _DEFAULT.segments_per_second),

@@ -29,7 +29,7 @@ from gateway.children import Child, CpuTotal, backoff_s, cpu_seconds, ended_how,
 from gateway.counts import COUNTED, Counts
 from gateway.node_http import Node, WorkerView, make_server
 from gateway.rolling import Order, Rolling, Round, Seen
-from gateway.server_tls import ServerTls, files_of
+from gateway.server_tls import Files, ServerTls, files_of
 from gateway.settings import Settings
 from gateway.storage import Storage
 from gateway.terminal import Terminal
@@ -143,6 +143,7 @@ class Supervisor:
         self._had_terminal = has_terminal()
         self._reload_s = parts.settings.reliability.tls_reload_s
         files = files_of(parts.settings) if parts.settings.admin_tls else None
+        files = None if files is None else Files(files.cert, files.key)  # of nobody a certificate
         self._tls = None if files is None else ServerTls(files, self.node.metrics, may_thread=False)
 
     async def run(self, sockets: list[socket.socket]) -> int:

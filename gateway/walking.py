@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from time import monotonic
+from dataclasses import dataclass, field
+from time import monotonic, thread_time
+from typing import TypeVar
 
 from gateway.ledger import Ledger
 from gateway.reports import fold_stored
@@ -29,13 +31,18 @@ from telemetry.metrics import Metrics
 PAGE = 5000  # messages in a page, some 10 ms of the database
 LEAST_PAGE = 100  # where the statement time-out cut it off
 SLICE = 200  # messages read and decided in one commit
+OVERLAP = 3  # slices under way
 HOLD_S = 15.0  # a walk whose process says nothing for so long is another's
-REST = 3.0  # a walk that is behind rests so many times as long as it worked
+# A walk that is behind rests as long as the event loop computed meanwhile, and a quarter of the
+# whole at least; where a slice takes longer than this, as long as all of it: the store is busy.
+SLOW_S = 0.1
+LEAST_REST = 0.25
 # So long behind its age a message is looked at: by then it was sent, or waits for something, and
 # its accept, which may have waited for the database, is committed.
 LAG_S, LAG_LEAST_S, LAG_SHARE = 600.0, 1.0, 0.05
 ASIDE_S = 86_400.0  # so much later one that crashed its handler is tried again
 
+T = TypeVar("T")
 Decide = Callable[[Sequence[Message], float], Awaitable[str]]
 
 log = get_logger(__name__)
@@ -44,6 +51,26 @@ log = get_logger(__name__)
 def lag_s(age_s: float) -> float:
     """How long behind its age a message is looked at."""
     return min(LAG_S, max(LAG_LEAST_S, age_s * LAG_SHARE))
+
+
+def rest_s(elapsed_s: float, computed_s: float, slices: int) -> float:
+    """How long to rest after so many slices, so that the others have the loop and the lane."""
+    if elapsed_s > SLOW_S * max(1, slices):
+        return elapsed_s
+    return max(computed_s, elapsed_s * LEAST_REST)
+
+
+@dataclass(slots=True)
+class Work:
+    """What a part of a walk took."""
+
+    began: float = field(default_factory=monotonic)
+    computed: float = field(default_factory=thread_time)  # of all that ran on this loop
+
+    async def rest(self, slices: int) -> None:
+        """Sleep for what `rest_s` says."""
+        elapsed_s, computed_s = monotonic() - self.began, thread_time() - self.computed
+        await asyncio.sleep(rest_s(elapsed_s, computed_s, slices))
 
 
 class Opener:
@@ -75,6 +102,30 @@ class Opener:
             aside += bad
         return messages, aside
 
+    async def each(
+        self, ids: Sequence[int], handle: Callable[[list[Message], list[int]], Awaitable[T]]
+    ) -> list[T]:
+        """`handle` what `open` gives of each slice, in order of begin; what it returned.
+
+        One slice is read at a time, `OVERLAP` are under way: while one is committed the next one
+        is decided. Whatever one raises is raised, and none is under way any more.
+        """
+        room, reading = asyncio.Semaphore(OVERLAP), asyncio.Lock()
+
+        async def one(some: Sequence[int]) -> T:
+            async with room:
+                async with reading:
+                    messages, aside = await self.open(some)
+                return await handle(messages, aside)
+
+        tasks = [asyncio.create_task(one(some)) for some in slices(ids)]
+        try:
+            return [await task for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     def count(self) -> None:
         """A message was set aside."""
         self._metrics.quarantined_total.inc(("walk",))
@@ -94,6 +145,7 @@ class Walker:
         self._page = PAGE
         self._behind_s, self._stood_at = 0.0, monotonic()
         self.is_ours = False
+        self.slices = 0  # walked so far
 
     @property
     def behind_s(self) -> float:
@@ -123,11 +175,14 @@ class Walker:
             self._page = max(LEAST_PAGE, self._page // 2)
             raise
         self._page = min(PAGE, self._page * 2)
-        sql = ""
-        for some in slices(page.open):
-            messages, aside = await self._opener.open(some)
-            sql += await decide(messages, turn.now)
-            sql += watch_sql((one, turn.now + ASIDE_S) for one in aside)
+
+        async def handle(messages: list[Message], aside: list[int]) -> str:
+            later = watch_sql((one, turn.now + ASIDE_S) for one in aside)
+            return await decide(messages, turn.now) + later
+
+        told = await self._opener.each(page.open, handle)
+        sql = "".join(told)
+        self.slices += len(told)
         await commit(self._ledger, sql=sql + move_sql(self._walk, turn.position, page.last))
         is_behind = page.is_full and unix_of(page.last) < unix_of(bound)
         self._stands(unix_of(bound) - unix_of(page.last) if is_behind else 0.0)

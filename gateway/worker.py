@@ -169,6 +169,7 @@ async def _main(settings: Settings) -> int:
             Keep(settings.access_log_days, settings.access_log_mb * 1_000_000),
             has_sends=settings.access_log_sends,
         ),
+        has_client_ca=settings.tls_client_ca_file is not None,
     )
     try:
         return await life.run()

@@ -145,6 +145,14 @@ class Throttle:
     def _floor(self) -> float:
         return max(FLOOR, FLOOR_SHARE * self.share * self.limit)
 
+    def told(self) -> float:
+        """The pace, our part of what is configured at most: all processes add up to that.
+
+        On its way up it passes our part, which is never exact, by a quarter; and the rate may have
+        been configured lower meanwhile.
+        """
+        return min(self.pace, self.share * self.limit)
+
     # -- what may go -----------------------------------------------------------------------
 
     def wait_s(self, now: float, *, is_otp: bool) -> float:

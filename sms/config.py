@@ -104,6 +104,7 @@ class Tenant:
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()  # empty = from everywhere
     inbound_numbers: tuple[str, ...] = ()  # replies to numbers that begin so are the tenant's
     on_uncertain: UncertainPolicy | None = None  # after a lost answer; None = the platform's
+    client_certificates: tuple[str, ...] = ()  # SHA-256, one of which must be shown; empty = none
 
     def limit_at(self, unix: float) -> tuple[float, int]:
         """Rate and depth of the tenant's bucket at that time: the largest in force."""

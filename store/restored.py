@@ -47,6 +47,7 @@ _LIVING_SQL = (
     "SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = current_database()"
     " AND application_name LIKE 'smsgw/%' AND pid <> pg_backend_pid() ORDER BY 1"
 )
+_MAY_ASK_SQL = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
 _LOW_SQL = (
     "SELECT coalesce(min(low_water), 0) FROM processes"
     " WHERE node IS NOT NULL OR owed_to IS NOT NULL"
@@ -212,7 +213,9 @@ async def must_not_be_older(dsn: str, directory: Path) -> int:
     seen = _seen(directory)  # first: a living worker's mark is committed before it is noted
     conn = await connect(dsn)
     try:
-        system = int(await conn.fetchval("SELECT system_identifier FROM pg_control_system()"))
+        system = 0  # where a provider does not let us ask: then all databases are one
+        if await conn.fetchval(_MAY_ASK_SQL):
+            system = int(await conn.fetchval("SELECT system_identifier FROM pg_control_system()"))
         rows = await conn.fetch("SELECT process, id_high_water FROM processes")
     except TROUBLE as error:
         raise StoreUnavailable("PostgreSQL does not tell its marks") from error

@@ -49,6 +49,14 @@ _STANDING: Final = (
 )
 
 
+_WATCH_OVERDUE: Final = (
+    "INSERT INTO overdue (message_id,channel,since,due) VALUES {}"
+    " ON CONFLICT (message_id) DO UPDATE SET channel=excluded.channel, since=excluded.since,"
+    " due=excluded.due;"
+)
+NOT_SENT: Final = 0  # in place of a channel
+
+
 class Walk(IntEnum):
     """Why the ids are walked over. The store holds these numbers."""
 
@@ -198,13 +206,21 @@ def overdue_sql(rows: Iterable[tuple[int, int, float, float]]) -> str:
         f"({int(one)},{int(channel)},{moment_sql(since)},{moment_sql(due)})"
         for one, channel, since, due in rows
     )
-    if not values:
-        return ""
-    return (
-        f"INSERT INTO overdue (message_id,channel,since,due) VALUES {values}"
-        " ON CONFLICT (message_id) DO UPDATE SET channel=excluded.channel, since=excluded.since,"
-        " due=excluded.due;"
-    )
+    return _WATCH_OVERDUE.format(values) if values else ""
+
+
+def put_off_sql(rows: Iterable[tuple[int, int, float]], after_s: float) -> str:
+    """Watch these as overdue from now on: (message_id, channel, since), due in `after_s` seconds.
+
+    By the database's clock. What is not sent yet is so since now, or since it is to be.
+    """
+    wait = f"interval '{float(after_s):.3f} s'"
+    values = []
+    for one, channel, since in rows:
+        latest = f"greatest({moment_sql(since)},clock_timestamp())"
+        begun = latest if channel == NOT_SENT else moment_sql(since)
+        values.append(f"({int(one)},{int(channel)},{begun},{latest}+{wait})")
+    return _WATCH_OVERDUE.format(",".join(values)) if values else ""
 
 
 def forget_overdue_sql(message_ids: Iterable[int]) -> str:

@@ -141,7 +141,7 @@ def _id_of(kind: str, name: str, objects: Objects, user: str) -> int:
 def _tenant(stored: StoredObject, _: Objects) -> Tenant:
     # A newer version beside us may have written fields that we do not know.
     spec = {name: value for name, value in stored.spec.items() if name in _TENANT_FIELDS}
-    for key in ("signatures", "countries", "inbound_numbers"):
+    for key in ("signatures", "countries", "inbound_numbers", "client_certificates"):
         if key in spec:
             spec[key] = tuple(spec[key])
     if "allowed_ips" in spec:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import asyncpg
 
 from sms.errors import ConfigError, StoreUnavailable
-from store import database
+from store import database, retention, roles
 from store.database import TROUBLE, Connection
 from store.partitions import TABLES
+from store.retention import Standing
 
 _SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum", "max_connections")
 _PARTITIONS = (
@@ -41,6 +42,9 @@ class Vitals:
     migrations: Sequence[str]  # that ran here
     days: Mapping[str, frozenset[str]]  # of each partitioned table, as "20261122"
     processes: int  # of gateways, alive now
+    role: str = ""  # that asked …
+    excess: str | None = None  # … and why the audit log is not append-only by grant for it
+    ended: Sequence[Standing] = ()  # each kind of data, by its last round of upkeep
 
 
 async def look(dsn: str) -> Vitals:
@@ -68,6 +72,8 @@ async def _look(conn: Connection) -> Vitals:
     migrations = await _migrations(conn)
     rows = await conn.fetch(_PARTITIONS, list(TABLES))
     is_ours = await conn.fetchval("SELECT to_regclass('processes')") is not None
+    has_ends = await conn.fetchval("SELECT to_regclass('retention')") is not None
+    role = await conn.fetchval("SELECT current_user::text")
     return Vitals(
         version=f"{version.major}.{version.minor}",
         ahead_s=theirs - (asked + answered) / 2,
@@ -78,6 +84,9 @@ async def _look(conn: Connection) -> Vitals:
         migrations=migrations,
         days={row["parent"]: frozenset(row["days"]) for row in rows},
         processes=await conn.fetchval(_ALIVE) if is_ours else 0,
+        role=role,
+        excess=await roles.excess(conn, role),
+        ended=await retention.look(conn) if has_ends else (),
     )
 
 

@@ -183,23 +183,27 @@ def _hide_code(match: re.Match[str]) -> str:
 
 
 def mask_exception(error: BaseException) -> str:
-    """Type and message of an exception, fit for a log.
+    """Type and message of an exception, fit for a log."""
+    message = mask_words(error)
+    name = type(error).__name__
+    return f"{name}: {message}" if message else name
+
+
+def mask_words(error: BaseException) -> str:
+    """The message of an exception, fit for a log and for whoever is told a reason.
 
     Our own exceptions are written to be read and are masked as any text. A library's may quote
     the input (`mask_foreign`); the system's name files, addresses and ports.
     """
-    name = type(error).__name__
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a __str__ that raises must not cost the line
         message = f"(no message: {type(broken).__name__})"
     if isinstance(error, GatewayError):
-        message = mask(message)
-    else:
-        message = _PG_DETAIL.sub(rf"\1: {HIDDEN}", message)
-        message = _PYDANTIC_INPUT.sub(f"input_value={HIDDEN}", message)
-        message = mask_foreign(message, has_codes=not isinstance(error, OSError))
-    return f"{name}: {message}" if message else name
+        return mask(message)
+    message = _PG_DETAIL.sub(rf"\1: {HIDDEN}", message)
+    message = _PYDANTIC_INPUT.sub(f"input_value={HIDDEN}", message)
+    return mask_foreign(message, has_codes=not isinstance(error, OSError))
 
 
 def _mask_value(name: str, value: object, depth: int = 0) -> Any:  # noqa: ANN401 - JSON

@@ -32,7 +32,7 @@ from adapters.shell import WRITE_BUFFER_HIGH, log_fault, set_options
 from sms import config
 from sms.errors import ConfigError
 from telemetry.failpoints import failpoints
-from telemetry.logs import get_logger, mask_exception
+from telemetry.logs import get_logger, mask_words
 
 log = get_logger(__name__)
 
@@ -117,7 +117,7 @@ class _Guest(asyncio.Protocol):
         """The socket is gone, by us or by the SMG."""
         if self._transport is not None:
             self._transport = None
-            why = "closed by the carrier" if exc is None else mask_exception(exc)
+            why = "closed by the carrier" if exc is None else mask_words(exc)
             self._door.left(self, f"link lost: {why}")
         if not self.ended.done():
             self.ended.set_result(None)

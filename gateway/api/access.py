@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from cluster.nonces import Nonce, Nonces
 from gateway.api.address import Address, Addresses, is_in
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from store.config import ConfigStore
 
 _UNSURE_RETRY_S = 10
+CERTIFICATE: Final = "smsgw.certificate"  # in a scope: the SHA-256 of what the client showed
 _KEPT_SAID = 256  # octets of X-Forwarded-For remembered; what is longer is asked each time
 _ID_IN_PATH = re.compile(r"(?<=/)[a-z]{3}_[0-9a-f]{16}(?=[/:]|\Z)")
 _LOOP_BYTES = 1 << 18  # hashed on the loop; what is larger is hashed beside it
@@ -64,6 +65,7 @@ class Access:
     refresh: Callable[[], Awaitable[None]] = _nothing  # take a changed configuration up now
     now: Callable[[], float] = time.time
     log: AccessLog = field(default_factory=AccessLog)  # writes nothing unless wiring says where
+    has_client_ca: bool = True  # the public port asks clients for certificates
 
 
 class Caller(NamedTuple):
@@ -159,9 +161,17 @@ class Gate:
         self._access.log.write(fields, is_proven=key is not None)
 
     def check_address(self, key: ApiKey, scope: Mapping[str, Any]) -> None:
-        """Raise the 403 when the key's tenant has an allow-list and this address is not on it."""
+        """Raise the 403 when the key's tenant has an allow-list and this address is not on it, or
+        asks for certificates and this connection shows none of them."""
         tenant = self._flow.snapshot.tenants.get(key.tenant)
-        if tenant is None or not tenant.allowed_ips:
+        if tenant is None:
+            return
+        wanted = tenant.client_certificates
+        if wanted and scope.get(CERTIFICATE) not in wanted:
+            shown = "another one" if scope.get(CERTIFICATE) else "none"
+            detail = f"The tenant's `client_certificates` list what must be shown; {shown} was."
+            raise ProblemError(Problem("auth.certificate", detail))
+        if not tenant.allowed_ips:
             return
         if not is_in(self.address_of(scope), tenant.allowed_ips):
             raise ProblemError(
@@ -174,8 +184,13 @@ class Gate:
     def is_allowed(
         self, tenant_id: int, peer: str | None, headers: Iterable[tuple[bytes, bytes]]
     ) -> bool:
-        """`check_address` for the short way: remembered by what it depends on."""
+        """`check_address` for the short way: remembered by what it depends on.
+
+        Certificates are looked at on the long way only.
+        """
         snapshot = self._flow.snapshot
+        if snapshot.tenants[tenant_id].client_certificates:
+            return False
         if snapshot is not self._allowed_under or len(self._allowed) > 4096:
             self._allowed_under = snapshot
             self._allowed.clear()

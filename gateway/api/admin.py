@@ -42,6 +42,7 @@ from gateway.configfields import (
     burst_refusal,
     whole,
 )
+from gateway.document import NO_CLIENT_CA
 from gateway.owners import taken_detail, taken_numbers
 from gateway.specs import changed_tenant, suspended, tenant_spec, tenant_view
 from sms.config import ApiKey
@@ -92,6 +93,7 @@ class Admin:
         good, checked = await desk.body(request, TENANT_OBJECT)
         limits = _limits(good, checked)
         _check_caps(good, checked)
+        self._check_certificates(good)
         checked.stop()
         async with desk.store.change(desk.author(request, key)) as change:
             if await change.by_name("tenant", good["name"]) is not None:
@@ -124,6 +126,7 @@ class Admin:
         good, checked = await self._desk.body(request, _CHANGEABLE, is_partial=True)
         limits = _limits(good, checked)
         _check_caps(good, checked)
+        self._check_certificates(good)
         checked.stop()
 
         async def decide(change: Change, standing: StoredObject) -> StoredObject:
@@ -186,6 +189,13 @@ class Admin:
             changed = await decide(change, standing)
         await desk.done()
         return object_response(tenant_view(changed))
+
+    def _check_certificates(self, good: Mapping[str, Any]) -> None:
+        """Refuse what would shut the tenant out: a port that asks for none can be shown none."""
+        if good.get("client_certificates") and not self._desk.has_client_ca:
+            detail = f"`client_certificates` {NO_CLIENT_CA}."
+            error = FieldError("/client_certificates", "field.value", detail)
+            raise ProblemError(of_fields([error]))
 
     async def _tenant(self, request: Request) -> StoredObject:
         found = await self._desk.store.find("tenant", id_in(request, "id", PREFIXES["tenant"]))

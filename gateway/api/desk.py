@@ -82,6 +82,11 @@ class Desk:
         return self._flow.access.now()
 
     @property
+    def has_client_ca(self) -> bool:
+        """Whether the public port asks clients for certificates."""
+        return self._flow.access.has_client_ca
+
+    @property
     def pepper(self) -> bytes:
         """Key of the HMAC over API secrets."""
         return self._flow.keyring.pepper

@@ -21,6 +21,7 @@ from gateway.api.openapi_templates import TEMPLATE_EXAMPLES, template_schemas
 from gateway.configfields import (
     MAX_BURSTS,
     MAX_CAPS,
+    MAX_CERTIFICATES,
     MAX_NETWORKS,
     MAX_OVERLAP_S,
     MAX_QUOTA,
@@ -176,6 +177,14 @@ _TENANT: Json = {
         "uniqueItems": True,
         "items": {"type": "string"},
         "description": "Networks its keys work from; empty = from everywhere.",
+    },
+    "client_certificates": {
+        "type": "array",
+        "maxItems": MAX_CERTIFICATES,
+        "uniqueItems": True,
+        "items": {"type": "string", "pattern": "^([0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}$"},
+        "description": "SHA-256 fingerprints: its keys work only over TLS with one of these "
+        "certificates; empty = none is asked for.",
     },
     "inbound_numbers": {
         "type": "array",

@@ -88,6 +88,11 @@ KINDS: dict[str, Kind] = {
     "auth.address_not_allowed": Kind(
         403, "Address not allowed", "Call from an allowed address, or ask the operator."
     ),
+    "auth.certificate": Kind(
+        403,
+        "Client certificate missing",
+        "Connect with a certificate that is registered for the tenant, or ask the operator.",
+    ),
     "auth.scope": Kind(403, "Not allowed with this key", "Use a key that has the scope."),
     "tenant.suspended": Kind(403, "Tenant suspended", "Ask the operator of this gateway."),
     "resource.not_found": Kind(404, "Not found", "Check the address and the id."),

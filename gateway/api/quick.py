@@ -189,7 +189,8 @@ class QuickDoor:
         if seen is None:
             return None
         tenant = seen[2]
-        if tenant.allowed_ips and not self._is_allowed(tenant, peer, headers):
+        is_guarded = tenant.allowed_ips or tenant.client_certificates
+        if is_guarded and not self._is_allowed(tenant, peer, headers):
             return None
         try:
             entry, errors = parse_one(body)

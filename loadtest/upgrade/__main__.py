@@ -37,6 +37,11 @@ def arguments() -> argparse.ArgumentParser:
         "--calm", type=float, default=10.0, metavar="S", help="each state is kept so long (10)"
     )
     parser.add_argument("--kills", type=int, default=5, help="of `smsgw migrate` (default 5)")
+    parser.add_argument(
+        "--in-place",
+        action="store_true",
+        help="one node: new code over the old one's files, then `smsgw restart`",
+    )
     parser.add_argument("--seed", type=int, default=1)
     add_report_options(parser)
     return parser
@@ -64,6 +69,7 @@ async def _run(options: argparse.Namespace, folder: Path, bar: Bar) -> Outcome:
         Rates().scaled(options.rate),
         calm_s=options.calm,
         migration_kills=options.kills,
+        is_in_place=options.in_place,
         seed=options.seed,
     )
     return await run(plan, folder / "place", bar.step)

@@ -26,6 +26,7 @@ class Front:
         self.ready: list[int] = []  # ports of nodes that take new connections
         self.port = 0
         self.taken: Counter[int] = Counter()  # connections by port
+        self.fails_open = False  # while nobody is ready, whoever was so last gets them
         self.refused: list[int] = []  # ports that were ready and refused
         self.homeless = 0  # connections that came while no node was ready
         self._turn = itertools.count()
@@ -49,7 +50,7 @@ class Front:
     async def now_ready(self, ports: list[int]) -> None:
         """These take new connections from now on."""
         async with self._changed:
-            self.ready = ports
+            self.ready = ports or (self.ready if self.fails_open else [])
             self._changed.notify_all()
 
     async def becomes_ready(self, port: int) -> None:

@@ -27,6 +27,7 @@ import aiohttp
 
 from gateway.children import Child, tail
 from gateway.sandbox_config import CARRIERS, Ports, configuration
+from gateway.settings import RELIABILITY_PREFIX
 from loadtest.campaign.node import RELIABILITY, Broken, free_ports
 from loadtest.stock_gateway import environment
 from loadtest.upgrade.front import Front
@@ -42,6 +43,11 @@ LISTEN_S: Final = 15.0
 COMMAND_S: Final = 120.0
 LOOK_S: Final = 0.05
 LOCK_MS: Final = 100  # RELIABILITY section 9
+
+
+def _field(variable: str) -> str:
+    """How `gateway/settings.py` of any version declares it: one that it lacks is refused."""
+    return f"    {variable.removeprefix(RELIABILITY_PREFIX).lower()}: "
 
 
 class Node:
@@ -163,6 +169,7 @@ class Place:
         self.tenants = Front()  # in front of the public ports
         self.carriers = Front()  # in front of the ports that an SMG connects to
         self.http: aiohttp.ClientSession
+        self.workers = 1  # of each node
         self._numbers = {**RELIABILITY, **numbers}
         self._private = make_private(folder / "sandbox")
         self._servers = EmbeddedServers(folder / "servers")
@@ -175,7 +182,12 @@ class Place:
 
     def env(self, data_dir: Path, root: Path) -> dict[str, str]:
         """What a node or command of the version in `root` finds in its environment."""
-        env = environment(data_dir, numbers=self._numbers)
+        settings = (root / "gateway" / "settings.py").read_text("utf-8")
+        env = {
+            name: value
+            for name, value in environment(data_dir, numbers=self._numbers).items()
+            if not name.startswith(RELIABILITY_PREFIX) or _field(name) in settings
+        }
         paths = [path for path in env["PYTHONPATH"].split(os.pathsep) if path != str(ROOT)]
         return env | {
             "PYTHONPATH": os.pathsep.join([str(root), *paths]),
@@ -183,7 +195,7 @@ class Place:
             "SMSGW_REDIS_URL": self._redis_url,
             "SMSGW_MASTER_KEY_FILE": str(self.folder / "master.key"),
             "SMSGW_WEBHOOK_ALLOW": f"http://127.0.0.1:{self._ports.sink}",
-            "SMSGW_WORKERS": "1",
+            "SMSGW_WORKERS": str(self.workers),
         }
 
     # -- life ------------------------------------------------------------------------------

@@ -4,6 +4,9 @@
     configuration ─▶ old gets SIGTERM ─▶ new alone ─▶ old joins again ─▶ new gets SIGTERM ─▶ old
     alone on the new schema ─▶ new joins again ─▶ old gets SIGTERM ─▶ new alone ─▶ judged
 
+or, in place: old alone ─▶ the new version's files over the old one's ─▶ `smsgw restart`, refused ─▶
+`smsgw migrate` ─▶ `smsgw restart` ─▶ judged
+
 Zero errors: every answer is 202 (200 where it is read), no connection is refused or cut. The rest
 is judged as in `make campaign`: every text that got a 202 comes to its end, each segment is in a
 carrier's record, none twice without a mark, every event at the sink.
@@ -13,8 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -49,6 +53,10 @@ NUMBERS: Final = {
     "lane_marketing": "2000",
 }
 
+ROOMS: Final = sorted(file.parent.name for file in ROOT.glob("*/__init__.py"))
+NOT_COPIED: Final = shutil.ignore_patterns("__pycache__")
+REFUSED: Final = "run `smsgw migrate` of this version first"
+
 Tell = Callable[[str], None]
 
 
@@ -61,8 +69,10 @@ class Plan:
     rates: Rates = field(default_factory=Rates)
     calm_s: float = 5.0  # each state of things is kept so long
     migration_kills: int = 3
+    is_in_place: bool = False  # instead: one node, whose code is replaced under its supervisor
     turns: int = 3  # 1 = to the new version, 2 = and back to the old one, 3 = and to the new one
     seed: int = 1
+    numbers: Mapping[str, str] = field(default_factory=dict)  # settings beside `NUMBERS`
 
 
 @dataclass(slots=True)
@@ -116,7 +126,8 @@ class Story:
     async def run(self) -> Outcome:
         """All of it; raises Broken when a step cannot be done."""
         began = time.monotonic()
-        nodes = (self._old, self._new)
+        nodes = (self._old,) if self._plan.is_in_place else (self._old, self._new)
+        self._place.tenants.fails_open = self._plan.is_in_place  # there is no other one
         fronts = (self._place.tenants, self._place.carriers)
 
         def running() -> list[tuple[str, tuple[int, int]]]:
@@ -180,6 +191,9 @@ class Story:
 
     async def _steps(self) -> None:
         await self._calm("old alone")
+        if self._plan.is_in_place:
+            await self._replace()
+            return
         await self._migrate()
         await self._calm("old alone on the new schema")
         await self._join(self._new)
@@ -192,6 +206,25 @@ class Story:
                 await self._calm(f"both (turn {turn + 1})")
             await self._leave(goes)
             await self._calm(f"{comes.name} alone (turn {turn + 1})")
+
+    async def _replace(self) -> None:
+        """The new version over the old one's files; then `smsgw restart`, refused and done."""
+        self._tell("the new version is installed in place")
+        for room in ROOMS:
+            shutil.copytree(
+                ROOT / room, self._plan.old_root / room, dirs_exist_ok=True, ignore=NOT_COPIED
+            )
+        try:
+            await self._old.command("restart")
+        except Broken as error:
+            if REFUSED not in str(error):
+                raise
+        else:
+            raise Broken("smsgw restart did not refuse a schema that is too old")
+        await self._migrate()
+        self._tell("`smsgw restart`")
+        await self._old.command("restart")
+        await self._calm("new workers under the old supervisor")
 
     async def _calm(self, what: str) -> None:
         self._tell(what)
@@ -293,9 +326,9 @@ class Story:
 
 
 @contextlib.asynccontextmanager
-async def open_place(folder: Path) -> AsyncIterator[Place]:
+async def open_place(folder: Path, numbers: Mapping[str, str]) -> AsyncIterator[Place]:
     """A place in a new folder, which is the caller's to remove."""
-    place = Place(folder, NUMBERS)
+    place = Place(folder, {**NUMBERS, **numbers})
     try:
         await place.open()
         yield place
@@ -305,5 +338,6 @@ async def open_place(folder: Path) -> AsyncIterator[Place]:
 
 async def run(plan: Plan, folder: Path, tell: Tell) -> Outcome:
     """One upgrade; on the main thread. Raises Broken when the place cannot be made."""
-    async with open_place(folder) as place:
+    async with open_place(folder, plan.numbers) as place:
+        place.workers = 2 if plan.is_in_place else 1  # one stays while the other is replaced
         return await Story(plan, place, tell).run()

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.leak_run import ALLOWED, LeakRun
+from tests.support.leak_run import ALLOWED, PLACES, WORDS, LeakRun
+from tests.support.leak_world import WRONG
 from tests.support.leaks import Find, find, told
 
 pytestmark = pytest.mark.flow
@@ -71,6 +72,40 @@ def test_nothing_personal_is_in(emitted, name):
     assert not finds, told(finds)
     looked_at = [sink for sink in emitted.files if sink.split("/")[0] in SINKS[name]]
     assert sum(emitted.files[sink].stat().st_size for sink in looked_at) > 0
+
+
+def test_it_was_a_whole_run(emitted):
+    """What was not done has left nothing to find: each step did what it is for."""
+    run = emitted.run
+    assert run.fired[: len(PLACES)] == [place for _, place, _ in PLACES]
+    assert set(WORDS) < {*run.fired}
+    assert run.bad_carrier.said == {name for name, _ in WRONG}
+    assert run.bad_vendor.said == {name for name, _ in run.bad_vendor.answers}
+    logs = "".join(
+        path.read_text("utf-8", "replace")
+        for sink, path in emitted.files.items()
+        if sink.startswith("log/")
+    )
+    for said in (
+        '"event": "exception ignored"',
+        "Task exception was never retrieved",
+        '"event": "uncaught exception"',
+        "RuntimeWarning",
+        "cannot handle ",
+        "statement failed",
+        "Fatal Python error: Segmentation fault",
+        '"how": "SIGKILL"',
+        "139****",
+        '"level": "debug"',
+    ):
+        assert said in logs, said
+    assert logs.count("cannot digest") >= len(PLACES)
+    assert 'violates unique constraint "held_pkey"' in logs
+    assert '"route": "/v1/suppressions"' in logs
+    for path, kind in (("/masked", "+86139****"), ("/full", f"+86139{run.personal.block}")):
+        events = run.hooks.events(path)
+        assert {"message.delivered", "inbound.received"} <= {one["type"] for one in events}
+        assert any(kind in str(one["data"]) for one in events)
 
 
 def test_nor_in_anything_else_it_left_behind(emitted):

@@ -1,6 +1,7 @@
 """A whole gateway behind TLS: certificates replaced under load, and the signal that says so."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -21,6 +22,7 @@ from tests.support.gateway_process import ROOT, GatewayProcess, eventually
 
 pytestmark = pytest.mark.flow
 AUTHORITY = Authority("of the gateway")
+CLIENTS = Authority("of clients")
 SOON_S = 20.0  # of what happens at once, on a machine with other work
 
 
@@ -37,11 +39,13 @@ class TlsGateway(GatewayProcess):
 
     def __init__(self, **options):
         super().__init__(**options, tls_reload_s="60")
-        self.serial = put(self.folder)
+        put(self.folder)
+        (self.folder / "clients.pem").write_text(CLIENTS.cert, "ascii")
         self.context = ssl.create_default_context(cadata=AUTHORITY.cert)
         self.env |= {
             "SMSGW_TLS_CERT_FILE": str(self.folder / "tls.crt"),
             "SMSGW_TLS_KEY_FILE": str(self.folder / "tls.key"),
+            "SMSGW_TLS_CLIENT_CA_FILE": str(self.folder / "clients.pem"),
             "SMSGW_ADMIN_TLS": "1",
         }
         self.url = self.url.replace("http:", "https:")
@@ -138,6 +142,41 @@ def test_a_worker_that_is_told_directly_goes_on(gateway):
             os.kill(pid, signal.SIGHUP)
     eventually(lambda: {gateway.shown(gateway.port) for _ in range(12)} == {new}, "it is shown")
     assert gateway.pids() == pids
+
+
+def test_a_tenant_s_keys_work_with_its_certificate_only(gateway):
+    headers = {"authorization": f"Bearer {gateway.sandbox['admin_key']}", "if-match": "*"}
+    found = gateway.client.get(f"{gateway.url}/v1/tenants", headers=headers).json()["data"]
+    path = f"{gateway.url}/v1/tenants/{found[0]['id']}"
+    mine, other = CLIENTS.issue("shop"), CLIENTS.issue("shop")
+    der = ssl.PEM_cert_to_DER_cert(mine.cert)
+    body = {"client_certificates": [hashlib.sha256(der).hexdigest().upper()]}
+    assert gateway.client.patch(path, json=body, headers=headers).status_code == 200
+
+    def asks(made=None):
+        """Send and read with this certificate: what both were answered."""
+        context = ssl.create_default_context(cadata=AUTHORITY.cert)
+        if made is not None:
+            context.load_cert_chain(made.file(gateway.folder / "client.pem"))
+        key = {"authorization": f"Bearer {gateway.sandbox['api_key']}"}
+        text = {"to": "+8613800138000", "text": "您的订单已发货"}
+        with httpx.Client(timeout=15, trust_env=False, verify=context) as client:
+            sent = client.post(f"{gateway.url}/v1/messages", json=text, headers=key)
+            got = client.get(f"{gateway.url}/v1/messages", headers=key)
+            return {(one.status_code, one.json().get("code", "")) for one in (sent, got)}
+
+    refused = {(403, "auth.certificate")}
+    # in force on either worker within 5 s
+    eventually(lambda: all(asks() == refused for _ in range(6)), "it is asked for", SOON_S)
+    assert asks(other) == refused
+    for _ in range(3):
+        assert asks(mine) == {(202, ""), (200, "")}
+    with pytest.raises(httpx.TransportError):  # its authority is nobody's here
+        asks(Authority("another").issue("shop"))
+    # the platform's own keys are no tenant's
+    body = {"client_certificates": []}
+    assert gateway.client.patch(path, json=body, headers=headers).status_code == 200
+    eventually(lambda: all(asks() == {(202, ""), (200, "")} for _ in range(6)), "no more", SOON_S)
 
 
 def test_the_end_of_its_terminal_is_its_end(tmp_path):

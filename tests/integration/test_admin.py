@@ -21,6 +21,7 @@ async def test_a_tenant_is_made_read_and_listed(world):
         "signatures": ["某商城"],
         "countries": [86, 1],
         "allowed_ips": ["203.0.113.0/24", "2001:DB8::7"],
+        "client_certificates": [":".join(["AB"] * 32)],
         "limits": {"segments_per_second": 2000, "segments_per_day": 100_000},
     }
     made = await world.admin("POST", "/v1/tenants", body)
@@ -41,6 +42,7 @@ async def test_a_tenant_is_made_read_and_listed(world):
         "signatures": ["某商城"],
         "countries": [86, 1],
         "allowed_ips": ["203.0.113.0/24", "2001:db8::7/128"],
+        "client_certificates": ["ab" * 32],
         "inbound_numbers": [],
         "on_uncertain": None,
         "limits": {

@@ -84,6 +84,31 @@ async def test_a_slash_or_a_colon_in_another_spelling_is_another_address(world):
         assert not (answer.status_code == 200 and "%2F" not in path and ".." not in path), path
 
 
+async def test_a_tenant_s_keys_work_with_its_certificates_only(world):
+    """Here nothing is shown: that shows what is refused. With TLS: tests/flow/test_tls.py."""
+    own = ["ab" * 32]
+    for more in ({}, {"allowed_ips": ["203.0.113.0/24"]}):
+        tenant = await world.tenant(name=f"bank-{len(more)}", client_certificates=own, **more)
+        told = await world.key(tenant)
+        for method, path, body in [
+            ("POST", "/v1/messages", SEND),
+            ("GET", f"/v1/messages/msg_{1:016x}", None),
+        ]:
+            answer = await world.one.call(method, path, told["key"], body, peer="203.0.113.9")
+            assert code(answer) == (403, "auth.certificate")
+
+
+async def test_a_certificate_that_nobody_can_show_is_refused(world):
+    world.one.flow.access.has_client_ca = False
+    wanted = {"name": "bank", "client_certificates": ["ab" * 32]}
+    answer = await world.admin("POST", "/v1/tenants", wanted)
+    assert code(answer) == (422, "field.value")
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == "/client_certificates"
+    assert "SMSGW_TLS_CLIENT_CA_FILE" in error["detail"]
+    assert (await world.admin("POST", "/v1/tenants", {"name": "bank"})).status_code == 201
+
+
 async def test_a_tenant_s_keys_work_from_its_addresses_only(world):
     tenant = await world.tenant(allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
     told = await world.key(tenant, signing=True)

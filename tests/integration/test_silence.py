@@ -123,7 +123,7 @@ async def test_killed_in_the_middle_nothing_ends_twice_and_nothing_is_forgotten(
     whole, is_cut, calls = walking.commit, asyncio.Event(), itertools.count(1)
 
     async def cut(ledger: Ledger, rows: list[EventRow]) -> None:
-        if next(calls) == 4:  # three slices are durable, the walk has not moved
+        if next(calls) >= 4:  # three slices become durable, the walk does not move
             is_cut.set()
             await asyncio.sleep(3600)
         await whole(ledger, rows)
@@ -134,7 +134,7 @@ async def test_killed_in_the_middle_nothing_ends_twice_and_nothing_is_forgotten(
         monkeypatch.setattr(deadline, "commit", cut)
         gateway.go(gateway.worker.silence.deadlines.round())
         await asyncio.wait_for(is_cut.wait(), 60)
-        assert len(await gateway.ask(ENDED)) == 30
+        await until_rows(gateway, ENDED, 30)
     monkeypatch.setattr(deadline, "commit", whole)
     async with late(dsn, tmp_path, 1) as other:
         await other.worker.silence.deadlines.round()
@@ -339,6 +339,32 @@ async def test_an_overdue_receipt_is_asked_for_by_one_process_and_counted(
         assert len(await one.ask("SELECT FROM overdue")) == 2
         await rounds[1]()
         assert len(asked) == 3  # the next question is twice as far away
+
+
+async def test_who_has_never_walked_puts_off_from_now(dsn, tmp_path, monkeypatch):
+    """What was sent again over another channel is asked about there, and not at once."""
+    monkeypatch.setattr(walking, "HOLD_S", 60.0)  # the first one walks, the other never
+
+    def asking(slot: int) -> AbstractAsyncContextManager[Inside]:
+        folder = tmp_path / str(slot)
+        return inside(dsn, folder, channels=2, slot=slot, overdue_after_s=DEADLINE_S)
+
+    async with asking(0) as one, asking(1) as other:
+        [message_id] = await submitted(one, 1)
+        await over()
+        await one.worker.silence.reconciler.round()
+        [(channel,)] = await one.ask("SELECT channel FROM overdue")
+        elsewhere = 3 - int(str(channel))
+        await one.ask(f"UPDATE overdue SET channel = {elsewhere}, due = now()")
+        other.channels[elsewhere].can_ask = True
+        other.link(elsewhere, is_up=True)
+        monkeypatch.setattr(other.worker.silence.reconciler, "_after_s", 1000.0)
+        await other.worker.silence.reconciler.round()
+        [row] = await one.ask(
+            "SELECT message_id, channel, due BETWEEN now() + interval '990 s' AND"
+            " now() + interval '1000 s', since < now() FROM overdue"
+        )
+        assert row == (message_id, channel, True, True)
 
 
 def _about(lost: Lost) -> tuple[str, int]:

@@ -287,6 +287,14 @@ CASES: list[Case] = [
     *single("JournalFails", "smsgw_journal_failures_total", "0x27 2x3", "2x30", instance="a"),
     *single("DiskFilling", "smsgw_disk_used_ratio", "0.9x30", "0.7x30", instance="a"),
     Case("DiskFilling", {"smsgw_disk_used_ratio": "0.62+0.0005x60"}, {"instance": "a"}, at=55),
+    # promtool's clock begins at 0: what was done at -200,000 s is two days and seven hours ago.
+    *single(
+        "RetentionStands",
+        'smsgw_retention_done_timestamp_seconds{table="events"}',
+        "-200000x30",
+        "-7200+60x30",
+        table="events",
+    ),
     *single("DiskFull", "smsgw_disk_used_ratio", "0.94x30", "0.92x30", instance="a"),
     # 12 % in an hour: full in four; the same rise from far below, and one that has ended
     Case("DiskFullSoon", {"smsgw_disk_used_ratio": "0.5+0.002x60"}, {"instance": "a"}, at=55),

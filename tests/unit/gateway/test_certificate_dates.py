@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -30,9 +31,13 @@ def test_files_are_those_that_the_addresses_name():
     settings = Settings(
         database_url="postgresql://h/d?sslmode=verify-full&sslrootcert=/a.pem&sslcert=/b%20c.pem",
         redis_url="rediss://h/0?ssl_ca_certs=/c.pem",
+        tls_cert_file=Path("/t.pem"),
+        tls_key_file=Path("/t.pem"),
+        tls_client_ca_file=Path("/d.pem"),
     )
     found = {label: str(path) for label, path in certificate_dates.files_of(settings).items()}
     assert found == {
+        "http:ca": "/d.pem",
         "database:ca": "/a.pem",
         "database:client": "/b c.pem",
         "valkey:ca": "/c.pem",

@@ -9,6 +9,7 @@ from gateway.certificate_dates import Dates
 from gateway.doctor import Disk, Finding, Verdict
 from gateway.settings import Settings
 from gateway.terminal import Terminal
+from store.retention import Standing
 from store.vitals import Vitals
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -188,3 +189,42 @@ def test_a_container_s_limit_counts_without_what_is_only_cached(tmp_path):
     assert doctor._memory(tmp_path) == (600, 1000)
     (tmp_path / "memory.max").write_text("max\n")
     assert doctor._memory(tmp_path)[1] > 1000
+
+
+def ended(hours, held=None):
+    return [
+        Standing("events", None, 3, NOW.timestamp() - 3600, None),
+        Standing("messages", 0.0, 3, NOW.timestamp() - hours * 3600, held),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hours", "held", "processes", "expected"),
+    [
+        (1, None, 2, OK),
+        (47, None, 2, OK),
+        (49, None, 2, WARN),
+        (1, "2026-01-05: a parked message", 2, WARN),
+        (900, None, 0, OK),  # nothing runs here: the next start ends it
+    ],
+)
+def test_retention(hours, held, processes, expected):
+    seen = vitals(ended=ended(hours, held), processes=processes)
+    found = doctor.judge_retention(seen, NOW.timestamp())
+    assert remedied(found) is expected
+    assert f"{hours} h ago" in found.text
+    assert held is None or held in found.text
+
+
+def test_what_keeps_the_audit_log_append_only():
+    alone = vitals(ended=ended(1), role="smsgw", excess="owns the tables")
+    found = doctor.judge_grant(alone, is_embedded=False)
+    assert remedied(found) is WARN
+    assert "smsgw owns the tables" in found.text
+    assert "CREATE ROLE smsgw_run" in str(found.remedy)
+    assert remedied(doctor.judge_grant(alone, is_embedded=True)) is OK
+    two = vitals(ended=ended(1), role="runs")
+    assert doctor.judge_grant(two, is_embedded=False).text == "runs: append-only by grant"
+    empty = doctor.judge_grant(vitals(), is_embedded=False)
+    assert "before the migrations" in empty.text
+    assert "before the migrations" in doctor.judge_retention(vitals(), 0.0).text

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from gateway import apply, diff
 from gateway.api.auth import hash_secret, new_key, parse_key
 from gateway.api.signing import is_signing_secret, new_signing_secret
 from gateway.apply import apply_document, operator
-from gateway.document import Surroundings
+from gateway.document import Surroundings, check_document
 from gateway.plan import Applied, Plan, make_plan
 from gateway.protocols import PROTOCOLS
 from gateway.terminal import Terminal
@@ -369,3 +370,16 @@ async def test_a_dry_run_shows_what_a_described_vendor_would_be_sent(folder, sto
     apply._rehearse(await plan(text, folder, store), Terminal(is_json=is_json, stream=out))
     assert "POST https://api.plivo.com/v1/Account/" in out.getvalue()
     assert "hush" not in out.getvalue()
+
+
+def test_certificates_that_nobody_can_show_are_refused(folder):
+    text = "tenants: [{name: shop, signatures: [某商城], client_certificates: [%s]}]"
+    around = Surroundings(folder, {}, PROTOCOLS, AllowList(), has_client_ca=False)
+    _, wrong = check_document(text % ("ab" * 32), around)
+    assert [one.pointer for one in wrong] == ["/tenants/0/client_certificates"]
+    assert "SMSGW_TLS_CLIENT_CA_FILE" in wrong[0].detail
+    [tenant], wrong = check_document(
+        text % ":".join(["AB"] * 32), replace(around, has_client_ca=True)
+    )
+    assert not wrong
+    assert tenant.spec["client_certificates"] == ["ab" * 32]

@@ -96,6 +96,7 @@ def test_settings_are_frozen():
         ({"SMSGW_TLS_CERT_FILE": "/c"}, "SMSGW_TLS_KEY_FILE"),
         ({"SMSGW_ADMIN_TLS": "1"}, "SMSGW_ADMIN_TLS needs"),
         ({"SMSGW_SMG_TLS": "1"}, "SMSGW_SMG_TLS needs"),
+        ({"SMSGW_TLS_CLIENT_CA_FILE": "/c"}, "SMSGW_TLS_CLIENT_CA_FILE needs SMSGW_TLS_CERT_FILE"),
         (
             {
                 "SMSGW_SMG_TLS": "1",

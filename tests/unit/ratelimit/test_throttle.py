@@ -345,6 +345,15 @@ def test_a_pace_that_nobody_throttles_any_more_ends():
     assert throttle.is_free
 
 
+def test_what_is_told_of_all_processes_is_the_configured_rate_at_most():
+    throttle = learnt(50, 50)
+    throttle.share = 0.5
+    throttle.pace = 0.6 * throttle.limit  # on its way up, over its part
+    assert throttle.told() == 0.5 * throttle.limit
+    throttle.limit /= 10  # configured lower meanwhile
+    assert throttle.told() == 0.5 * throttle.limit
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500), st.integers(0, 120)), max_size=60),
     st.floats(0.01, 1_000_000.0),
@@ -355,6 +364,7 @@ def test_the_pace_stays_within_its_bounds_whatever_is_answered(seconds, limit):
     for taken, throttled, state in seconds:
         throttle.congested(state, now)
         now = epoch(throttle, now, taken, throttled)
+        assert throttle.told() <= limit
         if throttle.pace < math.inf:
             assert throttle.pace >= 1.0
             assert not throttle.is_free
