@@ -568,7 +568,7 @@ class _Life:
         for one in await retention.standings(self.pool):
             table = (one.what,)
             if one.oldest_at is not None:
-                metrics.retention_oldest_days.set(table, max(0.0, (now - one.oldest_at) / 86_400))
+                metrics.retention_oldest_age_seconds.set(table, max(0.0, now - one.oldest_at))
             metrics.retention_dropped.set(table, one.dropped)
             metrics.retention_done_timestamp_seconds.set(table, one.done_at)
             metrics.retention_held.set(table, float(one.held is not None))

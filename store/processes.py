@@ -423,8 +423,9 @@ async def _end_backends(conn: Connection, process: int) -> None:
     """End what the former owner left running; the exclusive lock waits for the rest."""
     prefix = application_name(process, 1).rsplit("/", 1)[0] + "/"
     await conn.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()"
+        "SELECT CASE WHEN usename = current_user THEN pg_terminate_backend(pid, 5000)"
+        " ELSE end_backend(pid, 5000) END"  # a node that still runs as the owner (store.roles)
+        " FROM pg_stat_activity WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()"
         " AND datname = current_database()",  # another gateway may live beside us
         prefix,
     )

@@ -32,7 +32,7 @@ LESS: Final[Mapping[str, frozenset[str]]] = {
     "schema_migrations": frozenset({"SELECT"}),
     "data_keys": frozenset({"SELECT", "INSERT"}),
 }
-_FUNCTIONS: Final = ("make_partition(text, date)",)
+_FUNCTIONS: Final = ("make_partition(text, date)", "end_backend(int, bigint)")
 _GRANTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 # Ours: what the owner made in its schema. Partitions are reached through their parents.
 _TABLES = (

@@ -338,8 +338,8 @@ class Metrics:
 
     def _retention(self) -> None:
         """What ends after its time; said by every process, from one table."""
-        self.retention_oldest_days = Gauge(
-            "retention_oldest_days",
+        self.retention_oldest_age_seconds = Gauge(
+            "retention_oldest_age_seconds",
             "Age of the oldest partition, from where its day begins.",
             ("table",),
             "max",

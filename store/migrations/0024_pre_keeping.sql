@@ -80,17 +80,27 @@ BEGIN
   RETURN true;
 END $$;
 
+-- A gateway's backend that runs as the owner, ended by who runs as the runtime role: while nodes go
+-- over from one role to the other, each must be able to take the other's processes over.
+CREATE FUNCTION end_backend(backend int, wait_ms bigint) RETURNS boolean
+LANGUAGE sql SECURITY DEFINER AS $$
+  SELECT pg_terminate_backend(pid, wait_ms) FROM pg_stat_activity
+  WHERE pid = backend AND datname = current_database() AND application_name LIKE 'smsgw/%'
+$$;
+
 -- Nothing that a session puts into its search path is looked at, its temporary tables last.
 DO $$
 DECLARE
   name text;
 BEGIN
   FOREACH name IN ARRAY ARRAY[
-    'append_only()', 'audit_kept()', 'trim_audit(int)', 'make_partition(text, date)'] LOOP
+    'append_only()', 'audit_kept()', 'trim_audit(int)', 'make_partition(text, date)',
+    'end_backend(int, bigint)'] LOOP
     EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', name, current_schema());
   END LOOP;
 END $$;
-REVOKE EXECUTE ON FUNCTION trim_audit(int), make_partition(text, date) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION
+  trim_audit(int), make_partition(text, date), end_backend(int, bigint) FROM PUBLIC;
 
 -- What ended of each kind of data, when the last round came to its end (from now on: a round that
 -- never comes is missed too), and why something is still held.

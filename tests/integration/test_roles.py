@@ -15,6 +15,7 @@ from store.audit import Author
 from store.config import ConfigStore
 from store.objects import Upsert
 from store.partitions import TABLES
+from store.processes import ProcessLease
 from store.seal import Keyring
 from tests.support.postgres import MASTER, World, text
 
@@ -196,6 +197,28 @@ async def test_every_table_has_exactly_its_grants(running):
         await conn.fetchval("SELECT count(*) FROM pg_class WHERE relowner = $1::regrole", ROLE) == 0
     )
     await conn.close()
+
+
+async def test_a_node_of_either_role_takes_the_others_processes_over(running, dsn):
+    """While nodes go over from the owner to the runtime role."""
+    for first, second in ((dsn, running), (running, dsn)):
+        lease = await ProcessLease.take(first, node=f"node-{len(first)}", slot=0, lease_s=15.0)
+        left = await database.connect(first, process=lease.process, epoch=lease.epoch)
+        heir = await ProcessLease.take(second, node=f"node-{len(first)}", slot=0, lease_s=15.0)
+        assert (heir.process, heir.epoch) == (lease.process, lease.epoch + 1)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await left.fetchval("SELECT 1")
+        await heir.close()
+        await lease.close()
+
+
+async def test_the_runtime_role_ends_no_backend_but_a_gateways(running, dsn):
+    other, conn = await database.connect(dsn), await database.connect(running)
+    pid = await other.fetchval("SELECT pg_backend_pid()")
+    assert await conn.fetchval("SELECT end_backend($1, 1000)", pid) is None
+    assert await other.fetchval("SELECT 1") == 1
+    await conn.close()
+    await other.close()
 
 
 async def test_grants_are_renewed_for_new_tables_and_cut_back(running, dsn):
