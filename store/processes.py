@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import asyncpg
@@ -420,15 +421,25 @@ async def _tell_version(conn: AnyConnection, process: int, epoch: int) -> None:
 
 
 async def _end_backends(conn: Connection, process: int) -> None:
-    """End what the former owner left running; the exclusive lock waits for the rest."""
+    """End what the former owner left running; the exclusive lock waits for the rest.
+
+    While nodes go over from one role to another (store.roles) a backend may be another's: the
+    owner of the schema ends it for us, where that one may.
+    """
     prefix = application_name(process, 1).rsplit("/", 1)[0] + "/"
-    await conn.execute(
-        "SELECT CASE WHEN usename = current_user THEN pg_terminate_backend(pid, 5000)"
-        " ELSE end_backend(pid, 5000) END"  # a node that still runs as the owner (store.roles)
-        " FROM pg_stat_activity WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()"
+    rows = await conn.fetch(
+        "SELECT pid, CASE WHEN usename = current_user THEN pg_terminate_backend(pid, 5000) END"
+        " AS ended FROM pg_stat_activity"
+        " WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()"
         " AND datname = current_database()",  # another gateway may live beside us
         prefix,
     )
+    for row in rows:
+        if row["ended"] is None:
+            # an owner that is no superuser may not, unless it is a member of that role; what is
+            # idle there is fenced by the epoch, what writes holds its lock until it has ended
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                await conn.execute("SELECT end_backend($1, 5000)", row["pid"])
 
 
 # ---- seizing ----
