@@ -107,8 +107,12 @@ class Evidence:
             sql += hasten_reports_sql(message.id, message.attempt)
         return sql
 
+    def known_late(self, channel: int) -> None:
+        """Ids of this channel are stored long after their text left: receipts may wait for them."""
+        self._lately.add(channel)
+
     def lately_lost(self) -> set[int]:
-        """Channels on which answers were lost since this was asked last."""
+        """Channels on which answers were lost, or came late, since this was asked last."""
         channels, self._lately = self._lately, set()
         return channels
 

@@ -31,6 +31,7 @@ from telemetry.metrics import Metrics
 
 # Another channel may do better.
 _CHANNEL_CAUSES = frozenset({Cause.CHANNEL, Cause.CONFIG, Cause.NETWORK, Cause.UNKNOWN})
+LATE_S = 5.0  # what waited so long for its ids has receipts that wait for their third look
 NOT_CONNECTED = "channel.not_connected"  # no connection for a request: nothing of it left
 THROTTLE_MIN_S, THROTTLE_MAX_S = 1.0, 5.0  # RELIABILITY section 6
 
@@ -350,6 +351,8 @@ class Settler:
         final = answers[last]
         if isinstance(final, Submitted):
             self._submitted(burst, message, last, final, Path.SUBMITTED)
+        if burst.now - message.sent_at > LATE_S:  # also after a restart, when nobody knows
+            self._evidence.known_late(burst.channel)
         self._left(burst, message)
 
     def _segment_refused(
@@ -546,6 +549,7 @@ class Settler:
         if row is None:
             return
         burst.rows.append(row)
+        self._evidence.known_late(burst.channel)
         if is_end:
             self._evidence.found(message)
             self._left(burst, message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -140,6 +141,41 @@ async def test_an_orphan_receipt_finds_the_one_lost_answer_from_any_process(dsn,
         await until(other, f"SELECT FROM events WHERE message_id = {message_id} AND path = 9")
         assert await status(other, open_one) is State.SUBMITTED
         assert await other.ask("SELECT count(*) FROM parked") == [(0,)]
+
+
+async def test_a_power_cut_during_a_repair_makes_no_orphans_of_the_other_segments(dsn, tmp_path):
+    """Two segments were taken and told, the first one waits for its repair: it never left."""
+    told = [Report(1, f"id{n}", "DELIVRD", "000", NUMBER[2:], n) for n in (1, 2)]
+    async with inside(dsn, tmp_path) as worker:
+        worker.link(is_up=True)
+        message = text(MessageClass.MARKETING, 1, 3600.0)
+        message.texts = tuple(part * 67 for part in "甲乙丙")
+        assert worker.flow.room(MessageClass.MARKETING, 1)
+        await worker.flow.accept([message], None)
+        await worker.until_seen(message.id)
+        some = worker.channels[1].open
+        worker.channels[1].open = []
+        assert [one.segment for one in some] == [0, 1, 2]
+        first, *others = some
+        taken = [(submit, Submitted(f"id{submit.segment}")) for submit in others]
+        worker.flow.outcomes(1, [(first, SYSTEM), *taken])
+        worker.flow.reports(1, told)
+        await worker.worker.standing.committed()
+        assert await worker.ask("SELECT segment FROM events ORDER BY sequence") == [(1,), (2,)]
+        await worker.crash()
+        shutil.rmtree(tmp_path / "journal")  # of another boot: worth nothing
+        await worker.start()
+        worker.go(worker.worker.reports.run())
+        assert await status(worker, message.id) is State.UNCERTAIN
+        worker.flow.reports(1, told)  # the carrier was started again as well
+        answered = worker.channels[1].answered
+        answered.clear()
+        await worker.until(lambda: len(answered) == len(told))
+        assert await worker.ask("SELECT FROM parked_reports") == []
+        worker.flow.reports(1, [Report(1, "id3", "DELIVRD", "000", NUMBER[2:], 3)])
+        await until(worker, f"SELECT FROM events WHERE message_id = {message.id} AND path = 9")
+        ends = [labels[1] for labels, _ in worker.metrics.reports_total.samples()]
+        assert sorted(ends) == ["adopted", "duplicate"]
 
 
 async def test_a_crash_while_attempts_wait_for_their_budget_loses_and_doubles_nothing(

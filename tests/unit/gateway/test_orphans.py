@@ -369,6 +369,25 @@ async def test_a_lost_answer_hastens_what_waits_on_its_channel() -> None:
     assert not any("UPDATE parked_reports" in sql for sql in desk.kit.events.sql)
 
 
+async def test_so_do_ids_that_are_stored_long_after_their_text_left() -> None:
+    """After a repair, and with a late answer: another process may keep receipts of them."""
+    for is_late in (False, True):
+        desk = OrphanDesk()
+        desk.reader.due = []
+        desk.kit.accept(desk.kit.message(texts=("one", "two")))
+        first, second = list(desk.kit.channels[1].open)
+        desk.kit.answer(1, Submitted("a"), first)
+        if is_late:
+            desk.kit.answer(1, Uncertain("submit.timeout"), second)
+            assert desk.reports.parked._lately_lost() == {1}
+        desk.kit.clock.now += 20.0
+        desk.kit.answer(1, Submitted("b"), second)
+        await desk.reports.parked.round()
+        desk.kit.events.flush()
+        await desk.reports.parked.round()
+        assert desk.reader.hastened == [{1}]
+
+
 async def test_while_answers_are_lost_the_others_are_hastened_now_and_then() -> None:
     """Each hurry is a look at all that wait on the channel."""
     desk = OrphanDesk()
