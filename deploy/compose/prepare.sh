@@ -1,16 +1,12 @@
 #!/bin/sh
-# Random passwords into .env beside this file, readable by its owner only; an .env that is there stays.
+# Random passwords into .env beside this file, readable by its owner only; those that are there stay.
 set -eu
 cd "$(dirname "$0")"
-if [ -e .env ]; then
-    echo ".env is there already; to make new passwords remove it and the volumes (docker compose down --volumes)"
-    exit 0
-fi
 secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 umask 077
-{
-    echo "POSTGRES_PASSWORD=$(secret)"
-    echo "VALKEY_PASSWORD=$(secret)"
-    echo "GRAFANA_PASSWORD=$(secret)"
-} >.env
+touch .env
+for name in POSTGRES_PASSWORD RUNTIME_PASSWORD VALKEY_PASSWORD GRAFANA_PASSWORD; do
+    grep -q "^$name=" .env || echo "$name=$(secret)" >>.env
+done
+# To make new ones: remove .env and the volumes (docker compose down --volumes).
 echo "Passwords are in $(pwd)/.env; next: docker compose up --build --wait"

@@ -1,6 +1,7 @@
 """deploy/compose and deploy/kubernetes, by the schemas of their makers and by our own promises."""
 
 import json
+import re
 from pathlib import Path
 
 import kubernetes_validate
@@ -9,7 +10,9 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema.validators import validator_for
 
+from gateway import ownership
 from gateway.settings import Reliability, Settings
+from store.roles import RUNTIME_ROLE
 
 ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -131,6 +134,15 @@ def test_compose_is_compose():
     assert not list(validator.iter_errors(given))
     given["services"]["smsgw"]["restarts"] = "always"
     assert list(validator.iter_errors(given))
+
+
+def test_settings_of_compose_are_ones_that_the_gateway_knows():
+    given = {
+        name: re.sub(r"\$\{\w+:\?[^}]*\}", "x", value)
+        for name, value in COMPOSE["services"]["smsgw"]["environment"].items()
+    }
+    settings = Settings.load(given)
+    assert ownership.runtime_role(settings) == RUNTIME_ROLE
 
 
 def test_compose_mounts_files_that_exist():
