@@ -306,7 +306,11 @@ class Supervisor:
             if code:
                 log.warning("upkeep failed", how=ended_how(code), log=child.last_words())
         elif child.process is None and now >= self._upkeep_at:
-            child.start(now)
+            try:
+                child.start(now)
+            except OSError as error:  # a full disk takes no log, a full machine no process
+                self._upkeep_at = now + UPKEEP_AGAIN_S
+                log.warning("upkeep not started", error=str(error))
 
     def _shorten_logs(self, now: float) -> None:
         """Keep each log short whose writer lives; on a full disk later."""

@@ -188,6 +188,19 @@ def test_the_log_of_a_process_that_lives_does_not_grow_without_end(data_dir):
     assert up.end() == 0
 
 
+def test_upkeep_that_cannot_be_started_ends_nobody(data_dir):
+    (data_dir / "log" / "upkeep.log").mkdir(parents=True)  # nothing can be opened there
+    (data_dir / "log").chmod(0o700)
+    up = Up(data_dir, FAKE_UPKEEP_S="0").listening()
+    told = data_dir / "log" / "supervisor.log"
+    wait_for(lambda: '"event": "upkeep not started"' in told.read_text("utf-8"), 60)
+    worker = up.worker()
+    time.sleep(1)  # two rounds more
+    assert up.worker() == worker
+    assert told.read_text("utf-8").count("upkeep not started") == 1
+    assert up.end() == 0
+
+
 def test_dead_servers_come_back(data_dir):
     up = Up(data_dir).listening()
     before = up.children()
