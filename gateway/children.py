@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from store.embedded import open_log
+from store.logfiles import open_log
 from store.spawn import spawn
 
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
@@ -37,7 +37,9 @@ def tail(path: Path, lines: int = 5, *, since: int = 0) -> list[str]:
     """
     try:
         with path.open("rb") as log:
-            log.seek(max(since, path.stat().st_size - 65_536))
+            size = path.stat().st_size
+            begin = since if since <= size else 0  # it was set aside since then
+            log.seek(max(begin, size - 65_536))
             told = log.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return []

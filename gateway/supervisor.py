@@ -33,6 +33,7 @@ from gateway.server_tls import Files, ServerTls, files_of
 from gateway.settings import Settings
 from gateway.storage import Storage
 from gateway.terminal import Terminal
+from store import logfiles
 from store.embedded import EmbeddedServers
 from telemetry import logs
 
@@ -44,6 +45,7 @@ SETTLED_S: Final = 2.0  # a new cause of being unready that lasts so long is tol
 UPKEEP_S: Final = 3600.0  # between two rounds of it …
 UPKEEP_FIRST_S: Final = 20.0  # … the first so long after the start …
 UPKEEP_AGAIN_S: Final = 300.0  # … and after one that failed
+LOGS_S: Final = 5.0  # between two looks at how long the logs are
 SERVERS_S: Final = 2.0  # of the time to end, kept for the embedded servers
 TERMINAL_S: Final = 0.5  # after SIGHUP: a shell sends it just before its terminal goes
 KILLED: Final = 1  # exit code after a second signal
@@ -133,6 +135,7 @@ class Supervisor:
         self._upkeep = parts.upkeep  # ended anywhere: its next round goes on there
         self._beside = [*parts.others, *([parts.upkeep] if parts.upkeep is not None else ())]
         self._upkeep_at = time.monotonic() + UPKEEP_FIRST_S
+        self._logs_at = 0.0  # monotonic
         self._counts = Counts()
         self._readiness = Readiness()
         self._wake = asyncio.Event()
@@ -215,6 +218,7 @@ class Supervisor:
                 return
             self._kill_silent(now)
             self._keep_up(now)
+            self._shorten_logs(now)
             self._roll(now)
             with contextlib.suppress(TimeoutError):
                 tick_s = BUSY_TICK_S if self.rolling.is_running else TICK_S
@@ -302,7 +306,22 @@ class Supervisor:
             if code:
                 log.warning("upkeep failed", how=ended_how(code), log=child.last_words())
         elif child.process is None and now >= self._upkeep_at:
-            child.start(now)
+            try:
+                child.start(now)
+            except OSError as error:  # a full disk takes no log, a full machine no process
+                self._upkeep_at = now + UPKEEP_AGAIN_S
+                log.warning("upkeep not started", error=str(error))
+
+    def _shorten_logs(self, now: float) -> None:
+        """Keep each log short whose writer lives; on a full disk later."""
+        if now < self._logs_at:
+            return
+        self._logs_at = now + LOGS_S
+        try:
+            for name in logfiles.shorten(self.settings.log_dir):
+                log.info("log set aside", name=name)
+        except OSError as error:
+            log.warning("log not set aside", error=error.strerror)
 
     def _mend_servers(self, now: float) -> None:
         if self.embedded is None:

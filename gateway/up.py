@@ -24,7 +24,8 @@ from gateway.supervisor import Parts, Supervisor, has_terminal
 from gateway.terminal import Terminal
 from gateway.watchdog import Silence
 from sms.errors import ConfigError
-from store.embedded import make_private, open_log, run_directory
+from store.embedded import make_private, run_directory
+from store.logfiles import open_log
 from store.schema import must_fit_code
 from store.seal import Keyring, load_or_create_master_key, must_fit
 from telemetry import logs

@@ -35,12 +35,12 @@ import psutil
 from sms.errors import ConfigError
 from store import binaries, spawn
 from store.durable import sync_directory
+from store.logfiles import open_log
 from store.spawn import AS_WE_ARE, Identity
 
 LONGEST_RUN_DIR = 90  # bytes; a Unix socket's address has room for 107 with its name
 START_TIMEOUT_S = 120.0  # recovery after a crash replays at most max_wal_size
 STOP_TIMEOUT_S = 20.0
-LOG_LIMIT = 20_000_000  # bytes; a longer log is set aside at start, one old one is kept
 
 POSTGRES_OPTIONS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -108,14 +108,6 @@ def make_private(path: Path) -> Path:
             "run as the same user, or set SMSGW_DATA_DIR to another directory"
         )
     return path
-
-
-def open_log(path: Path) -> int:
-    """A descriptor that appends to a log of mode 0600; a long one is set aside first."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LOG_LIMIT:
-            path.replace(path.with_suffix(path.suffix + ".1"))
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def run_directory(data_dir: Path) -> Path:

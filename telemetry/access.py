@@ -96,7 +96,10 @@ class AccessLog:
         day = int(now // DAY_S)
         if self._handle is None or day != self._day or self._size > PART_BYTES:
             self._open(day)
-        if now - self._looked_at > LOOK_S:
+            is_due = True  # a new day, or one part more
+        else:
+            is_due = now - self._looked_at > LOOK_S
+        if is_due:
             self._looked_at = now
             self.clean()
         assert self._handle is not None  # noqa: S101 - `_open` made it, or raised
@@ -125,16 +128,18 @@ class AccessLog:
     def clean(self) -> None:
         """Remove what is older than `days`, and the oldest while all is more than `most_bytes`.
 
-        Of every process of the node: a number of workers that shrank leaves files behind.
+        Of every process of the node: a number of workers that shrank leaves files behind. What may
+        still be written, the files of the newest day without a part's number, stays.
         """
         first = datetime.fromtimestamp(self._unix() - self._keep.days * DAY_S, UTC)
         first_name = first.strftime("%Y%m%d")
         total = 0
-        found = sorted(self._files(), key=lambda one: one[0], reverse=True)  # the newest first
-        for day, path, size in found:
+        found = sorted(self._files(), reverse=True)  # the newest first
+        for day, _, path, size in found:
             total += size
             is_old, is_much = day < first_name, total > self._keep.most_bytes
-            if not (is_old or is_much) or day == found[0][0]:
+            is_open = day == found[0][0] and path.suffix == ".jsonl"
+            if not (is_old or is_much) or is_open:
                 continue
             with contextlib.suppress(FileNotFoundError):  # another process was quicker
                 path.unlink()
@@ -145,11 +150,12 @@ class AccessLog:
                         most_bytes=self._keep.most_bytes,
                     )
 
-    def _files(self) -> Iterator[tuple[str, Path, int]]:
-        """(day, path, bytes) of each."""
+    def _files(self) -> Iterator[tuple[str, float, Path, int]]:
+        """(day, Unix seconds of its newest line, path, bytes) of each."""
         if self._folder is None:
             return
         for path in self._folder.glob("access-*-[0-9]*.jsonl*"):
             day = path.name.partition(".")[0].rpartition("-")[2]
             with contextlib.suppress(FileNotFoundError):
-                yield day, path, path.stat().st_size
+                stat = path.stat()
+                yield day, stat.st_mtime, path, stat.st_size

@@ -39,6 +39,7 @@ from loadtest.upgrade.place import LOCK_MS, Node, Place
 
 REST_S: Final = 90.0
 LOOK_S: Final = 0.2
+CALM_S: Final = 30.0  # so long may the first answer in a new state of things take
 READ_PAUSE_S: Final = 0.05
 SHOWN: Final = 10
 OTHER_RATE: Final = "999999"  # what the configuration of the newer version changes
@@ -230,8 +231,11 @@ class Story:
         self._tell(what)
         wanted = self.outcome.asked + 1
         await asyncio.sleep(self._plan.calm_s)
-        if self.outcome.asked < wanted:
-            raise Broken(f"{what}: nobody is answered")
+        end = time.monotonic() + CALM_S
+        while self.outcome.asked < wanted:
+            if time.monotonic() > end:
+                raise Broken(f"{what}: nobody is answered")
+            await asyncio.sleep(LOOK_S)
 
     async def _join(self, node: Node) -> None:
         self._tell(f"the {node.name} node joins")

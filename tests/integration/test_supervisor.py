@@ -17,7 +17,7 @@ from typing import ClassVar
 import psutil
 import pytest
 
-from store import spawn
+from store import logfiles, spawn
 from store.embedded import EmbeddedServers
 
 pytestmark = pytest.mark.integration
@@ -174,6 +174,30 @@ def test_a_dead_worker_comes_back_and_no_connection_is_dropped(data_dir):
     assert b'smsgw_accepted_total{class="otp",tenant="shop"} 5.0' in totals
     assert b'smsgw_accepted_total{class="otp",tenant="shop"} 10.0' in metrics  # both lives
     assert b'smsgw_process_restarts_total{process="worker-0"} 1.0' in metrics
+    assert up.end() == 0
+
+
+def test_the_log_of_a_process_that_lives_does_not_grow_without_end(data_dir):
+    up = Up(data_dir).listening()
+    path = data_dir / "log" / "worker-0.log"
+    os.truncate(path, logfiles.LIMIT + 1)
+    wait_for((data_dir / "log" / "worker-0.log.1").exists, 60)
+    wait_for(lambda: path.stat().st_size < logfiles.LIMIT, 60)
+    told = data_dir / "log" / "supervisor.log"
+    wait_for(lambda: '"name": "worker-0.log"' in told.read_text("utf-8"), 60)
+    assert up.end() == 0
+
+
+def test_upkeep_that_cannot_be_started_ends_nobody(data_dir):
+    (data_dir / "log" / "upkeep.log").mkdir(parents=True)  # nothing can be opened there
+    (data_dir / "log").chmod(0o700)
+    up = Up(data_dir, FAKE_UPKEEP_S="0").listening()
+    told = data_dir / "log" / "supervisor.log"
+    wait_for(lambda: '"event": "upkeep not started"' in told.read_text("utf-8"), 60)
+    worker = up.worker()
+    time.sleep(1)  # two rounds more
+    assert up.worker() == worker
+    assert told.read_text("utf-8").count("upkeep not started") == 1
     assert up.end() == 0
 
 

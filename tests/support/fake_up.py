@@ -3,8 +3,8 @@
 As a command it is `python -m tests.support.fake_up up …`; its worker is this file again with the
 word `worker`. The worker's door answers `GET /pid`, and `GET /die` ends it; FAKE_WORKER in the
 environment makes it `broken` (exit code 2), `dying` (exit code 1) or `stubborn` (no SIGTERM);
-`dying-1` is so in slot 1 only. While a file `unready` stands in the data directory, who starts
-does not get ready.
+`dying-1` is so in slot 1 only; FAKE_UPKEEP_S: seconds until the first round of upkeep. While a
+file `unready` stands in the data directory, who starts does not get ready.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 import threading
 from unittest.mock import patch
 
-from gateway import up
+from gateway import supervisor, up
 from gateway.__main__ import main
 from gateway.settings import Settings
 
@@ -72,5 +72,9 @@ def worker():
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
         worker()
-    with patch.object(up, "WORKER", ("-m", "tests.support.fake_up", "worker")):
+    upkeep_s = float(os.environ.get("FAKE_UPKEEP_S", supervisor.UPKEEP_FIRST_S))
+    with (
+        patch.object(up, "WORKER", ("-m", "tests.support.fake_up", "worker")),
+        patch.object(supervisor, "UPKEEP_FIRST_S", upkeep_s),
+    ):
         sys.exit(main())

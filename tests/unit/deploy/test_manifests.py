@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import kubernetes_validate
 import pytest
@@ -124,6 +125,27 @@ def test_settings_are_ones_that_the_gateway_knows():
             given[entry["name"]] = "postgresql://a/b" if "DATABASE" in entry["name"] else "unix://a"
     given["SMSGW_NODE"] = "smsgw-carrier-0"
     assert Settings.load(given)  # names what it does not know
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one["metadata"]["name"])
+def test_each_key_and_each_file_of_the_secret_is_there(workload):
+    (secret,) = (one for one in OBJECTS if one["kind"] == "Secret")
+    told = secret["stringData"]
+    (container,) = pod(workload)["containers"]
+    (volume,) = (one for one in pod(workload)["volumes"] if "secret" in one)
+    (mount,) = (one for one in container["volumeMounts"] if one["name"] == volume["name"])
+    files = {item["path"]: item["key"] for item in volume["secret"]["items"]}
+    asked = [one["valueFrom"] for one in container["env"] if "valueFrom" in one]
+    keys = {one["secretKeyRef"]["key"] for one in asked if "secretKeyRef" in one}
+    assert keys | set(files.values()) == set(told)
+    for key in keys:
+        url = urlsplit(told[key])
+        query = dict(parse_qsl(url.query, strict_parsing=True))
+        ca = query["sslrootcert" if url.scheme == "postgresql" else "ssl_ca_certs"]
+        assert query.get("sslmode", "verify-full") == "verify-full"
+        assert url.scheme in ("postgresql", "rediss")
+        assert ca.startswith(f"{mount['mountPath']}/")
+        assert "BEGIN CERTIFICATE" in told[files[ca.rpartition("/")[2]]]
 
 
 def test_compose_is_compose():

@@ -44,6 +44,12 @@ def test_of_a_structured_line_the_point_is_shown(tmp_path):
     assert tail(log, since=start) == ["uncaught exception: TypeError: no", "a: b", "[1]"]
 
 
+def test_of_a_log_that_was_set_aside_meanwhile_the_new_one_is_shown(tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text("new\n")
+    assert tail(log, since=1000) == ["new"]
+
+
 class Process:
     """A process that ends when the test says so, and keeps the signals it was sent."""
 

@@ -93,13 +93,27 @@ def test_what_is_older_than_its_days_goes_of_every_process(tmp_path, clock):
     ]
 
 
-def test_the_oldest_goes_first_when_there_is_too_much_but_never_today(tmp_path, clock):
+def test_the_oldest_goes_first_when_there_is_too_much_but_never_an_open_one(tmp_path, clock):
     for day in ("20261120", "20261121"):
         (tmp_path / f"access-worker-1-{day}.jsonl").write_text("x" * 1000)
     (tmp_path / "access-worker-1-20261122.jsonl").write_text("x" * 5000)
     log = open_log(tmp_path, clock, most_bytes=1500)
     log.write(FIELDS, is_proven=True)
     assert {path.name.split("-")[-1] for path in tmp_path.iterdir()} == {"20261122.jsonl"}
+
+
+def test_a_day_alone_does_not_take_more_room_than_all_may(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(access, "PART_BYTES", 300)
+    log = open_log(tmp_path, clock, most_bytes=2000)
+    (tmp_path / "access-worker-7-20261122.jsonl").write_text("{}\n")  # another process's, open
+    for number in range(200):
+        log.write({**FIELDS, "number": number}, is_proven=True)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2000 + 600
+    kept = [line["number"] for line in lines(tmp_path) if line]
+    assert sorted(kept) == list(range(200 - len(kept), 200))  # the newest
+    assert len(kept) > 5
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"access-worker-0-20261122.jsonl", "access-worker-7-20261122.jsonl"} < names
 
 
 def test_who_has_no_key_cannot_fill_it(tmp_path, clock):
