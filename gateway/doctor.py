@@ -221,11 +221,18 @@ def judge_connections(seen: Vitals) -> Finding:
     return _judged("connections", text, remedy, is_bad=is_bad, is_poor=is_poor)
 
 
-def judge_transactions(oldest_s: float) -> Finding:
-    """Whether somebody keeps vacuum from cleaning."""
+def judge_transactions(*views: Vitals) -> Finding:
+    """Whether somebody keeps vacuum from cleaning, as far as one of the roles sees it."""
+    oldest_s = max(seen.oldest_transaction_s for seen in views)
+    hidden = len(frozenset.intersection(*(seen.hidden for seen in views)))
     text = f"the oldest that is open has been so for {oldest_s:.0f} s"
     remedy = "find it in pg_stat_activity (xact_start) and end it: vacuum cannot clean behind it"
-    return _judged("transactions", text, remedy, is_poor=oldest_s > TRANSACTION_WARN_S)
+    if hidden:
+        text += f"; {hidden} connections of other roles cannot be seen"
+    if hidden and oldest_s <= TRANSACTION_WARN_S:
+        remedy = f"as a superuser, to see them too: GRANT pg_read_all_stats TO {views[-1].role}"
+    is_poor = oldest_s > TRANSACTION_WARN_S or hidden > 0
+    return _judged("transactions", text, remedy, is_poor=is_poor)
 
 
 def judge_migrations(ran: set[str], ours: set[str]) -> Finding:
@@ -374,7 +381,8 @@ def _servers(settings: Settings) -> Iterator[Finding]:
     yield judge_clock(seen.ahead_s, seen.round_trip_s)
     yield judge_servers(seen)
     yield judge_connections(seen)
-    yield judge_transactions(seen.oldest_transaction_s)
+    owner = settings.migrate_database_url
+    yield judge_transactions(seen, *([asyncio.run(vitals.look(owner))] if owner else []))
     ran = set(seen.migrations)
     ours = {one.name for one in schema.files() if not one.is_contracting or one.name in ran}
     yield judge_migrations(ran, ours)

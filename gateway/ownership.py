@@ -46,11 +46,14 @@ async def _prepare(settings: Settings, on_progress: Tell, run: Run) -> list[str]
             )
         return []
     applied = await run(owner, on_progress)
+    granted = set(await roles.runtime_roles(owner))  # the owner's address may be all we have
     role = runtime_role(settings)
     if role is not None:
-        await roles.grant(owner, role)
+        granted.add(role)
     elif await roles.exists(owner, roles.RUNTIME_ROLE):
-        await roles.grant(owner, roles.RUNTIME_ROLE)  # a command beside an embedded gateway
+        granted.add(roles.RUNTIME_ROLE)  # a command beside an embedded gateway
+    for name in sorted(granted):
+        await roles.grant(owner, name)
     return applied
 
 

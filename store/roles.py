@@ -60,6 +60,12 @@ FROM pg_class a JOIN pg_namespace n ON n.oid = a.relnamespace, pg_roles r, pg_da
 WHERE a.oid = to_regclass('audit_events') AND d.datname = current_database()
   AND r.rolname = $1
 """
+# Nobody else may make partitions, for PUBLIC may not.
+_RUNTIME = """
+SELECT DISTINCT r.rolname
+FROM pg_proc p, aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee
+WHERE p.oid = to_regprocedure($1) AND a.privilege_type = 'EXECUTE' AND r.oid <> p.proowner
+"""
 _WORDS = {
     "is_mighty": "is a superuser or makes roles",
     "is_owner": "owns the tables",
@@ -126,6 +132,18 @@ async def exists(dsn: str, role: str) -> bool:
     finally:
         await database.close(conn)
     return found is not None
+
+
+async def runtime_roles(owner_dsn: str) -> list[str]:
+    """Whom `grant` made a runtime role of this schema; raises StoreUnavailable."""
+    conn = await database.connect(owner_dsn)
+    try:
+        rows = await conn.fetch(_RUNTIME, _FUNCTIONS[0])
+    except TROUBLE as error:
+        raise StoreUnavailable("PostgreSQL went away") from error
+    finally:
+        await database.close(conn)
+    return [row["rolname"] for row in rows]
 
 
 async def grant(owner_dsn: str, role: str, *, make: bool = False) -> None:

@@ -295,6 +295,11 @@ async def must_fit_code(dsn: str, *, is_expanded: bool = True) -> None:
     conn = await connect(dsn)
     try:
         found = await standing(conn)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigError(
+            "the role of SMSGW_DATABASE_URL may not read the schema: run `smsgw migrate` with "
+            "SMSGW_MIGRATE_DATABASE_URL beside it, which grants what is lacking"
+        ) from error
     except TROUBLE as error:
         raise StoreUnavailable("PostgreSQL did not tell its migrations") from error
     finally:

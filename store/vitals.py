@@ -21,10 +21,15 @@ _PARTITIONS = (
     " JOIN pg_class parent ON parent.oid = inhparent"
     " WHERE parent.relkind = 'p' AND parent.relname = ANY($1) GROUP BY parent.relname"
 )
-# Everybody's, also those whose statements we may not see.
+# Everybody's that we may see.
 _OLDEST = (
     "SELECT coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::float8"
     " FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
+# PostgreSQL tells nothing of them to a role that is neither theirs nor in pg_read_all_stats.
+_HIDDEN = (
+    "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity"
+    " WHERE datname = current_database() AND usesysid IS NOT NULL AND backend_type IS NULL"
 )
 _ALIVE = "SELECT count(*) FROM processes WHERE lease_until > clock_timestamp()"
 
@@ -42,6 +47,7 @@ class Vitals:
     migrations: Sequence[str]  # that ran here
     days: Mapping[str, frozenset[str]]  # of each partitioned table, as "20261122"
     processes: int  # of gateways, alive now
+    hidden: frozenset[int] = frozenset()  # backends here whose transactions the role may not see
     role: str = ""  # that asked …
     excess: str | None = None  # … and why the audit log is not append-only by grant for it
     ended: Sequence[Standing] = ()  # each kind of data, by its last round of upkeep
@@ -81,6 +87,7 @@ async def _look(conn: Connection) -> Vitals:
         settings={name: await conn.fetchval(f"SHOW {name}") for name in _SETTINGS},
         connections=await conn.fetchval("SELECT count(*) FROM pg_stat_activity"),
         oldest_transaction_s=await conn.fetchval(_OLDEST),
+        hidden=frozenset(await conn.fetchval(_HIDDEN)),
         migrations=migrations,
         days={row["parent"]: frozenset(row["days"]) for row in rows},
         processes=await conn.fetchval(_ALIVE) if is_ours else 0,

@@ -10,7 +10,7 @@ import pytest
 from gateway import ownership
 from gateway.settings import Settings
 from sms.errors import ConfigError, LeaseLost, StoreUnavailable
-from store import database, partitions, processes, roles, schema
+from store import database, partitions, processes, roles, schema, vitals
 from store.audit import Author
 from store.config import ConfigStore
 from store.objects import Upsert
@@ -351,6 +351,32 @@ async def test_a_role_that_may_more_is_no_runtime_role(dsn, postgres_server, gif
             await roles.grant(dsn, role)
     finally:
         await postgres_server.admin(f"DROP ROLE {role}")
+
+
+async def test_the_owners_address_alone_renews_every_runtime_role(dsn, running):
+    conn = await database.connect(dsn)
+    await conn.execute(
+        f"REVOKE ALL ON process_versions, schema_migrations FROM {ROLE};"
+        "CREATE ROLE reads_only; GRANT SELECT ON messages TO reads_only"
+    )
+    try:
+        assert await roles.runtime_roles(dsn) == [ROLE]
+        with pytest.raises(ConfigError, match="which grants what is lacking"):
+            await schema.must_fit_code(running)
+        alone = Settings.load({}, database_url=dsn)
+        assert await asyncio.to_thread(ownership.prepare, alone, print) == []
+        await schema.must_fit_code(running)
+    finally:
+        await conn.execute("DROP OWNED BY reads_only; DROP ROLE reads_only")
+        await conn.close()
+
+
+async def test_doctor_is_told_whose_transactions_it_cannot_see(dsn, running):
+    owner = await database.connect(dsn)
+    hidden = await owner.fetchval("SELECT pg_backend_pid()")
+    assert hidden in (await vitals.look(running)).hidden
+    assert (await vitals.look(dsn)).hidden == frozenset()
+    await owner.close()
 
 
 async def test_settings_name_both_roles(dsn, running, undated):

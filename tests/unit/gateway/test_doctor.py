@@ -144,8 +144,14 @@ def test_connections(used, expected):
 
 
 def test_an_old_transaction():
-    assert remedied(doctor.judge_transactions(1.0)) is OK
-    assert remedied(doctor.judge_transactions(301.0)) is WARN
+    assert remedied(doctor.judge_transactions(vitals())) is OK
+    assert remedied(doctor.judge_transactions(vitals(oldest_transaction_s=301.0))) is WARN
+    partly, more = vitals(hidden=frozenset({7, 8})), vitals(hidden=frozenset({8}), role="smsgw")
+    found = doctor.judge_transactions(partly, more)
+    assert remedied(found) is WARN
+    assert found.text.endswith("; 1 connections of other roles cannot be seen")
+    assert (found.remedy or "").endswith("GRANT pg_read_all_stats TO smsgw")
+    assert remedied(doctor.judge_transactions(partly, vitals())) is OK
 
 
 def test_migrations():
