@@ -129,7 +129,7 @@ async def _main(settings: Settings) -> int:
     await check_durability(dsn)
     await must_fit(dsn, keyring)  # before a number is taken: its debts would look like a death's
     seen_dir = settings.data_dir / "seen"
-    system = await must_not_be_older(dsn, seen_dir)
+    origin = await must_not_be_older(dsn, seen_dir)
     own = OwnJournal(settings.data_dir / "journal", slot=settings.worker_slot)  # till we end
     lease = await ProcessLease.take(
         dsn,
@@ -143,7 +143,7 @@ async def _main(settings: Settings) -> int:
     pool = await open_pool(dsn, process=lease.process, epoch=lease.epoch)
     life = _Life(settings, lease, pool, keyring, metrics)
     life.tls = tls
-    life.seen = Seen(seen_dir, lease.process, system)
+    life.seen = Seen(seen_dir, lease.process, origin)
     held = await Reader(pool, keyring).claims(lease.process)
     life.worker = build(
         settings,

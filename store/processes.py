@@ -13,6 +13,7 @@ machine sleeps.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -34,6 +35,7 @@ from store.database import (
 )
 from store.schema import knows
 
+_LOG = logging.getLogger(__name__)
 STEP_S = 1.0  # further than this between two renewals no clock drifts
 SAFETY_S = 2.0  # we stop sending this long before the lease ends
 _TAKE_TIMEOUT_S = 30.0
@@ -420,15 +422,33 @@ async def _tell_version(conn: AnyConnection, process: int, epoch: int) -> None:
 
 
 async def _end_backends(conn: Connection, process: int) -> None:
-    """End what the former owner left running; the exclusive lock waits for the rest."""
+    """End what the former owner left running; the exclusive lock waits for the rest.
+
+    While nodes go over from one role to another (store.roles) a backend may be another's: the
+    owner of the schema ends it for us, where that one may.
+    """
     prefix = application_name(process, 1).rsplit("/", 1)[0] + "/"
-    await conn.execute(
-        "SELECT CASE WHEN usename = current_user THEN pg_terminate_backend(pid, 5000)"
-        " ELSE end_backend(pid, 5000) END"  # a node that still runs as the owner (store.roles)
-        " FROM pg_stat_activity WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()"
+    rows = await conn.fetch(
+        "SELECT pid, usename,"
+        " CASE WHEN usename = current_user THEN pg_terminate_backend(pid, 5000) END AS ended"
+        " FROM pg_stat_activity"
+        " WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()"
         " AND datname = current_database()",  # another gateway may live beside us
         prefix,
     )
+    for row in rows:
+        if row["ended"] is None:
+            # an owner that is no superuser may not, unless it is a member of that role; what is
+            # idle there is fenced by the epoch, what writes holds its lock until it has ended
+            try:
+                await conn.execute("SELECT end_backend($1, 5000)", row["pid"])
+            except asyncpg.InsufficientPrivilegeError:
+                _LOG.warning(
+                    "a connection of process %d's former owner cannot be ended, what it writes is"
+                    " waited for; as a superuser: GRANT %s TO the owner of the tables",
+                    process,
+                    row["usename"],
+                )
 
 
 # ---- seizing ----

@@ -19,7 +19,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -39,18 +39,19 @@ AHEAD_S: Final = 20.0  # ids given by what was lost lie below: a mark is 15 s ah
 EPOCHS: Final = 1000  # more often no number changed its owner in what was lost
 _TIMEOUT_S: Final = 3600.0
 
-_OWNER_SQL = (
-    "SELECT process, epoch FROM processes WHERE node IS NOT NULL OR owed_to IS NOT NULL"
-    " ORDER BY node IS NULL, process LIMIT 1"
-)
+# Any will do; a vacant one where all are: the marks must be raised there too.
+_OWNER_SQL = "SELECT process, epoch FROM processes ORDER BY node IS NULL, process LIMIT 1"
 _LIVING_SQL = (
     "SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = current_database()"
     " AND application_name LIKE 'smsgw/%' AND pid <> pg_backend_pid() ORDER BY 1"
 )
 _MAY_ASK_SQL = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
+_LINEAGE_SQL = "SELECT coalesce((SELECT id::text FROM lineage), '')"
+_OID_SQL = "SELECT oid FROM pg_database WHERE datname = current_database()"
+# Who is vacant owes nothing.
 _LOW_SQL = (
-    "SELECT coalesce(min(low_water), 0) FROM processes"
-    " WHERE node IS NOT NULL OR owed_to IS NOT NULL"
+    "SELECT coalesce(min(low_water) FILTER (WHERE node IS NOT NULL OR owed_to IS NOT NULL),"
+    " max(id_high_water)) FROM processes"
 )
 _CANDIDATES_SQL = (
     "CREATE TEMP TABLE candidate ON COMMIT DROP AS"
@@ -178,24 +179,43 @@ async def _mark(conn: Connection, process: int, deadline_s: float) -> Restored:
     return Restored(by_class("uncertain"), by_class("held"), by_class("to_come"))
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which database it is: `lineage` is born with the schema and kept by copies and dumps.
+
+    What is put back to before that table has a new one; then `system`, PostgreSQL's identifier of
+    the cluster (0: a provider does not let us ask), with the database's oid says it.
+    """
+
+    lineage: str
+    system: int
+    oid: int
+
+    def is_of(self, other: Origin) -> bool:
+        """Whether one may be an older or a newer state of the other."""
+        if self.lineage == other.lineage:
+            return True
+        return self.system != 0 and (self.system, self.oid) == (other.system, other.oid)
+
+
 class Seen:
     """The highest id mark that a process number committed, kept on the node's own disk.
 
-    <directory>/<process>   {"system": ..., "id_high_water": ...}
+    <directory>/<process>   {"lineage": ..., "system": ..., "oid": ..., "id_high_water": ...}
 
-    `system` is PostgreSQL's own identifier of the cluster: another database is not compared.
+    Another database (`Origin`) is not compared.
     """
 
-    def __init__(self, directory: Path, process: int, system: int) -> None:
+    def __init__(self, directory: Path, process: int, origin: Origin) -> None:
         self._path = directory / f"{process:04d}"
-        self._system = system
+        self._origin = origin
 
     def note(self, id_high_water: int) -> None:
         """Keep a committed mark; a disk that is full loses the memory and nothing else."""
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             fresh = self._path.with_suffix(".new")
-            told = {"system": self._system, "id_high_water": id_high_water}
+            told = {**asdict(self._origin), "id_high_water": id_high_water}
             handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 os.write(handle, json.dumps(told).encode())
@@ -204,8 +224,8 @@ class Seen:
             fresh.replace(self._path)
 
 
-async def must_not_be_older(dsn: str, directory: Path) -> int:
-    """The cluster's own identifier, once no number's mark is below what this node has seen of it.
+async def must_not_be_older(dsn: str, directory: Path) -> Origin:
+    """Which database it is, once no number's mark is below what this node has seen of it.
 
     Asked before a process takes a number. Raises ConfigError when the database was put back to an
     earlier moment, StoreUnavailable.
@@ -213,7 +233,8 @@ async def must_not_be_older(dsn: str, directory: Path) -> int:
     seen = _seen(directory)  # first: a living worker's mark is committed before it is noted
     conn = await connect(dsn)
     try:
-        system = 0  # where a provider does not let us ask: then all databases are one
+        lineage, oid = str(await conn.fetchval(_LINEAGE_SQL)), int(await conn.fetchval(_OID_SQL))
+        system = 0
         if await conn.fetchval(_MAY_ASK_SQL):
             system = int(await conn.fetchval("SELECT system_identifier FROM pg_control_system()"))
         rows = await conn.fetch("SELECT process, id_high_water FROM processes")
@@ -221,22 +242,26 @@ async def must_not_be_older(dsn: str, directory: Path) -> int:
         raise StoreUnavailable("PostgreSQL does not tell its marks") from error
     finally:
         await close(conn)
+    origin = Origin(lineage, system, oid)
     marks = {row["process"]: row["id_high_water"] for row in rows}
-    newest = max(marks.values(), default=0)
-    if any(of == system and mark > marks.get(number, newest) for number, of, mark in seen):
+    if not marks:
+        return origin  # nobody ever accepted a message here: none can leave again
+    newest = max(marks.values())
+    if any(was.is_of(origin) and mark > marks.get(number, newest) for number, was, mark in seen):
         raise ConfigError(
             "the database is older than what this node wrote to it: it was put back to an earlier "
             "moment. End every `smsgw up` on it and run `smsgw restored`, or messages that left "
             "since then would leave again"
         )
-    return system
+    return origin
 
 
-def _seen(directory: Path) -> list[tuple[int, int, int]]:
-    """(process, system, id mark) of every number that this node ever had."""
+def _seen(directory: Path) -> list[tuple[int, Origin, int]]:
+    """(process, its database, id mark) of every number that this node ever had."""
     found = []
     for path in directory.iterdir() if directory.is_dir() else ():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(path.read_text("ascii"))
-            found.append((int(path.name), int(kept["system"]), int(kept["id_high_water"])))
+            origin = Origin(str(kept["lineage"]), int(kept["system"]), int(kept["oid"]))
+            found.append((int(path.name), origin, int(kept["id_high_water"])))
     return found

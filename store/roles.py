@@ -12,6 +12,7 @@ take that away.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -29,6 +30,7 @@ LESS: Final[Mapping[str, frozenset[str]]] = {
     "audit_events": frozenset({"SELECT", "INSERT"}),
     "audit_anchors": frozenset({"SELECT"}),
     "retention": frozenset({"SELECT"}),
+    "lineage": frozenset({"SELECT"}),
     "schema_migrations": frozenset({"SELECT"}),
     "data_keys": frozenset({"SELECT", "INSERT"}),
 }
@@ -176,12 +178,24 @@ async def _grant(conn: Connection, role: str, *, make: bool) -> None:
             "SELECT has_function_privilege($1, $2, 'EXECUTE')", role, function
         ):
             await conn.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {name}")
+    await _grant_ending(conn, role)
     why = await excess(conn, role)
     if why is not None:
         raise ConfigError(
             f"SMSGW_DATABASE_URL: the role {role} {why}, so the audit log would not be append-only "
             "by grant; name a role of its own there, or leave SMSGW_MIGRATE_DATABASE_URL unset"
         )
+
+
+async def _grant_ending(conn: Connection, role: str) -> None:
+    """Let the owner end a dead process's connections of that role, where it may say so.
+
+    Who made the role may (PostgreSQL 16: ADMIN); elsewhere a takeover waits (store.processes).
+    """
+    if not await conn.fetchval("SELECT pg_has_role(current_user, $1::text, 'USAGE')", role):
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            async with conn.transaction():
+                await conn.execute(f"GRANT {quoted(role)} TO CURRENT_USER")
 
 
 async def _grant_table(conn: Connection, role: str, table: str, has: frozenset[str]) -> None:

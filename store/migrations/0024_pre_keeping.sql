@@ -1,4 +1,6 @@
 -- How long things are kept, and who may end them. Reasons: docs/decisions/0045.
+-- allow changes: append_only lets one thing more happen, which code of before never does
+-- allow hooks: audit_kept stands before a DELETE from audit_events, which code of before never does
 
 -- The last row of the audit log of each UTC day that had one, sealed by a key from the master key:
 -- what was before it may go after its time, and what is cut off behind it is missed.

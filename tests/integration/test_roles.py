@@ -9,8 +9,8 @@ import pytest
 
 from gateway import ownership
 from gateway.settings import Settings
-from sms.errors import ConfigError
-from store import database, partitions, roles
+from sms.errors import ConfigError, LeaseLost, StoreUnavailable
+from store import database, partitions, processes, roles, schema
 from store.audit import Author
 from store.config import ConfigStore
 from store.objects import Upsert
@@ -105,6 +105,7 @@ ATTEMPTS = [
     "DROP TABLE audit_anchors",
     "DELETE FROM schema_migrations",
     "UPDATE retention SET done_at = now()",
+    "UPDATE lineage SET id = gen_random_uuid()",
     "DELETE FROM data_keys",
     "ALTER TABLE messages DISABLE TRIGGER fence",
     "DROP TABLE messages CASCADE",
@@ -210,6 +211,101 @@ async def test_a_node_of_either_role_takes_the_others_processes_over(running, ds
             await left.fetchval("SELECT 1")
         await heir.close()
         await lease.close()
+
+
+@pytest.fixture
+async def plain(postgres_server):
+    """The addresses of an owner that is no superuser, and of its runtime role."""
+    owner, place = "plain_owner", "plainly"
+    with contextlib.suppress(asyncpg.DuplicateObjectError):
+        await postgres_server.admin(f"CREATE ROLE {ROLE} LOGIN")
+    await postgres_server.admin(f"CREATE ROLE {owner} LOGIN")
+    await postgres_server.admin(f"CREATE DATABASE {place} OWNER {owner}")
+    dsn = postgres_server.dsn(place).replace("smsgw@", f"{owner}@")
+    await schema.migrate(dsn)
+    await roles.grant(dsn, ROLE)  # may not make itself a member: it did not make the role
+    yield dsn, dsn.replace(f"{owner}@", f"{ROLE}@")
+    await postgres_server.admin(f"DROP DATABASE {place} WITH (FORCE)")
+    await postgres_server.admin(f"DROP ROLE {owner}")
+
+
+async def test_an_owner_that_may_not_end_a_backend_waits_for_what_it_writes(plain, monkeypatch):
+    """It may end those of its own role alone, and must not be stopped for ever by another's."""
+    monkeypatch.setattr(processes, "_TAKE_TIMEOUT_S", 1.0)
+    owner, running = plain
+    lease = await ProcessLease.take(running, node="node", slot=0, lease_s=15.0)
+    left = await database.connect(running, process=lease.process, epoch=lease.epoch)
+    writes = left.transaction()
+    await writes.start()
+    await left.execute("SELECT pg_advisory_xact_lock_shared(42, $1)", lease.process)
+    with pytest.raises(StoreUnavailable):
+        await ProcessLease.take(owner, node="node", slot=0, lease_s=15.0)
+    await writes.rollback()  # PostgreSQL noticed that its other end is gone
+    heir = await ProcessLease.take(owner, node="node", slot=0, lease_s=15.0)
+    assert (heir.process, heir.epoch) == (lease.process, lease.epoch + 1)
+    with pytest.raises(LeaseLost):
+        await lease.renew(id_high_water=0, low_water=0, event_cursor=0)
+    again = await ProcessLease.take(running, node="node", slot=0, lease_s=15.0)  # the other way
+    assert again.epoch == heir.epoch + 1
+    for one in (lease, heir, again):
+        await one.close()
+    await database.close(left)
+
+
+async def test_an_owner_that_made_the_runtime_role_becomes_a_member(plain, postgres_server):
+    owner, _ = plain
+    await postgres_server.admin("ALTER ROLE plain_owner CREATEROLE")
+    conn = await database.connect(owner)
+    await conn.execute("CREATE ROLE made_by_it LOGIN")
+    try:
+        await roles.grant(owner, "made_by_it")
+        assert await conn.fetchval("SELECT pg_has_role('made_by_it', 'USAGE')")
+        made = owner.replace("plain_owner@", "made_by_it@")
+        assert await roles.look(made) == ("made_by_it", None)
+    finally:
+        await conn.execute("DROP OWNED BY made_by_it")
+        await conn.execute("DROP ROLE made_by_it")
+        await conn.close()
+
+
+async def test_one_runtime_role_takes_over_from_another(plain, postgres_server):
+    """The role is changed, node by node: neither may end what is the other's."""
+    owner, running = plain
+    await postgres_server.admin("CREATE ROLE runs_next LOGIN")
+    try:
+        await roles.grant(owner, "runs_next")
+        lease = await ProcessLease.take(running, node="node", slot=0, lease_s=15.0)
+        left = await database.connect(running, process=lease.process, epoch=lease.epoch)
+        following = running.replace(f"{ROLE}@", "runs_next@")
+        heir = await ProcessLease.take(following, node="node", slot=0, lease_s=15.0)
+        assert heir.epoch == lease.epoch + 1
+        for one in (lease, heir):
+            await one.close()
+        await database.close(left)
+    finally:
+        conn = await database.connect(owner)
+        await conn.execute(
+            "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM runs_next;"
+            "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM runs_next;"
+            "REVOKE ALL ON SCHEMA public FROM runs_next"
+        )
+        await conn.close()
+        await postgres_server.admin("REVOKE ALL ON DATABASE plainly FROM runs_next")
+        await postgres_server.admin("DROP OWNED BY runs_next; DROP ROLE runs_next")
+
+
+async def test_a_member_of_the_runtime_role_ends_its_backends(plain, postgres_server):
+    """What docs/retention.md has granted while nodes go over."""
+    owner, running = plain
+    await postgres_server.admin(f"GRANT {ROLE} TO plain_owner")
+    lease = await ProcessLease.take(running, node="node", slot=0, lease_s=15.0)
+    left = await database.connect(running, process=lease.process, epoch=lease.epoch)
+    heir = await ProcessLease.take(owner, node="node", slot=0, lease_s=15.0)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await left.fetchval("SELECT 1")
+    await heir.close()
+    await lease.close()
+    assert await roles.look(running) == (ROLE, None)
 
 
 async def test_the_runtime_role_ends_no_backend_but_a_gateways(running, dsn):

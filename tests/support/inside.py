@@ -24,7 +24,7 @@ from store import database, partitions
 from store.config import ConfigStore
 from store.processes import ProcessLease
 from store.read import Reader
-from store.restored import Seen
+from store.restored import Origin, Seen
 from store.seal import Keyring
 from telemetry.metrics import Metrics
 from tests.support.flow_kit import Clock, FakeChannel
@@ -88,7 +88,7 @@ class Inside:
         lease = await ProcessLease.take(self.dsn, node="inside", slot=self._slot, lease_s=15.0)
         self.pool = await database.open_pool(self.dsn, process=lease.process, epoch=lease.epoch)
         life = self.life = _Life(self.settings, lease, self.pool, self.keyring, Metrics())
-        life.seen = Seen(self.settings.data_dir / "seen", lease.process, system=0)
+        life.seen = Seen(self.settings.data_dir / "seen", lease.process, Origin("", 0, 0))
         held = await Reader(self.pool, self.keyring).claims(lease.process)
         worker = self.worker = life.worker = build(
             self.settings,
