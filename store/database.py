@@ -222,6 +222,16 @@ async def must_own(conn: AnyConnection, process: int, *, alone: bool = False) ->
         raise LeaseLost(f"process {process} has a newer owner")
 
 
+async def must_be_writable(conn: Connection) -> None:
+    """Raise StoreUnavailable with the remedy on a standby, and while a backup is replayed."""
+    if await conn.fetchval("SELECT pg_is_in_recovery()"):
+        raise StoreUnavailable(
+            "PostgreSQL is read-only: a standby, or it replays a backup or is paused at its target;"
+            " wait, or end that with SELECT pg_wal_replay_resume()"
+            " (recovery_target_action = 'promote' does so by itself)"
+        )
+
+
 async def check_durability(dsn: str) -> list[str]:
     """Raise ConfigError when PostgreSQL could lose what it confirmed (RELIABILITY 1.1).
 

@@ -51,6 +51,10 @@ POSTGRES_OPTIONS: Mapping[str, str] = {
     "min_wal_size": "1GB",  # segments are used again instead of made anew
     "max_locks_per_transaction": "1024",  # one unpruned join over a year of partitions: 1,800
     "jit": "off",
+    # What is put back from a backup (recovery.signal) answers when it can be written to, no sooner:
+    # who comes before that could only fail, and one that pauses at its target would never go on.
+    "hot_standby": "off",
+    "recovery_target_action": "promote",
     "timezone": "UTC",
     "log_timezone": "UTC",
     # What a statement held does not belong into a log: neither itself nor its values, nor the row
@@ -506,11 +510,16 @@ class EmbeddedServers:
                 continue
             if not self._servers[name].is_alive():
                 self._retry(name, retried, time.monotonic() - begun)
-            if time.monotonic() - begun > START_TIMEOUT_S:
+            is_put_back = (self._data / "postgres" / "recovery.signal").exists()
+            if time.monotonic() - begun > START_TIMEOUT_S and not is_put_back:
                 raise ConfigError(f"{name} does not answer: {self._last_words(name)}")
             if not told and time.monotonic() - begun > 3:
                 told = True
-                self._progress(f"{name} is recovering what the last run left …")
+                self._progress(
+                    "postgres replays the archive, as long as there is some …"
+                    if is_put_back and name == "postgres"
+                    else f"{name} is recovering what the last run left …"
+                )
             time.sleep(0.01)
 
     def _retry(self, name: str, retried: set[str], waited_s: float) -> None:

@@ -28,7 +28,7 @@ from sms.ids import COUNTER_BITS, COUNTERS, TIME_SHIFT, id_at
 from sms.model import CLASSES_BY_CODE, STATE_CODES, State
 from sms.reasons import SMALLINT_BY_CODE
 from store.audit import Author, Entry, append
-from store.database import TROUBLE, Connection, close, connect
+from store.database import TROUBLE, Connection, close, connect, must_be_writable
 from store.fragments import Why
 from store.read import RESTING_PATHS
 from store.seal import Keyring
@@ -122,6 +122,7 @@ async def mark_restored(
     """
     first = await connect(dsn)
     try:
+        await must_be_writable(first)
         living = [row[0] for row in await first.fetch(_LIVING_SQL)]
         owner = await first.fetchrow(_OWNER_SQL)
     except TROUBLE as error:

@@ -108,9 +108,13 @@ async def look(dsn: str) -> tuple[str, str | None]:
 
 
 async def may_migrate(dsn: str) -> bool:
-    """Whether the role behind this address owns the schema, or there is none yet."""
+    """Whether the role behind this address owns the schema, or there is none yet.
+
+    Raises StoreUnavailable, also where nobody can write.
+    """
     conn = await database.connect(dsn)
     try:
+        await database.must_be_writable(conn)
         is_owner = await conn.fetchval(
             "SELECT pg_has_role(current_user, relowner, 'USAGE') FROM pg_class"
             " WHERE oid = to_regclass('schema_migrations')"

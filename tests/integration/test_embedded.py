@@ -75,6 +75,10 @@ async def put(database_url: str, value: int) -> None:
     await connection.close()
 
 
+def copy(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "-a", source, target], check=True)  # owners stay
+
+
 async def kept(database_url: str) -> list[int]:
     connection = await asyncpg.connect(database_url)
     rows = await connection.fetch("select value from kept order by 1")
@@ -114,6 +118,34 @@ async def test_kill_9_of_the_servers_loses_nothing(servers):
     assert set(servers.restart_dead()) == {"postgres", "valkey"}
     assert await kept(endpoints.database_url) == [1]
     assert servers.restart_dead() == []
+
+
+async def test_what_is_put_back_answers_when_it_can_be_written_to(servers, data_dir):
+    """PostgreSQL's own default pauses at the target, and answers read-only meanwhile."""
+    endpoints = servers.start()
+    await put(endpoints.database_url, 1)
+    old, new = data_dir / "postgres", data_dir.with_name("new") / "postgres"
+    new.parent.mkdir(mode=0o700)
+    conn = await asyncpg.connect(endpoints.database_url)
+    await conn.execute("SELECT pg_backup_start('here', true)")
+    copy(old, new)
+    label = await conn.fetchval("SELECT labelfile FROM pg_backup_stop(false)")
+    await conn.close()
+    await put(endpoints.database_url, 2)  # behind the target
+    shutil.rmtree(new / "pg_wal")
+    copy(old / "pg_wal", new / "pg_wal")
+    (new / "postmaster.pid").unlink()
+    (new / "backup_label").write_text(label)
+    with (new / "postgresql.auto.conf").open("a") as settings:
+        settings.write("restore_command = 'false'\nrecovery_target = 'immediate'\n")
+    (new / "recovery.signal").touch()
+    again = EmbeddedServers(new.parent)
+    try:
+        found = again.start().database_url
+        await put(found, 3)
+        assert await kept(found) == [1, 3]
+    finally:
+        again.stop(is_fast=True)
 
 
 @pytest.mark.parametrize("uid", [0, ORDINARY] if IS_ROOT else [os.geteuid()])
