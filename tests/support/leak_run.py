@@ -177,7 +177,13 @@ class LeakRun:
     def until_fired(self, place: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until it did."""
         name = place.replace(":", "_")
-        eventually((self.orders / f"fired-{name}").exists, f"{place} failed", timeout_s)
+        fired = self.orders / f"fired-{name}"
+        try:
+            eventually(fired.exists, f"{place} failed", timeout_s)
+        except AssertionError as error:
+            for trouble in self.orders.glob("trouble-*"):
+                error.add_note(trouble.read_text("utf-8"))
+            raise
         self.fired.append(place)
 
     # -- the steps -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ that raises at its next call, with what it was called with in its message. Only 
 """
 
 import asyncio
+import contextlib
 import importlib
 import json
 import logging
@@ -18,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -203,25 +205,35 @@ LOOPS: list[asyncio.AbstractEventLoop] = []
 
 
 def serve(folder, mine):
-    started = set()
+    """Look for orders as long as the process lives: what fails here is told and looked at again."""
+    started: set[str] = set()
     while True:
-        for order in folder.glob("arm-*"):
-            name = order.name[4:]
-            try:
-                told = json.loads(order.read_text())
-            except (OSError, ValueError):
-                continue
-            if told["who"] != mine or name in started:
-                continue
-            if told["place"] in WORDS:
-                if LOOPS and took(folder, name):
-                    WORDS[told["place"]](told)
-            else:
-                started.add(name)
-                threading.Thread(
-                    target=fail_in_place, args=(folder, name, told), daemon=True
-                ).start()
+        try:
+            look(folder, mine, started)
+        except Exception:  # one look; the next order is another one
+            with (
+                contextlib.suppress(OSError),
+                (folder / f"trouble-{os.getpid()}").open("a") as told,
+            ):
+                traceback.print_exc(file=told)
         time.sleep(LOOK_S)
+
+
+def look(folder, mine, started):
+    for order in folder.glob("arm-*"):
+        name = order.name[4:]
+        try:
+            told = json.loads(order.read_text())
+        except (OSError, ValueError):
+            continue
+        if told["who"] != mine or name in started:
+            continue
+        if told["place"] in WORDS:
+            if LOOPS and took(folder, name):
+                WORDS[told["place"]](told)
+        else:
+            started.add(name)
+            threading.Thread(target=fail_in_place, args=(folder, name, told), daemon=True).start()
 
 
 def note_loops():
