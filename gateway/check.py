@@ -14,6 +14,7 @@ import shutil
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -138,7 +139,9 @@ def _tls(settings: Settings) -> str:
             "SMSGW_TLS_CERT_FILE and SMSGW_TLS_KEY_FILE, or SMSGW_HOST=127.0.0.1 behind a proxy"
         )
     if (files := server_tls.files_of(settings)) is not None:
-        server_tls.make(server_tls.read(files))
+        shown = server_tls.make(server_tls.read(files))
+        if trouble := server_tls.out_of_time(files, shown, datetime.now(UTC)):
+            raise ConfigError(trouble)
     return f"{settings.tls_cert_file}"
 
 

@@ -19,6 +19,9 @@ from telemetry.logs import get_logger
 EACH: Final = 16  # connections a turn
 _PAUSE_S: Final = 0.5  # when the process has no descriptor left
 _HANDSHAKE_S: Final = 10.0  # of TLS, as long as a request's head may take
+# Of TLS at a time. One too many ends the one that has waited longest: silent connections push each
+# other out, and who speaks has it behind him in milliseconds.
+HANDSHAKES: Final = 1024
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = get_logger(__name__)
@@ -41,7 +44,8 @@ class Listener:
         self._make_protocol = make_protocol
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._taking: set[asyncio.Task[None]] = set()  # until their protocol has them
+        # Until their protocol has them; the oldest first.
+        self._taking: dict[asyncio.Task[None], None] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._is_open = True
         self._look()
@@ -78,8 +82,15 @@ class Listener:
                 return
             taken.setblocking(False)
             task = self._loop.create_task(self._hand_over(taken))
-            self._taking.add(task)
-            task.add_done_callback(self._taking.discard)
+            self._taking[task] = None
+            task.add_done_callback(self._taken)
+            if self._tls and len(self._taking) > HANDSHAKES:
+                oldest = next(iter(self._taking))
+                del self._taking[oldest]
+                oldest.cancel()
+
+    def _taken(self, task: asyncio.Task[None]) -> None:
+        self._taking.pop(task, None)
 
     def _failed(self, error: OSError) -> None:
         """Without a free descriptor the socket stays readable: looking again at once would spin."""

@@ -66,9 +66,9 @@ def place_of(message: Message, segment: int, carrier_id: str, answers: Sequence[
     if own == carrier_id:
         return segment
     for place, known in enumerate(ids):
-        if known == carrier_id and not _is_answered(answers, place, carrier_id):
+        if known == carrier_id and not is_answered(answers, place, carrier_id):
             return place
-    if own is None or _is_answered(answers, segment, own):
+    if own is None or is_answered(answers, segment, own):
         return segment
     states = message.segment_states
     for place in range(message.segments):
@@ -78,7 +78,7 @@ def place_of(message: Message, segment: int, carrier_id: str, answers: Sequence[
     return segment
 
 
-def _is_answered(answers: Sequence[object], segment: int, carrier_id: str) -> bool:
+def is_answered(answers: Sequence[object], segment: int, carrier_id: str) -> bool:
     """Whether the carrier itself gave the segment this id, in an answer."""
     answer = answers[segment] if segment < len(answers) else None
     return isinstance(answer, Submitted | Uncertain) and answer.carrier_id == carrier_id

@@ -25,7 +25,7 @@ from gateway.dispatch import Dispatcher
 from gateway.echoed import match_stored, match_waiting, message_of, segments_of
 from gateway.evidence import Evidence
 from gateway.ledger import Ledger
-from gateway.matches import Match, Matches
+from gateway.matches import Match, Matches, is_answered
 from gateway.orphans import open_segments
 from gateway.parked import ParkedReports
 from gateway.parked import Store as ParkedStore
@@ -295,10 +295,12 @@ class Reports:
         if verdict.is_temporary and self._may_resend(message, path, report.channel):
             return self._resend(batch, report, message, verdict)
         before, submitted_at = message.state, message.submitted_at
-        if before is _SUBMITTING and not attempt:
+        if before is _SUBMITTING and not attempt and copy == message.copy:
             # Its segment was answered, others of the text were not: the row that keeps the id is
             # not made yet, and never will be where this life ends now. A repeat is known by this.
-            new_id = report.carrier_id
+            # An id of an earlier attempt is none of the open one's, whose own is not known yet.
+            is_its_own = is_answered(message.answers, segment, report.carrier_id)
+            new_id = report.carrier_id if is_its_own else new_id
         row = self._ledger.row(
             message,
             path,

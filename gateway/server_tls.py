@@ -124,6 +124,16 @@ def make(found: Read) -> Shown:
     )
 
 
+def out_of_time(files: Files, shown: Shown, now: datetime) -> str:
+    """Why clients refuse the pair now; "" when its time is right."""
+    if shown.is_valid(now):
+        return ""
+    return (
+        f"SMSGW_TLS_CERT_FILE: {files.cert} is valid from {shown.begins:%Y-%m-%d}"
+        f" to {shown.ends:%Y-%m-%d} only; put one there that is valid now"
+    )
+
+
 async def _at_once(look: Callable[[Files], Read], files: Files) -> Read:
     return look(files)
 
@@ -198,11 +208,8 @@ class ServerTls:
         except ConfigError as error:
             return str(error)
         now = datetime.fromtimestamp(self._clock(), UTC)
-        if self._shown.is_valid(now) and not new.is_valid(now):
-            return (
-                f"SMSGW_TLS_CERT_FILE: {self._files.cert} is valid from {new.begins:%Y-%m-%d}"
-                f" to {new.ends:%Y-%m-%d} only; put one there that is valid now"
-            )
+        if self._shown.is_valid(now) and (trouble := out_of_time(self._files, new, now)):
+            return trouble
         self._shown = new
         self._metrics.tls_reloads_total.inc(("loaded",))
         self._tell()

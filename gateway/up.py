@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Final, TextIO
 
 from gateway import listen, ownership, server_tls, servers
@@ -103,7 +104,9 @@ def _up(settings: Settings, terminal: Terminal, stack: contextlib.ExitStack) -> 
         }
     )
     if (files := server_tls.files_of(settings)) is not None:
-        server_tls.make(server_tls.read(files))  # here, not in every worker's log
+        shown = server_tls.make(server_tls.read(files))  # here, not in every worker's log
+        if trouble := server_tls.out_of_time(files, shown, datetime.now(UTC)):
+            terminal.step(f"clients will refuse the certificate: {trouble}")
     keyring = Keyring(load_or_create_master_key(settings.master_key_file))
     embedded = servers.embedded_for(settings, terminal.step)
     if embedded is not None:

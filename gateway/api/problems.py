@@ -90,7 +90,7 @@ KINDS: dict[str, Kind] = {
     ),
     "auth.certificate": Kind(
         403,
-        "Client certificate missing",
+        "Client certificate missing or another one",
         "Connect with a certificate that is registered for the tenant, or ask the operator.",
     ),
     "auth.scope": Kind(403, "Not allowed with this key", "Use a key that has the scope."),

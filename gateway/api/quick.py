@@ -240,10 +240,15 @@ class QuickDoor:
             log.exception("short way failed")
             self.crashed()
             is_taken = False
-        if is_taken:
-            self._begin(sent)
-        else:
+        if not is_taken:
             await self._ask(sent, None)
+            return
+        try:
+            self._begin(sent)
+        except Exception:  # not asked again: it may have been accepted
+            log.exception("request failed")
+            sent.quick.late = self._failure(sent)
+            sent.quick.stored.set_result(None)
 
     async def _charge(self, sent: _Sent) -> bool:
         """Take tokens and room for a message; False = nothing was taken."""
@@ -264,6 +269,14 @@ class QuickDoor:
             return False
         return True
 
+    def _failure(self, sent: _Sent) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """The answer to a request that failed; status, headers, body."""
+        problem = Problem("internal.error", "The gateway failed while it answered.")
+        self.refused(problem.code)
+        request_id = request_id_of(dict(sent.headers))
+        kept = [PROBLEM_TYPE, (b"x-request-id", request_id.encode())]
+        return problem.status, kept, build_body(problem, request_id)
+
     def _is_watched(self, tenant: Tenant) -> bool:
         pumping = self._flow.pumping
         return pumping is not None and pumping.watches(tenant, _OTP)
@@ -274,7 +287,12 @@ class QuickDoor:
         if pumping is None or not pumping.watches(sent.tenant, sent.message.message_class):
             self._accept(sent)
             return
-        counted = pumping.ask_one(sent.tenant, sent.message, sent.own)
+        try:
+            counted = pumping.ask_one(sent.tenant, sent.message, sent.own)
+        except BaseException:  # told on; the message was certainly not accepted
+            self._flow.give_back(sent.message.message_class, 1)
+            self.put_back(sent.tenant, sent.message, sent.quick.taken)
+            raise
         counted.add_done_callback(partial(self._counted, pumping, sent))
 
     def _counted(
@@ -361,11 +379,7 @@ class QuickDoor:
             await self._door(scope, receive, told)
         except Exception:  # the outermost frame of a request, as the app's own is
             log.exception("request failed")
-            problem = Problem("internal.error", "The gateway failed while it answered.")
-            self.refused(problem.code)
-            request_id = request_id_of(dict(sent.headers))
-            kept = [PROBLEM_TYPE, (b"x-request-id", request_id.encode())]
-            told.answer = problem.status, kept, build_body(problem, request_id)
+            told.answer = self._failure(sent)
         sent.quick.late = told.answer
         sent.quick.stored.set_result(None)
 

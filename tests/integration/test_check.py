@@ -16,6 +16,7 @@ from store.database import connect
 from store.embedded import EmbeddedServers
 from store.schema import migrate
 from store.seal import load_or_create_master_key
+from tests.support.certificates import Authority
 from tests.support.postgres import World
 
 pytestmark = pytest.mark.integration
@@ -126,6 +127,18 @@ def test_an_open_address_without_tls_is_wrong(data_dir):
     settings = Settings.load({}, data_dir=data_dir, host="0.0.0.0", port=0, admin_port=0)
     _, told = look(settings)
     assert "keys would travel in the clear" in told["tls"]["text"]
+
+
+@pytest.mark.parametrize(("days", "is_right"), [(30, True), (-1, False)])
+def test_a_certificate_that_has_ended_is_wrong(data_dir, tmp_path, days, is_right):
+    both = Authority().issue("localhost", days=days).file(tmp_path / "both.pem")
+    _, told = look(
+        Settings.load(
+            {}, data_dir=data_dir, port=0, admin_port=0, tls_cert_file=both, tls_key_file=both
+        )
+    )
+    assert told["tls"]["ok"] is is_right
+    assert is_right or "put one there that is valid now" in told["tls"]["text"]
 
 
 def test_a_command_has_servers_for_its_length(data_dir):

@@ -1,6 +1,7 @@
 """HTTPS of our own: what is spoken, and a certificate replaced while clients come and go."""
 
 import asyncio
+import contextlib
 import http.client
 import os
 import socket
@@ -14,6 +15,7 @@ import pytest
 import uvloop
 from cryptography import x509
 
+from gateway import listener
 from gateway.listener import Listener
 from gateway.server_tls import Files, ServerTls, make, read
 from sms.errors import ConfigError
@@ -87,13 +89,13 @@ class Serving:
         with socket.create_server((NAME, 0), backlog=512) as opened:
             opened.setblocking(False)
             self.port = opened.getsockname()[1]
-            listener = Listener(opened, Answering, self.tls.context)
+            listening = Listener(opened, Answering, self.tls.context)
             looking = asyncio.create_task(self.tls.run(self._every_s))
             self._is_up.set()
             await self._over.wait()
             looking.cancel()
-            listener.close()
-            await listener.wait_closed()
+            listening.close()
+            await listening.wait_closed()
         await self.loop.shutdown_default_executor()
 
     def ask(self):
@@ -175,6 +177,22 @@ def test_http_1_1_is_agreed_where_a_client_asks(serving):
         context.wrap_socket(plain, server_hostname=NAME) as sealed,
     ):
         assert sealed.selected_alpn_protocol() == "http/1.1"
+
+
+def test_who_connects_and_says_nothing_makes_room_for_who_speaks(serving, monkeypatch):
+    monkeypatch.setattr(listener, "HANDSHAKES", 32)
+    monkeypatch.setattr(listener, "_HANDSHAKE_S", 300.0)
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection((NAME, serving.port), timeout=60))
+            for _ in range(80)
+        ]
+        for one in silent[:48]:
+            assert one.recv(1) == b""
+        assert shown(serving.port)[0]
+        silent[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent[-1].recv(1)
 
 
 def test_a_swapped_directory_is_taken_up_and_open_connections_go_on(serving, place):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -288,6 +289,36 @@ async def test_what_was_waited_for_in_vain_takes_nothing_and_is_told_by_the_long
     assert (told, body["code"]) == (status, code)
     assert flow.accepted == []
     assert (flow.limiter.left, flow.free) == (before, room)
+    client.end()
+
+
+@pytest.mark.parametrize("why", ["counted", "accepted"])
+async def test_what_fails_after_it_was_waited_for_is_answered_and_not_asked_again(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client()
+    flow = client.flow
+    flow.limiter.is_hopeful = True
+    calls = []
+
+    def failing(*told: Any) -> Any:
+        calls.append(told)
+        raise RuntimeError("bug")
+
+    before, room = flow.limiter.left, dict(flow.free)
+    if why == "counted":
+        pumping = SimpleNamespace(watches=lambda *_: True, ask_one=failing)
+        monkeypatch.setattr(flow, "pumping", pumping)
+    else:
+        monkeypatch.setattr(flow, "accept", failing)
+    [(status, _, body)] = await client.send(request(flow, GOOD, extra=KEYED))
+    assert (status, body["code"]) == (500, "internal.error")
+    assert len(calls) == 1
+    if why == "counted":
+        assert (flow.limiter.left, flow.free) == (before, room)
+    monkeypatch.undo()
+    [_, (status, _, _)] = await client.send(request(flow, GOOD))
+    assert status == 202  # the connection goes on
     client.end()
 
 

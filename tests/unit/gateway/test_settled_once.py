@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.conflicts import Conflicts
-from gateway.orphans import Orphans
+from gateway.orphans import Orphans, open_segments
 from gateway.recover import OPEN, apply_results
 from gateway.reports import fold_owned, fold_stored
+from receipts.state import Path, apply_row, begin_attempt
 from sms.model import FINAL_STATES, EventRow, Message, MessageClass, Report, State
 from sms.outcomes import Cause, Outcome, Rejected, Submitted, Uncertain
 from store.fragments import ParkedReport
@@ -266,6 +267,27 @@ def test_a_segment_told_before_its_text_was_answered_is_known_after_a_power_cut(
     message = play(3, {0, 1}, f"{steps} report0.0 report1.0 look0 flush0 due look0")
     assert message.state is State.UNCERTAIN
     assert message.carrier_ids == ["id0", "id1", None]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_id_of_the_attempt_before_is_none_of_the_open_one_s(size: int) -> None:
+    """Refused by the handset's network, sent once more; its first report comes again meanwhile."""
+    kit = Kit()
+    desk = Desk(kit)
+    message = kit.message(MessageClass.OTP, ("x",) * size, 4e4)
+    message.state, message.attempt, message.tried = State.QUEUED, 1, (1,)
+    assert begin_attempt(message, 2)
+    message.answers, message.open_segments = [None] * size, size
+    kit.matches.put(1, "first", message, 0, 0)
+    desk.reports.receive(1, [Report(1, "first", "UNDELIV", "", NUMBER, object())])
+    assert message.state is State.SUBMITTING
+    lost = EventRow(
+        message.id, message.sequence + 1, 9, 1, Path.UNCERTAIN, State.UNCERTAIN, 1.0, channel=2
+    )
+    assert apply_row(message, lost)
+    assert "first" not in message.carrier_ids
+    if size == 1:  # its lost answer's own receipt is still about something
+        assert open_segments(message, 0) == (0,)
 
 
 GIVEN_UP = "give_up0 give_up1 give_up2 flush0"
