@@ -31,6 +31,7 @@ LESS: Final[Mapping[str, frozenset[str]]] = {
     "audit_anchors": frozenset({"SELECT"}),
     "retention": frozenset({"SELECT"}),
     "lineage": frozenset({"SELECT"}),
+    "schema_floor": frozenset({"SELECT"}),
     "schema_migrations": frozenset({"SELECT"}),
     "data_keys": frozenset({"SELECT", "INSERT"}),
 }

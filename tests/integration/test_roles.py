@@ -106,6 +106,8 @@ ATTEMPTS = [
     "DELETE FROM schema_migrations",
     "UPDATE retention SET done_at = now()",
     "UPDATE lineage SET id = gen_random_uuid()",
+    "UPDATE schema_floor SET needs = 9999",
+    "DELETE FROM schema_floor",
     "DELETE FROM data_keys",
     "ALTER TABLE messages DISABLE TRIGGER fence",
     "DROP TABLE messages CASCADE",
@@ -127,6 +129,42 @@ async def test_the_runtime_role_cannot_change_the_log_or_what_guards_it(told):
             await told.execute("ROLLBACK")
     # SG003: the owner's function makes no such partition
     assert {sql: told for sql, told in answers.items() if told not in ("42501", "SG003")} == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "size"),
+    [
+        (2**63 - 1, '{"id":1}', 32),
+        (3, '{"id":1}', 32),  # leaves a number out
+        (0, '{"id":1}', 32),
+        (None, '{"id":1}', 32),
+        (2, "{}", 32),
+        (2, '{"id":}', 32),
+        (2, ' {"id":1}', 32),
+        (2, "[]", 32),
+        (2, "", 32),
+        (2, '{"id":1}', 1),
+    ],
+)
+async def test_no_row_can_be_appended_that_nobody_could_go_on_from(told, number, body, size):
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await told.execute(
+            "INSERT INTO audit_events VALUES ($1, now(), 'x', $2, $3)", number, body, bytes(size)
+        )
+    assert refused.value.sqlstate in ("SG002", "22P02")
+
+
+async def test_a_row_of_somebody_else_is_missed_and_stops_no_change(running):
+    pool = await database.open_pool(running, size=1)
+    store = ConfigStore(pool, Keyring(MASTER))
+    await store.apply([Upsert("tenant", "shop", {}, {})], OPS)
+    await pool.execute(
+        "INSERT INTO audit_events VALUES (2, now(), 'x', '{\"id\":1}', $1)", bytes(32)
+    )
+    await store.apply([Upsert("tenant", "other", {}, {})], OPS)
+    assert [row.id for row in await store.audit.page(9)] == [3, 2, 1]
+    assert (await store.audit.verify())[:2] == (1, 2)  # row 2 is not ours
+    pool.terminate()
 
 
 async def test_statements_that_name_nothing_of_a_stranger_change_nothing(told):
