@@ -210,7 +210,7 @@ def serve(folder, mine):
     while True:
         try:
             look(folder, mine, started)
-        except Exception:  # one look; the next order is another one
+        except Exception:  # noqa: BLE001 - one look; the next order is another one
             with (
                 contextlib.suppress(OSError),
                 (folder / f"trouble-{os.getpid()}").open("a") as told,
