@@ -16,7 +16,8 @@ OTHER_TIERS := integration or flow or campaign or load
 TESTED := not (campaign or load)
 # What comes after `make check`, in three parts of about the same length: what kills and restarts,
 # and the rest by name.
-KILLING := $(wildcard $(addprefix tests/flow/test_,breaker.py failpoints.py kill.py node_life.py nodes.py restart.py) \
+KILLING := $(wildcard $(addprefix tests/flow/test_,breaker.py failpoints.py kill.py node_life.py nodes.py restart.py \
+	restore.py upgrade.py) \
 	$(addprefix tests/integration/test_,limiter_valkey.py supervisor.py takeover.py))
 SECOND := $(filter-out $(KILLING),\
 	$(wildcard $(addprefix tests/flow/test_,first_light.py inbound.py [k-z]*.py) \

@@ -21,6 +21,7 @@ from store.fragments import Why, park_sql
 from store.handovers import Handovers
 from store.journal import Journal, Replay
 from store.processes import DatabaseClock, ProcessLease
+from store.restored import Origin, Seen
 from telemetry.metrics import Metrics
 from tests.integration.test_takeover import SNAPSHOT
 from tests.support.postgres import World, text
@@ -270,6 +271,7 @@ async def renewing_life(pair: Pair) -> tuple[_Life, asyncio.Task[None]]:
     life.numbers = Settings(data_dir=pair.data_dir).reliability
     life._is_recovered, life._is_leaving = True, False
     life._renew_now = asyncio.Event()
+    life.seen = Seen(pair.data_dir / "seen", pair.lease.process, Origin("", 0, 0))
     return life, asyncio.create_task(life._renew_forever())
 
 
