@@ -159,7 +159,7 @@ class LeakRun:
 
     def order(self, who: str, place: str, error: str = "ValueError") -> None:
         """Have the next process that comes there fail, with something personal in its hands."""
-        name = place.replace(":", "_")
+        name = f"{who}.{place.replace(':', '_')}"
         number = self.personal.number("+86139", 92)
         text = self.personal.text("您的验证码是")
         quoted = {"ValueError": repr(text), "KeyError": text}.get(error, f'"{text}')
@@ -174,10 +174,9 @@ class LeakRun:
         fresh.write_text(json.dumps(told))
         fresh.rename(self.orders / f"arm-{name}")
 
-    def until_fired(self, place: str, timeout_s: float = PATIENCE_S) -> None:
+    def until_fired(self, who: str, place: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until it did."""
-        name = place.replace(":", "_")
-        fired = self.orders / f"fired-{name}"
+        fired = self.orders / f"fired-{who}.{place}"
         try:
             eventually(fired.exists, f"{place} failed", timeout_s)
         except AssertionError as error:
@@ -507,25 +506,20 @@ class LeakRun:
             self.order(who, place, error)
         time.sleep(0.2)  # until both workers have armed them
         n = 66
-        waiting = {place for _, place, _ in PLACES}
+        waiting = {f"{who}.{place.replace(':', '_')}" for who, place, _ in PLACES}
         end = time.monotonic() + PATIENCE_S
         while waiting and time.monotonic() < end:
             with contextlib.suppress(httpx.TransportError, AssertionError):
                 self._provoke(66 + n % 20)
             n += 1
-            waiting = {
-                one
-                for one in waiting
-                if not (self.orders / f"fired-{one.replace(':', '_')}").exists()
-            }
+            waiting = {one for one in waiting if not (self.orders / f"fired-{one}").exists()}
         assert not waiting, waiting
         self.fired += [place for _, place, _ in PLACES]
         self.gateway.wait_ready()
         for who in ("worker", "supervisor"):
             for word in WORDS if who == "worker" else ("forgotten_task", "thread", "unraisable"):
                 self.order(who, word)
-                self.until_fired(word)
-                (self.orders / f"fired-{word}").unlink()
+                self.until_fired(who, word)
         asyncio.run(self._statements())
         assert me.given
 
@@ -581,11 +575,16 @@ class LeakRun:
         for n in range(5):
             self.send(to=me.number("+86139", 86), text=me.text(f"之前{n}"))
         self.order("worker", "crash")
-        self.until_fired("crash")
-        eventually(lambda: "worker-0" in self.gateway.pids(), "it is back", PATIENCE_S)
+        self.until_fired("worker", "crash")
+        eventually(self._is_replaced, "it is back", PATIENCE_S)
         self.gateway.kill("worker-0")
         self.gateway.wait_ready()
         eventually(lambda: self._may_send(87), "texts are accepted again", PATIENCE_S)
+
+    def _is_replaced(self) -> bool:
+        """Whether who crashed is gone from the list, and the one to be killed stands in it."""
+        crashed, pids = (self.orders / "fired-worker.crash").read_text(), self.gateway.pids()
+        return bool(crashed) and int(crashed) not in pids.values() and "worker-0" in pids
 
     def _may_send(self, n: int) -> bool:
         try:
