@@ -6,12 +6,14 @@ where: `tests/support/leak_run.py`.
 SMSGW_TEST_SEED=N rolls other numbers, texts and codes.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.gateway_process import eventually
 from tests.support.leak_run import ALLOWED, PLACES, WORDS, LeakRun
 from tests.support.leak_world import WRONG
 from tests.support.leaks import Find, find, told
@@ -47,11 +49,23 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emitted]:
         ):  # fmt: skip
             step()
             print(f"{step.__name__}: {time.monotonic() - began:.1f} s")
+        with contextlib.suppress(AssertionError):  # told by `test_it_was_a_whole_run`
+            eventually(lambda: has_heard_all(run), "all was said and heard", 30)
         code = run.stop()
         print(f"stop: {time.monotonic() - began:.1f} s")
         found = Emitted(run, code)
         print(f"search: {time.monotonic() - began:.1f} s")
         yield found
+
+
+def has_heard_all(run: LeakRun) -> bool:
+    """Whether those who talk nonsense said all of it, and both endpoints got both kinds."""
+    wanted = {"message.delivered", "inbound.received"}
+    return (
+        run.bad_carrier.said == {name for name, _ in WRONG}
+        and run.bad_vendor.said == {name for name, _ in run.bad_vendor.answers}
+        and all(wanted <= {x["type"] for x in run.hooks.events(p)} for p in ("/masked", "/full"))
+    )
 
 
 SINKS = {
