@@ -38,7 +38,7 @@ POINTS: Final[Mapping[str, str]] = {
     "accept.before_copy": "4: a flush is built, its claims with it; nothing was sent to the store",
     "accept.committed": "4: COMMIT was confirmed; nobody was told, no 202",
     "accept.in_doubt": "4: the connection was lost in COMMIT; nobody asked yet what became of it",
-    "accept.told": "4: the futures are resolved; no 202 is written",
+    "accept.told": "4: lanes and futures are told, bytes may be out; no 202 is written",
     "door.answered": "1: the 202 is with the kernel",
     "lanes.put": "5: committed messages stand in their lanes; nothing of them was submitted",
     "dispatch.claiming": "6: messages left their lane; their claim is in no flush yet",
