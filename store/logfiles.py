@@ -13,7 +13,8 @@ from typing import Final
 
 LIMIT: Final = 20_000_000  # bytes; a longer log is set aside, one old one is kept
 _CHUNK: Final = 1 << 20
-_COPIES: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_TRIES: Final = 100  # until a line that is being written is whole
+_COPIES: Final = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 def open_log(path: Path) -> int:
@@ -63,5 +64,10 @@ def _set_aside(path: Path) -> None:
 
 
 def _drain(source: int, copy: int) -> None:
-    while os.sendfile(copy, source, None, _CHUNK):
-        pass
+    """Copy all there is, in whole lines: a write over a page's edge is seen in two parts."""
+    for _ in range(_TRIES):
+        while os.sendfile(copy, source, None, _CHUNK):
+            pass
+        end = os.lseek(copy, 0, os.SEEK_CUR)
+        if not end or os.pread(copy, 1, end - 1) == b"\n":
+            return

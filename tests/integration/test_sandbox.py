@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gateway_process import SANDBOX_PORTS, free_ports, keep_ports
+
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 ESME_RINVPASWD = 0x0E
@@ -28,6 +30,7 @@ NETWORKS = [
 @pytest.fixture
 def env():
     top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    keep_ports(top / "data", free_ports(SANDBOX_PORTS))
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SMSGW_")}
     yield {
         **kept,

@@ -88,6 +88,13 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+def keep_ports(data_dir: Path, ports: list[int]) -> None:
+    """Have a sandbox there use these: another one must not take a port while a carrier is down."""
+    (data_dir / "sandbox").mkdir(mode=0o700, parents=True)
+    data_dir.chmod(0o700)
+    (data_dir / "sandbox" / "ports.json").write_text(json.dumps(ports), "utf-8")
+
+
 class CarrierControl:
     """One simulated carrier through its control port."""
 
@@ -159,10 +166,7 @@ class GatewayProcess:
         self.folder = Path(tempfile.mkdtemp(prefix="smsgw-"))
         self.data_dir = self.folder / "d"
         self.port, self.admin_port, *others = free_ports(2 + SANDBOX_PORTS)
-        # A port of its own for each carrier: another sandbox must not take one while it is down.
-        (self.data_dir / "sandbox").mkdir(mode=0o700, parents=True)
-        self.data_dir.chmod(0o700)
-        (self.data_dir / "sandbox" / "ports.json").write_text(json.dumps(others), "utf-8")
+        keep_ports(self.data_dir, others)
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{self.admin_port}"
         numbers = RELIABILITY | reliability
