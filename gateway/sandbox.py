@@ -24,7 +24,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,16 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _choose(wanted: int, taken: set[int], wait_s: float) -> int:
-    """`wanted` when it is (or soon gets) free, else the next free one at a distance of 100."""
+def _choose(wanted: int, taken: Container[int], others: Container[int], wait_s: float) -> int:
+    """`wanted` when it is (or soon gets) free, else the next free one at a distance of 100.
+
+    One that is `taken` is never chosen, one of the `others` only when it is the wanted one.
+    """
     end = time.monotonic() + wait_s
     while wanted not in taken and not _is_free(wanted) and time.monotonic() < end:
         time.sleep(0.02)
     for port in range(wanted, 65_000, 100):
-        if port not in taken and _is_free(port):
-            taken.add(port)
+        if port not in taken and (port == wanted or port not in others) and _is_free(port):
             return port
     raise ConfigError(f"no free port above {wanted} for the sandbox")
 
@@ -93,7 +95,8 @@ def choose_ports(path: Path, reserved: set[int]) -> Ports:
     taken = set(reserved)
     chosen: list[int] = []
     for port in wanted:
-        chosen.append(_choose(port, taken, wait_s))
+        chosen.append(_choose(port, taken, wanted, wait_s))
+        taken.add(chosen[-1])
         if chosen[-1] != port:
             wait_s = 0.0  # somebody else's: waiting for the others would not help either
     path.write_text(json.dumps(chosen), "utf-8")

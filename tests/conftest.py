@@ -15,6 +15,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
+from tests.support import scratch
+
 UNIT = Path(__file__).parent / "unit"
 FIXED_SEED = 1
 
@@ -25,7 +27,8 @@ settings.load_profile("smsgw")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed of the property-based tests here, so that it can be told at the end."""
+    """Choose where files go, and the properties' seed here, so that it can be told at the end."""
+    scratch.choose()
     if config.getoption("hypothesis_seed") is None:
         is_search = os.environ.get("SMSGW_HYPOTHESIS") == "random"
         config.option.hypothesis_seed = str(

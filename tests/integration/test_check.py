@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def data_dir():
-    top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    top = Path(tempfile.mkdtemp(prefix="smsgw-test-"))
     yield top / "data"
     shutil.rmtree(top, ignore_errors=True)
 

@@ -53,7 +53,7 @@ def can_be_nobody():
 
 @pytest.fixture
 def place():
-    top = Path(tempfile.mkdtemp(prefix="smsgw-image-", dir="/tmp"))
+    top = Path(tempfile.mkdtemp(prefix="smsgw-image-"))
     yield top
     for path in (top, *(found for found in top.rglob("*") if found.is_dir())):
         path.chmod(0o755)

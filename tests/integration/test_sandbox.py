@@ -29,7 +29,7 @@ NETWORKS = [
 
 @pytest.fixture
 def env():
-    top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    top = Path(tempfile.mkdtemp(prefix="smsgw-test-"))
     keep_ports(top / "data", free_ports(SANDBOX_PORTS))
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SMSGW_")}
     yield {

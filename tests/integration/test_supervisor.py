@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def cluster():
     """A fresh PostgreSQL cluster to copy: making one takes a second, and there are many tests."""
-    top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    top = Path(tempfile.mkdtemp(prefix="smsgw-test-"))
     servers = EmbeddedServers(top / "data", wanted=("postgres",))
     servers.start()
     servers.stop()
@@ -37,7 +37,7 @@ def cluster():
 
 @pytest.fixture
 def data_dir(cluster):
-    top = Path(tempfile.mkdtemp(prefix="smsgw-test-", dir="/tmp"))
+    top = Path(tempfile.mkdtemp(prefix="smsgw-test-"))
     shutil.copytree(cluster, top / "data" / "postgres")
     yield top / "data"
     for up in Up.started:

@@ -1,6 +1,6 @@
 """A real PostgreSQL for tests: one server a session, one fresh database a test.
 
-The databases are copies of a migrated template (20 ms each). `World` joins what a worker has,
+The databases are copies of a migrated template (80 ms each). `World` joins what a worker has,
 so that a test of one part does not build the others by hand.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,13 +53,14 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    servers = EmbeddedServers(tmp_path_factory.mktemp("pg"), wanted=("postgres",))
-    servers.start()
-    try:
-        yield Server(servers, servers.run_dir)
-    finally:
-        servers.stop(is_fast=True)
+def postgres_server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="smsgw-pg-") as folder:
+        servers = EmbeddedServers(Path(folder), wanted=("postgres",))
+        servers.start()
+        try:
+            yield Server(servers, servers.run_dir)
+        finally:
+            servers.stop(is_fast=True)
 
 
 _is_made: set[Path] = set()
