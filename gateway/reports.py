@@ -289,18 +289,20 @@ class Reports:
         message, segment, copy, attempt = about
         # Found by our own word: that says which attempt it is about, whatever id it has beside.
         carrier_id = None if attempt else report.carrier_id
+        is_submitting = message.state is _SUBMITTING and not attempt and copy == message.copy
+        is_its_own = is_submitting and is_answered(message.answers, segment, report.carrier_id)
+        if is_submitting and not is_its_own and state is not State.DELIVERED:
+            return ends.SUPERSEDED  # an id that the open attempt did not get is an earlier one's
         path = report_path(message, segment, copy, state, carrier_id=carrier_id)
         if path is None:
             return ends.end_without_row(message, segment, copy, state)
         if verdict.is_temporary and self._may_resend(message, path, report.channel):
             return self._resend(batch, report, message, verdict)
         before, submitted_at = message.state, message.submitted_at
-        if before is _SUBMITTING and not attempt and copy == message.copy:
+        if is_its_own:
             # Its segment was answered, others of the text were not: the row that keeps the id is
             # not made yet, and never will be where this life ends now. A repeat is known by this.
-            # An id of an earlier attempt is none of the open one's, whose own is not known yet.
-            is_its_own = is_answered(message.answers, segment, report.carrier_id)
-            new_id = report.carrier_id if is_its_own else new_id
+            new_id = report.carrier_id
         row = self._ledger.row(
             message,
             path,

@@ -269,9 +269,8 @@ def test_a_segment_told_before_its_text_was_answered_is_known_after_a_power_cut(
     assert message.carrier_ids == ["id0", "id1", None]
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_an_id_of_the_attempt_before_is_none_of_the_open_one_s(size: int) -> None:
-    """Refused by the handset's network, sent once more; its first report comes again meanwhile."""
+def resent(size: int) -> tuple[Desk, Message]:
+    """Refused by the handset's network, sent once more and not answered yet."""
     kit = Kit()
     desk = Desk(kit)
     message = kit.message(MessageClass.OTP, ("x",) * size, 4e4)
@@ -279,15 +278,31 @@ def test_an_id_of_the_attempt_before_is_none_of_the_open_one_s(size: int) -> Non
     assert begin_attempt(message, 2)
     message.answers, message.open_segments = [None] * size, size
     kit.matches.put(1, "first", message, 0, 0)
+    return desk, message
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_report_of_the_attempt_before_says_nothing_of_the_open_one(size: int) -> None:
+    desk, message = resent(size)
+    rows = message.sequence
     desk.reports.receive(1, [Report(1, "first", "UNDELIV", "", NUMBER, object())])
-    assert message.state is State.SUBMITTING
+    assert (message.state, message.sequence) == (State.SUBMITTING, rows)
     lost = EventRow(
         message.id, message.sequence + 1, 9, 1, Path.UNCERTAIN, State.UNCERTAIN, 1.0, channel=2
     )
     assert apply_row(message, lost)
     assert "first" not in message.carrier_ids
-    if size == 1:  # its lost answer's own receipt is still about something
-        assert open_segments(message, 0) == (0,)
+    # its lost answers' own receipts are still about something
+    assert open_segments(message, 0) == tuple(range(size))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_unless_it_says_that_it_was_delivered(size: int) -> None:
+    desk, message = resent(size)
+    rows = message.sequence
+    desk.reports.receive(1, [Report(1, "first", "DELIVRD", "", NUMBER, object())])
+    assert (message.state, message.sequence) == (State.SUBMITTING, rows + 1)
+    assert "first" not in message.carrier_ids
 
 
 GIVEN_UP = "give_up0 give_up1 give_up2 flush0"
