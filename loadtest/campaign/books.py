@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,6 +72,11 @@ class Life:
         if self.state in FINAL_STATES:
             return True
         return self.state is State.UNCERTAIN and (self.is_to_hold or self.is_marked)
+
+
+def owed_by(lives: Iterable[Life]) -> set[tuple[int, int]]:
+    """(message id, sequence) of each event that the tenant must be told."""
+    return {(life.message_id, sequence) for life in lives for sequence in life.owed}
 
 
 class Told(NamedTuple):

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 import aiohttp
 
 from loadtest.campaign import troubles
-from loadtest.campaign.books import Books, Law, Life
+from loadtest.campaign.books import Books, Law, Life, owed_by
 from loadtest.campaign.faults import Fault as Kind
 from loadtest.campaign.faults import Ground, NotDone, Struck
 from loadtest.campaign.judge import Fault, Seen, Total, Verdict, judge
@@ -34,7 +34,7 @@ from loadtest.campaign.keep import Keeper
 from loadtest.campaign.node import ROUGH, Broken, Node
 from loadtest.campaign.place import Place, choose_place
 from loadtest.campaign.planning import Round
-from loadtest.campaign.records import Event, Records
+from loadtest.campaign.records import Records
 from loadtest.campaign.timeline import Timeline, timelines
 from loadtest.campaign.traffic import Rates, Text, Traffic, cancelled
 from loadtest.campaign.troubles import Bench, Trouble
@@ -262,22 +262,9 @@ class Course:
         ids = await patient(lambda: self._books.ids(self._since))
         return await patient(partial(self._books.lives, ids))
 
-    async def _events(self, lives: list[Life]) -> list[Event]:
-        """Everything the sink got, once it has what it must get or does not get it in time."""
-        owed = {(life.message_id, sequence) for life in lives for sequence in life.owed}
-        events: list[Event] = []
-        end = time.monotonic() + REST_S
-        while True:
-            fresh = self._records.events()
-            events += fresh
-            owed -= {(event.message_id, event.sequence) for event in fresh}
-            if not owed or time.monotonic() > end:
-                return events
-            await asyncio.sleep(0.2)
-
     async def _conclude(self, done: list[Fault], texts: list[Text]) -> None:
         lives = await self._rest()
-        events = await self._events(lives)
+        events = await self._records.until_told(owed_by(lives), REST_S)
         seen = Seen(done, texts, lives, self._records.submits(), events)
         for at, text in await patient(lambda: self._books.quarantined(self._since)):
             place = max(0, sum(fault.at <= at for fault in done) - 1)

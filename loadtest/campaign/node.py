@@ -71,10 +71,10 @@ class Broken(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, away from those that sandboxes choose and clients are given."""
+    """Ports nobody listens on, away from those of sandboxes, tests and clients."""
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(28_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             if port not in found:

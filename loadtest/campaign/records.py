@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 SINK = "sink.jsonl"
+LOOK_S: Final = 0.2
 
 
 class Submit(NamedTuple):
@@ -86,6 +89,19 @@ class Records:
             else:
                 found.append(event_of(told))
         return found
+
+    async def until_told(self, owed: Iterable[tuple[int, int]], within_s: float) -> list[Event]:
+        """All events, once those (message id, sequence) came or did not come in time."""
+        missing = set(owed)
+        found: list[Event] = []
+        end = time.monotonic() + within_s
+        while True:
+            fresh = self.events()
+            found += fresh
+            missing -= {(event.message_id, event.sequence) for event in fresh}
+            if not missing or time.monotonic() > end:
+                return found
+            await asyncio.sleep(LOOK_S)
 
 
 def submit_of(line: bytes) -> Submit:

@@ -26,10 +26,10 @@ from typing import Any, Final
 
 import aiohttp
 
-from loadtest.campaign.books import Books, Life
+from loadtest.campaign.books import Books, Life, owed_by
 from loadtest.campaign.judge import Fault, Seen, Verdict, judge
 from loadtest.campaign.node import ROUGH, Broken
-from loadtest.campaign.records import Event, Records
+from loadtest.campaign.records import Records
 from loadtest.campaign.traffic import ACCEPTED, Answer, Rates, Traffic, cancelled
 from loadtest.upgrade import locks
 from loadtest.upgrade.front import watched
@@ -177,7 +177,7 @@ class Story:
             reading.cancel()
             self._tell("until all is at rest")
             lives = await self._rest(books, since)
-            events = await self._events(lives)
+            events = await self._records.until_told(owed_by(lives), REST_S)
         finally:
             await cancelled(sending)
             await cancelled(reading)
@@ -305,18 +305,6 @@ class Story:
             lives = await books.lives(await books.open_ids(since))
             if all(life.is_at_rest for life in lives) or time.monotonic() > end:
                 return await books.lives(await books.ids(since))
-            await asyncio.sleep(LOOK_S)
-
-    async def _events(self, lives: list[Life]) -> list[Event]:
-        owed = {(life.message_id, sequence) for life in lives for sequence in life.owed}
-        events: list[Event] = []
-        end = time.monotonic() + REST_S
-        while True:
-            fresh = self._records.events()
-            events += fresh
-            owed -= {(event.message_id, event.sequence) for event in fresh}
-            if not owed or time.monotonic() > end:
-                return events
             await asyncio.sleep(LOOK_S)
 
     def _front_problems(self) -> None:

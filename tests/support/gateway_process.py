@@ -9,9 +9,11 @@ test ends, every process that stood on that directory is gone afterwards.
 """
 
 import contextlib
+import fcntl
+import functools
+import itertools
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -40,6 +42,7 @@ DRAIN_S = 30.0  # RELIABILITY section 9: what SIGTERM may take
 SERVERS = ("postgres", "valkey")
 DATABASE_END_S = 5.0  # at most, without a checkpoint
 LOG_LINES = 15
+_BLOCK = 250
 SANDBOX_PORTS = 12  # five carriers and the sink, each with a control port
 
 # Short times where a test would wait for them; what is judged is not changed.
@@ -77,15 +80,33 @@ def eventually(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, away from those that sandboxes choose and clients are given."""
+    """Ports nobody listens on, away from those that sandboxes choose and clients are given.
+
+    Those that were given longest ago come first, so that one that is down for a while keeps its.
+    """
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(20_000, 32_000)
+        port = next(_ports())
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            if port not in found:
-                found.append(port)
+            found.append(port)
     return found
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """A block of ports that no other run of tests on this machine uses while we live."""
+    folder = Path(tempfile.gettempdir()) / f"smsgw-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for first in range(20_000, 28_000, _BLOCK):
+        handle = os.open(folder / str(first), os.O_RDWR | os.O_CREAT, 0o600)  # open till we end
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+        else:
+            return itertools.cycle(range(first, first + _BLOCK))
+    raise AssertionError(f"more runs of tests than blocks of ports: {folder}")
 
 
 def keep_ports(data_dir: Path, ports: list[int]) -> None:

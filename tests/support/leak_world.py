@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import itertools
 import json
 import socket
@@ -54,14 +56,11 @@ WRONG: tuple[tuple[str, Wrong], ...] = (
 )
 
 
-class BadCarrier:
-    """An SMSC that takes a login and then talks nonsense, with numbers and texts in it."""
+class Peer(abc.ABC):
+    """Somebody who listens, with a thread for each link; `said`: what was said once at least."""
 
-    def __init__(self, personal: Personal) -> None:
-        self.number = personal.number("+86139", 90).lstrip("+").encode()
-        self.text = personal.text("您的验证码是").encode()
+    def __init__(self) -> None:
         self.said: set[str] = set()
-        self._turns = itertools.cycle(WRONG)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -79,16 +78,29 @@ class BadCarrier:
                 link, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(link,), daemon=True).start()
+            threading.Thread(target=self._talk, args=(link,), daemon=True).start()
+
+    def _talk(self, link: socket.socket) -> None:
+        with link, contextlib.suppress(OSError):
+            self._serve(link)
+
+    @abc.abstractmethod
+    def _serve(self, link: socket.socket) -> None: ...
+
+
+class BadCarrier(Peer):
+    """An SMSC that takes a login and then talks nonsense, with numbers and texts in it."""
+
+    def __init__(self, personal: Personal) -> None:
+        super().__init__()
+        self.number = personal.number("+86139", 90).lstrip("+").encode()
+        self.text = personal.text("您的验证码是").encode()
+        self._turns = itertools.cycle(WRONG)
 
     def _serve(self, link: socket.socket) -> None:
-        with link:
-            try:
-                while head := self._read(link, 4):
-                    (length,) = struct.unpack(">I", head)
-                    self._hear(link, pdu.parse_pdu(head + self._read(link, length - 4)))
-            except OSError:
-                return
+        while head := self._read(link, 4):
+            (length,) = struct.unpack(">I", head)
+            self._hear(link, pdu.parse_pdu(head + self._read(link, length - 4)))
 
     def _hear(self, link: socket.socket, heard: pdu.Pdu) -> None:
         sequence = heard.sequence
@@ -143,46 +155,26 @@ def vendor_answers(to: str, text: str) -> list[tuple[str, bytes]]:
     ]
 
 
-class BadVendor:
+class BadVendor(Peer):
     """A vendor's HTTP server that answers with one of `vendor_answers`, in turn."""
 
     def __init__(self, personal: Personal) -> None:
+        super().__init__()
         to = personal.number("+86139", 91).lstrip("+")
         self.answers = vendor_answers(to, personal.text("您的验证码是"))
-        self.said: set[str] = set()
         self._turns = itertools.cycle(self.answers)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                link, _ = self._listener.accept()
-            except OSError:
+    def _serve(self, link: socket.socket) -> None:
+        link.settimeout(2)
+        request = b""
+        while b"\r\n\r\n" not in request:
+            piece = link.recv(65536)
+            if not piece:
                 return
-            with link:
-                link.settimeout(2)
-                try:
-                    request = b""
-                    while b"\r\n\r\n" not in request:
-                        piece = link.recv(65536)
-                        if not piece:
-                            break
-                        request += piece
-                    else:
-                        name, answer = next(self._turns)
-                        link.sendall(answer)
-                        self.said.add(name)
-                except OSError:
-                    continue
+            request += piece
+        name, answer = next(self._turns)
+        link.sendall(answer)
+        self.said.add(name)
 
 
 class _Echo(BaseHTTPRequestHandler):
