@@ -143,9 +143,14 @@ async def happen(story: Story) -> None:
     gateway = story.gateway
     where = ["-h", str(run_directory(gateway.data_dir)), "-U", "smsgw"]
     story.wal.mkdir()
+    slot = ("--slot", STREAM)  # nothing is removed that was not streamed
+    made = await asyncio.create_subprocess_exec(
+        tool("pg_receivewal"), *where, "--create-slot", *slot, "--if-not-exists"
+    )
+    assert await made.wait() == 0
     stream = await asyncio.create_subprocess_exec(
         *(tool("pg_receivewal"), *where, "-d", f"application_name={STREAM}"),
-        *("-D", str(story.wal), "--synchronous", "--no-loop"),
+        *("-D", str(story.wal), "--synchronous", "--no-loop", *slot),
         stderr=subprocess.DEVNULL,
     )
     try:
